@@ -1,0 +1,128 @@
+"""A trained network in one folder: weights as safetensors, and everything needed to use them as JSON.
+
+<uri>/model.safetensors    the weights
+<uri>/checkpoint.json      format, network config, label space, preprocessing, sha256 of the weights; written last
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline import labels, models, storage
+from pipeline.config import ModelConfig, parse
+from pipeline.labels import LabelSpace
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network ready to predict, and what it was trained for."""
+
+    model: nn.Module  # in eval mode, on the CPU
+    model_config: ModelConfig
+    label_space: LabelSpace
+    mean: tuple[float, float, float]  # RGB, of values in 0..1
+    std: tuple[float, float, float]
+    sha256: str  # of the weights file
+    info: dict[str, Any]  # how it was trained: epoch, metrics
+
+
+def save(uri: str, model: nn.Module, cfg: ModelConfig, space: LabelSpace, info: dict[str, Any]) -> None:
+    """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit."""
+    weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    description = {
+        "format": FORMAT,
+        "model": cfg.model_dump(mode="json"),
+        "label_space": space.name,
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "info": info,
+    }
+    storage.put(storage.join(uri, "model.safetensors"), weights)
+    storage.put(storage.join(uri, "checkpoint.json"), json.dumps(description, indent=2).encode())
+
+
+def load(uri: str) -> Checkpoint:
+    """The checkpoint at a URI.
+
+    Raises:
+        ValueError: there is none, it is of another format, or its weights are damaged or do not fit its network.
+    """
+    description = _describe(uri)
+    try:
+        weights = storage.read(storage.join(uri, "model.safetensors"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"checkpoint {uri}: model.safetensors is missing; copy the whole folder, or train again"
+        ) from None
+    sha256 = hashlib.sha256(weights).hexdigest()
+    if sha256 != description["weights_sha256"]:
+        raise ValueError(
+            f"checkpoint {uri}: model.safetensors has sha256 {sha256[:12]}, checkpoint.json says "
+            f"{description['weights_sha256'][:12]}; the file is damaged or from another checkpoint: copy the folder again"
+        )
+    cfg = parse(ModelConfig, description["model"], where=f"checkpoint {uri}, model")
+    space = labels.space(description["label_space"])
+    model = models.build(cfg, space.num_classes)
+    load_weights(model, weights, where=f"checkpoint {uri}")
+    return Checkpoint(
+        model=model.eval(),
+        model_config=cfg,
+        label_space=space,
+        mean=tuple(description["mean"]),
+        std=tuple(description["std"]),
+        sha256=sha256,
+        info=description["info"],
+    )
+
+
+def load_weights(model: nn.Module, weights: bytes, where: str) -> None:
+    """Put the bytes of a safetensors file into a network; ValueError if they are unreadable or of another network."""
+    try:
+        state = safetensors.torch.load(weights)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{where}: the weights are not a readable safetensors file ({error}); copy it again") from None
+    expected = model.state_dict()
+    wrong = [
+        *(f"missing {key}" for key in expected.keys() - state.keys()),
+        *(f"unexpected {key}" for key in state.keys() - expected.keys()),
+        *(
+            f"{key} is {tuple(state[key].shape)}, the network's is {tuple(expected[key].shape)}"
+            for key in expected.keys() & state.keys()
+            if state[key].shape != expected[key].shape
+        ),
+    ]
+    if wrong:
+        raise ValueError(
+            f"{where}: the weights are of another network: {len(wrong)} differences, first: {sorted(wrong)[0]}"
+        )
+    with torch.no_grad():
+        model.load_state_dict(state)
+
+
+def _describe(uri: str) -> dict[str, Any]:
+    try:
+        text = storage.read(storage.join(uri, "checkpoint.json"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"checkpoint {uri}: no checkpoint.json there; give the folder that `maskmill train` wrote, e.g. <output>/best"
+        ) from None
+    try:
+        description = json.loads(text)
+        found = description["format"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"checkpoint {uri}: checkpoint.json is not readable; copy the folder again") from None
+    if found != FORMAT:
+        raise ValueError(
+            f"checkpoint {uri}: format {found}, this version reads {FORMAT}; train again or use its version"
+        )
+    assert isinstance(description, dict)
+    return description

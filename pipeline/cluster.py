@@ -1,0 +1,35 @@
+"""Ray inside this process, or the cluster this process runs in: the same calls either way."""
+
+import logging
+import os
+
+import ray
+
+
+def connect() -> None:
+    """Join the running cluster (`RAY_ADDRESS`, or a job's own); on a lone machine start Ray inside this process."""
+    if ray.is_initialized():
+        return
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    # Ray's uv hook and its usage report have no business in a batch job on a closed network.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
+    """Refuse a job that the cluster can never place, instead of waiting for ever.
+
+    Raises:
+        ValueError: the cluster's total is smaller than `num_workers` times (cpus, gpus).
+    """
+    total = ray.cluster_resources()
+    for kind, each in (("CPU", cpus), ("GPU", gpus)):
+        needed, there = num_workers * each, total.get(kind, 0)
+        if needed > there:
+            raise ValueError(
+                f"{what} need {needed:g} {kind}s ({num_workers} x {each:g}) and the cluster has {there:g}; "
+                "lower the number of workers or what each takes, or add nodes"
+            )

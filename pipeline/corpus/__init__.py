@@ -1,0 +1,26 @@
+"""Where images come from: prefixes and zips in any store, dataset layouts, the shard plan."""
+
+from pipeline import storage
+from pipeline.corpus.archive import read_member
+from pipeline.corpus.item import BadBytes, Item, Place
+from pipeline.corpus.listing import list_files, list_items, unmatched_labels
+from pipeline.corpus.plan import GROUP_FIELDS, PLAN_SCHEMA, items_of, plan_shards
+
+__all__ = [
+    "GROUP_FIELDS", "PLAN_SCHEMA", "BadBytes", "Item", "Place", "items_of", "list_files", "list_items", "plan_shards",
+    "read", "unmatched_labels",
+]  # fmt: skip
+
+
+def read(place: Place) -> bytes:
+    """The bytes of one file, in one request.
+
+    Raises:
+        BadBytes: the file is gone, or its bytes are not what the archive says.
+    """
+    try:
+        return storage.read(place.uri) if place.member is None else read_member(place)
+    except FileNotFoundError:
+        raise BadBytes(
+            "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew"
+        ) from None

@@ -1,0 +1,38 @@
+"""One image of a corpus: where its bytes and its label's bytes lie, and which groups it belongs to."""
+
+from dataclasses import dataclass
+
+
+class BadBytes(ValueError):
+    """The bytes of one file could not be read whole; `reason` is a stable code for the reject table."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BadBytes"], tuple[str, str]]:
+        return type(self), (self.reason, str(self))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the bytes of one file lie: a whole object, or a member of a zip."""
+
+    uri: str
+    member: str | None = None  # path inside the zip
+    offset: int | None = None  # of the member's local header in the zip
+    bytes: int = 0  # of the file as stored (compressed, inside a zip)
+    crc32: int | None = None  # of the member's uncompressed bytes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and, where there is one, its label."""
+
+    image_id: str  # the path inside the corpus without its suffix
+    image: Place
+    label: Place | None = None
+    split: str | None = None
+    city: str | None = None
+    sequence: str | None = None
+    frame: int | None = None

@@ -1,0 +1,64 @@
+"""Training views: a random scale, crop, mirror image and colour of one labelled image."""
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from pipeline.config import AugmentConfig
+from pipeline.labels import IGNORE
+
+
+def augment(
+    image: np.ndarray, label: np.ndarray, cfg: AugmentConfig, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One random view of an image and its label.
+
+    The crop window is cut out before it is resized, so a view costs its own pixels and not the whole image's.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) uint8 train ids.
+        cfg: ranges; `crop` is the size of the view, (height, width).
+        rng: the only source of chance: the same state gives the same view.
+    Returns:
+        (3, h, w) uint8 and (h, w) uint8; where the window passes the image's edge: the image's mean colour and ignore.
+    """
+    crop_h, crop_w = cfg.crop
+    factor = float(np.exp(rng.uniform(np.log(cfg.scale[0]), np.log(cfg.scale[1]))))
+    window_h, window_w = max(1, round(crop_h / factor)), max(1, round(crop_w / factor))
+    image, label = _cut(image, label, window_h, window_w, rng)
+
+    x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    y = torch.from_numpy(np.ascontiguousarray(label))
+    if (window_h, window_w) != (crop_h, crop_w):
+        x = F.resize(x, [crop_h, crop_w], antialias=True)
+        y = F.resize(y[None], [crop_h, crop_w], interpolation=F.InterpolationMode.NEAREST)[0]
+    if cfg.flip and rng.random() < 0.5:
+        x, y = x.flip(-1), y.flip(-1)
+    if cfg.colour > 0:
+        low, high = 1 - cfg.colour / 2, 1 + cfg.colour / 2
+        for change in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+            x = change(x, float(rng.uniform(low, high)))
+    return x, y
+
+
+def _cut(
+    image: np.ndarray, label: np.ndarray, window_h: int, window_w: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A window at a random place; padded where the image is smaller than the window."""
+    height, width = label.shape
+    top = int(rng.integers(0, max(0, height - window_h) + 1))
+    left = int(rng.integers(0, max(0, width - window_w) + 1))
+    image = image[top : top + window_h, left : left + window_w]
+    label = label[top : top + window_h, left : left + window_w]
+    missing_h, missing_w = window_h - label.shape[0], window_w - label.shape[1]
+    if not (missing_h or missing_w):
+        return image, label
+    above, before = int(rng.integers(0, missing_h + 1)), int(rng.integers(0, missing_w + 1))
+    place = slice(above, above + label.shape[0]), slice(before, before + label.shape[1])
+    padded_image = np.empty((window_h, window_w, 3), np.uint8)
+    padded_image[:] = image.mean(axis=(0, 1)).astype(np.uint8)
+    padded_image[place] = image
+    padded_label = np.full((window_h, window_w), IGNORE, np.uint8)
+    padded_label[place] = label
+    return padded_image, padded_label

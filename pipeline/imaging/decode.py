@@ -1,0 +1,110 @@
+"""Bytes -> uint8 pixels, or one clear reason why not.
+
+Reasons, the reject table's codes: `empty`, `not_an_image`, `truncated`, `corrupt`, `too_large`, `unsupported_mode`,
+`label_not_indexed`, `label_out_of_range`.
+"""
+
+import io
+import threading
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # never the formats that run interpreters (EPS) or old parsers
+_EXIF_ORIENTATION = 0x0112
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_JPEG_END = b"\xff\xd9"
+_BIT_DEPTH_16 = ("I;16", "I;16B", "I;16L", "I", "F")
+
+_limit_lock = threading.Lock()
+
+
+class BadImage(ValueError):
+    """One image or label cannot be used; `reason` is a stable code for the reject table."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
+        return type(self), (self.reason, str(self))
+
+
+def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, upright (EXIF orientation applied).
+
+    Grey becomes RGB, palettes their colours, alpha is dropped, CMYK is converted; an animation gives its first frame.
+
+    Raises:
+        BadImage: with its reason; 16-bit and float images are refused, since their range is not known.
+    """
+    picture = _open(data, max_pixels)
+    if picture.mode in _BIT_DEPTH_16:
+        raise BadImage(
+            "unsupported_mode", f"the image has more than 8 bits a channel (mode {picture.mode}); convert it to 8 bits"
+        )
+    picture = _load(picture, data)
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    return np.asarray(picture)
+
+
+def decode_label(data: bytes, max_pixels: int) -> np.ndarray:
+    """(H, W) uint8 ids as stored: grey values, or palette indices (not their colours).
+
+    Raises:
+        BadImage: `label_not_indexed` for colour pictures, `label_out_of_range` for ids over 255, or as for images.
+    """
+    picture = _open(data, max_pixels)
+    if picture.mode not in ("L", "P", *_BIT_DEPTH_16[:4]):
+        raise BadImage(
+            "label_not_indexed", f"the label is a colour picture (mode {picture.mode}); store class ids, not colours"
+        )
+    ids = np.asarray(ImageOps.exif_transpose(_load(picture, data)))
+    if ids.dtype != np.uint8:
+        if ids.min() < 0 or ids.max() > 255:
+            raise BadImage("label_out_of_range", f"the label holds id {ids.max()}; ids are 0..255, 255 = ignore")
+        ids = ids.astype(np.uint8)
+    return ids
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The header alone, its size checked, before any pixel is decoded."""
+    if not data:
+        raise BadImage("empty", "the file is empty; copy it again")
+    try:
+        with _limit_lock, warnings.catch_warnings():
+            # Pillow's own limit is global and about memory; ours is the config's, and says so.
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+    except Exception as error:  # parsers of hostile headers raise anything; all of it means the same
+        start = data[:12].decode("ascii", "replace").strip()
+        raise BadImage(
+            "not_an_image", f"no {', '.join(FORMATS)} image (it starts with {start!r}): {type(error).__name__}"
+        ) from None
+    if picture.width * picture.height > max_pixels:
+        raise BadImage(
+            "too_large",
+            f"{picture.height}x{picture.width} pixels (height x width) are more than max_pixels {max_pixels}; "
+            "raise max_pixels, or cut the image into tiles",
+        )
+    return picture
+
+
+def _load(picture: Image.Image, data: bytes) -> Image.Image:
+    # Pillow fills the missing rows of a cut PNG or JPEG with grey and says nothing in some cases: look for the end mark.
+    if (picture.format == "PNG" and _PNG_END not in data[-4096:]) or (
+        picture.format == "JPEG" and _JPEG_END not in data[-4096:]
+    ):
+        raise BadImage("truncated", f"the {picture.format} has no end mark; copy it again")
+    try:
+        picture.load()
+    except Exception as error:  # as above: zlib.error, SyntaxError, struct.error, OSError, ...
+        reason = "truncated" if "truncated" in str(error) else "corrupt"
+        raise BadImage(reason, f"the {picture.format} cannot be decoded ({error}); copy it again") from None
+    return picture

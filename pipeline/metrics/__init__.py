@@ -1,0 +1,1 @@
+"""Counts and the numbers that follow from them."""

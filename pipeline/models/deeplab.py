@@ -1,0 +1,76 @@
+"""DeepLabv3+: an atrous pyramid over a backbone, and a decoder that adds detail (arXiv:1802.02611)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from pipeline.models.backbones import build_backbone
+from pipeline.models.layers import Network, conv_bn_relu, separable_conv_bn_relu, upsample
+
+
+class AtrousPyramid(nn.Module):
+    """Parallel 1x1, atrous 3x3 and image-pooling branches, joined by a 1x1: arXiv:1706.05587, section 3.3.
+
+    Deviation: the image-pooling branch has a bias instead of batch norm. Its features are 1x1, so batch norm would fail
+    on a batch of one image a worker and is noisy on a few.
+    """
+
+    def __init__(self, in_channels: int, channels: int, rates: Sequence[int], separable: bool, dropout: float) -> None:
+        super().__init__()
+        atrous = separable_conv_bn_relu if separable else conv_bn_relu
+        self.branches = nn.ModuleList(
+            [conv_bn_relu(in_channels, channels, 1), *(atrous(in_channels, channels, 3, rate) for rate in rates)]
+        )
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(in_channels, channels, 1), nn.ReLU(inplace=True))
+        self.project = nn.Sequential(*conv_bn_relu(channels * (len(rates) + 2), channels, 1), nn.Dropout(dropout))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, D, h, w) -> (N, channels, h, w)."""
+        pooled = self.pool(x).expand(-1, -1, *x.shape[-2:])
+        joined: torch.Tensor = self.project(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1))
+        return joined
+
+
+class DeepLabV3Plus(Network):
+    """DeepLabv3+ (arXiv:1802.02611, figure 2): logits at stride 4 from pyramid and fine features, then bilinear to full size.
+
+    Args:
+        rates: atrous rates of the pyramid at output stride 16; doubled at 8 and halved at 32, so that they span the same
+            part of the image (arXiv:1706.05587, section 3.3).
+        separable: depthwise separable convolutions in pyramid and decoder (section 3.2), else plain ones.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str,
+        output_stride: int = 16,
+        aspp_channels: int = 256,
+        rates: Sequence[int] = (6, 12, 18),
+        low_level_channels: int = 48,
+        decoder_channels: int = 256,
+        separable: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        features = build_backbone(backbone, output_stride)
+        self.backbone = features
+        self.mean, self.std = features.mean, features.std
+        self.multiple_of = self.min_size = output_stride
+        fine, coarse = features.channels
+        scaled = [max(1, rate * 16 // output_stride) for rate in rates]
+        self.pyramid = AtrousPyramid(coarse, aspp_channels, scaled, separable, dropout)
+        self.low_level = conv_bn_relu(fine, low_level_channels, 1)
+        conv = separable_conv_bn_relu if separable else conv_bn_relu
+        self.decoder = nn.Sequential(
+            conv(aspp_channels + low_level_channels, decoder_channels, 3), conv(decoder_channels, decoder_channels, 3)
+        )
+        self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+        self.check_size(x)
+        fine, coarse = self.backbone(x)
+        joined = torch.cat([upsample(self.pyramid(coarse), like=fine), self.low_level(fine)], dim=1)
+        return [upsample(self.classifier(self.decoder(joined)), like=x)]

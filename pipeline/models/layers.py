@@ -1,0 +1,95 @@
+"""Building blocks that the networks share. Letters: N batch, D channels, H rows, W columns."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Network(nn.Module):
+    """What every segmentation network declares beside its `forward(x) -> list of logits`.
+
+    `forward` takes normalised x (N, 3, H, W), H and W at least `min_size` and multiples of `multiple_of`, and returns
+    logits, of which the last is the prediction: (N, C, H, W).
+    """
+
+    backbone: nn.Module
+    mean: tuple[float, float, float]  # RGB, of values in 0..1
+    std: tuple[float, float, float]
+    min_size: int
+    multiple_of: int
+
+    def check_size(self, x: torch.Tensor) -> None:
+        """Raise ValueError, naming the next legal size, where the network cannot take x."""
+        height, width = x.shape[-2:]
+        legal = tuple(max(self.min_size, -(-s // self.multiple_of) * self.multiple_of) for s in (height, width))
+        if (height, width) != legal:
+            raise ValueError(
+                f"{type(self).__name__} takes sizes that are multiples of {self.multiple_of} and at least {self.min_size}, "
+                f"found {height}x{width}; the next legal size is {legal[0]}x{legal[1]} (pad the image)"
+            )
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding: where stride 2 needs an odd number of pixels, the odd one goes last.
+
+    Symmetric padding would shift the features by a pixel at each strided layer and spoil weights trained this way.
+    Sizes are assumed to be multiples of the stride.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = [d * (k - 1) + 1 - s for k, d, s in zip(self.kernel_size, self.dilation, self.stride, strict=True)]
+        before = [max(t, 0) // 2 for t in total]
+        if all(t % 2 == 0 for t in total):
+            return F.conv2d(x, self.weight, self.bias, self.stride, before, self.dilation, self.groups)
+        x = F.pad(x, (before[1], max(total[1], 0) - before[1], before[0], max(total[0], 0) - before[0]))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size, batch norm, ReLU."""
+    padding = dilation * (kernel - 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def separable_conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+    """Depthwise atrous convolution, then pointwise, each with batch norm and ReLU: arXiv:1802.02611, section 3.2."""
+    padding = dilation * (kernel - 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(in_channels, in_channels, kernel, padding=padding, dilation=dilation, groups=in_channels, bias=False),
+        nn.BatchNorm2d(in_channels),
+        nn.ReLU(inplace=True),
+        *conv_bn_relu(in_channels, out_channels, 1),
+    )
+
+
+def upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Bilinear, to the height and width of `like`."""
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def set_output_stride(network: nn.Module, output_stride: int) -> None:
+    """Stop subsampling at `output_stride`: later strided convolutions keep the size, and all after them are dilated.
+
+    The weights stay valid, since a dilated filter on the fine grid sees what the plain one saw on the coarse grid
+    (arXiv:1606.00915, section 3.1). Walks the convolutions in order, so it suits networks that are one chain.
+    """
+    stride = dilation = 1
+    for conv in (module for module in network.modules() if isinstance(module, nn.Conv2d)):
+        kernel, step = conv.kernel_size[0], conv.stride[0]
+        if step > 1 and stride * step > output_stride:
+            conv.stride = (1, 1)
+            _dilate(conv, kernel, dilation)
+            dilation *= step
+        else:
+            stride *= step
+            _dilate(conv, kernel, dilation)
+
+
+def _dilate(conv: nn.Conv2d, kernel: int, dilation: int) -> None:
+    if kernel > 1 and dilation > 1:
+        conv.dilation = (dilation, dilation)
+        conv.padding = (dilation * (kernel - 1) // 2,) * 2
