@@ -1,0 +1,40 @@
+# Thin names for the commands of the README.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help demo test check bench-crf lock clean
+
+help:
+	@echo "make demo       make a small corpus, train, segment it, and report (about 3 minutes on 2 cores, once installed)"
+	@echo "make test       install and run the tests"
+	@echo "make check      the one gate: lint, types and tests"
+	@echo "make bench-crf  the dense CRF beside pydensecrf"
+	@echo "make lock       resolve infra/requirements.lock anew"
+	@echo "make clean      remove .venv and runs/"
+
+demo: $(STAMP)
+	$(BIN)/maskmill demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	infra/check.sh
+
+bench-crf: $(STAMP)
+	$(BIN)/python -m tests.bench.crf
+
+lock: $(STAMP)
+	infra/lock.sh
+
+clean:
+	rm -rf .venv runs
+
+$(STAMP): pyproject.toml infra/requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed, found $$($(PYTHON) --version); run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes -r infra/requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,150 @@
+"""Ray Data: a corpus in, one Parquet row an image out. Rows of the dataset are shards; only their summaries come back."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+
+from pipeline import checkpoint, cluster
+from pipeline.checkpoint import Checkpoint
+from pipeline.config import SegmentConfig, parse
+from pipeline.corpus import list_items, plan_shards
+from pipeline.run import SECONDS, Lease, Run
+from pipeline.shard import ShardSegmenter
+
+RESTARTS = 2  # of an actor, and of the shard it died on; without a bound a poisonous image would be tried for ever
+
+
+@dataclass
+class Progress:
+    """How far a run is; images of earlier starts count as done and not for the rate."""
+
+    images: int  # of the whole run
+    done: int
+    rejects: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
+    answered_now: int = 0
+    first_answer: float | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.first_answer = self.first_answer or time.monotonic() - row["seconds"]
+        self.done += row["images"]
+        self.answered_now += row["images"]
+        self.rejects.update(row["rejects"])
+        for name in SECONDS:
+            self.seconds[name] += row[name]
+
+    @property
+    def images_per_s(self) -> float:
+        """Since the first actor began to work; 0 before the first answer."""
+        return self.answered_now / (time.monotonic() - self.first_answer) if self.first_answer else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        return (self.images - self.done) / self.images_per_s if self.images_per_s else None
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """How a run ended."""
+
+    run: str
+    rows: int
+    rejects: dict[str, int]  # by reason
+    answered_now: int  # images of this start; the others were committed before
+    images_per_s: float
+
+
+def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda progress: None) -> Segmented:
+    """Answer every image of a corpus; shards already committed to the run are skipped.
+
+    Raises:
+        ValueError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
+    """
+    ready = checkpoint.load(cfg.checkpoint)
+    run = Run.open_or_create(
+        cfg.output,
+        identity(cfg, ready),
+        cfg.model_dump(mode="json"),
+        ready.label_space,
+        make_plan=lambda: plan_shards(list_items(cfg.corpus, cfg.split), cfg.images_per_shard),
+    )
+    pending = run.pending()
+    progress = Progress(run.num_images, run.num_images - sum(run.shard_plan(shard).num_rows for shard in pending))
+    if pending:
+        with Lease(cfg.output):
+            run.reopen()
+            on_progress(progress)
+            for row in _answer(cfg, pending).iter_rows():
+                progress.add(row)
+                on_progress(progress)
+            finished = run.finish(cfg.max_reject_rate)
+    else:
+        finished = run.finished() or run.finish(cfg.max_reject_rate)
+    return Segmented(
+        cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s
+    )
+
+
+def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
+    """What decides the bytes of a run's output; machine-side knobs (actors, batch size, GPUs) are not in it."""
+    settings = cfg.model_dump(
+        mode="json", include={"corpus", "split", "predict", "crf", "images_per_shard", "max_pixels"}
+    )
+    return {
+        **settings,
+        "weights_sha256": ready.sha256,
+        "model": ready.model_config.model_dump(mode="json"),
+        "label_space": ready.label_space.name,
+        "mean": list(ready.mean),
+        "std": list(ready.std),
+    }
+
+
+def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
+    """The stage chain: shard numbers -> summaries of committed shards."""
+    cluster.connect()
+    cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    shards = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending))
+    return shards.map(
+        _Segmenter,
+        fn_constructor_kwargs={"payload": cfg.model_dump(mode="json")},
+        compute=ActorPoolStrategy(min_size=1, max_size=min(cfg.actors, len(pending))),
+        num_cpus=cfg.cpus_per_actor,
+        num_gpus=cfg.gpus_per_actor,
+        max_restarts=RESTARTS,
+        max_task_retries=RESTARTS,
+    )
+
+
+class _Segmenter:
+    """One actor: holds the weights, answers shard after shard."""
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        cfg = parse(SegmentConfig, payload, where="segment config")
+        torch.set_num_threads(cfg.cpus_per_actor)
+        self.run = Run.open(cfg.output)
+        self.segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        started = time.monotonic()
+        shard = int(row["shard"])
+        items = self.run.shard_items(shard)
+        answer = self.segmenter.answer(items)
+        self.run.commit(shard, answer.masks, answer.rejects)
+        return {
+            "shard": shard,
+            "images": len(items),
+            "rejects": answer.rejects["error"].to_pylist(),
+            "seconds": time.monotonic() - started,
+            **{name: sum(value or 0.0 for value in answer.masks[name].to_pylist()) for name in SECONDS},
+        }
