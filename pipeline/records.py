@@ -33,7 +33,16 @@ class MetricsLog:
         rate = len(self._losses) * batch_size / elapsed
         mean = sum(self._losses) / len(self._losses)
         self._write(
-            {"kind": "step", "step": step, "steps": steps, "epoch": epoch, "loss": mean, "lr": lr, "images_per_s": rate}
+            {
+                "kind": "step",
+                "step": step,
+                "steps": steps,
+                "epoch": epoch,
+                "loss": mean,
+                "lr": lr,
+                "images_per_s": rate,
+                "step_rate": rate / batch_size,
+            }
         )
         self._losses, self._since = [], time.monotonic()
 

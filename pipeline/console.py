@@ -1,0 +1,151 @@
+"""What people watch while a job runs: one live line in a terminal, a plain line now and then without one."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from pipeline import labels
+from pipeline.check import SPACE_OF_LAYOUT, THREADS, CorpusReport
+from pipeline.config import CorpusConfig
+from pipeline.models import CatalogueRow
+from pipeline.records import Record
+from pipeline.segment import Progress as SegmentProgress
+
+PLAIN_EVERY_S = 15.0  # between two lines where there is no terminal
+
+console = Console(highlight=False)
+
+
+@contextmanager
+def training(title: str) -> Iterator[Callable[[Record], None]]:
+    """Shows the records of a training run: steps, images/s, ETA, loss, newest mIoU."""
+    miou = ""
+
+    with _line(title, unit="steps") as show:
+
+        def on_record(record: Record) -> None:
+            nonlocal miou
+            if record["kind"] == "validation":
+                miou = f" · mIoU {100 * record['miou']:.1f} after epoch {record['epoch']}"
+                return
+            eta = (record["steps"] - record["step"]) / max(record["step_rate"], 1e-9)
+            words = f"{record['images_per_s']:.1f} images/s · {_eta(eta)} · loss {record['loss']:.3f}{miou}"
+            show(record["step"], record["steps"], words)
+
+        yield on_record
+
+
+@contextmanager
+def segmenting(title: str) -> Iterator[Callable[[SegmentProgress], None]]:
+    """Shows a segmentation run: images, images/s, ETA, rejects by reason."""
+    with _line(title, unit="images") as show:
+
+        def on_progress(progress: SegmentProgress) -> None:
+            words = f"{progress.images_per_s:.1f} images/s · {_eta(progress.eta_s)} · {_rejects(progress)}"
+            show(progress.done, progress.images, words)
+
+        yield on_progress
+
+
+@contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows plain counting: done of total."""
+    with _line(title, unit="images") as show:
+        yield lambda done, total: show(done, total, "")
+
+
+@contextmanager
+def _line(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """show(done, total, words): a bar in a terminal; a printed line every few seconds elsewhere."""
+    if console.is_terminal:
+        columns = (
+            SpinnerColumn(), TextColumn(f"{title:<11}"), BarColumn(24), MofNCompleteColumn(), TextColumn(unit),
+            TextColumn("{task.fields[words]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(title, total=None, words="starting workers")
+
+            def show(done: int, total: int, words: str) -> None:
+                progress.update(task, completed=done, total=total, words=words)
+
+            yield show
+        return
+
+    last = -PLAIN_EVERY_S
+
+    def tell(done: int, total: int, words: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_EVERY_S or done == total:
+            last = time.monotonic()
+            console.print(f"{title}: {done}/{total} {unit}{' · ' + words if words else ''}")
+
+    console.print(f"{title}: starting")
+    yield tell
+
+
+def _eta(seconds: float | None) -> str:
+    if seconds is None:
+        return "ETA –"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}"
+
+
+def _rejects(progress: SegmentProgress) -> str:
+    if not progress.rejects:
+        return "no rejects"
+    return f"{progress.rejects.total()} rejects ({', '.join(f'{n} {reason}' for reason, n in progress.rejects.most_common())})"
+
+
+def print_check(console: Console, cfg: CorpusConfig, report: CorpusReport) -> None:
+    """What `maskmill check` found."""
+    console.print(
+        f"layout {cfg.layout}: {report.images} images, {report.labelled} with a label, {report.bytes / 1e6:.1f} MB"
+    )
+    console.print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(report.splits.items())))
+    sizes = ", ".join(f"{h}x{w} ({count})" for (h, w), count in report.sizes.most_common(5))
+    console.print(f"sizes (height x width): {sizes or 'none could be read'}")
+    if report.pixels.sum():
+        names = labels.space(SPACE_OF_LAYOUT[cfg.layout]).classes if cfg.layout in SPACE_OF_LAYOUT else ()
+        shares = report.pixels / report.pixels.sum()
+        console.print(
+            "labelled pixels: " + ", ".join(f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=False))
+        )
+    if report.labels_without_image:
+        console.print(f"labels without an image: {report.labels_without_image}")
+    for reason, sentences in report.bad.items():
+        console.print(f"bad: {len(sentences)} {reason}")
+        for sentence in sentences[:3]:
+            console.print(f"  {sentence}", soft_wrap=True, markup=False)
+    rate = report.checked / max(report.seconds, 1e-9)
+    console.print(
+        f"read and decoded {rate:.1f} images/s on {THREADS} threads: about {report.estimated_s:.0f} s for one pass"
+    )
+
+
+def print_groups(console: Console, iou: pd.DataFrame) -> None:
+    """mIoU and pixel accuracy by group, percent."""
+    table = Table(header_style="bold")
+    for name in iou.index.names:
+        table.add_column(str(name))
+    for heading in ("images", "mIoU", "pixel accuracy"):
+        table.add_column(heading, justify="right")
+    for key, row in iou.iterrows():
+        keys = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
+        table.add_row(*keys, str(int(row["images"])), f"{100 * row['miou']:.2f}", f"{100 * row['pixel_accuracy']:.2f}")
+    console.print(table)
+
+
+def print_models(console: Console, rows: Iterable[CatalogueRow]) -> None:
+    """The networks, one a line."""
+    table = Table(header_style="bold")
+    for heading in ("name", "backbone", "parameters", "ImageNet weights", "source"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(row.name, row.backbone, f"{row.parameters / 1e6:.2f} M", row.weights, row.source)
+    console.print(table)
