@@ -12,11 +12,11 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from pipeline import labels, models, storage
 from pipeline.config import ModelConfig, parse
 from pipeline.labels import LabelSpace
+from pipeline.models import Network
 
 FORMAT = 1
 
@@ -25,7 +25,7 @@ FORMAT = 1
 class Checkpoint:
     """A network ready to predict, and what it was trained for."""
 
-    model: nn.Module  # in eval mode, on the CPU
+    model: Network  # in eval mode, on the CPU
     model_config: ModelConfig
     label_space: LabelSpace
     mean: tuple[float, float, float]  # RGB, of values in 0..1
@@ -34,7 +34,7 @@ class Checkpoint:
     info: dict[str, Any]  # how it was trained: epoch, metrics
 
 
-def save(uri: str, model: nn.Module, cfg: ModelConfig, space: LabelSpace, info: dict[str, Any]) -> None:
+def save(uri: str, model: Network, cfg: ModelConfig, space: LabelSpace, info: dict[str, Any]) -> None:
     """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit."""
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     description = {
@@ -84,7 +84,7 @@ def load(uri: str) -> Checkpoint:
     )
 
 
-def load_weights(model: nn.Module, weights: bytes, where: str) -> None:
+def load_weights(model: Network, weights: bytes, where: str) -> None:
     """Put the bytes of a safetensors file into a network; ValueError if they are unreadable or of another network."""
     try:
         state = safetensors.torch.load(weights)

@@ -18,7 +18,11 @@ from pipeline.segment import Progress as SegmentProgress
 
 PLAIN_EVERY_S = 15.0  # between two lines where there is no terminal
 
+_PLAIN_WIDTH = 120  # of tables in logs and pipes
+
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=_PLAIN_WIDTH)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from pipeline.config import PredictConfig
+from pipeline.models import Network
 
 
 class Predictor:
@@ -18,14 +18,14 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         mean: Sequence[float],
         std: Sequence[float],
         cfg: PredictConfig,
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.place(self.device)
         self.cfg = cfg
         self._mean = torch.tensor(mean, device=self.device).mul(255).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=self.device).mul(255).view(1, 3, 1, 1)

@@ -116,7 +116,7 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
     ray.data.DataContext.get_current().enable_progress_bars = False
     shards = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending))
     return shards.map(
-        _Segmenter,
+        _Segmenter,  # type: ignore[arg-type]  # a class: an actor is made of it
         fn_constructor_kwargs={"payload": cfg.model_dump(mode="json")},
         compute=ActorPoolStrategy(min_size=1, max_size=min(cfg.actors, len(pending))),
         num_cpus=cfg.cpus_per_actor,

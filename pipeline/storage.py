@@ -4,6 +4,7 @@ A URI is a local path or whatever fsspec knows (`s3://`, `memory://`, ...). Cred
 store's own standard environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), never from a config file.
 """
 
+import contextlib
 import os
 import uuid
 from dataclasses import dataclass
@@ -117,10 +118,8 @@ def create(uri: str, data: bytes) -> bool:
 def delete(uri: str) -> None:
     """Remove one object; one that is not there is fine."""
     fs, path = _filesystem(uri)
-    try:
+    with contextlib.suppress(FileNotFoundError):
         fs.rm_file(path)
-    except FileNotFoundError:
-        pass
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:

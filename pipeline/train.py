@@ -95,7 +95,7 @@ def _worker(payload: dict[str, Any]) -> None:
     space = labels.space(cfg.label_space)
     train_items, val_items = _labelled(cfg, cfg.train_split), _labelled(cfg, cfg.val_split)
     network = models.build(cfg.model, space.num_classes, pretrained=cfg.weights == "imagenet")
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.place(device)
     optimizer = build_optimizer(network, cfg.optimizer)
     state = _restore(cfg, network, optimizer)
     model = ray.train.torch.prepare_model(network) if world_size > 1 else network
@@ -232,7 +232,7 @@ def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
         storage_filesystem=filesystem,
         storage_path=path,
         failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
-        logging_config=LoggingConfig(log_level="ERROR"),
+        logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # of Train v2
     )
 
 

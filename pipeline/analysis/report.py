@@ -17,6 +17,7 @@ from pipeline.analysis.runs import ALL, GROUPS, RunView, open_run
 from pipeline.corpus import items_of, read
 from pipeline.imaging.decode import decode_image, decode_label
 from pipeline.imaging.overlay import blend, colourise, error_map
+from pipeline.labels import Colour
 
 THUMBNAIL_PX = 320  # width
 MAX_GROUP_ROWS = 60  # of a table by group; more are in the Parquet
@@ -71,7 +72,7 @@ def _classes(view: RunView) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "colour": "#%02x%02x%02x" % colour,
+            "colour": _hex(colour),
             "iou": float(final[name]),
             "raw": None if raw is None else float(raw[name]),
         }
@@ -85,10 +86,14 @@ def _areas(view: RunView) -> list[dict[str, Any]]:
     pixels = view.areas().loc[ALL]
     total = sum(int(pixels[name]) for name in view.space.classes)
     return [
-        {"name": name, "colour": "#%02x%02x%02x" % colour, "iou": int(pixels[name]) / total, "raw": None}
+        {"name": name, "colour": _hex(colour), "iou": int(pixels[name]) / total, "raw": None}
         for name, colour in zip(view.space.classes, view.space.colours, strict=True)
         if pixels[name]
     ]
+
+
+def _hex(colour: Colour) -> str:
+    return "#" + "".join(f"{level:02x}" for level in colour)
 
 
 def _heat(view: RunView) -> dict[str, Any]:

@@ -147,12 +147,12 @@ def _sky(canvas: _Canvas, horizon: float) -> None:
         red, green, blue = (top * (1 - mix) + bottom * mix).astype(int)
         canvas.rectangle((0, y, canvas.width, y), (int(red), int(green), int(blue)), SKY)
     for _ in range(int(rng.integers(0, 5))):
-        x, y, size = (
+        x, high, size = (
             rng.uniform(0, canvas.width),
             rng.uniform(0, horizon * 0.7),
             canvas.height * rng.uniform(0.05, 0.16),
         )
-        canvas.ellipse((x - 2 * size, y - size / 2, x + 2 * size, y + size / 2), canvas.grey(190, 235), SKY)
+        canvas.ellipse((x - 2 * size, high - size / 2, x + 2 * size, high + size / 2), canvas.grey(190, 235), SKY)
 
 
 def _ground(canvas: _Canvas, horizon: float, vanish: float) -> None:

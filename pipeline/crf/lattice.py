@@ -69,7 +69,7 @@ def _embed(features, scale):  # type: ignore[no-untyped-def]
             elevated[j] = total - np.float32(j) * cf
             total += cf
         elevated[0] = total
-        excess = 0
+        excess = np.int32(0)
         for i in range(d + 1):
             rounded = np.int32(np.rint(down * elevated[i]))
             base[i] = rounded * (d + 1)

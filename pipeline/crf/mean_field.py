@@ -41,7 +41,7 @@ def mean_field(
         lattices = [lattice for _, lattice in kernels]
         vertex = tuple(lattice.vertex for lattice in lattices)
         norm = [_normalisation(pool, num_threads, lattice) for lattice in lattices]
-        # The symmetric normalisation scales a pixel on its way in and out: fold it, and the kernel's weight, into its weights.
+        # The symmetric normalisation scales a pixel on its way in and out: fold it, and the kernel's weight, into the weights.
         into = tuple(lattice.weight * n[:, None] for lattice, n in zip(lattices, norm, strict=True))
         out = tuple(w * np.float32(k * lattice.alpha) for w, (k, lattice) in zip(into, kernels, strict=True))
         old = tuple(np.zeros((lattice.num_vertices + 1, width), np.float32) for lattice in lattices)
@@ -49,15 +49,9 @@ def mean_field(
         for step in range(iterations + 1):
             first, last = step == 0, step == iterations
             for values in new:
-                _in_bands(pool, num_threads, values.shape[1], lambda t, a, b, v=values: v[:, a:b].fill(0))
-            _in_bands(
-                pool,
-                num_threads,
-                num_points,
-                lambda t, a, b, first=first, last=last: _update(
-                    energy, vertex, into, out, old, new, marginals, first, last, t, a, b
-                ),
-            )
+                values.fill(0)
+            state = energy, vertex, into, out, old, new, marginals, first, last
+            _in_bands(pool, num_threads, num_points, _update, *state)
             if not last:
                 old = tuple(
                     _sum_and_blur(pool, num_threads, private, values, lattice.neighbour)
@@ -82,21 +76,27 @@ def _sum_and_blur(
     """Sum the threads' lattices (T, M+1, C), then blur along each axis in turn; overwrites `private` and `spare`."""
     values = private[0]
     for other in private[1:]:
-        _in_bands(pool, num_threads, len(values), lambda t, a, b, o=other: np.add(values[a:b], o[a:b], out=values[a:b]))
+        _in_bands(pool, num_threads, len(values), _add, values, other)
     source, target = values, spare
     for axis in neighbour:
-        _in_bands(pool, num_threads, len(axis), lambda t, a, b, s=source, d=target, n=axis: _blur(s, d, n, a, b))
+        _in_bands(pool, num_threads, len(axis), _blur, source, target, axis)
         source, target = target, source
     if source is values:  # `private` is filled with zeros next; what is returned must outlive it
         np.copyto(spare, source)
     return spare
 
 
-def _in_bands(pool: ThreadPoolExecutor, num_threads: int, length: int, work: Callable[[int, int, int], object]) -> None:
-    """work(thread, start, stop) over equal bands of 0..length, one a thread; compiled code runs without the GIL."""
+def _in_bands(
+    pool: ThreadPoolExecutor, num_threads: int, length: int, work: Callable[..., object], *state: object
+) -> None:
+    """work(*state, thread, start, stop) over equal bands of 0..length, one a thread; compiled code runs without the GIL."""
     edges = np.linspace(0, length, num_threads + 1).astype(int).tolist()
-    for done in [pool.submit(work, t, edges[t], edges[t + 1]) for t in range(num_threads)]:
+    for done in [pool.submit(work, *state, t, edges[t], edges[t + 1]) for t in range(num_threads)]:
         done.result()
+
+
+def _add(values: np.ndarray, other: np.ndarray, thread: int, start: int, stop: int) -> None:
+    values[start:stop] += other[start:stop]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "arcp", "nsz"})
@@ -151,7 +151,7 @@ def _softmax(row, wide):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "arcp", "nsz"})
-def _blur(source, target, neighbour, start, stop):  # type: ignore[no-untyped-def]
+def _blur(source, target, neighbour, thread, start, stop):  # type: ignore[no-untyped-def]
     """target = source + half of both neighbours, for vertices start..stop; the last row stays 0: "no neighbour"."""
     half = np.float32(0.5)
     for v in range(start, stop):

@@ -25,6 +25,6 @@ def blend(image: np.ndarray, mask: np.ndarray, colours: Sequence[Colour], alpha:
 
 def error_map(label: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8: wrong pixels red, right ones pale, ignored ones grey."""
-    picture = np.where((label == mask)[..., None], np.uint8(RIGHT), np.uint8(WRONG))
+    picture = np.where((label == mask)[..., None], np.array(RIGHT, np.uint8), np.array(WRONG, np.uint8))
     picture[label == IGNORE] = IGNORED
     return picture
