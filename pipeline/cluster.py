@@ -10,13 +10,14 @@ def connect() -> None:
     """Join the running cluster (`RAY_ADDRESS`, or a job's own); on a lone machine start Ray inside this process."""
     if ray.is_initialized():
         return
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    # Ray's uv hook and its usage report have no business in a batch job on a closed network.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job on a closed network has nobody to report to
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        return
+    # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:

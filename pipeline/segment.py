@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,6 +116,8 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     shards = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending))
+    # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
     return shards.map(
         _Segmenter,  # type: ignore[arg-type]  # a class: an actor is made of it
         fn_constructor_kwargs={"payload": cfg.model_dump(mode="json")},

@@ -16,6 +16,10 @@ import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 
+# Answers of S3 to a conditional PUT that lost: to an object, or to another PUT at the same moment.
+_ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+
+
 @dataclass(frozen=True)
 class FileInfo:
     """One file under a prefix: its URI, its path below the prefix (`/` between parts), its size."""
@@ -112,6 +116,11 @@ def create(uri: str, data: bytes) -> bool:
             fs.pipe_file(path, data, mode="create")
     except FileExistsError:
         return False
+    except OSError as error:  # s3fs has no error of its own for "precondition failed"
+        response = getattr(error.__cause__, "response", {})
+        if response.get("Error", {}).get("Code") in _ALREADY_THERE:
+            return False
+        raise
     return True
 
 

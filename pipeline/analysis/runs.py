@@ -1,9 +1,11 @@
 """A run as Dask sees it: exact counts by any group column, lazily read, one part a task."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import dask.dataframe as dd
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import labels, storage
+from pipeline.analysis.sums import Key, Sums, matrices, over_parts, read_columns, sum_counts
 from pipeline.corpus import GROUP_FIELDS
 from pipeline.imaging.masks import decode_mask
 from pipeline.labels import LabelSpace
@@ -20,6 +23,7 @@ from pipeline.metrics.iou import class_iou, mean_accuracy, mean_iou, pixel_accur
 from pipeline.run import SECONDS, describe, read_table
 
 GROUPS = tuple(group.name for group in GROUP_FIELDS)
+RANKS = ("miou", "pixel_accuracy", "confidence")  # columns of one image that it can be ranked by
 ALL = "all"  # index of the one row of an ungrouped answer
 
 
@@ -35,12 +39,13 @@ def open_run(uri: str) -> "RunView":
 
 @dataclass(frozen=True)
 class RunView:
-    """Read-only answers about one run."""
+    """Read-only answers about one run, of the parts that were there at the first question; open it again for more."""
 
     uri: str
     description: dict[str, Any]  # run.json
     space: LabelSpace
     _parts: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    _answers: dict[tuple[str, Key], Sums] = field(default_factory=dict, repr=False)
 
     def parts(self, kind: str) -> list[str]:
         """URIs of the committed parts of a kind, `masks` or `rejects`."""
@@ -57,7 +62,7 @@ class RunView:
         """Sums of a count column (`pixels`, `confusion`, `confusion_raw`) over the images that have it.
 
         Returns:
-            one row a group (or the row "all"); column `images`, then one int64 column a cell of the counts.
+            one row a group, sorted, null last (or the one row "all"); column `images`, then one int64 column a cell.
         Raises:
             ValueError: `by` names something that is not a group column.
         """
@@ -65,17 +70,23 @@ class RunView:
             if name not in GROUPS:
                 raise ValueError(f"cannot group by '{name}'; the group columns are {', '.join(GROUPS)}")
         cells = self.space.num_classes ** (1 if column == "pixels" else 2)
-        empty = _sum_rows([], [], cells, by)
-        sums = dd.from_map(
-            _part_counts, self.parts("masks"), column=column, cells=cells, by=list(by), meta=empty
-        ).compute()
-        keys = [tuple(key) for key in sums[list(by)].itertuples(index=False)] if by else [(ALL,)] * len(sums)
-        return _finish(_sum_rows(keys, sums.drop(columns=list(by)).to_numpy(np.int64), cells, by), by)
+        question = (column, tuple(by))
+        if question not in self._answers:
+            self._answers[question] = sum_counts(self.parts("masks"), column, cells, by)
+        sums = self._answers[question]
+        keys = sorted(sums, key=lambda key: [(value is None, value) for value in key])
+        if by:
+            index = _index(keys, by)
+        else:
+            keys, index = [()], pd.Index([ALL])
+        values = [sums.get(key, np.zeros(1 + cells, np.int64)) for key in keys]
+        columns = ["images", *range(cells)]
+        return pd.DataFrame(np.array(values, np.int64).reshape(-1, 1 + cells), index=index, columns=columns)
 
     def confusion(self, raw: bool = False) -> np.ndarray:
         """(C, C) int64 of the whole run, row = truth, column = prediction; `raw` = before the CRF."""
         counts = self.counts("confusion_raw" if raw else "confusion")
-        return _matrix(counts.to_numpy(np.int64).sum(axis=0), self.space.num_classes)
+        return _matrix(counts.loc[ALL].to_numpy(), self.space.num_classes)
 
     def has_raw(self) -> bool:
         """Whether the run kept the counts from before a CRF."""
@@ -109,12 +120,16 @@ class RunView:
         return counts
 
     def worst(self, n: int, by: str = "miou") -> pd.DataFrame:
-        """The n labelled images with the lowest per-image `miou`, `pixel_accuracy` or `confidence`."""
-        allowed = ("miou", "pixel_accuracy", "confidence")
+        """The n images with the lowest `miou`, `pixel_accuracy`, `confidence`, or IoU of one class (`class:car`).
+
+        Images without that number are left out: those without a label, and those without the class.
+        """
+        allowed = (*RANKS, *(f"class:{name}" for name in self.space.classes))
         if by not in allowed:
             raise ValueError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}")
-        frame = self.frame(["image_id", "miou", "pixel_accuracy", "confidence"]).compute()
-        return frame.dropna(subset=[by]).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
+        index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
+        found = over_parts(self.parts("masks"), lambda uris: _lowest(uris, n, by, index, self.space.num_classes))
+        return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask; reads only the parts that hold them. ValueError names an id that has none."""
@@ -144,27 +159,34 @@ class RunView:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Headline numbers: images, rejects by reason, mIoU and pixel accuracy (and raw), mean seconds of each stage."""
+        """Headline numbers, each one None where the run does not have it.
+
+        `images` (masks), `labelled`, `rejects` by reason, `finished`, `images_per_s` (from the run's creation to its end,
+        start-up and pauses included), mean `seconds` of each stage, `miou`, `mean_accuracy`, `pixel_accuracy`, and
+        `miou_raw` and `pixel_accuracy_raw` from before the CRF.
+        """
+        finished = self.finished()
+        answered = int(self.areas().loc[ALL, "images"])
         rejects = Counter(self.rejects()["error"].tolist())
-        seconds = self.frame(list(SECONDS)).mean().compute()
-        images = int(self.areas()["images"].sum())
+        created = datetime.fromisoformat(self.description["created"])
+        elapsed_s = (datetime.fromisoformat(finished) - created).total_seconds() if finished else 0
+        seconds = self.frame(SECONDS).mean().compute()
         iou = self.iou().loc[ALL] if self.is_labelled() else None
         raw = self.iou(raw=True).loc[ALL] if self.has_raw() and iou is not None else None
         return {
-            "images": images,
-            "rejects": dict(rejects.most_common()),
-            "finished": self.finished(),
+            "images": answered,
             "labelled": 0 if iou is None else int(iou["images"]),
+            "rejects": dict(rejects.most_common()),
+            "finished": finished,
+            "images_per_s": (answered + rejects.total()) / elapsed_s if elapsed_s else None,
+            "seconds": {name.removeprefix("seconds_"): float(s) for name, s in seconds.items() if not math.isnan(s)},
             **{name: None if iou is None else float(iou[name]) for name in ("miou", "mean_accuracy", "pixel_accuracy")},
             **{f"{name}_raw": None if raw is None else float(raw[name]) for name in ("miou", "pixel_accuracy")},
-            "seconds": {
-                name.removeprefix("seconds_"): float(value) for name, value in seconds.items() if value == value
-            },
         }
 
     def is_labelled(self) -> bool:
         """Whether at least one image had a label."""
-        return len(self.counts("confusion")) > 0
+        return bool(self.counts("confusion").loc[ALL, "images"])
 
     def finished(self) -> str | None:
         """When the run was finished; None if it is not."""
@@ -174,36 +196,24 @@ class RunView:
             return None
 
 
-def _part_counts(uri: str, column: str, cells: int, by: list[str]) -> pd.DataFrame:
-    """The sums of one part, by group."""
-    table = read_table(storage.read(uri), [*by, column])
-    table = table.filter(pc.is_valid(table[column]))
-    if not table.num_rows:
-        return _sum_rows([], [], cells, by)
-    values = pc.list_flatten(table[column]).to_numpy().reshape(-1, cells)
-    ones = np.ones((len(values), 1), np.int64)
-    keys = list(zip(*(table[name].to_pylist() for name in by), strict=True)) if by else [(ALL,)] * len(values)
-    return _sum_rows(keys, np.hstack([ones, values]), cells, by)
+def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:
+    """Group values as they are: numbers stay numbers, null stays None."""
+    levels = [pd.Index([key[place] for key in keys], dtype=object, name=name) for place, name in enumerate(by)]
+    return levels[0] if len(levels) == 1 else pd.MultiIndex.from_arrays(levels)
 
 
-def _sum_rows(keys: list[tuple[Any, ...]], values: Any, cells: int, by: Sequence[str]) -> pd.DataFrame:
-    """One row a distinct key: the key's columns, `images`, the cells; exact int64 sums."""
-    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    sums = np.zeros((len(order), cells + 1), np.int64)
-    if keys:
-        np.add.at(sums, [order[key] for key in keys], values)
-    frame = pd.DataFrame(sums, columns=["images", *range(cells)])
-    for position, name in enumerate(by):
-        frame.insert(position, name, pd.Series([key[position] for key in order], dtype=object))
-    return frame
-
-
-def _finish(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Groups as the index, sorted; groups without a value (null) last."""
-    if not by:
-        frame.index = pd.Index([ALL] * len(frame))
-        return frame
-    return frame.set_index(list(by) if len(by) > 1 else by[0]).sort_index(na_position="last")
+def _lowest(uris: list[str], n: int, by: str, index: int | None, num_classes: int) -> pd.DataFrame:
+    """The n lowest rows of some parts; `index` is the class to rank by, None for a column."""
+    frames = []
+    for uri in uris:
+        table = read_columns(uri, ["image_id", *RANKS, *([] if index is None else ["confusion"])])
+        if index is not None:
+            table = table.filter(pc.is_valid(table["confusion"]))
+            confusions = matrices(table["confusion"], num_classes**2).reshape(-1, num_classes, num_classes)
+            iou = [class_iou(confusion)[index] for confusion in confusions]
+            table = table.drop(["confusion"]).append_column(by, pa.array(iou, pa.float64()))
+        frames.append(table.to_pandas())
+    return pd.concat(frames).dropna(subset=[by]).sort_values([by, "image_id"]).head(n)
 
 
 def _matrix(values: np.ndarray, num_classes: int) -> np.ndarray:

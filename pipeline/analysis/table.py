@@ -25,7 +25,7 @@ def iou_table(view: RunView) -> Table:
     for heading in ("raw", "with CRF", "difference") if raw is not None else ("IoU",):
         table.add_column(heading, justify="right")
     for name in view.space.classes:
-        if not math.isnan(final[name]):
+        if not (math.isnan(final[name]) and (raw is None or math.isnan(raw[name]))):
             table.add_row(name, *_cells(final[name], None if raw is None else raw[name]))
     table.add_section()
     for name, text in (("miou", "mIoU"), ("mean_accuracy", "class accuracy"), ("pixel_accuracy", "pixel accuracy")):
@@ -35,5 +35,9 @@ def iou_table(view: RunView) -> Table:
 
 def _cells(final: float, raw: float | None) -> list[str]:
     if raw is None:
-        return [f"{100 * final:.2f}"]
-    return [f"{100 * raw:.2f}", f"{100 * final:.2f}", f"{100 * (final - raw):+.2f}"]
+        return [_percent(final)]
+    return [_percent(raw), _percent(final), _percent(final - raw, sign="+")]
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return "–" if math.isnan(value) else f"{100 * value:{sign}.2f}"

@@ -1,0 +1,16 @@
+"""Print the IoU table of the run that a segmentation YAML wrote, and write its report.
+
+ray job submit --working-dir . -- python -m jobs.evaluate configs/camvid/segment_deeplab_v3plus.yaml
+"""
+
+from jobs.arguments import read
+from pipeline.analysis import iou_table, open_run, write_report
+from pipeline.config import SegmentConfig, load
+from pipeline.console import console
+
+if __name__ == "__main__":
+    arguments = read(__doc__)
+    cfg = load(SegmentConfig, arguments.config, arguments.overrides)
+    if not arguments.check:
+        console.print(iou_table(open_run(cfg.output)))
+        console.print(write_report(cfg.output), soft_wrap=True)

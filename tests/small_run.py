@@ -1,0 +1,126 @@
+"""A finished run over hand-drawn labels and masks, written through the ledger as `maskmill segment` writes it."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from pipeline import labels, storage
+from pipeline.config import SegmentConfig
+from pipeline.corpus import Item, Place, plan_shards
+from pipeline.imaging.masks import encode_mask
+from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.iou import mean_iou, pixel_accuracy
+from pipeline.run import REJECT_SCHEMA, Run, mask_schema
+
+SPACE = labels.space("camvid11")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One image of the run: its rows of train ids as text, one digit a pixel ('.' = ignore), rows parted by '/'."""
+
+    image_id: str
+    mask: str | None  # None: rejected
+    label: str | None = None
+    raw: str | None = None  # before the CRF
+    city: str | None = None
+    sequence: str | None = None
+    frame: int | None = None
+    reason: str = "truncated"
+
+
+def ids(drawing: str) -> np.ndarray:
+    """(H, W) uint8 of a drawing: '01/.1' is [[0, 1], [255, 1]]."""
+    rows = [[255 if sign == "." else int(sign, 16) for sign in row] for row in drawing.split("/")]
+    return np.array(rows, np.uint8)
+
+
+def make_run(uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, finish: bool = True) -> str:
+    """Write corpus (below `<uri>-corpus`) and run; `crf` is in the config where one of the images has a raw mask."""
+    corpus = f"{uri}-corpus"
+    cfg = SegmentConfig.model_validate(
+        {
+            "corpus": {"images": corpus, "layout": "pairs", "image_glob": "*.png"},
+            "checkpoint": f"{uri}-model",
+            "output": uri,
+            "crf": {"iterations": 5, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 2, "colour_px": 12,
+                    "colour_levels": 12} if any(one.raw for one in drawn) else None,
+            "images_per_shard": images_per_shard,
+            "max_reject_rate": 1,
+            "actors": 1,
+            "cpus_per_actor": 1,
+        }
+    )  # fmt: skip
+    items = [_item(corpus, index, one) for index, one in enumerate(drawn)]
+    run = Run.open_or_create(
+        uri, {"crf": None}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(items, images_per_shard)
+    )
+    for shard in run.shards():
+        here = list(zip(items, drawn, strict=True))[shard * images_per_shard : (shard + 1) * images_per_shard]
+        masks = [_mask_row(item, one) for item, one in here if one.mask is not None]
+        rejects = [_reject_row(item, one) for item, one in here if one.mask is None]
+        run.commit(
+            shard,
+            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes)),
+            pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA),
+        )
+    if finish:
+        run.finish(max_reject_rate=1)
+    return uri
+
+
+def _item(corpus: str, index: int, one: Drawn) -> Item:
+    """The image (grey, the mask's size) and, where there is one, its label, stored under plain names."""
+    picture = ids(one.mask or "00")
+    places = {"image": np.stack([picture * 20] * 3, axis=-1)}
+    if one.label is not None:
+        places["label"] = ids(one.label)
+    stored = {}
+    for kind, pixels in places.items():
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format="PNG")
+        place = storage.join(corpus, f"{kind}{index}.png")
+        storage.put(place, file.getvalue())
+        stored[kind] = Place(place, bytes=len(file.getvalue()))
+    return Item(one.image_id, **stored, split="val", city=one.city, sequence=one.sequence, frame=one.frame)
+
+
+def _mask_row(item: Item, one: Drawn) -> dict[str, object]:
+    assert one.mask is not None
+    mask, num_classes = ids(one.mask), SPACE.num_classes
+    row: dict[str, object] = {
+        **{name: getattr(item, name) for name in ("image_id", "split", "city", "sequence", "frame")},
+        "uri": item.image.uri,
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "mask": {"bytes": encode_mask(mask), "path": f"{one.image_id}.png"},
+        "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
+        "confidence": 0.5 + 0.01 * mask.size,
+        "entropy": 0.1,
+        "seconds_decode": 0.25,
+        "seconds_forward": 0.5,
+        "seconds_encode": 0.25,
+    }
+    if one.label is not None:
+        confusion = count_confusion(ids(one.label), mask, num_classes)
+        row["confusion"] = confusion.ravel().tolist()
+        if confusion.any():
+            row |= {"miou": mean_iou(confusion), "pixel_accuracy": pixel_accuracy(confusion)}
+        if one.raw is not None:
+            row["confusion_raw"] = count_confusion(ids(one.label), ids(one.raw), num_classes).ravel().tolist()
+    return row
+
+
+def _reject_row(item: Item, one: Drawn) -> dict[str, object]:
+    return {
+        "image_id": item.image_id,
+        "uri": item.image.uri,
+        "stage": "decode",
+        "error": one.reason,
+        "message": f"{one.image_id} has no end mark; copy it again",
+        "attempts": 1,
+    }

@@ -1,0 +1,91 @@
+"""The house stays tidy: imports point down, and each library lives in its room."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# A room may import rooms of lower layers only; rooms of one layer do not import each other.
+LAYERS = (
+    ("labels", "storage"),
+    ("config",),
+    ("corpus", "models", "crf", "metrics", "imaging"),
+    ("predict", "checkpoint", "run", "batches", "recipe", "records", "cluster", "check"),
+    ("shard",),
+    ("train", "segment", "analysis"),
+    ("console",),
+    ("demo",),
+    ("cli",),
+)
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+HOMES = {
+    "ray": {"train", "segment", "cluster"},
+    "dask": {"analysis"},
+    "fsspec": {"storage"},
+    "s3fs": set(),
+    "typer": {"cli"},
+}
+TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
+
+
+def imports_of(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def faults_of(room: str, source: str) -> list[str]:
+    """Each import of a room's file that breaks the plan, as a sentence."""
+    faults = []
+    for name in imports_of(source):
+        top, *rest = name.split(".")
+        if top in HOMES and room not in HOMES[top]:
+            faults.append(f"{room} imports {top}")
+        if top == "pipeline" and rest and rest[0] in LEVEL and rest[0] != room and LEVEL[rest[0]] >= LEVEL[room]:
+            faults.append(f"{room} imports {rest[0]}, which is not below it")
+    return faults
+
+
+def files() -> list[tuple[str, Path]]:
+    folder = ROOT / "pipeline"
+    paths = [path for path in folder.rglob("*.py") if path != folder / "__init__.py"]
+    return [(path.relative_to(folder).parts[0].removesuffix(".py"), path) for path in paths]
+
+
+def test_every_room_has_a_layer_and_every_layer_its_rooms():
+    assert {room for room, _ in files()} == set(LEVEL)
+
+
+@pytest.mark.parametrize(("room", "path"), [pytest.param(r, p, id=str(p.relative_to(ROOT))) for r, p in files()])
+def test_imports_point_down(room, path):
+    assert faults_of(room, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("corpus", "from pipeline.imaging.decode import decode_image"),
+        ("labels", "def f():\n    from pipeline import storage, config"),
+        ("predict", "import ray.data"),
+        ("corpus", "import fsspec"),
+        ("run", "from pipeline import segment"),
+    ],
+)
+def test_a_planted_violation_is_found(room, source):
+    assert faults_of(room, source)
+
+
+def test_jobs_are_thin():
+    jobs = sorted((ROOT / "jobs").glob("*.py"))
+    assert jobs
+    assert [job.name for job in jobs if len(job.read_text().splitlines()) > 60] == []
+
+
+def test_only_the_planned_folders_stand_at_the_top():
+    found = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    assert found - {"runs"} <= TOP

@@ -1,0 +1,80 @@
+"""One contract for every store: the same calls on a folder, in memory and on a real S3 server."""
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline import storage
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def prefix(request, tmp_path):
+    match request.param:
+        case "folder":
+            return str(tmp_path)
+        case "memory":
+            return f"memory://{uuid.uuid4().hex}"
+        case "s3":
+            return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+
+
+def test_what_is_put_can_be_read_whole_and_in_ranges(prefix):
+    uri = storage.join(prefix, "a", "b.bin")
+    storage.put(uri, b"0123456789")
+    assert storage.read(uri) == b"0123456789"
+    assert storage.read_range(uri, 3, 4) == b"3456"
+    assert storage.read_range(uri, 8, 100) == b"89"
+    assert storage.size(uri) == 10
+    storage.put(uri, b"new")
+    assert storage.read(uri) == b"new"
+
+
+def test_listing_is_recursive_sorted_and_relative(prefix):
+    for path in ("b/2.txt", "a.txt", "b/c/1.txt"):
+        storage.put(storage.join(prefix, path), path.encode())
+    files = storage.list_files(prefix)
+    assert [(file.path, file.bytes) for file in files] == [("a.txt", 5), ("b/2.txt", 7), ("b/c/1.txt", 9)]
+    assert [storage.read(file.uri).decode() for file in files] == [file.path for file in files]
+
+
+def test_a_prefix_without_objects_lists_nothing(prefix):
+    assert storage.list_files(storage.join(prefix, "nothing")) == []
+    assert not storage.is_dir(storage.join(prefix, "nothing"))
+
+
+def test_a_missing_object_raises_file_not_found(prefix):
+    uri = storage.join(prefix, "missing")
+    assert not storage.exists(uri)
+    for call in (storage.read, storage.size, lambda u: storage.read_range(u, 0, 1)):
+        with pytest.raises(FileNotFoundError):
+            call(uri)
+    storage.delete(uri)
+
+
+def test_create_never_replaces_what_was_first(prefix):
+    uri = storage.join(prefix, "lease")
+    assert storage.create(uri, b"first")
+    assert not storage.create(uri, b"second")
+    assert storage.read(uri) == b"first"
+    storage.delete(uri)
+    assert storage.create(uri, b"third")
+
+
+@pytest.mark.parametrize("prefix", ["folder", "s3"], indirect=True)
+def test_of_many_creators_one_wins(prefix):
+    uri = storage.join(prefix, "lease")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: storage.create(uri, str(i).encode()), range(8)))
+    assert sum(won) == 1
+    assert storage.read(uri) == str(won.index(True)).encode()
+
+
+def test_a_broken_write_leaves_nothing_that_readers_see(tmp_path, monkeypatch):
+    uri = storage.join(str(tmp_path), "part.parquet")
+    storage.put(uri, b"old")
+    monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        storage.put(uri, b"new")
+    assert storage.read(uri) == b"old"
+    assert list(tmp_path.glob("part*")) == [tmp_path / "part.parquet"]
