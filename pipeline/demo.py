@@ -99,7 +99,7 @@ def _train_config(images: str, truths: str, output: str) -> TrainConfig:
             },
             "weights": "imagenet",
             "output": output,
-            "epochs": 6,
+            "epochs": 8,
             "batch_size": 8,
             "augment": {"crop": [160, 256], "scale": [0.9, 1.4], "flip": True, "colour": 0.3},
             "optimizer": {
@@ -110,7 +110,7 @@ def _train_config(images: str, truths: str, output: str) -> TrainConfig:
                 "warmup_steps": 10,
                 "poly_power": 0.9,
             },
-            "validate_every": 3,
+            "validate_every": 4,
             "precision": "fp32",
             "seed": SEED,
             "max_pixels": MAX_PIXELS,

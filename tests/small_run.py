@@ -30,6 +30,7 @@ class Drawn:
     city: str | None = None
     sequence: str | None = None
     frame: int | None = None
+    confidence: float = 0.9
     reason: str = "truncated"
 
 
@@ -99,7 +100,7 @@ def _mask_row(item: Item, one: Drawn) -> dict[str, object]:
         "width": mask.shape[1],
         "mask": {"bytes": encode_mask(mask), "path": f"{one.image_id}.png"},
         "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
-        "confidence": 0.5 + 0.01 * mask.size,
+        "confidence": one.confidence,
         "entropy": 0.1,
         "seconds_decode": 0.25,
         "seconds_forward": 0.5,

@@ -32,7 +32,8 @@ def augment(
     y = torch.from_numpy(np.ascontiguousarray(label))
     if (window_h, window_w) != (crop_h, crop_w):
         x = F.resize(x, [crop_h, crop_w], antialias=True)
-        y = F.resize(y[None], [crop_h, crop_w], interpolation=F.InterpolationMode.NEAREST)[0]
+        # NEAREST_EXACT samples at pixel centres, as bilinear does; plain NEAREST would shift labels by half a pixel.
+        y = F.resize(y[None], [crop_h, crop_w], interpolation=F.InterpolationMode.NEAREST_EXACT)[0]
     if cfg.flip and rng.random() < 0.5:
         x, y = x.flip(-1), y.flip(-1)
     if cfg.colour > 0:

@@ -1,0 +1,157 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import AugmentConfig
+from pipeline.imaging.augment import augment
+from pipeline.imaging.decode import BadImage, decode_image, decode_label
+from pipeline.imaging.masks import decode_mask, encode_mask
+from pipeline.imaging.overlay import blend, colourise, error_map
+
+LIMIT = 100_000
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def encoded(pixels, kind="PNG", mode=None, **options) -> bytes:
+    file = io.BytesIO()
+    picture = Image.fromarray(pixels)
+    (picture.convert(mode) if mode else picture).save(file, format=kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_give_the_pixels_back(kind):
+    assert np.array_equal(decode_image(encoded(PIXELS, kind), LIMIT), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "1"])
+def test_every_8_bit_mode_becomes_rgb(mode):
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    image = decode_image(encoded(PIXELS, kind, mode), LIMIT)
+    assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
+    if mode == "RGBA":
+        assert np.array_equal(image, PIXELS)
+
+
+def test_exif_orientation_is_applied_once():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rows are columns
+    assert np.array_equal(decode_image(encoded(PIXELS, "TIFF", exif=exif), LIMIT), np.rot90(PIXELS, -1))
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (0, 255)]
+    file = io.BytesIO()
+    frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(file.getvalue(), LIMIT).max() == 0
+
+
+JPEG, PNG = encoded(PIXELS, "JPEG"), encoded(PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"garbage" * 100, "not_an_image"),
+        (b"<?xml version='1.0'?><Error><Code>SlowDown</Code></Error>", "not_an_image"),
+        (b"<html>404</html>", "not_an_image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not_an_image"),
+        (PNG[: len(PNG) // 2], "truncated"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+        (PNG[:-8], "truncated"),
+        (JPEG[:-2], "truncated"),
+        (PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "corrupt"),
+        (encoded(np.zeros((400, 251), np.uint8)), "too_large"),
+        (encoded(np.full((4, 4), 70000, np.int32), "TIFF"), "unsupported_mode"),
+        (encoded(np.full((4, 4), 700, np.uint16)), "unsupported_mode"),
+    ],
+)
+def test_bad_images_have_a_reason(data, reason):
+    with pytest.raises(BadImage) as error:
+        decode_image(data, LIMIT)
+    assert error.value.reason == reason
+
+
+def test_a_bomb_is_refused_before_a_pixel_is_decoded():
+    with pytest.raises(BadImage, match=r"20000x20000 pixels .* more than max_pixels 100000") as error:
+        decode_image(encoded(np.zeros((20_000, 20_000), np.uint8), compress_level=1), LIMIT)
+    assert error.value.reason == "too_large"
+
+
+def test_labels_are_ids_and_palette_indices():
+    ids = RNG.integers(0, 34, (20, 30)).astype(np.uint8)
+    assert np.array_equal(decode_label(encoded(ids), LIMIT), ids)
+    picture = Image.fromarray(ids).convert("P")
+    picture.putpalette(list(range(255, -1, -1)) * 3)
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    assert np.array_equal(decode_label(file.getvalue(), LIMIT), np.asarray(picture))
+    assert np.array_equal(decode_label(encoded(ids.astype(np.uint16)), LIMIT), ids)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encoded(PIXELS), "label_not_indexed"),
+        (encoded(np.full((4, 4), 300, np.uint16)), "label_out_of_range"),
+        (b"", "empty"),
+    ],
+)
+def test_bad_labels_have_a_reason(data, reason):
+    with pytest.raises(BadImage) as error:
+        decode_label(data, LIMIT)
+    assert error.value.reason == reason
+
+
+def test_masks_survive_their_encoding_and_equal_masks_have_equal_bytes():
+    mask = RNG.integers(0, 19, (37, 53)).astype(np.uint8)
+    assert np.array_equal(decode_mask(encode_mask(mask)), mask)
+    assert encode_mask(mask) == encode_mask(mask.copy())
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_mask(mask)))), mask)
+
+
+def test_overlays_use_the_class_colours():
+    mask = np.array([[0, 1, 255]], np.uint8)
+    colours = ((10, 20, 30), (200, 100, 0))
+    assert colourise(mask, colours)[0].tolist() == [[10, 20, 30], [200, 100, 0], [0, 0, 0]]
+    assert blend(np.zeros((1, 3, 3), np.uint8), mask, colours, 0.5)[0, 1].tolist() == [100, 50, 0]
+    errors = error_map(np.array([[0, 0, 255]], np.uint8), mask)
+    assert len({tuple(pixel) for pixel in errors[0].tolist()}) == 3
+
+
+AUGMENT = AugmentConfig(crop=(24, 32), scale=(0.5, 2.0), flip=True, colour=0.5)
+
+
+def test_views_have_the_crop_size_and_depend_on_their_rng_alone():
+    label = RNG.integers(0, 5, (40, 60)).astype(np.uint8)
+    for seed in range(20):
+        first = augment(PIXELS, label, AUGMENT, np.random.default_rng(seed))
+        again = augment(PIXELS, label, AUGMENT, np.random.default_rng(seed))
+        assert (first[0].shape, first[1].shape) == ((3, 24, 32), (24, 32))
+        assert (first[0] == again[0]).all()
+        assert (first[1] == again[1]).all()
+        assert set(first[1].unique().tolist()) <= {*range(5), 255}
+
+
+def test_image_and_label_are_moved_together():
+    label = np.zeros((40, 60), np.uint8)
+    label[10:25, 20:50] = 1
+    image = np.repeat(label[..., None] * 200, 3, axis=2)
+    cfg = AUGMENT.model_copy(update={"colour": 0.0})
+    for seed in range(20):
+        x, y = augment(image, label, cfg, np.random.default_rng(seed))
+        inside = y != 255
+        wrong = ((x[0] > 100) != (y == 1)) & inside
+        assert wrong.float().mean() < 0.06  # the image is resized bilinearly, the label by nearest: edges only
+
+
+def test_a_view_past_the_edge_is_ignored_there():
+    small = np.ones((10, 10), np.uint8)
+    cfg = AugmentConfig(crop=(20, 20), scale=(1.0, 1.0), flip=False, colour=0)
+    _, y = augment(np.zeros((10, 10, 3), np.uint8), small, cfg, np.random.default_rng(0))
+    assert (y == 1).sum() == 100
+    assert (y == 255).sum() == 300
