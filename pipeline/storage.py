@@ -15,7 +15,6 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
-
 # Answers of S3 to a conditional PUT that lost: to an object, or to another PUT at the same moment.
 _ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 

@@ -1,0 +1,303 @@
+import io
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from pipeline.analysis import iou_table, open_run
+from pipeline.analysis.sums import sum_counts
+from pipeline.corpus import plan_shards
+from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.iou import class_iou, mean_iou, pixel_accuracy
+from pipeline.run import Run
+from tests.small_run import SPACE, Drawn, ids, make_run
+
+DRAWN = (
+    Drawn("a", "0001", label="0011", raw="0111", city="x", frame=1),
+    Drawn("b", "0022", label="0.22", raw="0022", city="x", frame=10),
+    Drawn("c", "1133", label="1111", raw="3333", frame=2),
+    Drawn("d", "5500", city="y", confidence=0.2),
+    Drawn("e", None, reason="truncated"),
+    Drawn("f", None, reason="empty"),
+    Drawn("g", None, reason="truncated"),
+)
+# Over a, b and c, by hand: intersection / union of sky 3/4, building 3/6, pole 2/2, road 0/2; 8 of 11 pixels are right.
+MIOU = (3 / 4 + 3 / 6 + 2 / 2 + 0 / 2) / 4
+MIOU_RAW = (2 / 3 + 2 / 7 + 2 / 2 + 0 / 4) / 4
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory):
+    return open_run(make_run(str(tmp_path_factory.mktemp("runs") / "small"), DRAWN))
+
+
+def values(row):
+    """The numbers of a row that are there, by name."""
+    return row.dropna().to_dict()
+
+
+def test_the_headline_divides_summed_counts_once(view):
+    assert values(view.iou().loc["all"]) == pytest.approx(
+        {
+            "sky": 3 / 4,
+            "building": 3 / 6,
+            "pole": 1,
+            "road": 0,  # predicted, never labelled
+            "miou": MIOU,
+            "mean_accuracy": (3 / 3 + 3 / 6 + 2 / 2) / 3,
+            "pixel_accuracy": 8 / 11,
+            "images": 3,
+        }
+    )
+    raw = view.iou(raw=True).loc["all"]
+    assert (raw["miou"], raw["pixel_accuracy"]) == pytest.approx((MIOU_RAW, 6 / 11))
+
+
+def test_confusion_has_truth_in_rows_and_prediction_in_columns(view):
+    confusion = view.confusion()
+    assert confusion.dtype == np.int64
+    assert confusion[:4, :4].tolist() == [[3, 0, 0, 0], [1, 3, 0, 2], [0, 0, 2, 0], [0, 0, 0, 0]]
+    assert confusion.sum() == 11
+    assert view.confusion(raw=True)[:4, :4].tolist() == [[2, 1, 0, 0], [0, 2, 0, 4], [0, 0, 2, 0], [0, 0, 0, 0]]
+
+
+def test_a_group_is_answered_from_its_own_labelled_images_and_no_value_is_a_group(view):
+    table = view.iou(by=["city"])
+    assert table.index.tolist() == ["x", None]  # y has no label
+    assert values(table.iloc[0]) == pytest.approx(
+        {
+            "sky": 3 / 4, "building": 1 / 2, "pole": 1, "miou": 3 / 4, "mean_accuracy": 5 / 6, "pixel_accuracy": 6 / 7,
+            "images": 2,
+        }
+    )  # fmt: skip
+    assert (table.iloc[1]["miou"], table.iloc[1]["images"]) == (1 / 4, 1)
+
+
+def test_group_values_keep_their_type_and_order(view):
+    assert view.areas(by=["frame"]).index.tolist() == [1, 2, 10, None]  # not "1", "10", "2"
+
+
+def test_areas_count_predicted_pixels_with_and_without_labels(view):
+    nonzero = {name: count for name, count in values(view.areas().loc["all"]).items() if count}
+    assert nonzero == {"images": 4, "sky": 7, "building": 3, "pole": 2, "road": 2, "tree": 2}
+    assert values(view.areas(by=["city"]).loc["y"])["tree"] == 2
+
+
+@pytest.mark.parametrize("by", [["city"], ["sequence"], ["frame"], ["city", "sequence"]])
+def test_grouping_equals_filtering(tmp_path, by):
+    random = np.random.default_rng(7)
+
+    def drawing():
+        return "".join("0123."[k] for k in random.integers(0, 5, 12))
+
+    drawn = [
+        Drawn(
+            f"{index:02d}",
+            drawing().replace(".", "4"),
+            label=drawing(),
+            city=[None, "aachen", "bochum"][random.integers(3)],
+            sequence=[None, "0", "1"][random.integers(3)],
+            frame=[None, 2, 10][random.integers(3)],
+        )
+        for index in range(23)
+    ]
+    table = open_run(make_run(str(tmp_path / "run"), drawn, images_per_shard=4)).iou(by=by).reset_index()
+    groups = {tuple(getattr(one, name) for name in by) for one in drawn}
+    found = {}
+    for row in table.to_dict("records"):
+        found[tuple(None if pd.isna(row[name]) else row[name] for name in by)] = row
+    assert found.keys() == groups
+    for key, row in found.items():
+        members = [one for one in drawn if tuple(getattr(one, name) for name in by) == key]
+        confusion = sum(count_confusion(ids(one.label), ids(one.mask), SPACE.num_classes) for one in members)
+        assert row["images"] == len(members)
+        assert [row[name] for name in SPACE.classes] == pytest.approx(class_iou(confusion).tolist(), nan_ok=True)
+        assert (row["miou"], row["pixel_accuracy"]) == (mean_iou(confusion), pixel_accuracy(confusion))
+
+
+def test_sums_are_exact_where_float64_would_not_be(tmp_path):
+    parts = []
+    for shard, counts in enumerate(([2**53, 1], [1, 2**24 + 1], [0, 0])):
+        parts.append(str(tmp_path / f"part-{shard}.parquet"))
+        pq.write_table(pa.table({"confusion": [counts, None]}), parts[-1])
+    sums = sum_counts(parts, "confusion", 2, ())
+    assert {key: value.tolist() for key, value in sums.items()} == {(): [3, 2**53 + 1, 2**24 + 2]}
+
+
+def test_worst_ranks_images_by_themselves_or_by_one_class(view):
+    assert view.worst(2)["image_id"].tolist() == ["c", "a"]
+    assert view.worst(1)["miou"].tolist() == [0.25]
+    assert view.worst(1, "confidence")["image_id"].tolist() == ["d"]
+    sky = view.worst(5, "class:sky")  # c has no sky, d has no label
+    assert sky["image_id"].tolist() == ["a", "b"]
+    assert sky["class:sky"].tolist() == pytest.approx([2 / 3, 1])
+
+
+def test_masks_come_back_as_they_were_written(view):
+    masks = view.masks(["d", "a"])
+    assert {name: mask.tolist() for name, mask in masks.items()} == {"a": [[0, 0, 0, 1]], "d": [[5, 5, 0, 0]]}
+    with pytest.raises(ValueError, match="no mask of image 'e'"):
+        view.masks(["a", "e"])
+
+
+def test_rejects_are_rows_and_the_summary_counts_them(view):
+    rejects = view.rejects()
+    assert rejects["image_id"].tolist() == ["e", "f", "g"]
+    assert rejects["message"].tolist()[0].startswith("e has no end mark")
+    summary = view.summary()
+    assert summary["rejects"] == {"truncated": 2, "empty": 1}
+    assert (summary["images"], summary["labelled"]) == (4, 3)
+    assert (summary["miou"], summary["miou_raw"]) == pytest.approx((MIOU, MIOU_RAW))
+    assert summary["seconds"] == {"decode": 0.25, "forward": 0.5, "encode": 0.25}  # none has seconds_crf
+    assert summary["finished"] is not None
+
+
+def test_frame_is_lazy_and_has_only_the_columns_asked_for(view):
+    frame = view.frame(["image_id", "height"])
+    assert list(frame.columns) == ["image_id", "height"]
+    assert frame.npartitions == 4
+    assert frame.compute()["image_id"].tolist() == ["a", "b", "c", "d"]
+
+
+def test_questions_about_counts_never_read_a_mask(tmp_path):
+    view = open_run(make_run(str(tmp_path / "run"), DRAWN))
+    before = view.areas(), view.iou(by=["city"]), view.worst(3, "class:sky")
+    damaged = 0
+    for uri in view.parts("masks"):
+        metadata, data = pq.read_metadata(uri), bytearray(Path(uri).read_bytes())
+        for group in range(metadata.num_row_groups):
+            for index in range(metadata.num_columns):
+                column = metadata.row_group(group).column(index)
+                if column.path_in_schema == "mask.bytes":
+                    start = column.dictionary_page_offset or column.data_page_offset
+                    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+                    damaged += 1
+        Path(uri).write_bytes(data)
+    assert damaged
+    again = open_run(view.uri)
+    for old, new in zip(before, (again.areas(), again.iou(by=["city"]), again.worst(3, "class:sky")), strict=True):
+        pd.testing.assert_frame_equal(old, new)
+    with pytest.raises(OSError):
+        again.masks(["a"])
+
+
+@pytest.mark.parametrize("store", ["memory", "s3"])
+def test_an_object_store_gives_the_answers_of_a_folder(request, view, store):
+    prefix = "memory://" if store == "memory" else request.getfixturevalue("s3") + "/"
+    there = open_run(make_run(f"{prefix}{uuid.uuid4().hex}", DRAWN))
+    pd.testing.assert_frame_equal(there.iou(by=["city"]), view.iou(by=["city"]))
+    pd.testing.assert_frame_equal(there.areas(by=["frame"]), view.areas(by=["frame"]))
+    pd.testing.assert_frame_equal(there.worst(4), view.worst(4))
+    assert (there.masks(["d"])["d"] == view.masks(["d"])["d"]).all()
+    assert there.rejects()["error"].tolist() == view.rejects()["error"].tolist()
+    timed = {"finished", "images_per_s"}
+    old, new = view.summary(), there.summary()
+    assert {k: v for k, v in new.items() if k not in timed} == {k: v for k, v in old.items() if k not in timed}
+
+
+def test_a_run_that_rejected_everything_answers_with_nothing_counted(tmp_path):
+    view = open_run(make_run(str(tmp_path / "run"), [Drawn("a", None), Drawn("b", None)]))
+    assert view.areas().loc["all"].sum() == 0
+    assert view.iou(by=["city"]).empty
+    assert view.summary()["miou"] is None
+    assert len(view.worst(3, "class:car")) == 0
+    with pytest.raises(ValueError, match="none of its images has a label"):
+        iou_table(view)
+
+
+def test_a_run_in_progress_answers_for_what_is_committed(tmp_path):
+    view = open_run(make_run(str(tmp_path / "run"), DRAWN[:2], finish=False))
+    summary = view.summary()
+    assert (summary["images"], summary["finished"], summary["images_per_s"]) == (2, None, None)
+
+
+def test_what_is_no_run_and_what_is_no_column_is_one_sentence(tmp_path, view):
+    with pytest.raises(ValueError, match=r"no run\.json there"):
+        open_run(str(tmp_path))
+    empty = str(tmp_path / "empty")
+    Run.open_or_create(empty, {}, {}, SPACE, lambda: plan_shards([], 1))
+    with pytest.raises(ValueError, match="no image is answered yet"):
+        open_run(empty)
+    with pytest.raises(ValueError, match="cannot group by 'town'; the group columns are split, city, sequence, frame"):
+        view.iou(by=["town"])
+    with pytest.raises(ValueError, match=r"cannot rank by 'class:moon'; choose one of miou, .*class:sky"):
+        view.worst(1, "class:moon")
+
+
+def cells_of(table):
+    """The printed table as {first cell: the other cells}."""
+    text = io.StringIO()
+    Console(file=text, width=120).print(table)
+    rows = [line.replace("┃", "│").strip("│ ").split("│") for line in text.getvalue().splitlines()]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows if len(row) > 1}
+
+
+def test_the_table_shows_raw_beside_crf_in_percent(view):
+    cells = cells_of(iou_table(view))
+    assert cells["class"] == ["raw", "with CRF", "difference"]
+    assert cells["building"] == ["28.57", "50.00", "+21.43"]
+    assert cells["mIoU"] == ["48.81", "56.25", "+7.44"]
+    assert cells["pixel accuracy"] == ["54.55", "72.73", "+18.18"]
+    assert "car" not in cells  # in neither truth nor prediction
+
+
+def test_a_class_that_only_the_raw_mask_predicts_stays_in_the_table(tmp_path):
+    drawn = [Drawn("a", "0000", label="0000", raw="0008")]
+    assert cells_of(iou_table(open_run(make_run(str(tmp_path / "run"), drawn))))["car"] == ["0.00", "–", "–"]
+
+
+def test_the_table_of_a_run_without_crf_has_one_column(tmp_path):
+    drawn = [Drawn("a", "0001", label="0011")]
+    cells = cells_of(iou_table(open_run(make_run(str(tmp_path / "run"), drawn))))
+    assert (cells["class"], cells["sky"]) == (["IoU"], ["66.67"])
+
+
+READERS = {
+    "duckdb": """
+import duckdb
+rows = duckdb.sql(f"SELECT mask.bytes, pixels FROM read_parquet('{glob}')").fetchall()
+sums = dict(duckdb.sql(
+    "SELECT class, sum(count)::BIGINT FROM (SELECT generate_subscripts(pixels, 1) - 1 AS class, unnest(pixels) AS count "
+    f"FROM read_parquet('{glob}')) GROUP BY class"
+).fetchall())
+""",
+    "polars": """
+import polars as pl
+frame = pl.scan_parquet(glob).select(pl.col("mask").struct.field("bytes"), "pixels").collect()
+rows = frame.rows()
+sums = dict(enumerate(sum(column) for column in zip(*frame["pixels"].to_list())))
+""",
+}
+COUNT = """
+import io, json, sys
+glob = sys.argv[1]
+{reader}
+import numpy as np
+from PIL import Image
+counts = np.zeros(len(rows[0][1]), int)
+for data, _ in rows:
+    counts += np.bincount(np.asarray(Image.open(io.BytesIO(data))).ravel(), minlength=len(counts))
+assert "pipeline" not in sys.modules
+print(json.dumps([counts.tolist(), [int(sums[k]) for k in range(len(counts))]]))
+"""
+
+
+@pytest.mark.parametrize("program", READERS)
+def test_another_program_reads_the_masks_and_counts_the_same_pixels(view, program, tmp_path):
+    script = COUNT.format(reader=READERS[program])
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"{view.uri}/masks/part-*.parquet"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = Counter("".join(one.mask for one in DRAWN if one.mask))
+    counts = [expected[f"{index:x}"] for index in range(SPACE.num_classes)]
+    assert done.stdout.strip() == str([counts, counts])

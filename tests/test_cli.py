@@ -1,0 +1,96 @@
+"""The command line as a person meets it: exit codes and sentences, no tracebacks."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.corpus.scenes import write_corpus
+
+
+def maskmill(*arguments, debug=False):
+    command = [
+        sys.executable,
+        "-c",
+        "from pipeline.cli import main; main()",
+        *(["--debug"] if debug else []),
+        *arguments,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("segment", "nowhere.yaml"), "error: config nowhere.yaml does not exist"),
+        (("segment", "configs/camvid/segment_deeplab_v3plus.yaml", "--set", "crf.width=3"), "crf.width: unknown key; known"),
+        (("train", "configs/camvid/train_deeplab_v3plus.yaml", "--set", "epochs=0"), "epochs: found 0"),
+        (("segment", "configs/camvid/segment_deeplab_v3plus.yaml", "--set", "checkpoint=/none"), "no checkpoint.json there"),
+        (("check", "/nowhere"), "error: corpus /nowhere: there is no file"),
+        (("verify", "/nowhere"), "no run.json there"),
+        (("evaluate", "/nowhere"), "no run.json there"),
+        (("report", "/nowhere"), "no run.json there"),
+        (("segmnt",), "No such command 'segmnt'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence_and_exit_code_1(arguments, sentence):
+    done = maskmill(*arguments)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_debug_shows_the_traceback():
+    done = maskmill("verify", "/nowhere", debug=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_models_lists_every_network():
+    done = maskmill("models")
+    assert done.returncode == 0
+    assert "efficientnet_lite0" in done.stdout
+    assert "mobilenet_v3_large" in done.stdout
+
+
+def test_check_counts_a_good_corpus(tmp_path):
+    write_corpus(str(tmp_path), {"train": 4, "val": 2}, 32, 64, seed=0)
+    done = maskmill("check", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "layout cityscapes: 6 images, 6 with a label",
+        "splits: train 4, val 2",
+        "32x64 (6)",
+        "sky ",
+        "for one pass",
+    ):
+        assert words in done.stdout
+
+
+def test_check_lists_bad_files_by_reason_and_exits_with_2(tmp_path):
+    write_corpus(str(tmp_path), {"val": 4}, 32, 64, seed=0, packed=False)
+    images = sorted((tmp_path / "leftImg8bit").rglob("*.png"))
+    images[0].write_bytes(b"")
+    images[1].write_bytes(images[1].read_bytes()[:-20])
+    (tmp_path / "gtFine/val/dunmere/dunmere_000009_000000_gtFine_labelIds.png").write_bytes(b"x")
+    done = maskmill("check", str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    for words in ("bad: 1 empty", "bad: 1 truncated", "val/dunmere/dunmere_000000_000000: the file is empty",
+                  "labels without an image: 1"):  # fmt: skip
+        assert words in done.stdout
+
+
+def test_an_unknown_layout_says_what_was_tried(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    done = maskmill("check", str(tmp_path))
+    assert done.returncode == 1
+    assert "no known layout fits" in done.stderr
+    assert "--layout pairs" in done.stderr
+
+
+@pytest.mark.parametrize("job", ["train", "segment", "evaluate"])
+def test_jobs_read_their_config_and_stop_with_check(job):
+    kind = "train" if job == "train" else "segment"
+    command = [sys.executable, "-m", f"jobs.{job}", f"configs/camvid/{kind}_deeplab_v3plus.yaml", "--check"]
+    assert subprocess.run(command, timeout=120).returncode == 0

@@ -1,0 +1,225 @@
+"""The whole way from zips to Parquet, on a real Ray: exactly once, resumed, refused, and read by other programs."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import checkpoint, storage
+from pipeline.analysis import open_run
+from pipeline.config import SegmentConfig, parse
+from pipeline.corpus import list_items
+from pipeline.corpus.scenes import write_corpus
+from pipeline.imaging.masks import decode_mask
+from pipeline.run import SECONDS, verify
+from pipeline.segment import segment
+from pipeline.shard import ShardSegmenter
+
+CRF = {"iterations": 2, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 1, "colour_px": 8, "colour_levels": 10}
+
+
+def config(images, labels, checkpoint_uri, output, **changes) -> SegmentConfig:
+    values = {
+        "corpus": {"images": str(images), "labels": str(labels), "layout": "cityscapes"},
+        "checkpoint": checkpoint_uri,
+        "output": str(output),
+        "crf": CRF,
+        "images_per_shard": 4,
+        "max_reject_rate": 0,
+        "batch_size": 2,
+        "actors": 2,
+        "cpus_per_actor": 1,
+    }
+    return parse(SegmentConfig, values | changes, where="test")
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session, scenes, tiny_checkpoint, tmp_path_factory):
+    """A finished run over 14 scenes in 4 shards, and its config."""
+    cfg = config(*scenes, tiny_checkpoint, tmp_path_factory.mktemp("finished") / "run")
+    segment(cfg)
+    return cfg
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run that a test may spoil."""
+    shutil.copytree(finished.output, tmp_path / "run")
+    return finished.model_copy(update={"output": str(tmp_path / "run")})
+
+
+def rows(output, columns=None):
+    return pq.read_table(f"{output}/masks", columns=columns).to_pylist()
+
+
+def test_every_image_is_answered_once_with_a_mask_of_its_size(finished):
+    proof = verify(finished.output)
+    assert (proof.images, proof.masks, proof.rejects, proof.problems) == (14, 14, 0, [])
+    ids = [item.image_id for item in list_items(finished.corpus, None)]
+    answered = rows(finished.output, ["image_id", "height", "width", "mask", "city", "frame"])
+    assert [row["image_id"] for row in answered] == ids
+    assert {(row["height"], row["width"]) for row in answered} == {(64, 128)}
+    assert answered[-1]["mask"]["path"] == ids[-1] + ".png"
+    assert (answered[-1]["city"], answered[-1]["frame"]) == ("dunmere", 10)
+
+
+def test_counts_equal_cityscapesscripts_integer_for_integer(finished, tmp_path):
+    """The official program reads our masks, written as labelIds, beside the labels of the corpus."""
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    view = open_run(finished.output)
+    predictions, truths = [], []
+    with zipfile.ZipFile(finished.corpus.labels) as archive:
+        archive.extractall(tmp_path)
+    from PIL import Image
+
+    for row in rows(finished.output, ["image_id", "mask"]):
+        prediction = tmp_path / f"{row['image_id'].replace('/', '-')}.png"
+        Image.fromarray(view.space.to_stored(decode_mask(row["mask"]["bytes"]))).save(prediction)
+        predictions.append(str(prediction))
+        truths.append(str(tmp_path / "gtFine" / f"{row['image_id']}_gtFine_labelIds.png"))
+    args = official.args
+    args.evalInstLevelScore = args.evalPixelAccuracy = args.JSONOutput = False
+    args.quiet = True
+    theirs = official.generateMatrix(args)
+    stats = official.generateInstanceStats(args)
+    for prediction, truth in zip(predictions, truths, strict=True):
+        official.evaluatePair(prediction, truth, theirs, stats, {}, args)
+    ids = list(view.space.stored_ids)
+    assert view.confusion().tolist() == theirs[np.ix_(ids, ids)].tolist()
+    assert view.confusion().sum() > 50_000
+
+
+def test_running_again_recomputes_nothing(run):
+    before = {path: path.stat().st_mtime_ns for path in _parts(run)}
+    again = segment(run)
+    assert (again.answered_now, again.rows) == (0, 14)
+    assert {path: path.stat().st_mtime_ns for path in _parts(run)} == before
+
+
+def test_a_changed_crf_weight_is_refused_and_named(run):
+    changed = run.model_copy(update={"crf": run.crf.model_copy(update={"colour_weight": 9.0})})
+    with pytest.raises(ValueError, match=r"crf\.colour_weight: 1\.0, now 9\.0"):
+        segment(changed)
+
+
+def test_machine_side_knobs_may_change_between_starts(run):
+    assert segment(run.model_copy(update={"actors": 1, "batch_size": 1, "cpus_per_actor": 2})).answered_now == 0
+
+
+def test_after_a_deleted_part_only_its_shard_is_redone_with_the_same_answer(run):
+    before = rows(run.output)
+    untouched = {path: path.stat().st_mtime_ns for path in _parts(run) if path.name != "part-00002.parquet"}
+    storage.delete(f"{run.output}/masks/part-00002.parquet")
+    again = segment(run)
+    assert (again.answered_now, again.rows) == (4, 14)
+    assert {path: path.stat().st_mtime_ns for path in _parts(run) if path.name != "part-00002.parquet"} == untouched
+    for old, new in zip(before, rows(run.output), strict=True):
+        assert {k: v for k, v in old.items() if k not in SECONDS} == {k: v for k, v in new.items() if k not in SECONDS}
+    assert verify(run.output).problems == []
+
+
+def test_bad_files_become_rejects_with_reasons_and_their_neighbours_are_unharmed(
+    ray_session, tiny_checkpoint, tmp_path
+):
+    write_corpus(str(tmp_path / "good"), {"val": 6}, 64, 128, seed=3, packed=False)
+    shutil.copytree(tmp_path / "good", tmp_path / "bad")
+    images = sorted((tmp_path / "bad/leftImg8bit").rglob("*.png"))
+    labels = sorted((tmp_path / "bad/gtFine").rglob("*.png"))
+    images[0].write_bytes(images[0].read_bytes()[:3000])
+    images[1].write_bytes(b"")
+    from PIL import Image
+
+    Image.fromarray(np.zeros((32, 128), np.uint8)).save(labels[2])
+    Image.fromarray(np.full((64, 128), 77, np.uint8)).save(labels[3])
+    good = config(tmp_path / "good", tmp_path / "good", tiny_checkpoint, tmp_path / "run-good", images_per_shard=6)
+    bad = config(tmp_path / "bad", tmp_path / "bad", tiny_checkpoint, tmp_path / "run-bad", images_per_shard=6,
+                 max_reject_rate=0.9)  # fmt: skip
+    segment(good)
+    done = segment(bad)
+    assert done.rejects == {"truncated": 1, "empty": 1, "label_size": 1, "label_out_of_range": 1}
+    rejects = {row["image_id"]: row for row in pq.read_table(f"{bad.output}/rejects").to_pylist()}
+    assert [row["stage"] for _, row in sorted(rejects.items())] == ["decode", "decode", "label", "label"]
+    assert "label id 77 is outside cityscapes19" in rejects["val/dunmere/dunmere_000000_000030"]["message"]
+    assert verify(bad.output).problems == []
+    survivors = {row["image_id"]: row["mask"]["bytes"] for row in rows(bad.output)}
+    originals = {row["image_id"]: row["mask"]["bytes"] for row in rows(good.output)}
+    assert survivors == {key: originals[key] for key in list(originals)[4:]}
+
+    strict = bad.model_copy(update={"max_reject_rate": 0.1})
+    storage.delete(f"{bad.output}/_SUCCESS.json")
+    with pytest.raises(ValueError, match="4 of 6 images were rejected"):
+        segment(strict)
+
+
+def test_scores_that_are_not_finite_reject_their_image_alone(scenes, tiny_checkpoint, tmp_path):
+    cfg = config(*scenes, tiny_checkpoint, tmp_path)
+    segmenter = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg)
+    real = segmenter.predictor.probs
+
+    def probs(images):
+        scores = real(images).clone()
+        scores[0, 3, 5, 7] = float("nan")
+        return scores
+
+    segmenter.predictor.probs = probs
+    answer = segmenter.answer(list_items(cfg.corpus, "val")[:4])
+    assert (answer.masks.num_rows, answer.rejects["error"].to_pylist()) == (2, ["scores_not_finite"] * 2)
+
+
+def test_the_same_run_from_and_to_an_s3_server_gives_the_same_masks(ray_session, s3, tiny_checkpoint, finished):
+    images, labels = write_corpus(storage.join(s3, "segment"), {"train": 8, "val": 6}, 64, 128, seed=1)
+    cfg = config(images, labels, tiny_checkpoint, storage.join(s3, "segment/run"))
+    segment(cfg)
+    assert verify(cfg.output).problems == []
+    view, local = open_run(cfg.output), open_run(finished.output)
+    assert view.confusion().tolist() == local.confusion().tolist()
+    assert view.areas(by=["city"]).to_dict() == local.areas(by=["city"]).to_dict()
+    segment(cfg)
+
+
+def test_a_cluster_that_is_too_small_is_told_so_at_once(ray_session, scenes, tiny_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"need 64 CPUs \(1 x 64\) and the cluster has 4"):
+        segment(config(*scenes, tiny_checkpoint, tmp_path, cpus_per_actor=64))
+
+
+OTHER_PROGRAMS = {
+    "duckdb": """
+import duckdb
+print([int(n) for n in duckdb.sql(
+    f"select sum(n) from (select unnest(pixels) n, generate_subscripts(pixels, 1) c from '{run}/masks/part-*.parquet') "
+    "group by c order by c").fetchnumpy()["sum(n)"]])
+""",
+    "polars": """
+import polars
+frame = polars.scan_parquet(f"{run}/masks/part-*.parquet").select("pixels").collect()
+print([int(frame["pixels"].arr.get(c).sum()) for c in range(19)])
+""",
+    "pillow": """
+import io, glob, numpy, pyarrow.parquet as pq
+from PIL import Image
+counts = numpy.zeros(19, int)
+for path in glob.glob(f"{run}/masks/part-*.parquet"):
+    for mask in pq.read_table(path, columns=["mask"])["mask"].to_pylist():
+        counts += numpy.bincount(numpy.asarray(Image.open(io.BytesIO(mask["bytes"]))).ravel(), minlength=19)
+print(counts.tolist())
+""",
+}
+
+
+@pytest.mark.parametrize("program", OTHER_PROGRAMS)
+def test_other_programs_read_the_masks_without_this_package(finished, program):
+    code = f"import sys; run = {finished.output!r}\n{OTHER_PROGRAMS[program]}\nassert 'pipeline' not in sys.modules"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    view = open_run(finished.output)
+    assert eval(done.stdout) == view.areas().loc["all", list(view.space.classes)].tolist()
+
+
+def _parts(cfg):
+    from pathlib import Path
+
+    return sorted(Path(cfg.output).rglob("part-*.parquet"))

@@ -1,0 +1,218 @@
+"""Ray Train for real, on two CPU workers, small enough for a minute."""
+
+import json
+
+import pytest
+import torch
+
+from pipeline import checkpoint, storage
+from pipeline.batches import epoch_batches, steps_per_epoch
+from pipeline.config import AugmentConfig, OptimizerConfig, TrainConfig, parse
+from pipeline.corpus import list_items
+from pipeline.labels import space
+from pipeline.models.layers import Network
+from pipeline.predict import Predictor
+from pipeline.recipe import build_optimizer, cross_entropy, finite, set_lr
+from pipeline.train import train
+
+
+def config(scenes, output, **changes) -> TrainConfig:
+    values = {
+        "corpus": {"images": scenes[0], "labels": scenes[1], "layout": "cityscapes"},
+        "train_split": "train",
+        "val_split": "val",
+        "label_space": "cityscapes19",
+        "model": {"name": "deeplabv3plus", "backbone": "efficientnet_lite0", "output_stride": 32, "aspp_channels": 16,
+                  "low_level_channels": 8, "decoder_channels": 16},
+        "weights": "random",
+        "output": str(output),
+        "epochs": 2,
+        "batch_size": 4,
+        "augment": {"crop": [64, 96], "scale": [0.8, 1.2], "flip": True, "colour": 0.2},
+        "optimizer": {"name": "adamw", "lr": 0.003, "backbone_lr_factor": 1, "weight_decay": 0.01, "warmup_steps": 0,
+                      "poly_power": 0.9},
+        "validate_every": 1,
+        "precision": "fp32",
+        "seed": 0,
+        "workers": 2,
+        "cpus_per_worker": 1,
+    }  # fmt: skip
+    return parse(TrainConfig, values | changes, where="test")
+
+
+def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(ray_session, scenes, tmp_path):
+    cfg = config(scenes, tmp_path / "run")
+    records = []
+    trained = train(cfg, records.append)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert records == lines
+    validations = [line for line in lines if line["kind"] == "validation"]
+    assert [line["epoch"] for line in validations] == [1, 2]
+    assert trained.miou == max(line["miou"] for line in validations)
+    assert lines[-1]["kind"] == "validation"
+    assert [line for line in lines if line["kind"] == "step"][-1]["step"] == 4
+
+    ready = checkpoint.load(trained.checkpoint)
+    assert ready.label_space.name == "cityscapes19"
+    assert checkpoint.load(str(tmp_path / "run/last")).info["epoch"] == 2
+
+    again = train(cfg)  # nothing is left to do: the same answer, no further record
+    assert again.miou == trained.miou
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == len(lines)
+
+    with pytest.raises(ValueError, match=r"another config: epochs: 2, now 3; choose another output"):
+        train(cfg.model_copy(update={"epochs": 3}))
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_the_step_and_what_to_do(ray_session, scenes, tmp_path):
+    optimizer = config(scenes, tmp_path).optimizer.model_copy(update={"lr": 1e30, "name": "sgd"})
+    cfg = config(scenes, tmp_path / "run", workers=1, max_failures=0, epochs=3)
+    with pytest.raises(ValueError, match=r"the loss is \S+ at step \d+ .*lower optimizer\.lr"):
+        train(cfg.model_copy(update={"optimizer": optimizer}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"val_split": "test"}, "split 'test' is not there; choose one of train, val"),
+        ({"workers": 4, "cpus_per_worker": 8}, r"the training workers need 32 CPUs \(4 x 8\) and the cluster has 4"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_workers_start(ray_session, scenes, tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train(config(scenes, tmp_path / "run", **changes))
+
+
+AUGMENT = AugmentConfig(crop=(32, 32), scale=(0.9, 1.1), flip=True, colour=0.1)
+
+
+def batches(items, rank, world_size, epoch=0):
+    return list(
+        epoch_batches(items, space("cityscapes19"), AUGMENT, batch_size=4, epoch=epoch, seed=1, rank=rank,
+                      world_size=world_size, max_pixels=10**6)
+    )  # fmt: skip
+
+
+def test_the_global_batch_does_not_depend_on_the_number_of_workers(scenes):
+    items = list_items(config(scenes, "/x").corpus, "train")
+    whole = batches(items, 0, 1)
+    halves = [batches(items, rank, 2) for rank in range(2)]
+    assert len(whole) == steps_per_epoch(len(items), 4) == 2
+    for step, (images, labels) in enumerate(whole):
+        assert (torch.cat([halves[0][step][0], halves[1][step][0]]) == images).all()
+        assert (torch.cat([halves[0][step][1], halves[1][step][1]]) == labels).all()
+    assert not (batches(items, 0, 1, epoch=1)[0][0] == whole[0][0]).all()
+
+
+def test_a_corpus_smaller_than_a_batch_still_gives_one(scenes):
+    items = list_items(config(scenes, "/x").corpus, "train")[:3]
+    ((images, _),) = batches(items, 0, 1)
+    assert len(images) == 4
+
+
+def test_the_loss_is_the_mean_over_labelled_pixels_alone():
+    logits = torch.log(torch.tensor([[0.25, 0.5], [0.75, 0.5]])).T.reshape(1, 2, 1, 2)[:, [0, 1]]
+    label = torch.tensor([[[0, 255]]])
+    assert float(cross_entropy([logits], label)) == pytest.approx(-float(logits.log_softmax(1)[0, 0, 0, 0]))
+    assert float(cross_entropy([logits], torch.full((1, 1, 2), 255))) == 0
+
+
+def test_rates_follow_warm_up_and_poly_decay():
+    network = torch.nn.Module()
+    network.backbone, network.head = torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 1)
+    cfg = OptimizerConfig(name="sgd", lr=1.0, backbone_lr_factor=0.1, weight_decay=0.5, warmup_steps=1, poly_power=0.5)
+    optimizer = build_optimizer(network, cfg)
+    assert set_lr(optimizer, cfg, 0, total=4) == 0.5
+    assert set_lr(optimizer, cfg, 3, total=4) == 0.5  # (1 - 3/4) ** 0.5
+    rates = {(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups}
+    assert rates == {(0.05, 0.5, 1), (0.05, 0.0, 1), (0.5, 0.5, 1), (0.5, 0.0, 1)}
+
+
+def test_not_a_number_is_told_with_its_step():
+    with pytest.raises(ValueError, match=r"the loss is nan at step 8 \(epoch 2\)"):
+        finite(torch.tensor(float("nan")), step=7, epoch=1)
+
+
+class Slope(Network):
+    """Logits that depend on the column alone: a stand-in with known scores."""
+
+    min_size, multiple_of = 16, 8
+
+    def forward(self, x):
+        self.check_size(x)
+        columns = torch.linspace(-1, 1, x.shape[-1]).expand(x.shape[0], 1, *x.shape[-2:])
+        return [torch.cat([columns, -columns], dim=1) + 0 * x[:, :1]]
+
+
+def test_prediction_pads_to_a_legal_size_and_cuts_back():
+    from numpy import uint8, zeros
+
+    from pipeline.config import PredictConfig
+
+    predictor = Predictor(Slope(), (0.5,) * 3, (0.5,) * 3, PredictConfig())
+    probs = predictor.probs([zeros((13, 21, 3), uint8)] * 2)
+    assert probs.shape == (2, 2, 13, 21)
+    assert probs.sum(1) == pytest.approx(torch.ones(2, 13, 21), abs=1e-6)
+    expected = torch.linspace(-1, 1, 24)[:21].mul(2).sigmoid()  # padded to 24 columns
+    assert torch.allclose(probs[0, 0, 5], expected, atol=1e-6)
+
+
+def test_a_mirror_image_is_predicted_and_turned_back():
+    from numpy import uint8, zeros
+
+    from pipeline.config import PredictConfig
+
+    predictor = Predictor(Slope(), (0.5,) * 3, (0.5,) * 3, PredictConfig(flip=True))
+    # The slope ignores the image, so prediction and turned-back prediction cancel: one half everywhere.
+    probs = predictor.probs([zeros((16, 16, 3), uint8)])
+    assert torch.allclose(probs, torch.full((1, 2, 16, 16), 0.5), atol=0.06)
+    assert torch.allclose(probs[0, 0], 1 - probs[0, 0].flip(-1), atol=1e-6)
+
+
+def test_images_of_other_sizes_are_not_one_batch():
+    from numpy import uint8, zeros
+
+    from pipeline.config import PredictConfig
+
+    with pytest.raises(ValueError, match="images of one size"):
+        Predictor(Slope(), (0.5,) * 3, (0.5,) * 3, PredictConfig()).probs(
+            [zeros((16, 16, 3), uint8), zeros((8, 8, 3), uint8)]
+        )
+
+
+def test_a_checkpoint_gives_the_logits_back(tiny_checkpoint, tmp_path):
+    ready = checkpoint.load(tiny_checkpoint)
+    checkpoint.save(str(tmp_path), ready.model, ready.model_config, ready.label_space, {})
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert (checkpoint.load(str(tmp_path)).model(x)[-1] == ready.model(x)[-1]).all()
+    assert checkpoint.load(str(tmp_path)).sha256 == ready.sha256
+
+
+def _rewrite(uri, **values):
+    description = json.loads(storage.read(storage.join(uri, "checkpoint.json"))) | values
+    storage.put(storage.join(uri, "checkpoint.json"), json.dumps(description).encode())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda uri: storage.delete(f"{uri}/checkpoint.json"), r"no checkpoint\.json there"),
+        (lambda uri: storage.put(f"{uri}/checkpoint.json", b"{"), r"checkpoint\.json is not readable"),
+        (lambda uri: storage.delete(f"{uri}/model.safetensors"), r"model\.safetensors is missing"),
+        (lambda uri: storage.put(f"{uri}/model.safetensors", b"garbage"), "damaged or from another checkpoint"),
+        (lambda uri: _rewrite(uri, format=99), "format 99, this version reads 1"),
+        (lambda uri: _rewrite(uri, label_space="camvid11"), "weights are of another network: 2 differences"),
+    ],
+)  # fmt: skip
+def test_unreadable_weights_are_explained(tiny_checkpoint, tmp_path, spoil, sentence):
+    ready = checkpoint.load(tiny_checkpoint)
+    checkpoint.save(str(tmp_path), ready.model, ready.model_config, ready.label_space, {})
+    spoil(str(tmp_path))
+    with pytest.raises(ValueError, match=sentence):
+        checkpoint.load(str(tmp_path))
+
+
+def test_a_file_that_is_no_safetensors_is_explained(tiny_checkpoint):
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        checkpoint.load_weights(checkpoint.load(tiny_checkpoint).model, b"garbage" * 9, where="checkpoint x")
