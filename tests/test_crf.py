@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import CrfConfig
-from pipeline.corpus.scenes import draw_scene
+from pipeline.corpus.street import draw_scene
 from pipeline.crf import dense_crf, kernel_features
 from pipeline.crf.brute_force import brute_force
 from pipeline.crf.lattice import build_lattice

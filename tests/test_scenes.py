@@ -5,8 +5,9 @@ import numpy as np
 from PIL import Image
 
 from pipeline import storage
-from pipeline.corpus import scenes
-from pipeline.corpus.scenes import draw_scene, write_corpus
+from pipeline.corpus import street
+from pipeline.corpus.scenes import write_corpus
+from pipeline.corpus.street import draw_scene
 from pipeline.labels import space
 
 CLASSES = {
@@ -55,5 +56,5 @@ def test_a_corpus_is_a_pair_of_zips_with_the_cityscapes_names_and_stable_bytes(t
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         label = np.asarray(Image.open(io.BytesIO(truths.read(truths.namelist()[0]))))
     assert set(np.unique(label)) <= {
-        value for name, value in vars(scenes).items() if name.isupper() and isinstance(value, int)
+        value for name, value in vars(street).items() if name.isupper() and isinstance(value, int)
     }
