@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The one gate before every commit: lint, formatting, types, tests. Arguments go to pytest.
+# The one gate before every commit: lint, formatting, types, then the README's test command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin=${BIN:-.venv/bin}
+bin=.venv/bin
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-"$bin/python" -m pytest "$@"
+make test

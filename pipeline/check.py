@@ -14,7 +14,7 @@ from pipeline.corpus import BadBytes, Item, list_files, list_items, read, unmatc
 from pipeline.imaging.decode import BadImage, decode_image, decode_label
 from pipeline.labels import LabelSpace
 
-SPACE_OF_LAYOUT = {"cityscapes": "cityscapes19", "camvid": "camvid11"}
+_SPACE_OF_LAYOUT = {"cityscapes": "cityscapes19", "camvid": "camvid11"}
 THREADS = 2
 
 
@@ -27,6 +27,7 @@ class CorpusReport:
     labels_without_image: int
     splits: dict[str, int]
     bytes: int
+    classes: tuple[str, ...] = ()  # of the label space; empty where none is known
     checked: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> images
     bad: dict[str, list[str]] = field(default_factory=dict)  # reason -> sentences
@@ -85,13 +86,14 @@ def check_corpus(
         ValueError: nothing is there, or nothing matches the layout.
     """
     items = list_items(cfg, split)
-    space = space or (labels.space(SPACE_OF_LAYOUT[cfg.layout]) if cfg.layout in SPACE_OF_LAYOUT else None)
+    space = space or (labels.space(_SPACE_OF_LAYOUT[cfg.layout]) if cfg.layout in _SPACE_OF_LAYOUT else None)
     report = CorpusReport(
         images=len(items),
         labelled=sum(item.label is not None for item in items),
         labels_without_image=len(unmatched_labels(cfg)),
         splits=dict(Counter(item.split or "none" for item in items)),
         bytes=sum(item.image.bytes + (item.label.bytes if item.label else 0) for item in items),
+        classes=space.classes if space else (),
         pixels=np.zeros(space.num_classes if space else 0, np.int64),
     )
     started = time.perf_counter()

@@ -160,7 +160,9 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected keys and values, found {type(values).__name__}; see configs/demo.yaml")
+        raise ValueError(
+            f"{path}: expected keys and values, found {type(values).__name__}; see the examples in configs/camvid/"
+        )
     for override in overrides or []:
         _set(values, override)
     return parse(schema, values, where=path)

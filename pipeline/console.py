@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from pipeline import labels
-from pipeline.check import SPACE_OF_LAYOUT, THREADS, CorpusReport
+from pipeline.check import THREADS, CorpusReport
 from pipeline.config import CorpusConfig
 from pipeline.models import CatalogueRow
 from pipeline.records import Record
@@ -20,9 +19,10 @@ PLAIN_EVERY_S = 15.0  # between two lines where there is no terminal
 
 _PLAIN_WIDTH = 120  # of tables in logs and pipes
 
-console = Console(highlight=False)
+# markup=False: file names, URIs and messages may hold [brackets].
+console = Console(highlight=False, markup=False)
 if not console.is_terminal:
-    console = Console(highlight=False, width=_PLAIN_WIDTH)
+    console = Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
 
 
 @contextmanager
@@ -115,17 +115,14 @@ def print_check(console: Console, cfg: CorpusConfig, report: CorpusReport) -> No
     sizes = ", ".join(f"{h}x{w} ({count})" for (h, w), count in report.sizes.most_common(5))
     console.print(f"sizes (height x width): {sizes or 'none could be read'}")
     if report.pixels.sum():
-        names = labels.space(SPACE_OF_LAYOUT[cfg.layout]).classes if cfg.layout in SPACE_OF_LAYOUT else ()
-        shares = report.pixels / report.pixels.sum()
-        console.print(
-            "labelled pixels: " + ", ".join(f"{n} {100 * s:.1f} %" for n, s in zip(names, shares, strict=False))
-        )
+        shares = zip(report.classes, report.pixels / report.pixels.sum(), strict=True)
+        console.print("labelled pixels: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares))
     if report.labels_without_image:
         console.print(f"labels without an image: {report.labels_without_image}")
     for reason, sentences in report.bad.items():
         console.print(f"bad: {len(sentences)} {reason}")
         for sentence in sentences[:3]:
-            console.print(f"  {sentence}", soft_wrap=True, markup=False)
+            console.print(f"  {sentence}", soft_wrap=True)
     rate = report.checked / max(report.seconds, 1e-9)
     console.print(
         f"read and decoded {rate:.1f} images/s on {THREADS} threads: about {report.estimated_s:.0f} s for one pass"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import yaml
+from rich.text import Text
 
 from pipeline import labels, storage
 from pipeline.analysis import iou_table, open_run, write_report
@@ -27,24 +28,24 @@ def demo(folder: str) -> None:
     """Make the corpus, train, segment, verify, and print the answers; everything stays below `folder`."""
     folder = storage.absolute(folder)
     corpus = storage.join(folder, "corpus")
-    console.print(f"[bold]1/4[/] {sum(SCENES.values())} street scenes of {HEIGHT}x{WIDTH} -> {corpus}")
+    _step(1, f"{sum(SCENES.values())} street scenes of {HEIGHT}x{WIDTH} -> {corpus}")
     images, truths = write_corpus(corpus, SCENES, HEIGHT, WIDTH, SEED)
 
     train_cfg = _train_config(images, truths, storage.join(folder, "model"))
-    console.print(f"[bold]2/4[/] training with Ray Train: maskmill train {_keep(folder, 'train.yaml', train_cfg)}")
+    _step(2, f"training with Ray Train: maskmill train {_keep(folder, 'train.yaml', train_cfg)}")
     with training("training") as on_record:
         trained = train(train_cfg, on_record)
 
     segment_cfg = _segment_config(images, truths, trained.checkpoint, storage.join(folder, "run"))
     path = _keep(folder, "segment.yaml", segment_cfg)
-    console.print(f"[bold]3/4[/] segmenting with Ray Data, dense CRF on: maskmill segment {path}")
+    _step(3, f"segmenting with Ray Data, dense CRF on: maskmill segment {path}")
     with segmenting("segmenting") as on_progress:
         segment(segment_cfg, on_progress)
     proof = verify(segment_cfg.output)
     assert not proof.problems, proof.problems
     console.print(f"verified: {proof.images} images, {proof.masks} masks, {proof.rejects} rejects, each exactly once")
 
-    console.print("[bold]4/4[/] asking Dask\n")
+    _step(4, "asking Dask\n")
     view = open_run(segment_cfg.output)
     console.print(iou_table(view))
     report = write_report(segment_cfg.output)
@@ -52,9 +53,14 @@ def demo(folder: str) -> None:
     console.print(f"\nReport: {report}")
     console.print(f"Masks:  {segment_cfg.output}/masks/part-*.parquet (any Parquet reader)")
     console.print(
-        f"\nmIoU by colour alone {100 * guess:.1f} · [bold]network {100 * summary['miou_raw']:.1f} · "
-        f"network with CRF {100 * summary['miou']:.1f}[/]"
+        f"\nmIoU by colour alone {100 * guess:.1f} · network {100 * summary['miou_raw']:.1f} · "
+        f"network with CRF {100 * summary['miou']:.1f}",
+        style="bold",
     )
+
+
+def _step(number: int, words: str) -> None:
+    console.print(Text.assemble((f"{number}/4", "bold"), f" {words}"))
 
 
 def colour_guess(cfg: TrainConfig) -> float:

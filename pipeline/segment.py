@@ -78,7 +78,8 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
         make_plan=lambda: plan_shards(list_items(cfg.corpus, cfg.split), cfg.images_per_shard),
     )
     pending = run.pending()
-    progress = Progress(run.num_images, run.num_images - sum(run.shard_plan(shard).num_rows for shard in pending))
+    sizes = run.shard_sizes()
+    progress = Progress(run.num_images, run.num_images - sum(sizes[shard] for shard in pending))
     if pending:
         with Lease(cfg.output):
             run.reopen()

@@ -1,7 +1,7 @@
 """Dense CRF: sharpens class probabilities along the edges of the image (Krahenbuhl & Koltun 2011, arXiv:1210.5644).
 
 The Gaussians are filtered on the permutohedral lattice, compiled by Numba: no compiler at install, any number of threads.
-The first call on a machine compiles (about 15 s); Numba keeps the result on disk for the next process.
+The first call on a machine compiles (about 6 s); Numba keeps the result on disk for the next process.
 """
 
 import numpy as np

@@ -24,7 +24,7 @@ from pipeline import labels, storage
 from pipeline.config import canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.labels import LabelSpace
-from pipeline.run.rows import FORMAT, part_metadata, read_table, write_table
+from pipeline.run.rows import FORMAT, count_rows, part_metadata, read_table, write_table
 
 PACKAGES = ("maskmill", "torch", "torchvision", "ray", "pyarrow", "numpy", "pillow")
 
@@ -101,22 +101,20 @@ class Run:
     def num_images(self) -> int:
         return int(self.plan.num_rows)
 
-    def shard_plan(self, shard: int) -> pa.Table:
-        """The plan's rows of one shard."""
-        return self.plan.filter(pc.equal(self.plan["shard"], shard))
-
     def shard_items(self, shard: int) -> list[Item]:
-        return items_of(self.shard_plan(shard))
+        """The items of one shard, in the plan's order."""
+        return items_of(self.plan.filter(pc.equal(self.plan["shard"], shard)))
 
-    def shards(self) -> list[int]:
-        return sorted(set(self.plan["shard"].to_pylist()))
+    def shard_sizes(self) -> Counter[int]:
+        """Images of each shard."""
+        return Counter(self.plan["shard"].to_pylist())
 
     def pending(self) -> list[int]:
         """Shards not yet answered: their masks part is missing, or fewer rows and rejects are there than images."""
-        expected = Counter(self.plan["shard"].to_pylist())
+        expected = self.shard_sizes()
         there = {kind: self._parts(kind) for kind in ("masks", "rejects")}
         answered = {
-            shard: sum(_num_rows(there[kind][shard]) for kind in there if shard in there[kind])
+            shard: sum(count_rows(there[kind][shard]) for kind in there if shard in there[kind])
             for shard in there["masks"]
         }
         return [shard for shard in sorted(expected) if answered.get(shard) != expected[shard]]
@@ -204,13 +202,6 @@ def describe(uri: str) -> dict[str, Any]:
 def fingerprint_of(identity: dict[str, Any]) -> str:
     """sha256 of everything that decides a run's output."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
-
-
-def _num_rows(uri: str) -> int:
-    try:
-        return int(read_table(storage.read(uri), ["image_id"]).num_rows)
-    except (OSError, pa.ArrowInvalid):
-        return -1  # unreadable: the shard is done again
 
 
 def _plan_uri(uri: str) -> str:

@@ -6,6 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.corpus import GROUP_FIELDS
 from pipeline.labels import LabelSpace
 
@@ -79,6 +80,15 @@ def write_table(table: pa.Table, metadata: dict[str, str]) -> bytes:
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """The table of a part's bytes."""
     return pq.read_table(io.BytesIO(data), columns=columns)
+
+
+def count_rows(uri: str) -> int:
+    """Rows of a part, from its footer alone; -1 for a part that cannot be read."""
+    filesystem, path = storage.arrow_filesystem(uri)
+    try:
+        return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
+    except (OSError, pa.ArrowInvalid):
+        return -1
 
 
 def _leaves(schema: pa.Schema, names: list[str]) -> list[str]:
