@@ -1,0 +1,27 @@
+"""Where a corpus lies."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from pipeline.config.section import Section, Uri
+
+
+class CorpusConfig(Section):
+    """Where images and labels lie: each a prefix of files or one zip, read in place."""
+
+    images: Uri
+    labels: Uri | None = None  # absent: the same place as the images, or no labels at all
+    layout: Literal["cityscapes", "camvid", "pairs"]
+    image_glob: str | None = None  # layout `pairs` only, e.g. "images/**/*.jpg"
+    label_glob: str | None = None
+
+    @model_validator(mode="after")
+    def _globs_belong_to_pairs(self) -> "CorpusConfig":
+        if self.layout == "pairs" and self.image_glob is None:
+            raise ValueError(
+                "layout 'pairs' needs image_glob, e.g. 'images/**/*.jpg' (and label_glob where there are labels)"
+            )
+        if self.layout != "pairs" and (self.image_glob or self.label_glob):
+            raise ValueError(f"image_glob and label_glob belong to layout 'pairs', found layout '{self.layout}'")
+        return self
