@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import safetensors.torch
 import torch
 
 from pipeline import labels, models, storage
-from pipeline.config import ModelConfig, parse
+from pipeline.config import ModelConfig, parse_model
 from pipeline.labels import LabelSpace
 from pipeline.models import Network
 
@@ -69,7 +70,7 @@ def load(uri: str) -> Checkpoint:
             f"checkpoint {uri}: model.safetensors has sha256 {sha256[:12]}, checkpoint.json says "
             f"{description['weights_sha256'][:12]}; the file is damaged or from another checkpoint: copy the folder again"
         )
-    cfg = parse(ModelConfig, description["model"], where=f"checkpoint {uri}, model")
+    cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
     space = labels.space(description["label_space"])
     model = models.build(cfg, space.num_classes)
     load_weights(model, weights, where=f"checkpoint {uri}")
@@ -82,6 +83,43 @@ def load(uri: str) -> Checkpoint:
         sha256=sha256,
         info=description["info"],
     )
+
+
+def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> str:
+    """Turn a published .pth file into a checkpoint; returns the file's sha256, which the checkpoint keeps.
+
+    Args:
+        source: path or URI of the file: a dict of tensors, or one below the key state_dict or model_state.
+        output: URI of the checkpoint's folder.
+    Raises:
+        ValueError: the file is not there or not a file of weights, or is of another network (differences are listed).
+    """
+    try:
+        data = storage.read(source)
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"weights {source}: no such file; give a downloaded .pth") from None
+    except Exception as error:  # torch.load answers bytes that are none of its own with errors of any kind
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"weights {source}: not a file of tensors alone ({first_line}); files that run code on loading "
+            "are refused: save its state_dict with torch.save first"
+        ) from None
+    for key in ("state_dict", "model_state", "model_state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError(f"weights {source}: expected a dict of tensors, found {type(found).__name__}")
+    network = models.build(cfg, space.num_classes)
+    try:
+        published = models.published_weights({k.removeprefix("module."): v for k, v in found.items()}, network)
+    except ValueError as error:
+        raise ValueError(f"weights {source}: {error}") from None
+    network.load_state_dict(published.state)
+    network.mean, network.std = published.mean or network.mean, published.std or network.std
+    sha256 = hashlib.sha256(data).hexdigest()
+    save(output, network, cfg, space, {"source": storage.absolute(source), "source_sha256": sha256})
+    return sha256
 
 
 def load_weights(model: Network, weights: bytes, where: str) -> None:

@@ -148,10 +148,33 @@ def report(run: RunUri) -> None:
 
 
 @app.command()
+def import_weights(
+    source: Annotated[str, typer.Argument(help="A published .pth file: path or URI.")],
+    model: Annotated[str, typer.Option("--model", help="Name of the network: see `maskmill models`.")],
+    output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
+    label_space: Annotated[str, typer.Option("--label-space", help="What its classes mean.")] = "voc21",
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the network, e.g. backbone=resnet101")
+    ] = None,
+) -> None:
+    """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint."""
+    import yaml
+
+    from pipeline import checkpoint, labels
+    from pipeline.config import parse_model
+    from pipeline.console import console
+
+    pairs = [value.partition("=") for value in values or []]
+    cfg = parse_model({"name": model, **{key: yaml.safe_load(text) for key, _, text in pairs}}, where="--model")
+    sha256 = checkpoint.import_published(source, cfg, labels.space(label_space), output)
+    console.print(f"checkpoint: {output} · source sha256 {sha256[:12]}", soft_wrap=True)
+
+
+@app.command()
 def models() -> None:
     """List the networks that a config can name."""
     from pipeline.console import console, print_models
-    from pipeline.models import catalogue
+    from pipeline.models.catalogue import catalogue
 
     print_models(console, catalogue())
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.check import THREADS, CorpusReport
 from pipeline.config import CorpusConfig
-from pipeline.models import CatalogueRow
+from pipeline.models.catalogue import HEIGHT, WIDTH, CatalogueRow
 from pipeline.records import Record
 from pipeline.segment import Progress as SegmentProgress
 
@@ -145,8 +145,11 @@ def print_groups(console: Console, iou: pd.DataFrame) -> None:
 def print_models(console: Console, rows: Iterable[CatalogueRow]) -> None:
     """The networks, one a line."""
     table = Table(header_style="bold")
-    for heading in ("name", "backbone", "parameters", "ImageNet weights", "source"):
+    for heading in ("name", "variant"):
         table.add_column(heading)
+    for heading in ("parameters", f"GFLOPs at {HEIGHT}x{WIDTH}"):
+        table.add_column(heading, justify="right")
+    table.add_column("source")
     for row in rows:
-        table.add_row(row.name, row.backbone, f"{row.parameters / 1e6:.2f} M", row.weights, row.source)
+        table.add_row(row.name, row.variant, f"{row.parameters / 1e6:.2f} M", f"{row.gflops:,.1f}", row.source)
     console.print(table)

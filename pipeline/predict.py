@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.config import PredictConfig
-from pipeline.models import Network
+from pipeline.models import Classifier, GridNetwork, Network, place_on_pixels
 
 
 class Predictor:
@@ -63,15 +63,70 @@ class Predictor:
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) logits of any (N, 3, H, W): padded at the bottom and right to a legal size, and cropped back."""
         height, width = x.shape[-2:]
-        multiple, least = self.model.multiple_of, self.model.min_size
-        pad_h = max(least, -(-height // multiple) * multiple) - height
-        pad_w = max(least, -(-width // multiple) * multiple) - width
-        if pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h))  # zero = the mean colour, after normalisation
+        legal = self.model.legal_size(height, width)
+        if legal != (height, width):
+            x = F.pad(x, (0, legal[1] - width, 0, legal[0] - height))  # zero = the mean colour, after normalisation
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            logits: torch.Tensor = self.model(x)[-1]
+            match self.cfg.mode:
+                case "whole":
+                    logits: torch.Tensor = self.model(x)[-1]
+                case "shift_and_stitch":
+                    logits = shift_and_stitch(_grid(self.model), x)
+                case "sliding_window":
+                    logits = slide_window(_classifier(self.model), x)
         return logits[..., :height, :width]
+
+
+def shift_and_stitch(model: GridNetwork, x: torch.Tensor) -> torch.Tensor:
+    """Dense logits (N, C, H, W) without learnt upsampling: the network's grid of scores, shifted to every pixel.
+
+    The network runs stride^2 times, on x shifted left and up by 0 .. stride - 1 pixels, and the grids are interlaced
+    (arXiv:1411.4038, section 3.2). Inside the image this equals the same weights with every stride turned into dilation.
+    """
+    height, width = x.shape[-2:]
+    rows = []
+    for down in range(model.stride):
+        row = []
+        for right in range(model.stride):
+            shifted = F.pad(x, (-right, right, -down, down))
+            row.append(model.scores(shifted.contiguous(memory_format=torch.channels_last)))
+        rows.append(torch.stack(row, dim=-1).flatten(-2))  # (N, C, h, w * stride)
+    dense = torch.stack(rows, dim=-2).flatten(-3, -2)
+    return place_on_pixels(dense, 1, model.centre, height, width)
+
+
+def slide_window(model: Classifier, x: torch.Tensor) -> torch.Tensor:
+    """Logits (N, C, H, W) as before convolutional networks: the classifier runs on each window alone.
+
+    Windows lie at the network's stride, each gives the scores of its middle, and logits between are interpolated.
+    """
+    height, width = x.shape[-2:]
+    x = model.extend(x)
+    steps = [range(0, size - model.window + 1, model.stride) for size in x.shape[-2:]]
+    rows = [
+        torch.cat([model.classify(x[..., i : i + model.window, j : j + model.window]) for j in steps[1]], dim=-1)
+        for i in steps[0]
+    ]
+    return place_on_pixels(torch.cat(rows, dim=-2), model.stride, model.centre, height, width)
+
+
+def _classifier(model: Network) -> Classifier:
+    if not isinstance(model, Classifier):
+        raise ValueError(
+            f"predict.mode sliding_window needs a classifier, found {type(model).__name__}; set model.name: classifier, "
+            "or predict.mode: whole"
+        )
+    return model
+
+
+def _grid(model: Network) -> GridNetwork:
+    if not isinstance(model, GridNetwork):
+        raise ValueError(
+            "predict.mode shift_and_stitch needs a network whose scores lie on a coarse grid (classifier, fcn, fcn_resnet, "
+            f"deeplabv1, deeplabv2, deeplabv3), found {type(model).__name__}; set predict.mode: whole"
+        )
+    return model
 
 
 def normalise(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

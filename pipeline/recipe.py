@@ -9,11 +9,17 @@ from pipeline.config import OptimizerConfig
 from pipeline.labels import IGNORE
 from pipeline.models import Network
 
+AUX_WEIGHT = 0.5  # of each of the logits before the last: auxiliary heads and deep supervision
+
 
 def cross_entropy(logits: list[torch.Tensor], label: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of the last logits over the pixels that are not ignored; 0 where a batch has none."""
-    total = F.cross_entropy(logits[-1].float(), label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)
+    """Cross entropy over the pixels that are not ignored, 0 where a batch has none.
+
+    Of the last logits, and AUX_WEIGHT times that of each of the others.
+    """
+    labelled = (label != IGNORE).sum().clamp(min=1)
+    losses = [F.cross_entropy(x.float(), label, ignore_index=IGNORE, reduction="sum") / labelled for x in logits]
+    return losses[-1] + AUX_WEIGHT * sum(losses[:-1], start=torch.zeros_like(losses[-1]))
 
 
 def build_optimizer(network: Network, cfg: OptimizerConfig) -> torch.optim.Optimizer:

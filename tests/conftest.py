@@ -117,7 +117,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     import torch
 
     from pipeline import checkpoint, labels, models
-    from pipeline.config import DeepLabV3PlusConfig
+    from pipeline.config.networks import DeepLabV3PlusConfig
 
     torch.manual_seed(0)
     cfg = DeepLabV3PlusConfig(

@@ -10,7 +10,7 @@ from pipeline.batches import epoch_batches, steps_per_epoch
 from pipeline.config import AugmentConfig, OptimizerConfig, TrainConfig, parse
 from pipeline.corpus import list_items
 from pipeline.labels import space
-from pipeline.models.layers import Network
+from pipeline.models import Network
 from pipeline.predict import Predictor
 from pipeline.recipe import build_optimizer, cross_entropy, finite, set_lr
 from pipeline.train import train

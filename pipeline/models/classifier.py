@@ -1,0 +1,194 @@
+"""Image classifiers turned into dense predictors: fully-connected layers become convolutions (arXiv:1411.4038, section 3.1).
+
+Parameter names are torchvision's; a classifier's weights load after `convolutionalise`.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models.googlenet import Inception
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from pipeline.models.network import GridNetwork, place_on_pixels
+
+ClassifierName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"]
+IMAGE_SIZE = 224  # of one classified image
+
+# Size whose output is one score where nothing is padded: the receptive field.
+_RECEPTIVE = {"alexnet": 355, "vgg16": 404, "googlenet": 571, "resnet18": 627, "resnet50": 619}
+
+
+class Classifier(GridNetwork):
+    """A classifier at every place of an image at once: a score for each window, at the network's stride of 32.
+
+    With `padding: same` the layers pad with zeros as the classifier does: on a 224x224 image the one score is the
+    classifier's output; on a larger one the scores differ from those of a slid window, since a window's border of zeros
+    is now the image around it. With `padding: valid` nothing is padded: each score sees its window (the receptive
+    field) and nothing else, so the scores equal those of the slid classifier.
+
+    Args:
+        dropout: before the fully-connected layers, in AlexNet, VGG16 and GoogLeNet.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: ClassifierName = "vgg16",
+        padding: Literal["same", "valid"] = "same",
+        dropout: float = 0.5,
+        fc_channels: int = 4096,
+    ) -> None:
+        super().__init__()
+        self.name, valid = backbone, padding == "valid"
+        self.stride = 32
+        self.window = _RECEPTIVE[backbone] if valid else IMAGE_SIZE
+        self.min_size, self.multiple_of = 32, 1 if valid else 32
+        self.margin = (self.window - 31) // 2
+        self.centre = (self.window - 1) / 2 - self.margin
+        self.backbone, width, size = _encoder(backbone)
+        self.head = (
+            _fully_connected(width, size, fc_channels, num_classes, dropout, first=0 if backbone == "vgg16" else 1)
+            if size
+            else nn.Sequential(nn.AvgPool2d(7, 1), nn.Dropout(dropout), nn.Conv2d(width, num_classes, 1))
+        )
+        if valid:
+            _remove_padding(self.backbone)
+
+    def classify(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, (H - window) // 32 + 1, ...): one score for each window that lies in the image."""
+        return self.head(self.backbone(x))
+
+    def extend(self, x: torch.Tensor) -> torch.Tensor:
+        """The image with a margin of zeros, so that each of its 32x32 blocks is the middle of a window."""
+        return F.pad(x, [self.margin] * 4)
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, H // 32, W // 32): one score for each 32x32 block, from the window around it."""
+        return self.classify(self.extend(x))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]: a window's score belongs to its middle."""
+        self.check_size(x)
+        return [place_on_pixels(self.scores(x), self.stride, self.centre, x.shape[-2], x.shape[-1])]
+
+
+def convolutionalise(published: Mapping[str, torch.Tensor], network: Classifier) -> dict[str, torch.Tensor]:
+    """A torchvision classifier's weights under the network's names; matrices become kernels of the map they flattened."""
+    wanted = network.state_dict()
+    own_head = [name for name in wanted if name.startswith("head.")]
+    their_head = [name for name in published if name.startswith(("classifier.", "fc."))]
+    renamed = {f"backbone.{name}": value for name, value in published.items() if name not in their_head}
+    renamed |= {ours: published[theirs] for ours, theirs in zip(own_head, their_head, strict=True)}
+    return {
+        name: value.reshape(wanted[name].shape) if name in own_head else value
+        for name, value in renamed.items()
+        if name in wanted
+    }
+
+
+def _encoder(name: ClassifierName) -> tuple[nn.Module, int, int]:
+    """The convolutions, their channels, and the size of the map that the fully-connected layers flatten (0: averaged)."""
+    match name:
+        case "alexnet" | "vgg16":
+            whole = torchvision.models.get_model(name, weights=None)
+            return _Chain({"features": whole.features}), *((256, 6) if name == "alexnet" else (512, 7))
+        case "googlenet":
+            whole = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=True)
+            kept = {k: v for k, v in whole.named_children() if k not in ("avgpool", "dropout", "fc")}
+            return _Chain(kept), 1024, 0
+        case "resnet18" | "resnet50":
+            whole = torchvision.models.get_model(name, weights=None)
+            kept = {k: v for k, v in whole.named_children() if k not in ("avgpool", "fc")}
+            return _Chain(kept), whole.fc.in_features, 0
+
+
+class _Chain(nn.Module):
+    """Named layers, one after the other."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+def _fully_connected(
+    width: int, size: int, fc_channels: int, num_classes: int, dropout: float, first: int
+) -> nn.Sequential:
+    """fc6, fc7, fc8 as convolutions; AlexNet drops out before a layer, VGG16 after it."""
+    layers: list[nn.Module] = []
+    for in_channels, kernel in ((width, size), (fc_channels, 1)):
+        layer = [nn.Conv2d(in_channels, fc_channels, kernel), nn.ReLU(inplace=True)]
+        layers += [*layer, nn.Dropout(dropout)] if first == 0 else [nn.Dropout(dropout), *layer]
+    return nn.Sequential(*layers, nn.Conv2d(fc_channels, num_classes, 1))
+
+
+def _remove_padding(network: nn.Module) -> None:
+    """Convolutions and poolings without padding; where branches then differ in size, the larger lose their border."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            module.padding = (0, 0) if isinstance(module, nn.Conv2d) else 0
+        if isinstance(module, nn.MaxPool2d):
+            module.ceil_mode = False
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, BasicBlock | Bottleneck):
+                setattr(parent, name, _ValidResidual(child))
+            elif isinstance(child, Inception):
+                setattr(parent, name, _ValidInception(child))
+
+
+class _ValidResidual(nn.Module):
+    """A residual block without padding: the shortcut loses the border that the 3x3 convolutions lose."""
+
+    relu: nn.Module
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+    conv3: nn.Module
+    bn3: nn.Module
+    downsample: nn.Module
+
+    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+        super().__init__()
+        for name, layer in block.named_children():
+            self.add_module(name, layer)
+        self.bottleneck = isinstance(block, Bottleneck)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.bottleneck:
+            y = self.bn3(self.conv3(self.relu(y)))
+        shortcut = x[..., 1:-1, 1:-1]  # the centre of the first 3x3 window
+        if hasattr(self, "downsample"):
+            shortcut = self.downsample(shortcut)
+        return self.relu(y + _middle(shortcut, y))
+
+
+class _ValidInception(nn.Module):
+    """An inception module without padding: each branch is cut to the smallest."""
+
+    def __init__(self, module: Inception) -> None:
+        super().__init__()
+        for name, layer in module.named_children():
+            self.add_module(name, layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branches = [branch(x) for branch in self.children()]
+        least = min(branches, key=lambda branch: branch.shape[-1])
+        return torch.cat([_middle(branch, least) for branch in branches], dim=1)
+
+
+def _middle(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    top, left = ((a - b) // 2 for a, b in zip(x.shape[-2:], like.shape[-2:], strict=True))
+    return x[..., top : top + like.shape[-2], left : left + like.shape[-1]]

@@ -1,0 +1,46 @@
+"""DeepLab-LargeFOV, the first DeepLab (arXiv:1412.7062). Letters: N batch, C classes, H rows, W columns."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.models.layers import upsample
+from pipeline.models.network import GridNetwork
+from pipeline.models.vgg import Vgg16
+
+
+class DeepLabV1(GridNetwork):
+    """VGG16 at stride 8 by the hole algorithm, and a 3x3 fc6 whose rate of 12 sees as much as the 7x7 it replaces.
+
+    Table 2's DeepLab-CRF-LargeFOV: 20.5 M parameters with 21 classes. The dense CRF is a setting of the segmentation
+    run. Deviation: sizes are multiples of 8 and upsampling has half-pixel centres, where the released network takes
+    8 k + 1 and aligns corners.
+
+    Args:
+        rate: of fc6; 12 is LargeFOV.
+    """
+
+    def __init__(self, num_classes: int, rate: int = 12, fc_channels: int = 1024, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.multiple_of = self.min_size = self.stride = 8
+        self.centre = 0.0
+        self.backbone = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))
+        self.fc6 = nn.Conv2d(512, fc_channels, 3, padding=rate, dilation=rate)
+        self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        self.fc8 = nn.Conv2d(fc_channels, num_classes, 1)
+        nn.init.normal_(self.fc8.weight, std=0.01)
+        self.dropout = nn.Dropout(dropout)
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, H / 8, W / 8)."""
+        x = F.avg_pool2d(self.backbone(x)[-1], 3, 1, padding=1)  # the released LargeFOV's pool5a
+        x = self.dropout(F.relu(self.fc6(x)))
+        x = self.dropout(F.relu(self.fc7(x)))
+        return self.fc8(x)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+        self.check_size(x)
+        return [upsample(self.scores(x), like=x)]

@@ -1,0 +1,82 @@
+"""DeepLab v2 (arXiv:1606.00915): the atrous spatial pyramid. Letters: N batch, C classes, H rows, W columns."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.models.layers import upsample
+from pipeline.models.network import GridNetwork
+from pipeline.models.resnet import ResNet
+from pipeline.models.vgg import Vgg16
+
+
+class DeepLabV2(GridNetwork):
+    """Parallel atrous branches whose scores are summed, at stride 8, optionally on an image pyramid fused by maximum.
+
+    On VGG16 a branch is fc6 (3x3, atrous), fc7, fc8; on ResNet-101 it is one atrous 3x3 classifier (section 4.1.2).
+
+    Args:
+        rates: of the branches: (6, 12, 18, 24) is ASPP-L, (2, 4, 8, 12) is ASPP-S (figure 7).
+        scales: sizes of the input that are run with shared weights; the paper's multi-scale input is (1, 0.75, 0.5).
+            With several, the list also holds each scale's logits, which the paper trains with their own losses.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101",
+        rates: Sequence[int] = (6, 12, 18, 24),
+        scales: Sequence[float] = (1.0,),
+        fc_channels: int = 1024,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.multiple_of = self.stride = 8
+        self.min_size = 32
+        self.centre = 0.0
+        self.scales = tuple(scales)
+        if backbone == "vgg16":
+            self.backbone: Vgg16 | ResNet = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))
+            self.branches = nn.ModuleList(_fully_connected(rate, fc_channels, num_classes, dropout) for rate in rates)
+        else:
+            self.backbone = ResNet(backbone, output_stride=8)
+            width = self.backbone.channels[3]
+            self.branches = nn.ModuleList(
+                nn.Conv2d(width, num_classes, 3, padding=rate, dilation=rate) for rate in rates
+            )
+        for module in self.branches.modules():
+            if isinstance(module, nn.Conv2d) and module.out_channels == num_classes:
+                nn.init.normal_(module.weight, std=0.01)
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, H / 8, W / 8), of scale 1."""
+        x = self.backbone(x)[-1]
+        return torch.stack([branch(x) for branch in self.branches]).sum(dim=0)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)], after those of each scale where there are several."""
+        self.check_size(x)
+        each = []
+        for scale in self.scales:
+            size = [max(self.min_size, round(side * scale)) for side in x.shape[-2:]]
+            scaled = x if scale == 1 else F.interpolate(x, size, mode="bilinear", align_corners=False)
+            each.append(self.scores(scaled))
+        if len(each) == 1:
+            return [upsample(each[0], like=x)]
+        fused = torch.stack([upsample(scores, like=each[0]) for scores in each]).amax(dim=0)
+        return [*(upsample(scores, like=x) for scores in each), upsample(fused, like=x)]
+
+
+def _fully_connected(rate: int, fc_channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+    layers = nn.Sequential(
+        nn.Conv2d(512, fc_channels, 3, padding=rate, dilation=rate), nn.ReLU(inplace=True), nn.Dropout(dropout),
+        nn.Conv2d(fc_channels, fc_channels, 1), nn.ReLU(inplace=True), nn.Dropout(dropout),
+        nn.Conv2d(fc_channels, num_classes, 1),
+    )  # fmt: skip
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return layers

@@ -1,0 +1,72 @@
+"""DeepLabv3 (arXiv:1706.05587). Letters: N batch, C classes, H rows, W columns."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+
+from pipeline.models.layers import upsample
+from pipeline.models.mobilenet import COARSE, FINE, MobileNetV3Large
+from pipeline.models.network import GridNetwork
+from pipeline.models.resnet import ResNet
+
+
+class DeepLabV3(GridNetwork):
+    """Atrous pyramid with image pooling over a dilated encoder; torchvision's networks, parameter for parameter.
+
+    Args:
+        output_stride: 8 or 16; MobileNetV3 has 16.
+        multi_grid: relative rates of the last stage's three blocks; the paper's best is (1, 2, 4). None leaves
+            torchvision's, which is (1, 1, 1) with the first block at the rate of the stage before.
+        rates: of the pyramid. The paper's are 6, 12, 18 at stride 16 and twice as much at 8; torchvision's are
+            12, 24, 36 everywhere.
+        aux: a second head on an earlier map, for deep supervision (not in the paper; torchvision's training has it).
+    Raises:
+        ValueError: MobileNetV3 with another stride than 16 or with multi_grid.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large"] = "resnet50",
+        output_stride: Literal[8, 16] = 8,
+        multi_grid: Sequence[int] | None = None,
+        rates: Sequence[int] = (12, 24, 36),
+        aux: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stride, self.centre = output_stride, 0.0
+        self.multiple_of, self.min_size = 1, 32
+        if backbone == "mobilenet_v3_large":
+            if output_stride != 16 or multi_grid is not None:
+                raise ValueError(
+                    f"deeplabv3: backbone mobilenet_v3_large has output_stride 16 and no multi_grid, found "
+                    f"{output_stride} and {multi_grid}; set output_stride: 16 and leave multi_grid out"
+                )
+            self.backbone: ResNet | MobileNetV3Large = MobileNetV3Large((FINE, COARSE), 16, torchvision_rates=True)
+        else:
+            self.backbone = ResNet(backbone, output_stride, multi_grid)
+        middle, last = self.backbone.channels[-2:]
+        self.classifier = DeepLabHead(last, num_classes, tuple(rates))
+        self.aux_classifier = FCNHead(middle, num_classes) if aux else None
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, H / stride, W / stride)."""
+        return self._classify(self.backbone(x)[-1])
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [auxiliary logits while training, logits], each (N, C, H, W)."""
+        self.check_size(x)
+        maps = self.backbone(x)
+        aux = [upsample(self.aux_classifier(maps[-2]), like=x)] if self.aux_classifier and self.training else []
+        return [*aux, upsample(self._classify(maps[-1]), like=x)]
+
+    def _classify(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) == 1:
+            raise ValueError(
+                "deeplabv3 trains on at least 2 images a worker, found 1: the batch norm of its image pooling sees one "
+                "value an image; raise batch_size, or choose deeplabv3plus, whose image pooling has no batch norm"
+            )
+        return self.classifier(x)

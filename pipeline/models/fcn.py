@@ -1,0 +1,166 @@
+"""Fully convolutional networks with skips (arXiv:1411.4038). Letters: N batch, C classes, H rows, W columns."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from pipeline.config import UpsamplingName
+from pipeline.models.layers import crop
+from pipeline.models.network import GridNetwork
+from pipeline.models.upsampling import Upsample
+from pipeline.models.vgg import Vgg16
+
+_PADDING = 100  # of the first convolution, in the released networks: the map stays large enough for fc6 at any size
+
+
+class _AlexNet(nn.Module):
+    """torchvision's AlexNet convolutions (arXiv:1404.5997): one column without local response normalisation, where the
+    paper's CaffeNet has two groups and the normalisation; taken since its weights are the published ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torchvision.models.alexnet(weights=None).features
+        self.features[0].padding = (_PADDING, _PADDING)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.features(x)]
+
+
+class _GoogLeNet(nn.Module):
+    """torchvision's GoogLeNet (arXiv:1409.4842, with batch norm) up to its last inception, without average pooling, as
+    FCN section 4.1 takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=True)
+        for name, layer in list(whole.named_children())[: -len(("avgpool", "dropout", "fc"))]:
+            self.add_module(name, layer)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        for layer in self.children():
+            x = layer(x)
+        return [x]
+
+
+class Fcn(GridNetwork):
+    """FCN-32s, -16s, -8s: class scores of coarse and fine maps, added after upsampling.
+
+    Layer names, paddings and offsets are those of the released networks. score_fr starts small and random where the
+    paper starts it at zero (no gradient would reach the encoder in the first step); skip scores start at zero as in the
+    paper, so that a finer network begins with the predictions of the coarser one it starts from.
+
+    Args:
+        backbone: vgg16 (stride 32, 16 or 8), alexnet or googlenet (32 only, paper table 1).
+        stride: of the finest scores that are used.
+        upsampling: the paper's is `transposed`: initialised to bilinear, learnt; `transposed_fixed` is its 32s-fixed.
+        at_once: trained in one stage, with pool4 and pool3 scaled by 0.01 and 0.0001 as the released at-once networks do.
+    Raises:
+        ValueError: stride 16 or 8 without VGG16.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Literal["vgg16", "alexnet", "googlenet"] = "vgg16",
+        stride: Literal[32, 16, 8] = 32,
+        upsampling: UpsamplingName = "transposed",
+        at_once: bool = False,
+        fc_channels: int = 4096,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if backbone != "vgg16" and stride != 32:
+            raise ValueError(
+                f"fcn: stride {stride} needs the skips of backbone vgg16, found {backbone}; set stride: 32"
+            )
+        self.multiple_of, self.min_size, self.stride = 1, 32, 32
+        self.backbone_name, kernel = backbone, None
+        match backbone:
+            case "vgg16":
+                self.backbone, width, size = Vgg16(first_padding=_PADDING), 512, 7
+                # conv1_1 shifts by 1 - 100 pixels, five poolings by 1/2, 1, 2, 4, 8, fc6 by 3 of 32 pixels
+                self.centre = 1 - _PADDING + 15.5 + 3 * 32
+            case "alexnet":
+                self.backbone, width, size = _AlexNet(), 256, 6
+                self.centre = 5 - _PADDING + 4 + 8 + 16 + 2.5 * 32
+                kernel = 63  # as released
+            case "googlenet":
+                self.backbone, width, size = _GoogLeNet(), 1024, 0
+                # conv1 is centred, three poolings of 3 and one of 2, rounded up without padding
+                self.centre = 2 + 4 + 8 + 8
+        if size:
+            self.fc6, self.fc7 = nn.Conv2d(width, fc_channels, size), nn.Conv2d(fc_channels, fc_channels, 1)
+            for layer in (self.fc6, self.fc7):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            width = fc_channels
+        self.dropout = nn.Dropout(dropout)
+        self.score_fr = nn.Conv2d(width, num_classes, 1)
+        nn.init.normal_(self.score_fr.weight, std=0.01)
+
+        def enlarge(factor: int) -> Upsample:
+            return Upsample(upsampling, num_classes, num_classes, factor, kernel, crop=False)
+
+        self.skips = 0 if stride == 32 else 1 if stride == 16 else 2
+        if self.skips > 0:
+            self.upscore2, self.score_pool4 = enlarge(2), _skip(512, num_classes)
+        if self.skips > 1:
+            self.upscore_pool4, self.score_pool3 = enlarge(2), _skip(256, num_classes)
+        self.upscore = enlarge(stride)
+        self.skip_scales = (0.01, 0.0001) if at_once else (1.0, 1.0)
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, h, w): FCN-32s' scores.
+
+        Raises:
+            ValueError: the network has skips, so that its scores do not lie on one grid.
+        """
+        if self.skips:
+            raise ValueError(
+                "fcn: predict.mode shift_and_stitch needs one grid of scores, found skips; set stride: 32, or mode: whole"
+            )
+        return self._score(self.backbone(x)[-1])
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+        self.check_size(x)
+        pooled = self.backbone(x)
+        scores, first = self._score(pooled[-1]), self.centre  # first: the pixel of the scores' first row
+        spacing = 32
+        if self.skips > 0:
+            scores, first, spacing = self._fuse(scores, first, spacing, self.upscore2, self._skip(pooled, 4))
+        if self.skips > 1:
+            scores, first, spacing = self._fuse(scores, first, spacing, self.upscore_pool4, self._skip(pooled, 3))
+        start = math.floor(self.upscore.first - first)
+        return [crop(self.upscore(scores), start, x.shape[-2], x.shape[-1])]
+
+    def _score(self, x: torch.Tensor) -> torch.Tensor:
+        if hasattr(self, "fc6"):
+            x = self.dropout(F.relu(self.fc6(x)))
+            x = self.dropout(F.relu(self.fc7(x)))
+        return self.score_fr(x)
+
+    def _skip(self, pooled: list[torch.Tensor], pool: Literal[3, 4]) -> torch.Tensor:
+        score, scale = (self.score_pool4, self.skip_scales[0]) if pool == 4 else (self.score_pool3, self.skip_scales[1])
+        return score(pooled[pool - 1] * scale)
+
+    def _fuse(
+        self, scores: torch.Tensor, first: float, spacing: int, enlarge: Upsample, skip: torch.Tensor
+    ) -> tuple[torch.Tensor, float, int]:
+        """Upsample by 2, crop the skip to it, add."""
+        finer = spacing // 2
+        enlarged = enlarge(scores)
+        first -= enlarge.first * finer
+        skip_first = 1 - _PADDING + (finer - 1) / 2  # of pool4 and pool3: their poolings' half pixels
+        start = round((first - skip_first) / finer)
+        return enlarged + crop(skip, start, enlarged.shape[-2], enlarged.shape[-1]), first, finer
+
+
+def _skip(channels: int, num_classes: int) -> nn.Conv2d:
+    score = nn.Conv2d(channels, num_classes, 1)
+    nn.init.zeros_(score.weight)
+    nn.init.zeros_(score.bias)  # type: ignore[arg-type]  # it has one
+    return score

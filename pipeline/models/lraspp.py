@@ -1,0 +1,28 @@
+"""Lite R-ASPP on MobileNetV3 (arXiv:1905.02244, section 6.4). Letters: N batch, C classes, H rows, W columns."""
+
+import torch
+from torchvision.models.segmentation.lraspp import LRASPPHead
+
+from pipeline.models.layers import upsample
+from pipeline.models.mobilenet import COARSE, FINE, MobileNetV3Large
+from pipeline.models.network import Network
+
+
+class Lraspp(Network):
+    """torchvision's lraspp_mobilenet_v3_large, parameter for parameter: a gated 1x1 branch at stride 16, a skip at 8.
+
+    torchvision's deviation: it pools the whole image where the paper pools 49x49 windows with stride (16, 20).
+    """
+
+    def __init__(self, num_classes: int, inter_channels: int = 128) -> None:
+        super().__init__()
+        self.multiple_of, self.min_size = 1, 32
+        self.backbone = MobileNetV3Large((FINE, COARSE), 16, torchvision_rates=True)
+        fine, coarse = self.backbone.channels
+        self.classifier = LRASPPHead(fine, coarse, num_classes, inter_channels)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+        self.check_size(x)
+        fine, coarse = self.backbone(x)
+        return [upsample(self.classifier({"low": fine, "high": coarse}), like=x)]

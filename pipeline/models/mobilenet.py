@@ -1,0 +1,41 @@
+"""MobileNetV3-Large (arXiv:1905.02244, table 1) as an encoder, with torchvision's parameter names."""
+
+from typing import Literal
+
+import torch
+import torchvision
+from torch import nn
+
+from pipeline.models.layers import set_output_stride
+
+FINE, COARSE = 4, 16  # layers whose maps are used: the end of stride 8, and the last
+_CHANNELS = {3: 24, FINE: 40, COARSE: 960}
+
+
+class MobileNetV3Large(nn.Sequential):
+    """torchvision's features: (N, 3, H, W) -> maps of the layers that were asked for.
+
+    Args:
+        layers: numbers of the layers whose maps come out.
+        output_stride: 32, or less by dilation.
+        torchvision_rates: dilate as torchvision's segmentation networks do (stride 16 only): the first dilated layer
+            too has the new rate.
+    """
+
+    def __init__(
+        self, layers: tuple[int, ...], output_stride: Literal[8, 16, 32], torchvision_rates: bool = False
+    ) -> None:
+        options = {"dilated": True} if torchvision_rates else {}
+        super().__init__(*torchvision.models.mobilenet_v3_large(weights=None, **options).features)
+        self.layers = layers
+        self.channels = tuple(_CHANNELS[layer] for layer in layers)
+        if not torchvision_rates:
+            set_output_stride(self, output_stride)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        found = []
+        for index, layer in enumerate(self):
+            x = layer(x)
+            if index in self.layers:
+                found.append(x)
+        return found

@@ -1,0 +1,74 @@
+"""What every segmentation network declares. Letters: N batch, C classes, H rows, W columns."""
+
+import torch
+from torch import nn
+
+Triple = tuple[float, float, float]
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: what torchvision's weights were trained with
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+class Network(nn.Module):
+    """What every segmentation network declares beside its `forward(x) -> list of logits`.
+
+    `forward` takes normalised x (N, 3, H, W), H and W at least `min_size` and multiples of `multiple_of`, and returns
+    logits (N, C, H, W), of which the last is the prediction; the others are for deep supervision while training.
+    """
+
+    backbone: nn.Module  # the encoder: what starts from ImageNet weights and learns at its own rate
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    min_size: int
+    multiple_of: int
+
+    def place(self, device: torch.device) -> "Network":
+        """The network on a device, with channels last: the memory order that convolutions are fastest in."""
+        self.to(device)
+        self.to(memory_format=torch.channels_last)
+        return self
+
+    def legal_size(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest legal size that holds an image of this one."""
+        first, second = (
+            max(self.min_size, -(-size // self.multiple_of) * self.multiple_of) for size in (height, width)
+        )
+        return first, second
+
+    def check_size(self, x: torch.Tensor) -> None:
+        """Raise ValueError, naming the next legal size, where the network cannot take x."""
+        height, width = x.shape[-2:]
+        legal = self.legal_size(height, width)
+        if (height, width) != legal:
+            multiples = f"multiples of {self.multiple_of} and " if self.multiple_of > 1 else ""
+            raise ValueError(
+                f"{type(self).__name__} takes sizes that are {multiples}at least {self.min_size}, "
+                f"found {height}x{width}; the next legal size is {legal[0]}x{legal[1]} (pad the image)"
+            )
+
+
+class GridNetwork(Network):
+    """A network whose logits are computed on a coarse grid and then only enlarged.
+
+    Score (i, j) belongs to pixel (centre + i * stride, centre + j * stride), so that shift-and-stitch can fill the grid.
+    """
+
+    stride: int  # pixels between two scores
+    centre: float  # pixel of the first score
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, C, h, w): the logits on the grid."""
+        raise AssertionError(f"{type(self).__name__} has no scores()")
+
+
+def place_on_pixels(scores: torch.Tensor, stride: float, centre: float, height: int, width: int) -> torch.Tensor:
+    """(N, C, h, w) scores of pixels centre + i * stride -> (N, C, height, width): bilinear between them, constant beyond."""
+    for dim, size in ((-2, height), (-1, width)):
+        count = scores.shape[dim]
+        pixel = torch.arange(size, device=scores.device, dtype=torch.float32)
+        place = ((pixel - centre) / stride).clamp(0, count - 1)
+        below = place.floor().long().clamp(max=max(count - 2, 0))
+        share = (place - below).to(scores.dtype)
+        share = share[:, None] if dim == -2 else share
+        above = (below + 1).clamp(max=count - 1)
+        scores = scores.index_select(dim, below) * (1 - share) + scores.index_select(dim, above) * share
+    return scores

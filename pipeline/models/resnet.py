@@ -1,0 +1,45 @@
+"""ResNet (arXiv:1512.03385) as an encoder, with torchvision's parameter names, so that its weights load as they are."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torchvision
+from torch import nn
+
+ResNetName = Literal["resnet18", "resnet50", "resnet101"]
+
+
+class ResNet(nn.Module):
+    """torchvision's ResNet without its classifier: (N, 3, H, W) -> the four stages' maps, at strides 4, 8, 16, 32.
+
+    Stages after `output_stride` keep the size and are dilated (arXiv:1606.00915, section 3.1; torchvision's order: a
+    stage's first block still has the rate of the stage before).
+
+    Args:
+        multi_grid: rates of the last stage's blocks, relative to the stage's (arXiv:1706.05587, section 3.2.1).
+    """
+
+    def __init__(self, name: ResNetName, output_stride: int = 32, multi_grid: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.name = name
+        dilated = [output_stride < 32 // 2**later for later in (2, 1, 0)]
+        options = {} if name == "resnet18" else {"replace_stride_with_dilation": dilated}
+        whole = torchvision.models.get_model(name, weights=None, **options)
+        for child, layer in whole.named_children():
+            if child not in ("avgpool", "fc"):
+                self.add_module(child, layer)
+        expansion = 1 if name == "resnet18" else 4
+        self.channels = tuple(width * expansion for width in (64, 128, 256, 512))
+        if multi_grid is not None:
+            base = 32 // output_stride
+            for block, rate in zip(whole.layer4, multi_grid, strict=True):
+                block.conv2.dilation = block.conv2.padding = (base * rate, base * rate)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        maps = []
+        for name, layer in self.named_children():
+            x = layer(x)
+            if name.startswith("layer"):
+                maps.append(x)
+        return maps

@@ -1,0 +1,88 @@
+"""U-Net (arXiv:1505.04597): a decoder with the encoder's maps beside its own. Letters: N batch, C classes."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.config import UpsamplingName
+from pipeline.models.network import Network
+from pipeline.models.upsampling import Upsample
+
+
+class UNet(Network):
+    """The U-Net of figure 1, with 3 input channels: 31.03 M parameters with 2 classes.
+
+    Args:
+        channels: of the first stage; doubled at each of `depth` poolings.
+        padding: `valid` is the paper's: no convolution pads, so the map shrinks by 92 pixels a side; the image is extended
+            by mirroring (section 2, overlap-tile) so that logits have its size. `same` pads with zeros instead.
+        batch_norm: after each convolution; the paper has none.
+        upsampling: the paper's "up-convolution" is `transposed` with a 2x2 kernel.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 64,
+        depth: int = 4,
+        padding: Literal["same", "valid"] = "same",
+        batch_norm: bool = False,
+        upsampling: UpsamplingName = "transposed",
+    ) -> None:
+        super().__init__()
+        step = 2**depth
+        # Two valid convolutions take 4 rows at each stage's stride, on the way down and up. Sizes stay even at each pooling
+        # where the extended size is 4 less than a multiple of `step`.
+        lost = 2 * 4 * (step - 1) + 4 * step
+        self.margin = (lost + (-4 - lost) % step) // 2 if padding == "valid" else 0
+        self.multiple_of = step
+        self.min_size = (self.margin // step + 1) * step  # a mirror image is smaller than its image
+        widths = [channels * 2**level for level in range(depth + 1)]
+        pad = 1 if padding == "same" else 0
+        self.backbone = _Encoder(widths, pad, batch_norm)
+        self.enlarge = nn.ModuleList(
+            Upsample(upsampling, deep, out, 2, kernel=2)
+            for out, deep in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
+        self.decoder = nn.ModuleList(_double(2 * out, out, pad, batch_norm) for out in widths[-2::-1])
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+        self.check_size(x)
+        height, width = x.shape[-2:]
+        if self.margin:
+            x = F.pad(x, [self.margin] * 4, mode="reflect")
+        *skips, x = self.backbone(x)
+        for enlarge, decode in zip(self.enlarge, self.decoder, strict=True):
+            x = enlarge(x)
+            x = decode(torch.cat([_middle(skips.pop(), x.shape[-2], x.shape[-1]), x], dim=1))
+        return [self.classifier(_middle(x, height, width))]
+
+
+class _Encoder(nn.Module):
+    def __init__(self, widths: list[int], pad: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(_double(a, b, pad, batch_norm) for a, b in zip([3, *widths], widths, strict=False))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        maps: list[torch.Tensor] = []
+        for stage in self.stages:
+            maps.append(stage(F.max_pool2d(maps[-1], 2) if maps else x))
+        return maps
+
+
+def _double(in_channels: int, out_channels: int, pad: int, batch_norm: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in (in_channels, out_channels):
+        conv = nn.Conv2d(width, out_channels, 3, padding=pad, bias=not batch_norm)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # section 3: std sqrt(2 / fan in)
+        layers += [conv, *([nn.BatchNorm2d(out_channels)] if batch_norm else []), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _middle(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
