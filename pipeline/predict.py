@@ -4,13 +4,24 @@ Letters: N batch, C classes, H rows, W columns.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.config import PredictConfig
+from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.models import Classifier, GridNetwork, Network, place_on_pixels
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is kept of one image's scores."""
+
+    mask: np.ndarray  # (H, W) uint8, train ids
+    confidence: float  # mean over pixels of the largest probability
+    entropy: float  # mean over pixels, nats
 
 
 class Predictor:
@@ -42,10 +53,7 @@ class Predictor:
         Raises:
             ValueError: the images differ in size.
         """
-        if len({image.shape for image in images}) != 1:
-            raise ValueError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
-        x = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
-        x = normalise(x, self._mean, self._std)
+        x = self._normalised(images)
         height, width = x.shape[-2:]
         total: torch.Tensor | None = None
         for scale in self.cfg.scales:
@@ -60,13 +68,61 @@ class Predictor:
         assert total is not None
         return total / (len(self.cfg.scales) * (2 if self.cfg.flip else 1))
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) logits of any (N, 3, H, W): padded at the bottom and right to a legal size, and cropped back."""
+    @torch.inference_mode()
+    def masks(self, images: list[np.ndarray], num_threads: int = 1) -> list[Prediction]:
+        """The winning class of each pixel, where nothing else is asked of the probabilities.
+
+        Where the network ends by enlarging coarse logits, in one pass over the image, full-size ones are never made.
+
+        Args:
+            images: as in `probs`.
+            num_threads: of the enlargement, on the CPU.
+        """
+        if not self._enlarges:
+            return [summarise(probs) for probs in self.probs(images)]
+        height, width = images[0].shape[:2]
+        x = self._legal(self._normalised(images))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+            coarse = self.model.coarse(x).float()
+        full = (x.shape[-2], x.shape[-1])
+        return [self._enlarged(scores, full, (height, width), num_threads) for scores in coarse]
+
+    @property
+    def _enlarges(self) -> bool:
+        one_pass = self.cfg.scales == (1.0,) and not self.cfg.flip and self.cfg.mode == "whole"
+        return one_pass and self.model.enlarges
+
+    def _enlarged(
+        self, scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int], num_threads: int
+    ) -> Prediction:
+        """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches."""
+        seen = [max(1, -(-n * small // big)) for n, big, small in zip(size, full, scores.shape[1:], strict=True)]
+        rest = summarise(scores[:, : seen[0], : seen[1]].softmax(dim=0))
+        if self.device.type == "cpu":
+            mask = enlarge_argmax(scores.numpy(), full, size, num_threads)
+        else:
+            large = F.interpolate(scores[None], full, mode="bilinear", align_corners=False)[0, :, : size[0], : size[1]]
+            mask = large.argmax(dim=0).to(torch.uint8).cpu().numpy()
+        return Prediction(mask, rest.confidence, rest.entropy)
+
+    def _normalised(self, images: list[np.ndarray]) -> torch.Tensor:
+        if len({image.shape for image in images}) != 1:
+            raise ValueError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
+        x = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        return normalise(x, self._mean, self._std)
+
+    def _legal(self, x: torch.Tensor) -> torch.Tensor:
+        """Padded at the bottom and right to a size that the network takes, channels last."""
         height, width = x.shape[-2:]
         legal = self.model.legal_size(height, width)
         if legal != (height, width):
             x = F.pad(x, (0, legal[1] - width, 0, legal[0] - height))  # zero = the mean colour, after normalisation
-        x = x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) logits of any (N, 3, H, W): padded at the bottom and right to a legal size, and cropped back."""
+        height, width = x.shape[-2:]
+        x = self._legal(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
             match self.cfg.mode:
                 case "whole":
@@ -127,6 +183,15 @@ def _grid(model: Network) -> GridNetwork:
             f"deeplabv1, deeplabv2, deeplabv3), found {type(model).__name__}; set predict.mode: whole"
         )
     return model
+
+
+def summarise(probs: torch.Tensor) -> Prediction:
+    """(C, H, W) class probabilities -> mask and means; NaN in, NaN out."""
+    return Prediction(
+        mask=probs.argmax(dim=0).to(torch.uint8).cpu().numpy(),
+        confidence=float(probs.amax(dim=0).mean()),
+        entropy=float(torch.special.entr(probs).sum(dim=0).mean()),
+    )
 
 
 def normalise(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

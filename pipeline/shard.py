@@ -21,7 +21,7 @@ from pipeline.imaging.decode import BadImage, decode_image, decode_label
 from pipeline.imaging.masks import encode_mask
 from pipeline.metrics.counts import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
-from pipeline.predict import Predictor
+from pipeline.predict import Prediction, Predictor, summarise
 from pipeline.run import REJECT_SCHEMA, mask_schema
 
 READERS = 2  # threads that read and decode ahead of the model
@@ -44,6 +44,13 @@ class Rejected(Exception):
     def __init__(self, stage: str, reason: str, message: str) -> None:
         super().__init__(message)
         self.stage, self.reason = stage, reason
+
+
+_NOT_FINITE = Rejected(
+    "predict",
+    "scores_not_finite",
+    "the network's scores hold NaN or infinity; try predict.precision fp32, or another checkpoint",
+)
 
 
 @dataclass
@@ -73,13 +80,11 @@ class ShardSegmenter:
             ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
         ):
             for batch in self._batches(items, readers, rejects):
-                for loaded, probs in self._predict(batch, rejects):
-                    try:
-                        finished = self._sharpen(loaded, probs)
-                    except Rejected as error:
-                        rejects.append(_reject_row(loaded.item, error))
+                for loaded, prediction, raw in self._predict(batch):
+                    if not np.isfinite(prediction.entropy):
+                        rejects.append(_reject_row(loaded.item, _NOT_FINITE))
                         continue
-                    rows.append(encoder.submit(self._row, loaded, *finished))
+                    rows.append(encoder.submit(self._row, loaded, prediction, raw))
             masks = [row.result() for row in rows]
         return Answer(
             pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes)),
@@ -141,35 +146,32 @@ class ShardSegmenter:
         except ValueError as error:
             raise Rejected("label", "label_out_of_range", str(error)) from error
 
-    def _predict(self, batch: list[_Loaded], rejects: list[Row]) -> Iterator[tuple[_Loaded, torch.Tensor]]:
-        """Each image of a batch with its probs (C, H, W)."""
+    def _predict(self, batch: list[_Loaded]) -> Iterator[tuple[_Loaded, Prediction, np.ndarray | None]]:
+        """Each image of a batch with its prediction, and the mask (H, W) before the CRF where there is one."""
+        images = [loaded.image for loaded in batch]
         started = time.perf_counter()
-        probs = self.predictor.probs([loaded.image for loaded in batch])
+        if self.cfg.crf is None:
+            predictions = self.predictor.masks(images, self.cfg.cpus_per_actor)
+            for loaded, prediction in zip(batch, predictions, strict=True):
+                loaded.seconds["seconds_forward"] = (time.perf_counter() - started) / len(batch)
+                yield loaded, prediction, None
+            return
+        probs = self.predictor.probs(images)
         seconds = (time.perf_counter() - started) / len(batch)
         for loaded, scores in zip(batch, probs, strict=True):
             loaded.seconds["seconds_forward"] = seconds
-            if not torch.isfinite(scores).all():
-                message = "the network's scores hold NaN or infinity; try predict.precision fp32, or another checkpoint"
-                rejects.append(_reject_row(loaded.item, Rejected("predict", "scores_not_finite", message)))
+            raw = summarise(scores)
+            if not np.isfinite(raw.entropy):
+                yield loaded, raw, None
                 continue
-            yield loaded, scores
-
-    def _sharpen(self, loaded: _Loaded, probs: torch.Tensor) -> tuple[np.ndarray, np.ndarray | None, float, float]:
-        """Mask (H, W), the mask before the CRF where there is one, mean confidence, mean entropy in nats."""
-        raw = None
-        if self.cfg.crf is not None:
             started = time.perf_counter()
-            raw = _argmax(probs)
-            sharpened = dense_crf(probs.cpu().numpy(), loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
-            probs = torch.from_numpy(sharpened)
+            sharpened = dense_crf(scores.cpu().numpy(), loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
             loaded.seconds["seconds_crf"] = time.perf_counter() - started
-        confidence = float(probs.amax(dim=0).mean())
-        entropy = float(torch.special.entr(probs).sum(dim=0).mean())
-        return _argmax(probs), raw, confidence, entropy
+            yield loaded, summarise(torch.from_numpy(sharpened)), raw.mask
 
-    def _row(self, loaded: _Loaded, mask: np.ndarray, raw: np.ndarray | None, confidence: float, entropy: float) -> Row:
+    def _row(self, loaded: _Loaded, prediction: Prediction, raw: np.ndarray | None) -> Row:
         started = time.perf_counter()
-        item, num_classes = loaded.item, self.space.num_classes
+        item, mask, num_classes = loaded.item, prediction.mask, self.space.num_classes
         encoded = encode_mask(mask)
         counts: Row = {}
         if loaded.label is not None:
@@ -192,15 +194,11 @@ class ShardSegmenter:
             "mask": {"bytes": encoded, "path": f"{item.image_id}.png"},
             "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
             **counts,
-            "confidence": confidence,
-            "entropy": entropy,
+            "confidence": prediction.confidence,
+            "entropy": prediction.entropy,
             **loaded.seconds,
             "seconds_encode": time.perf_counter() - started,
         }
-
-
-def _argmax(probs: torch.Tensor) -> np.ndarray:
-    return probs.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 
 def _reject_row(item: Item, error: Rejected) -> Row:

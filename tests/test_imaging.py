@@ -2,11 +2,13 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.config import AugmentConfig
 from pipeline.imaging.augment import augment
 from pipeline.imaging.decode import BadImage, decode_image, decode_label
+from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.imaging.masks import decode_mask, encode_mask
 from pipeline.imaging.overlay import blend, colourise, error_map
 
@@ -105,6 +107,62 @@ def test_bad_labels_have_a_reason(data, reason):
     with pytest.raises(BadImage) as error:
         decode_label(data, LIMIT)
     assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (37, 53)])
+def test_the_mask_png_is_standard(shape):
+    """Pillow's strict reader, chunk checksums included, and OpenCV's rules: signature, IHDR, IDAT, IEND, nothing else."""
+    mask = RNG.integers(0, 256, shape).astype(np.uint8)
+    data = encode_mask(mask)
+    image = Image.open(io.BytesIO(data))
+    image.verify()
+    assert (image.format, image.mode, image.size) == ("PNG", "L", shape[::-1])
+    assert np.array_equal(decode_mask(data), mask)
+    kinds, place = [], 8
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        kinds.append(data[place + 4 : place + 8])
+        place += 12 + length
+    assert kinds == [b"IHDR", b"IDAT", b"IEND"] and place == len(data)
+
+
+def smooth_scores(classes, height, width, seed=0):
+    """Scores as networks give them: smooth, with clear regions."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, classes, max(1, height // 4), max(1, width // 4), generator=rng) * 4
+    noise = torch.randn(1, classes, height, width, generator=rng) * 0.3
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic") + noise
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "small, full, size",
+    [
+        ((16, 32), (128, 256), (128, 256)),
+        ((16, 32), (64, 128), (61, 120)),  # an image padded to a legal size
+        ((9, 13), (65, 97), (65, 97)),  # no whole factor
+        ((1, 1), (8, 8), (5, 8)),
+        ((8, 8), (8, 8), (8, 8)),
+    ],
+)
+def test_the_enlarged_winner_is_that_of_interpolate_and_argmax(small, full, size, threads):
+    for scores in (smooth_scores(19, *small), torch.randn(1, 19, *small, generator=torch.Generator().manual_seed(1))):
+        large = torch.nn.functional.interpolate(scores, full, mode="bilinear", align_corners=False)
+        expected = large[0, :, : size[0], : size[1]].argmax(0).to(torch.uint8).numpy()
+        found = enlarge_argmax(scores[0].numpy(), full, size, threads)
+        differ = np.flatnonzero(found != expected)
+        # Where two classes are equal to the last bit, either may win.
+        values = large[0, :, : size[0], : size[1]].flatten(1)[:, differ]
+        gap = values.gather(0, torch.from_numpy(expected.ravel()[differ]).long()[None]) - values.gather(
+            0, torch.from_numpy(found.ravel()[differ]).long()[None]
+        )
+        assert len(differ) <= found.size * 1e-4 and (gap.abs() < 1e-5).all()
+
+
+def test_of_equal_classes_the_lowest_wins():
+    scores = np.zeros((5, 3, 3), np.float32)
+    scores[2:4] = 1
+    assert set(enlarge_argmax(scores, (12, 12), (12, 12)).ravel()) == {2}
 
 
 def test_masks_survive_their_encoding_and_equal_masks_have_equal_bytes():

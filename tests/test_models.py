@@ -109,6 +109,19 @@ def test_gradients_reach_every_parameter_and_a_checkpoint_keeps_the_logits(netwo
 
 
 @every_network
+def test_the_coarse_logits_enlarged_are_the_prediction(network):
+    network.eval()
+    if not network.enlarges:
+        pytest.skip("does not end by enlarging")
+    size = network.legal_size(64, 96)
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        coarse, logits = network.coarse(x), network(x)[-1]
+    assert coarse.shape[-1] < size[1]
+    assert torch.allclose(nn.functional.interpolate(coarse, size, mode="bilinear"), logits, atol=1e-5)
+
+
+@every_network
 def test_bf16_agrees_with_fp32(network):
     network.eval()
     side = max(network.min_size, 64)

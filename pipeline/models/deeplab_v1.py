@@ -22,6 +22,7 @@ class DeepLabV1(GridNetwork):
 
     def __init__(self, num_classes: int, rate: int = 12, fc_channels: int = 1024, dropout: float = 0.5) -> None:
         super().__init__()
+        self.enlarges = True
         self.multiple_of = self.min_size = self.stride = 8
         self.centre = 0.0
         self.backbone = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))
@@ -39,6 +40,10 @@ class DeepLabV1(GridNetwork):
         x = self.dropout(F.relu(self.fc6(x)))
         x = self.dropout(F.relu(self.fc7(x)))
         return self.fc8(x)
+
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        self.check_size(x)
+        return self.scores(x)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""

@@ -34,6 +34,7 @@ class DeepLabV2(GridNetwork):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        self.enlarges = True
         self.multiple_of = self.stride = 8
         self.min_size = 32
         self.centre = 0.0
@@ -56,18 +57,24 @@ class DeepLabV2(GridNetwork):
         x = self.backbone(x)[-1]
         return torch.stack([branch(x) for branch in self.branches]).sum(dim=0)
 
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        self.check_size(x)
+        return self._coarse(x)[-1]
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)], after those of each scale where there are several."""
         self.check_size(x)
+        return [upsample(scores, like=x) for scores in self._coarse(x)]
+
+    def _coarse(self, x: torch.Tensor) -> list[torch.Tensor]:
         each = []
         for scale in self.scales:
             size = [max(self.min_size, round(side * scale)) for side in x.shape[-2:]]
             scaled = x if scale == 1 else F.interpolate(x, size, mode="bilinear", align_corners=False)
             each.append(self.scores(scaled))
         if len(each) == 1:
-            return [upsample(each[0], like=x)]
-        fused = torch.stack([upsample(scores, like=each[0]) for scores in each]).amax(dim=0)
-        return [*(upsample(scores, like=x) for scores in each), upsample(fused, like=x)]
+            return each
+        return [*each, torch.stack([upsample(scores, like=each[0]) for scores in each]).amax(dim=0)]
 
 
 def _fully_connected(rate: int, fc_channels: int, num_classes: int, dropout: float) -> nn.Sequential:

@@ -37,6 +37,7 @@ class DeepLabV3(GridNetwork):
         aux: bool = True,
     ) -> None:
         super().__init__()
+        self.enlarges = True
         self.stride, self.centre = output_stride, 0.0
         self.multiple_of, self.min_size = 1, 32
         if backbone == "mobilenet_v3_large":
@@ -55,6 +56,10 @@ class DeepLabV3(GridNetwork):
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, C, H / stride, W / stride)."""
         return self._classify(self.backbone(x)[-1])
+
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        self.check_size(x)
+        return self.scores(x)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [auxiliary logits while training, logits], each (N, C, H, W)."""

@@ -60,6 +60,7 @@ class DeepLabV3Plus(Network):
         upsampling: UpsamplingName = "bilinear",
     ) -> None:
         super().__init__()
+        self.enlarges = upsampling == "bilinear"
         features = build_backbone(backbone, output_stride)
         self.backbone = features
         self.mean, self.std = getattr(features, "mean", IMAGENET_MEAN), getattr(features, "std", IMAGENET_STD)
@@ -76,10 +77,13 @@ class DeepLabV3Plus(Network):
         self.enlarge = Upsample(upsampling, aspp_channels, aspp_channels, output_stride // 4)
         self.enlarge_logits = Upsample(upsampling, num_classes, num_classes, 4)
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)
         maps = self.backbone(x)
         fine, coarse = maps[0], maps[-1]
         joined = torch.cat([self.enlarge(self.pyramid(coarse)), self.low_level(fine)], dim=1)
-        return [self.enlarge_logits(self.classifier(self.decoder(joined)))]
+        return self.classifier(self.decoder(joined))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+        return [self.enlarge_logits(self.coarse(x))]

@@ -27,6 +27,7 @@ class FcnResNet(GridNetwork):
         aux: bool = True,
     ) -> None:
         super().__init__()
+        self.enlarges = True
         self.stride, self.centre = output_stride, 0.0
         self.multiple_of, self.min_size = 1, 32
         self.backbone = ResNet(backbone, output_stride)
@@ -36,6 +37,10 @@ class FcnResNet(GridNetwork):
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, C, H / stride, W / stride)."""
         return self.classifier(self.backbone(x)[3])
+
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        self.check_size(x)
+        return self.scores(x)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [auxiliary logits while training, logits], each (N, C, H, W)."""

@@ -31,6 +31,7 @@ class Hourglass(Network):
         upsampling: UpsamplingName = "nearest",
     ) -> None:
         super().__init__()
+        self.enlarges = True
         self.multiple_of = self.min_size = 4 * 2**depth
         self.backbone = nn.Sequential(
             nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(inplace=True), Residual(64, channels // 2),
@@ -52,12 +53,19 @@ class Hourglass(Network):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> logits (N, C, H, W) after each hourglass."""
+        return [upsample(scores, like=x) for scores in self._predictions(x)]
+
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        return self._predictions(x)[-1]
+
+    def _predictions(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Logits at stride 4 after each hourglass."""
         self.check_size(x)
         found, y = [], self.backbone(x)
         for index, hourglass in enumerate(self.hourglasses):
             features = self.features[index](hourglass(y))
             scores = self.classifiers[index](features)
-            found.append(upsample(scores, like=x))
+            found.append(scores)
             if index < len(self.feed_scores):
                 y = y + self.feed_features[index](features) + self.feed_scores[index](scores)
         return found

@@ -16,13 +16,17 @@ class Lraspp(Network):
 
     def __init__(self, num_classes: int, inter_channels: int = 128) -> None:
         super().__init__()
+        self.enlarges = True
         self.multiple_of, self.min_size = 1, 32
         self.backbone = MobileNetV3Large((FINE, COARSE), 16, torchvision_rates=True)
         fine, coarse = self.backbone.channels
         self.classifier = LRASPPHead(fine, coarse, num_classes, inter_channels)
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)
         fine, coarse = self.backbone(x)
-        return [upsample(self.classifier({"low": fine, "high": coarse}), like=x)]
+        return self.classifier({"low": fine, "high": coarse})
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
+        return [upsample(self.coarse(x), like=x)]

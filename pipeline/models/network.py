@@ -20,6 +20,14 @@ class Network(nn.Module):
     std: Triple = IMAGENET_STD
     min_size: int
     multiple_of: int
+    enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`
+
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, h, w) logits whose bilinear enlargement to x's size is forward(x)[-1], where `enlarges` is true.
+
+        Who needs only the winning class never makes the enlarged ones: `imaging.enlarge`.
+        """
+        raise AssertionError(f"{type(self).__name__} does not end by enlarging its logits")
 
     def place(self, device: torch.device) -> "Network":
         """The network on a device, with channels last: the memory order that convolutions are fastest in."""

@@ -44,8 +44,8 @@ def mask_schema(num_classes: int) -> pa.Schema:
             pa.field("confusion_raw", pa.list_(pa.int64())),  # the same before the CRF; null without CRF or label
             pa.field("miou", pa.float32()),
             pa.field("pixel_accuracy", pa.float32()),
-            pa.field("confidence", pa.float32()),  # mean of the highest probability
-            pa.field("entropy", pa.float32()),  # mean, nats
+            pa.field("confidence", pa.float32()),  # mean over the scores' grid of the highest probability
+            pa.field("entropy", pa.float32()),  # mean over the same, nats
             *(pa.field(name, pa.float32()) for name in SECONDS),
         ]
     )

@@ -1,0 +1,115 @@
+"""Coarse class scores -> the mask at full size, without full-size scores. Letters: C classes, H rows, W columns."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+from numba import njit
+
+
+def enlarge_argmax(
+    scores: np.ndarray, full: tuple[int, int], size: tuple[int, int], num_threads: int = 1
+) -> np.ndarray:
+    """The winning class of each pixel after bilinear enlargement (half-pixel centres, as F.interpolate).
+
+    Bilinear interpolation is convex: a class that wins all four corners of a cell wins inside it, and a class whose best
+    corner is below another's worst cannot win there. So most cells are filled, and few classes are interpolated in the rest.
+
+    Args:
+        scores: (C, h, w) float32; fastest where classes lie together in memory (channels last).
+        full: (height, width) that the scores are enlarged to.
+        size: (height, width) of the result: its top left part.
+        num_threads: threads that share the rows.
+    Returns:
+        (height, width) uint8; the lowest class of equals.
+    """
+    pixels = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)
+    rows, columns = (
+        _source(n, full_n, small_n) for n, full_n, small_n in zip(size, full, scores.shape[1:], strict=True)
+    )
+    mask = np.empty(size, np.uint8)
+    winners = _winners(pixels)
+    edges = np.linspace(0, size[0], max(1, num_threads) + 1).astype(int)
+    bands = [(int(a), int(b)) for a, b in pairwise(edges)]
+    if len(bands) == 1:
+        _fill(pixels, winners, *rows, *columns, mask, *bands[0])
+    else:
+        with ThreadPoolExecutor(len(bands)) as pool:
+            list(pool.map(lambda band: _fill(pixels, winners, *rows, *columns, mask, *band), bands))
+    return mask
+
+
+def _source(size: int, full: int, small: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each row (or column): the coarse one at or before it, and the share of the next one, as torch computes them."""
+    scale = np.float32(small / full)
+    place = np.maximum((np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))
+    below = np.minimum(place.astype(np.int32), small - 1)
+    return below, (place - below).astype(np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _winners(pixels):  # type: ignore[no-untyped-def]
+    height, width, classes = pixels.shape
+    winners = np.empty((height, width), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            best = 0
+            for c in range(1, classes):
+                if pixels[y, x, c] > pixels[y, x, best]:
+                    best = c
+            winners[y, x] = best
+    return winners
+
+
+@njit(cache=True, nogil=True)
+def _fill(pixels, winners, row, row_share, column, column_share, mask, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start .. stop - 1 of the mask, cell by cell."""
+    height, width, classes = pixels.shape
+    full_width = mask.shape[1]
+    able = np.empty(classes, np.int32)
+    top = start
+    while top < stop:
+        y0 = row[top]
+        y1 = min(y0 + 1, height - 1)
+        bottom = top
+        while bottom < stop and row[bottom] == y0:
+            bottom += 1
+        left = 0
+        while left < full_width:
+            x0 = column[left]
+            x1 = min(x0 + 1, width - 1)
+            right = left
+            while right < full_width and column[right] == x0:
+                right += 1
+            first = winners[y0, x0]
+            if winners[y0, x1] == first and winners[y1, x0] == first and winners[y1, x1] == first:
+                mask[top:bottom, left:right] = first
+                left = right
+                continue
+            bound = np.float32(-np.inf)
+            for c in range(classes):
+                worst = min(min(pixels[y0, x0, c], pixels[y0, x1, c]), min(pixels[y1, x0, c], pixels[y1, x1, c]))
+                bound = max(bound, worst)
+            count = 0
+            for c in range(classes):
+                best = max(max(pixels[y0, x0, c], pixels[y0, x1, c]), max(pixels[y1, x0, c], pixels[y1, x1, c]))
+                if best >= bound:
+                    able[count] = c
+                    count += 1
+            for y in range(top, bottom):
+                down = row_share[y]
+                up = np.float32(1) - down
+                for x in range(left, right):
+                    on = column_share[x]
+                    back = np.float32(1) - on
+                    winner, highest = 0, np.float32(-np.inf)
+                    for index in range(count):
+                        c = able[index]
+                        above = back * pixels[y0, x0, c] + on * pixels[y0, x1, c]
+                        below = back * pixels[y1, x0, c] + on * pixels[y1, x1, c]
+                        value = up * above + down * below
+                        if value > highest:
+                            winner, highest = c, value
+                    mask[y, x] = winner
+            left = right
+        top = bottom
