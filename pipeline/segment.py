@@ -75,7 +75,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
         identity(cfg, ready),
         cfg.model_dump(mode="json"),
         ready.label_space,
-        make_plan=lambda: plan_shards(list_items(cfg.corpus, cfg.split), cfg.images_per_shard),
+        make_plan=lambda: plan_shards(list_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard),
     )
     pending = run.pending()
     sizes = run.shard_sizes()
@@ -98,7 +98,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
 def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
     """What decides the bytes of a run's output; machine-side knobs (actors, batch size, GPUs) are not in it."""
     settings = cfg.model_dump(
-        mode="json", include={"corpus", "split", "predict", "crf", "images_per_shard", "max_pixels"}
+        mode="json", include={"corpus", "split", "predict", "crf", "images_per_shard", "bytes_per_shard", "max_pixels"}
     )
     return {
         **settings,

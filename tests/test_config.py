@@ -33,7 +33,7 @@ def test_overrides_reach_nested_keys(segment_yaml):
     [
         ("crf.iteration=3", r"crf\.iteration: unknown key; known keys here: iterations, smooth_weight"),
         ("actors=0", r"actors: found 0; input should be greater than or equal to 1"),
-        ("corpus.layout=voc", r"corpus\.layout: found 'voc'; input should be 'cityscapes', 'camvid' or 'pairs'"),
+        ("corpus.layout=voc", r"corpus\.layout: found 'voc'; input should be 'cityscapes', 'camvid', 'pairs'"),
         ("crf.iterations", "expected key.path=value"),
         ("actors.more=1", "actors is a value, not a section"),
         ("corpus.image_glob='*.jpg'", "belong to layout 'pairs', found layout 'camvid'"),

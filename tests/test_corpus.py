@@ -1,15 +1,19 @@
 import io
 import struct
+import tarfile
 import zipfile
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
 from pipeline.config import CorpusConfig
 from pipeline.corpus import BadBytes, items_of, list_items, plan_shards, read, unmatched_labels
-from pipeline.corpus.archive import list_members
 from pipeline.corpus.scenes import write_corpus
+from pipeline.corpus.tars import list_tar
+from pipeline.corpus.zips import list_members
 
 
 def make_zip(path, members, compression=zipfile.ZIP_STORED):
@@ -19,9 +23,63 @@ def make_zip(path, members, compression=zipfile.ZIP_STORED):
     return str(path)
 
 
-@pytest.fixture(params=["folder", "two zips", "one zip", "zips on S3"])
+def make_tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+def members_of(scenes):
+    """name -> bytes of both zips."""
+    members = {}
+    for uri in scenes:
+        with zipfile.ZipFile(uri) as archive:
+            members |= {name: archive.read(name) for name in archive.namelist()}
+    return members
+
+
+def rows_of(scenes):
+    """(item, image bytes, label bytes) of every image."""
+    items = list_items(CorpusConfig(images=scenes[0], labels=scenes[1], layout="cityscapes"), None)
+    return [(item, read(item.image), read(item.label)) for item in items]
+
+
+def groups_of(item):
+    return {"split": item.split, "city": item.city, "sequence": item.sequence, "frame": item.frame}
+
+
+def write_manifest(folder, scenes):
+    lines = ["image,label,image_id,split,city,sequence,frame"]
+    for index, (item, image, label) in enumerate(rows_of(scenes)):
+        storage.put(str(folder / f"files/{index}.png"), image)
+        storage.put(str(folder / f"files/{index}_label.png"), label)
+        groups = ",".join(str(value) for value in groups_of(item).values())
+        lines.append(f"files/{index}.png,files/{index}_label.png,{item.image_id},{groups}")
+    storage.put(str(folder / "manifest.csv"), "\n".join(lines).encode())
+    return str(folder / "manifest.csv")
+
+
+def write_parquet(folder, scenes):
+    rows = [
+        {
+            "image": {"bytes": image, "path": f"{item.image_id}.png"},
+            "label": {"bytes": label, "path": None},
+            **groups_of(item),
+        }
+        for item, image, label in rows_of(scenes)
+    ]
+    (folder / "parts").mkdir()
+    for number, part in enumerate((rows[:9], rows[9:])):
+        pq.write_table(pa.Table.from_pylist(part), folder / f"parts/part-{number}.parquet", row_group_size=4)
+    return str(folder / "parts")
+
+
+@pytest.fixture(params=["folder", "two zips", "one zip", "zips on S3", "tar", "tars on S3", "manifest", "parquet"])
 def cityscapes(request, tmp_path, scenes) -> CorpusConfig:
-    """The same corpus, stored in four ways."""
+    """The same corpus, stored in eight ways."""
     match request.param:
         case "folder":
             images, labels = write_corpus(str(tmp_path), {"train": 8, "val": 6}, 64, 128, seed=1, packed=False)
@@ -38,7 +96,20 @@ def cityscapes(request, tmp_path, scenes) -> CorpusConfig:
             images, labels = write_corpus(
                 storage.join(request.getfixturevalue("s3"), "corpus"), {"train": 8, "val": 6}, 64, 128, seed=1
             )
-    return CorpusConfig(images=images, labels=labels, layout="cityscapes")
+        case "tar":
+            images, labels = make_tar(tmp_path / "all.tar", members_of(scenes)), None
+        case "tars on S3":  # one shard a city, as WebDataset writes them
+            images, labels = storage.join(request.getfixturevalue("s3"), "tars"), None
+            for city in sorted({name.split("/")[2] for name in members_of(scenes)}):
+                shard = {name: data for name, data in members_of(scenes).items() if name.split("/")[2] == city}
+                local = make_tar(tmp_path / f"{city}.tar", shard)
+                storage.put(storage.join(images, f"{city}.tar"), storage.read(local))
+        case "manifest":
+            images, labels = write_manifest(tmp_path, scenes), None
+        case "parquet":
+            images, labels = write_parquet(tmp_path, scenes), None
+    tables = {"manifest": "manifest", "parquet": "parquet"}
+    return CorpusConfig(images=images, labels=labels, layout=tables.get(request.param, "cityscapes"))
 
 
 def test_every_way_of_storing_a_corpus_gives_the_same_items_and_bytes(cityscapes, scenes):
@@ -193,3 +264,107 @@ def test_a_listed_file_that_is_gone_has_a_reason(tmp_path):
     with pytest.raises(BadBytes) as error:
         read(replace(item.image, uri=item.image.uri + ".gone"))
     assert error.value.reason == "not_found"
+
+
+def test_a_tar_member_costs_one_ranged_read_and_listing_skips_the_images(tmp_path, monkeypatch):
+    members = {f"images/val/s_{i}.jpg": bytes([i]) * 2_000_000 for i in range(5)}
+    uri = make_tar(tmp_path / "a.tar", members)
+    reads, real = [], storage.read_range
+    monkeypatch.setattr(storage, "read_range", lambda *args: reads.append(args[2]) or real(*args))
+    items = list_items(CorpusConfig(images=uri, layout="camvid"), None)
+    assert sum(reads) < 2_000_000  # of 10
+    reads.clear()
+    assert [read(item.image) for item in items] == list(members.values())
+    assert reads == [2_000_000] * 5
+
+
+def test_webdataset_shards_pair_by_key(tmp_path):
+    for shard in range(2):
+        members = {f"{shard}{n}.{suffix}": suffix.encode() for n in range(3) for suffix in ("jpg", "seg.png", "json")}
+        make_tar(tmp_path / f"train-{shard:04d}.tar", members)
+    cfg = CorpusConfig(images=str(tmp_path), layout="pairs", image_glob="**/*.jpg", label_glob="**/*.seg.png")
+    items = list_items(cfg, None)
+    assert [item.image_id for item in items][:2] == ["train-0000/00", "train-0000/01"]
+    assert all(read(item.image) == b"jpg" and read(item.label) == b"seg.png" for item in items)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda data: b"not a tar" * 100, "not a readable tar"),
+        (lambda data: data[:1500], "not a readable tar after 'a.jpg' .*copy it again"),
+        (lambda data: data.replace(b"b.jpg", b"../b\0"), "not a readable tar"),
+    ],
+)
+def test_a_damaged_tar_is_refused(tmp_path, spoil, sentence):
+    uri = make_tar(tmp_path / "a.tar", {"a.jpg": b"x" * 600, "b.jpg": b"y" * 600})
+    storage.put(uri, spoil(storage.read(uri)))
+    with pytest.raises(ValueError, match=sentence):
+        list_tar(uri)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.jpg", "a/../../x.jpg"])
+def test_tar_members_that_lead_out_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="leads out of the archive"):
+        list_tar(make_tar(tmp_path / "a.tar", {name: b""}))
+
+
+def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"compressed tar cannot be read in place; store it as a plain \.tar"):
+        list_items(CorpusConfig(images=str(tmp_path / "a.tar.gz"), layout="camvid"), None)
+
+
+def test_a_truncated_tar_member_has_a_reason(tmp_path):
+    uri = make_tar(tmp_path / "a.tar", {"a.jpg": b"x" * 6000})
+    ((_, place),) = list_tar(uri)
+    storage.put(uri, storage.read(uri)[:3000])
+    with pytest.raises(BadBytes) as error:
+        read(place)
+    assert error.value.reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("picture\na.png", "it has no column 'image', found picture"),
+        ("image,label\n,b.png", "row 1 names no image"),
+        ("image\na.png\na.png", "two rows are image"),
+        ("image\n", "there is no row in it"),
+        ("image,frame\na.png,first", "not a readable CSV"),
+    ],
+)
+def test_a_bad_manifest_is_explained(tmp_path, text, sentence):
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        list_items(CorpusConfig(images=str(tmp_path / "m.csv"), layout="manifest"), None)
+
+
+def test_an_empty_cell_and_a_file_that_is_no_parquet_have_a_reason(tmp_path):
+    pq.write_table(pa.table({"image": pa.array([b"x", None])}), tmp_path / "a.parquet")
+    cfg = CorpusConfig(images=str(tmp_path / "a.parquet"), layout="parquet")
+    full, empty = list_items(cfg, None)
+    assert (full.image_id, read(full.image)) == ("a/00000000", b"x")
+    with pytest.raises(BadBytes) as error:
+        read(empty.image)
+    assert error.value.reason == "empty"
+    (tmp_path / "a.parquet").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a readable Parquet file"):
+        list_items(cfg, None)
+
+
+def test_parquet_cells_read_each_row_group_once(tmp_path, scenes, monkeypatch):
+    uri = write_parquet(tmp_path, scenes)
+    items = list_items(CorpusConfig(images=uri, layout="parquet"), None)
+    groups, real = [], pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, i, **k: groups.append(i) or real(self, i, **k))
+    for item in items:
+        read(item.image)
+    assert groups == [0, 1, 2, 0, 1]  # 9 rows and 5 rows in groups of 4
+
+
+def test_a_shard_ends_at_its_images_or_its_bytes(tmp_path):
+    for index, size in enumerate((10, 10, 10, 50, 10, 10, 90)):
+        storage.put(str(tmp_path / f"images/val/s_{index}.jpg"), b"x" * size)
+    items = list_items(CorpusConfig(images=str(tmp_path), layout="camvid"), None)
+    assert plan_shards(items, 3)["shard"].to_pylist() == [0, 0, 0, 1, 1, 1, 2]
+    assert plan_shards(items, 3, 60)["shard"].to_pylist() == [0, 0, 0, 1, 1, 2, 3]

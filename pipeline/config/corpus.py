@@ -12,7 +12,8 @@ class CorpusConfig(Section):
 
     images: Uri
     labels: Uri | None = None  # absent: the same place as the images, or no labels at all
-    layout: Literal["cityscapes", "camvid", "pairs"]
+    # pairs: two globs; manifest: a CSV or Parquet file of URIs; parquet: files that hold the image bytes
+    layout: Literal["cityscapes", "camvid", "pairs", "manifest", "parquet"]
     image_glob: str | None = None  # layout `pairs` only, e.g. "images/**/*.jpg"
     label_glob: str | None = None
 

@@ -39,6 +39,7 @@ class SegmentConfig(Section):
     predict: PredictConfig = PredictConfig()
     crf: CrfConfig | None = None  # absent = off
     images_per_shard: int = Field(16, ge=1)
+    bytes_per_shard: int = Field(256_000_000, ge=1)  # of images and labels as stored: a shard of large ones holds fewer
     max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones become rejects
     max_reject_rate: float = Field(ge=0, le=1)  # over it the run fails
     batch_size: int = Field(1, ge=1)  # images of equal size a forward pass

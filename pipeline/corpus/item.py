@@ -16,12 +16,12 @@ class BadBytes(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bytes of one file lie: a whole object, or a member of a zip."""
+    """Where the bytes of one file lie: a whole object, a member of a zip or a tar, or a cell of a Parquet file."""
 
     uri: str
-    member: str | None = None  # path inside the zip
-    offset: int | None = None  # of the member's local header in the zip
-    bytes: int = 0  # of the file as stored (compressed, inside a zip)
+    member: str | None = None  # path inside the archive; the column of a Parquet file
+    offset: int | None = None  # zip: of the member's local header; tar: of its bytes; Parquet: the row
+    bytes: int = 0  # of the file as stored (compressed, inside a zip); 0 = not known before it is read
     crc32: int | None = None  # of the member's uncompressed bytes
 
 

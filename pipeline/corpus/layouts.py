@@ -57,6 +57,8 @@ def layout_of(cfg: CorpusConfig) -> Layout:
             label = re.compile(_glob_pattern(cfg.label_glob)) if cfg.label_glob else None
             expects = cfg.image_glob + (f" and {cfg.label_glob}" if cfg.label_glob else "")
             return Layout(re.compile(_glob_pattern(cfg.image_glob)), label, expects)
+        case "manifest" | "parquet":
+            raise AssertionError("tables have no layout of paths")
 
 
 def key_of(pattern: re.Pattern[str], path: str) -> Key | None:

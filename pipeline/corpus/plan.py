@@ -1,5 +1,7 @@
 """Items -> the plan of a run: every image with its shard, as one Arrow table, and back."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from pipeline.corpus.item import Item, Place
@@ -29,9 +31,15 @@ PLAN_SCHEMA = pa.schema(
 )
 
 
-def plan_shards(items: list[Item], images_per_shard: int) -> pa.Table:
-    """PLAN_SCHEMA, one row an image in the items' order; shard k holds rows k * images_per_shard and on."""
-    rows = [{"shard": index // images_per_shard, **_row(item)} for index, item in enumerate(items)]
+def plan_shards(items: Iterable[Item], images_per_shard: int, bytes_per_shard: int = 1 << 40) -> pa.Table:
+    """PLAN_SCHEMA, one row an image in the items' order; a shard ends at so many images, or before so many bytes."""
+    rows, shard, images, size = [], 0, 0, 0
+    for item in items:
+        more = item.image.bytes + (item.label.bytes if item.label else 0)
+        if images and (images == images_per_shard or size + more > bytes_per_shard):
+            shard, images, size = shard + 1, 0, 0
+        images, size = images + 1, size + more
+        rows.append({"shard": shard, **_row(item)})
     return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
 
 

@@ -1,19 +1,18 @@
 """Zips read in place: the central directory once, then one ranged read a member."""
 
-import io
 import struct
 import zipfile
 import zlib
 
 from pipeline import storage
 from pipeline.corpus.item import BadBytes, Place
+from pipeline.corpus.ranges import RangeFile
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 _SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 0x1
 # The local header's extra field may be longer than the central directory says, so a read takes this much more.
 _SLACK_BYTES = 256
-_BLOCK_BYTES = 1 << 18
 
 
 def is_zip(uri: str) -> bool:
@@ -27,7 +26,7 @@ def list_members(uri: str) -> list[tuple[str, Place]]:
         ValueError: no zip there, a damaged one, or one with members that lead out of it or appear twice.
     """
     try:
-        with zipfile.ZipFile(_RangeFile(uri)) as archive:
+        with zipfile.ZipFile(RangeFile(uri, backwards=True)) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
     except FileNotFoundError:
         raise ValueError(f"corpus {uri}: there is no such zip; check the path or the bucket") from None
@@ -86,35 +85,3 @@ def _unpack(packed: bytes, method: int, where: str) -> bytes:
             raise BadBytes(
                 "unsupported_compression", f"{where}: compression method {method}; stored and deflated members are read"
             )
-
-
-class _RangeFile(io.RawIOBase):
-    """A seekable view of an object for `zipfile`, which reads the central directory: a few large reads from the end."""
-
-    def __init__(self, uri: str) -> None:
-        self._uri, self._size, self._position = uri, storage.size(uri), 0
-        self._block_start, self._block = 0, b""
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def read(self, length: int = -1) -> bytes:
-        end = self._size if length < 0 else min(self._size, self._position + length)
-        if not self._block_start <= self._position <= end <= self._block_start + len(self._block):
-            # Reads start near the end and step backwards, so the block reaches back as well as on.
-            self._block_start = max(0, min(self._position, end - _BLOCK_BYTES))
-            self._block = storage.read_range(self._uri, self._block_start, end - self._block_start)
-        data = self._block[self._position - self._block_start : end - self._block_start]
-        self._position += len(data)
-        return data

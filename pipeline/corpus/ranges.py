@@ -1,0 +1,45 @@
+"""A seekable view of an object for libraries that want a file: a few large ranged reads."""
+
+import io
+
+from pipeline import storage
+
+_BLOCK_BYTES = 1 << 18
+
+
+class RangeFile(io.RawIOBase):
+    """The bytes of an object, read by ranges as they are asked for.
+
+    Args:
+        backwards: read ahead towards the start, for readers that begin at the end (zip); else towards the end (tar).
+    """
+
+    def __init__(self, uri: str, backwards: bool = False) -> None:
+        self._uri, self._size, self._position, self._backwards = uri, storage.size(uri), 0, backwards
+        self._block_start, self._block = 0, b""
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, length: int = -1) -> bytes:
+        end = self._size if length < 0 else min(self._size, self._position + length)
+        if end <= self._position:
+            return b""
+        if not self._block_start <= self._position <= end <= self._block_start + len(self._block):
+            start = max(0, min(self._position, end - _BLOCK_BYTES)) if self._backwards else self._position
+            stop = end if self._backwards else min(self._size, max(end, start + _BLOCK_BYTES))
+            self._block_start, self._block = start, storage.read_range(self._uri, start, stop - start)
+        data = self._block[self._position - self._block_start : end - self._block_start]
+        self._position += len(data)
+        return data

@@ -1,0 +1,164 @@
+"""Corpora that are tables: a manifest of URIs (CSV or Parquet), or Parquet files that hold the image bytes themselves."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.corpus.item import BadBytes, Item, Place
+
+GROUPS = {"split": pa.string(), "city": pa.string(), "sequence": pa.string(), "frame": pa.int32()}
+
+
+def manifest_items(uri: str) -> list[Item]:
+    """Items of a CSV or Parquet file with a column `image` of URIs, relative ones to the manifest's folder.
+
+    Optional columns: `label`, `image_id` (else the image's URI without its suffix), split, city, sequence, frame.
+
+    Raises:
+        ValueError: no such file, no column `image`, a column of another type, or a row without an image.
+    """
+    table = _read_manifest(uri)
+    _require(table.schema, uri, "image")
+    folder = uri.rsplit("/", 1)[0]
+    items = []
+    for index, row in enumerate(table.to_pylist(), start=1):
+        if not row["image"]:
+            raise ValueError(f"manifest {uri}: row {index} names no image; give one, or remove the row")
+        items.append(
+            Item(
+                image_id=str(row.get("image_id") or row["image"].rsplit(".", 1)[0].split("://")[-1].lstrip("/")),
+                image=Place(_absolute(row["image"], folder)),
+                label=Place(_absolute(row["label"], folder)) if row.get("label") else None,
+                **_groups(row),
+            )
+        )
+    return items
+
+
+def parquet_items(uris: list[str]) -> Iterator[Item]:
+    """Items of Parquet files with a column `image` (binary, or a struct with `bytes` and `path`), and maybe `label` likewise.
+
+    `image_id` is its column, else the struct's path without its suffix, else <file>/<row>. Image bytes are not read.
+
+    Raises:
+        ValueError: no Parquet, or no such column.
+    """
+    for uri in uris:
+        file = _open(uri)
+        schema = file.schema_arrow
+        _require(schema, uri, "image")
+        wanted = [name for name in (*GROUPS, "image_id") if name in schema.names]
+        has_path = pa.types.is_struct(schema.field("image").type)
+        stem = uri.rsplit("/", 1)[-1].removesuffix(".parquet")
+        row_number = 0
+        for group in range(file.metadata.num_row_groups):
+            columns = [*wanted, "image.path"] if has_path else wanted
+            count = file.metadata.row_group(group).num_rows
+            rows = file.read_row_group(group, columns=columns).to_pylist() if columns else [{}] * count
+            for row in rows:
+                path = (row.get("image") or {}).get("path")
+                yield Item(
+                    image_id=str(
+                        row.get("image_id") or (path and path.rsplit(".", 1)[0]) or f"{stem}/{row_number:08d}"
+                    ),
+                    image=Place(uri, "image", row_number),
+                    label=Place(uri, "label", row_number) if "label" in schema.names else None,
+                    **_groups(row),
+                )
+                row_number += 1
+
+
+def read_cell(place: Place) -> bytes:
+    """The bytes in one cell; a row group is read once for all its rows.
+
+    Raises:
+        BadBytes: `empty`, the cell holds nothing; `corrupt`, the file cannot be read.
+    """
+    assert place.member is not None and place.offset is not None
+    where = f"{place.uri} row {place.offset} column '{place.member}'"
+    try:
+        value = _row_groups.cell(place.uri, place.member, place.offset)
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise BadBytes("corrupt", f"{where}: cannot be read ({error}); write the file again") from None
+    if not value:
+        raise BadBytes("empty", f"{where}: no bytes; write the file again with them, or without the row")
+    return value
+
+
+class _RowGroups:
+    """The newest row group of each thread: shards hold neighbouring rows, so each group is read once or twice."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def cell(self, uri: str, column: str, row: int) -> bytes | None:
+        held = getattr(self._local, "held", None)
+        if held is None or held[0] != (uri, column) or not held[1] <= row < held[1] + len(held[2]):
+            held = (uri, column), *self._read(uri, column, row)
+            self._local.held = held
+        value = held[2][row - held[1]].as_py()
+        return value["bytes"] if isinstance(value, dict) else value
+
+    def _read(self, uri: str, column: str, row: int) -> tuple[int, pa.ChunkedArray]:
+        file = _open(uri)
+        start = 0
+        for group in range(file.metadata.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if row < start + count:
+                return start, file.read_row_group(group, columns=[column])[column]
+            start += count
+        raise BadBytes(
+            "not_found", f"{uri}: row {row} is not there, it has {start}; the file changed, plan the run anew"
+        )
+
+
+_row_groups = _RowGroups()
+
+
+def _open(uri: str) -> pq.ParquetFile:
+    filesystem, path = storage.arrow_filesystem(uri)
+    try:
+        return pq.ParquetFile(path, filesystem=filesystem)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"corpus {uri}: not a readable Parquet file ({error}); write it again") from None
+
+
+def _read_manifest(uri: str) -> pa.Table:
+    try:
+        data = storage.read(uri)
+    except FileNotFoundError:
+        raise ValueError(f"manifest {uri}: there is no such file; check the path or the bucket") from None
+    try:
+        if uri.endswith(".parquet"):
+            return pq.read_table(pa.BufferReader(data))
+        strings = dict.fromkeys(("image", "label", "image_id", *GROUPS), pa.string()) | {"frame": pa.int32()}
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=strings, strings_can_be_null=True),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"manifest {uri}: not a readable CSV or Parquet table ({error}); see `maskmill check`"
+        ) from None
+
+
+def _require(schema: pa.Schema, uri: str, column: str) -> None:
+    if column not in schema.names:
+        raise ValueError(
+            f"{uri}: it has no column '{column}', found {', '.join(schema.names)}; rename the column of images"
+        )
+
+
+def _groups(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in GROUPS if row.get(name) is not None}
+
+
+def _absolute(uri: str, folder: str) -> str:
+    return uri if "://" in uri or uri.startswith("/") else storage.join(folder, uri)
