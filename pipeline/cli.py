@@ -11,7 +11,7 @@ from typing import Annotated
 import click
 import typer
 
-from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load
+from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -86,22 +86,55 @@ def train(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def segment(config: Config, overrides: Overrides = None) -> None:
     """Segment a corpus with Ray Data: masks, counts and rejects as Parquet; done shards are skipped."""
-    from pipeline.console import console, segmenting
-    from pipeline.segment import segment as run
+    _segment(load(SegmentConfig, config, overrides))
 
-    cfg = load(SegmentConfig, config, overrides)
-    with segmenting("segmenting") as on_progress:
-        done = run(cfg, on_progress)
-    rejects = sum(done.rejects.values())
+
+@app.command()
+def resume(run: RunUri) -> None:
+    """Go on with a run from its folder alone: its config is in run.json."""
+    from pipeline import storage
+    from pipeline.run import describe
+
+    _segment(parse(SegmentConfig, describe(storage.absolute(run))["config"], where=f"{run}/run.json"))
+
+
+@app.command()
+def retry_rejects(run: RunUri) -> None:
+    """Try the rejected images of a run again, e.g. after they were mended; their shards are answered anew."""
+    from pipeline import storage
+    from pipeline.console import console
+    from pipeline.run import Lease, Run
+
+    uri = storage.absolute(run)
+    with Lease(uri):
+        withdrawn = Run.open(uri).withdraw_rejects()
+    console.print(f"{sum(withdrawn.values())} rejects of {len(withdrawn)} shards are pending again")
+    resume(run)
+
+
+@app.command()
+def status(run: RunUri) -> None:
+    """How far a run is: answered, pending, rejects by reason, whether a writer works on it."""
+    from pipeline import storage
+    from pipeline.console import console
+    from pipeline.run import Lease, Run
+
+    uri = storage.absolute(run)
+    found = Run.open(uri)
+    sizes, pending, rejects = found.shard_sizes(), found.pending(), found.rejects()
+    left = sum(sizes[shard] for shard in pending)
+    holder = Lease.holder(uri)
+    if found.finished():
+        state = "finished"
+    elif holder:
+        state = f"being written by {holder}"
+    else:
+        state = f"not finished, nobody writes it: maskmill resume {run}"
     console.print(
-        f"{done.rows} masks, {rejects} rejects; {done.answered_now} images answered now"
-        + (f" at {done.images_per_s:.2f} images/s" if done.answered_now else "")
-        + f": {done.run}"
+        f"{found.num_images - left} of {found.num_images} images answered, {len(pending)} shards pending; {state}"
     )
-    for reason, count in done.rejects.items():
+    for reason, count in rejects.most_common():
         console.print(f"  rejected: {count} {reason}")
-    if rejects:
-        raise typer.Exit(2)
 
 
 @app.command()
@@ -177,6 +210,24 @@ def models() -> None:
     from pipeline.models.catalogue import catalogue
 
     print_models(console, catalogue())
+
+
+def _segment(cfg: SegmentConfig) -> None:
+    from pipeline.console import console, segmenting
+    from pipeline.segment import segment as run
+
+    with segmenting("segmenting") as on_progress:
+        done = run(cfg, on_progress)
+    rejects = sum(done.rejects.values())
+    console.print(
+        f"{done.rows} masks, {rejects} rejects; {done.answered_now} images answered now"
+        + (f" at {done.images_per_s:.2f} images/s" if done.answered_now else "")
+        + f": {done.run}"
+    )
+    for reason, count in done.rejects.items():
+        console.print(f"  rejected: {count} {reason}")
+    if rejects:
+        raise typer.Exit(2)
 
 
 def main() -> None:

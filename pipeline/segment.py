@@ -6,8 +6,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 import torch
@@ -16,8 +18,9 @@ from ray.data import ActorPoolStrategy
 from pipeline import checkpoint, cluster
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
-from pipeline.corpus import list_items, plan_shards
-from pipeline.run import SECONDS, Lease, Run
+from pipeline.corpus import Item, list_items, plan_shards
+from pipeline.poison import answer_in_children
+from pipeline.run import SECONDS, Lease, Run, mask_schema
 from pipeline.shard import ShardSegmenter
 
 RESTARTS = 2  # of an actor, and of the shard it died on; without a bound a poisonous image would be tried for ever
@@ -135,19 +138,30 @@ class _Segmenter:
     def __init__(self, payload: dict[str, Any]) -> None:
         cfg = parse(SegmentConfig, payload, where="segment config")
         torch.set_num_threads(cfg.cpus_per_actor)
-        self.run = Run.open(cfg.output)
+        self.payload, self.run = payload, Run.open(cfg.output)
         self.segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
         shard = int(row["shard"])
         items = self.run.shard_items(shard)
-        answer = self.segmenter.answer(items)
-        self.run.commit(shard, answer.masks, answer.rejects)
+        if self.run.begin(shard):
+            masks, rejects = self.segmenter.answer(items)
+        else:  # a worker died on it: one of its images may be deadly
+            schema = mask_schema(self.run.label_space.num_classes)
+            masks, rejects = answer_in_children(partial(_answerer, self.payload), items, schema)
+        self.run.commit(shard, masks, rejects)
         return {
             "shard": shard,
             "images": len(items),
-            "rejects": answer.rejects["error"].to_pylist(),
+            "rejects": rejects["error"].to_pylist(),
             "seconds": time.monotonic() - started,
-            **{name: sum(value or 0.0 for value in answer.masks[name].to_pylist()) for name in SECONDS},
+            **{name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS},
         }
+
+
+def _answerer(payload: dict[str, Any]) -> Callable[[list[Item]], tuple[pa.Table, pa.Table]]:
+    """What answers items in a child process."""
+    cfg = parse(SegmentConfig, payload, where="segment config")
+    torch.set_num_threads(cfg.cpus_per_actor)
+    return ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).answer

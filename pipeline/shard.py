@@ -30,14 +30,6 @@ AHEAD = 4  # decoded images that wait for the model, at most
 Row = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The rows of one shard, in the plan's order."""
-
-    masks: pa.Table
-    rejects: pa.Table
-
-
 class Rejected(Exception):
     """One image cannot be answered: at which stage, and why."""
 
@@ -71,8 +63,8 @@ class ShardSegmenter:
         device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
         self.predictor = Predictor(checkpoint.model, checkpoint.mean, checkpoint.std, cfg.predict, device)
 
-    def answer(self, items: list[Item]) -> Answer:
-        """Mask rows and reject rows: together one for each item."""
+    def answer(self, items: list[Item]) -> tuple[pa.Table, pa.Table]:
+        """Mask rows in the items' order, and reject rows: together one for each item."""
         rows: list[Future[Row]] = []
         rejects: list[Row] = []
         with (
@@ -86,7 +78,7 @@ class ShardSegmenter:
                         continue
                     rows.append(encoder.submit(self._row, loaded, prediction, raw))
             masks = [row.result() for row in rows]
-        return Answer(
+        return (
             pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes)),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,10 +16,12 @@ from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items
 from pipeline.corpus.scenes import write_corpus
 from pipeline.imaging.masks import decode_mask
-from pipeline.run import SECONDS, verify
+from pipeline.run import SECONDS, Run, mask_schema, verify
 from pipeline.segment import segment
 from pipeline.shard import ShardSegmenter
+from tests.test_cli import maskmill
 
+WITHOUT_SECONDS = [name for name in mask_schema(19).names if name not in SECONDS]
 CRF = {"iterations": 2, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 1, "colour_px": 8, "colour_levels": 10}
 
 
@@ -111,15 +114,47 @@ def test_machine_side_knobs_may_change_between_starts(run):
 
 
 def test_after_a_deleted_part_only_its_shard_is_redone_with_the_same_answer(run):
-    before = rows(run.output)
+    before = rows(run.output, WITHOUT_SECONDS)
     untouched = {path: path.stat().st_mtime_ns for path in _parts(run) if path.name != "part-00002.parquet"}
     storage.delete(f"{run.output}/masks/part-00002.parquet")
     again = segment(run)
     assert (again.answered_now, again.rows) == (4, 14)
     assert {path: path.stat().st_mtime_ns for path in _parts(run) if path.name != "part-00002.parquet"} == untouched
-    for old, new in zip(before, rows(run.output), strict=True):
-        assert {k: v for k, v in old.items() if k not in SECONDS} == {k: v for k, v in new.items() if k not in SECONDS}
+    assert rows(run.output, WITHOUT_SECONDS) == before
     assert verify(run.output).problems == []
+
+
+def test_a_shard_that_killed_its_worker_is_answered_in_children_with_the_same_rows(run):
+    """What a dead worker leaves behind: its attempt's mark, and no part."""
+    before = rows(run.output, WITHOUT_SECONDS)
+    (Path(run.output) / "masks/part-00002.parquet").unlink()
+    mark = Path(run.output) / "attempts/shard-00002"
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text("an hour ago")
+    assert segment(run).answered_now == 4
+    assert rows(run.output, WITHOUT_SECONDS) == before
+    assert not mark.exists()
+    assert verify(run.output).problems == []
+
+
+def test_retried_rejects_are_answered_once_they_are_mended(ray_session, scenes, tiny_checkpoint, tmp_path):
+    images, labels = write_corpus(str(tmp_path / "corpus"), {"val": 6}, 64, 128, seed=1, packed=False)
+    (broken, *_) = sorted((tmp_path / "corpus/leftImg8bit").rglob("*.png"))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-200])
+    cfg = config(images, labels, tiny_checkpoint, tmp_path / "run", max_reject_rate=1)
+    assert segment(cfg).rejects == {"truncated": 1}
+    broken.write_bytes(whole)
+    assert segment(cfg).answered_now == 0  # a finished run stays as it is until it is told to try again
+    assert Run.open(cfg.output).withdraw_rejects() == {0: 1}
+    assert not (tmp_path / "run/_SUCCESS.json").exists()
+    assert (status := maskmill("status", cfg.output)).returncode == 0
+    assert "2 of 6 images answered, 1 shards pending; not finished, nobody writes it: maskmill resume" in status.stdout
+    done = segment(cfg)
+    assert (done.rows, done.rejects, done.answered_now) == (6, {}, 4)
+    assert "6 of 6 images answered, 0 shards pending; finished" in maskmill("status", cfg.output).stdout
+    assert verify(cfg.output).problems == []
+    assert list((tmp_path / "run/rejects").glob("*.parquet")) == []
 
 
 def test_bad_files_become_rejects_with_reasons_and_their_neighbours_are_unharmed(
@@ -166,8 +201,8 @@ def test_scores_that_are_not_finite_reject_their_image_alone(scenes, tiny_checkp
         return scores
 
     segmenter.predictor.probs = probs
-    answer = segmenter.answer(list_items(cfg.corpus, "val")[:4])
-    assert (answer.masks.num_rows, answer.rejects["error"].to_pylist()) == (2, ["scores_not_finite"] * 2)
+    masks, rejects = segmenter.answer(list_items(cfg.corpus, "val")[:4])
+    assert (masks.num_rows, rejects["error"].to_pylist()) == (2, ["scores_not_finite"] * 2)
 
 
 def test_the_same_run_from_and_to_an_s3_server_gives_the_same_masks(ray_session, s3, tiny_checkpoint, finished):

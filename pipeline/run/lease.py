@@ -52,6 +52,15 @@ class Lease:
         self._renewal.join()
         storage.delete(self.uri)
 
+    @staticmethod
+    def holder(run_uri: str) -> str | None:
+        """Who writes a run now, in words; None if nobody does."""
+        try:
+            found = json.loads(storage.read(storage.join(run_uri, "_lease.json")))
+        except FileNotFoundError:
+            return None
+        return f"{found['host']} (process {found['pid']})" if _alive(found) else None
+
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
             storage.put(self.uri, self._content())

@@ -4,6 +4,7 @@
 <uri>/plan/plan.parquet        every image and its shard; never recomputed
 <uri>/rejects/part-*.parquet   written before the masks of the same shard, only where there are rejects
 <uri>/masks/part-*.parquet     one a shard, its commit mark: a shard with this part is done
+<uri>/attempts/shard-*         there while a worker answers the shard; left behind only by one that died
 <uri>/_SUCCESS.json            written last
 """
 
@@ -123,6 +124,10 @@ class Run:
         """Withdraw `_SUCCESS.json` before anything is redone: a run is finished or it is being written."""
         storage.delete(storage.join(self.uri, "_SUCCESS.json"))
 
+    def begin(self, shard: int) -> bool:
+        """Say that work on a shard begins; False if an earlier attempt began and never ended, so that its worker died."""
+        return storage.create(self._attempt_uri(shard), _now().encode())
+
     def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
         """Write a shard's answer; the masks part goes last, since it says that the shard is done."""
         metadata = part_metadata(self.fingerprint, self.label_space, shard)
@@ -132,6 +137,22 @@ class Run:
         else:
             storage.delete(storage.join(self.uri, "rejects", name))  # of an earlier try of this shard
         storage.put(storage.join(self.uri, "masks", name), write_table(masks, metadata))
+        storage.delete(self._attempt_uri(shard))
+
+    def withdraw_rejects(self) -> dict[int, int]:
+        """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too."""
+        self.reopen()
+        there = self._parts("rejects")
+        for shard in there:
+            storage.delete(storage.join(self.uri, "masks", f"part-{shard:05d}.parquet"))
+        return {shard: count_rows(uri) for shard, uri in there.items()}
+
+    def rejects(self) -> Counter[str]:
+        """Rejects so far, by reason."""
+        reasons: Counter[str] = Counter()
+        for uri in self._parts("rejects").values():
+            reasons.update(read_table(storage.read(uri), ["error"])["error"].to_pylist())
+        return reasons
 
     def finished(self) -> Finished | None:
         """What `_SUCCESS.json` says; None for a run that is not finished."""
@@ -177,6 +198,9 @@ class Run:
         }  # fmt: skip
         storage.put(storage.join(self.uri, "_SUCCESS.json"), json.dumps(success, indent=2).encode())
         return Finished(rows, rejects, by_reason)
+
+    def _attempt_uri(self, shard: int) -> str:
+        return storage.join(self.uri, "attempts", f"shard-{shard:05d}")
 
     def _parts(self, kind: str) -> dict[int, str]:
         """shard -> URI of the parts that are there."""

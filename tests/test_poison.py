@@ -1,0 +1,67 @@
+"""A deadly image among others: each child really dies, by a signal."""
+
+import os
+import signal
+from functools import partial
+
+import pyarrow as pa
+import pytest
+
+from pipeline.corpus import Item, Place
+from pipeline.poison import answer_in_children
+from pipeline.run import REJECT_SCHEMA
+
+SCHEMA = pa.schema([pa.field("image_id", pa.string())])
+
+
+def make(deadly, log):
+    """An answerer that dies at deadly images; each child leaves a line."""
+
+    def answer(items):
+        with open(log, "a") as file:
+            file.write(" ".join(item.image_id for item in items) + "\n")
+        for item in items:
+            if item.image_id in deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+        rows = [{"image_id": item.image_id} for item in items if item.image_id != "bad"]
+        rejects = [
+            {"image_id": "bad", "uri": "u", "stage": "decode", "error": "corrupt", "message": "m", "attempts": 1}
+            for item in items
+            if item.image_id == "bad"
+        ]
+        return pa.Table.from_pylist(rows, schema=SCHEMA), pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA)
+
+    return answer
+
+
+def wrong(log):
+    def answer(items):
+        raise ValueError("the checkpoint is gone")
+
+    return answer
+
+
+def items(*names):
+    return [Item(name, Place(f"/{name}.png")) for name in names]
+
+
+@pytest.mark.parametrize("deadly", [(), ("c",), ("a", "f")])
+def test_only_the_deadly_image_is_rejected(tmp_path, deadly):
+    names = ("a", "b", "bad", "c", "d", "f")
+    log = tmp_path / "log"
+    masks, rejects = answer_in_children(partial(make, deadly, log), items(*names), SCHEMA)
+    assert masks["image_id"].to_pylist() == [name for name in names if name not in (*deadly, "bad")]
+    found = dict(zip(rejects["image_id"].to_pylist(), rejects["error"].to_pylist(), strict=True))
+    assert found == {"bad": "corrupt", **dict.fromkeys(deadly, "worker_crash")}
+    assert len(log.read_text().splitlines()) <= 1 + 2 * 3 * len(deadly)  # children: halved at most three times
+
+
+def test_the_reject_says_how_its_worker_died(tmp_path):
+    _, rejects = answer_in_children(partial(make, ("a",), tmp_path / "log"), items("a"), SCHEMA)
+    (row,) = rejects.to_pylist()
+    assert row["stage"] == "worker" and "signal SIGKILL" in row["message"] and "retry-rejects" in row["message"]
+
+
+def test_a_fault_of_the_run_is_not_blamed_on_an_image(tmp_path):
+    with pytest.raises(ValueError, match="the checkpoint is gone"):
+        answer_in_children(partial(wrong, tmp_path), items("a", "b"), SCHEMA)
