@@ -17,7 +17,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig
 from pipeline.corpus import BadBytes, Item, read
 from pipeline.crf import dense_crf
-from pipeline.imaging.decode import BadImage, decode_image, decode_label
+from pipeline.imaging.decode import BadImage, as_stored, decode_image, decode_label, orientation_of, upright
 from pipeline.imaging.masks import encode_mask
 from pipeline.metrics.counts import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
@@ -51,7 +51,8 @@ class _Loaded:
 
     item: Item
     image: np.ndarray
-    label: np.ndarray | None
+    label: np.ndarray | None  # upright, as the image
+    orientation: int  # EXIF, in which the corpus stores the image and the run its mask
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -114,11 +115,13 @@ class ShardSegmenter:
             image_bytes = read(item.image)
             stage = "decode"
             image = decode_image(image_bytes, self.cfg.max_pixels)
+            orientation = orientation_of(image_bytes)
             stage = "label"
             label = None
             if item.label is not None:
                 where = f"label of {item.image_id}"
-                label = self._train_ids(decode_label(read(item.label), self.cfg.max_pixels), where)
+                stored = decode_label(read(item.label), self.cfg.max_pixels)
+                label = upright(self._train_ids(stored, where), orientation)
                 if label.shape != image.shape[:2]:
                     raise Rejected(
                         "label",
@@ -130,7 +133,7 @@ class ShardSegmenter:
             raise Rejected(stage, error.reason, str(error)) from error
         except OSError as error:  # the store, after its client's own retries
             raise Rejected(stage, "store_error", f"{type(error).__name__}: {error}") from error
-        return _Loaded(item, image, label, {"seconds_decode": time.perf_counter() - started})
+        return _Loaded(item, image, label, orientation, {"seconds_decode": time.perf_counter() - started})
 
     def _train_ids(self, stored: np.ndarray, where: str) -> np.ndarray:
         try:
@@ -164,7 +167,8 @@ class ShardSegmenter:
     def _row(self, loaded: _Loaded, prediction: Prediction, raw: np.ndarray | None) -> Row:
         started = time.perf_counter()
         item, mask, num_classes = loaded.item, prediction.mask, self.space.num_classes
-        encoded = encode_mask(mask)
+        stored = as_stored(mask, loaded.orientation)
+        encoded = encode_mask(stored)
         counts: Row = {}
         if loaded.label is not None:
             confusion = count_confusion(loaded.label, mask, num_classes)
@@ -181,8 +185,8 @@ class ShardSegmenter:
             "city": item.city,
             "sequence": item.sequence,
             "frame": item.frame,
-            "height": mask.shape[0],
-            "width": mask.shape[1],
+            "height": stored.shape[0],
+            "width": stored.shape[1],
             "mask": {"bytes": encoded, "path": f"{item.image_id}.png"},
             "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
             **counts,

@@ -7,7 +7,7 @@ from PIL import Image
 
 from pipeline.config import AugmentConfig
 from pipeline.imaging.augment import augment
-from pipeline.imaging.decode import BadImage, decode_image, decode_label
+from pipeline.imaging.decode import BadImage, as_stored, decode_image, decode_label, orientation_of, upright
 from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.imaging.masks import decode_mask, encode_mask
 from pipeline.imaging.overlay import blend, colourise, error_map
@@ -42,6 +42,17 @@ def test_exif_orientation_is_applied_once():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rows are columns
     assert np.array_equal(decode_image(encoded(PIXELS, "TIFF", exif=exif), LIMIT), np.rot90(PIXELS, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_and_masks_turn_with_their_image(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(PIXELS, "TIFF", exif=exif)
+    assert orientation_of(data) == orientation
+    assert np.array_equal(upright(PIXELS, orientation), decode_image(data, LIMIT))
+    ids = PIXELS[..., 0]
+    assert np.array_equal(as_stored(upright(ids, orientation), orientation), ids)
 
 
 def test_an_animation_gives_its_first_frame():

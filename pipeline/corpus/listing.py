@@ -32,6 +32,11 @@ def list_files(uri: str) -> dict[str, Place]:
                 files[file.path] = Place(file.uri, bytes=file.bytes)
         if not files:
             raise ValueError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
+    for path in files:
+        if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise ValueError(
+                f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
+            )
     return {path: place for path, place in files.items() if not any(p.startswith(_HIDDEN) for p in path.split("/"))}
 
 

@@ -1,8 +1,10 @@
 """Corpora that are tables: a manifest of URIs (CSV or Parquet), or Parquet files that hold the image bytes themselves."""
 
+import ipaddress
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.csv
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.corpus.item import BadBytes, Item, Place
 
+SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https")  # that a manifest may name
 GROUPS = {"split": pa.string(), "city": pa.string(), "sequence": pa.string(), "frame": pa.int32()}
 
 
@@ -24,7 +27,6 @@ def manifest_items(uri: str) -> list[Item]:
     """
     table = _read_manifest(uri)
     _require(table.schema, uri, "image")
-    folder = uri.rsplit("/", 1)[0]
     items = []
     for index, row in enumerate(table.to_pylist(), start=1):
         if not row["image"]:
@@ -32,8 +34,8 @@ def manifest_items(uri: str) -> list[Item]:
         items.append(
             Item(
                 image_id=str(row.get("image_id") or row["image"].rsplit(".", 1)[0].split("://")[-1].lstrip("/")),
-                image=Place(_absolute(row["image"], folder)),
-                label=Place(_absolute(row["label"], folder)) if row.get("label") else None,
+                image=Place(_resolved(row["image"], uri)),
+                label=Place(_resolved(row["label"], uri)) if row.get("label") else None,
                 **_groups(row),
             )
         )
@@ -160,5 +162,38 @@ def _groups(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in GROUPS if row.get(name) is not None}
 
 
-def _absolute(uri: str, folder: str) -> str:
-    return uri if "://" in uri or uri.startswith("/") else storage.join(folder, uri)
+def _resolved(uri: str, manifest: str) -> str:
+    """The URI a manifest names; a manifest may come from anywhere, so it reaches only what its own place may.
+
+    Raises:
+        ValueError: a chained URI, a path that leads out of the manifest's folder, a local file named by a remote manifest,
+            a scheme that is no object store's, or a host of the machine itself.
+    """
+    scheme, found, _ = uri.partition("://")
+    remote = "://" in manifest and not manifest.startswith("file://")
+    what = f"manifest {manifest}: '{uri}'"
+    if "::" in uri:
+        raise ValueError(f"{what} is a chain of stores; name the file itself")
+    if not found:
+        if remote and uri.startswith("/"):
+            raise ValueError(f"{what} is a local path, and the manifest is not; name an object of a store")
+        if ".." in uri.split("/"):
+            raise ValueError(f"{what} leads out of the manifest's folder; name it from there, or as a whole URI")
+        return uri if uri.startswith("/") else storage.join(manifest.rsplit("/", 1)[0], uri)
+    if scheme not in SCHEMES or (scheme == "file" and remote):
+        allowed = ", ".join(s for s in SCHEMES if s != "file" or not remote)
+        raise ValueError(f"{what} has the scheme '{scheme}'; allowed here: {allowed}")
+    if scheme in ("http", "https"):
+        host = urlsplit(uri).hostname or ""
+        if host == "localhost" or _is_private(host):
+            raise ValueError(
+                f"{what} names a host of this machine or its network ({host}); name a public one or an object store"
+            )
+    return uri
+
+
+def _is_private(host: str) -> bool:
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False

@@ -17,6 +17,9 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _BIT_DEPTH_16 = ("I;16", "I;16B", "I;16L", "I", "F")
 
+# EXIF orientation -> quarter turns against the clock, then whether left and right change places (EXIF 2.32, 4.6.4 A).
+_TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+
 _limit_lock = threading.Lock()
 
 
@@ -52,7 +55,7 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def decode_label(data: bytes, max_pixels: int) -> np.ndarray:
-    """(H, W) uint8 ids as stored: grey values, or palette indices (not their colours).
+    """(H, W) uint8 ids as stored: grey values, or palette indices (not their colours). An orientation is the image's.
 
     Raises:
         BadImage: `label_not_indexed` for colour pictures, `label_out_of_range` for ids over 255, or as for images.
@@ -62,12 +65,30 @@ def decode_label(data: bytes, max_pixels: int) -> np.ndarray:
         raise BadImage(
             "label_not_indexed", f"the label is a colour picture (mode {picture.mode}); store class ids, not colours"
         )
-    ids = np.asarray(ImageOps.exif_transpose(_load(picture, data)))
+    ids = np.asarray(_load(picture, data))
     if ids.dtype != np.uint8:
         if ids.min() < 0 or ids.max() > 255:
             raise BadImage("label_out_of_range", f"the label holds id {ids.max()}; ids are 0..255, 255 = ignore")
         ids = ids.astype(np.uint8)
     return ids
+
+
+def orientation_of(data: bytes) -> int:
+    """EXIF orientation 1..8 of an image that can be decoded; 1 = stored upright."""
+    return int(Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(_EXIF_ORIENTATION, 1))
+
+
+def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, ...) as the camera held it -> as people see it: a label or a mask beside its decoded image."""
+    rotated, mirrored = _TURNS.get(orientation, (0, False))
+    turned = np.rot90(stored, rotated)
+    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+
+
+def as_stored(seen: np.ndarray, orientation: int) -> np.ndarray:
+    """The inverse of `upright`."""
+    rotated, mirrored = _TURNS.get(orientation, (0, False))
+    return np.ascontiguousarray(np.rot90(seen[:, ::-1] if mirrored else seen, -rotated))
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
