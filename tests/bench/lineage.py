@@ -26,11 +26,11 @@ SCENES, HEIGHT, WIDTH, SEED = {"train": 160, "val": 32}, 64, 128, 11
 FAMILIES = {
     "lraspp": ({"name": "lraspp"}, (64, 96), 20, 0.003, "fp32"),
     "deeplabv3-mobilenet": (
-        {"name": "deeplabv3", "backbone": "mobilenet_v3_large", "output_stride": 16}, (64, 96), 15, 0.003, "fp32"
+        {"name": "deeplabv3", "backbone": "mobilenet_v3_large", "output_stride": 16}, (64, 96), 40, 0.003, "fp32"
     ),
     "deeplabv3plus-lite0": (
         {"name": "deeplabv3plus", "backbone": "efficientnet_lite0", "aspp_channels": 128, "decoder_channels": 128},
-        (64, 96), 15, 0.003, "fp32"
+        (64, 96), 30, 0.003, "fp32"
     ),
     "segnet-basic": ({"name": "segnet", "variant": "basic"}, (64, 96), 10, 0.003, "bf16"),
     "hourglass": ({"name": "hourglass", "stacks": 2, "channels": 128}, (64, 128), 10, 0.001, "bf16"),
