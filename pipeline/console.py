@@ -27,7 +27,7 @@ if not console.is_terminal:
 
 @contextmanager
 def training(title: str) -> Iterator[Callable[[Record], None]]:
-    """Shows the records of a training run: steps, images/s, ETA, loss, newest mIoU."""
+    """Shows the records of a training run: steps, images/s, ETA, share of the time that waits for data, loss, mIoU."""
     miou = ""
 
     with _line(title, unit="steps") as show:
@@ -37,8 +37,14 @@ def training(title: str) -> Iterator[Callable[[Record], None]]:
             if record["kind"] == "validation":
                 miou = f" · mIoU {100 * record['miou']:.1f} after epoch {record['epoch']}"
                 return
+            if record["kind"] != "step":
+                return
             eta = (record["steps"] - record["step"]) / max(record["step_rate"], 1e-9)
-            words = f"{record['images_per_s']:.1f} images/s · {_eta(eta)} · loss {record['loss']:.3f}{miou}"
+            stage = f"stage {record['stage']} · " if "stage" in record else ""
+            words = (
+                f"{stage}{record['images_per_s']:.1f} images/s · {_eta(eta)} · data wait {100 * record['data_wait']:.0f} % · "
+                f"loss {record['loss']:.3f}{miou}"
+            )
             show(record["step"], record["steps"], words)
 
         yield on_record

@@ -12,7 +12,7 @@ LAYERS = (
     ("labels", "storage"),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
-    ("predict", "checkpoint", "run", "batches", "recipe", "records", "cluster", "check"),
+    ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
     ("shard",),
     ("train", "segment", "analysis"),
     ("console",),
@@ -26,6 +26,9 @@ HOMES = {
     "fsspec": {"storage"},
     "s3fs": set(),
     "typer": {"cli"},
+    "tensorboard": set(),
+    "matplotlib": {"train"},
+    "mlflow": {"train"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
 

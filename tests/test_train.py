@@ -7,37 +7,13 @@ import torch
 
 from pipeline import checkpoint, storage
 from pipeline.batches import epoch_batches, steps_per_epoch
-from pipeline.config import AugmentConfig, OptimizerConfig, TrainConfig, parse
+from pipeline.config import AugmentConfig
 from pipeline.corpus import list_items
 from pipeline.labels import space
 from pipeline.models.layers import Network
 from pipeline.predict import Predictor
-from pipeline.recipe import build_optimizer, cross_entropy, finite, set_lr
 from pipeline.train import train
-
-
-def config(scenes, output, **changes) -> TrainConfig:
-    values = {
-        "corpus": {"images": scenes[0], "labels": scenes[1], "layout": "cityscapes"},
-        "train_split": "train",
-        "val_split": "val",
-        "label_space": "cityscapes19",
-        "model": {"name": "deeplabv3plus", "backbone": "efficientnet_lite0", "output_stride": 32, "aspp_channels": 16,
-                  "low_level_channels": 8, "decoder_channels": 16},
-        "weights": "random",
-        "output": str(output),
-        "epochs": 2,
-        "batch_size": 4,
-        "augment": {"crop": [64, 96], "scale": [0.8, 1.2], "flip": True, "colour": 0.2},
-        "optimizer": {"name": "adamw", "lr": 0.003, "backbone_lr_factor": 1, "weight_decay": 0.01, "warmup_steps": 0,
-                      "poly_power": 0.9},
-        "validate_every": 1,
-        "precision": "fp32",
-        "seed": 0,
-        "workers": 2,
-        "cpus_per_worker": 1,
-    }  # fmt: skip
-    return parse(TrainConfig, values | changes, where="test")
+from tests.small_train import config
 
 
 def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(ray_session, scenes, tmp_path):
@@ -108,29 +84,6 @@ def test_a_corpus_smaller_than_a_batch_still_gives_one(scenes):
     items = list_items(config(scenes, "/x").corpus, "train")[:3]
     ((images, _),) = batches(items, 0, 1)
     assert len(images) == 4
-
-
-def test_the_loss_is_the_mean_over_labelled_pixels_alone():
-    logits = torch.log(torch.tensor([[0.25, 0.5], [0.75, 0.5]])).T.reshape(1, 2, 1, 2)[:, [0, 1]]
-    label = torch.tensor([[[0, 255]]])
-    assert float(cross_entropy([logits], label)) == pytest.approx(-float(logits.log_softmax(1)[0, 0, 0, 0]))
-    assert float(cross_entropy([logits], torch.full((1, 1, 2), 255))) == 0
-
-
-def test_rates_follow_warm_up_and_poly_decay():
-    network = torch.nn.Module()
-    network.backbone, network.head = torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 1)
-    cfg = OptimizerConfig(name="sgd", lr=1.0, backbone_lr_factor=0.1, weight_decay=0.5, warmup_steps=1, poly_power=0.5)
-    optimizer = build_optimizer(network, cfg)
-    assert set_lr(optimizer, cfg, 0, total=4) == 0.5
-    assert set_lr(optimizer, cfg, 3, total=4) == 0.5  # (1 - 3/4) ** 0.5
-    rates = {(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups}
-    assert rates == {(0.05, 0.5, 1), (0.05, 0.0, 1), (0.5, 0.5, 1), (0.5, 0.0, 1)}
-
-
-def test_not_a_number_is_told_with_its_step():
-    with pytest.raises(ValueError, match=r"the loss is nan at step 8 \(epoch 2\)"):
-        finite(torch.tensor(float("nan")), step=7, epoch=1)
 
 
 class Slope(Network):

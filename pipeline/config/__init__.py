@@ -2,17 +2,35 @@
 
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.networks import DeepLabV3PlusConfig, ModelConfig
+from pipeline.config.recipe import (
+    AugmentConfig,
+    CrossEntropyConfig,
+    DiceConfig,
+    FocalConfig,
+    LossConfig,
+    LossTerm,
+    LovaszConfig,
+    OhemConfig,
+    OptimizerConfig,
+)
 from pipeline.config.section import Section
 from pipeline.config.segment import CrfConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse
-from pipeline.config.train import AugmentConfig, OptimizerConfig, TrainConfig
+from pipeline.config.train import TrainConfig, stage_configs
 
 __all__ = [
     "AugmentConfig",
     "CorpusConfig",
     "CrfConfig",
+    "CrossEntropyConfig",
     "DeepLabV3PlusConfig",
+    "DiceConfig",
+    "FocalConfig",
+    "LossConfig",
+    "LossTerm",
+    "LovaszConfig",
     "ModelConfig",
+    "OhemConfig",
     "OptimizerConfig",
     "PredictConfig",
     "Section",
@@ -22,4 +40,5 @@ __all__ = [
     "differences",
     "load",
     "parse",
+    "stage_configs",
 ]
