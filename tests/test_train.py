@@ -1,6 +1,7 @@
 """Ray Train for real, on two CPU workers, small enough for a minute."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pipeline.labels import space
 from pipeline.models.layers import Network
 from pipeline.predict import Predictor
 from pipeline.train import train
-from tests.small_train import config
+from tests.small_train import NETWORK, config, curve, train_alone
 
 
 def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(ray_session, scenes, tmp_path):
@@ -38,6 +39,51 @@ def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(r
 
     with pytest.raises(ValueError, match=r"another config: epochs: 2, now 3; choose another output"):
         train(cfg.model_copy(update={"epochs": 3}))
+
+
+PLAIN_SGD = {
+    "name": "sgd",
+    "lr": 0.01,
+    "backbone_lr_factor": 1,
+    "weight_decay": 0.001,
+    "warmup_steps": 0,
+    "poly_power": 1,
+}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_workers_reach_the_weights_of_one(ray_session, scenes, tmp_path, parallel):
+    """With norms frozen: batch statistics are each worker's own, and their synchronised form exists on GPUs alone."""
+    changes = {"norm": "frozen", "model": NETWORK | {"dropout": 0}, "optimizer": PLAIN_SGD | {"clip_norm": 5}}
+    changes |= {"epochs": 1, "batch_size": 2, "accumulate": 1}
+    one = train_alone(config(scenes, tmp_path / "one", workers=1, **changes))
+    train(config(scenes, tmp_path / "two", workers=2, save_every=3, parallel=parallel, **changes))
+    assert curve(tmp_path / "two") == pytest.approx(one, rel=1e-4)
+    single, double = (checkpoint.load(str(tmp_path / name / "last")).model.state_dict() for name in ("one", "two"))
+    assert all(torch.allclose(single[name], double[name], atol=1e-5) for name in single)
+
+
+def test_stages_follow_each_other_and_the_last_one_is_the_run(ray_session, scenes, tmp_path):
+    stages = [
+        {"epochs": 1, "freeze_backbone": True, "augment": {"crop": [32, 32]}},
+        {"epochs": 1, "model": NETWORK | {"decoder_channels": 24}, "optimizer": {"lr": 0.0001},
+         "loss": {"terms": [{"name": "cross_entropy", "class_weights": "median_frequency"}]}},
+    ]  # fmt: skip
+    cfg = config(scenes, tmp_path, workers=1, stages=stages)
+    records = []
+    trained = train(cfg, records.append)
+    assert [record["stage"] for record in records if record["kind"] == "validation"] == ["1/2", "2/2"]
+    first, second, best = (checkpoint.load(str(tmp_path / name)) for name in ("stage-1/best", "stage-2/best", "best"))
+    assert trained.checkpoint == str(tmp_path / "best")
+    assert best.sha256 == second.sha256
+    assert (first.model_config.decoder_channels, best.model_config.decoder_channels) == (16, 24)
+    assert json.loads((tmp_path / "stage-2/config.json").read_text())["augment"]["crop"] == [64, 96]
+    start = json.loads((tmp_path / "environment.json").read_text())[0]
+    assert start["packages"]["torch"] == version("torch")
+    assert (tmp_path / "stage-2/curves.png").exists()
+
+    again = train(cfg)  # both stages are done: no worker starts
+    assert (again.miou, again.seconds < trained.seconds) == (trained.miou, True)
 
 
 def test_a_loss_that_is_not_finite_ends_training_with_the_step_and_what_to_do(ray_session, scenes, tmp_path):

@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.config import TrainConfig
 from pipeline.models import Network
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_WHOLE = StateDictOptions(full_state_dict=True)
+_WHOLE_ON_RANK_0 = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def spread(network: Network, cfg: TrainConfig, device: torch.device, world_size: int) -> nn.Module:
@@ -42,6 +43,7 @@ def spread(network: Network, cfg: TrainConfig, device: torch.device, world_size:
                     find_unused_parameters=cfg.loss.aux_weight == 0,  # auxiliary heads then learn nothing
                 )
             case "fsdp":
+                network.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other
                 fully_shard(network.backbone)
                 fully_shard(network)  # in place
     return torch.compile(model) if cfg.compile else model  # type: ignore[return-value]
@@ -77,15 +79,16 @@ def whole_weights(network: Network) -> dict[str, torch.Tensor]:
 def load_weights(network: Network, state: dict[str, torch.Tensor]) -> None:
     """Take a whole `state_dict`."""
     if isinstance(network, FSDPModule):
-        set_model_state_dict(network, cast(dict[str, Any], state), options=_WHOLE)
+        ordered = {name: state[name] for name in sorted(state)}  # each is shared out in turn: one order for all workers
+        set_model_state_dict(network, cast(dict[str, Any], ordered), options=_WHOLE)
     else:
         network.load_state_dict(state)
 
 
 def whole_optimizer(network: Network, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state, whole on every worker; all workers must call it."""
+    """The optimiser's state, whole on rank 0; all workers must call it."""
     if isinstance(network, FSDPModule):
-        return get_optimizer_state_dict(network, optimizer, options=_WHOLE)
+        return get_optimizer_state_dict(network, optimizer, options=_WHOLE_ON_RANK_0)
     return optimizer.state_dict()
 
 
