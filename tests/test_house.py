@@ -14,14 +14,15 @@ LAYERS = (
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
     ("shard",),
-    ("train", "segment", "analysis"),
+    ("train", "segment", "analysis", "export"),
+    ("tune",),
     ("console",),
     ("demo",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster"},
+    "ray": {"train", "segment", "cluster", "tune"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),
@@ -29,6 +30,8 @@ HOMES = {
     "tensorboard": set(),
     "matplotlib": {"train"},
     "mlflow": {"train"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
 

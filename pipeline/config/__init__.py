@@ -17,9 +17,11 @@ from pipeline.config.section import Section
 from pipeline.config.segment import CrfConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse
 from pipeline.config.train import TrainConfig, stage_configs
+from pipeline.config.tune import AxisConfig, TuneConfig, with_values
 
 __all__ = [
     "AugmentConfig",
+    "AxisConfig",
     "CorpusConfig",
     "CrfConfig",
     "CrossEntropyConfig",
@@ -36,9 +38,11 @@ __all__ = [
     "Section",
     "SegmentConfig",
     "TrainConfig",
+    "TuneConfig",
     "canonical",
     "differences",
     "load",
     "parse",
     "stage_configs",
+    "with_values",
 ]
