@@ -60,6 +60,18 @@ def test_a_run_broken_off_within_an_epoch_goes_on_to_the_same_curve_and_weights(
     assert weights_of(cfg.output, "best") == weights_of(tmp_path / "whole", "best")
 
 
+def test_a_run_lives_in_object_storage(s3, scenes, monkeypatch):
+    cfg = alone(scenes, f"{s3}/trained", epochs=1, batch_size=2, save_every=2, tensorboard=True)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after_step(patch, 3)
+        train_alone(cfg)
+    assert len(curve(cfg.output)) == 2
+    assert len(train_alone(cfg)) == 4
+    assert checkpoint.load(f"{cfg.output}/best").info["epoch"] == 1
+    assert curves.draw(f"{cfg.output}/metrics.jsonl", f"{cfg.output}/curves.png")
+    assert any(file.path.startswith("events.") for file in storage.list_files(f"{cfg.output}/tensorboard"))
+
+
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(scenes, tmp_path):
     changes = {"norm": "frozen", "epochs": 1, "model": NETWORK | {"dropout": 0}}
     changes |= {"optimizer": {"name": "sgd", "lr": 0.01, "backbone_lr_factor": 1, "weight_decay": 0, "warmup_steps": 0,

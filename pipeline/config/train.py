@@ -83,6 +83,8 @@ class TrainConfig(Section):
             raise ValueError(
                 f"best_by: found '{self.best_by}'; choose miou, mean_accuracy, pixel_accuracy or iou.<class>"
             )
+        if self.ema is not None and self.parallel == "fsdp":
+            raise ValueError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
         if self.start_from == storage.absolute(PREVIOUS):
             raise ValueError(f"start_from '{PREVIOUS}' belongs into a stage after the first; give a checkpoint's URI")
         return self
