@@ -36,6 +36,7 @@ class MetricsLog:
         self._losses: list[float] = []
         self._waits: list[float] = []
         self._norms: list[float] = []
+        self._seconds = 0.0
         self._last: Record = {}
         self._pause_s = RECORD_EVERY_S
         self._since = time.monotonic()
@@ -46,13 +47,14 @@ class MetricsLog:
         self._since = time.monotonic()
 
     def step(
-        self, *, step: int, steps: int, epoch: int, loss: float, lr: float, gradient_norm: float, data_wait: float,
-        batch_size: int
+        self, *, step: int, steps: int, epoch: int, loss: float, lr: float, gradient_norm: float, seconds: float,
+        data_wait: float, batch_size: int
     ) -> None:  # fmt: skip
-        """One step is done: step 1..steps, its loss, rate, L2 norm of the gradient, and the share of it spent waiting."""
+        """Step 1..steps is done: its loss, rate, L2 norm of the gradient, time, and the share of it spent waiting."""
         self._losses.append(loss)
         self._waits.append(data_wait)
         self._norms.append(gradient_norm)
+        self._seconds += seconds
         self._last = {"step": step, "steps": steps, "epoch": epoch, "lr": lr, "batch_size": batch_size}
         if time.monotonic() - self._since >= self._pause_s or step == steps:
             self.flush()
@@ -61,7 +63,7 @@ class MetricsLog:
         """Write the steps since the last record, if there are any."""
         if not self._losses:
             return
-        count, elapsed = len(self._losses), max(time.monotonic() - self._since, 1e-9)
+        count, elapsed = len(self._losses), max(self._seconds, 1e-9)
         batch_size = self._last.pop("batch_size")
         self._write(
             {
@@ -76,7 +78,8 @@ class MetricsLog:
                 "data_waits": [round(wait, 4) for wait in self._waits],
             }
         )
-        self._losses, self._waits, self._norms, self._since = [], [], [], time.monotonic()
+        self._losses, self._waits, self._norms, self._seconds = [], [], [], 0.0
+        self._since = time.monotonic()
 
     def validation(self, step: int, epoch: int, confusion: np.ndarray, classes: Sequence[str]) -> Record:
         """The counts of a validation after `step`, as figures; the record."""

@@ -221,7 +221,7 @@ def test_batches_that_are_left_are_those_of_the_whole_epoch(scenes):
 def test_records_after_the_snapshot_are_dropped_and_each_step_keeps_its_loss(tmp_path):
     log = MetricsLog(str(tmp_path))
     log.start(0, workers=1)
-    values = {"steps": 9, "epoch": 1, "lr": 1.0, "gradient_norm": 2.0, "batch_size": 4}
+    values = {"steps": 9, "epoch": 1, "lr": 1.0, "gradient_norm": 2.0, "batch_size": 4, "seconds": 0.5}
     for step in (1, 2, 3):
         log.step(step=step, loss=step / 4, data_wait=0.5, **values)
     log.flush()
@@ -234,6 +234,7 @@ def test_records_after_the_snapshot_are_dropped_and_each_step_keeps_its_loss(tmp
         0.5,
         2,
     )
+    assert (first["step_rate"], first["images_per_s"]) == (2, 8)
     assert second["step"] == 4
     assert MetricsLog(str(tmp_path), 3).records == [*log.records[:2]]
 

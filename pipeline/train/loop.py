@@ -118,6 +118,7 @@ def _train_epoch(
             loss=loss,
             lr=result.lr,
             gradient_norm=norm,
+            seconds=seconds,
             data_wait=min(1.0, wait_s / max(seconds, 1e-9)),
             batch_size=cfg.batch_size,
         )
