@@ -7,10 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
-from pipeline.config import AugmentConfig
+from pipeline.config import AugmentConfig, LossConfig
 from pipeline.corpus import Item, read
-from pipeline.imaging.augment import augment
-from pipeline.imaging.decode import decode_image, decode_label
+from pipeline.imaging.augment import augment, drop_cells
+from pipeline.imaging.decode import decode_image, decode_label, orientation_of, upright
 from pipeline.labels import LabelSpace
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (N, 3, h, w) uint8 images, (N, h, w) uint8 labels
@@ -22,10 +22,12 @@ def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarra
     Raises:
         ValueError: unreadable bytes, no label, a label of another size, or an id outside the label space.
     """
-    image = decode_image(read(item.image), max_pixels)
+    data = read(item.image)
+    image = decode_image(data, max_pixels)
     if item.label is None:
         raise ValueError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
-    label = space.to_train(decode_label(read(item.label), max_pixels), where=f"label of {item.image_id}")
+    stored = decode_label(read(item.label), max_pixels)
+    label = upright(space.to_train(stored, where=f"label of {item.image_id}"), orientation_of(data))
     if label.shape != image.shape[:2]:
         raise ValueError(
             f"{item.image_id}: the label is {label.shape[0]}x{label.shape[1]}, the image "
@@ -39,6 +41,35 @@ def steps_per_epoch(num_items: int, batch_size: int) -> int:
     return max(1, num_items // batch_size)
 
 
+class EpochOrder:
+    """Which image, and for a class-uniform view which class, stands at each place of an epoch: a function of the seed.
+
+    Args:
+        counts: (I, C) labelled pixels of each item, needed where `class_uniform` is not 0.
+    """
+
+    def __init__(
+        self, num_items: int, *, seed: int, epoch: int, class_uniform: float = 0, counts: np.ndarray | None = None
+    ) -> None:
+        self.seed, self.epoch = seed, epoch
+        self._order = np.random.default_rng([seed, epoch]).permutation(num_items)
+        self._share, self._counts = class_uniform, counts
+        assert not class_uniform or (counts is not None and len(counts) == num_items)
+
+    def __getitem__(self, place: int) -> tuple[int, int | None]:
+        """(index of the item, class that the crop must hold)."""
+        index = int(self._order[place % len(self._order)])
+        if not self._share:
+            return index, None
+        assert self._counts is not None
+        rng = np.random.default_rng([self.seed, self.epoch, place, 1])
+        there = np.flatnonzero(self._counts.any(axis=0))
+        if rng.random() >= self._share or not len(there):
+            return index, None
+        holding = int(rng.choice(there))
+        return int(rng.choice(np.flatnonzero(self._counts[:, holding]))), holding
+
+
 def epoch_batches(
     items: list[Item],
     space: LabelSpace,
@@ -50,27 +81,36 @@ def epoch_batches(
     rank: int,
     world_size: int,
     max_pixels: int,
+    counts: np.ndarray | None = None,
+    loss: LossConfig | None = None,
+    first: int = 0,
     num_threads: int = 1,
     ahead: int = 3,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """This worker's share of each batch of one epoch.
 
     A view depends on (seed, epoch, its place in the epoch) alone: the same run with another number of workers trains on
-    the same global batches.
+    the same global batches, and one that goes on within an epoch sees the batches that were left.
 
     Args:
         batch_size: of all workers together; a multiple of `world_size`.
+        counts: (I, C) labelled pixels of each item, for class-uniform views.
+        loss: says which share of the pixels counts; absent = all.
+        first: batches of the epoch that are done already.
         ahead: batches prepared before they are asked for.
+        pin: put batches into page-locked memory, from which a GPU copies while it computes.
     Raises:
         ValueError: from the first bad image or label; `maskmill check` lists all of them.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(items))
+    order = EpochOrder(len(items), seed=seed, epoch=epoch, class_uniform=cfg.class_uniform, counts=counts)
     share = batch_size // world_size
 
     def view(place: int) -> Batch:
-        item = items[order[place % len(order)]]
-        image, label = load_pair(item, space, max_pixels)
-        return augment(image, label, cfg, np.random.default_rng([seed, epoch, place]))
+        index, holding = order[place]
+        rng = np.random.default_rng([seed, epoch, place])
+        image, label = augment(*load_pair(items[index], space, max_pixels), cfg, rng, holding)
+        return image, label if loss is None else drop_cells(label, loss.sample, loss.sample_px, rng)
 
     def places(step: int) -> range:
         start = step * batch_size + rank * share
@@ -78,12 +118,13 @@ def epoch_batches(
 
     def collect(views: list[Future[Batch]]) -> Batch:
         pairs = [view.result() for view in views]
-        return torch.stack([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+        images, labels = torch.stack([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+        return (images.pin_memory(), labels.pin_memory()) if pin else (images, labels)
 
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="views")
     try:
         waiting: deque[list[Future[Batch]]] = deque()
-        for step in range(steps_per_epoch(len(items), batch_size)):
+        for step in range(first, steps_per_epoch(len(items), batch_size)):
             waiting.append([pool.submit(view, place) for place in places(step)])
             if len(waiting) > ahead:
                 yield collect(waiting.popleft())
@@ -91,3 +132,10 @@ def epoch_batches(
             yield collect(waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def count_label(item: Item, space: LabelSpace, max_pixels: int) -> np.ndarray:
+    """(C,) int64: labelled pixels of each class in one item's label."""
+    assert item.label is not None
+    label = space.to_train(decode_label(read(item.label), max_pixels), where=f"label of {item.image_id}")
+    return np.bincount(label.ravel(), minlength=256)[: space.num_classes].astype(np.int64)

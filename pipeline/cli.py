@@ -5,6 +5,7 @@ Exit codes: 0 clean, 2 done with rejects, 1 failed.
 
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
@@ -21,6 +22,13 @@ app = typer.Typer(
 Config = Annotated[str, typer.Argument(help="YAML file, complete: one file is one run.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
+
+
+class ExportFormat(StrEnum):
+    """What `maskmill export` can write."""
+
+    ONNX = "onnx"
+    TORCH_EXPORT = "torch_export"
 
 
 @app.callback()
@@ -80,6 +88,45 @@ def train(config: Config, overrides: Overrides = None) -> None:
     console.print(
         f"best mIoU {100 * trained.miou:.2f} after epoch {trained.best_epoch}, {trained.seconds / 60:.1f} min: "
         f"{trained.checkpoint}"
+    )
+
+
+@app.command()
+def tune(
+    config: Config,
+    space: Annotated[str, typer.Option(help="YAML file: `space`, keys with grid, choice, uniform or loguniform.")],
+    overrides: Overrides = None,
+) -> None:
+    """Search over keys of a training config with Ray Tune: a table of the trials, and the best one's config."""
+    from pipeline.config import TuneConfig
+    from pipeline.console import console, print_trials, tuning
+    from pipeline.tune import tune as run
+
+    cfg, search = load(TrainConfig, config, overrides), load(TuneConfig, space)
+    with tuning() as on_trial:
+        trials = run(cfg, search, on_trial)
+    print_trials(console, trials)
+    console.print(f"best config: {cfg.output}/best.yaml", soft_wrap=True)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="What `maskmill train` wrote: <output>/best or <output>/last.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Who is to read it.")],
+    out: Annotated[str, typer.Option(help="File to write: a path or a URI.")],
+    height: Annotated[int, typer.Option(help="Of the images, pixels.")] = 512,
+    width: Annotated[int, typer.Option(help="Of the images, pixels.")] = 1024,
+) -> None:
+    """Write a checkpoint as ONNX or torch.export, checked against the checkpoint's own logits."""
+    from pipeline import storage
+    from pipeline.console import console
+    from pipeline.export import export as run
+
+    done = run(storage.absolute(checkpoint), form.value, storage.absolute(out), height, width)
+    console.print(
+        f"{done.uri}: {done.bytes / 1e6:.1f} MB, uint8 (N, 3, {height}, {width}) -> logits; largest difference "
+        f"{done.difference:.1g} of the largest logit",
+        soft_wrap=True,
     )
 
 

@@ -1,8 +1,9 @@
 """What people watch while a job runs: one live line in a terminal, a plain line now and then without one."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
@@ -14,6 +15,9 @@ from pipeline.config import CorpusConfig
 from pipeline.models.catalogue import HEIGHT, WIDTH, CatalogueRow
 from pipeline.records import Record
 from pipeline.segment import Progress as SegmentProgress
+
+if TYPE_CHECKING:
+    from pipeline.tune import Trial
 
 PLAIN_EVERY_S = 15.0  # between two lines where there is no terminal
 
@@ -27,7 +31,7 @@ if not console.is_terminal:
 
 @contextmanager
 def training(title: str) -> Iterator[Callable[[Record], None]]:
-    """Shows the records of a training run: steps, images/s, ETA, loss, newest mIoU."""
+    """Shows the records of a training run: steps, images/s, ETA, share of the time that waits for data, loss, mIoU."""
     miou = ""
 
     with _line(title, unit="steps") as show:
@@ -37,8 +41,14 @@ def training(title: str) -> Iterator[Callable[[Record], None]]:
             if record["kind"] == "validation":
                 miou = f" · mIoU {100 * record['miou']:.1f} after epoch {record['epoch']}"
                 return
+            if record["kind"] != "step":
+                return
             eta = (record["steps"] - record["step"]) / max(record["step_rate"], 1e-9)
-            words = f"{record['images_per_s']:.1f} images/s · {_eta(eta)} · loss {record['loss']:.3f}{miou}"
+            stage = f"stage {record['stage']} · " if "stage" in record else ""
+            words = (
+                f"{stage}{record['images_per_s']:.1f} images/s · {_eta(eta)} · data wait {100 * record['data_wait']:.0f} % · "
+                f"loss {record['loss']:.3f}{miou}"
+            )
             show(record["step"], record["steps"], words)
 
         yield on_record
@@ -54,6 +64,13 @@ def segmenting(title: str) -> Iterator[Callable[[SegmentProgress], None]]:
             show(progress.done, progress.images, words)
 
         yield on_progress
+
+
+@contextmanager
+def tuning() -> Iterator[Callable[[int, int], None]]:
+    """Shows the trials of a search: done of all."""
+    with _line("tuning", unit="trials") as show:
+        yield lambda done, total: show(done, total, "")
 
 
 @contextmanager
@@ -140,6 +157,22 @@ def print_groups(console: Console, iou: pd.DataFrame) -> None:
         keys = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
         table.add_row(*keys, str(int(row["images"])), f"{100 * row['miou']:.2f}", f"{100 * row['pixel_accuracy']:.2f}")
     console.print(table)
+
+
+def print_trials(console: Console, trials: Sequence["Trial"]) -> None:
+    """The trials of a search, best first; below them why some could not be trained."""
+    table = Table(header_style="bold")
+    for key in trials[0].values:
+        table.add_column(key)
+    for heading in ("mIoU", "minutes"):
+        table.add_column(heading, justify="right")
+    for trial in trials:
+        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial.values.values()]
+        table.add_row(*values, "failed" if trial.error else f"{100 * trial.miou:.2f}", f"{trial.seconds / 60:.1f}")
+    console.print(table)
+    for trial in trials:
+        if trial.error:
+            console.print(f"failed: {trial.values}: {trial.error}", soft_wrap=True)
 
 
 def print_models(console: Console, rows: Iterable[CatalogueRow]) -> None:

@@ -1,4 +1,8 @@
-"""metrics.jsonl: what a training run reports while it runs, written by one worker and followed from anywhere."""
+"""metrics.jsonl: what a training run reports while it runs, written by one worker and followed from anywhere.
+
+Lines of kind `start` (a worker group began, at which step and where), `step` (a few steps: the loss and the data wait of
+each of them, means of the rest) and `validation`.
+"""
 
 import json
 import math
@@ -11,54 +15,106 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.metrics.iou import class_iou, mean_iou, pixel_accuracy
+from pipeline.metrics.iou import class_iou, mean_accuracy, mean_iou, pixel_accuracy
 
 Record = dict[str, Any]  # one line of metrics.jsonl
-RECORD_EVERY_S = 2.0  # between two step records
+RECORD_EVERY_S = 2.0  # between two step records, at least
+_WRITE_SHARE = 0.05  # of the time may go into writing them: the file is put whole each time
 
 
 class MetricsLog:
-    """metrics.jsonl, written by one worker: a mean over the steps since the last record, and every validation."""
+    """metrics.jsonl, written by one worker.
 
-    def __init__(self, output: str | None, records: list[Record]) -> None:
-        self.output, self.records = output, list(records)
+    Args:
+        output: the run's folder; None on the workers that write nothing.
+        step: the step that the run goes on from; records of later steps, which are done again, are dropped.
+    """
+
+    def __init__(self, output: str | None, step: int = 0) -> None:
+        self.uri = None if output is None else storage.join(output, "metrics.jsonl")
+        self.records = [] if self.uri is None else [r for r in read_records(self.uri) if r["step"] <= step]
         self._losses: list[float] = []
+        self._waits: list[float] = []
+        self._norms: list[float] = []
+        self._seconds = 0.0
+        self._last: Record = {}
+        self._pause_s = RECORD_EVERY_S
         self._since = time.monotonic()
 
-    def step(self, step: int, steps: int, epoch: int, loss: float, lr: float, batch_size: int) -> None:
+    def start(self, step: int, **where: Any) -> None:
+        """A worker group begins after `step`."""
+        self._write({"kind": "start", "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | where)
+        self._since = time.monotonic()
+
+    def step(
+        self, *, step: int, steps: int, epoch: int, loss: float, lr: float, gradient_norm: float, seconds: float,
+        data_wait: float, batch_size: int
+    ) -> None:  # fmt: skip
+        """Step 1..steps is done: its loss, rate, L2 norm of the gradient, time, and the share of it spent waiting."""
         self._losses.append(loss)
-        elapsed = time.monotonic() - self._since
-        if elapsed < RECORD_EVERY_S and step < steps:
+        self._waits.append(data_wait)
+        self._norms.append(gradient_norm)
+        self._seconds += seconds
+        self._last = {"step": step, "steps": steps, "epoch": epoch, "lr": lr, "batch_size": batch_size}
+        if time.monotonic() - self._since >= self._pause_s or step == steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the steps since the last record, if there are any."""
+        if not self._losses:
             return
-        rate = len(self._losses) * batch_size / elapsed
-        mean = sum(self._losses) / len(self._losses)
+        count, elapsed = len(self._losses), max(self._seconds, 1e-9)
+        batch_size = self._last.pop("batch_size")
         self._write(
             {
                 "kind": "step",
-                "step": step,
-                "steps": steps,
-                "epoch": epoch,
-                "loss": mean,
-                "lr": lr,
-                "images_per_s": rate,
-                "step_rate": rate / batch_size,
+                **self._last,
+                "loss": sum(self._losses) / count,
+                "gradient_norm": sum(self._norms) / count,
+                "data_wait": sum(self._waits) / count,
+                "images_per_s": count * batch_size / elapsed,
+                "step_rate": count / elapsed,
+                "losses": self._losses,
+                "data_waits": [round(wait, 4) for wait in self._waits],
             }
         )
-        self._losses, self._since = [], time.monotonic()
-
-    def validation(self, epoch: int, confusion: np.ndarray, classes: Sequence[str]) -> None:
-        iou = {name: None if math.isnan(v) else float(v) for name, v in zip(classes, class_iou(confusion), strict=True)}
-        accuracy = pixel_accuracy(confusion)
-        self._write(
-            {"kind": "validation", "epoch": epoch, "miou": mean_iou(confusion), "pixel_accuracy": accuracy, "iou": iou}
-        )
+        self._losses, self._waits, self._norms, self._seconds = [], [], [], 0.0
         self._since = time.monotonic()
+
+    def validation(self, step: int, epoch: int, confusion: np.ndarray, classes: Sequence[str]) -> Record:
+        """The counts of a validation after `step`, as figures; the record."""
+        iou = {name: None if math.isnan(v) else float(v) for name, v in zip(classes, class_iou(confusion), strict=True)}
+        record = {
+            "kind": "validation",
+            "step": step,
+            "epoch": epoch,
+            "miou": mean_iou(confusion),
+            "mean_accuracy": mean_accuracy(confusion),
+            "pixel_accuracy": pixel_accuracy(confusion),
+            "iou": iou,
+        }
+        self.flush()
+        self._write(record)
+        self._since = time.monotonic()
+        return record
 
     def _write(self, record: Record) -> None:
         self.records.append(record)
-        if self.output is not None:
-            lines = "".join(json.dumps(line) + "\n" for line in self.records)
-            storage.put(storage.join(self.output, "metrics.jsonl"), lines.encode())
+        if self.uri is not None:
+            begun = time.monotonic()
+            storage.put(self.uri, "".join(json.dumps(line) + "\n" for line in self.records).encode())
+            self._pause_s = max(RECORD_EVERY_S, (time.monotonic() - begun) / _WRITE_SHARE)
+
+
+def figure(record: Record, name: str) -> float:
+    """One figure of a validation record: miou, mean_accuracy, pixel_accuracy or iou.<class>; -1 where undefined."""
+    value = record["iou"].get(name.removeprefix("iou.")) if name.startswith("iou.") else record[name]
+    return -1.0 if value is None or math.isnan(value) else float(value)
+
+
+def loss_curve(records: Sequence[Record]) -> list[float]:
+    """The loss of each step, from step 1 on."""
+    return [loss for record in records if record["kind"] == "step" for loss in record["losses"]]
 
 
 @contextmanager
@@ -67,13 +123,13 @@ def following(uri: str, on_record: Callable[[Record], None]) -> Iterator[None]:
     stop = threading.Event()
 
     def follow() -> None:
-        seen = _records(uri)
+        seen = len(read_records(uri))
         while True:
             last_round = stop.wait(1.0)
-            records = _records(uri)
-            for record in records[len(seen) :]:
+            records = read_records(uri)
+            for record in records[seen:]:
                 on_record(record)
-            seen = records
+            seen = len(records)  # fewer than before where a restart goes on from an earlier step
             if last_round:
                 return
 
@@ -86,7 +142,8 @@ def following(uri: str, on_record: Callable[[Record], None]) -> Iterator[None]:
         thread.join()
 
 
-def _records(uri: str) -> list[Record]:
+def read_records(uri: str) -> list[Record]:
+    """The lines of a metrics.jsonl; none where there is no file yet."""
     try:
         return [json.loads(line) for line in storage.read(uri).splitlines()]
     except FileNotFoundError:

@@ -26,6 +26,8 @@ def maskmill(*arguments, debug=False):
         (("segment", "configs/camvid/segment_deeplab_v3plus.yaml", "--set", "crf.width=3"), "crf.width: unknown key; known"),
         (("train", "configs/camvid/train_deeplab_v3plus.yaml", "--set", "epochs=0"), "epochs: found 0"),
         (("segment", "configs/camvid/segment_deeplab_v3plus.yaml", "--set", "checkpoint=/none"), "no checkpoint.json there"),
+        (("tune", "configs/camvid/train_deeplab_v3plus.yaml", "--space", "none.yaml"), "config none.yaml does not exist"),
+        (("export", "/none", "--format", "torch_export", "--out", "/none/x"), "no checkpoint.json there"),
         (("check", "/nowhere"), "error: corpus /nowhere: there is no file"),
         (("verify", "/nowhere"), "no run.json there"),
         (("evaluate", "/nowhere"), "no run.json there"),

@@ -2,7 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, canonical, differences, load
+from pipeline.config import (
+    CorpusConfig,
+    SegmentConfig,
+    TrainConfig,
+    TuneConfig,
+    canonical,
+    differences,
+    load,
+    stage_configs,
+    with_values,
+)
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SEGMENT = """
@@ -83,4 +93,78 @@ def test_differences_name_the_nested_key():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONFIGS)))
 def test_every_shipped_config_is_legal(path):
-    load(TrainConfig if path.name.startswith("train") else SegmentConfig, str(path))
+    load({"train": TrainConfig, "space": TuneConfig}.get(path.name.split("_")[0], SegmentConfig), str(path))
+
+
+CAMVID = str(CONFIGS / "camvid/train_deeplab_v3plus.yaml")
+
+
+def staged(*stages):
+    return with_values(load(TrainConfig, CAMVID, ["output=/runs/a"]), {"stages": list(stages)}, where="test")
+
+
+def test_a_config_without_stages_is_its_only_stage():
+    cfg = load(TrainConfig, CAMVID)
+    assert stage_configs(cfg) == [cfg]
+
+
+def test_a_stage_lays_its_keys_over_the_run():
+    finer = {"name": "deeplabv3plus", "backbone": "efficientnet_lite0", "output_stride": 8}
+    cfg = staged(
+        {"epochs": 3, "freeze_backbone": True, "augment": {"crop": [128, 128]}},
+        {"model": finer, "optimizer": {"lr": 0.0001}},
+        {"train_split": "val", "start_from": "s3://bucket/other", "optimizer": {"name": "sgd", "lr": 1, "backbone_lr_factor": 1,
+         "weight_decay": 0, "warmup_steps": 0, "schedule": "one_cycle"}},
+    )  # fmt: skip
+    first, second, third = stage_configs(cfg)
+    assert (first.epochs, first.freeze_backbone, first.augment.crop, first.augment.scale) == (
+        3,
+        True,
+        (128, 128),
+        (0.75, 1.75),
+    )
+    assert (first.start_from, first.output, second.output) == (None, "/runs/a/stage-1", "/runs/a/stage-2")
+    assert second.start_from == "/runs/a/stage-1/best"  # of the stage before, unless another is named
+    assert (second.epochs, second.freeze_backbone, second.optimizer.lr, second.optimizer.name) == (
+        40,
+        False,
+        0.0001,
+        "adamw",
+    )
+    assert (second.model.output_stride, second.model.aspp_channels) == (
+        8,
+        256,
+    )  # a section with a name is replaced whole
+    assert (third.start_from, third.train_split, third.optimizer.schedule) == ("s3://bucket/other", "val", "one_cycle")
+    assert stage_configs(staged({}, {"start_from": None}))[1].start_from is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        (({"workers": 2},), r"stages\.1: workers: not a stage's key; a stage may set model, weights, start_from"),
+        (({}, {"epochs": 0}), r"stages\.2: epochs: found 0"),
+        (({"start_from": "previous"},), r"stages\.1: start_from 'previous' belongs into a stage after the first"),
+    ],
+)
+def test_a_stage_that_is_not_legal_is_named(stages, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        staged(*stages)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("norm=sync", "norm 'sync' exists on GPUs alone"),
+        ("best_by=loss", "choose miou, mean_accuracy, pixel_accuracy or iou.<class>"),
+        ("accumulate=3", "4 images, is taken in accumulate = 3 parts"),
+        ("start_from=previous", "belongs into a stage after the first"),
+        (
+            "loss={terms: [{name: huber}]}",
+            r"loss\.terms\.0: found .*'cross_entropy', 'focal', 'ohem', 'dice', 'lovasz'",
+        ),
+    ],
+)
+def test_training_keys_that_do_not_fit_each_other_are_told(override, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load(TrainConfig, CAMVID, [override])

@@ -12,20 +12,26 @@ LAYERS = (
     ("labels", "storage"),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
-    ("predict", "checkpoint", "run", "batches", "recipe", "records", "cluster", "check"),
+    ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
     ("shard", "poison"),
-    ("train", "segment", "analysis"),
+    ("train", "segment", "analysis", "export"),
+    ("tune",),
     ("console",),
     ("demo",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster"},
+    "ray": {"train", "segment", "cluster", "tune"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),
     "typer": {"cli"},
+    "tensorboard": set(),
+    "matplotlib": {"train"},
+    "mlflow": {"train"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
 

@@ -1,43 +1,20 @@
 """Ray Train for real, on two CPU workers, small enough for a minute."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
 
 from pipeline import checkpoint, storage
 from pipeline.batches import epoch_batches, steps_per_epoch
-from pipeline.config import AugmentConfig, OptimizerConfig, TrainConfig, parse
+from pipeline.config import AugmentConfig
 from pipeline.corpus import list_items
 from pipeline.labels import space
 from pipeline.models import Network
 from pipeline.predict import Predictor
-from pipeline.recipe import build_optimizer, cross_entropy, finite, set_lr
 from pipeline.train import train
-
-
-def config(scenes, output, **changes) -> TrainConfig:
-    values = {
-        "corpus": {"images": scenes[0], "labels": scenes[1], "layout": "cityscapes"},
-        "train_split": "train",
-        "val_split": "val",
-        "label_space": "cityscapes19",
-        "model": {"name": "deeplabv3plus", "backbone": "efficientnet_lite0", "output_stride": 32, "aspp_channels": 16,
-                  "low_level_channels": 8, "decoder_channels": 16},
-        "weights": "random",
-        "output": str(output),
-        "epochs": 2,
-        "batch_size": 4,
-        "augment": {"crop": [64, 96], "scale": [0.8, 1.2], "flip": True, "colour": 0.2},
-        "optimizer": {"name": "adamw", "lr": 0.003, "backbone_lr_factor": 1, "weight_decay": 0.01, "warmup_steps": 0,
-                      "poly_power": 0.9},
-        "validate_every": 1,
-        "precision": "fp32",
-        "seed": 0,
-        "workers": 2,
-        "cpus_per_worker": 1,
-    }  # fmt: skip
-    return parse(TrainConfig, values | changes, where="test")
+from tests.small_train import NETWORK, config, curve, train_alone
 
 
 def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(ray_session, scenes, tmp_path):
@@ -62,6 +39,51 @@ def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(r
 
     with pytest.raises(ValueError, match=r"another config: epochs: 2, now 3; choose another output"):
         train(cfg.model_copy(update={"epochs": 3}))
+
+
+PLAIN_SGD = {
+    "name": "sgd",
+    "lr": 0.01,
+    "backbone_lr_factor": 1,
+    "weight_decay": 0.001,
+    "warmup_steps": 0,
+    "poly_power": 1,
+}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_workers_reach_the_weights_of_one(ray_session, scenes, tmp_path, parallel):
+    """With norms frozen: batch statistics are each worker's own, and their synchronised form exists on GPUs alone."""
+    changes = {"norm": "frozen", "model": NETWORK | {"dropout": 0}, "optimizer": PLAIN_SGD | {"clip_norm": 5}}
+    changes |= {"epochs": 1, "batch_size": 2, "accumulate": 1}
+    one = train_alone(config(scenes, tmp_path / "one", workers=1, **changes))
+    train(config(scenes, tmp_path / "two", workers=2, save_every=3, parallel=parallel, **changes))
+    assert curve(tmp_path / "two") == pytest.approx(one, rel=1e-4)
+    single, double = (checkpoint.load(str(tmp_path / name / "last")).model.state_dict() for name in ("one", "two"))
+    assert all(torch.allclose(single[name], double[name], atol=1e-5) for name in single)
+
+
+def test_stages_follow_each_other_and_the_last_one_is_the_run(ray_session, scenes, tmp_path):
+    stages = [
+        {"epochs": 1, "freeze_backbone": True, "augment": {"crop": [32, 32]}},
+        {"epochs": 1, "model": NETWORK | {"decoder_channels": 24}, "optimizer": {"lr": 0.0001},
+         "loss": {"terms": [{"name": "cross_entropy", "class_weights": "median_frequency"}]}},
+    ]  # fmt: skip
+    cfg = config(scenes, tmp_path, workers=1, stages=stages)
+    records = []
+    trained = train(cfg, records.append)
+    assert [record["stage"] for record in records if record["kind"] == "validation"] == ["1/2", "2/2"]
+    first, second, best = (checkpoint.load(str(tmp_path / name)) for name in ("stage-1/best", "stage-2/best", "best"))
+    assert trained.checkpoint == str(tmp_path / "best")
+    assert best.sha256 == second.sha256
+    assert (first.model_config.decoder_channels, best.model_config.decoder_channels) == (16, 24)
+    assert json.loads((tmp_path / "stage-2/config.json").read_text())["augment"]["crop"] == [64, 96]
+    start = json.loads((tmp_path / "environment.json").read_text())[0]
+    assert start["packages"]["torch"] == version("torch")
+    assert (tmp_path / "stage-2/curves.png").exists()
+
+    again = train(cfg)  # both stages are done: no worker starts
+    assert (again.miou, again.seconds < trained.seconds) == (trained.miou, True)
 
 
 def test_a_loss_that_is_not_finite_ends_training_with_the_step_and_what_to_do(ray_session, scenes, tmp_path):
@@ -108,29 +130,6 @@ def test_a_corpus_smaller_than_a_batch_still_gives_one(scenes):
     items = list_items(config(scenes, "/x").corpus, "train")[:3]
     ((images, _),) = batches(items, 0, 1)
     assert len(images) == 4
-
-
-def test_the_loss_is_the_mean_over_labelled_pixels_alone():
-    logits = torch.log(torch.tensor([[0.25, 0.5], [0.75, 0.5]])).T.reshape(1, 2, 1, 2)[:, [0, 1]]
-    label = torch.tensor([[[0, 255]]])
-    assert float(cross_entropy([logits], label)) == pytest.approx(-float(logits.log_softmax(1)[0, 0, 0, 0]))
-    assert float(cross_entropy([logits], torch.full((1, 1, 2), 255))) == 0
-
-
-def test_rates_follow_warm_up_and_poly_decay():
-    network = torch.nn.Module()
-    network.backbone, network.head = torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 1)
-    cfg = OptimizerConfig(name="sgd", lr=1.0, backbone_lr_factor=0.1, weight_decay=0.5, warmup_steps=1, poly_power=0.5)
-    optimizer = build_optimizer(network, cfg)
-    assert set_lr(optimizer, cfg, 0, total=4) == 0.5
-    assert set_lr(optimizer, cfg, 3, total=4) == 0.5  # (1 - 3/4) ** 0.5
-    rates = {(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups}
-    assert rates == {(0.05, 0.5, 1), (0.05, 0.0, 1), (0.5, 0.5, 1), (0.5, 0.0, 1)}
-
-
-def test_not_a_number_is_told_with_its_step():
-    with pytest.raises(ValueError, match=r"the loss is nan at step 8 \(epoch 2\)"):
-        finite(torch.tensor(float("nan")), step=7, epoch=1)
 
 
 class Slope(Network):

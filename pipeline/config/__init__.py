@@ -2,25 +2,48 @@
 
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.networks import ModelConfig, UpsamplingName
+from pipeline.config.recipe import (
+    AugmentConfig,
+    CrossEntropyConfig,
+    DiceConfig,
+    FocalConfig,
+    LossConfig,
+    LossTerm,
+    LovaszConfig,
+    OhemConfig,
+    OptimizerConfig,
+)
 from pipeline.config.section import Section
 from pipeline.config.segment import CrfConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse, parse_model
-from pipeline.config.train import AugmentConfig, OptimizerConfig, TrainConfig
+from pipeline.config.train import TrainConfig, stage_configs
+from pipeline.config.tune import AxisConfig, TuneConfig, with_values
 
 __all__ = [
     "AugmentConfig",
+    "AxisConfig",
     "CorpusConfig",
     "CrfConfig",
+    "CrossEntropyConfig",
+    "DiceConfig",
+    "FocalConfig",
+    "LossConfig",
+    "LossTerm",
+    "LovaszConfig",
     "ModelConfig",
+    "OhemConfig",
     "OptimizerConfig",
     "PredictConfig",
     "Section",
     "SegmentConfig",
     "TrainConfig",
+    "TuneConfig",
     "UpsamplingName",
     "canonical",
     "differences",
     "load",
     "parse",
+    "stage_configs",
+    "with_values",
     "parse_model",
 ]

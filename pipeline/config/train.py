@@ -1,31 +1,23 @@
 """A training run."""
 
-from typing import Annotated, Literal
+import re
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline import storage
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.networks import ModelConfig
-from pipeline.config.section import Precision, Section, Size, Uri
+from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
+from pipeline.config.section import Precision, Section, Uri
+from pipeline.config.text import parse
 
-
-class AugmentConfig(Section):
-    """What one training view is: scale, crop, flip, colour."""
-
-    crop: Size
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]  # range of the random resize factor
-    flip: bool
-    colour: float = Field(ge=0, le=1)  # strength of random brightness, contrast and saturation; 0 = off
-
-
-class OptimizerConfig(Section):
-    name: Literal["adamw", "sgd"]
-    lr: float = Field(gt=0)  # of the head
-    backbone_lr_factor: float = Field(gt=0)  # the backbone learns at lr times this
-    weight_decay: float = Field(ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # SGD only
-    warmup_steps: int = Field(ge=0)
-    poly_power: float = Field(gt=0)  # lr * (1 - step / steps) ** power, DeepLab arXiv:1606.00915 section 4.1
+# What a stage may set for itself; all else is one for the whole run.
+STAGE_KEYS = (
+    "model", "weights", "start_from", "freeze_backbone", "norm", "corpus", "train_split", "epochs", "batch_size",
+    "accumulate", "augment", "optimizer", "loss", "ema", "validate_every",
+)  # fmt: skip
+PREVIOUS = "previous"  # start_from: the best checkpoint of the stage before
 
 
 class TrainConfig(Section):
@@ -37,19 +29,38 @@ class TrainConfig(Section):
     label_space: Literal["cityscapes19", "voc21", "camvid11"]
     model: ModelConfig
     weights: Literal["imagenet", "random"]  # where the backbone starts
+    start_from: Uri | None = None  # a checkpoint whose tensors are taken over where name and shape match
+    freeze_backbone: bool = False  # only the head learns
+    norm: Literal["batch", "sync", "frozen"] = (
+        "batch"  # batch statistics: of each worker, of all (GPUs), or the stored ones
+    )
     output: Uri
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # of all workers together
+    batch_size: int = Field(ge=1)  # of all workers together, a step
+    accumulate: int = Field(
+        1, ge=1
+    )  # a worker takes its share of a batch in this many parts: less memory, same gradient
     augment: AugmentConfig
     optimizer: OptimizerConfig
+    loss: LossConfig = LossConfig()
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, which are what is validated and saved
     validate_every: int = Field(ge=1)  # epochs
+    best_by: str = "miou"  # or mean_accuracy, pixel_accuracy, iou.<class>
+    save_every: int | None = Field(None, ge=1)  # steps between two snapshots; absent = at the end of each epoch alone
     precision: Precision
+    compile: bool = False  # torch.compile: a minute at the start, faster steps
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # how workers share: a whole network each, or its parameters in shards
+    deterministic: bool = False  # slower kernels on GPUs that give the same bits each time; CPUs do so anyway
     seed: int = Field(ge=0)
     max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones are refused before they are decoded
     workers: int = Field(ge=1)
     cpus_per_worker: int = Field(ge=1)
     gpus_per_worker: float = Field(0, ge=0)  # 0 = train on the CPU
-    max_failures: int = Field(1, ge=0)  # restarts from the last checkpoint after a worker died
+    read_threads: int = Field(1, ge=1)  # of a worker: read, decode and augment ahead of the network
+    max_failures: int = Field(1, ge=0)  # restarts from the newest snapshot after a worker died
+    tensorboard: bool = False  # scalars and four validation pictures below <output>/tensorboard
+    mlflow: str | None = None  # tracking URI of an MLflow server; absent = off
+    stages: tuple[dict[str, Any], ...] = ()  # each: keys laid over those above, see `stage_configs`
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainConfig":
@@ -57,4 +68,64 @@ class TrainConfig(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} is shared by all workers: make it a multiple of workers ({self.workers})"
             )
+        if self.batch_size // self.workers % self.accumulate:
+            raise ValueError(
+                f"a worker's share of a batch, {self.batch_size // self.workers} images, is taken in accumulate = "
+                f"{self.accumulate} parts: make the share a multiple of it"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "TrainConfig":
+        if self.norm == "sync" and not self.gpus_per_worker:
+            raise ValueError("norm 'sync' exists on GPUs alone: set gpus_per_worker, or choose 'batch' or 'frozen'")
+        if not re.fullmatch(r"miou|mean_accuracy|pixel_accuracy|iou\..+", self.best_by):
+            raise ValueError(
+                f"best_by: found '{self.best_by}'; choose miou, mean_accuracy, pixel_accuracy or iou.<class>"
+            )
+        if self.ema is not None and self.parallel == "fsdp":
+            raise ValueError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
+        if self.start_from == storage.absolute(PREVIOUS):
+            raise ValueError(f"start_from '{PREVIOUS}' belongs into a stage after the first; give a checkpoint's URI")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_configs(self) -> "TrainConfig":
+        stage_configs(self)
+        return self
+
+
+def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
+    """The stages of a run as configs of their own, in order; a config without `stages` is its only stage.
+
+    A stage's keys are laid over the run's. A section that carries `name` (a network, an optimiser) or a list replaces the
+    whole; one without is laid over key by key, so `augment: {crop: [512, 512]}` keeps the other keys. A stage after the
+    first starts from the one before unless it says otherwise. Stage N writes below <output>/stage-N.
+
+    Raises:
+        ValueError: a stage sets a key that is the run's, or its config is not legal.
+    """
+    if not cfg.stages:
+        return [cfg]
+    run = cfg.model_dump(mode="json", exclude={"stages"})
+    configs: list[TrainConfig] = []
+    for number, stage in enumerate(cfg.stages, start=1):
+        unknown = sorted(stage.keys() - set(STAGE_KEYS))
+        if unknown:
+            raise ValueError(
+                f"stages.{number}: {unknown[0]}: not a stage's key; a stage may set {', '.join(STAGE_KEYS)}"
+            )
+        values = _laid_over(run, stage) | {"output": storage.join(cfg.output, f"stage-{number}")}
+        if number > 1 and stage.get("start_from", PREVIOUS) == PREVIOUS:
+            values["start_from"] = storage.join(configs[-1].output, "best")
+        configs.append(parse(TrainConfig, values, where=f"stages.{number}"))
+    return configs
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _laid_over(old, value) if both and "name" not in value else value  # type: ignore[arg-type]
+    return merged

@@ -9,7 +9,7 @@ from pipeline.labels import IGNORE
 
 
 def augment(
-    image: np.ndarray, label: np.ndarray, cfg: AugmentConfig, rng: np.random.Generator
+    image: np.ndarray, label: np.ndarray, cfg: AugmentConfig, rng: np.random.Generator, holding: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One random view of an image and its label.
 
@@ -20,13 +20,14 @@ def augment(
         label: (H, W) uint8 train ids.
         cfg: ranges; `crop` is the size of the view, (height, width).
         rng: the only source of chance: the same state gives the same view.
+        holding: a class; the window then holds a pixel of it, drawn from all those in the image, if there is one.
     Returns:
         (3, h, w) uint8 and (h, w) uint8; where the window passes the image's edge: the image's mean colour and ignore.
     """
     crop_h, crop_w = cfg.crop
     factor = float(np.exp(rng.uniform(np.log(cfg.scale[0]), np.log(cfg.scale[1]))))
     window_h, window_w = max(1, round(crop_h / factor)), max(1, round(crop_w / factor))
-    image, label = _cut(image, label, window_h, window_w, rng)
+    image, label = _cut(image, label, window_h, window_w, rng, holding)
 
     x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     y = torch.from_numpy(np.ascontiguousarray(label))
@@ -43,13 +44,31 @@ def augment(
     return x, y
 
 
+def drop_cells(label: torch.Tensor, share: float, cell_px: int, rng: np.random.Generator) -> torch.Tensor:
+    """(h, w) labels of which each cell of `cell_px` x `cell_px` counts with chance `share`, and is ignored else.
+
+    FCN (arXiv:1411.4038), sections 3.4 and 4.3: training on patches is training on whole images with a sampled loss.
+    """
+    if share == 1:
+        return label
+    height, width = label.shape
+    dropped = rng.random((-(-height // cell_px), -(-width // cell_px))) >= share
+    pixels = dropped.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[:height, :width]
+    return label.masked_fill(torch.from_numpy(pixels), IGNORE)
+
+
 def _cut(
-    image: np.ndarray, label: np.ndarray, window_h: int, window_w: int, rng: np.random.Generator
+    image: np.ndarray, label: np.ndarray, window_h: int, window_w: int, rng: np.random.Generator, holding: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """A window at a random place; padded where the image is smaller than the window."""
     height, width = label.shape
-    top = int(rng.integers(0, max(0, height - window_h) + 1))
-    left = int(rng.integers(0, max(0, width - window_w) + 1))
+    held = np.flatnonzero(label.ravel() == holding) if holding is not None else ()
+    if len(held):
+        row, column = divmod(int(held[rng.integers(len(held))]), width)
+        top, left = _start(row, window_h, height, rng), _start(column, window_w, width, rng)
+    else:
+        top = int(rng.integers(0, max(0, height - window_h) + 1))
+        left = int(rng.integers(0, max(0, width - window_w) + 1))
     image = image[top : top + window_h, left : left + window_w]
     label = label[top : top + window_h, left : left + window_w]
     missing_h, missing_w = window_h - label.shape[0], window_w - label.shape[1]
@@ -63,3 +82,8 @@ def _cut(
     padded_label = np.full((window_h, window_w), IGNORE, np.uint8)
     padded_label[place] = label
     return padded_image, padded_label
+
+
+def _start(inside: int, window: int, length: int, rng: np.random.Generator) -> int:
+    """Where a window of an axis begins, at random among the places that hold pixel `inside`."""
+    return int(rng.integers(max(0, inside - window + 1), max(0, min(inside, length - window)) + 1))

@@ -1,0 +1,73 @@
+"""A search over keys of a training config."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from pipeline.config.section import Section
+from pipeline.config.text import parse
+from pipeline.config.train import TrainConfig
+
+Range = tuple[float, float]
+
+
+class AxisConfig(Section):
+    """The values that one key may take: exactly one of the four is given."""
+
+    grid: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None  # every value is tried
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None  # one of these at random
+    uniform: Range | None = None  # a number between, at random
+    loguniform: Range | None = None  # the same, evenly over its magnitudes
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> "AxisConfig":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of grid, choice, uniform and loguniform, found {', '.join(given) or 'none'}")
+        low, high = self.uniform or self.loguniform or (1, 2)
+        if not low < high or (self.loguniform and low <= 0):
+            raise ValueError(
+                f"found the range {low}..{high}; the first must be the smaller, and above 0 for loguniform"
+            )
+        return self
+
+    def first(self) -> Any:
+        """A value of the axis."""
+        values = self.grid or self.choice or self.uniform or self.loguniform
+        assert values is not None
+        return values[0]
+
+
+class TuneConfig(Section):
+    """A search: its axes by the config key they set, and how many draws it takes."""
+
+    space: Annotated[dict[str, AxisConfig], Field(min_length=1)]
+    num_samples: int = Field(1, ge=1)  # draws at each point of the grid
+    at_once: int | None = Field(None, ge=1)  # trials side by side; absent = as many as the cluster holds
+    seed: int = Field(0, ge=0)  # the same seed and space give the same trials
+
+    @property
+    def num_trials(self) -> int:
+        grids = [len(axis.grid) for axis in self.space.values() if axis.grid is not None]
+        total = self.num_samples
+        for size in grids:
+            total *= size
+        return total
+
+
+def with_values(cfg: TrainConfig, values: dict[str, Any], where: str) -> TrainConfig:
+    """The config with keys such as `optimizer.lr` set anew.
+
+    Raises:
+        ValueError: a key is not there, or its value is not allowed.
+    """
+    tree = cfg.model_dump(mode="json")
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        branch: Any = tree
+        for parent in parents:
+            branch = branch.get(parent) if isinstance(branch, dict) else None
+        if not isinstance(branch, dict):
+            raise ValueError(f"{where}: {key}: {'.'.join(parents)} is no section of the config; use keys as in --set")
+        branch[leaf] = value
+    return parse(TrainConfig, tree, where=where)

@@ -1,0 +1,36 @@
+"""Class weights from the pixel counts of the training labels."""
+
+import numpy as np
+
+
+def class_weights(counts: np.ndarray, kind: str) -> np.ndarray:
+    """One weight a class; a class that no label holds has weight 0.
+
+    Args:
+        counts: (I, C) int64, labelled pixels of each class in each of I images.
+        kind: `median_frequency`: median of the frequencies / frequency, where the frequency of a class is its pixels
+            divided by the labelled pixels of the images that hold it (Eigen & Fergus, arXiv:1411.4734; SegNet,
+            arXiv:1511.00561, section 3.2). `inverse` and `sqrt_inverse`: 1 / share of all labelled pixels, and its
+            square root, scaled so that the classes at hand have mean 1.
+    Returns:
+        (C,) float64.
+    Raises:
+        ValueError: no pixel is labelled, or the kind is unknown.
+    """
+    pixels = counts.sum(axis=0)
+    if not pixels.any():
+        raise ValueError("class weights need labelled pixels and the training labels hold none; check label_space")
+    there = pixels > 0
+    weights = np.zeros(counts.shape[1])
+    match kind:
+        case "median_frequency":
+            # Deviation: ignored pixels are left out of the images' sizes, as they train nowhere.
+            of_images = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
+            frequency = pixels[there] / of_images[there]
+            weights[there] = np.median(frequency) / frequency
+        case "inverse" | "sqrt_inverse":
+            raw = (pixels.sum() / pixels[there]) ** (1.0 if kind == "inverse" else 0.5)
+            weights[there] = raw / raw.mean()
+        case _:
+            raise ValueError(f"class weights '{kind}' are unknown; choose median_frequency, inverse or sqrt_inverse")
+    return weights

@@ -1,0 +1,160 @@
+"""Losses whose value does not depend on how a batch is shared out over workers or parts.
+
+Letters: N batch, C classes, H rows, W columns. A pixel term is divided by a weight of the whole batch that follows from
+the labels; a region term and OHEM are means over images. So the parts of a batch add up to the loss of the whole.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.config import (
+    CrossEntropyConfig,
+    DiceConfig,
+    FocalConfig,
+    LossConfig,
+    LossTerm,
+    LovaszConfig,
+    OhemConfig,
+)
+from pipeline.labels import IGNORE
+
+
+class Loss:
+    """The loss of a config: `totals` of the labels of a whole batch first, then the share of each part in it."""
+
+    def __init__(self, cfg: LossConfig, class_weights: Mapping[str, np.ndarray], device: torch.device | str) -> None:
+        """`class_weights`: (C,) weights for each kind that the config asks for."""
+        self.cfg = cfg
+        self._weights = {
+            kind: torch.tensor(values, dtype=torch.float32, device=device) for kind, values in class_weights.items()
+        }
+
+    def totals(self, label: torch.Tensor) -> torch.Tensor:
+        """(T,) float32, for each term what its sum over the batch is divided by: pixel weights, or images.
+
+        Totals of parts add up to those of the whole. `label` is (N, H, W) integer train ids.
+        """
+        return torch.stack([self._total(term, label) for term in self.cfg.terms])
+
+    def __call__(self, logits: list[torch.Tensor], label: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        """What this part adds to the loss of the whole batch; 0 where it has no labelled pixel.
+
+        Args:
+            logits: each (N, C, H, W); the last is the prediction, the others count `aux_weight`.
+            label: (N, H, W) int64 train ids, 255 = ignore.
+            totals: of the whole batch.
+        """
+        loss = self._sum(logits[-1].float(), label, totals)
+        if self.cfg.aux_weight and len(logits) > 1:
+            loss = loss + self.cfg.aux_weight * sum(self._sum(aux.float(), label, totals) for aux in logits[:-1])
+        return loss
+
+    def _total(self, term: LossTerm, label: torch.Tensor) -> torch.Tensor:
+        match term:
+            case CrossEntropyConfig() | FocalConfig():
+                total = self._pixel_weights(term.class_weights, label).sum()
+            case _:
+                total = torch.tensor(float(len(label)), device=label.device)
+        return total.float()
+
+    def _sum(self, logits: torch.Tensor, label: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        loss = logits.new_zeros(())
+        for term, total in zip(self.cfg.terms, totals, strict=True):
+            loss = loss + term.weight * self._term(term, logits, label) / total.clamp(min=1e-12)
+        return loss
+
+    def _term(self, term: LossTerm, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        match term:
+            case CrossEntropyConfig():
+                return (self._pixel_weights(term.class_weights, label) * cross_entropy(logits, label)).sum()
+            case FocalConfig():
+                return (self._pixel_weights(term.class_weights, label) * focal(logits, label, term.gamma)).sum()
+            case OhemConfig():
+                weights = self._pixel_weights(term.class_weights, label)
+                return ohem(logits, label, weights, term.threshold, term.min_kept).sum()
+            case DiceConfig():
+                return dice(logits, label).sum()
+            case LovaszConfig():
+                return lovasz_softmax(logits, label).sum()
+
+    def _pixel_weights(self, kind: str, label: torch.Tensor) -> torch.Tensor:
+        """(N, H, W) float32: the weight of each pixel's class, 0 where ignored."""
+        labelled = label != IGNORE
+        if kind == "none":
+            return labelled.float()
+        return self._weights[kind][torch.where(labelled, label, 0).long()] * labelled
+
+
+def cross_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """(N, H, W): minus the log of the true class's probability; 0 where ignored."""
+    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
+
+
+def focal(logits: torch.Tensor, label: torch.Tensor, gamma: float) -> torch.Tensor:
+    """(N, H, W): (1 - p) ** gamma times the cross entropy, p of the true class: arXiv:1708.02002, eq. 4."""
+    loss = cross_entropy(logits, label)
+    # 1 - p by expm1, and kept off 0, where a power below 1 has no derivative.
+    return (-torch.expm1(-loss)).clamp(min=1e-8) ** gamma * loss
+
+
+def ohem(
+    logits: torch.Tensor, label: torch.Tensor, weights: torch.Tensor, threshold: float, min_kept: int
+) -> torch.Tensor:
+    """(N,): the weighted mean of the cross entropy over the hard pixels of each image.
+
+    Hard: the true class has less than `threshold` probability; if those are fewer than `min_kept`, the `min_kept` with
+    the largest loss (all labelled ones where there are fewer still). Idea: arXiv:1604.03540. Deviation from the common
+    code: pixels are chosen in each image and not in a worker's batch, so the choice is the same for any number of workers.
+    """
+    loss = cross_entropy(logits, label).flatten(1)
+    labelled = (label != IGNORE).flatten(1)
+    with torch.no_grad():
+        ranked = loss.masked_fill(~labelled, -1).sort(dim=1, descending=True).values
+        kth = ranked[:, min(min_kept, ranked.shape[1]) - 1, None]
+        hard = labelled & ((loss > -float(np.log(threshold))) | (loss >= kth))
+        kept = weights.flatten(1) * hard
+    return (kept * loss).sum(1) / kept.sum(1).clamp(min=1e-12)
+
+
+def dice(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """(N,): 1 - 2 |p g| / (|p|^2 + |g|^2), a mean over the classes that the image's label holds: arXiv:1606.04797, section 3.
+
+    0 for an image without labelled pixels.
+    """
+    probs, truth, there = _regions(logits, label)
+    overlap = (probs * truth).sum(2)
+    size = probs.square().sum(2) + truth.sum(2)
+    return _mean_over_classes(1 - 2 * overlap / size.clamp(min=1e-12), there)
+
+
+def lovasz_softmax(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """(N,): the Lovasz extension of the Jaccard loss, a mean over the classes that the image's label holds.
+
+    arXiv:1705.08790, algorithm 1, in its per-image form. 0 for an image without labelled pixels.
+    """
+    probs, truth, there = _regions(logits, label)
+    errors = (truth - probs).abs()
+    errors, order = errors.sort(dim=2, descending=True)
+    truth = truth.gather(2, order)
+    size = truth.sum(2, keepdim=True)
+    intersection = size - truth.cumsum(2)
+    labelled = (label != IGNORE).flatten(1)[:, None]
+    union = size + (labelled.float().expand_as(order).gather(2, order) - truth).cumsum(2)
+    jaccard = 1 - intersection / union.clamp(min=1)
+    gradient = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], dim=2)
+    return _mean_over_classes((errors * gradient).sum(2), there)
+
+
+def _regions(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(N, C, P) probs and truth, both 0 where ignored, and (N, C) whether the label holds the class."""
+    labelled = label != IGNORE
+    truth = F.one_hot(torch.where(labelled, label, 0), logits.shape[1]).movedim(-1, 1) * labelled[:, None]
+    probs = logits.softmax(dim=1) * labelled[:, None]
+    return probs.flatten(2), truth.flatten(2).to(probs.dtype), truth.flatten(2).any(2)
+
+
+def _mean_over_classes(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+    return (values * there).sum(1) / there.sum(1).clamp(min=1)

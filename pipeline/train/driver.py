@@ -1,0 +1,148 @@
+"""A training run from the outside: checks, stages, the Ray trainer of each, and what its failures mean."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray.exceptions
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from pipeline import checkpoint, cluster, labels, models, storage
+from pipeline.config import TrainConfig, parse, stage_configs
+from pipeline.records import Record, following
+from pipeline.train import board, curves, folder, tracking
+from pipeline.train.faults import out_of_memory
+from pipeline.train.loop import run_worker
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where the best checkpoint lies and how good it is."""
+
+    checkpoint: str
+    best_epoch: int  # of the last stage
+    miou: float
+    seconds: float
+
+
+def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record: None) -> Trained:
+    """Train every stage until its last epoch; a run that was broken off continues from its newest snapshot.
+
+    Args:
+        on_record: called from another thread with each new line of metrics.jsonl; in a run with stages the record has
+            the key `stage`, e.g. "2/3".
+    Raises:
+        ValueError: the corpus, the output or the machine does not fit the config, a loss became NaN or infinite, or
+            memory ran out.
+    """
+    started = time.monotonic()
+    stages = stage_configs(cfg)
+    _check(cfg, stages)
+    folder.claim(cfg)
+    cluster.connect()
+    cluster.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers")
+    folder.add_environment(cfg.output)
+    with tracking.mlflow_run(cfg) as track:
+        for number, stage in enumerate(stages, start=1):
+            name = f"{number}/{len(stages)}" if len(stages) > 1 else None
+            if not folder.is_finished(stage):
+                _run_stage(stage, _telling(on_record, track, name))
+    if cfg.stages:
+        folder.publish(stages[-1].output, cfg.output)
+    info = folder.finish(cfg)
+    return Trained(storage.join(cfg.output, "best"), info["epoch"], info["miou"], time.monotonic() - started)
+
+
+def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
+    """What can be known to fail before a cluster is started."""
+    for stage in stages:
+        for split in (stage.train_split, stage.val_split):
+            folder.labelled(stage, split)
+        with torch.device("meta"):
+            network = models.build(stage.model, labels.space(stage.label_space).num_classes)
+            network.check_size(torch.zeros(1, 3, *stage.augment.crop))
+    if stages[0].start_from:
+        checkpoint.load(stages[0].start_from)
+    if cfg.tensorboard:
+        board.require_tensorboard()
+    if cfg.mlflow:
+        tracking.require_mlflow()
+
+
+def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:
+    folder.claim(cfg)
+    folder.count_labels(cfg)
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config=cfg.model_dump(mode="json"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cfg.workers,
+            use_gpu=cfg.gpus_per_worker > 0,
+            resources_per_worker={"CPU": cfg.cpus_per_worker}
+            | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {}),
+        ),
+        run_config=_run_config(cfg),
+    )
+    metrics = storage.join(cfg.output, "metrics.jsonl")
+    with following(metrics, on_record):
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise _plain(cfg, error) from error
+        finally:
+            curves.draw(metrics, storage.join(cfg.output, "curves.png"))
+    folder.finish(cfg)
+
+
+def _worker(payload: dict[str, Any]) -> None:
+    cfg = parse(TrainConfig, payload, where="train config")
+    context = ray.train.get_context()
+    run_worker(
+        cfg,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        after_epoch=ray.train.report,
+    )
+
+
+def _telling(
+    on_record: Callable[[Record], None], track: Callable[[Record], None], stage: str | None
+) -> Callable[[Record], None]:
+    def tell(record: Record) -> None:
+        named = record if stage is None else record | {"stage": stage}
+        on_record(named)
+        track(named)
+
+    return tell
+
+
+def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
+    """Ray's own record of the run goes below the output, through the same storage; the run's name is new each start."""
+    filesystem, path = storage.arrow_filesystem(storage.join(cfg.output, "ray"))
+    return ray.train.RunConfig(
+        name=time.strftime("%Y%m%dT%H%M%S"),
+        storage_filesystem=filesystem,
+        storage_path=path,
+        failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
+        logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # of Train v2
+    )
+
+
+def _plain(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
+    """The sentence a worker raised for the user, if that is what ended the run; else the failure as it is."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else [error]
+    for failure in failures:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, ValueError):
+                return ValueError(str(cause))
+            if isinstance(cause, ray.exceptions.OutOfMemoryError):
+                return ValueError(out_of_memory(cfg, "a node's memory"))
+            cause = cause.__cause__ or getattr(cause, "cause", None) or getattr(cause, "_base_exc", None)
+    return error

@@ -1,0 +1,65 @@
+"""What ends a training run and what to do about it, in a sentence."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from pipeline.config import TrainConfig
+
+_IDS_TOLD = 8
+
+
+def check_finite(
+    loss: float, gradient_norm: float, *, step: int, epoch: int, image_ids: Sequence[str], good: str
+) -> None:
+    """Raise ValueError where the loss or the gradient of a step is NaN or infinite.
+
+    Args:
+        step, epoch: from 1 on.
+        image_ids: of the step's batch, of all workers.
+        good: where the last good state lies, as words.
+    """
+    if math.isfinite(loss) and math.isfinite(gradient_norm):
+        return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {gradient_norm}"
+    ids = ", ".join(image_ids[:_IDS_TOLD]) + (f" and {len(image_ids) - _IDS_TOLD} more" * (len(image_ids) > _IDS_TOLD))
+    raise ValueError(
+        f"{what} at step {step} (epoch {epoch}), images {ids}; look at these labels, lower optimizer.lr, set "
+        f"optimizer.clip_norm, lengthen optimizer.warmup_steps, or set precision to fp32; {good}"
+    )
+
+
+def out_of_memory(cfg: TrainConfig, whose: str) -> str:
+    """Which knob to turn, the one that keeps the result first."""
+    share = cfg.batch_size // cfg.workers
+    part = share // cfg.accumulate
+    knobs = []
+    if part > 1:
+        more = next(n for n in range(cfg.accumulate + 1, share + 1) if share % n == 0)
+        same = "the gradient stays the same" if cfg.norm == "frozen" else "only batch statistics change"
+        knobs.append(f"raise accumulate to {more} ({same})")
+    if cfg.precision == "fp32" and cfg.gpus_per_worker:
+        knobs.append("set precision to bf16")
+    if cfg.parallel == "ddp" and cfg.gpus_per_worker and cfg.workers > 1:
+        knobs.append("set parallel to fsdp")
+    knobs += [f"shrink augment.crop ({cfg.augment.crop[0]}x{cfg.augment.crop[1]})", "choose a smaller model"]
+    return (
+        f"{whose} is full, at {part} crops of {cfg.augment.crop[0]}x{cfg.augment.crop[1]} at once in a worker (batch_size "
+        f"{cfg.batch_size} / workers {cfg.workers} / accumulate {cfg.accumulate}); {', or '.join(knobs)}; "
+        "start the run again under another output"
+    )
+
+
+@contextmanager
+def memory_explained(cfg: TrainConfig) -> Iterator[None]:
+    """Turn an allocation that failed into the ValueError that says which knob to turn."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(out_of_memory(cfg, "the GPU's memory")) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            raise ValueError(out_of_memory(cfg, "the machine's memory")) from error
+        raise

@@ -1,0 +1,110 @@
+"""What learns: a network, its optimiser and loss on one worker, and what one step does to them."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline import checkpoint, models
+from pipeline.config import TrainConfig
+from pipeline.models import Network
+from pipeline.predict import normalise
+from pipeline.recipe import Ema, Loss, build_optimizer, class_weights, set_lr, set_norm
+from pipeline.train import parallel
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of all workers together; tensors, so that a GPU is not waited for."""
+
+    lr: float
+    loss: torch.Tensor  # ()
+    gradient_norm: torch.Tensor  # (), L2, before it is clipped
+    data_wait_s: torch.Tensor  # (), mean over workers
+
+
+class Learner:
+    """Network, optimiser, loss and averaged weights of one worker.
+
+    The random numbers of a step (dropout) are a function of seed, step and rank: there is no random state to store, and
+    a run that goes on draws what the unbroken one drew.
+    """
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        num_classes: int,
+        counts: np.ndarray | None,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+    ) -> None:
+        """`counts`: (I, C) labelled pixels of each training image, if the loss weighs classes."""
+        self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
+        torch.manual_seed(cfg.seed)
+        pretrained = cfg.weights == "imagenet" and cfg.start_from is None
+        self.network: Network = models.build(cfg.model, num_classes, pretrained=pretrained).place(device)
+        if cfg.start_from is not None:
+            models.start_from(self.network, checkpoint.load(cfg.start_from).model.state_dict())
+        if cfg.freeze_backbone:
+            self.network.backbone.requires_grad_(False)
+        self.ema = Ema(self.network, cfg.ema) if cfg.ema is not None else None
+        sharded = cfg.parallel == "fsdp" and world_size > 1
+        self._whole = copy.deepcopy(self.network).requires_grad_(False) if sharded else None
+        self._set_norm()
+        self.model = parallel.spread(self.network, cfg, device, world_size)
+        self.optimizer = build_optimizer(self.network, cfg.optimizer)
+        weights = {} if counts is None else {kind: class_weights(counts, kind) for kind in cfg.loss.class_weights}
+        self.loss = Loss(cfg.loss, weights, device)
+        mean, std = self.network.mean, self.network.std
+        self._mean, self._std = (torch.tensor(v, device=device).mul(255).view(1, 3, 1, 1) for v in (mean, std))
+
+    def step(self, images: torch.Tensor, label: torch.Tensor, step: int, steps: int, data_wait_s: float) -> StepResult:
+        """Learn from this worker's share of a batch: (n, 3, h, w) and (n, h, w), uint8. Steps count from 0."""
+        torch.manual_seed(self.cfg.seed + 1_000_003 * step + self.rank)
+        lr = set_lr(self.optimizer, self.cfg.optimizer, step, steps)
+        images, label = (batch.to(self.device, non_blocking=True) for batch in (images, label))
+        totals = parallel.sum_over_workers(self.loss.totals(label), self.world_size)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        parts = list(zip(images.chunk(self.cfg.accumulate), label.chunk(self.cfg.accumulate), strict=True))
+        for number, (part, truth) in enumerate(parts, start=1):
+            with parallel.gradients_shared(self.model, now=number == len(parts)):
+                x = normalise(part, self._mean, self._std).contiguous(memory_format=torch.channels_last)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+                    logits = self.model(x)
+                share = self.loss(logits, truth.long(), totals)
+                (share * self.world_size).backward()  # workers' gradients are averaged, and shares of a loss add up
+            loss += share.detach()
+        norm = self._clip()
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.network.state_dict(), step)
+        told = torch.stack([loss, torch.tensor(data_wait_s / self.world_size, device=self.device)])
+        loss, wait = parallel.sum_over_workers(told, self.world_size)
+        return StepResult(lr, loss, norm, wait)
+
+    def resting(self) -> Network:
+        """The network to validate and save, with plain parameters: the averaged one, if there is one."""
+        if self.ema is not None:
+            return self.ema.network
+        if self._whole is not None:
+            self._whole.load_state_dict(parallel.whole_weights(self.network))
+            return self._whole
+        return self.network
+
+    def wake(self) -> None:
+        """Back to training mode, after the network was validated."""
+        self._set_norm()
+
+    def _set_norm(self) -> None:
+        set_norm(self.network, self.cfg.freeze_backbone, self.cfg.norm == "frozen")
+
+    def _clip(self) -> torch.Tensor:
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.cfg.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.cfg.optimizer.clip_norm, norm)
+        whole: torch.Tensor = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
+        return whole.detach()

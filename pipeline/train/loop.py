@@ -1,0 +1,161 @@
+"""One worker of a training run, from the first step to the last."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import labels
+from pipeline.batches import Batch, EpochOrder, epoch_batches, steps_per_epoch
+from pipeline.config import TrainConfig
+from pipeline.corpus import Item
+from pipeline.labels import LabelSpace
+from pipeline.records import MetricsLog
+from pipeline.train import board, faults, folder, state
+from pipeline.train.learner import Learner, StepResult
+from pipeline.train.validate import example_masks, validate
+
+
+def run_worker(
+    cfg: TrainConfig,
+    *,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    after_epoch: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> None:
+    """Train, validate, save; goes on from the newest snapshot of the run. Without Ray it runs as one worker alone.
+
+    Args:
+        after_epoch: given {"epoch", "step", "miou"} at the end of each; a place for all workers to meet.
+    """
+    data = _open(cfg)
+    _set_up(cfg, device)
+    with faults.memory_explained(cfg):
+        learner = Learner(cfg, data.space.num_classes, data.counts, rank, world_size, device)
+        position = state.restore(cfg, learner)
+        log = MetricsLog(cfg.output if rank == 0 else None, position.step)
+        log.start(position.step, workers=world_size, host=socket.gethostname(), pid=os.getpid(), device=str(device))
+        pictures = board.open_board(cfg, rank, log.records)
+        for epoch in range(position.step // data.steps, cfg.epochs):
+            _train_epoch(cfg, data, learner, position, log, epoch)
+            if (epoch + 1) % cfg.validate_every == 0 or epoch + 1 == cfg.epochs:
+                network = learner.resting()
+                confusion = validate(network, cfg, data.val_items, rank, world_size)
+                validation = log.validation(position.step, epoch + 1, confusion, data.space.classes)
+                position.miou = validation["miou"]
+                if rank == 0:
+                    state.save_checkpoint(cfg, network, position, validation)
+                    if pictures is not None:
+                        pictures.add(log.records, example_masks(network, cfg, data.val_items), data.space.colours)
+                learner.wake()
+            log.flush()
+            state.save_snapshot(cfg, learner, position, rank)
+            after_epoch({"epoch": epoch + 1, "step": position.step, "miou": position.miou})
+
+
+@dataclass(frozen=True)
+class _Data:
+    space: LabelSpace
+    train_items: list[Item]
+    val_items: list[Item]
+    counts: np.ndarray | None  # (I, C) labelled pixels of each training image, where the recipe needs them
+    steps: int  # an epoch
+
+
+def _open(cfg: TrainConfig) -> _Data:
+    train_items, val_items = (folder.labelled(cfg, split) for split in (cfg.train_split, cfg.val_split))
+    counts = folder.read_counts(cfg, train_items)
+    steps = steps_per_epoch(len(train_items), cfg.batch_size)
+    return _Data(labels.space(cfg.label_space), train_items, val_items, counts, steps)
+
+
+def _set_up(cfg: TrainConfig, device: torch.device) -> None:
+    torch.set_num_threads(cfg.cpus_per_worker)
+    if cfg.deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)  # some backward passes have no other kernel
+
+
+def _train_epoch(
+    cfg: TrainConfig, data: _Data, learner: Learner, position: state.Position, log: MetricsLog, epoch: int
+) -> None:
+    """The steps of an epoch that are left, with a snapshot each `save_every` steps."""
+    steps = cfg.epochs * data.steps
+    batches = epoch_batches(
+        data.train_items,
+        data.space,
+        cfg.augment,
+        batch_size=cfg.batch_size,
+        epoch=epoch,
+        seed=cfg.seed,
+        rank=learner.rank,
+        world_size=learner.world_size,
+        max_pixels=cfg.max_pixels,
+        counts=data.counts,
+        loss=cfg.loss,
+        first=position.step % data.steps,
+        num_threads=cfg.read_threads,
+        pin=learner.device.type == "cuda",
+    )
+
+    def told(step: int, result: StepResult, seconds: float) -> None:
+        loss, norm, wait_s = torch.stack([result.loss, result.gradient_norm, result.data_wait_s]).tolist()
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            log.flush()
+            ids = _image_ids(cfg, data, epoch, step)
+            faults.check_finite(loss, norm, step=step + 1, epoch=epoch + 1, image_ids=ids, good=state.good_state(cfg))
+        log.step(
+            step=step + 1,
+            steps=steps,
+            epoch=epoch + 1,
+            loss=loss,
+            lr=result.lr,
+            gradient_norm=norm,
+            seconds=seconds,
+            data_wait=min(1.0, wait_s / max(seconds, 1e-9)),
+            batch_size=cfg.batch_size,
+        )
+
+    before: tuple[int, StepResult, float] | None = None  # read one step late, while the GPU works on the next
+    begun = time.monotonic()
+    for (images, label), wait_s in _timed(batches):
+        step = position.step
+        result = learner.step(images, label, step, steps, wait_s)
+        if before is not None:
+            told(*before)
+        now = time.monotonic()
+        before, begun = (step, result, now - begun), now
+        position.step += 1
+        if cfg.save_every and position.step % cfg.save_every == 0 and position.step % data.steps:
+            told(*before)
+            before = None
+            log.flush()
+            state.save_snapshot(cfg, learner, position, learner.rank)
+            begun = time.monotonic()
+    if before is not None:
+        told(*before)
+
+
+def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch, and the seconds that its taker waited for it."""
+    while True:
+        begun = time.monotonic()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.monotonic() - begun
+
+
+def _image_ids(cfg: TrainConfig, data: _Data, epoch: int, step: int) -> list[str]:
+    """Of a step's batch, of all workers."""
+    uniform = cfg.augment.class_uniform
+    order = EpochOrder(len(data.train_items), seed=cfg.seed, epoch=epoch, class_uniform=uniform, counts=data.counts)
+    first = step % data.steps * cfg.batch_size
+    return [data.train_items[order[place][0]].image_id for place in range(first, first + cfg.batch_size)]

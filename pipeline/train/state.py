@@ -1,0 +1,89 @@
+"""How far a run is, kept where a restart finds it."""
+
+import io
+from dataclasses import asdict, dataclass
+
+import safetensors.torch
+import torch
+
+from pipeline import checkpoint, labels, snapshots, storage
+from pipeline.config import TrainConfig
+from pipeline.models import Network
+from pipeline.records import Record, figure
+from pipeline.train import parallel
+from pipeline.train.learner import Learner
+
+_AVERAGED = "averaged."  # prefix of the averaged weights in a snapshot
+
+
+@dataclass
+class Position:
+    """How far a run is; all else that a restart needs is a function of the config and this, or lies beside it."""
+
+    step: int = 0  # steps done
+    best: float | None = None  # of the figure that best_by names
+    miou: float | None = None  # of the newest validation
+
+
+def snapshot_folder(cfg: TrainConfig) -> str:
+    return storage.join(cfg.output, "snapshots")
+
+
+def restore(cfg: TrainConfig, learner: Learner) -> Position:
+    """Put the newest whole snapshot into the learner; the start where there is none."""
+    snapshot = snapshots.newest(snapshot_folder(cfg))
+    if snapshot is None:
+        return Position()
+    weights = safetensors.torch.load(snapshot.parts["weights.safetensors"])
+    parallel.load_weights(learner.network, {k: v for k, v in weights.items() if not k.startswith(_AVERAGED)})
+    if learner.ema is not None:
+        averaged = {k.removeprefix(_AVERAGED): v for k, v in weights.items() if k.startswith(_AVERAGED)}
+        learner.ema.network.load_state_dict(averaged)
+    state = torch.load(io.BytesIO(snapshot.parts["optimizer.pt"]), map_location="cpu", weights_only=True)
+    parallel.load_optimizer(learner.network, learner.optimizer, state)
+    return Position(**snapshot.position)
+
+
+def save_snapshot(cfg: TrainConfig, learner: Learner, position: Position, rank: int) -> None:
+    """Weights, averaged weights, optimiser and position, written by rank 0; all workers must call it."""
+    weights = dict(parallel.whole_weights(learner.network))
+    optimizer = parallel.whole_optimizer(learner.network, learner.optimizer)
+    if rank > 0:
+        return
+    if learner.ema is not None:
+        weights |= {_AVERAGED + name: value for name, value in learner.ema.network.state_dict().items()}
+    file = io.BytesIO()
+    torch.save(optimizer, file)
+    parts = {
+        "weights.safetensors": safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()}),
+        "optimizer.pt": file.getvalue(),
+    }
+    snapshots.save(snapshot_folder(cfg), position.step, parts, asdict(position))
+
+
+def save_checkpoint(cfg: TrainConfig, network: Network, position: Position, validation: Record) -> None:
+    """`last`, and `best` if this validation is the best so far; rank 0 alone calls it."""
+    space = labels.space(cfg.label_space)
+    info = {
+        "epoch": validation["epoch"],
+        "miou": validation["miou"],
+        "corpus": cfg.corpus.model_dump(),
+        "split": cfg.train_split,
+    }
+    checkpoint.save(storage.join(cfg.output, "last"), network, cfg.model, space, info)
+    value = figure(validation, cfg.best_by)
+    if position.best is None or value > position.best:
+        position.best = value
+        checkpoint.save(storage.join(cfg.output, "best"), network, cfg.model, space, info)
+
+
+def good_state(cfg: TrainConfig) -> str:
+    """Where the last good state of a run lies, as words for a message."""
+    snapshot = snapshots.newest(snapshot_folder(cfg))
+    if snapshot is None:
+        return "there is no good state yet"
+    last = storage.join(cfg.output, "last")
+    words = f"the last good state is of step {snapshot.step}: {snapshot.uri}"
+    return words + (
+        f", the last good checkpoint {last}" if storage.exists(storage.join(last, "checkpoint.json")) else ""
+    )

@@ -1,0 +1,72 @@
+"""A search over config keys, for real on Ray Tune, and what is refused before it starts."""
+
+import math
+
+import pytest
+import yaml
+
+from pipeline.config import TrainConfig, TuneConfig, load, parse, with_values
+from pipeline.console import Console, print_trials
+from pipeline.tune import tune
+from tests.small_train import config
+
+SMALL = {"workers": 1, "epochs": 1, "augment": {"crop": [32, 32], "scale": [1, 1], "flip": False, "colour": 0}}
+
+
+def space(**axes):
+    return parse(TuneConfig, {"space": axes}, where="space")
+
+
+def test_a_search_trains_each_point_and_writes_the_best_config(ray_session, scenes, tmp_path):
+    cfg = config(scenes, tmp_path, max_failures=0, **SMALL)
+    axes = {"optimizer.name": {"choice": ["sgd"]}, "optimizer.lr": {"grid": [1e-4, 1e30]}}
+    counts = []
+    trials = tune(cfg, space(**axes), lambda done, total: counts.append((done, total)))
+    good, bad = trials
+    assert counts[-1] == (2, 2)
+    assert (good.error, good.values) == (None, {"optimizer.name": "sgd", "optimizer.lr": 1e-4})
+    assert math.isnan(bad.miou)
+    assert "lower optimizer.lr" in bad.error
+    best = load(TrainConfig, str(tmp_path / "best.yaml"))
+    assert (best.optimizer.lr, best.optimizer.name, best.output) == (1e-4, "sgd", str(tmp_path / "best"))
+    console = Console(width=400, record=True)
+    print_trials(console, trials)
+    assert f"failed: {bad.values}: the loss is nan at step 2" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("axes", "sentence"),
+    [
+        ({"optimizer.rate": {"grid": [1]}}, r"space: optimizer\.rate: unknown key; known keys here: name, lr"),
+        ({"optimiser.lr": {"grid": [1]}}, r"optimiser\.lr: optimiser is no section of the config"),
+        ({"epochs": {"choice": [0]}}, "epochs: found 0"),
+    ],
+)
+def test_a_key_or_value_that_the_config_does_not_take_is_told_before_anything_starts(scenes, tmp_path, axes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tune(config(scenes, tmp_path), space(**axes))
+
+
+@pytest.mark.parametrize(
+    ("axis", "sentence"),
+    [
+        ({"grid": [1], "uniform": [0, 1]}, "give one of grid, choice, uniform and loguniform, found grid, uniform"),
+        ({}, "found none"),
+        ({"loguniform": [0, 1]}, "above 0 for loguniform"),
+        ({"uniform": [2, 1]}, r"found the range 2\.0\.\.1\.0"),
+    ],
+)
+def test_an_axis_is_one_kind_of_range(axis, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        space(epochs=axis)
+
+
+def test_trials_are_counted_over_grids_and_draws():
+    axes = {"a": {"grid": [1, 2]}, "b": {"grid": [1, 2]}, "c": {"uniform": [0, 1]}}
+    assert parse(TuneConfig, {"num_samples": 3, "space": axes}, where="space").num_trials == 12
+
+
+def test_values_are_set_at_their_path(scenes, tmp_path):
+    cfg = with_values(config(scenes, tmp_path), {"augment.colour": 1, "epochs": 7}, where="x")
+    assert (cfg.augment.colour, cfg.epochs, cfg.augment.flip) == (1, 7, True)
+    assert yaml.safe_load(yaml.safe_dump(cfg.model_dump(mode="json"))) == cfg.model_dump(mode="json")
