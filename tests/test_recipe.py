@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config import LossConfig, OptimizerConfig, parse
 from pipeline.labels import IGNORE
-from pipeline.models.layers import Network
+from pipeline.models import Network
 from pipeline.recipe import Ema, Loss, build_optimizer, class_weights, rate, set_lr, set_norm
 from pipeline.recipe.losses import cross_entropy, dice, focal, lovasz_softmax, ohem
 
