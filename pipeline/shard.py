@@ -16,9 +16,13 @@ import torch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig
 from pipeline.corpus import BadBytes, Item, read
+from pipeline.corpus.siblings import instances_of
 from pipeline.crf import dense_crf
 from pipeline.imaging.decode import BadImage, decode_image, decode_label
+from pipeline.imaging.instances import decode_instances
 from pipeline.imaging.masks import encode_mask
+from pipeline.labels import IGNORE
+from pipeline.metrics.chosen import chosen_counts
 from pipeline.metrics.counts import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.predict import Predictor
@@ -53,6 +57,8 @@ class _Loaded:
     item: Item
     image: np.ndarray
     label: np.ndarray | None
+    instances: np.ndarray | None = None  # (H, W) instanceIds, where the run counts them
+    confidence: np.ndarray | None = None  # (H, W) float32, where the run counts its histogram
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -118,7 +124,7 @@ class ShardSegmenter:
             stage = "decode"
             image = decode_image(image_bytes, self.cfg.max_pixels)
             stage = "label"
-            label = None
+            label = instances = None
             if item.label is not None:
                 where = f"label of {item.image_id}"
                 label = self._train_ids(decode_label(read(item.label), self.cfg.max_pixels), where)
@@ -129,11 +135,16 @@ class ShardSegmenter:
                         f"{where}: it is {label.shape[0]}x{label.shape[1]}, the image {image.shape[0]}x{image.shape[1]} "
                         "(height x width); they must be equal: re-export the label",
                     )
+                if self.cfg.metrics.instances:
+                    instances = decode_instances(read(instances_of(item.label)), label.shape)
+                    self._train_ids(
+                        np.where(instances > 1000, instances // 1000, IGNORE), f"instances of {item.image_id}"
+                    )
         except (BadBytes, BadImage) as error:
             raise Rejected(stage, error.reason, str(error)) from error
         except OSError as error:  # the store, after its client's own retries
             raise Rejected(stage, "store_error", f"{type(error).__name__}: {error}") from error
-        return _Loaded(item, image, label, {"seconds_decode": time.perf_counter() - started})
+        return _Loaded(item, image, label, instances, seconds={"seconds_decode": time.perf_counter() - started})
 
     def _train_ids(self, stored: np.ndarray, where: str) -> np.ndarray:
         try:
@@ -163,7 +174,10 @@ class ShardSegmenter:
             sharpened = dense_crf(probs.cpu().numpy(), loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
             probs = torch.from_numpy(sharpened)
             loaded.seconds["seconds_crf"] = time.perf_counter() - started
-        confidence = float(probs.amax(dim=0).mean())
+        highest = probs.amax(dim=0)
+        if self.cfg.metrics.calibration_bins and loaded.label is not None:
+            loaded.confidence = highest.float().cpu().numpy()
+        confidence = float(highest.mean())
         entropy = float(torch.special.entr(probs).sum(dim=0).mean())
         return _argmax(probs), raw, confidence, entropy
 
@@ -179,6 +193,9 @@ class ShardSegmenter:
                 counts |= {"miou": mean_iou(confusion), "pixel_accuracy": pixel_accuracy(confusion)}
             if raw is not None:
                 counts["confusion_raw"] = count_confusion(loaded.label, raw, num_classes).ravel().tolist()
+            counts |= chosen_counts(
+                self.cfg.metrics, self.space, loaded.label, mask, raw, loaded.instances, loaded.confidence
+            )
         return {
             "image_id": item.image_id,
             "uri": item.image.uri,

@@ -3,7 +3,7 @@
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.networks import ModelConfig, UpsamplingName
 from pipeline.config.section import Section
-from pipeline.config.segment import CrfConfig, PredictConfig, SegmentConfig
+from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse, parse_model
 from pipeline.config.train import AugmentConfig, OptimizerConfig, TrainConfig
 
@@ -11,6 +11,7 @@ __all__ = [
     "AugmentConfig",
     "CorpusConfig",
     "CrfConfig",
+    "MetricsConfig",
     "ModelConfig",
     "OptimizerConfig",
     "PredictConfig",

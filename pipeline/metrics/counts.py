@@ -30,7 +30,9 @@ def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np
         )
     for name, ids in (("label", label), ("mask", mask)):
         if ids.dtype != np.uint8:
-            raise ValueError(f"{name} is {ids.dtype}, ids are uint8 0..{num_classes - 1} and {IGNORE}; convert it first")
+            raise ValueError(
+                f"{name} is {ids.dtype}, ids are uint8 0..{num_classes - 1} and {IGNORE}; convert it first"
+            )
     # Place of an id in the table of counts: legal ids first, then ignore, then whatever is not legal.
     rows, columns = np.full(256, num_classes + 1), np.full(256, num_classes)
     rows[:num_classes] = columns[:num_classes] = np.arange(num_classes)

@@ -42,6 +42,11 @@ def mask_schema(num_classes: int) -> pa.Schema:
                 "confusion", pa.list_(pa.int64())
             ),  # C * C, row = truth, column = prediction; null without a label
             pa.field("confusion_raw", pa.list_(pa.int64())),  # the same before the CRF; null without CRF or label
+            # Counts that a run was asked for (config section `metrics`), flattened; null where not asked for or no label.
+            pa.field("boundary", pa.list_(pa.int64())),  # widths * 10 * C: metrics/boundary.py
+            pa.field("boundary_raw", pa.list_(pa.int64())),  # the same before the CRF
+            pa.field("instances", pa.list_(pa.int64())),  # C * 6: metrics/instances.py
+            pa.field("calibration", pa.list_(pa.int64())),  # 3 * bins: metrics/calibration.py
             pa.field("miou", pa.float32()),
             pa.field("pixel_accuracy", pa.float32()),
             pa.field("confidence", pa.float32()),  # mean of the highest probability
