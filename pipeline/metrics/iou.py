@@ -73,6 +73,7 @@ def summary_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def mean(values: np.ndarray) -> np.ndarray:
     """(...) float64: the mean over the last axis of what is not NaN; NaN where all is."""
+    values = np.ascontiguousarray(values)  # the same order of addition for one row as for many: the same last digit
     there = ~np.isnan(values)
     return _ratio(np.where(there, values, 0.0).sum(-1), there.sum(-1))
 

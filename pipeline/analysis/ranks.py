@@ -1,0 +1,31 @@
+"""The lowest images of a run, by a number of their own: a diagnostic, never averaged into a headline."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis.sums import batches, counted
+
+RANKS = ("miou", "pixel_accuracy", "confidence")  # columns of one image that it can be ranked by
+
+
+def lowest(uris: Sequence[str], n: int, by: str, index: int | None, num_classes: int) -> pd.DataFrame:
+    """The n lowest rows of some parts; `index` is the class to rank by, None for a column."""
+    frames = [pd.DataFrame(columns=["image_id", *RANKS, *([] if index is None else [by])])]
+    for batch in batches(uris, ["image_id", *RANKS, *([] if index is None else ["confusion"])]):
+        if index is None:
+            frame = batch.to_pandas()
+        else:
+            batch, values = counted(batch, "confusion", num_classes**2)
+            right = values[:, index * (num_classes + 1)]
+            labelled = values[:, index * num_classes : (index + 1) * num_classes].sum(1)
+            whole = labelled + values[:, index::num_classes].sum(1) - right
+            frame = batch.drop_columns(["confusion"]).to_pandas()
+            frame[by] = np.where(whole > 0, right / np.maximum(whole, 1), np.nan)
+        frames.append(_first(frame, n, by))
+    return _first(pd.concat(frames), n, by)
+
+
+def _first(frame: pd.DataFrame, n: int, by: str) -> pd.DataFrame:
+    return frame.dropna(subset=[by]).sort_values([by, "image_id"]).head(n)
