@@ -27,5 +27,21 @@ def lowest(uris: Sequence[str], n: int, by: str, index: int | None, num_classes:
     return _first(pd.concat(frames), n, by)
 
 
+def most_confused(
+    uris: Sequence[str], pairs: Sequence[tuple[int, int]], n: int, num_classes: int
+) -> dict[tuple[int, int], list[tuple[int, str]]]:
+    """(truth, prediction) -> (pixels, image id) of the n images that hold most of that confusion, among some parts."""
+    found: dict[tuple[int, int], list[tuple[int, str]]] = {pair: [] for pair in pairs}
+    for batch in batches(uris, ["image_id", "confusion"]):
+        batch, values = counted(batch, "confusion", num_classes**2)
+        names = batch.column("image_id")
+        for pair in pairs:
+            pixels = values[:, pair[0] * num_classes + pair[1]]
+            rows = [row for row in np.argsort(-pixels, kind="stable")[:n] if pixels[row]]
+            merged = found[pair] + [(int(pixels[row]), names[int(row)].as_py()) for row in rows]
+            found[pair] = sorted(merged, key=lambda hit: (-hit[0], hit[1]))[:n]
+    return found
+
+
 def _first(frame: pd.DataFrame, n: int, by: str) -> pd.DataFrame:
     return frame.dropna(subset=[by]).sort_values([by, "image_id"]).head(n)

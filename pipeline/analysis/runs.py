@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline import labels, storage
 from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
 from pipeline.analysis.pictures import Pictures, read_pictures
-from pipeline.analysis.ranks import RANKS, lowest
+from pipeline.analysis.ranks import RANKS, lowest, most_confused
 from pipeline.analysis.sums import Key, Sums, over_parts, sum_counts
 from pipeline.corpus import GROUP_FIELDS, items_of
 from pipeline.imaging.masks import decode_mask
@@ -128,9 +128,9 @@ class RunView:
         num_classes = self.space.num_classes
         return counts, counts.to_numpy(np.int64)[:, 1:].reshape(-1, num_classes, num_classes)
 
-    def counts_boundary(self) -> bool:
-        """Whether the run kept the counts near boundaries."""
-        return bool(self._metrics.get("boundary_px"))
+    def counted(self, column: str) -> bool:
+        """Whether the run was asked to keep `boundary`, `instances` or `calibration` counts."""
+        return bool(self._metrics.get(ASKED_FOR[column]))
 
     def has_raw(self) -> bool:
         """Whether the run kept the counts from before a CRF."""
@@ -220,6 +220,12 @@ class RunView:
         index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
         found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.space.num_classes))
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
+
+    def confused(self, pairs: Sequence[tuple[int, int]], n: int) -> dict[tuple[int, int], list[tuple[int, str]]]:
+        """(truth, prediction) -> (pixels, image id) of the n images with most pixels of that confusion, the most first."""
+        found = over_parts(self.parts("masks"), lambda uris: most_confused(uris, pairs, n, self.space.num_classes))
+        hits = {pair: [hit for part in found for hit in part[pair]] for pair in pairs}
+        return {pair: sorted(those, key=lambda hit: (-hit[0], hit[1]))[:n] for pair, those in hits.items()}
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask; reads only the parts that hold them. ValueError names an id that has none."""

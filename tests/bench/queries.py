@@ -95,7 +95,8 @@ def main(rows: int, parts: int) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout)
             print(
-                f"  {question:<28}{found['seconds']:7.1f}{found['peak_mb']:7.0f} ({found['before_mb']:.0f})", flush=True
+                f"  {question:<28}{found['seconds']:7.1f}{found['cpu']:7.1f}{found['peak_mb']:7.0f} ({found['before_mb']:.0f})",
+                flush=True,
             )
 
 
