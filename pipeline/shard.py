@@ -88,7 +88,7 @@ class ShardSegmenter:
                     rows.append(encoder.submit(self._row, loaded, *finished))
             masks = [row.result() for row in rows]
         return Answer(
-            pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes)),
+            pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes, self.cfg.metrics.boundary_px)),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )
 

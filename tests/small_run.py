@@ -71,7 +71,7 @@ def make_run(
         rejects = [_reject_row(item, one) for item, one in here if one.mask is None]
         run.commit(
             shard,
-            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes)),
+            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes, boundary_px)),
             pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA),
         )
     if finish:

@@ -325,6 +325,24 @@ def test_the_snippet_for_python_runs(view):
     exec(snippets(view.uri, "city", SPACE.classes)["Python"], {})
 
 
+def test_a_quote_in_a_path_stays_inside_its_string(tmp_path):
+    view = open_run(make_run(str(tmp_path / 'it\'s "mine"'), DRAWN))
+    texts = snippets(view.uri, "city", SPACE.classes)
+    assert dict(pytest.importorskip("duckdb").sql(texts["DuckDB"]).fetchall())["x"] == pytest.approx(3 / 4)
+    exec(texts["Python"], {})
+
+
+def test_a_run_is_read_without_ray_and_torch(view):
+    script = (
+        "import sys; sys.argv = ['maskmill', 'evaluate', sys.argv[1]]\n"
+        "from pipeline.cli import _run, app\n"
+        "assert _run(lambda: app(sys.argv[1:], standalone_mode=False), debug=True) == 0\n"
+        "assert not {'ray', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, view.uri], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_scores_and_categories_follow_from_the_same_counts(view):
     scores = view.scores().loc["all"]
     assert scores["miou"] == view.iou().loc["all", "miou"]
@@ -393,6 +411,7 @@ def test_boundary_calibration_and_instances_are_summed_before_they_are_divided(t
         Drawn("b", "2222/2222/2222", label="2222/2222/0000", raw="2222/2222/2222"),
     ]
     run = open_run(make_run(str(tmp_path / "run"), drawn, boundary_px=(1, 2)))
+    assert pq.read_schema(run.parts("masks")[0]).field("boundary").metadata == {b"width_px": b"1,2"}
     pairs = [(ids(one.label), ids(one.mask)) for one in drawn]
     summed = sum(count_boundary(label, mask, SPACE.num_classes, (1, 2)) for label, mask in pairs)
     table = run.boundary()
