@@ -14,14 +14,19 @@ from pipeline.imaging.palette import safe_colours
 from pipeline.labels import IGNORE, Colour
 
 THUMBNAIL_PX = 320  # width
+AT_A_TIME = 8  # whole images in memory
 ERRORS: dict[str, Colour] = {"wrong": (213, 33, 48), "ignored": (120, 124, 130)}
 _TRANSPARENT, _WRONG, _IGNORED = 0, 1, 2  # ids of the error layer
 
 
 def cards(view: RunView, ids: Sequence[str]) -> list[dict[str, Any]]:
     """One card an image, in the order of `ids`: `pictures` with a `base` photograph and `layers` over it."""
-    found = view.pictures(ids)
-    return [_card(found[image_id]) for image_id in ids]
+    made = []
+    for start in range(0, len(ids), AT_A_TIME):
+        some = ids[start : start + AT_A_TIME]
+        found = view.pictures(some)
+        made += [_card(found[image_id]) for image_id in some]
+    return made
 
 
 def _card(one: Pictures) -> dict[str, Any]:
