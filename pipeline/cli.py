@@ -25,7 +25,7 @@ RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a fol
 
 
 class ExportFormat(StrEnum):
-    """What `maskmill export` can write."""
+    """What `maskmill export-model` can write."""
 
     ONNX = "onnx"
     TORCH_EXPORT = "torch_export"
@@ -110,7 +110,7 @@ def tune(
 
 
 @app.command()
-def export(
+def export_model(
     checkpoint: Annotated[str, typer.Argument(help="What `maskmill train` wrote: <output>/best or <output>/last.")],
     form: Annotated[ExportFormat, typer.Option("--format", help="Who is to read it.")],
     out: Annotated[str, typer.Option(help="File to write: a path or a URI.")],
@@ -120,7 +120,7 @@ def export(
     """Write a checkpoint as ONNX or torch.export, checked against the checkpoint's own logits."""
     from pipeline import storage
     from pipeline.console import console
-    from pipeline.export import export as run
+    from pipeline.export_model import export as run
 
     done = run(storage.absolute(checkpoint), form.value, storage.absolute(out), height, width)
     console.print(
@@ -191,14 +191,47 @@ def evaluate(
         list[str] | None, typer.Option(help="Also by this group column: split, city, sequence, frame.")
     ] = None,
 ) -> None:
-    """Print the IoU table of a run, raw beside CRF, from its counts."""
-    from pipeline.analysis import iou_table, open_run
+    """Print a run's headline with intervals and the IoU of each class, raw beside CRF, from its counts."""
+    from pipeline.analysis import headline_table, iou_table, open_run
     from pipeline.console import console, print_groups
 
     view = open_run(run)
+    console.print(headline_table(view))
     console.print(iou_table(view))
     if by:
         print_groups(console, view.iou(by=by))
+
+
+@app.command()
+def compare(
+    before: RunUri,
+    after: Annotated[str, typer.Argument(help="Another run over the same images.")],
+) -> None:
+    """Compare two runs over the images labelled in both: each class, with paired intervals."""
+    from pipeline.analysis import comparison_table, open_run
+    from pipeline.console import console
+
+    comparison = open_run(before).compare(open_run(after))
+    console.print(comparison_table(comparison))
+    if comparison.only_before or comparison.only_after:
+        console.print(
+            f"left out: {comparison.only_before} images only in the first run, {comparison.only_after} in the second"
+        )
+
+
+@app.command()
+def export(
+    run: RunUri,
+    form: Annotated[str, typer.Option("--format", help="cityscapes, png or coco-rle.")],
+    out: Annotated[str, typer.Option("--out", help="Folder or object prefix to write below.")],
+) -> None:
+    """Write a run's masks for other programs: a Cityscapes submission, PNG files with a palette, COCO RLE."""
+    from pipeline.analysis import export as write
+    from pipeline.analysis import open_run
+    from pipeline.console import console
+
+    done = write(open_run(run), form, out)
+    console.print(f"{done.masks} masks: {done.uri}", soft_wrap=True)
 
 
 @app.command()
@@ -219,12 +252,16 @@ def verify(run: RunUri) -> None:
 
 
 @app.command()
-def report(run: RunUri) -> None:
+def report(
+    run: RunUri,
+    beside: Annotated[str | None, typer.Option(help="A second run, shown beside this one.")] = None,
+    num_worst: Annotated[int, typer.Option("--worst", help="Images to show, the lowest first.")] = 8,
+) -> None:
     """Write the run's static HTML report."""
     from pipeline.analysis import write_report
     from pipeline.console import console
 
-    console.print(write_report(run), soft_wrap=True)
+    console.print(write_report(run, num_worst, beside), soft_wrap=True)
 
 
 @app.command()

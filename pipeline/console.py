@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from pipeline.check import THREADS, CorpusReport
 from pipeline.config import CorpusConfig
-from pipeline.models.catalogue import HEIGHT, WIDTH, CatalogueRow
-from pipeline.records import Record
-from pipeline.segment import Progress as SegmentProgress
+
+if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take seconds to import
+    from pipeline.check import CorpusReport
+    from pipeline.models.catalogue import CatalogueRow
+    from pipeline.records import Record
+    from pipeline.segment import Progress as SegmentProgress
 
 if TYPE_CHECKING:
     from pipeline.tune import Trial
@@ -30,13 +32,13 @@ if not console.is_terminal:
 
 
 @contextmanager
-def training(title: str) -> Iterator[Callable[[Record], None]]:
+def training(title: str) -> Iterator[Callable[["Record"], None]]:
     """Shows the records of a training run: steps, images/s, ETA, share of the time that waits for data, loss, mIoU."""
     miou = ""
 
     with _line(title, unit="steps") as show:
 
-        def on_record(record: Record) -> None:
+        def on_record(record: "Record") -> None:
             nonlocal miou
             if record["kind"] == "validation":
                 miou = f" · mIoU {100 * record['miou']:.1f} after epoch {record['epoch']}"
@@ -55,11 +57,11 @@ def training(title: str) -> Iterator[Callable[[Record], None]]:
 
 
 @contextmanager
-def segmenting(title: str) -> Iterator[Callable[[SegmentProgress], None]]:
+def segmenting(title: str) -> Iterator[Callable[["SegmentProgress"], None]]:
     """Shows a segmentation run: images, images/s, ETA, rejects by reason."""
     with _line(title, unit="images") as show:
 
-        def on_progress(progress: SegmentProgress) -> None:
+        def on_progress(progress: "SegmentProgress") -> None:
             words = f"{progress.images_per_s:.1f} images/s · {_eta(progress.eta_s)} · {_rejects(progress)}"
             show(progress.done, progress.images, words)
 
@@ -117,14 +119,16 @@ def _eta(seconds: float | None) -> str:
     return f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}"
 
 
-def _rejects(progress: SegmentProgress) -> str:
+def _rejects(progress: "SegmentProgress") -> str:
     if not progress.rejects:
         return "no rejects"
     return f"{progress.rejects.total()} rejects ({', '.join(f'{n} {reason}' for reason, n in progress.rejects.most_common())})"
 
 
-def print_check(console: Console, cfg: CorpusConfig, report: CorpusReport) -> None:
+def print_check(console: Console, cfg: CorpusConfig, report: "CorpusReport") -> None:
     """What `maskmill check` found."""
+    from pipeline.check import THREADS
+
     console.print(
         f"layout {cfg.layout}: {report.images} images, {report.labelled} with a label, {report.bytes / 1e6:.1f} MB"
     )
@@ -175,8 +179,10 @@ def print_trials(console: Console, trials: Sequence["Trial"]) -> None:
             console.print(f"failed: {trial.values}: {trial.error}", soft_wrap=True)
 
 
-def print_models(console: Console, rows: Iterable[CatalogueRow]) -> None:
+def print_models(console: Console, rows: Iterable["CatalogueRow"]) -> None:
     """The networks, one a line."""
+    from pipeline.models.catalogue import HEIGHT, WIDTH
+
     table = Table(header_style="bold")
     for heading in ("name", "variant"):
         table.add_column(heading)

@@ -19,6 +19,7 @@ from pipeline import checkpoint, cluster
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item, list_items, plan_shards
+from pipeline.metrics.chosen import check_metrics
 from pipeline.poison import answer_in_children
 from pipeline.run import SECONDS, Lease, Run, mask_schema
 from pipeline.shard import ShardSegmenter
@@ -73,6 +74,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
         ValueError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
     """
     ready = checkpoint.load(cfg.checkpoint)
+    check_metrics(cfg.metrics, ready.label_space)
     run = Run.open_or_create(
         cfg.output,
         identity(cfg, ready),
@@ -101,7 +103,8 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
 def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
     """What decides the bytes of a run's output; machine-side knobs (actors, batch size, GPUs) are not in it."""
     settings = cfg.model_dump(
-        mode="json", include={"corpus", "split", "predict", "crf", "images_per_shard", "bytes_per_shard", "max_pixels"}
+        mode="json",
+        include={"corpus", "split", "predict", "crf", "metrics", "images_per_shard", "bytes_per_shard", "max_pixels"},
     )
     return {
         **settings,

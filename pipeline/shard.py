@@ -16,9 +16,13 @@ import torch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig
 from pipeline.corpus import BadBytes, Item, read
+from pipeline.corpus.siblings import instances_of
 from pipeline.crf import dense_crf
 from pipeline.imaging.decode import BadImage, as_stored, decode_image, decode_label, orientation_of, upright
+from pipeline.imaging.instances import decode_instances
 from pipeline.imaging.masks import encode_mask
+from pipeline.labels import IGNORE
+from pipeline.metrics.chosen import chosen_counts
 from pipeline.metrics.counts import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.predict import Prediction, Predictor, summarise
@@ -53,6 +57,8 @@ class _Loaded:
     image: np.ndarray
     label: np.ndarray | None  # upright, as the image
     orientation: int  # EXIF, in which the corpus stores the image and the run its mask
+    instances: np.ndarray | None = None  # (H, W) instanceIds, where the run counts them
+    confidence: np.ndarray | None = None  # (H, W) float32, where the run counts its histogram
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -80,7 +86,7 @@ class ShardSegmenter:
                     rows.append(encoder.submit(self._row, loaded, prediction, raw))
             masks = [row.result() for row in rows]
         return (
-            pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes)),
+            pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes, self.cfg.metrics.boundary_px)),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )
 
@@ -117,7 +123,7 @@ class ShardSegmenter:
             image = decode_image(image_bytes, self.cfg.max_pixels)
             orientation = orientation_of(image_bytes)
             stage = "label"
-            label = None
+            label = instances = None
             if item.label is not None:
                 where = f"label of {item.image_id}"
                 stored = decode_label(read(item.label), self.cfg.max_pixels)
@@ -129,11 +135,18 @@ class ShardSegmenter:
                         f"{where}: it is {label.shape[0]}x{label.shape[1]}, the image {image.shape[0]}x{image.shape[1]} "
                         "(height x width); they must be equal: re-export the label",
                     )
+                if self.cfg.metrics.instances:
+                    instances = decode_instances(read(instances_of(item.label)), stored.shape)
+                    self._train_ids(
+                        np.where(instances > 1000, instances // 1000, IGNORE), f"instances of {item.image_id}"
+                    )
+                    instances = upright(instances, orientation)
         except (BadBytes, BadImage) as error:
             raise Rejected(stage, error.reason, str(error)) from error
         except OSError as error:  # the store, after its client's own retries
             raise Rejected(stage, "store_error", f"{type(error).__name__}: {error}") from error
-        return _Loaded(item, image, label, orientation, {"seconds_decode": time.perf_counter() - started})
+        seconds = {"seconds_decode": time.perf_counter() - started}
+        return _Loaded(item, image, label, orientation, instances, seconds=seconds)
 
     def _train_ids(self, stored: np.ndarray, where: str) -> np.ndarray:
         try:
@@ -145,7 +158,7 @@ class ShardSegmenter:
         """Each image of a batch with its prediction, and the mask (H, W) before the CRF where there is one."""
         images = [loaded.image for loaded in batch]
         started = time.perf_counter()
-        if self.cfg.crf is None:
+        if self.cfg.crf is None and not self.cfg.metrics.calibration_bins:
             predictions = self.predictor.masks(images, self.cfg.cpus_per_actor)
             for loaded, prediction in zip(batch, predictions, strict=True):
                 loaded.seconds["seconds_forward"] = (time.perf_counter() - started) / len(batch)
@@ -159,10 +172,16 @@ class ShardSegmenter:
             if not np.isfinite(raw.entropy):
                 yield loaded, raw, None
                 continue
-            started = time.perf_counter()
-            sharpened = dense_crf(scores.cpu().numpy(), loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
-            loaded.seconds["seconds_crf"] = time.perf_counter() - started
-            yield loaded, summarise(torch.from_numpy(sharpened)), raw.mask
+            final, before = raw, None
+            if self.cfg.crf is not None:
+                started = time.perf_counter()
+                sharpened = dense_crf(scores.cpu().numpy(), loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
+                loaded.seconds["seconds_crf"] = time.perf_counter() - started
+                scores = torch.from_numpy(sharpened)
+                final, before = summarise(scores), raw.mask
+            if self.cfg.metrics.calibration_bins and loaded.label is not None:
+                loaded.confidence = scores.amax(dim=0).float().cpu().numpy()
+            yield loaded, final, before
 
     def _row(self, loaded: _Loaded, prediction: Prediction, raw: np.ndarray | None) -> Row:
         started = time.perf_counter()
@@ -177,6 +196,9 @@ class ShardSegmenter:
                 counts |= {"miou": mean_iou(confusion), "pixel_accuracy": pixel_accuracy(confusion)}
             if raw is not None:
                 counts["confusion_raw"] = count_confusion(loaded.label, raw, num_classes).ravel().tolist()
+            counts |= chosen_counts(
+                self.cfg.metrics, self.space, loaded.label, mask, raw, loaded.instances, loaded.confidence
+            )
         return {
             "image_id": item.image_id,
             "uri": item.image.uri,

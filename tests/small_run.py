@@ -9,9 +9,10 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import labels, storage
-from pipeline.config import SegmentConfig
+from pipeline.config import MetricsConfig, SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.masks import encode_mask
+from pipeline.metrics.chosen import chosen_counts
 from pipeline.metrics.counts import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.run import REJECT_SCHEMA, Run, mask_schema
@@ -40,7 +41,10 @@ def ids(drawing: str) -> np.ndarray:
     return np.array(rows, np.uint8)
 
 
-def make_run(uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, finish: bool = True) -> str:
+def make_run(
+    uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, finish: bool = True, boundary_px: tuple[int, ...] = (),
+    calibration_bins: int = 0
+) -> str:  # fmt: skip
     """Write corpus (below `<uri>-corpus`) and run; `crf` is in the config where one of the images has a raw mask."""
     corpus = f"{uri}-corpus"
     cfg = SegmentConfig.model_validate(
@@ -50,6 +54,7 @@ def make_run(uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, fin
             "output": uri,
             "crf": {"iterations": 5, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 2, "colour_px": 12,
                     "colour_levels": 12} if any(one.raw for one in drawn) else None,
+            "metrics": {"boundary_px": boundary_px, "calibration_bins": calibration_bins},
             "images_per_shard": images_per_shard,
             "max_reject_rate": 1,
             "actors": 1,
@@ -62,11 +67,11 @@ def make_run(uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, fin
     )
     for shard in sorted(run.shard_sizes()):
         here = list(zip(items, drawn, strict=True))[shard * images_per_shard : (shard + 1) * images_per_shard]
-        masks = [_mask_row(item, one) for item, one in here if one.mask is not None]
+        masks = [_mask_row(item, one, cfg.metrics) for item, one in here if one.mask is not None]
         rejects = [_reject_row(item, one) for item, one in here if one.mask is None]
         run.commit(
             shard,
-            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes)),
+            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes, boundary_px)),
             pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA),
         )
     if finish:
@@ -90,7 +95,7 @@ def _item(corpus: str, index: int, one: Drawn) -> Item:
     return Item(one.image_id, **stored, split="val", city=one.city, sequence=one.sequence, frame=one.frame)
 
 
-def _mask_row(item: Item, one: Drawn) -> dict[str, object]:
+def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig) -> dict[str, object]:
     assert one.mask is not None
     mask, num_classes = ids(one.mask), SPACE.num_classes
     row: dict[str, object] = {
@@ -113,6 +118,9 @@ def _mask_row(item: Item, one: Drawn) -> dict[str, object]:
             row |= {"miou": mean_iou(confusion), "pixel_accuracy": pixel_accuracy(confusion)}
         if one.raw is not None:
             row["confusion_raw"] = count_confusion(ids(one.label), ids(one.raw), num_classes).ravel().tolist()
+        raw = None if one.raw is None else ids(one.raw)
+        sure = np.full(mask.shape, one.confidence, np.float32) if metrics.calibration_bins else None
+        row |= chosen_counts(metrics, SPACE, ids(one.label), mask, raw, None, sure)
     return row
 
 

@@ -10,11 +10,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.analysis import iou_table, open_run
+from pipeline.analysis import intervals, iou_table, open_run
+from pipeline.analysis.snippets import snippets
 from pipeline.analysis.sums import sum_counts
 from pipeline.corpus import plan_shards
+from pipeline.imaging.overlay import blend, error_map
+from pipeline.metrics.boundary import boundary_iou, count_boundary
 from pipeline.metrics.counts import count_confusion
 from pipeline.metrics.iou import class_iou, mean_iou, pixel_accuracy
 from pipeline.run import Run
@@ -301,3 +306,149 @@ def test_another_program_reads_the_masks_and_counts_the_same_pixels(view, progra
     expected = Counter("".join(one.mask for one in DRAWN if one.mask))
     counts = [expected[f"{index:x}"] for index in range(SPACE.num_classes)]
     assert done.stdout.strip() == str([counts, counts])
+
+
+@pytest.mark.parametrize("program", ["DuckDB", "Polars"])
+def test_the_snippets_of_the_report_give_the_miou_of_each_group(view, program):
+    text = snippets(view.uri, "city", SPACE.classes)[program]
+    if program == "DuckDB":
+        found = dict(pytest.importorskip("duckdb").sql(text).fetchall())
+    else:
+        pytest.importorskip("polars")
+        names: dict = {}
+        exec(text, names)
+        found = names["miou"]
+    assert found == pytest.approx(view.iou(by=["city"])["miou"].to_dict())
+
+
+def test_the_snippet_for_python_runs(view):
+    exec(snippets(view.uri, "city", SPACE.classes)["Python"], {})
+
+
+def test_a_quote_in_a_path_stays_inside_its_string(tmp_path):
+    view = open_run(make_run(str(tmp_path / 'it\'s "mine"'), DRAWN))
+    texts = snippets(view.uri, "city", SPACE.classes)
+    assert dict(pytest.importorskip("duckdb").sql(texts["DuckDB"]).fetchall())["x"] == pytest.approx(3 / 4)
+    exec(texts["Python"], {})
+
+
+def test_a_run_is_read_without_ray_and_torch(view):
+    script = (
+        "import sys; sys.argv = ['maskmill', 'evaluate', sys.argv[1]]\n"
+        "from pipeline.cli import _run, app\n"
+        "assert _run(lambda: app(sys.argv[1:], standalone_mode=False), debug=True) == 0\n"
+        "assert not {'ray', 'torch'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, view.uri], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_scores_and_categories_follow_from_the_same_counts(view):
+    scores = view.scores().loc["all"]
+    assert scores["miou"] == view.iou().loc["all", "miou"]
+    assert scores["frequency_weighted_iou"] == pytest.approx((3 * 3 / 4 + 6 * 3 / 6 + 2 * 1) / 11)
+    assert scores["mean_dice"] == pytest.approx((6 / 7 + 6 / 9 + 1 + 0) / 4)
+    # construction is building alone, of 6 labelled, 3 right; flat is predicted and never labelled
+    assert values(pd.Series(view.categories())) == pytest.approx(
+        {"sky": 3 / 4, "construction": 3 / 6, "object": 1, "flat": 0}
+    )
+
+
+def test_intervals_hold_the_headline_and_are_the_same_each_time(view):
+    table = view.intervals()
+    assert table.loc["miou", "value"] == MIOU
+    assert table.loc["sky", "value"] == 3 / 4
+    assert (table["low"] <= table["value"]).sum() == (table["value"] <= table["high"]).sum() == 4 + 3
+    pd.testing.assert_frame_equal(table, view.intervals())
+    # three images: a draw of image b alone has pole 2/2 and sky 1/1, a draw of c alone building 2/4 and road 0
+    assert (table.loc["miou", "low"], table.loc["miou", "high"]) == (1 / 4, 1)
+
+
+def test_a_run_compared_with_itself_differs_by_nothing_and_with_another_by_pairs(view, tmp_path):
+    same = view.compare(open_run(view.uri))
+    assert (same.images, same.only_before, same.only_after) == (3, 0, 0)
+    assert (same.table[["difference", "low", "high"]].dropna() == 0).all().all()
+    # a is mended, b is not in the other run, z is in the other run alone
+    drawn = [Drawn("a", "0011", label="0011"), DRAWN[2], Drawn("z", "0000", label="0000")]
+    found = view.compare(open_run(make_run(str(tmp_path / "run"), drawn)))
+    assert (found.images, found.only_before, found.only_after) == (2, 1, 1)
+    assert found.table.loc["sky", ["before", "after", "difference"]].tolist() == pytest.approx([2 / 3, 1, 1 / 3])
+    assert found.table.loc["building", "difference"] == pytest.approx(4 / 6 - 3 / 6)
+    with pytest.raises(ValueError, match="no labelled image in common"):
+        view.compare(open_run(make_run(str(tmp_path / "other"), drawn[2:])))
+
+
+def test_many_images_are_drawn_in_bundles_that_sum_to_the_same(view, monkeypatch):
+    monkeypatch.setattr(intervals, "MAX_IMAGES", 2)
+    table = view.intervals()
+    assert table["value"].equals(view.iou().loc["all"].drop("images").astype(float).rename("value"))
+    assert view.compare(view).images == 3
+
+
+def test_an_overlay_is_the_image_under_its_colours(view):
+    image = np.array([[[0, 0, 0], [0, 0, 0], [0, 0, 0], [20, 20, 20]]])
+    assert view.overlay("a").tolist() == blend(image, ids("0001"), SPACE.colours, 0.65).tolist()
+    assert view.overlay("a", of="truth").tolist() == blend(image, ids("0011"), SPACE.colours, 0.65).tolist()
+    assert view.overlay("a", of="errors").tolist() == error_map(ids("0011"), ids("0001")).tolist()
+    with pytest.raises(ValueError, match="image 'd' has no label, so there is no truth to show"):
+        view.overlay("d", of="truth")
+    with pytest.raises(ValueError, match="cannot show 'depth'; choose prediction, truth or errors"):
+        view.overlay("a", of="depth")
+
+
+def test_counts_that_a_run_did_not_keep_are_named_with_the_key_that_keeps_them(view):
+    with pytest.raises(ValueError, match=r"did not count 'boundary'; set metrics\.boundary_px in a new run's config"):
+        view.boundary()
+    with pytest.raises(ValueError, match=r"set metrics\.calibration_bins"):
+        view.calibration()
+    with pytest.raises(ValueError, match="'masks' is no count column; choose one of pixels, confusion"):
+        view.counts("masks")
+
+
+def test_boundary_calibration_and_instances_are_summed_before_they_are_divided(tmp_path):
+    drawn = [
+        Drawn("a", "0001/0001/0001", label="0011/0011/0011", raw="0111/0111/0111"),
+        Drawn("b", "2222/2222/2222", label="2222/2222/0000", raw="2222/2222/2222"),
+    ]
+    run = open_run(make_run(str(tmp_path / "run"), drawn, boundary_px=(1, 2)))
+    assert pq.read_schema(run.parts("masks")[0]).field("boundary").metadata == {b"width_px": b"1,2"}
+    pairs = [(ids(one.label), ids(one.mask)) for one in drawn]
+    summed = sum(count_boundary(label, mask, SPACE.num_classes, (1, 2)) for label, mask in pairs)
+    table = run.boundary()
+    for place, width in enumerate((1, 2)):
+        expected = boundary_iou(summed[place])
+        found = table.loc[(width, "boundary_iou")]
+        assert found[list(SPACE.classes)].tolist() == pytest.approx(expected.tolist(), nan_ok=True)
+        assert found["mean"] == pytest.approx(np.nanmean(expected))
+    assert run.boundary(raw=True).loc[(1, "trimap_iou"), "sky"] < table.loc[(1, "trimap_iou"), "sky"]
+    # Each drawing's confidence is 0.9 everywhere: of 24 pixels, 12 - 3 and 8 are right.
+    histogram = open_run(make_run(str(tmp_path / "sure"), drawn, calibration_bins=5)).calibration()
+    assert histogram["pixels"].tolist() == [0, 0, 0, 0, 24]
+    assert histogram["accuracy"].tolist()[4] == 17 / 24
+    assert histogram.attrs["ece"] == pytest.approx(0.9 - 17 / 24, abs=2e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_grouping_sums_to_the_ungrouped_counts(data):
+    """Groups with and without values, images with and without labels, any shards: nothing is lost or counted twice."""
+    rows = st.text("01235.", min_size=6, max_size=6)
+    drawn = data.draw(
+        st.lists(
+            st.builds(
+                Drawn, image_id=st.uuids().map(str), mask=st.text("01235", min_size=6, max_size=6),
+                label=st.none() | rows, city=st.none() | st.sampled_from("xyz"), sequence=st.none() | st.sampled_from("01"),
+                frame=st.none() | st.integers(0, 3),
+            ),
+            min_size=1, max_size=12, unique_by=lambda one: one.image_id,
+        )
+    )  # fmt: skip
+    uri = f"memory://{uuid.uuid4().hex}"
+    run = open_run(make_run(uri, drawn, images_per_shard=data.draw(st.integers(1, 5))))
+    by = data.draw(st.permutations(["split", "city", "sequence", "frame"]))[: data.draw(st.integers(1, 4))]
+    for column in ("confusion", "pixels"):
+        grouped, whole = run.counts(column, by), run.counts(column)
+        assert grouped.to_numpy().sum(axis=0).tolist() == whole.loc["all"].tolist()
+    labelled = [(ids(one.label), ids(one.mask)) for one in drawn if one.label]
+    expected = sum((count_confusion(*pair, SPACE.num_classes) for pair in labelled), np.zeros((11, 11), np.int64))
+    assert run.confusion().tolist() == expected.tolist()

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from pipeline.corpus.scenes import write_corpus
+from tests.small_run import Drawn, make_run
 
 
 def maskmill(*arguments, debug=False):
@@ -32,6 +33,8 @@ def maskmill(*arguments, debug=False):
         (("verify", "/nowhere"), "no run.json there"),
         (("evaluate", "/nowhere"), "no run.json there"),
         (("report", "/nowhere"), "no run.json there"),
+        (("compare", "/nowhere", "/neither"), "no run.json there"),
+        (("export", "/nowhere", "--format", "png", "--out", "x"), "no run.json there"),
         (("segmnt",), "No such command 'segmnt'"),
     ],
 )  # fmt: skip
@@ -96,3 +99,44 @@ def test_jobs_read_their_config_and_stop_with_check(job):
     kind = "train" if job == "train" else "segment"
     command = [sys.executable, "-m", f"jobs.{job}", f"configs/camvid/{kind}_deeplab_v3plus.yaml", "--check"]
     assert subprocess.run(command, timeout=120).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Two runs over the same three images; the second finds one pixel more."""
+    folder = tmp_path_factory.mktemp("pair")
+    first = [
+        Drawn("a", "0001", label="0011"),
+        Drawn("b", "0022", label="0.22", city="x"),
+        Drawn("c", "1133", label="1111"),
+    ]
+    second = [Drawn("a", "0011", label="0011"), *first[1:]]
+    return make_run(str(folder / "first"), first), make_run(str(folder / "second"), second)
+
+
+def test_evaluate_prints_the_headline_with_intervals_then_classes_and_groups(pair):
+    done = maskmill("evaluate", pair[0], "--by", "city")
+    assert done.returncode == 0, done.stderr
+    assert "95 % intervals by bootstrap over images" in " ".join(done.stdout.split())
+    assert "frequency-weighted IoU" in done.stdout
+    # sky 3/4, building 3/6, pole 2/2, road 0/2
+    assert "56.25" in next(line for line in done.stdout.splitlines() if "mIoU" in line)
+    assert "25.00 to 100.00" in done.stdout
+    assert "city" in done.stdout
+
+
+def test_compare_prints_both_runs_and_the_difference(pair):
+    done = maskmill("compare", *pair)
+    assert done.returncode == 0, done.stderr
+    assert "over 3 images labelled in both" in " ".join(done.stdout.split())
+    sky = next(line for line in done.stdout.splitlines() if "sky" in line)
+    assert sky.replace("│", " ").split()[1:4] == ["75.00", "100.00", "+25.00"]
+
+
+def test_export_writes_and_says_where(pair, tmp_path):
+    done = maskmill("export", pair[0], "--format", "coco-rle", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"3 masks: {tmp_path}/annotations.json"
+    refused = maskmill("export", pair[0], "--format", "gif", "--out", str(tmp_path))
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "choose one of cityscapes, png, coco-rle" in refused.stderr

@@ -1,58 +1,105 @@
-"""An exported network gives the checkpoint's logits, from pixels, in any batch."""
-
-import importlib.util
+import fnmatch
 import io
+import json
+import zipfile
 
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from pipeline import checkpoint, export
-from pipeline.predict import normalise
+from pipeline import storage
+from pipeline.analysis import export, open_run
+from pipeline.analysis.rle import encode_rle
+from pipeline.config import SegmentConfig, parse
+from pipeline.corpus import list_items, plan_shards
+from pipeline.imaging.masks import decode_mask
+from pipeline.labels import space
+from pipeline.run import Run
+from pipeline.shard import ShardSegmenter
+from tests.small_run import SPACE, Drawn, ids, make_run
 
-ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-
-
-def expected_of(uri, image):
-    ready = checkpoint.load(uri)
-    mean, std = (torch.tensor(v).mul(255).view(1, 3, 1, 1) for v in (ready.mean, ready.std))
-    with torch.no_grad():
-        return ready.model(normalise(image, mean, std))[-1]
-
-
-def test_torch_export_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_path):
-    out = str(tmp_path / "model.pt2")
-    done = export.export(tiny_checkpoint, "torch_export", out, 64, 96)
-    assert done.difference <= export.TOLERANCE
-    image = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
-    program = torch.export.load(io.BytesIO((tmp_path / "model.pt2").read_bytes())).module()
-    assert torch.allclose(program(image), expected_of(tiny_checkpoint, image), atol=1e-4)
+DRAWN = (Drawn("val/seq/a", "0112/0012"), Drawn("val/b", "33/33/35"), Drawn("c", None))
 
 
-@pytest.mark.skipif(not ONNX, reason="onnx, onnxscript and onnxruntime are not installed")
-def test_onnx_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_path):
-    import onnxruntime
-
-    out = tmp_path / "model.onnx"
-    export.export(tiny_checkpoint, "onnx", str(out), 64, 96)
-    image = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
-    (found,) = onnxruntime.InferenceSession(out.read_bytes()).run(None, {"image": image.numpy()})
-    assert np.allclose(found, expected_of(tiny_checkpoint, image).numpy(), atol=1e-3)
+@pytest.fixture(scope="module")
+def view(tmp_path_factory):
+    return open_run(make_run(str(tmp_path_factory.mktemp("runs") / "small"), DRAWN))
 
 
-@pytest.mark.skipif(ONNX, reason="they are installed")
-def test_onnx_that_is_not_installed_is_told(tiny_checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r"format onnx needs .*onnx.* pip install 'maskmill\[export\]'"):
-        export.export(tiny_checkpoint, "onnx", str(tmp_path / "x"), 64, 64)
+def test_runs_go_down_the_columns_and_begin_outside():
+    # column by column: 0 0 | 1 0 | 1 1
+    assert encode_rle(np.array([[0, 1, 1], [0, 0, 1]], bool)) == [2, 1, 1, 2]
+    assert encode_rle(np.array([[1, 0], [1, 0]], bool)) == [0, 2, 2]
+    assert encode_rle(np.ones((2, 2), bool)) == [0, 4]
+    assert encode_rle(np.zeros((2, 3), bool)) == [6]
 
 
-def test_a_size_that_the_network_does_not_take_is_told(tiny_checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="the next legal size is 64x112"):
-        export.export(tiny_checkpoint, "torch_export", str(tmp_path / "x"), 64, 100)
+def decoded(segmentation):
+    height, width = segmentation["size"]
+    inside = np.arange(len(segmentation["counts"])) % 2 == 1
+    return np.repeat(inside, segmentation["counts"]).reshape((height, width), order="F")
 
 
-def test_logits_that_differ_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    with pytest.raises(ValueError, match="nothing was written"):
-        export.export(tiny_checkpoint, "torch_export", str(tmp_path / "x"), 64, 64)
-    assert not (tmp_path / "x").exists()
+def test_coco_annotations_hold_every_pixel_once_and_their_boxes(view, tmp_path):
+    done = export(view, "coco-rle", str(tmp_path))
+    assert (done.uri, done.masks) == (f"{tmp_path}/annotations.json", 2)
+    whole = json.loads(storage.read(done.uri))
+    assert [image["file_name"] for image in whole["images"]] == ["val/seq/a", "val/b"]
+    assert whole["categories"][0] == {"id": 1, "name": "sky"}
+    for image, drawn in zip(whole["images"], DRAWN, strict=False):
+        found = np.full((image["height"], image["width"]), 255)
+        for annotation in whole["annotations"]:
+            if annotation["image_id"] == image["id"]:
+                region = decoded(annotation["segmentation"])
+                assert annotation["area"] == region.sum()
+                assert (found[region] == 255).all()
+                found[region] = annotation["category_id"] - 1
+        assert found.tolist() == ids(drawn.mask).tolist()
+    building = next(a for a in whole["annotations"] if a["category_id"] == 2)
+    assert building["bbox"] == [1, 0, 2, 2]  # left, top, width, height of the building in the first drawing
+
+
+def test_png_files_keep_ids_and_carry_the_classes_colours(view, tmp_path):
+    assert export(view, "png", str(tmp_path)).masks == 2
+    picture = Image.open(tmp_path / "val/seq/a.png")
+    assert np.asarray(picture).tolist() == ids("0112/0012").tolist()
+    assert picture.convert("RGB").getpixel((3, 0)) == SPACE.colours[2]
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path):
+    hostile = open_run(make_run(str(tmp_path / "run"), [Drawn("../../evil", "01")]))
+    with pytest.raises(ValueError, match="leads out of"):
+        export(hostile, "png", str(tmp_path / "out"))
+    assert not (tmp_path / "evil.png").exists()
+
+
+def test_a_submission_has_the_servers_names_and_label_ids(scenes, tiny_checkpoint, tmp_path):
+    from pipeline import checkpoint
+
+    values = {"corpus": {"images": scenes[0], "layout": "cityscapes"}, "checkpoint": tiny_checkpoint,
+              "output": str(tmp_path / "run"), "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1}  # fmt: skip
+    cfg = parse(SegmentConfig, values, where="test")
+    items = list_items(cfg.corpus, "val")[:2]
+    run = Run.open_or_create(
+        cfg.output, {}, cfg.model_dump(mode="json"), space("cityscapes19"), lambda: plan_shards(items, 2)
+    )
+    answer = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(items)
+    run.commit(0, answer.masks, answer.rejects)
+    view = open_run(cfg.output)
+    first, second = (export(view, "cityscapes", str(tmp_path / name)) for name in ("one", "two"))
+    assert storage.read(first.uri) == storage.read(second.uri)
+    with zipfile.ZipFile(first.uri) as archive:
+        assert len(archive.namelist()) == first.masks == 2
+        for item, row in zip(items, answer.masks.to_pylist(), strict=True):
+            city, sequence, frame = item.image_id.rsplit("/", 1)[-1].split("_")
+            (name,) = fnmatch.filter(archive.namelist(), f"{city}_{sequence}_{frame}*.png")
+            stored = np.asarray(Image.open(io.BytesIO(archive.read(name))))
+            assert (stored == view.space.to_stored(decode_mask(row["mask"]["bytes"]))).all()
+            assert set(np.unique(stored)) <= set(view.space.stored_ids)
+
+
+def test_what_cannot_be_exported_is_one_sentence(view, tmp_path):
+    with pytest.raises(ValueError, match="cannot export as 'gif'; choose one of cityscapes, png, coco-rle"):
+        export(view, "gif", str(tmp_path))
+    with pytest.raises(ValueError, match="is in camvid11; a Cityscapes submission needs cityscapes19"):
+        export(view, "cityscapes", str(tmp_path))

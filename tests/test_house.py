@@ -14,7 +14,7 @@ LAYERS = (
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
     ("shard", "poison"),
-    ("train", "segment", "analysis", "export"),
+    ("train", "segment", "analysis", "export_model"),
     ("tune",),
     ("console",),
     ("demo",),
@@ -30,8 +30,8 @@ HOMES = {
     "tensorboard": set(),
     "matplotlib": {"train"},
     "mlflow": {"train"},
-    "onnx": {"export"},
-    "onnxruntime": {"export"},
+    "onnx": {"export_model"},
+    "onnxruntime": {"export_model"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
 

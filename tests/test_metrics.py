@@ -1,9 +1,22 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.labels import IGNORE, space
+from pipeline.metrics.bootstrap import interval, resample
+from pipeline.metrics.calibration import LEVELS, calibration_error, count_confidence
 from pipeline.metrics.counts import count_confusion
-from pipeline.metrics.iou import class_accuracy, class_iou, mean_accuracy, mean_iou, pixel_accuracy
+from pipeline.metrics.iou import (
+    category_iou,
+    class_accuracy,
+    class_dice,
+    class_iou,
+    mean_accuracy,
+    mean_iou,
+    pixel_accuracy,
+    summary_scores,
+)
 
 
 def test_counts_are_truth_by_prediction_without_ignored_pixels():
@@ -68,3 +81,90 @@ def test_counts_equal_cityscapesscripts_integer_for_integer():
     for index, label_id in enumerate(ids):
         score = official.getIouScoreForLabel(label_id, theirs, official.args)
         assert class_iou(ours)[index] == pytest.approx(score, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40), st.integers(1, 40), st.integers(1, 21), st.integers(1, 12), st.integers(0, 2**32 - 1),
+    st.integers(0, 7),
+)  # fmt: skip
+def test_counting_words_equals_counting_pixels(height, width, num_classes, block, seed, offset):
+    """Long runs, short runs, sizes that are no multiple of eight, ignored pixels, and a label that starts at any byte."""
+    rng = np.random.default_rng(seed)
+    legal = np.array([*range(num_classes), IGNORE], np.uint8)
+    label = np.repeat(legal[rng.integers(0, len(legal), (height, width))], block, axis=1)
+    mask = np.repeat(rng.integers(0, num_classes, (height, width)).astype(np.uint8), block, axis=1)
+    shifted = np.empty(label.size + offset, np.uint8)[offset:].reshape(label.shape)
+    shifted[:] = label
+    expected = np.zeros((num_classes, num_classes), int)
+    np.add.at(expected, (label[label != IGNORE], mask[label != IGNORE]), 1)
+    assert count_confusion(shifted, mask, num_classes).tolist() == expected.tolist()
+    assert count_confusion(shifted[:, ::-1], mask[:, ::-1], num_classes).tolist() == expected.tolist()
+
+
+def test_ids_that_are_no_bytes_are_refused():
+    with pytest.raises(ValueError, match="label is int64, ids are uint8"):
+        count_confusion(np.zeros((1, 1), int), np.zeros((1, 1), np.uint8), 3)
+
+
+# truth 0: 6 right, 2 as class 1; truth 1: 3 right, 1 as class 0; truth 2: 4, all as class 1
+HAND = np.array([[6, 2, 0], [1, 3, 0], [0, 4, 0]])
+
+
+def test_the_family_of_scores_follows_from_hand_arithmetic():
+    iou = [6 / 9, 3 / 10, 0 / 4]
+    assert class_iou(HAND).tolist() == pytest.approx(iou)
+    assert class_dice(HAND).tolist() == pytest.approx([12 / 15, 6 / 13, 0])
+    scores = summary_scores(np.stack([HAND, 2 * HAND]))
+    assert scores["miou"].tolist() == pytest.approx([sum(iou) / 3] * 2)
+    assert scores["pixel_accuracy"].tolist() == [9 / 16] * 2
+    assert scores["mean_accuracy"].tolist() == pytest.approx([(6 / 8 + 3 / 4 + 0) / 3] * 2)
+    assert scores["frequency_weighted_iou"].tolist() == pytest.approx([8 / 16 * iou[0] + 4 / 16 * iou[1]] * 2)
+    assert scores["mean_dice"].tolist() == pytest.approx([(12 / 15 + 6 / 13) / 3] * 2)
+    assert category_iou(HAND, {"ground": (0,), "thing": (1, 2), "none": ()}) == pytest.approx(
+        {"ground": 6 / 9, "thing": 7 / 10, "none": float("nan")}, nan_ok=True
+    )
+
+
+def test_categories_equal_those_of_cityscapesscripts():
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    cityscapes, ours = space("cityscapes19"), np.random.default_rng(3).integers(0, 50, (19, 19))
+    theirs = official.generateMatrix(official.args)
+    theirs[np.ix_(cityscapes.stored_ids, cityscapes.stored_ids)] = ours
+    for name, score in category_iou(ours, cityscapes.categories).items():
+        assert score == pytest.approx(official.getIouScoreForCategory(name, theirs, official.args), abs=1e-12)
+
+
+def test_calibration_error_of_a_histogram_follows_from_hand_arithmetic():
+    label = np.array([[0, 0, 1, 1, IGNORE]], np.uint8)
+    mask = np.array([[0, 1, 1, 1, 1]], np.uint8)
+    confidence = np.array([[0.25, 0.25, 0.75, 1.0, 1.0]], np.float32)
+    counts = count_confidence(label, mask, confidence, bins=2)
+    assert counts[:2].tolist() == [[2, 2], [1, 2]]
+    assert (counts[2] / LEVELS).tolist() == pytest.approx([0.5, 1.75], abs=2e-5)
+    # bin 1: accuracy 1/2, confidence 1/4; bin 2: accuracy 1, confidence 7/8; half of the pixels each
+    assert calibration_error(counts) == pytest.approx(0.5 * 0.25 + 0.5 * 0.125, abs=2e-5)
+    assert calibration_error(counts + counts) == calibration_error(counts)
+    assert np.isnan(calibration_error(np.zeros((3, 2), int)))
+
+
+def test_a_bootstrap_of_equal_images_has_no_width_and_the_same_seed_gives_the_same_draws():
+    same = np.repeat(HAND.reshape(1, -1), 5, axis=0)
+
+    def score(sums):
+        return class_iou(sums.reshape(-1, 3, 3))
+
+    low, high = interval(resample(same, score, draws=50))
+    assert low.tolist() == pytest.approx(class_iou(HAND).tolist())
+    assert high.tolist() == pytest.approx(low.tolist())
+    other = np.stack([HAND.ravel(), HAND.ravel()[::-1]])
+    assert (resample(other, score, seed=4, draws=150) == resample(other, score, seed=4, draws=150)).all()
+    with pytest.raises(ValueError, match="none of the images has a label"):
+        resample(same[:0], score)
+
+
+def test_the_interval_of_a_share_is_the_binomial_one():
+    """100 images of one pixel, half of them right: the share of a draw is binomial, 95 % of it within 0.4 and 0.6."""
+    images = np.array([[1, 0]] * 50 + [[0, 1]] * 50)
+    low, high = interval(resample(images, lambda sums: sums[:, :1] / sums.sum(1, keepdims=True), draws=2000))
+    assert (low[0], high[0]) == pytest.approx((0.40, 0.60), abs=0.011)

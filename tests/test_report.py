@@ -1,15 +1,19 @@
 import base64
 import io
 import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import storage
+from pipeline import labels, storage
 from pipeline.analysis import open_run, write_report
-from tests.small_run import Drawn, make_run
+from pipeline.imaging.palette import safe_colours
+from tests.small_run import SPACE, Drawn, ids, make_run
 
 HOSTILE = "val/<script>alert(1)</script>\"><img src=http://evil.example/x.png onerror='alert(2)'>{{ 7 * 7 }}"
 DRAWN = (
@@ -23,7 +27,7 @@ DRAWN = (
 MIOU = (7 / 11 + 2 / 6 + 2 / 2) / 3
 # Before the CRF: sky 4/9, building 4/8, pole 2/2, car 0/1, which no label has; 10 of 15 pixels are right.
 MIOU_RAW = (4 / 9 + 4 / 8 + 2 / 2 + 0 / 1) / 4
-VOID = {"meta", "img", "rect", "br"}
+VOID = {"meta", "img", "rect", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -79,8 +83,10 @@ def percent(value):
 
 
 def test_the_headline_is_the_one_of_hand_arithmetic(page):
-    assert page.texts["miou"] == f"{percent(MIOU)}{percent(MIOU_RAW)} before the CRF"
-    assert page.texts["pixel_accuracy"] == f"{percent(11 / 15)}{percent(10 / 15)} before the CRF"
+    # A draw of the two images may hold one of them twice: b alone scores (3/5 + 0/2 + 2/2) / 3, a alone (4/6 + 2/4) / 2.
+    assert page.texts["miou"] == f"{percent(MIOU)}95 %: 53.33 to 65.66{percent(MIOU_RAW)} before the CRF"
+    assert page.texts["pixel_accuracy"].startswith(percent(11 / 15))
+    assert page.texts["pixel_accuracy"].endswith(f"{percent(10 / 15)} before the CRF")
     assert page.row("mIoU")[1:4] == ["48.61", "65.66", "+17.05"]
     assert page.texts["images"] == "32 with a label"  # 3 masks, 2 of them with a label
     assert page.texts["rejects"] == "21 truncated, 1 not_an_image"  # 2 rejects: 1 and 1
@@ -112,12 +118,56 @@ def test_groups_are_listed_with_their_city(page):
 
 
 def test_the_lowest_images_are_shown_with_image_truth_prediction_and_errors(page):
-    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    pictures = [attributes for tag, attributes in page.tags if tag == "img" and attributes["alt"]]
     assert [p["alt"].split(" of ")[0] for p in pictures] == ["image", "truth", "prediction", "errors"] * 2
     assert [p["alt"].split(" of ")[1] for p in pictures[::4]] == [HOSTILE, "val/a"]
     for picture in pictures:
-        data = base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
-        assert Image.open(io.BytesIO(data)).size == (int(picture["width"]), int(picture["height"])) == (4, 2)
+        assert picture_of(picture, "jpeg").size == (int(picture["width"]), int(picture["height"])) == (4, 2)
+
+
+def picture_of(attributes, kind):
+    return Image.open(io.BytesIO(base64.b64decode(attributes["src"].removeprefix(f"data:image/{kind};base64,"))))
+
+
+def test_masks_lie_over_the_images_in_two_palettes_and_errors_show_what_is_wrong(page):
+    layers = [attributes for tag, attributes in page.tags if tag == "img" and not attributes["alt"]]
+    names = [attributes["class"].split()[1] for attributes in layers]
+    assert names == ["data", "safe"] * 2 + ["errors"] + ["data", "safe"] * 2 + ["errors"]
+    truth, _, prediction, safe, errors = (picture_of(layer, "png") for layer in layers[5:])  # of val/a
+    assert np.asarray(truth).tolist() == ids("0011/0011").tolist()
+    assert np.asarray(prediction).tolist() == np.asarray(safe).tolist() == ids("0001/0001").tolist()
+    assert prediction.convert("RGB").getpixel((3, 0)) == SPACE.colours[1]
+    assert safe.convert("RGB").getpixel((3, 0)) == safe_colours(11)[1]
+    assert np.asarray(errors.convert("RGBA"))[0, :, 3].tolist() == [0, 0, 255, 0]
+
+
+def test_safe_colours_stay_apart_for_colour_blind_eyes():
+    """Smallest distance in CIELAB between two classes, for the worst of four kinds of sight."""
+    assert smallest_distance(safe_colours(21)) > 17
+    for name, before in (("cityscapes19", 3.4), ("voc21", 1.0), ("camvid11", 6.1)):
+        assert smallest_distance(labels.space(name).colours) < before
+
+
+SIGHT = (  # Machado et al. 2009, severity 1: normal, protanopia, deuteranopia, tritanopia; on linear RGB
+    np.eye(3),
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+)
+XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+
+
+def smallest_distance(colours):
+    level = np.array(colours) / 255
+    linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    nearest = []
+    for matrix in SIGHT:
+        x, y, z = (np.clip(linear @ np.transpose(matrix), 0, 1) @ np.transpose(XYZ) / [0.95047, 1, 1.08883]).T
+        x, y, z = (np.where(v > 0.008856, np.cbrt(v), 7.787 * v + 16 / 116) for v in (x, y, z))
+        lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+        distance = np.linalg.norm(lab[:, None] - lab, axis=-1)
+        nearest.append(distance[np.triu_indices(len(lab), 1)].min())
+    return min(nearest)
 
 
 def test_rejects_are_counted_by_reason_with_their_messages(page):
@@ -130,11 +180,11 @@ def test_nothing_is_fetched_and_nothing_can_run(page):
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form", "b"} == set()
     for tag, attributes in page.tags:
         assert [name for name in attributes if name.startswith("on")] == []
-        assert "href" not in attributes
+        assert attributes.get("href", "#").startswith("#")
         assert "url(" not in attributes.get("style", "")
         if "src" in attributes:
             assert tag == "img"
-            assert attributes["src"].startswith("data:image/jpeg;base64,")
+            assert attributes["src"].startswith(("data:image/jpeg;base64,", "data:image/png;base64,"))
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
@@ -164,7 +214,7 @@ def test_a_run_without_labels_shows_areas_and_the_least_confident_images(tmp_pat
     assert "miou" not in page.texts
     assert page.row("sky")[1] == "50.00"
     assert page.row("tree")[1] == "37.50"
-    assert [a["alt"] for tag, a in page.tags if tag == "img"] == ["image of b", "prediction of b"]
+    assert [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"]] == ["image of b", "prediction of b"]
 
 
 def test_a_run_that_rejected_everything_still_has_a_report(tmp_path):
@@ -179,7 +229,73 @@ def test_a_corpus_that_moved_away_costs_pictures_and_no_number(tmp_path):
     for file in storage.list_files(f"{run}-corpus"):
         storage.delete(file.uri)
     after = page_of(write_report(run))
-    assert [a["alt"].split(" of ")[0] for tag, a in after.tags if tag == "img"] == ["prediction"] * 2
+    assert [a["alt"].split(" of ")[0] for tag, a in after.tags if tag == "img" and a["alt"]] == ["prediction"] * 2
     assert "could not be read again" in storage.read(f"{run}/report.html").decode()
     assert after.texts["miou"] == before.texts["miou"]
     assert after.row("building") == before.row("building")
+
+
+def test_confusion_cells_lead_to_the_images_that_hold_them_without_a_mouse(page):
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    anchors = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    assert {link.removeprefix("#") for link in links} <= anchors
+    assert "#pair-0" in links
+    # building taken for sky: two pixels in each labelled image, of six that are building
+    assert page.row("building → sky")[1:3] == ["4", "66.67"]
+    assert page.row("building → sky")[3] in (f"{HOSTILE}(2)val/a(2)", f"val/a(2){HOSTILE}(2)")
+    assert ["building", "4", "2", "0", "0"][:3] == page.rows[[row[0] for row in page.rows].index("truth") + 2][:3]
+
+
+def test_every_control_has_a_label(page):
+    controls = [attributes["id"] for tag, attributes in page.tags if tag == "input"]
+    named = [attributes["for"] for tag, attributes in page.tags if tag == "label"]
+    assert controls == named
+    assert len(controls) == 2 + 4
+
+
+def test_a_second_run_stands_beside_the_first(run, tmp_path):
+    better = [Drawn("val/a", "0011/0011", label="0011/0011", raw="0111/0111", city="aachen", sequence="0"), *DRAWN[1:]]
+    page = page_of(write_report(make_run(str(tmp_path / "better"), better), beside_uri=run))
+    # sky 7/9, building 4/6, pole 2/2 now
+    assert page.row("building")[-3:-1] == ["33.33", "+33.33"]
+    assert page.texts["difference"].startswith(f"+{100 * ((7 / 9 + 4 / 6 + 1) / 3 - MIOU):.2f}")
+
+
+def test_scores_near_boundaries_and_calibration_are_shown_where_they_were_counted(tmp_path):
+    run = make_run(str(tmp_path / "run"), DRAWN, boundary_px=(1, 2), calibration_bins=4)
+    page, view = page_of(write_report(run)), open_run(run)
+    for score, words in (("boundary_iou", "boundary IoU"), ("trimap_iou", "mIoU in the trimap")):
+        values = [view.boundary(raw=raw).loc[(1, score), "mean"] for raw in (True, False)]
+        assert page.row(words)[1:4] == ["1", *(percent(value) for value in values)]
+    assert page.texts["ece"].startswith(percent(0.9 - 11 / 15))
+
+
+def test_the_snippets_are_there_to_copy(run):
+    html = Path(run, "report.html").read_text()
+    for words in ("read_parquet(", "pl.scan_parquet(", "open_run("):
+        assert words in html
+
+
+def test_a_report_with_a_hundred_thumbnails_stays_small(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def drawing():
+        return "/".join("".join(f"{k:x}" * 24 for k in rng.integers(0, 11, 14)) for _ in range(8))
+
+    drawn = [Drawn(f"{k:03d}", drawing(), label=drawing()) for k in range(25)]
+    uri = write_report(make_run(str(tmp_path / "run"), drawn, images_per_shard=25), num_worst=25)
+    page = page_of(uri)
+    assert len([1 for tag, a in page.tags if tag == "img" and a["alt"]]) == 100
+    assert storage.size(uri) < 10_000_000
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="Debian's chromium is not installed")
+def test_a_browser_shows_it_without_an_error_and_fetches_nothing(run, page, tmp_path):
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
+               "--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom", f"file://{run}/report.html"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "CONSOLE" not in done.stderr
+    assert "Refused to" not in done.stderr
+    assert Page(done.stdout).texts["miou"] == page.texts["miou"]
+    assert "<script" not in done.stdout

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline import checkpoint, storage
 from pipeline.analysis import open_run
-from pipeline.config import SegmentConfig, parse
+from pipeline.config import MetricsConfig, SegmentConfig, parse
 from pipeline.corpus import list_items
 from pipeline.corpus.scenes import write_corpus
 from pipeline.imaging.masks import decode_mask
+from pipeline.metrics.boundary import count_boundary
+from pipeline.metrics.instances import count_instances
 from pipeline.run import SECONDS, Run, mask_schema, verify
 from pipeline.segment import segment
 from pipeline.shard import ShardSegmenter
@@ -77,8 +80,6 @@ def test_counts_equal_cityscapesscripts_integer_for_integer(finished, tmp_path):
     predictions, truths = [], []
     with zipfile.ZipFile(finished.corpus.labels) as archive:
         archive.extractall(tmp_path)
-    from PIL import Image
-
     for row in rows(finished.output, ["image_id", "mask"]):
         prediction = tmp_path / f"{row['image_id'].replace('/', '-')}.png"
         Image.fromarray(view.space.to_stored(decode_mask(row["mask"]["bytes"]))).save(prediction)
@@ -166,8 +167,6 @@ def test_bad_files_become_rejects_with_reasons_and_their_neighbours_are_unharmed
     labels = sorted((tmp_path / "bad/gtFine").rglob("*.png"))
     images[0].write_bytes(images[0].read_bytes()[:3000])
     images[1].write_bytes(b"")
-    from PIL import Image
-
     Image.fromarray(np.zeros((32, 128), np.uint8)).save(labels[2])
     Image.fromarray(np.full((64, 128), 77, np.uint8)).save(labels[3])
     good = config(tmp_path / "good", tmp_path / "good", tiny_checkpoint, tmp_path / "run-good", images_per_shard=6)
@@ -258,3 +257,42 @@ def _parts(cfg):
     from pathlib import Path
 
     return sorted(Path(cfg.output).rglob("part-*.parquet"))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_run_keeps_the_counts_it_was_asked_for(packed, tiny_checkpoint, tmp_path):
+    """Boundary, instance and confidence counts of a shard, from instanceIds beside labels in a folder and in a zip."""
+    write_corpus(str(tmp_path / "corpus"), {"val": 2}, 64, 128, seed=5, packed=False)
+    things = {}
+    for path in sorted((tmp_path / "corpus/gtFine").rglob("*_labelIds.png")):
+        label = np.asarray(Image.open(path)).astype(np.uint16)
+        things[path.name] = np.where((label >= 24) & (label <= 33), label * 1000 + np.arange(128) // 8, label)
+        Image.fromarray(things[path.name].astype(np.uint16)).save(str(path).replace("labelIds", "instanceIds"))
+    if packed:
+        with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as archive:
+            for path in sorted((tmp_path / "corpus").rglob("*.png")):
+                archive.write(path, path.relative_to(tmp_path / "corpus"))
+    corpus = tmp_path / ("corpus.zip" if packed else "corpus")
+    wanted = {"boundary_px": [2, 4], "instances": True, "calibration_bins": 10}
+    cfg = config(corpus, corpus, tiny_checkpoint, tmp_path / "run", metrics=wanted)
+    items = list_items(cfg.corpus, None)
+    assert len(items) == 2
+    ready = checkpoint.load(tiny_checkpoint)
+    for row, name in zip(ShardSegmenter(ready, cfg).answer(items).masks.to_pylist(), sorted(things), strict=True):
+        mask = decode_mask(row["mask"]["bytes"])
+        stored = np.asarray(Image.open(tmp_path / "corpus/gtFine/val/dunmere" / name))
+        label = ready.label_space.to_train(stored, name)
+        assert row["boundary"] == count_boundary(label, mask, 19, (2, 4)).ravel().tolist()
+        assert row["boundary_raw"] is not None
+        assert row["instances"] == count_instances(things[name], mask, ready.label_space).ravel().tolist()
+        pixels, right, _ = np.reshape(row["calibration"], (3, 10))
+        assert (pixels.sum(), right.sum()) == ((label != 255).sum(), (label == mask).sum())
+    off = ShardSegmenter(ready, cfg.model_copy(update={"metrics": MetricsConfig()})).answer(items).masks
+    assert [off[name].null_count for name in ("boundary", "boundary_raw", "instances", "calibration")] == [2] * 4
+
+
+def test_instances_that_are_missing_reject_the_image_with_a_reason(tiny_checkpoint, scenes, tmp_path):
+    cfg = config(*scenes, tiny_checkpoint, tmp_path / "run", metrics={"instances": True})
+    answer = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(list_items(cfg.corpus, "val")[:1])
+    assert answer.rejects["error"].to_pylist() == ["not_found"]
+    assert "leave metrics.instances off for this corpus" in answer.rejects["message"][0].as_py()

@@ -1,91 +1,138 @@
 """One static HTML file about a run: no script, no external request; every number comes from the run's Parquet."""
 
-import base64
-import io
 import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from pipeline import storage
+from pipeline.analysis.gallery import ERRORS, cards
+from pipeline.analysis.intervals import Comparison
 from pipeline.analysis.runs import ALL, RunView, open_run
-from pipeline.corpus import items_of, read
-from pipeline.imaging.decode import decode_image, decode_label
-from pipeline.imaging.overlay import IGNORED, RIGHT, WRONG, blend, colourise, error_map
+from pipeline.analysis.snippets import snippets
+from pipeline.analysis.table import excludes_zero
+from pipeline.imaging.palette import safe_colours
 from pipeline.labels import Colour
 
-THUMBNAIL_PX = 320  # width
-ALPHA = 0.65  # of class colours over the image
 GROUP_TABLES = (("split",), ("city",), ("city", "sequence"))  # cities number their sequences each from 0
 MAX_GROUP_ROWS = 60  # of a table by group; more are in the Parquet
+NUM_PAIRS, IMAGES_A_PAIR = 8, 3  # confusions that are listed with their worst images
 
 
-def write_report(run_uri: str, num_worst: int = 8) -> str:
+def write_report(run_uri: str, num_worst: int = 8, beside_uri: str | None = None) -> str:
     """Write `<run>/report.html` and return its URI.
 
     Args:
         num_worst: labelled images with the lowest IoU to show; without labels, those with the lowest confidence.
+        beside_uri: another run over the same images, shown beside this one.
     Raises:
-        ValueError: there is no run, or nothing is answered yet.
+        ValueError: there is no run, nothing is answered yet, or the other run cannot be compared.
     """
     view = open_run(run_uri)
+    beside = None if beside_uri is None else open_run(beside_uri)
     environment = Environment(loader=PackageLoader("pipeline.analysis"), autoescape=True, undefined=StrictUndefined)
     environment.filters["percent"] = lambda value: "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"
-    environment.filters["width"] = lambda value: "0" if math.isnan(value) else f"{100 * value:.2f}"
+    environment.filters["width"] = lambda value: "0" if value is None or math.isnan(value) else f"{100 * value:.2f}"
     environment.filters["points"] = lambda value: (
         "–" if math.isnan(value) else f"{100 * value:+.2f}".replace("-", "\u2212")
     )
     environment.filters["count"] = lambda value: f"{int(value):,}".replace(",", "\u202f")
-    html = environment.get_template("report.html.j2").render(**_facts(view, num_worst))
+    html = environment.get_template("report.html.j2").render(**_facts(view, num_worst, beside))
     uri = storage.join(view.uri, "report.html")
     storage.put(uri, html.encode())
     return uri
 
 
-def _facts(view: RunView, num_worst: int) -> dict[str, Any]:
+def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, Any]:
     summary = view.summary()
     labelled = summary["labelled"] > 0
-    rejects = view.rejects()
+    if beside is not None and not labelled:
+        raise ValueError(
+            f"run {view.uri}: none of its images has a label, so there is nothing to compare; leave it out"
+        )
+    comparison = None if beside is None else beside.compare(view)
+    rejects, heat = view.rejects(), _heat(view) if labelled else None
+    worst = view.worst(num_worst, "miou" if labelled else "confidence")
     return {
-        "title": view.uri.rstrip("/").rsplit("/", 1)[-1],
+        "title": _title(view),
         "uri": view.uri,
         "summary": summary,
         "labelled": labelled,
-        "classes": _classes(view) if labelled else _areas(view),
-        "heat": _heat(view) if labelled else None,
+        "intervals": view.intervals() if labelled else None,
+        "scores": view.scores().loc[ALL] if labelled else None,
+        "beside": None if comparison is None else _beside(view, beside, comparison),
+        "classes": _classes(view, comparison) if labelled else _areas(view),
+        "boundary": _boundary(view) if labelled and view.counted("boundary") else [],
+        "calibration": view.calibration() if labelled and view.counted("calibration") else None,
+        "heat": heat,
+        "pairs": [] if heat is None else heat["pairs"],
         "groups": [table for table in (_group(view, by) for by in GROUP_TABLES) if table] if labelled else [],
-        "worst": _worst(view, num_worst, "miou" if labelled else "confidence"),
-        "errors": {"right": _hex(RIGHT), "wrong": _hex(WRONG), "ignored": _hex(IGNORED)},
+        "worst": _gallery(view, worst),
+        "places": {image_id: place for place, image_id in enumerate(worst["image_id"])},
+        "legend": [
+            {"name": name, "data": _hex(colour), "safe": _hex(safe)}
+            for name, colour, safe in zip(
+                view.space.classes, view.space.colours, safe_colours(view.space.num_classes), strict=True
+            )
+        ],
+        "errors": {name: _hex(colour) for name, colour in ERRORS.items()},
         "rejects": [
             {"reason": reason, "count": len(rows), "examples": rows.head(3).to_dict("records")}
             for reason, rows in rejects.groupby("error", sort=False)
         ],
+        "snippets": snippets(view.uri, "city", view.space.classes),
         "config": yaml.safe_dump(view.description["config"], sort_keys=False),
         "description": view.description,
     }
 
 
-def _classes(view: RunView) -> list[dict[str, Any]]:
-    """Class rows: IoU, the raw IoU and the CRF's change where there is one; classes that occur nowhere are left out."""
+def _title(view: RunView) -> str:
+    return view.uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _classes(view: RunView, comparison: Comparison | None) -> list[dict[str, Any]]:
+    """Class rows: IoU, the raw IoU and the CRF's change, the other run's; classes that occur nowhere are left out."""
     final = view.iou().loc[ALL]
     raw = view.iou(raw=True).loc[ALL] if view.has_raw() else None
-    return [
-        {
-            "name": name,
-            "colour": _hex(colour),
-            "iou": float(final[name]),
-            "raw": None if raw is None else float(raw[name]),
-            "change": None if raw is None else float(final[name] - raw[name]),
-        }
-        for name, colour in zip(view.space.classes, view.space.colours, strict=True)
-        if not (math.isnan(final[name]) and (raw is None or math.isnan(raw[name])))
-    ]
+    rows = []
+    for name, colour in zip(view.space.classes, view.space.colours, strict=True):
+        other = None if comparison is None else comparison.table.loc[name]
+        values = [final[name], *([] if raw is None else [raw[name]]), *([] if other is None else [other["before"]])]
+        if all(math.isnan(value) for value in values):
+            continue
+        rows.append(
+            {
+                "name": name,
+                "colour": _hex(colour),
+                "iou": float(final[name]),
+                "raw": None if raw is None else float(raw[name]),
+                "change": None if raw is None else float(final[name] - raw[name]),
+                "other": None if other is None else _difference(other),
+            }
+        )
+    return rows
+
+
+def _beside(view: RunView, beside: RunView | None, comparison: Comparison) -> dict[str, Any]:
+    """The other run: its name, what was compared, and the difference of the headline."""
+    assert beside is not None
+    name = _title(beside) if _title(beside) != _title(view) else beside.uri
+    left_out = comparison.only_before + comparison.only_after
+    miou = _difference(comparison.table.loc["miou"])
+    return {"name": name, "images": comparison.images, "left_out": left_out, "miou": miou}
+
+
+def _difference(row: pd.Series) -> dict[str, Any]:
+    return {
+        "iou": float(row["before"]),
+        "change": float(row["difference"]),
+        "low": float(row["low"]),
+        "high": float(row["high"]),
+        "sure": excludes_zero(row),
+    }
 
 
 def _areas(view: RunView) -> list[dict[str, Any]]:
@@ -93,9 +140,27 @@ def _areas(view: RunView) -> list[dict[str, Any]]:
     pixels = view.areas().loc[ALL]
     total = sum(int(pixels[name]) for name in view.space.classes)
     return [
-        {"name": name, "colour": _hex(colour), "iou": int(pixels[name]) / total, "raw": None, "change": None}
+        {
+            "name": name,
+            "colour": _hex(colour),
+            "iou": int(pixels[name]) / total,
+            "raw": None,
+            "change": None,
+            "other": None,
+        }
         for name, colour in zip(view.space.classes, view.space.colours, strict=True)
         if pixels[name]
+    ]
+
+
+def _boundary(view: RunView) -> list[dict[str, Any]]:
+    """Mean scores near boundaries, one row a width and score, raw beside final."""
+    final = view.boundary()["mean"]
+    raw = view.boundary(raw=True)["mean"] if view.has_raw() else None
+    words = {"boundary_iou": "boundary IoU", "boundary_f": "boundary F", "trimap_iou": "mIoU in the trimap"}
+    return [
+        {"name": words[score], "width": width, "final": value, "raw": None if raw is None else raw[width, score]}
+        for (width, score), value in final.items()
     ]
 
 
@@ -104,15 +169,31 @@ def _hex(colour: Colour) -> str:
 
 
 def _heat(view: RunView) -> dict[str, Any]:
-    """The confusion matrix with each row divided by its truth, for classes that occur."""
-    confusion = view.confusion()
+    """The confusion matrix with each row divided by its truth, for classes that occur; the largest confusions by pixels."""
+    confusion, names = view.confusion(), view.space.classes
     present = [i for i in range(len(confusion)) if confusion[i].any() or confusion[:, i].any()]
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_PAIRS]
+    largest = [(int(cell) // len(confusion), int(cell) % len(confusion)) for cell in order if wrong.flat[cell]]
+    hits = view.confused(largest, IMAGES_A_PAIR)
     rows = []
     for i in present:
         labelled = int(confusion[i].sum())
-        cells = [(int(confusion[i, j]), confusion[i, j] / labelled if labelled else 0.0) for j in present]
-        rows.append({"name": view.space.classes[i], "labelled": labelled, "cells": cells})
-    return {"names": [view.space.classes[i] for i in present], "rows": rows}
+        cells = [
+            {
+                "pixels": int(confusion[i, j]),
+                "share": confusion[i, j] / labelled if labelled else 0.0,
+                "pair": largest.index((i, j)) if (i, j) in largest else None,
+            }
+            for j in present
+        ]
+        rows.append({"name": names[i], "labelled": labelled, "cells": cells})
+    pairs = [
+        {"truth": names[i], "found": names[j], "pixels": int(confusion[i, j]), "images": hits[i, j],
+         "share": float(confusion[i, j] / confusion[i].sum())}
+        for i, j in largest
+    ]  # fmt: skip
+    return {"names": [names[i] for i in present], "rows": rows, "pairs": pairs}
 
 
 def _group(view: RunView, by: tuple[str, ...]) -> dict[str, Any] | None:
@@ -131,46 +212,11 @@ def _group_name(key: tuple[Any, ...]) -> str:
     return " / ".join(str(value) for value in key if not pd.isna(value)) or "none"
 
 
-def _worst(view: RunView, n: int, by: str) -> list[dict[str, Any]]:
-    """The lowest images with pictures: image, prediction over it, and where there is a label, truth and errors."""
-    frame = view.worst(n, by)
-    ids = frame["image_id"].tolist()
-    masks = view.masks(ids)
-    plan = view.plan()
-    wanted = plan.filter(pc.is_in(plan["image_id"], pa.array(ids, pa.string())))
-    items = {item.image_id: item for item in items_of(wanted)}
-    max_pixels = view.description["config"]["max_pixels"]
-    cards = []
-    for row in frame.to_dict("records"):
-        item, mask, colours = items[row["image_id"]], masks[row["image_id"]], view.space.colours
-        try:
-            image = decode_image(read(item.image), max_pixels)
-            pictures = [("image", image), ("prediction", blend(image, mask, colours, ALPHA))]
-            if item.label is not None:
-                stored = decode_label(read(item.label), max_pixels)
-                label = view.space.to_train(stored, where=item.image_id)
-                truth = blend(image, label, colours, ALPHA)
-                pictures = [pictures[0], ("truth", truth), pictures[1], ("errors", error_map(label, mask))]
-            missing = None
-        except (ValueError, OSError) as error:  # the corpus may have moved since the run: the numbers still stand
-            pictures, missing = [("prediction", colourise(mask, colours))], str(error)
-        cards.append(
-            {
-                "image_id": row["image_id"],
-                "miou": row["miou"],
-                "confidence": row["confidence"],
-                "missing": missing,
-                "pictures": [{"name": name, **_thumbnail(picture)} for name, picture in pictures],
-            }
-        )
-    return cards
-
-
-def _thumbnail(picture: np.ndarray) -> dict[str, Any]:
-    """`src`, a data: URI of a picture (H, W, 3) uint8 shrunk to the thumbnail's width, with its `width` and `height`."""
-    image = Image.fromarray(picture)
-    image.thumbnail((THUMBNAIL_PX, 4 * THUMBNAIL_PX))
-    file = io.BytesIO()
-    image.save(file, format="JPEG", quality=80)
-    source = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-    return {"src": source, "width": image.width, "height": image.height}
+def _gallery(view: RunView, worst: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lowest images with their numbers and pictures."""
+    rows = worst.to_dict("records")
+    pictures = cards(view, [row["image_id"] for row in rows])
+    return [
+        {"image_id": row["image_id"], "miou": row["miou"], "confidence": row["confidence"], **card}
+        for row, card in zip(rows, pictures, strict=True)
+    ]

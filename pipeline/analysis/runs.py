@@ -15,15 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import labels, storage
-from pipeline.analysis.sums import Key, Sums, matrices, over_parts, read_columns, sum_counts
-from pipeline.corpus import GROUP_FIELDS
+from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
+from pipeline.analysis.pictures import Pictures, read_pictures
+from pipeline.analysis.ranks import RANKS, lowest, most_confused
+from pipeline.analysis.sums import Key, Sums, over_parts, sum_counts
+from pipeline.corpus import GROUP_FIELDS, items_of
 from pipeline.imaging.masks import decode_mask
 from pipeline.labels import LabelSpace
-from pipeline.metrics.iou import class_iou, mean_accuracy, mean_iou, pixel_accuracy
+from pipeline.metrics import boundary, calibration, instances
+from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
 from pipeline.run import SECONDS, describe, read_table
 
 GROUPS = tuple(group.name for group in GROUP_FIELDS)
-RANKS = ("miou", "pixel_accuracy", "confidence")  # columns of one image that it can be ranked by
+ASKED_FOR = {"boundary": "boundary_px", "boundary_raw": "boundary_px", "instances": "instances",
+             "calibration": "calibration_bins"}  # fmt: skip  # count column -> the key of config section `metrics`
 ALL = "all"  # index of the one row of an ungrouped answer
 
 
@@ -59,17 +64,21 @@ class RunView:
         return dd.read_parquet(self.parts("masks"), columns=list(columns) if columns else None)
 
     def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:
-        """Sums of a count column (`pixels`, `confusion`, `confusion_raw`) over the images that have it.
+        """Sums of a count column over the images that have it.
+
+        Args:
+            column: `pixels`, `confusion`, `confusion_raw`, and what the run was asked for in its config section `metrics`:
+                `boundary`, `boundary_raw`, `instances`, `calibration`.
 
         Returns:
             one row a group, sorted, null last (or the one row "all"); column `images`, then one int64 column a cell.
         Raises:
-            ValueError: `by` names something that is not a group column.
+            ValueError: `by` names something that is not a group column, or the run did not count this column.
         """
         for name in by:
             if name not in GROUPS:
                 raise ValueError(f"cannot group by '{name}'; the group columns are {', '.join(GROUPS)}")
-        cells = self.space.num_classes ** (1 if column == "pixels" else 2)
+        cells = self._cells(column)
         question = (column, tuple(by))
         if question not in self._answers:
             self._answers[question] = sum_counts(self.parts("masks"), column, cells, by)
@@ -88,6 +97,41 @@ class RunView:
         counts = self.counts("confusion_raw" if raw else "confusion")
         return _matrix(counts.loc[ALL].to_numpy(), self.space.num_classes)
 
+    @property
+    def _metrics(self) -> dict[str, Any]:
+        """Config section `metrics`; runs from before it had one counted nothing more."""
+        return self.description["config"].get("metrics") or {}
+
+    def _cells(self, column: str) -> int:
+        num_classes = self.space.num_classes
+        if column in ASKED_FOR and not self._metrics.get(ASKED_FOR[column]):
+            raise ValueError(
+                f"run {self.uri}: it did not count '{column}'; set metrics.{ASKED_FOR[column]} in a new run's config"
+            )
+        match column:
+            case "pixels":
+                return num_classes
+            case "confusion" | "confusion_raw":
+                return num_classes**2
+            case "boundary" | "boundary_raw":
+                return len(self._metrics["boundary_px"]) * len(boundary.ROWS) * num_classes
+            case "instances":
+                return num_classes * len(instances.COLUMNS)
+            case "calibration":
+                return 3 * int(self._metrics["calibration_bins"])
+        known = ", ".join(["pixels", "confusion", "confusion_raw", *ASKED_FOR])
+        raise ValueError(f"'{column}' is no count column; choose one of {known}")
+
+    def _confusions(self, by: Sequence[str], raw: bool) -> tuple[pd.DataFrame, np.ndarray]:
+        """The counts by group, and (groups, C, C) of them."""
+        counts = self.counts("confusion_raw" if raw else "confusion", by)
+        num_classes = self.space.num_classes
+        return counts, counts.to_numpy(np.int64)[:, 1:].reshape(-1, num_classes, num_classes)
+
+    def counted(self, column: str) -> bool:
+        """Whether the run was asked to keep `boundary`, `instances` or `calibration` counts."""
+        return bool(self._metrics.get(ASKED_FOR[column]))
+
     def has_raw(self) -> bool:
         """Whether the run kept the counts from before a CRF."""
         return self.description["config"]["crf"] is not None
@@ -97,21 +141,67 @@ class RunView:
 
         Counts are summed over the group's labelled images and divided once; a class in neither truth nor prediction is NaN.
         """
-        counts = self.counts("confusion_raw" if raw else "confusion", by)
-        rows = []
-        for values in counts.to_numpy(np.int64):
-            confusion = _matrix(values, self.space.num_classes)
-            rows.append(
-                {
-                    **dict(zip(self.space.classes, class_iou(confusion), strict=True)),
-                    "miou": mean_iou(confusion),
-                    "mean_accuracy": mean_accuracy(confusion),
-                    "pixel_accuracy": pixel_accuracy(confusion),
-                    "images": int(values[0]),
-                }
-            )
-        columns = [*self.space.classes, "miou", "mean_accuracy", "pixel_accuracy", "images"]
-        return pd.DataFrame(rows, index=counts.index, columns=columns)
+        counts, confusions = self._confusions(by, raw)
+        scores = summary_scores(confusions)
+        table = pd.DataFrame(class_iou(confusions), index=counts.index, columns=list(self.space.classes))
+        for name in ("miou", "mean_accuracy", "pixel_accuracy"):
+            table[name] = scores[name]
+        return table.assign(images=counts["images"])
+
+    def scores(self, by: Sequence[str] = (), raw: bool = False) -> pd.DataFrame:
+        """`miou`, `mean_accuracy`, `pixel_accuracy`, `frequency_weighted_iou`, `mean_dice`, `images`: one row a group."""
+        counts, confusions = self._confusions(by, raw)
+        return pd.DataFrame(summary_scores(confusions), index=counts.index).assign(images=counts["images"])
+
+    def categories(self, raw: bool = False) -> dict[str, float]:
+        """IoU of each category of the label space, its classes taken as one."""
+        return category_iou(self.confusion(raw), self.space.categories)
+
+    def boundary(self, raw: bool = False) -> pd.DataFrame:
+        """Scores near class boundaries: one row a band width (index `width_px`) and score; columns: classes and `mean`.
+
+        The second index level is `boundary_iou`, `boundary_f` or `trimap_iou`: metrics/boundary.py.
+        """
+        counts = self.counts("boundary_raw" if raw else "boundary").loc[ALL].to_numpy()[1:]
+        widths = self._metrics["boundary_px"]
+        rows = {}
+        for width, values in zip(widths, counts.reshape(len(widths), len(boundary.ROWS), -1), strict=True):
+            for score in (boundary.boundary_iou, boundary.boundary_f, boundary.trimap_iou):
+                rows[width, score.__name__] = score(values)
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=list(self.space.classes))
+        table.index = pd.MultiIndex.from_tuples(rows, names=["width_px", "score"])
+        return table.assign(mean=mean(table.to_numpy()))
+
+    def instance_iou(self) -> dict[str, float]:
+        """iIoU of the classes and categories that have instances, as cityscapesScripts: metrics/instances.py."""
+        counts = self.counts("instances").loc[ALL].to_numpy()[1:].reshape(self.space.num_classes, -1)
+        classes = instances.instance_iou(counts, self.confusion(), self.space)
+        scores = {
+            name: float(iou) for name, iou in zip(self.space.classes, classes, strict=True) if not math.isnan(iou)
+        }
+        return scores | instances.category_instance_iou(counts, self.confusion(), self.space)
+
+    def calibration(self) -> pd.DataFrame:
+        """One row a confidence bin: `pixels`, `accuracy`, `confidence`; the expected calibration error in `.attrs["ece"]`."""
+        pixels, right, confidence = counts = self.counts("calibration").loc[ALL].to_numpy()[1:].reshape(3, -1)
+        whole = np.where(pixels > 0, pixels, np.nan)
+        means = {"accuracy": right / whole, "confidence": confidence / calibration.LEVELS / whole}
+        table = pd.DataFrame({"pixels": pixels, **means})
+        table.attrs["ece"] = calibration.calibration_error(counts)
+        return table
+
+    def intervals(self, raw: bool = False, seed: int = 0) -> pd.DataFrame:
+        """`value` with the `low` and `high` end of its 95 % bootstrap interval by image: each class IoU, `miou`,
+        `mean_accuracy`, `pixel_accuracy`. ValueError where no image has a label."""
+        return score_intervals(self, raw, seed)
+
+    def compare(self, other: "RunView", seed: int = 0) -> Comparison:
+        """This run (before) against another (after) over the images labelled in both, with paired bootstrap intervals.
+
+        Raises:
+            ValueError: the label spaces differ, or the runs have no labelled image in common.
+        """
+        return compare_runs(self, other, seed)
 
     def areas(self, by: Sequence[str] = ()) -> pd.DataFrame:
         """Predicted pixels of each class and `images`: one row a group. No mask is decoded."""
@@ -128,8 +218,14 @@ class RunView:
         if by not in allowed:
             raise ValueError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}")
         index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
-        found = over_parts(self.parts("masks"), lambda uris: _lowest(uris, n, by, index, self.space.num_classes))
+        found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.space.num_classes))
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
+
+    def confused(self, pairs: Sequence[tuple[int, int]], n: int) -> dict[tuple[int, int], list[tuple[int, str]]]:
+        """(truth, prediction) -> (pixels, image id) of the n images with most pixels of that confusion, the most first."""
+        found = over_parts(self.parts("masks"), lambda uris: most_confused(uris, pairs, n, self.space.num_classes))
+        hits = {pair: [hit for part in found for hit in part[pair]] for pair in pairs}
+        return {pair: sorted(those, key=lambda hit: (-hit[0], hit[1]))[:n] for pair, those in hits.items()}
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask; reads only the parts that hold them. ValueError names an id that has none."""
@@ -146,6 +242,24 @@ class RunView:
                 f"run {self.uri}: no mask of image '{missing[0]}'; see .rejects() and .frame(['image_id'])"
             )
         return found
+
+    def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
+        """image id -> its image, mask and label, read again from where the corpus was."""
+        masks, plan = self.masks(ids), self.plan()
+        wanted = plan.filter(pc.is_in(plan["image_id"], pa.array(list(ids), pa.string())))
+        max_pixels = self.description["config"]["max_pixels"]
+        return {
+            item.image_id: read_pictures(item, masks[item.image_id], self.space, max_pixels)
+            for item in items_of(wanted)
+        }
+
+    def overlay(self, image_id: str, of: str = "prediction") -> np.ndarray:
+        """(H, W, 3) uint8: the image with class colours over it, of `prediction` or `truth`, or with its `errors` in red.
+
+        Raises:
+            ValueError: the image has no mask, no label where one is asked for, or is gone from the corpus.
+        """
+        return self.pictures([image_id])[image_id].overlay(of)
 
     def plan(self) -> pa.Table:
         """The run's plan, one row an image."""
@@ -200,20 +314,6 @@ def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:
     """Group values as they are: numbers stay numbers, null stays None."""
     levels = [pd.Index([key[place] for key in keys], dtype=object, name=name) for place, name in enumerate(by)]
     return levels[0] if len(levels) == 1 else pd.MultiIndex.from_arrays(levels)
-
-
-def _lowest(uris: list[str], n: int, by: str, index: int | None, num_classes: int) -> pd.DataFrame:
-    """The n lowest rows of some parts; `index` is the class to rank by, None for a column."""
-    frames = []
-    for uri in uris:
-        table = read_columns(uri, ["image_id", *RANKS, *([] if index is None else ["confusion"])])
-        if index is not None:
-            table = table.filter(pc.is_valid(table["confusion"]))
-            confusions = matrices(table["confusion"], num_classes**2).reshape(-1, num_classes, num_classes)
-            iou = [class_iou(confusion)[index] for confusion in confusions]
-            table = table.drop(["confusion"]).append_column(by, pa.array(iou, pa.float64()))
-        frames.append(table.to_pandas())
-    return pd.concat(frames).dropna(subset=[by]).sort_values([by, "image_id"]).head(n)
 
 
 def _matrix(values: np.ndarray, num_classes: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from pipeline.config.recipe import (
     OptimizerConfig,
 )
 from pipeline.config.section import Section
-from pipeline.config.segment import CrfConfig, PredictConfig, SegmentConfig
+from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse, parse_model
 from pipeline.config.train import TrainConfig, stage_configs
 from pipeline.config.tune import AxisConfig, TuneConfig, with_values
@@ -30,6 +30,7 @@ __all__ = [
     "LossConfig",
     "LossTerm",
     "LovaszConfig",
+    "MetricsConfig",
     "ModelConfig",
     "OhemConfig",
     "OptimizerConfig",

@@ -29,6 +29,16 @@ class PredictConfig(Section):
     precision: Precision = "fp32"
 
 
+class MetricsConfig(Section):
+    """Counts kept beside the confusion matrix, each a column of its own; all of them need labels."""
+
+    boundary_px: tuple[
+        Annotated[int, Field(ge=1, le=254)], ...
+    ] = ()  # band widths of boundary IoU, F and trimap; () = off
+    instances: bool = False  # iIoU, from the instanceIds beside Cityscapes' labelIds
+    calibration_bins: int = Field(0, ge=0, le=1000)  # of the confidence histogram; 0 = off
+
+
 class SegmentConfig(Section):
     """One segmentation run: corpus in, masks and counts out."""
 
@@ -38,6 +48,7 @@ class SegmentConfig(Section):
     output: Uri
     predict: PredictConfig = PredictConfig()
     crf: CrfConfig | None = None  # absent = off
+    metrics: MetricsConfig = MetricsConfig()
     images_per_shard: int = Field(16, ge=1)
     bytes_per_shard: int = Field(256_000_000, ge=1)  # of images and labels as stored: a shard of large ones holds fewer
     max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones become rejects

@@ -1,41 +1,87 @@
-"""The IoU family from confusion counts (C, C), row = truth, column = prediction: counts are summed first, divided once.
+"""The IoU family from confusion counts (..., C, C), row = truth, column = prediction: counts are summed first, divided once.
 
 A class in neither truth nor prediction is NaN and left out of means; one predicted but never labelled scores 0.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
-    """(C,) float64: intersection / (predicted + labelled - intersection). FCN (arXiv:1411.4038), section 5."""
-    right = np.diagonal(confusion)
-    return _ratio(right, confusion.sum(0) + confusion.sum(1) - right)
+    """(..., C) float64: intersection / (predicted + labelled - intersection). FCN (arXiv:1411.4038), section 5."""
+    right = _right(confusion)
+    return _ratio(right, confusion.sum(-2) + confusion.sum(-1) - right)
 
 
 def class_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """(C,) float64: the share of a class's labelled pixels that was found; NaN for a class without labels."""
-    return _ratio(np.diagonal(confusion), confusion.sum(1))
+    """(..., C) float64: the share of a class's labelled pixels that was found; NaN for a class without labels."""
+    return _ratio(_right(confusion), confusion.sum(-1))
+
+
+def class_dice(confusion: np.ndarray) -> np.ndarray:
+    """(..., C) float64: 2 intersection / (predicted + labelled), also called F1. Dice 1945; equal to 2 IoU / (1 + IoU)."""
+    return _ratio(2 * _right(confusion), confusion.sum(-2) + confusion.sum(-1))
+
+
+def category_iou(confusion: np.ndarray, categories: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """IoU of each category, its classes taken as one. Cityscapes (arXiv:1604.01685), section 3.2.
+
+    Args:
+        confusion: (C, C).
+        categories: name -> its class ids.
+    """
+    scores = {}
+    for name, members in categories.items():
+        inside = list(members)
+        right = confusion[np.ix_(inside, inside)].sum()
+        scores[name] = float(_ratio(right, confusion[inside].sum() + confusion[:, inside].sum() - right))
+    return scores
 
 
 def mean_iou(confusion: np.ndarray) -> float:
-    """Mean of the class IoUs that are not NaN; NaN where nothing was counted."""
-    return _mean(class_iou(confusion))
+    """Mean of the class IoUs of (C, C) that are not NaN; NaN where nothing was counted."""
+    return float(mean(class_iou(confusion)))
 
 
 def mean_accuracy(confusion: np.ndarray) -> float:
-    """Mean of the class accuracies that are not NaN ("class average")."""
-    return _mean(class_accuracy(confusion))
+    """Mean of the class accuracies of (C, C) that are not NaN ("class average")."""
+    return float(mean(class_accuracy(confusion)))
 
 
 def pixel_accuracy(confusion: np.ndarray) -> float:
     """The share of labelled pixels that are right; NaN where nothing was counted."""
-    return float(_ratio(np.diagonal(confusion).sum(), confusion.sum()))
+    return float(summary_scores(confusion)["pixel_accuracy"])
+
+
+def summary_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """The numbers of one line for each matrix of (..., C, C), (...) float64 each: `miou`, `mean_accuracy`,
+    `pixel_accuracy`, `frequency_weighted_iou`, `mean_dice`.
+
+    Frequency-weighted IoU weighs a class by its labelled pixels. FCN (arXiv:1411.4038), section 5.
+    """
+    iou, labelled = class_iou(confusion), confusion.sum(-1)
+    total = labelled.sum(-1)
+    return {
+        "miou": mean(iou),
+        "mean_accuracy": mean(class_accuracy(confusion)),
+        "pixel_accuracy": _ratio(_right(confusion).sum(-1), total),
+        "frequency_weighted_iou": _ratio((labelled * np.nan_to_num(iou)).sum(-1), total),
+        "mean_dice": mean(class_dice(confusion)),
+    }
+
+
+def mean(values: np.ndarray) -> np.ndarray:
+    """(...) float64: the mean over the last axis of what is not NaN; NaN where all is."""
+    values = np.ascontiguousarray(values)  # the same order of addition for one row as for many: the same last digit
+    there = ~np.isnan(values)
+    return _ratio(np.where(there, values, 0.0).sum(-1), there.sum(-1))
+
+
+def _right(confusion: np.ndarray) -> np.ndarray:
+    """(..., C): the diagonals."""
+    return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)

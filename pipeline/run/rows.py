@@ -26,8 +26,13 @@ REJECT_SCHEMA = pa.schema(
 )
 
 
-def mask_schema(num_classes: int) -> pa.Schema:
-    """Columns of a mask row; counts are pixels, seconds are wall time of this image's share."""
+def mask_schema(num_classes: int, boundary_px: tuple[int, ...] = ()) -> pa.Schema:
+    """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
+
+    Args:
+        boundary_px: band widths of the boundary counts; kept as metadata of their columns.
+    """
+    widths = {"width_px": ",".join(str(width) for width in boundary_px)}
     return pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
@@ -42,6 +47,11 @@ def mask_schema(num_classes: int) -> pa.Schema:
                 "confusion", pa.list_(pa.int64())
             ),  # C * C, row = truth, column = prediction; null without a label
             pa.field("confusion_raw", pa.list_(pa.int64())),  # the same before the CRF; null without CRF or label
+            # Counts that a run was asked for (config section `metrics`), flattened; null where not asked for or no label.
+            pa.field("boundary", pa.list_(pa.int64()), metadata=widths),  # widths * 10 * C: metrics/boundary.py
+            pa.field("boundary_raw", pa.list_(pa.int64()), metadata=widths),  # the same before the CRF
+            pa.field("instances", pa.list_(pa.int64())),  # C * 6: metrics/instances.py
+            pa.field("calibration", pa.list_(pa.int64())),  # 3 * bins: metrics/calibration.py
             pa.field("miou", pa.float32()),
             pa.field("pixel_accuracy", pa.float32()),
             pa.field("confidence", pa.float32()),  # mean over the scores' grid of the highest probability

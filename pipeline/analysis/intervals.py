@@ -1,0 +1,126 @@
+"""Intervals and comparisons: what one run says, how sure that is, and whether another run differs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.analysis.sums import add_rows, batches, counted, over_parts
+from pipeline.metrics.bootstrap import interval, resample
+from pipeline.metrics.iou import mean
+
+if TYPE_CHECKING:
+    from pipeline.analysis.runs import RunView
+
+MAX_IMAGES = 10_000  # drawn one by one; more are drawn in as many bundles, by a hash of the image id
+SCORES = ("miou", "mean_accuracy", "pixel_accuracy")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs over the same images, drawn in pairs."""
+
+    table: pd.DataFrame  # index: classes and SCORES; columns: before, after, difference, low, high
+    images: int  # labelled in both
+    only_before: int
+    only_after: int
+
+
+def score_intervals(view: "RunView", raw: bool, seed: int) -> pd.DataFrame:
+    """See `RunView.intervals`."""
+    margins = _units(view, raw).to_numpy()[:, 1:]
+    low, high = interval(resample(margins, _of_margins, seed))
+    return pd.DataFrame({"value": _value(margins), "low": low, "high": high}, index=_names(view))
+
+
+def compare_runs(before: "RunView", after: "RunView", seed: int) -> Comparison:
+    """See `RunView.compare`."""
+    if before.space.name != after.space.name:
+        raise ValueError(
+            f"{before.uri} is in {before.space.name} and {after.uri} in {after.space.name}: "
+            "compare runs of one label space"
+        )
+    bundled = max(_rows(before), _rows(after)) > MAX_IMAGES
+    one, two = _units(before, False, bundled), _units(after, False, bundled)
+    only_before, only_after = len(one.index.difference(two.index)), len(two.index.difference(one.index))
+    if bundled and not one["images"].equals(two["images"]):
+        raise ValueError(
+            f"{before.uri} and {after.uri} have labels for different images: runs of more than {MAX_IMAGES} images "
+            "are compared over one corpus"
+        )
+    common = one.index.intersection(two.index)
+    if not len(common):
+        raise ValueError(f"{before.uri} and {after.uri} have no labelled image in common: compare runs over one corpus")
+    one, two = one.loc[common], two.loc[common]
+    first, second = one.to_numpy()[:, 1:], two.to_numpy()[:, 1:]
+    # One seed: each draw is of the same images in both.
+    low, high = interval(resample(second, _of_margins, seed) - resample(first, _of_margins, seed))
+    table = pd.DataFrame({"before": _value(first), "after": _value(second)}, index=_names(before))
+    table["difference"] = table["after"] - table["before"]
+    return Comparison(table.assign(low=low, high=high), int(one["images"].sum()), only_before, only_after)
+
+
+def _value(margins: np.ndarray) -> np.ndarray:
+    """(C + 3,) scores of the summed margins."""
+    return _of_margins(margins.sum(axis=0, keepdims=True))[0]
+
+
+def _of_margins(margins: np.ndarray) -> np.ndarray:
+    """(D, 3 C) right, predicted and labelled pixels of each class -> (D, C + 3): class IoU, then SCORES."""
+    right, predicted, labelled = np.split(margins, 3, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou = right / (predicted + labelled - right)
+        accuracy = right / labelled
+        pixels = right.sum(axis=1) / labelled.sum(axis=1)
+    return np.column_stack([iou, mean(iou), mean(accuracy), pixels])
+
+
+def _units(view: "RunView", raw: bool, bundled: bool | None = None) -> pd.DataFrame:
+    """One row an image (index: image id) or bundle (index: its number): `images`, then 3 C margins, int64."""
+    bundled = _rows(view) > MAX_IMAGES if bundled is None else bundled
+    column, num_classes = "confusion_raw" if raw else "confusion", view.space.num_classes
+    found = over_parts(view.parts("masks"), lambda uris: _margins(uris, column, num_classes, bundled))
+    table = pd.concat(found)
+    return table.groupby(level=0).sum() if bundled else table.sort_index()
+
+
+def _margins(uris: Sequence[str], column: str, num_classes: int, bundled: bool) -> pd.DataFrame:
+    ids, rows = [], []
+    sums = np.zeros((MAX_IMAGES if bundled else 0, 1 + 3 * num_classes), np.int64)
+    for batch in batches(uris, ["image_id", column]):
+        batch, values = counted(batch, column, num_classes**2)
+        matrices = values.reshape(-1, num_classes, num_classes)
+        margins = np.concatenate([np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(1), matrices.sum(2)], axis=1)
+        names = batch.column("image_id").to_numpy(zero_copy_only=False)
+        if bundled:
+            places = pd.util.hash_array(names.astype(object), categorize=False) % MAX_IMAGES
+            add_rows(margins, places.astype(np.int64), sums)
+        else:
+            ids.append(names)
+            rows.append(np.column_stack([np.ones(len(margins), np.int64), margins]))
+    if bundled:
+        used = np.flatnonzero(sums[:, 0])
+        return _frame(sums[used], used)
+    return _frame(np.concatenate([np.zeros_like(sums), *rows]), np.concatenate([np.array([], object), *ids]))
+
+
+def _frame(values: np.ndarray, index: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(values, index=index, columns=["images", *range(values.shape[1] - 1)])
+
+
+def _rows(view: "RunView") -> int:
+    """Mask rows of a run, from the footers."""
+    return sum(over_parts(view.parts("masks"), lambda uris: sum(_footer_rows(uri) for uri in uris)))
+
+
+def _footer_rows(uri: str) -> int:
+    filesystem, path = storage.arrow_filesystem(uri)
+    return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
+
+
+def _names(view: "RunView") -> list[str]:
+    return [*view.space.classes, *SCORES]

@@ -1,0 +1,37 @@
+"""Files that lie beside a label: Cityscapes keeps the instances of `*_labelIds.png` in `*_instanceIds.png`."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+from pipeline.corpus.zips import list_members
+from pipeline.corpus.item import BadBytes, Place
+
+_LABELS, _INSTANCES = "_labelIds.", "_instanceIds."
+
+
+def instances_of(label: Place) -> Place:
+    """Where the instanceIds of a label lie.
+
+    Raises:
+        BadBytes: the label is not called `*_labelIds.*`, or its zip holds no such member. (A missing file shows when read.)
+    """
+    name = label.uri if label.member is None else label.member
+    before, found, after = name.rpartition(_LABELS)
+    if not found:
+        raise BadBytes(
+            "not_found",
+            f"{name}: instances lie beside labels called *{_LABELS}png; leave metrics.instances off for this corpus",
+        )
+    sibling = f"{before}{_INSTANCES}{after}"
+    if label.member is None:
+        return replace(label, uri=sibling)
+    place = _members(label.uri).get(sibling)
+    if place is None:
+        raise BadBytes("not_found", f"{label.uri}: it holds no {sibling}; leave metrics.instances off for this corpus")
+    return place
+
+
+@lru_cache(maxsize=4)
+def _members(uri: str) -> dict[str, Place]:
+    """The places of a zip, listed once a process."""
+    return dict(list_members(uri))

@@ -1,0 +1,58 @@
+"""An exported network gives the checkpoint's logits, from pixels, in any batch."""
+
+import importlib.util
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import checkpoint, export_model
+from pipeline.predict import normalise
+
+ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
+def expected_of(uri, image):
+    ready = checkpoint.load(uri)
+    mean, std = (torch.tensor(v).mul(255).view(1, 3, 1, 1) for v in (ready.mean, ready.std))
+    with torch.no_grad():
+        return ready.model(normalise(image, mean, std))[-1]
+
+
+def test_torch_export_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_path):
+    out = str(tmp_path / "model.pt2")
+    done = export_model.export(tiny_checkpoint, "torch_export", out, 64, 96)
+    assert done.difference <= export_model.TOLERANCE
+    image = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
+    program = torch.export.load(io.BytesIO((tmp_path / "model.pt2").read_bytes())).module()
+    assert torch.allclose(program(image), expected_of(tiny_checkpoint, image), atol=1e-4)
+
+
+@pytest.mark.skipif(not ONNX, reason="onnx, onnxscript and onnxruntime are not installed")
+def test_onnx_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_path):
+    import onnxruntime
+
+    out = tmp_path / "model.onnx"
+    export_model.export(tiny_checkpoint, "onnx", str(out), 64, 96)
+    image = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
+    (found,) = onnxruntime.InferenceSession(out.read_bytes()).run(None, {"image": image.numpy()})
+    assert np.allclose(found, expected_of(tiny_checkpoint, image).numpy(), atol=1e-3)
+
+
+@pytest.mark.skipif(ONNX, reason="they are installed")
+def test_onnx_that_is_not_installed_is_told(tiny_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r"format onnx needs .*onnx.* pip install 'maskmill\[export\]'"):
+        export_model.export(tiny_checkpoint, "onnx", str(tmp_path / "x"), 64, 64)
+
+
+def test_a_size_that_the_network_does_not_take_is_told(tiny_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="the next legal size is 64x112"):
+        export_model.export(tiny_checkpoint, "torch_export", str(tmp_path / "x"), 64, 100)
+
+
+def test_logits_that_differ_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_model, "TOLERANCE", -1.0)
+    with pytest.raises(ValueError, match="nothing was written"):
+        export_model.export(tiny_checkpoint, "torch_export", str(tmp_path / "x"), 64, 64)
+    assert not (tmp_path / "x").exists()
