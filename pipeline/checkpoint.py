@@ -85,6 +85,11 @@ def load(uri: str) -> Checkpoint:
     )
 
 
+def label_space_of(uri: str) -> LabelSpace:
+    """The label space of a checkpoint, without reading its weights."""
+    return labels.space(_describe(uri)["label_space"])
+
+
 def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> str:
     """Turn a published .pth file into a checkpoint; returns the file's sha256, which the checkpoint keeps.
 

@@ -137,6 +137,23 @@ def segment(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def tune_crf(
+    config: Config,
+    overrides: Overrides = None,
+    images: Annotated[int, typer.Option(help="Labelled images of the split, drawn at random.")] = 100,
+) -> None:
+    """Search CRF settings on validation images (DeepLab's protocol); say whether the CRF helps at all."""
+    from pipeline.console import console, counting, print_tuned
+    from pipeline.tune_crf import tune_crf as run
+
+    cfg = load(SegmentConfig, config, overrides)
+    with counting("tuning the CRF", unit="CRF runs") as on_progress:
+        found = run(cfg, images, on_progress)
+    print_tuned(console, found)
+    console.print(f"config: {cfg.output}/best.yaml", soft_wrap=True)
+
+
+@app.command()
 def resume(run: RunUri) -> None:
     """Go on with a run from its folder alone: its config is in run.json."""
     from pipeline import storage

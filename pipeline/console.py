@@ -17,9 +17,8 @@ if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take 
     from pipeline.models.catalogue import CatalogueRow
     from pipeline.records import Record
     from pipeline.segment import Progress as SegmentProgress
-
-if TYPE_CHECKING:
     from pipeline.tune import Trial
+    from pipeline.tune_crf import Tuned
 
 PLAIN_EVERY_S = 15.0  # between two lines where there is no terminal
 
@@ -76,9 +75,9 @@ def tuning() -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+def counting(title: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
     """Shows plain counting: done of total."""
-    with _line(title, unit="images") as show:
+    with _line(title, unit=unit) as show:
         yield lambda done, total: show(done, total, "")
 
 
@@ -192,3 +191,28 @@ def print_models(console: Console, rows: Iterable["CatalogueRow"]) -> None:
     for row in rows:
         table.add_row(row.name, row.variant, f"{row.parameters / 1e6:.2f} M", f"{row.gflops:,.1f}", row.source)
     console.print(table)
+
+
+def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
+    """The best settings of a search for CRF settings, what they change in each class, and the verdict."""
+    table = Table(header_style="bold")
+    for heading in ("w1", "sigma_alpha px", "sigma_beta levels", "steps", "mIoU", "class average"):
+        table.add_column(heading, justify="right")
+    for setting in [*found.settings[:most], *([found.raw] if found.raw not in found.settings[:most] else [])]:
+        crf = setting.crf
+        values = (
+            [crf.colour_weight, crf.colour_px, crf.colour_levels, crf.iterations] if crf else ["no CRF", "", "", ""]
+        )
+        table.add_row(*(str(v) for v in values), f"{100 * setting.miou:.2f}", f"{100 * setting.class_accuracy:.2f}")
+    console.print(table)
+    for name, (raw, best) in found.class_iou.items():
+        console.print(f"  {name:<16} {100 * raw:6.2f} -> {100 * best:6.2f}  {100 * (best - raw):+.2f}")
+    for name, (change, low, high) in found.change.items():
+        console.print(
+            f"{name.replace('_', ' ')}: {100 * change:+.2f} (95 % of draws: {100 * low:+.2f} to {100 * high:+.2f})"
+        )
+    console.print(
+        f"{found.images} images: "
+        + ("the CRF helps; the best settings are written" if found.helps else "the CRF does not help; it is left off"),
+        style="bold",
+    )

@@ -14,7 +14,7 @@ LAYERS = (
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
     ("shard", "poison"),
-    ("train", "segment", "analysis", "export_model"),
+    ("train", "segment", "analysis", "export_model", "tune_crf"),
     ("tune",),
     ("console",),
     ("demo",),
@@ -22,7 +22,7 @@ LAYERS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster", "tune"},
+    "ray": {"train", "segment", "cluster", "tune", "tune_crf"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),

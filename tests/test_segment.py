@@ -278,7 +278,7 @@ def test_a_run_keeps_the_counts_it_was_asked_for(packed, tiny_checkpoint, tmp_pa
     items = list_items(cfg.corpus, None)
     assert len(items) == 2
     ready = checkpoint.load(tiny_checkpoint)
-    for row, name in zip(ShardSegmenter(ready, cfg).answer(items).masks.to_pylist(), sorted(things), strict=True):
+    for row, name in zip(ShardSegmenter(ready, cfg).answer(items)[0].to_pylist(), sorted(things), strict=True):
         mask = decode_mask(row["mask"]["bytes"])
         stored = np.asarray(Image.open(tmp_path / "corpus/gtFine/val/dunmere" / name))
         label = ready.label_space.to_train(stored, name)
@@ -287,12 +287,12 @@ def test_a_run_keeps_the_counts_it_was_asked_for(packed, tiny_checkpoint, tmp_pa
         assert row["instances"] == count_instances(things[name], mask, ready.label_space).ravel().tolist()
         pixels, right, _ = np.reshape(row["calibration"], (3, 10))
         assert (pixels.sum(), right.sum()) == ((label != 255).sum(), (label == mask).sum())
-    off = ShardSegmenter(ready, cfg.model_copy(update={"metrics": MetricsConfig()})).answer(items).masks
+    off = ShardSegmenter(ready, cfg.model_copy(update={"metrics": MetricsConfig()})).answer(items)[0]
     assert [off[name].null_count for name in ("boundary", "boundary_raw", "instances", "calibration")] == [2] * 4
 
 
 def test_instances_that_are_missing_reject_the_image_with_a_reason(tiny_checkpoint, scenes, tmp_path):
     cfg = config(*scenes, tiny_checkpoint, tmp_path / "run", metrics={"instances": True})
-    answer = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(list_items(cfg.corpus, "val")[:1])
-    assert answer.rejects["error"].to_pylist() == ["not_found"]
-    assert "leave metrics.instances off for this corpus" in answer.rejects["message"][0].as_py()
+    _, rejects = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(list_items(cfg.corpus, "val")[:1])
+    assert rejects["error"].to_pylist() == ["not_found"]
+    assert "leave metrics.instances off for this corpus" in rejects["message"][0].as_py()

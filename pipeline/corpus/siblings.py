@@ -3,8 +3,9 @@
 from dataclasses import replace
 from functools import lru_cache
 
-from pipeline.corpus.zips import list_members
 from pipeline.corpus.item import BadBytes, Place
+from pipeline.corpus.tars import is_tar, list_tar
+from pipeline.corpus.zips import list_members
 
 _LABELS, _INSTANCES = "_labelIds.", "_instanceIds."
 
@@ -13,7 +14,7 @@ def instances_of(label: Place) -> Place:
     """Where the instanceIds of a label lie.
 
     Raises:
-        BadBytes: the label is not called `*_labelIds.*`, or its zip holds no such member. (A missing file shows when read.)
+        BadBytes: the label is not called `*_labelIds.*`, or its archive holds no such member. (A missing file shows when read.)
     """
     name = label.uri if label.member is None else label.member
     before, found, after = name.rpartition(_LABELS)
@@ -33,5 +34,5 @@ def instances_of(label: Place) -> Place:
 
 @lru_cache(maxsize=4)
 def _members(uri: str) -> dict[str, Place]:
-    """The places of a zip, listed once a process."""
-    return dict(list_members(uri))
+    """The places of a zip or a tar, listed once a process."""
+    return dict(list_tar(uri) if is_tar(uri) else list_members(uri))
