@@ -37,7 +37,9 @@ def build_lattice(features: np.ndarray) -> Lattice:
         ValueError: the features span more of the lattice than a 63-bit key can tell apart (widths far too small).
     """
     d = features.shape[1]
-    scale = (np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])).astype(np.float32)
+    # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
+    std = np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))
+    scale = np.array([1 / np.sqrt((i + 1) * (i + 2)) * std for i in range(d)]).astype(np.float32)
     corner, rank, weight = _embed(np.ascontiguousarray(features, np.float32), scale)
     low = corner.min(axis=0).astype(np.int64) - 2 * (d + 1)  # room for the other corners and for neighbours
     high = corner.max(axis=0).astype(np.int64) + 2 * (d + 1)
