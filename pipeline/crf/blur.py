@@ -11,14 +11,16 @@ import numpy as np
 from numba import njit
 
 from pipeline.crf.team import Team
-from pipeline.crf.vectors import LANES, add, load, multiply_add, spread, store
+from pipeline.crf.vectors import LANES, add, choose, load, multiply_add, spread, store
+
+_SEGMENT = 128  # rows that stay in the first cache while one vector of each after another is blurred
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Chains of neighbours along one axis of each kernel."""
 
-    rows: np.ndarray  # int32; the last of a chain is stored as ~row
+    rows: np.ndarray  # int32; the last of a chain is stored as ~row; one more at the end, so that there is always a next
     parts: list[tuple[int, int]]  # one a thread, cut between chains
 
     @staticmethod
@@ -27,8 +29,8 @@ class Sweep:
         ends = np.flatnonzero(rows < 0) + 1
         cuts = [0]
         for _, stop in team.bands(len(rows)):
-            cuts.append(int(ends[min(np.searchsorted(ends, stop), len(ends) - 1)]))
-        return Sweep(rows, [(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if start < stop])
+            cuts.append(int(ends[np.searchsorted(ends, stop)]))
+        return Sweep(np.append(rows, np.int32(0)), [(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if start < stop])
 
 
 def blur(team: Team, values: np.ndarray, width: int, sweeps: Sequence[Sweep], ghosts: Sequence[np.ndarray]) -> None:
@@ -44,22 +46,23 @@ def blur(team: Team, values: np.ndarray, width: int, sweeps: Sequence[Sweep], gh
 @njit(cache=True, nogil=True)
 def _blur_chains(values, width, rows, start, stop):  # type: ignore[no-untyped-def]
     half, zero = spread(np.float32(0.5)), spread(np.float32(0))
-    at = start
-    while at < stop:
-        end = at
-        while rows[end] >= 0:
+    while start < stop:
+        end = min(start + _SEGMENT, stop)
+        while rows[end - 1] >= 0:
             end += 1
         for lane in range(0, width, LANES):
-            here = np.int64(rows[at]) * width + lane
+            row = np.int64(rows[start])
+            here = (row ^ (row >> 63)) * width + lane
             before, value = zero, load(values, here)
-            for i in range(at + 1, end + 1):
-                row = np.int64(rows[i])
-                there = (row if row >= 0 else ~row) * width + lane
+            for i in range(start, end):
+                is_last = rows[i] < 0
+                row = np.int64(rows[i + 1])
+                there = (row ^ (row >> 63)) * width + lane
                 after = load(values, there)
-                store(values, here, multiply_add(half, add(before, after), value))
-                here, before, value = there, value, after
-            store(values, here, multiply_add(half, before, value))
-        at = end + 1
+                store(values, here, multiply_add(half, add(before, choose(is_last, zero, after)), value))
+                before = choose(is_last, zero, value)
+                here, value = there, after
+        start = end
 
 
 @njit(cache=True, nogil=True)
@@ -92,7 +95,7 @@ def blur_sums(sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: Sequence[np.nda
 def _blur_numbers(values, rows):  # type: ignore[no-untyped-def]
     half = np.float32(0.5)
     before = np.float32(0)
-    for i in range(len(rows)):
+    for i in range(len(rows) - 1):
         row = rows[i] if rows[i] >= 0 else ~rows[i]
         value = values[row]
         after = np.float32(0)

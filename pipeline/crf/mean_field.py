@@ -30,6 +30,7 @@ from pipeline.crf.vectors import (
     store,
     subtract,
     sum_of_lanes,
+    transpose,
 )
 
 _NEVER = np.float32(-1e4)  # score of padding classes: their probability is 0
@@ -57,12 +58,12 @@ def mean_field(team: Team, source: np.ndarray, are_probs: bool, order: np.ndarra
     result = np.empty_like(source)
     state = order, scores, lattice.vertex.reshape(-1), lattice.weight.reshape(-1)
     corners = tuple(range(lattice.vertex.shape[1]))
-    blocks = tuple(range(width // LANES)) if width <= 4 * LANES else (0,) * 0
+    blocks = tuple(range(width // LANES)) if width <= 6 * LANES else np.arange(width // LANES)
     bands = list(zip(lattice.bands, lattice.fresh, strict=True))
     for step in range(iterations + 1):
         first, last = step == 0, step == iterations
         tasks = [
-            (source, are_probs, *state, corners, width, old, new, fresh, *band, first, last, result)
+            (source, are_probs, *state, corners, blocks, old, new, fresh, *band, first, last, result)
             for band, fresh in bands
         ]
         team.run(_pass, tasks)
@@ -73,79 +74,97 @@ def mean_field(team: Team, source: np.ndarray, are_probs: bool, order: np.ndarra
 
 
 @njit(cache=True, nogil=True)
-def _pass(source, are_probs, order, scores, vertex, weight, corners, width, old, new, fresh, start, stop, first, last, result):  # type: ignore[no-untyped-def]
-    """One mean-field step of pixels start..stop, chunk by chunk."""
-    num_classes = source.shape[0]
+def _pass(source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result):  # type: ignore[no-untyped-def]
+    """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
+    num_classes, width = source.shape[0], len(blocks) * LANES
     rows = np.empty(_RUN * width, np.float32)
-    scratch = np.empty(num_classes * _RUN, np.float32)
+    planes = np.ones(width * _RUN, np.float32)
     for chunk in range(len(fresh)):
         at, end = start + chunk * CHUNK, min(stop, start + (chunk + 1) * CHUNK)
         if not last:
             for k in range(fresh.shape[1]):
                 new[fresh[chunk, k, 0] * width : fresh[chunk, k, 1] * width] = 0
         while at < end:
-            run = 1
-            while run < _RUN and at + run < end and order[at + run] == order[at] + run:
-                run += 1
+            pixel, run = order[at], min(_RUN, end - at)
+            while order[at + run - 1] != pixel + run - 1:
+                run -= 1
             if first:
-                _score(source, are_probs, order[at], run, scores, at, width, scratch)
-            _update(scores, vertex, weight, corners, width, old, new, at, run, first, last, rows)
-            if last:
                 for c in range(num_classes):
-                    for i in range(run):
-                        result[c, order[at] + i] = rows[i * width + c]
+                    planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
+                _score(planes, are_probs, num_classes, scores, at, run, blocks, rows)
+            _gather(scores, vertex, weight, corners, blocks, old, at, run, first, rows)
+            _softmax(rows, blocks, run)
+            if last:
+                for i in range(0, run, LANES):
+                    for b in range(len(blocks)):
+                        transpose(rows, i * width + b * LANES, width, planes, b * LANES * _RUN + i, _RUN)
+                for c in range(num_classes):
+                    result[c, pixel : pixel + run] = planes[c * _RUN : c * _RUN + run]
+            else:
+                _scatter(rows, vertex, weight, corners, blocks, new, at, run)
             at += run
 
 
 @njit(cache=True, nogil=True)
-def _score(source, are_probs, pixel, run, scores, at, width, scratch):  # type: ignore[no-untyped-def]
-    """Scores (minus the energies) of `run` pixels that lie side by side."""
-    num_classes = source.shape[0]
-    for c in range(num_classes):
-        for i in range(run):
-            scratch[c * _RUN + i] = source[c, pixel + i]
-    if are_probs:
-        floor = spread(np.float32(1e-5))
-        for i in range(0, num_classes * _RUN, LANES):
-            store(scratch, i, log(larger(load(scratch, i), floor)))
-    else:
-        for i in range(0, num_classes * _RUN, LANES):
-            store(scratch, i, subtract(spread(np.float32(0)), load(scratch, i)))
+def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # type: ignore[no-untyped-def]
+    """Scores (minus the energies) of `run` pixels from their planes by class."""
+    width = len(blocks) * LANES
+    floor, zero = spread(np.float32(1e-5)), spread(np.float32(0))
+    for i in range(0, run, LANES):
+        for b in range(len(blocks)):
+            transpose(planes, b * LANES * _RUN + i, _RUN, rows, i * width + b * LANES, width)
     for i in range(run):
-        base = (at + i) * width
-        for c in range(num_classes):
-            scores[base + c] = scratch[c * _RUN + i]
+        for b in range(len(blocks)):
+            value = load(rows, i * width + b * LANES)
+            score = log(larger(value, floor)) if are_probs else subtract(zero, value)
+            store(scores, (at + i) * width + b * LANES, score)
         for c in range(num_classes, width):
-            scores[base + c] = _NEVER
+            scores[(at + i) * width + c] = _NEVER
 
 
 @njit(cache=True, nogil=True)
-def _update(scores, vertex, weight, corners, width, old, new, start, run, first, last, rows):  # type: ignore[no-untyped-def]
-    """Marginals of `run` pixels: gather, softmax, and scatter, or on the last step keep in `rows`."""
-    n = len(corners)
-    tiny = spread(_TINY)
+def _gather(scores, vertex, weight, corners, blocks, old, start, run, first, rows):  # type: ignore[no-untyped-def]
+    """Write the scores of `run` pixels to `rows`: the unary and, but on the first step, what their corners hold."""
+    n, width = len(corners), len(blocks) * LANES
     for i in range(run):
         p = start + i
-        q = i * width if last else 0
-        top = spread(_NEVER)
-        for c in range(0, width, LANES):
-            score = load(scores, p * width + c)
+        for b in range(len(blocks)):
+            score = load(scores, p * width + b * LANES)
             if not first:
                 for j in range(n):
-                    score = multiply_add(spread(weight[p * n + j]), load(old, np.int64(vertex[p * n + j]) * width + c), score)
-            store(rows, q + c, score)
-            top = larger(top, score)
+                    row = np.int64(vertex[p * n + j]) * width
+                    score = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), score)
+            store(rows, i * width + b * LANES, score)
+
+
+@njit(cache=True, nogil=True)
+def _softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
+    """Softmax of each of `run` rows, in place."""
+    width, tiny = len(blocks) * LANES, spread(_TINY)
+    for i in range(run):
+        top = load(rows, i * width)
+        for b in range(1, len(blocks)):
+            top = larger(top, load(rows, i * width + b * LANES))
         top = max_of_lanes(top)
         total = spread(np.float32(0))
-        for c in range(0, width, LANES):
-            raised = exp(subtract(load(rows, q + c), top))
-            store(rows, q + c, raised)
+        for b in range(len(blocks)):
+            raised = exp(subtract(load(rows, i * width + b * LANES), top))
+            store(rows, i * width + b * LANES, raised)
             total = add(total, raised)
         scale = divide(spread(np.float32(1)), sum_of_lanes(total))
-        for c in range(0, width, LANES):
-            store(rows, q + c, keep_if_above(multiply(load(rows, q + c), scale), tiny))
-        if not last:
-            for j in range(n):
-                row, share = np.int64(vertex[p * n + j]) * width, spread(weight[p * n + j])
-                for c in range(0, width, LANES):
-                    store(new, row + c, multiply_add(share, load(rows, c), load(new, row + c)))
+        for b in range(len(blocks)):
+            at = i * width + b * LANES
+            store(rows, at, keep_if_above(multiply(load(rows, at), scale), tiny))
+
+
+@njit(cache=True, nogil=True)
+def _scatter(rows, vertex, weight, corners, blocks, new, start, run):  # type: ignore[no-untyped-def]
+    """Add the marginals of `run` pixels to the rows of their corners."""
+    n, width = len(corners), len(blocks) * LANES
+    for i in range(run):
+        p = start + i
+        for j in range(n):
+            row, share = np.int64(vertex[p * n + j]) * width, spread(weight[p * n + j])
+            for b in range(len(blocks)):
+                at = row + b * LANES
+                store(new, at, multiply_add(share, load(rows, i * width + b * LANES), load(new, at)))

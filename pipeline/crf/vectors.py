@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16  # float32 numbers of one vector
+LANES = 8  # float32 numbers of one vector
 
 _F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 _VF32, _VF64, _VI32, _VI64 = (ir.VectorType(scalar, LANES) for scalar in (_F32, _F64, _I32, _I64))
@@ -90,6 +90,44 @@ def spread(typing, value):  # type: ignore[no-untyped-def]
         return builder.shuffle_vector(one, ir.Constant(_VF32, ir.Undefined), ir.Constant(_VI32, [0] * LANES))
 
     return vector(types.float32), generate
+
+
+@intrinsic
+def choose(typing, condition, value, other):  # type: ignore[no-untyped-def]
+    """`value` where the one condition holds, else `other`."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.select(args[0], args[1], args[2])
+
+    return vector(types.boolean, vector, vector), generate
+
+
+@intrinsic
+def transpose(typing, source, start, pitch, target, to, target_pitch):  # type: ignore[no-untyped-def]
+    """Write a block of LANES x LANES numbers of a flat array, whose rows are `pitch` apart, to another by columns."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        rows = []
+        for row in range(LANES):
+            index = builder.add(args[1], builder.mul(args[2], _I64(row)))
+            rows.append(builder.load(_pointer(context, builder, signature.args[0], args[0], index), align=4))
+        distance = 1
+        while distance < LANES:
+            # Of each pair of rows, exchange the off-diagonal blocks of this size.
+            low = [lane if not lane & distance else lane - distance + LANES for lane in range(LANES)]
+            high = [lane + distance if not lane & distance else lane + LANES for lane in range(LANES)]
+            for i in range(LANES):
+                if not i & distance:
+                    a, b = rows[i], rows[i + distance]
+                    rows[i] = builder.shuffle_vector(a, b, ir.Constant(_VI32, low))
+                    rows[i + distance] = builder.shuffle_vector(a, b, ir.Constant(_VI32, high))
+            distance *= 2
+        for row in range(LANES):
+            index = builder.add(args[4], builder.mul(args[5], _I64(row)))
+            builder.store(rows[row], _pointer(context, builder, signature.args[3], args[3], index), align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp, types.intp), generate
 
 
 def _operation(num_operands: int, build: Callable[..., Any], doc: str) -> Any:
