@@ -92,7 +92,8 @@ def _pass(source, are_probs, order, scores, vertex, weight, corners, blocks, old
                 for c in range(num_classes):
                     planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
                 _score(planes, are_probs, num_classes, scores, at, run, blocks, rows)
-            _gather(scores, vertex, weight, corners, blocks, old, at, run, first, rows)
+            else:
+                _gather(scores, vertex, weight, corners, blocks, old, at, run, rows)
             _softmax(rows, blocks, run)
             if last:
                 for i in range(0, run, LANES):
@@ -117,23 +118,24 @@ def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # ty
         for b in range(len(blocks)):
             value = load(rows, i * width + b * LANES)
             score = log(larger(value, floor)) if are_probs else subtract(zero, value)
-            store(scores, (at + i) * width + b * LANES, score)
+            store(rows, i * width + b * LANES, score)
         for c in range(num_classes, width):
-            scores[(at + i) * width + c] = _NEVER
+            rows[i * width + c] = _NEVER
+        for b in range(len(blocks)):
+            store(scores, (at + i) * width + b * LANES, load(rows, i * width + b * LANES))
 
 
 @njit(cache=True, nogil=True)
-def _gather(scores, vertex, weight, corners, blocks, old, start, run, first, rows):  # type: ignore[no-untyped-def]
-    """Write the scores of `run` pixels to `rows`: the unary and, but on the first step, what their corners hold."""
+def _gather(scores, vertex, weight, corners, blocks, old, start, run, rows):  # type: ignore[no-untyped-def]
+    """Write the scores of `run` pixels to `rows`: the unary and what their corners hold."""
     n, width = len(corners), len(blocks) * LANES
     for i in range(run):
         p = start + i
         for b in range(len(blocks)):
             score = load(scores, p * width + b * LANES)
-            if not first:
-                for j in range(n):
-                    row = np.int64(vertex[p * n + j]) * width
-                    score = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), score)
+            for j in range(n):
+                row = np.int64(vertex[p * n + j]) * width
+                score = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), score)
             store(rows, i * width + b * LANES, score)
 
 
