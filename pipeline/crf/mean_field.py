@@ -6,11 +6,14 @@ One pass a step visits each pixel once: gather the filtered marginals of its cor
 marginals to the next step's rows; P x C temporaries never exist. Rows hold the C numbers of a vertex, padded to whole vectors.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
 from pipeline.crf.blur import blur
-from pipeline.crf.lattice import Lattice
+from pipeline.crf.features import TILE_PX
+from pipeline.crf.lattice import Lattice, alpha
 from pipeline.crf.numbering import CHUNK
 from pipeline.crf.team import Team
 from pipeline.crf.vectors import (
@@ -35,7 +38,7 @@ from pipeline.crf.vectors import (
 
 _NEVER = np.float32(-1e4)  # score of padding classes: their probability is 0
 _TINY = np.float32(2.0**-60)  # below it a marginal is 0: denormal numbers would cost several times the whole step
-_RUN = 64  # pixels that lie side by side in a tile
+_RUN = TILE_PX[1]  # pixels that lie side by side in a tile
 
 
 def padded(num_classes: int) -> int:
@@ -73,6 +76,39 @@ def mean_field(team: Team, source: np.ndarray, are_probs: bool, order: np.ndarra
     return result
 
 
+def fold_kernels(team: Team, lattice: Lattice, weights: Sequence[float], symmetric: Sequence[bool]) -> None:
+    """Multiply the lattice's weights by the roots of kernel weight, blur factor and normalisation, which stand on both sides."""
+    factors = np.sqrt([weight * alpha(corners) for weight, corners in zip(weights, lattice.corners, strict=True)])
+    columns = np.cumsum([0, *lattice.corners])
+    team.run(
+        _fold, [(lattice.weight, columns, lattice.response, factors, np.array(symmetric), *band) for band in lattice.bands]
+    )
+
+
+@njit(cache=True, nogil=True)
+def _fold(weight, columns, response, factors, symmetric, start, stop):  # type: ignore[no-untyped-def]
+    for k in range(len(factors)):
+        for p in range(start, stop):
+            norm = 1 / np.sqrt(np.float64(response[k, p]) + 1e-20) if symmetric[k] else 1.0
+            for j in range(columns[k], columns[k + 1]):
+                weight[p, j] *= np.float32(norm * factors[k])
+
+
+def non_finite(team: Team, values: np.ndarray, at_least: float) -> bool:
+    """Whether any number is NaN, infinite or below `at_least`."""
+    flat = values.reshape(-1)
+    tasks = [(flat, np.float32(at_least), *band) for band in team.bands(len(flat))]
+    return any(team.run(_count_unfit, tasks))
+
+
+@njit(cache=True, nogil=True)
+def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
+    count = 0
+    for i in range(start, stop):
+        count += not (values[i] >= least and np.abs(values[i]) < np.float32(np.inf))
+    return count
+
+
 @njit(cache=True, nogil=True)
 def _pass(source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result):  # type: ignore[no-untyped-def]
     """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
@@ -93,8 +129,8 @@ def _pass(source, are_probs, order, scores, vertex, weight, corners, blocks, old
                     planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
                 _score(planes, are_probs, num_classes, scores, at, run, blocks, rows)
             else:
-                _gather(scores, vertex, weight, corners, blocks, old, at, run, rows)
-            _softmax(rows, blocks, run)
+                gather(scores, weight, vertex, corners, blocks, old, at, run, rows)
+            softmax(rows, blocks, run)
             if last:
                 for i in range(0, run, LANES):
                     for b in range(len(blocks)):
@@ -102,7 +138,7 @@ def _pass(source, are_probs, order, scores, vertex, weight, corners, blocks, old
                 for c in range(num_classes):
                     result[c, pixel : pixel + run] = planes[c * _RUN : c * _RUN + run]
             else:
-                _scatter(rows, vertex, weight, corners, blocks, new, at, run)
+                scatter(rows, weight, vertex, corners, blocks, new, at, run)
             at += run
 
 
@@ -126,7 +162,7 @@ def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # ty
 
 
 @njit(cache=True, nogil=True)
-def _gather(scores, vertex, weight, corners, blocks, old, start, run, rows):  # type: ignore[no-untyped-def]
+def gather(scores, weight, vertex, corners, blocks, old, start, run, rows):  # type: ignore[no-untyped-def]
     """Write the scores of `run` pixels to `rows`: the unary and what their corners hold."""
     n, width = len(corners), len(blocks) * LANES
     for i in range(run):
@@ -140,7 +176,7 @@ def _gather(scores, vertex, weight, corners, blocks, old, start, run, rows):  # 
 
 
 @njit(cache=True, nogil=True)
-def _softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
+def softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
     """Softmax of each of `run` rows, in place."""
     width, tiny = len(blocks) * LANES, spread(_TINY)
     for i in range(run):
@@ -160,7 +196,7 @@ def _softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _scatter(rows, vertex, weight, corners, blocks, new, start, run):  # type: ignore[no-untyped-def]
+def scatter(rows, weight, vertex, corners, blocks, new, start, run):  # type: ignore[no-untyped-def]
     """Add the marginals of `run` pixels to the rows of their corners."""
     n, width = len(corners), len(blocks) * LANES
     for i in range(run):

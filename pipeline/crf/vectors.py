@@ -1,7 +1,8 @@
 """Vectors of LANES float32 numbers for Numba functions, as LLVM instructions: no compiler at install, no guessing by one.
 
 `load`, `store`, `spread` and the arithmetic below work on values of the Numba type `vector`; machines with narrower registers
-split them. Nothing here may be reordered or contracted but `multiply_add`.
+split them. Nothing here may be reordered or contracted but `multiply_add`. Numba's cache on disk does not see changes of this
+file: after one, remove `__pycache__`.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 8  # float32 numbers of one vector
 
-_F32, _F64, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+_F32, _F64 = ir.FloatType(), ir.DoubleType()
+_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _VF32, _VF64, _VI32, _VI64 = (ir.VectorType(scalar, LANES) for scalar in (_F32, _F64, _I32, _I64))
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
@@ -93,13 +95,17 @@ def spread(typing, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def choose(typing, condition, value, other):  # type: ignore[no-untyped-def]
-    """`value` where the one condition holds, else `other`."""
+def prefetch(typing, array, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of one number of a flat array, to be written soon."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.select(args[0], args[1], args[2])
+        pointer = builder.bitcast(_pointer(context, builder, signature.args[0], *args), _I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _I32(1), _I32(3), _I32(1)])  # for writing, into all caches, data
+        return context.get_dummy_value()
 
-    return vector(types.boolean, vector, vector), generate
+    return types.void(array, types.intp), generate
 
 
 @intrinsic
