@@ -7,10 +7,12 @@ Its key packs r into the lowest bits and, above them, the whole part q of each o
 import numpy as np
 from numba import njit
 
-from pipeline.crf.vectors import LANES, add, is_less, load, multiply, nearest, spread, store, subtract
+from pipeline.crf.vectors import LANES, add, is_less, load, multiply, nearest, prefetch, spread, store, subtract
 
 CHUNK = 4096  # pixels that are worked on together: a tile of 64x64, whose vertices stay in the cache
 _FREE = -1
+_RECENT = 4096  # vertices of a cache before the table: one tile's, near each other in memory as the table's are not
+_BATCH = 64  # look-ups that are on their way together
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbouring keys over the table
 
 
@@ -67,67 +69,78 @@ def number_band(features, scale, low, units, axes, start, stop, first, vertex, w
         keys (M,), sums of the weights (M,) float32, and how many vertices were there before each chunk (chunks + 1,).
     """
     d = len(axes)
-    scratch = np.empty((3, (d + 1) * LANES), np.float32)
-    size = np.int64(1 << 13)
+    size = np.int64(1 << 16)
     table = np.full(2 * size, _FREE, np.int64)
+    recent = np.full(2 * _RECENT, _FREE, np.int64)
     keys = np.empty(size, np.int64)
     sums = np.empty(size, np.float32)
     before = np.zeros((stop - start + CHUNK - 1) // CHUNK + 1, np.int64)
     count = np.int64(0)
-    # The original works on four pixels at a time and lets the last ones, if missing, touch the lattice at features 0.
-    ghost = 1 if stop == vertex.shape[0] and stop % 4 else 0
-    for block in range(start, stop + ghost, LANES):
-        if (block - start) % CHUNK == 0:
-            before[(block - start) // CHUNK] = count
-        if 2 * (count + LANES * (d + 1)) > size:  # not below: a table that may change costs every look-up dearly
-            keys, sums = _longer(keys, 4 * size), _longer(sums, 4 * size)
+    for chunk in range(len(before) - 1):
+        before[chunk] = count
+        if 2 * (count + (CHUNK + 1) * (d + 1)) > size:  # not in the loop over pixels, which a changing table would slow down
             size *= 4
+            keys, sums = _longer(keys, size), _longer(sums, size)
             table = _index(keys, count, size)
-        _place(features, block, scale, axes, scratch[0], scratch[1], scratch[2])
-        here = min(LANES, stop + ghost - block)
-        count = _number(scratch[0], scratch[1], scratch[2], low, units, axes, block, here, stop, first, vertex, weight, table, keys, sums, count)
+        at = start + chunk * CHUNK
+        end = min(stop, at + CHUNK)
+        count = _number(features, scale, low, units, axes, at, end, first, vertex, weight, recent, table, keys, sums, count)
     before[-1] = count
     return keys[:count].copy(), sums[:count].copy(), before
 
 
 @njit(cache=True, nogil=True)
-def _number(place, whole, rank, low, units, axes, block, num_lanes, stop, first, vertex, weight, table, keys, sums, count):  # type: ignore[no-untyped-def]
-    """Corners and weights of one block of placed pixels; the number of vertices afterwards."""
+def _number(features, scale, low, units, axes, start, stop, first, vertex, weight, recent, table, keys, sums, count):  # type: ignore[no-untyped-def]
+    """Corners and weights of pixels start..stop; the number of vertices afterwards."""
     d = len(axes)
     size = len(table) // 2
+    place, whole, rank = _scratch(d), _scratch(d), _scratch(d)
     axis_at = np.empty(d + 1, np.int64)
     rest = np.empty(d + 1, np.float32)
-    for lane in range(num_lanes):
-        p = block + lane
-        key = np.int64(0)
-        for i in range(d + 1):
-            at = np.int64(rank[i * LANES + lane])
-            axis_at[at] = i
-            rest[at] = place[i * LANES + lane]
-            if i < d:
-                key += (np.int64(whole[i * LANES + lane]) - low[i]) * units[i]
-        for r in range(d + 1):
-            if r == 0:
-                share = rest[d] + (np.float32(1) - rest[0])
-            else:
-                share = rest[d - r] - rest[d - r + 1]
-                key += 1 - units[axis_at[d - r + 1]]
-            slot = _slot(key, size)
-            while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
-                slot = (slot + 1) & (size - 1)
-            number = table[2 * slot + 1]
-            if number == _FREE:
-                number = count
-                table[2 * slot] = key
-                table[2 * slot + 1] = number
-                keys[number] = key
-                sums[number] = 0
-                count += 1
-            if p < stop:
-                vertex[p, first + r] = number
-                weight[p, first + r] = share
-                sums[number] += share
+    # The original works on four pixels at a time and lets the last ones, if missing, touch the lattice at features 0.
+    end = stop + 1 if stop == vertex.shape[0] and stop % 4 else stop
+    for block in range(start, end, LANES):
+        _place(features, block, scale, axes, place, whole, rank)
+        for lane in range(min(LANES, end - block)):
+            p = block + lane
+            key = np.int64(0)
+            for i in range(d + 1):
+                at = np.int64(rank[i * LANES + lane])
+                axis_at[at] = i
+                rest[at] = place[i * LANES + lane]
+                if i < d:
+                    key += (np.int64(whole[i * LANES + lane]) - low[i]) * units[i]
+            for r in range(d + 1):
+                if r == 0:
+                    share = rest[d] + (np.float32(1) - rest[0])
+                else:
+                    share = rest[d - r] - rest[d - r + 1]
+                    key += 1 - units[axis_at[d - r + 1]]
+                near = _slot(key, _RECENT)
+                number = recent[2 * near + 1]
+                if recent[2 * near] != key:
+                    slot = _slot(key, size)
+                    while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
+                        slot = (slot + 1) & (size - 1)
+                    number = table[2 * slot + 1]
+                    if number == _FREE:
+                        number = count
+                        table[2 * slot] = key
+                        table[2 * slot + 1] = number
+                        keys[number] = key
+                        sums[number] = 0
+                        count += 1
+                    recent[2 * near], recent[2 * near + 1] = key, number
+                if p < stop:
+                    vertex[p, first + r] = number
+                    weight[p, first + r] = share
+                    sums[number] += share
     return count
+
+
+@njit(cache=True, nogil=True)
+def _scratch(d):  # type: ignore[no-untyped-def]
+    return np.empty((d + 1) * LANES, np.float32)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -187,15 +200,21 @@ def link(table, keys, master, units, axis, base):  # type: ignore[no-untyped-def
     after = np.full(count, -1, np.int32)
     follows = np.zeros(count, np.bool_)
     inner, outer = units[axis] - 1, units[axis] + d - units.sum()
-    for number in range(count):
-        if master[number] == number:
+    wanted = np.empty(_BATCH, np.int64)
+    for first in range(0, count, _BATCH):
+        last = min(count, first + _BATCH)
+        for number in range(first, last):
             key = keys[number]
             key += outer if key & (remainder_mask - 1) == 0 else inner
+            wanted[number - first] = key
+            prefetch(table, 2 * _slot(key, size))
+        for number in range(first, last):
+            key = wanted[number - first]
             slot = _slot(key, size)
             while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
                 slot = (slot + 1) & (size - 1)
             found = table[2 * slot + 1]
-            if found != _FREE:
+            if found != _FREE and master[number] == number:
                 after[number] = found
                 follows[found] = True
     rows = np.empty(count, np.int32)

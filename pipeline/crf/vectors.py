@@ -99,7 +99,8 @@ def prefetch(typing, array, index):  # type: ignore[no-untyped-def]
     """Ask for the cache line of one number of a flat array, to be written soon."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer = builder.bitcast(_pointer(context, builder, signature.args[0], *args), _I8.as_pointer())
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         builder.call(function, [pointer, _I32(1), _I32(3), _I32(1)])  # for writing, into all caches, data
