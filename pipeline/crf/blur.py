@@ -6,6 +6,7 @@ neighbours keeps its value and is not touched at all, and in lattices of sharp k
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
@@ -21,7 +22,9 @@ _LINE = 16  # float32 numbers of a cache line
 class Sweep:
     """Chains of neighbours along one axis of each kernel."""
 
-    rows: np.ndarray  # int32; the last of a chain is stored as ~row; one more at the end, so that there is always a next
+    rows: (
+        np.ndarray
+    )  # int32; the last of a chain is stored as ~row; one more at the end, so that there is always a next
     parts: list[tuple[int, int]]  # one a thread, cut between chains
 
     @staticmethod
@@ -31,17 +34,21 @@ class Sweep:
         cuts = [0]
         for _, stop in team.bands(len(rows)):
             cuts.append(int(ends[np.searchsorted(ends, stop)]))
-        return Sweep(np.append(rows, np.int32(0)), [(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if start < stop])
+        return Sweep(
+            np.append(rows, np.int32(0)),
+            [(start, stop) for start, stop in pairwise(cuts) if start < stop],
+        )
 
 
-def blur(team: Team, values: np.ndarray, width: int, sweeps: Sequence[Sweep], ghosts: Sequence[np.ndarray]) -> None:
+def blur(team: Team, values: np.ndarray, width: int, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
     """Blur flat values (R * width,) in place: sum each vertex over the bands, blur, give every band the result."""
-    for pairs in ghosts:
-        team.run(_gather_ghosts, [(values, width, pairs, start, stop) for start, stop in team.bands(len(pairs))])
+    changes = np.flatnonzero(np.diff(ghosts[:, 1], append=-1)) + 1  # where a master's ghosts end
+    cuts = [0, *(int(changes[np.searchsorted(changes, stop)]) for _, stop in team.bands(len(ghosts)))]
+    shares = [(values, width, ghosts, *part) for part in pairwise(cuts)]
+    team.run(_gather_ghosts, shares)
     for sweep in sweeps:
         team.run(_blur_chains, [(values, width, sweep.rows, start, stop) for start, stop in sweep.parts])
-    for pairs in ghosts:
-        team.run(_spread_ghosts, [(values, width, pairs, start, stop) for start, stop in team.bands(len(pairs))])
+    team.run(_spread_ghosts, shares)
 
 
 @njit(cache=True, nogil=True)
@@ -89,14 +96,12 @@ def _spread_ghosts(values, width, pairs, start, stop):  # type: ignore[no-untype
             store(values, ghost + lane, load(values, master + lane))
 
 
-def blur_sums(sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: Sequence[np.ndarray]) -> None:
+def blur_sums(sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
     """The same blur of one number a row (R,), in place."""
-    for pairs in ghosts:
-        sums[pairs[:, 1]] += sums[pairs[:, 0]]
+    np.add.at(sums, ghosts[:, 1], sums[ghosts[:, 0]])
     for sweep in sweeps:
         _blur_numbers(sums, sweep.rows)
-    for pairs in ghosts:
-        sums[pairs[:, 0]] = sums[pairs[:, 1]]
+    sums[ghosts[:, 0]] = sums[ghosts[:, 1]]
 
 
 @njit(cache=True, nogil=True)

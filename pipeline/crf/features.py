@@ -25,7 +25,7 @@ def image_features(
     team: Team,
     order: np.ndarray,
     image: np.ndarray,
-    px: tuple[float, float],
+    px: tuple[float, ...],
     levels: tuple[float, ...],
 ) -> np.ndarray:
     """x, y and colours over their widths, rounded as the original does: float32 over float32.

@@ -69,7 +69,7 @@ def _weights(lattice: Lattice, normalisation: str) -> tuple[np.ndarray, np.ndarr
 
 
 def _filter(team: Team, lattice: Lattice, into: np.ndarray, out: np.ndarray, marginals: np.ndarray) -> np.ndarray:
-    num_points, width = marginals.shape
+    width = marginals.shape[1]
     values = aligned(lattice.num_rows * width)
     values.fill(0)
     vertex, corners, blocks = lattice.vertex.reshape(-1), tuple(range(lattice.corners[0])), np.arange(width // LANES)

@@ -5,13 +5,15 @@ Letters: P pixels, d feature axes, n corners of a pixel over all kernels (d + 1 
 Conventions are those of Krahenbuhl & Koltun's code, bit for bit where a pixel is placed: float32 in the same order, simplex by
 rounding halves to even, neighbours only where a vertex exists.
 
-Each thread numbers the vertices of its own band of pixels in the order in which it meets them, so that pixels near each other
-have rows near each other. A vertex that several bands touch has a row in each: the first is its master, the others are ghosts,
-added to the master before a blur and copied from it afterwards. So threads never write to the same row.
+Pixels are worked on in bands, whose number follows from the image and not from the threads: any number of threads gives the
+same bits. A band numbers its own vertices in the order in which it meets them, so that pixels near each other have rows near
+each other. A vertex that several bands touch has a row in each: the first is its master, the others are ghosts, added to the
+master before a blur and copied from it afterwards. So no two bands write to the same row, and sums of many pixels round less.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,9 +31,11 @@ class Lattice:
     corners: list[int]  # d + 1 of each kernel
     response: np.ndarray  # (kernels, P) float32: the kernel's sum over all pixels, K 1
     sweeps: list[Sweep]  # the blur: one after the other
-    ghosts: list[np.ndarray]  # of each band after the first: (G, 2) int32, ghost row and master row
-    fresh: list[np.ndarray]  # of each band: (chunks, kernels, 2) int64, start and stop of the rows a chunk is the first to touch
-    bands: list[tuple[int, int]]  # the pixels of each thread, whole chunks
+    ghosts: np.ndarray  # (G, 2) int32, ghost row and master row, sorted by master
+    fresh: list[
+        np.ndarray
+    ]  # of each band: (chunks, kernels, 2) int64, start and stop of the rows a chunk is the first to touch
+    bands: list[tuple[int, int]]  # of pixels, whole chunks
     num_rows: int  # R
 
 
@@ -53,7 +57,7 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
     columns = np.cumsum([0, *corners])
     vertex = np.empty((num_points, columns[-1]), np.int32)
     weight = np.empty((num_points, columns[-1]), np.float32)
-    bands = team.bands(num_points, CHUNK)
+    bands = _bands(num_points)
     packings = [_packing(axes[:, :num_points]) for axes in features]
     tasks = [
         (axes, *packing, tuple(range(len(axes))), start, stop, first, vertex, weight)
@@ -67,32 +71,40 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
     offset, num_rows = starts[:-1].reshape(counts.shape), int(starts[-1])
     keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
     merged = team.run(merge, [(one,) for one in keys])
-    tasks = [
+    axes_of = [
         (table, one, master, packing[2], axis, int(base[0]))
         for (table, master), one, packing, base in zip(merged, keys, packings, offset, strict=True)
         for axis in range(len(packing[2]))
     ]
-    chains = team.run(link, tasks)
+    chains = team.run(link, axes_of)
     sweeps = [
         Sweep.of(team, [chains[first + axis] for first, size in zip(columns, corners, strict=False) if axis < size])
         for axis in range(max(corners))
     ]
     master = np.concatenate([own + base[0] for (_, own), base in zip(merged, offset, strict=True)]).astype(np.int32)
-    ghosts = [
-        np.concatenate([_ghosts(master, int(offset[k, b]), int(counts[k, b])) for k in range(len(features))])
-        for b in range(1, len(bands))
-    ]
+    ghost = np.flatnonzero(master != np.arange(num_rows, dtype=np.int32)).astype(np.int32)
+    ghosts = np.stack([ghost, master[ghost]], axis=1)[np.argsort(master[ghost], kind="stable")]
     fresh = [
-        np.stack([_spans(mine[k][b][2] + offset[k, b]) for k in range(len(features))], axis=1) for b in range(len(bands))
+        np.stack([_spans(mine[k][b][2] + offset[k, b]) for k in range(len(features))], axis=1)
+        for b in range(len(bands))
     ]
     sums = np.concatenate([sums for kernel in mine for _, sums, _ in kernel])
     blur_sums(sums, sweeps, ghosts)
     response = np.empty((len(features), num_points), np.float32)
     alphas = np.array([alpha(size) for size in corners])
     team.run(
-        respond, [(vertex, weight, columns, offset[:, b].copy(), sums, alphas, *bands[b], response) for b in range(len(bands))]
+        respond,
+        [(vertex, weight, columns, offset[:, b].copy(), sums, alphas, *bands[b], response) for b in range(len(bands))],
     )
     return Lattice(vertex, weight, corners, response, sweeps, ghosts, fresh, bands, num_rows)
+
+
+def _bands(num_points: int) -> list[tuple[int, int]]:
+    """Parts of nearly equal size, whole chunks: 16 in large images, so that each has many more pixels than its border."""
+    chunks = -(-num_points // CHUNK)
+    count = next(count for count in (16, 8, 4, 2, 1) if chunks >= 8 * count or count == 1)
+    cuts = [min(num_points, CHUNK * (chunks * band // count)) for band in range(count + 1)]
+    return list(pairwise(cuts))
 
 
 def _packing(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -117,12 +129,6 @@ def _packing(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         )
     units = np.append(2 ** np.cumsum(bits[:-1]), 0).astype(np.int64)
     return scale, low.astype(np.int64), units
-
-
-def _ghosts(master: np.ndarray, start: int, count: int) -> np.ndarray:
-    rows = np.arange(start, start + count, dtype=np.int32)
-    own = master[start : start + count]
-    return np.stack([rows, own], axis=1)[own != rows]
 
 
 def _spans(before: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Letters: P pixels, C classes, n corners of a pixel over all kernels, R rows of vertices.
 
-One pass a step visits each pixel once: gather the filtered marginals of its corners, add the unary, softmax, and scatter the new
+One pass a step visits each pixel once: gather the filtered marginals of its corners, add the unary, softmax, scatter the new
 marginals to the next step's rows; P x C temporaries never exist. Rows hold the C numbers of a vertex, padded to whole vectors.
 """
 
@@ -46,7 +46,9 @@ def padded(num_classes: int) -> int:
     return -(-num_classes // LANES) * LANES
 
 
-def mean_field(team: Team, source: np.ndarray, are_probs: bool, order: np.ndarray, lattice: Lattice, iterations: int) -> np.ndarray:
+def mean_field(
+    team: Team, source: np.ndarray, are_probs: bool, order: np.ndarray, lattice: Lattice, iterations: int
+) -> np.ndarray:
     """Marginals (C, P) float32 after `iterations` steps with Potts kernels, whose factors are in the lattice's weights.
 
     Args:
@@ -77,11 +79,12 @@ def mean_field(team: Team, source: np.ndarray, are_probs: bool, order: np.ndarra
 
 
 def fold_kernels(team: Team, lattice: Lattice, weights: Sequence[float], symmetric: Sequence[bool]) -> None:
-    """Multiply the lattice's weights by the roots of kernel weight, blur factor and normalisation, which stand on both sides."""
+    """Multiply the lattice's weights by the roots of kernel weight, blur factor and normalisation: they act on both sides."""
     factors = np.sqrt([weight * alpha(corners) for weight, corners in zip(weights, lattice.corners, strict=True)])
     columns = np.cumsum([0, *lattice.corners])
     team.run(
-        _fold, [(lattice.weight, columns, lattice.response, factors, np.array(symmetric), *band) for band in lattice.bands]
+        _fold,
+        [(lattice.weight, columns, lattice.response, factors, np.array(symmetric), *band) for band in lattice.bands],
     )
 
 
@@ -110,7 +113,9 @@ def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _pass(source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result):  # type: ignore[no-untyped-def]
+def _pass(  # type: ignore[no-untyped-def]
+    source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result
+):
     """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
     num_classes, width = source.shape[0], len(blocks) * LANES
     rows = np.empty(_RUN * width, np.float32)
@@ -168,11 +173,12 @@ def gather(scores, weight, vertex, corners, blocks, old, start, run, rows):  # t
     for i in range(run):
         p = start + i
         for b in range(len(blocks)):
-            score = load(scores, p * width + b * LANES)
+            # The unary last: sums round less while they are small.
+            message = spread(np.float32(0))
             for j in range(n):
                 row = np.int64(vertex[p * n + j]) * width
-                score = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), score)
-            store(rows, i * width + b * LANES, score)
+                message = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), message)
+            store(rows, i * width + b * LANES, add(load(scores, p * width + b * LANES), message))
 
 
 @njit(cache=True, nogil=True)

@@ -23,7 +23,7 @@ class _Kernel:
     normalisation: Normalisation
     image: np.ndarray | None  # (H, W, D) uint8, or
     features: np.ndarray | None  # (P, d) float32
-    px: tuple[float, float] = (1.0, 1.0)
+    px: tuple[float, ...] = (1.0, 1.0)
     levels: tuple[float, ...] = ()
 
     def place(self, team: Team, order: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ class DenseCRF:
             raise ValueError(f"dense CRF: labels are {labels.shape} {labels.dtype}; they must be (H, W) integers")
         if not 0 < certainty < 1 or num_classes < 2:
             raise ValueError(
-                f"dense CRF: certainty is {certainty} of {num_classes} classes; it must be between 0 and 1, with 2 classes or more"
+                f"dense CRF: certainty is {certainty} of {num_classes} classes; it must be between 0 and 1, of 2 or more"
             )
         known = np.ones(labels.shape, bool) if unsure is None else labels != unsure
         classes = labels.astype(np.int64) - (unsure == 0)
@@ -89,7 +89,9 @@ class DenseCRF:
         self._are_probs = are_probs
         self._kernels: list[_Kernel] = []
 
-    def add_gaussian(self, px: float | tuple[float, float], compat: ArrayLike, normalisation: Normalisation = "symmetric") -> None:
+    def add_gaussian(
+        self, px: float | tuple[float, float], compat: ArrayLike, normalisation: Normalisation = "symmetric"
+    ) -> None:
         """Smoothness: a Gaussian over positions, standard deviation `px` pixels, or (y, x)."""
         nothing = np.empty((self.height, self.width, 0), np.uint8)
         self._kernels.append(
@@ -147,16 +149,21 @@ class DenseCRF:
             order = tile_order(self.height, self.width)
             unary = team, self._source, self._are_probs, order
             placed = [kernel.place(team, order) for kernel in kernels]
-            if all(k.compat.ndim == 0 and k.compat > 0 and k.normalisation in ("symmetric", "none") for k in kernels):
+            fused = all(
+                k.compat.ndim == 0 and k.compat > 0 and k.normalisation in ("symmetric", "none") for k in kernels
+            )
+            if kernels and fused:
                 lattice = build_lattice(team, placed, len(order))
                 del placed
                 weights = [float(kernel.compat) for kernel in kernels]
                 fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
-                marginals = mean_field(*unary, lattice, iterations if kernels else 0)
+                marginals = mean_field(*unary, lattice, iterations)
             else:
                 lattices = [build_lattice(team, [features], len(order)) for features in placed]
                 compats = [kernel.compat for kernel in kernels]
-                marginals = general_mean_field(*unary, lattices, compats, [k.normalisation for k in kernels], iterations)
+                marginals = general_mean_field(
+                    *unary, lattices, compats, [k.normalisation for k in kernels], iterations
+                )
         return marginals.reshape(self.num_classes, self.height, self.width)
 
     def check(self) -> None:

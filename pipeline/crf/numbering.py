@@ -78,13 +78,17 @@ def number_band(features, scale, low, units, axes, start, stop, first, vertex, w
     count = np.int64(0)
     for chunk in range(len(before) - 1):
         before[chunk] = count
-        if 2 * (count + (CHUNK + 1) * (d + 1)) > size:  # not in the loop over pixels, which a changing table would slow down
+        if (
+            2 * (count + (CHUNK + 1) * (d + 1)) > size
+        ):  # not in the loop over pixels, which a changing table would slow down
             size *= 4
             keys, sums = _longer(keys, size), _longer(sums, size)
             table = _index(keys, count, size)
         at = start + chunk * CHUNK
         end = min(stop, at + CHUNK)
-        count = _number(features, scale, low, units, axes, at, end, first, vertex, weight, recent, table, keys, sums, count)
+        count = _number(
+            features, scale, low, units, axes, at, end, first, vertex, weight, recent, table, keys, sums, count
+        )
     before[-1] = count
     return keys[:count].copy(), sums[:count].copy(), before
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +19,9 @@ class Team:
     def __enter__(self) -> "Team":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -32,4 +35,4 @@ class Team:
         """0..length in at most `num_threads` parts of nearly equal size, cut at whole multiples; none is empty."""
         blocks = -(-length // multiple)
         cuts = [min(length, multiple * (blocks * t // self.num_threads)) for t in range(self.num_threads + 1)]
-        return [(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if start < stop]
+        return [(start, stop) for start, stop in pairwise(cuts) if start < stop]

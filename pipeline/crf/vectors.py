@@ -22,7 +22,7 @@ _VF32, _VF64, _VI32, _VI64 = (ir.VectorType(scalar, LANES) for scalar in (_F32, 
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
-class _Vector(types.Type):  # type: ignore[misc]
+class _Vector(types.Type):
     def __init__(self) -> None:
         super().__init__(name=f"float32x{LANES}")
 
@@ -31,7 +31,7 @@ vector = _Vector()
 
 
 @register_model(_Vector)
-class _Model(models.PrimitiveModel):  # type: ignore[misc]
+class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _VF32)
 
@@ -44,6 +44,11 @@ def aligned(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     return raw[start : start + num_bytes].view(dtype).reshape(shape)
 
 
+def _instruction(function: Callable[..., Any]) -> Any:
+    """Numba's decorator; Any, as the type checker sees the typing context that callers do not pass."""
+    return intrinsic(function)
+
+
 def _fill(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * LANES)
 
@@ -51,9 +56,7 @@ def _fill(kind: ir.VectorType, value: float) -> ir.Constant:
 def _call(builder: Any, name: str, kind: ir.VectorType, *values: Any) -> Any:
     """The LLVM intrinsic of this name on vectors."""
     full_name = f"llvm.{name}.v{LANES}{'f32' if kind is _VF32 else 'f64'}"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(kind, [kind] * len(values)), full_name
-    )
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(values)), full_name)
     return builder.call(function, values)
 
 
@@ -62,7 +65,7 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
     return builder.bitcast(builder.gep(data, [index]), _VF32.as_pointer())
 
 
-@intrinsic
+@_instruction
 def load(typing, array, index):  # type: ignore[no-untyped-def]
     """LANES numbers of a flat float32 array, from `index` on."""
 
@@ -72,7 +75,7 @@ def load(typing, array, index):  # type: ignore[no-untyped-def]
     return vector(array, types.intp), generate
 
 
-@intrinsic
+@_instruction
 def store(typing, array, index, value):  # type: ignore[no-untyped-def]
     """Write a vector to a flat float32 array, from `index` on."""
 
@@ -83,7 +86,7 @@ def store(typing, array, index, value):  # type: ignore[no-untyped-def]
     return types.void(array, types.intp, vector), generate
 
 
-@intrinsic
+@_instruction
 def spread(typing, value):  # type: ignore[no-untyped-def]
     """A vector whose lanes all hold `value`."""
 
@@ -94,7 +97,7 @@ def spread(typing, value):  # type: ignore[no-untyped-def]
     return vector(types.float32), generate
 
 
-@intrinsic
+@_instruction
 def prefetch(typing, array, index):  # type: ignore[no-untyped-def]
     """Ask for the cache line of one number of a flat array, to be written soon."""
 
@@ -109,7 +112,7 @@ def prefetch(typing, array, index):  # type: ignore[no-untyped-def]
     return types.void(array, types.intp), generate
 
 
-@intrinsic
+@_instruction
 def transpose(typing, source, start, pitch, target, to, target_pitch):  # type: ignore[no-untyped-def]
     """Write a block of LANES x LANES numbers of a flat array, whose rows are `pitch` apart, to another by columns."""
 
@@ -187,7 +190,7 @@ def _fold(combine: Callable[..., Any]) -> Callable[..., Any]:
 
 def _exp(builder: Any, x: Any) -> Any:
     x = _larger(builder, x, _fill(_VF32, -80.0))  # exp(-87) times a scale below 1 would be denormal, and slow
-    power = _call(builder, "rint", _VF32, builder.fmul(x, _fill(_VF32, np.float32(1.44269504088896341))))
+    power = _call(builder, "rint", _VF32, builder.fmul(x, _fill(_VF32, float(np.float32(1.44269504088896341)))))
     minus = builder.fneg(power)
     rest = _call(builder, "fmuladd", _VF32, minus, _fill(_VF32, 0.693359375), x)
     rest = _call(builder, "fmuladd", _VF32, minus, _fill(_VF32, float(np.float32(-2.12194440e-4))), rest)
@@ -221,7 +224,9 @@ add = _operation(2, lambda b, x, y: b.fadd(x, y), "x + y")
 subtract = _operation(2, lambda b, x, y: b.fsub(x, y), "x - y")
 multiply = _operation(2, lambda b, x, y: b.fmul(x, y), "x * y")
 divide = _operation(2, lambda b, x, y: b.fdiv(x, y), "x / y")
-multiply_add = _operation(3, lambda b, x, y, z: _call(b, "fmuladd", _VF32, x, y, z), "x * y + z, rounded once if it can be")
+multiply_add = _operation(
+    3, lambda b, x, y, z: _call(b, "fmuladd", _VF32, x, y, z), "x * y + z, rounded once if it can be"
+)
 larger = _operation(2, _larger, "the larger of two, by lane")
 nearest = _operation(1, lambda b, x: _call(b, "rint", _VF32, x), "the nearest whole number, halves to even")
 is_less = _operation(
