@@ -63,7 +63,7 @@ def mean_field(
     result = np.empty_like(source)
     state = order, scores, lattice.vertex.reshape(-1), lattice.weight.reshape(-1)
     corners = tuple(range(lattice.vertex.shape[1]))
-    blocks = tuple(range(width // LANES)) if width <= 6 * LANES else np.arange(width // LANES)
+    blocks = tuple(range(width // LANES)) if width <= 4 * LANES else np.arange(width // LANES)
     bands = list(zip(lattice.bands, lattice.fresh, strict=True))
     for step in range(iterations + 1):
         first, last = step == 0, step == iterations
