@@ -1,185 +1,135 @@
-"""The permutohedral lattice: Gaussian filtering of P points in d dimensions in O(P d) (Adams, Baek & Davis 2010).
+"""The permutohedral lattice: where pixels lie among its vertices, and which vertices are neighbours (Adams et al. 2010).
 
-Conventions are those of Krahenbuhl & Koltun's code, so that results can be compared bit for bit up to summation order:
-float32 features, simplex by rounding half to even, blur along axes 0..d over existing vertices only.
+Letters: P pixels, d feature axes, n corners of a pixel over all kernels (d + 1 a kernel), R rows of vertices.
+
+Conventions are those of Krahenbuhl & Koltun's code, bit for bit where a pixel is placed: float32 in the same order, simplex by
+rounding halves to even, neighbours only where a vertex exists.
+
+Pixels are worked on in bands, whose number follows from the image and not from the threads: any number of threads gives the
+same bits. A band numbers its own vertices in the order in which it meets them, so that pixels near each other have rows near
+each other. A vertex that several bands touch has a row in each: the first is its master, the others are ghosts, added to the
+master before a blur and copied from it afterwards. So no two bands write to the same row, and sums of many pixels round less.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from numba import njit
 
-_EMPTY = -1
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbouring keys over the table
+from pipeline.crf.blur import Sweep, blur_sums, respond
+from pipeline.crf.numbering import CHUNK, link, merge, number_band
+from pipeline.crf.team import Team
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Where each point sits among the M vertices, and which vertices are neighbours."""
+    """The vertices of one or several kernels in one table of rows."""
 
-    vertex: np.ndarray  # (P, d+1) int32: the corners of each point's simplex
-    weight: np.ndarray  # (P, d+1) float32: barycentric, sums to 1
-    neighbour: np.ndarray  # (d+1, M, 2) int32: the vertices before and after along each axis; M where there is none
-    num_vertices: int  # M
+    vertex: np.ndarray  # (P, n) int32: the rows of each pixel's corners
+    weight: np.ndarray  # (P, n) float32: barycentric, sums to 1 over the corners of one kernel
+    corners: list[int]  # d + 1 of each kernel
+    response: np.ndarray  # (kernels, P) float32: the kernel's sum over all pixels, K 1
+    sweeps: list[Sweep]  # the blur: one after the other
+    ghosts: np.ndarray  # (G, 2) int32, ghost row and master row, sorted by master
+    fresh: list[
+        np.ndarray
+    ]  # of each band: (chunks, kernels, 2) int64, start and stop of the rows a chunk is the first to touch
+    bands: list[tuple[int, int]]  # of pixels, whole chunks
+    num_rows: int  # R
 
-    @property
-    def alpha(self) -> np.float32:
-        """The factor that makes the blur's centre weight right: 1 / (1 + 2^-d)."""
-        return np.float32(1 / (1 + 2.0 ** -(self.vertex.shape[1] - 1)))
+
+def alpha(corners: int) -> np.float32:
+    """The factor that makes the blur's centre weight right: 1 / (1 + 2^-d)."""
+    return np.float32(1 / (1 + 2.0 ** -(corners - 1)))
 
 
-def build_lattice(features: np.ndarray) -> Lattice:
-    """The lattice of points with unit-variance features.
+def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -> Lattice:
+    """The lattice of pixels with unit-variance features, one array a kernel.
 
     Args:
-        features: (P, d) float32, each axis already divided by its standard deviation.
+        features: (d, P or more) float32 each, every axis divided by its standard deviation; zeros behind the last pixel, up to
+            a whole number of vectors.
     Raises:
-        ValueError: the features span more of the lattice than a 63-bit key can tell apart (widths far too small).
+        ValueError: features span more of the lattice than a 62-bit key can tell apart (widths far too small).
     """
-    d = features.shape[1]
-    scale = (np.sqrt(2 / 3) * (d + 1) / np.sqrt([(i + 1) * (i + 2) for i in range(d)])).astype(np.float32)
-    corner, rank, weight = _embed(np.ascontiguousarray(features, np.float32), scale)
-    low = corner.min(axis=0).astype(np.int64) - 2 * (d + 1)  # room for the other corners and for neighbours
-    high = corner.max(axis=0).astype(np.int64) + 2 * (d + 1)
-    bits = np.array([int(span).bit_length() for span in high - low])
-    if bits.sum() > 63:
-        raise ValueError(
-            f"CRF widths are too small: the lattice needs {bits.sum()} bits a key, 63 are there; widen them"
-        )
-    shift = np.concatenate([[0], np.cumsum(bits)[:-1]]).astype(np.int64)
-    vertex, keys = _number_vertices(corner, rank, low, shift)
-    return Lattice(vertex, weight, _find_neighbours(keys, shift), len(keys))
+    corners = [len(axes) + 1 for axes in features]
+    columns = np.cumsum([0, *corners])
+    vertex = np.empty((num_points, columns[-1]), np.int32)
+    weight = np.empty((num_points, columns[-1]), np.float32)
+    bands = _bands(num_points)
+    packings = [_packing(axes[:, :num_points]) for axes in features]
+    tasks = [
+        (axes, *packing, tuple(range(len(axes))), start, stop, first, vertex, weight)
+        for axes, packing, first in zip(features, packings, columns, strict=False)
+        for start, stop in bands
+    ]
+    found = team.run(number_band, tasks)
+    mine = [found[k * len(bands) : (k + 1) * len(bands)] for k in range(len(features))]
+    counts = np.array([[len(keys) for keys, _, _ in kernel] for kernel in mine])
+    starts = np.cumsum([0, *counts.ravel()])  # the first row of each kernel's bands, kernel by kernel
+    offset, num_rows = starts[:-1].reshape(counts.shape), int(starts[-1])
+    keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
+    merged = team.run(merge, [(one,) for one in keys])
+    axes_of = [
+        (table, one, master, packing[2], axis, int(base[0]))
+        for (table, master), one, packing, base in zip(merged, keys, packings, offset, strict=True)
+        for axis in range(len(packing[2]))
+    ]
+    chains = team.run(link, axes_of)
+    sweeps = [
+        Sweep.of(team, [chains[first + axis] for first, size in zip(columns, corners, strict=False) if axis < size])
+        for axis in range(max(corners))
+    ]
+    master = np.concatenate([own + base[0] for (_, own), base in zip(merged, offset, strict=True)]).astype(np.int32)
+    ghost = np.flatnonzero(master != np.arange(num_rows, dtype=np.int32)).astype(np.int32)
+    ghosts = np.stack([ghost, master[ghost]], axis=1)[np.argsort(master[ghost], kind="stable")]
+    fresh = [
+        np.stack([_spans(mine[k][b][2] + offset[k, b]) for k in range(len(features))], axis=1)
+        for b in range(len(bands))
+    ]
+    sums = np.concatenate([sums for kernel in mine for _, sums, _ in kernel])
+    blur_sums(sums, sweeps, ghosts)
+    response = np.empty((len(features), num_points), np.float32)
+    alphas = np.array([alpha(size) for size in corners])
+    team.run(
+        respond,
+        [(vertex, weight, columns, offset[:, b].copy(), sums, alphas, *bands[b], response) for b in range(len(bands))],
+    )
+    return Lattice(vertex, weight, corners, response, sweeps, ghosts, fresh, bands, num_rows)
 
 
-@njit(cache=True, nogil=True)
-def _embed(features, scale):  # type: ignore[no-untyped-def]
-    """Simplex of each point: its 0-coloured corner (P, d), the rank of each axis (P, d+1), barycentric weights (P, d+1)."""
-    num_points, d = features.shape
-    corner = np.empty((num_points, d), np.int32)
-    rank = np.empty((num_points, d + 1), np.int8)
-    weight = np.empty((num_points, d + 1), np.float32)
-    elevated = np.empty(d + 1, np.float32)
-    base = np.empty(d + 1, np.int32)
-    bary = np.empty(d + 2, np.float32)
-    down = np.float32(1) / np.float32(d + 1)
-    for p in range(num_points):
-        total = np.float32(0)
-        for j in range(d, 0, -1):
-            cf = features[p, j - 1] * scale[j - 1]
-            elevated[j] = total - np.float32(j) * cf
-            total += cf
-        elevated[0] = total
-        excess = np.int32(0)
-        for i in range(d + 1):
-            rounded = np.int32(np.rint(down * elevated[i]))
-            base[i] = rounded * (d + 1)
-            excess += rounded
-            rank[p, i] = 0
-        for i in range(d):
-            here = elevated[i] - np.float32(base[i])
-            for j in range(i + 1, d + 1):
-                if here < elevated[j] - np.float32(base[j]):
-                    rank[p, i] += 1
-                else:
-                    rank[p, j] += 1
-        for i in range(d + 2):
-            bary[i] = 0
-        for i in range(d + 1):
-            moved = rank[p, i] + excess
-            if moved < 0:
-                moved += d + 1
-                base[i] += d + 1
-            elif moved > d:
-                moved -= d + 1
-                base[i] -= d + 1
-            rank[p, i] = moved
-            v = (elevated[i] - np.float32(base[i])) * down
-            bary[d - moved] += v
-            bary[d + 1 - moved] -= v
-        bary[0] += np.float32(1) + bary[d + 1]
-        for i in range(d + 1):
-            weight[p, i] = bary[i]
-        for i in range(d):
-            corner[p, i] = base[i]
-    return corner, rank, weight
+def _bands(num_points: int) -> list[tuple[int, int]]:
+    """Parts of nearly equal size, whole chunks: 16 in large images, so that each has many more pixels than its border."""
+    chunks = -(-num_points // CHUNK)
+    count = next(count for count in (16, 8, 4, 2, 1) if chunks >= 8 * count or count == 1)
+    cuts = [min(num_points, CHUNK * (chunks * band // count)) for band in range(count + 1)]
+    return list(pairwise(cuts))
 
 
-@njit(cache=True, nogil=True)
-def _number_vertices(corner, rank, low, shift):  # type: ignore[no-untyped-def]
-    """Number the distinct vertices in the order they are met: (P, d+1) int32 numbers, (M,) int64 packed keys."""
-    num_points, d = corner.shape
-    vertex = np.empty((num_points, d + 1), np.int32)
-    size = np.int64(1 << 16)
-    table = np.full(size, _EMPTY, np.int32)
-    keys = np.empty(size, np.int64)
-    count = 0
-    for p in range(num_points):
-        for remainder in range(d + 1):
-            key = np.int64(0)
-            for i in range(d):
-                step = remainder - (d + 1) if rank[p, i] > d - remainder else remainder
-                key |= (corner[p, i] + step - low[i]) << shift[i]
-            slot = _slot(key, size)
-            while table[slot] != _EMPTY and keys[table[slot]] != key:
-                slot = (slot + 1) & (size - 1)
-            if table[slot] == _EMPTY:
-                table[slot] = count
-                keys[count] = key
-                count += 1
-                vertex[p, remainder] = count - 1
-                if 2 * count > size:
-                    size, table, keys = _grow(size, keys, count)
-            else:
-                vertex[p, remainder] = table[slot]
-    return vertex, keys[:count].copy()
-
-
-@njit(cache=True, nogil=True)
-def _slot(key, size):  # type: ignore[no-untyped-def]
-    mixed = np.uint64(key) * _MIX
-    return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(size - 1))
-
-
-@njit(cache=True, nogil=True)
-def _grow(size, keys, count):  # type: ignore[no-untyped-def]
-    size *= 4
-    larger = np.empty(size, np.int64)
-    larger[:count] = keys[:count]
-    return size, _index(larger, count, size), larger
-
-
-@njit(cache=True, nogil=True)
-def _index(keys, count, size):  # type: ignore[no-untyped-def]
-    """Open-addressing table of `size` (a power of two): slot -> number of the key, or -1."""
-    table = np.full(size, _EMPTY, np.int32)
-    for number in range(count):
-        slot = _slot(keys[number], size)
-        while table[slot] != _EMPTY:
-            slot = (slot + 1) & (size - 1)
-        table[slot] = number
-    return table
-
-
-@njit(cache=True, nogil=True)
-def _find_neighbours(keys, shift):  # type: ignore[no-untyped-def]
-    """(d+1, M, 2) int32: along axis j a neighbour's key differs by d on component j and by -1 on all others."""
-    count, d = len(keys), len(shift)
-    size = np.int64(1 << 16)
-    while size < 2 * count:
-        size *= 2
-    table = _index(keys, count, size)
-    ones = np.int64(0)
+def _packing(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of (d, P) features: scale of the elevation (d,), smallest whole parts (d,), units of the key (d + 1,)."""
+    d = len(features)
+    # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
+    std = np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))
+    scale = np.array([1 / np.sqrt((i + 1) * (i + 2)) * std for i in range(d)]).astype(np.float32)
+    ends = np.stack([features.min(axis=1), features.max(axis=1)]).astype(np.float64) * scale
+    if not np.isfinite(ends).all():
+        raise ValueError("dense CRF: the features of a kernel hold NaN or infinity")
+    low, high = np.empty(d), np.empty(d)
     for i in range(d):
-        ones += np.int64(1) << shift[i]
-    neighbour = np.empty((d + 1, count, 2), np.int32)
-    for j in range(d + 1):
-        # Components never borrow from each other: `low` and the key's bits leave room on both sides.
-        offset = -ones + ((np.int64(d + 1) << shift[j]) if j < d else np.int64(0))
-        for number in range(count):
-            for side in range(2):
-                key = keys[number] + (offset if side == 0 else -offset)
-                slot = _slot(key, size)
-                while table[slot] != _EMPTY and keys[table[slot]] != key:
-                    slot = (slot + 1) & (size - 1)
-                neighbour[j, number, side] = count if table[slot] == _EMPTY else table[slot]
-    return neighbour
+        # Elevation: coordinate 0 sums all axes; coordinate i those from i on, less i times the one before.
+        above = ends[:, i:].sum(axis=1)
+        low[i], high[i] = (above - i * ends[::-1, i - 1]) if i else above
+    low, high = np.floor(low / (d + 1)) - 3, np.ceil(high / (d + 1)) + 3  # room for other corners and for neighbours
+    bits = [int(d).bit_length()] + [int(span).bit_length() for span in high - low]
+    if sum(bits) > 62:
+        raise ValueError(
+            f"CRF widths are too small: the lattice needs {sum(bits)} bits a key, 62 are there; widen them"
+        )
+    units = np.append(2 ** np.cumsum(bits[:-1]), 0).astype(np.int64)
+    return scale, low.astype(np.int64), units
+
+
+def _spans(before: np.ndarray) -> np.ndarray:
+    return np.stack([before[:-1], before[1:]], axis=1)

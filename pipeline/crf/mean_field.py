@@ -1,167 +1,214 @@
-"""Mean-field inference over permutohedral lattices: Krahenbuhl & Koltun 2011 (arXiv:1210.5644), algorithm 1.
+"""Mean-field inference over a permutohedral lattice: Krahenbuhl & Koltun 2011 (arXiv:1210.5644), algorithm 1.
 
-Letters: P pixels, M lattice vertices, C classes padded to a whole number of vectors, T threads.
+Letters: P pixels, C classes, n corners of a pixel over all kernels, R rows of vertices.
 
-One pass a step visits each pixel once: gather the filtered marginals of its vertices, add the unary, softmax, and scatter
-the new marginals into the next step's lattices; P x C temporaries never exist. Threads own a band of pixels and a lattice
-of their own, summed before the blur.
+One pass a step visits each pixel once: gather the filtered marginals of its corners, add the unary, softmax, scatter the new
+marginals to the next step's rows; P x C temporaries never exist. Rows hold the C numbers of a vertex, padded to whole vectors.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 from numba import njit
 
-from pipeline.crf.lattice import Lattice
+from pipeline.crf.blur import blur
+from pipeline.crf.features import TILE_PX
+from pipeline.crf.lattice import Lattice, alpha
+from pipeline.crf.numbering import CHUNK
+from pipeline.crf.team import Team
+from pipeline.crf.vectors import (
+    LANES,
+    add,
+    aligned,
+    divide,
+    exp,
+    keep_if_above,
+    larger,
+    load,
+    log,
+    max_of_lanes,
+    multiply,
+    multiply_add,
+    spread,
+    store,
+    subtract,
+    sum_of_lanes,
+    transpose,
+)
 
-LANES = 8  # float32 numbers that class rows are padded to
-_NEVER = np.float32(1e4)  # unary of padding classes: their probability is 0
+_NEVER = np.float32(-1e4)  # score of padding classes: their probability is 0
 _TINY = np.float32(2.0**-60)  # below it a marginal is 0: denormal numbers would cost several times the whole step
+_RUN = TILE_PX[1]  # pixels that lie side by side in a tile
+
+
+def padded(num_classes: int) -> int:
+    """Classes and padding: whole vectors."""
+    return -(-num_classes // LANES) * LANES
 
 
 def mean_field(
-    unary: np.ndarray, kernels: Sequence[tuple[float, Lattice]], iterations: int, num_threads: int
+    team: Team, source: np.ndarray, are_probs: bool, order: np.ndarray, lattice: Lattice, iterations: int
 ) -> np.ndarray:
-    """Marginals after `iterations` steps with Potts compatibility and symmetric normalisation.
+    """Marginals (C, P) float32 after `iterations` steps with Potts kernels, whose factors are in the lattice's weights.
 
     Args:
-        unary: (P, C) float32 energies: -log of the probabilities.
-        kernels: (weight, lattice) of each Gaussian, at least one.
-        iterations: at least 1.
-    Returns:
-        (P, C) float32, sums to 1 over C.
+        source: (C, P) float32, probabilities (clipped to at least 1e-5) or energies, pixels in row order.
+        order: (P,) int32, the pixel at each of the lattice's places.
+        lattice: weights times the square root of kernel weight, blur factor and normalisation, in and out.
     """
-    num_points, num_classes = unary.shape
-    width = -(-num_classes // LANES) * LANES
-    energy = np.full((num_points, width), _NEVER, np.float32)
-    energy[:, :num_classes] = unary
-    marginals = np.empty_like(energy)
-    with ThreadPoolExecutor(num_threads) as pool:
-        lattices = [lattice for _, lattice in kernels]
-        vertex = tuple(lattice.vertex for lattice in lattices)
-        norm = [_normalisation(pool, num_threads, lattice) for lattice in lattices]
-        # The symmetric normalisation scales a pixel on its way in and out: fold it, and the kernel's weight, into the weights.
-        into = tuple(lattice.weight * n[:, None] for lattice, n in zip(lattices, norm, strict=True))
-        out = tuple(w * np.float32(k * lattice.alpha) for w, (k, lattice) in zip(into, kernels, strict=True))
-        old = tuple(np.zeros((lattice.num_vertices + 1, width), np.float32) for lattice in lattices)
-        new = tuple(np.zeros((num_threads, *values.shape), np.float32) for values in old)
-        for step in range(iterations + 1):
-            first, last = step == 0, step == iterations
-            for values in new:
-                values.fill(0)
-            state = energy, vertex, into, out, old, new, marginals, first, last
-            _in_bands(pool, num_threads, num_points, _update, *state)
-            if not last:
-                old = tuple(
-                    _sum_and_blur(pool, num_threads, private, values, lattice.neighbour)
-                    for private, values, lattice in zip(new, old, lattices, strict=True)
-                )
-    return np.ascontiguousarray(marginals[:, :num_classes])
+    num_classes, num_points = source.shape
+    width = padded(num_classes)
+    scores = aligned(num_points * width)
+    old, new = aligned(lattice.num_rows * width), aligned(lattice.num_rows * width)
+    result = np.empty_like(source)
+    state = order, scores, lattice.vertex.reshape(-1), lattice.weight.reshape(-1)
+    corners = tuple(range(lattice.vertex.shape[1]))
+    blocks = tuple(range(width // LANES)) if width <= 4 * LANES else np.arange(width // LANES)
+    bands = list(zip(lattice.bands, lattice.fresh, strict=True))
+    for step in range(iterations + 1):
+        first, last = step == 0, step == iterations
+        tasks = [
+            (source, are_probs, *state, corners, blocks, old, new, fresh, *band, first, last, result)
+            for band, fresh in bands
+        ]
+        team.run(_pass, tasks)
+        if not last:
+            blur(team, new, width, lattice.sweeps, lattice.ghosts)
+            old, new = new, old
+    return result
 
 
-def _normalisation(pool: ThreadPoolExecutor, num_threads: int, lattice: Lattice) -> np.ndarray:
-    """(P,) float32: 1 / sqrt(K 1 + 1e-20), the kernel's response to an image of ones."""
-    num_vertices = lattice.num_vertices + 1
-    values = np.zeros((1, num_vertices, 1), np.float32)
-    _splat_ones(lattice.vertex, lattice.weight, values[0])
-    blurred = _sum_and_blur(pool, num_threads, values, np.zeros((num_vertices, 1), np.float32), lattice.neighbour)
-    response = np.einsum("pj,pj->p", lattice.weight, blurred[lattice.vertex, 0]) * lattice.alpha
-    return (1 / np.sqrt(response + np.float32(1e-20))).astype(np.float32)
-
-
-def _sum_and_blur(
-    pool: ThreadPoolExecutor, num_threads: int, private: np.ndarray, spare: np.ndarray, neighbour: np.ndarray
-) -> np.ndarray:
-    """Sum the threads' lattices (T, M+1, C), then blur along each axis in turn; overwrites `private` and `spare`."""
-    values = private[0]
-    for other in private[1:]:
-        _in_bands(pool, num_threads, len(values), _add, values, other)
-    source, target = values, spare
-    for axis in neighbour:
-        _in_bands(pool, num_threads, len(axis), _blur, source, target, axis)
-        source, target = target, source
-    if source is values:  # `private` is filled with zeros next; what is returned must outlive it
-        np.copyto(spare, source)
-    return spare
-
-
-def _in_bands(
-    pool: ThreadPoolExecutor, num_threads: int, length: int, work: Callable[..., object], *state: object
-) -> None:
-    """work(*state, thread, start, stop) over equal bands of 0..length, one a thread; compiled code runs without the GIL."""
-    edges = np.linspace(0, length, num_threads + 1).astype(int).tolist()
-    for done in [pool.submit(work, *state, t, edges[t], edges[t + 1]) for t in range(num_threads)]:
-        done.result()
-
-
-def _add(values: np.ndarray, other: np.ndarray, thread: int, start: int, stop: int) -> None:
-    values[start:stop] += other[start:stop]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "arcp", "nsz"})
-def _update(energy, vertex, into, out, old, new, marginals, first, last, thread, start, stop):  # type: ignore[no-untyped-def]
-    """One mean-field step of pixels start..stop: gather, add the unary, softmax, scatter."""
-    width = energy.shape[1]
-    row = np.empty(width, np.float32)
-    wide = np.empty(width, np.float64)
-    for p in range(start, stop):
-        for c in range(width):
-            row[c] = -energy[p, c]
-        if not first:
-            for k in range(len(vertex)):
-                for j in range(vertex[k].shape[1]):
-                    v, w = vertex[k][p, j], out[k][p, j]
-                    for c in range(width):
-                        row[c] += w * old[k][v, c]
-        _softmax(row, wide)
-        if last:
-            for c in range(width):
-                marginals[p, c] = row[c]
-        else:
-            for k in range(len(vertex)):
-                for j in range(vertex[k].shape[1]):
-                    v, w = vertex[k][p, j], into[k][p, j]
-                    for c in range(width):
-                        new[k][thread, v, c] += w * row[c]
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "arcp", "nsz"}, inline="always")
-def _softmax(row, wide):  # type: ignore[no-untyped-def]
-    """Softmax in place, with an exponential that vectorises without a maths library.
-
-    exp(x) = exp(x / 1024) ** 1024 by a degree-6 polynomial and ten squarings in float64: relative error below 1e-10.
-    """
-    top = row[0]
-    for c in range(1, len(row)):
-        top = max(top, row[c])
-    total = 0.0
-    for c in range(len(row)):
-        x = max(np.float64(row[c] - top), -80.0) * (1 / 1024)
-        e = 1 + x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720))))))
-        for _ in range(10):
-            e *= e
-        wide[c] = e
-    for c in range(len(row)):
-        total += wide[c]
-    scale = 1 / total
-    for c in range(len(row)):
-        q = np.float32(wide[c] * scale)
-        row[c] = q if q >= _TINY else np.float32(0)
-
-
-@njit(cache=True, nogil=True, fastmath={"contract", "arcp", "nsz"})
-def _blur(source, target, neighbour, thread, start, stop):  # type: ignore[no-untyped-def]
-    """target = source + half of both neighbours, for vertices start..stop; the last row stays 0: "no neighbour"."""
-    half = np.float32(0.5)
-    for v in range(start, stop):
-        a, b = neighbour[v, 0], neighbour[v, 1]
-        for c in range(source.shape[1]):
-            target[v, c] = source[v, c] + half * (source[a, c] + source[b, c])
+def fold_kernels(team: Team, lattice: Lattice, weights: Sequence[float], symmetric: Sequence[bool]) -> None:
+    """Multiply the lattice's weights by the roots of kernel weight, blur factor and normalisation: they act on both sides."""
+    factors = np.sqrt([weight * alpha(corners) for weight, corners in zip(weights, lattice.corners, strict=True)])
+    columns = np.cumsum([0, *lattice.corners])
+    team.run(
+        _fold,
+        [(lattice.weight, columns, lattice.response, factors, np.array(symmetric), *band) for band in lattice.bands],
+    )
 
 
 @njit(cache=True, nogil=True)
-def _splat_ones(vertex, weight, values):  # type: ignore[no-untyped-def]
-    for p in range(vertex.shape[0]):
-        for j in range(vertex.shape[1]):
-            values[vertex[p, j], 0] += weight[p, j]
+def _fold(weight, columns, response, factors, symmetric, start, stop):  # type: ignore[no-untyped-def]
+    for k in range(len(factors)):
+        for p in range(start, stop):
+            norm = 1 / np.sqrt(np.float64(response[k, p]) + 1e-20) if symmetric[k] else 1.0
+            for j in range(columns[k], columns[k + 1]):
+                weight[p, j] *= np.float32(norm * factors[k])
+
+
+def non_finite(team: Team, values: np.ndarray, at_least: float) -> bool:
+    """Whether any number is NaN, infinite or below `at_least`."""
+    flat = values.reshape(-1)
+    tasks = [(flat, np.float32(at_least), *band) for band in team.bands(len(flat))]
+    return any(team.run(_count_unfit, tasks))
+
+
+@njit(cache=True, nogil=True)
+def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
+    count = 0
+    for i in range(start, stop):
+        count += not (values[i] >= least and np.abs(values[i]) < np.float32(np.inf))
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _pass(  # type: ignore[no-untyped-def]
+    source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result
+):
+    """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
+    num_classes, width = source.shape[0], len(blocks) * LANES
+    rows = np.empty(_RUN * width, np.float32)
+    planes = np.ones(width * _RUN, np.float32)
+    for chunk in range(len(fresh)):
+        at, end = start + chunk * CHUNK, min(stop, start + (chunk + 1) * CHUNK)
+        if not last:
+            for k in range(fresh.shape[1]):
+                new[fresh[chunk, k, 0] * width : fresh[chunk, k, 1] * width] = 0
+        while at < end:
+            pixel, run = order[at], min(_RUN, end - at)
+            while order[at + run - 1] != pixel + run - 1:
+                run -= 1
+            if first:
+                for c in range(num_classes):
+                    planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
+                _score(planes, are_probs, num_classes, scores, at, run, blocks, rows)
+            else:
+                gather(scores, weight, vertex, corners, blocks, old, at, run, rows)
+            softmax(rows, blocks, run)
+            if last:
+                for i in range(0, run, LANES):
+                    for b in range(len(blocks)):
+                        transpose(rows, i * width + b * LANES, width, planes, b * LANES * _RUN + i, _RUN)
+                for c in range(num_classes):
+                    result[c, pixel : pixel + run] = planes[c * _RUN : c * _RUN + run]
+            else:
+                scatter(rows, weight, vertex, corners, blocks, new, at, run)
+            at += run
+
+
+@njit(cache=True, nogil=True)
+def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # type: ignore[no-untyped-def]
+    """Scores (minus the energies) of `run` pixels from their planes by class."""
+    width = len(blocks) * LANES
+    floor, zero = spread(np.float32(1e-5)), spread(np.float32(0))
+    for i in range(0, run, LANES):
+        for b in range(len(blocks)):
+            transpose(planes, b * LANES * _RUN + i, _RUN, rows, i * width + b * LANES, width)
+    for i in range(run):
+        for b in range(len(blocks)):
+            value = load(rows, i * width + b * LANES)
+            score = log(larger(value, floor)) if are_probs else subtract(zero, value)
+            store(rows, i * width + b * LANES, score)
+        for c in range(num_classes, width):
+            rows[i * width + c] = _NEVER
+        for b in range(len(blocks)):
+            store(scores, (at + i) * width + b * LANES, load(rows, i * width + b * LANES))
+
+
+@njit(cache=True, nogil=True)
+def gather(scores, weight, vertex, corners, blocks, old, start, run, rows):  # type: ignore[no-untyped-def]
+    """Write the scores of `run` pixels to `rows`: the unary and what their corners hold."""
+    n, width = len(corners), len(blocks) * LANES
+    for i in range(run):
+        p = start + i
+        for b in range(len(blocks)):
+            # The unary last: sums round less while they are small.
+            message = spread(np.float32(0))
+            for j in range(n):
+                row = np.int64(vertex[p * n + j]) * width
+                message = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), message)
+            store(rows, i * width + b * LANES, add(load(scores, p * width + b * LANES), message))
+
+
+@njit(cache=True, nogil=True)
+def softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
+    """Softmax of each of `run` rows, in place."""
+    width, tiny = len(blocks) * LANES, spread(_TINY)
+    for i in range(run):
+        top = load(rows, i * width)
+        for b in range(1, len(blocks)):
+            top = larger(top, load(rows, i * width + b * LANES))
+        top = max_of_lanes(top)
+        total = spread(np.float32(0))
+        for b in range(len(blocks)):
+            raised = exp(subtract(load(rows, i * width + b * LANES), top))
+            store(rows, i * width + b * LANES, raised)
+            total = add(total, raised)
+        scale = divide(spread(np.float32(1)), sum_of_lanes(total))
+        for b in range(len(blocks)):
+            at = i * width + b * LANES
+            store(rows, at, keep_if_above(multiply(load(rows, at), scale), tiny))
+
+
+@njit(cache=True, nogil=True)
+def scatter(rows, weight, vertex, corners, blocks, new, start, run):  # type: ignore[no-untyped-def]
+    """Add the marginals of `run` pixels to the rows of their corners."""
+    n, width = len(corners), len(blocks) * LANES
+    for i in range(run):
+        p = start + i
+        for j in range(n):
+            row, share = np.int64(vertex[p * n + j]) * width, spread(weight[p * n + j])
+            for b in range(len(blocks)):
+                at = row + b * LANES
+                store(new, at, multiply_add(share, load(rows, i * width + b * LANES), load(new, at)))

@@ -1,0 +1,204 @@
+"""The dense CRF as an object: a unary, any number of kernels, inference."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.crf.features import image_features, ordered_features, tile_order
+from pipeline.crf.general import general_mean_field
+from pipeline.crf.lattice import build_lattice
+from pipeline.crf.mean_field import fold_kernels, mean_field, non_finite
+from pipeline.crf.team import Team
+
+Normalisation = Literal["symmetric", "before", "after", "none"]
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """One Gaussian: what it compares pixels by, what it makes of two classes, and where it is normalised."""
+
+    compat: np.ndarray  # () Potts weight, or (C, C) energies
+    normalisation: Normalisation
+    image: np.ndarray | None  # (H, W, D) uint8, or
+    features: np.ndarray | None  # (P, d) float32
+    px: tuple[float, ...] = (1.0, 1.0)
+    levels: tuple[float, ...] = ()
+
+    def place(self, team: Team, order: np.ndarray) -> np.ndarray:
+        """(d, P + padding) float32."""
+        if self.features is not None:
+            return ordered_features(order, self.features)
+        assert self.image is not None
+        return image_features(team, order, self.image, self.px, self.levels)
+
+
+class DenseCRF:
+    """A fully connected CRF over the pixels of one image, solved by mean field (Krahenbuhl & Koltun 2011, arXiv:1210.5644).
+
+    A kernel's compatibility is a number w (Potts: -w for equal classes), or (C,) or (C, C) energies of two classes: the latter
+    as they stand, row = the pixel's own class. Normalisations are those of the original: by 1 / sqrt(K 1) on both sides
+    ("symmetric"), by 1 / K 1 on the marginals that go in ("before") or on what comes out ("after"), or "none".
+    """
+
+    def __init__(self, energies: np.ndarray) -> None:
+        """A CRF with (C, H, W) unary energies: -log of the probabilities, each up to a number of its pixel."""
+        self._set_unary(energies, "energies", are_probs=False)
+
+    @classmethod
+    def from_probs(cls, probs: np.ndarray) -> "DenseCRF":
+        """A CRF with (C, H, W) probabilities, clipped to at least 1e-5."""
+        crf = cls.__new__(cls)
+        crf._set_unary(probs, "probs", are_probs=True)
+        return crf
+
+    @classmethod
+    def from_labels(
+        cls, labels: np.ndarray, num_classes: int, certainty: float, unsure: int | None = None
+    ) -> "DenseCRF":
+        """A CRF with a label map (H, W): each pixel has its label with probability `certainty`, the others share the rest.
+
+        Args:
+            unsure: a label that stands for "any class": 0 means that classes are counted from 1, any other lies outside them.
+        """
+        labels = np.asarray(labels)
+        if labels.ndim != 2 or labels.dtype.kind not in "iu":
+            raise ValueError(f"dense CRF: labels are {labels.shape} {labels.dtype}; they must be (H, W) integers")
+        if not 0 < certainty < 1 or num_classes < 2:
+            raise ValueError(
+                f"dense CRF: certainty is {certainty} of {num_classes} classes; it must be between 0 and 1, of 2 or more"
+            )
+        known = np.ones(labels.shape, bool) if unsure is None else labels != unsure
+        classes = labels.astype(np.int64) - (unsure == 0)
+        if known.any() and not (classes[known].min() >= 0 and classes[known].max() < num_classes):
+            raise ValueError(
+                f"dense CRF: labels reach from {labels.min()} to {labels.max()}, which does not fit {num_classes} classes"
+                + ("" if unsure is None else f" and {unsure} for unsure")
+            )
+        energies = np.full((num_classes, *labels.shape), -np.log((1 - certainty) / (num_classes - 1)), np.float32)
+        np.put_along_axis(energies, np.where(known, classes, 0)[None], np.float32(-np.log(certainty)), axis=0)
+        energies[:, ~known] = -np.log(1 / num_classes)
+        return cls(energies)
+
+    def _set_unary(self, source: np.ndarray, name: str, are_probs: bool) -> None:
+        if source.ndim != 3 or 0 in source.shape:
+            raise ValueError(f"dense CRF: {name} are {source.shape}; they must be (C, H, W)")
+        self.num_classes, self.height, self.width = source.shape
+        self._source = np.ascontiguousarray(source, np.float32).reshape(self.num_classes, -1)
+        self._are_probs = are_probs
+        self._kernels: list[_Kernel] = []
+
+    def add_gaussian(
+        self, px: float | tuple[float, float], compat: ArrayLike, normalisation: Normalisation = "symmetric"
+    ) -> None:
+        """Smoothness: a Gaussian over positions, standard deviation `px` pixels, or (y, x)."""
+        nothing = np.empty((self.height, self.width, 0), np.uint8)
+        self._kernels.append(
+            _Kernel(self._compatibility(compat), _checked(normalisation), nothing, None, _widths(px, 2, "px"))
+        )
+
+    def add_bilateral(
+        self,
+        image: np.ndarray,
+        px: float | tuple[float, float],
+        levels: float | tuple[float, ...],
+        compat: ArrayLike,
+        normalisation: Normalisation = "symmetric",
+    ) -> None:
+        """Appearance: a Gaussian over positions and colours.
+
+        Args:
+            image: (H, W, D) uint8, usually RGB: the pixels as the network saw them, not normalised.
+            px: standard deviation in pixels, or (y, x). levels: standard deviation in 8-bit levels, or one for each colour.
+        """
+        if image.ndim != 3 or image.shape[:2] != (self.height, self.width):
+            raise ValueError(
+                f"dense CRF: the image is {image.shape}, the unary {(self.num_classes, self.height, self.width)}; "
+                "they must be (H, W, colours) and (C, H, W)"
+            )
+        if image.dtype != np.uint8:
+            raise ValueError(f"dense CRF: the image is {image.dtype}; give the uint8 pixels, before normalisation")
+        deep = _widths(levels, image.shape[2], "levels")
+        image = np.ascontiguousarray(image)
+        self._kernels.append(
+            _Kernel(self._compatibility(compat), _checked(normalisation), image, None, _widths(px, 2, "px"), deep)
+        )
+
+    def add_kernel(self, features: np.ndarray, compat: ArrayLike, normalisation: Normalisation = "symmetric") -> None:
+        """Any Gaussian: features (H * W, d), pixels in row order, each axis divided by its standard deviation."""
+        if features.ndim != 2 or features.shape[0] != self.height * self.width or features.shape[1] == 0:
+            raise ValueError(f"dense CRF: features are {features.shape}; they must be ({self.height * self.width}, d)")
+        if not np.isfinite(features).all():
+            raise ValueError("dense CRF: features hold NaN or infinity")
+        self._kernels.append(
+            _Kernel(self._compatibility(compat), _checked(normalisation), None, features.astype(np.float32))
+        )
+
+    def inference(self, iterations: int, num_threads: int = 1) -> np.ndarray:
+        """Marginals (C, H, W) float32 after `iterations` steps, all pixels at once in each.
+
+        Raises:
+            ValueError: the unary holds NaN or infinity (or negative probabilities), or widths are too small for the lattice.
+        """
+        if iterations < 0:
+            raise ValueError(f"dense CRF: iterations is {iterations}; it must be 0 or more")
+        kernels = [kernel for kernel in self._kernels if kernel.compat.any()]
+        with Team(num_threads) as team:
+            self._check_unary(team)
+            order = tile_order(self.height, self.width)
+            unary = team, self._source, self._are_probs, order
+            placed = [kernel.place(team, order) for kernel in kernels]
+            fused = all(
+                k.compat.ndim == 0 and k.compat > 0 and k.normalisation in ("symmetric", "none") for k in kernels
+            )
+            if kernels and fused:
+                lattice = build_lattice(team, placed, len(order))
+                del placed
+                weights = [float(kernel.compat) for kernel in kernels]
+                fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
+                marginals = mean_field(*unary, lattice, iterations)
+            else:
+                lattices = [build_lattice(team, [features], len(order)) for features in placed]
+                compats = [kernel.compat for kernel in kernels]
+                marginals = general_mean_field(
+                    *unary, lattices, compats, [k.normalisation for k in kernels], iterations
+                )
+        return marginals.reshape(self.num_classes, self.height, self.width)
+
+    def check(self) -> None:
+        """Raise ValueError where the unary holds NaN or infinity, or negative probabilities; `inference` does so too."""
+        with Team(1) as team:
+            self._check_unary(team)
+
+    def _check_unary(self, team: Team) -> None:
+        if non_finite(team, self._source, at_least=0.0 if self._are_probs else -np.inf):
+            raise ValueError(
+                "dense CRF: probs hold NaN, infinity or negative values; give probabilities, not logits"
+                if self._are_probs
+                else "dense CRF: energies hold NaN or infinity"
+            )
+
+    def _compatibility(self, compat: ArrayLike) -> np.ndarray:
+        given = np.asarray(compat, np.float32)
+        if given.shape not in ((), (self.num_classes,), (self.num_classes, self.num_classes)):
+            raise ValueError(
+                f"dense CRF: the compatibility is {given.shape}; it must be a number, ({self.num_classes},) or "
+                f"({self.num_classes}, {self.num_classes})"
+            )
+        if not np.isfinite(given).all():
+            raise ValueError("dense CRF: the compatibility holds NaN or infinity")
+        return np.diag(given) if given.ndim == 1 else given
+
+
+def _checked(normalisation: Normalisation) -> Normalisation:
+    if normalisation not in get_args(Normalisation):
+        raise ValueError(f"dense CRF: normalisation {normalisation!r} is none of {', '.join(get_args(Normalisation))}")
+    return normalisation
+
+
+def _widths(given: float | tuple[float, ...], count: int, name: str) -> tuple[float, ...]:
+    widths = tuple(given) if isinstance(given, tuple | list) else (given,) * count
+    if len(widths) != count or not all(0 < width < np.inf for width in widths):
+        raise ValueError(f"dense CRF: {name} is {given}; it must be one positive number, or {count} of them")
+    return widths

@@ -1,0 +1,140 @@
+"""The dense CRF beside pydensecrf, in one run: seconds, memory, agreement. `python -m tests.bench.crf [--parts] [CASE ...]`.
+
+The two take turns on the same image, so that a busy machine slows both, and the smallest time of each counts. A ratio is one of
+wall time; "a core" is that of processor time on one thread, which other jobs disturb least. Peak memory is the growth of the
+resident set of a child process that runs one inference.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config import CrfConfig
+from pipeline.crf import dense_crf
+from pipeline.crf.team import Team
+from tests.conftest import CAMVID
+from tests.crf_cases import SHARP, SOFT, noisy_probs, photograph, pydensecrf
+
+CASES = {"360x480x11": (360, 480, 11), "1024x2048x19": (1024, 2048, 19), "512x512x150": (512, 512, 150)}
+SETTINGS = {"A": SHARP, "B": SOFT}
+Run = Callable[[np.ndarray, np.ndarray, CrfConfig], np.ndarray]
+MODES: dict[str, Run] = {
+    "pydensecrf": pydensecrf,
+    "exact, 1 thread": lambda probs, image, cfg: dense_crf(probs, image, cfg, 1),
+    "exact, 2 threads": lambda probs, image, cfg: dense_crf(probs, image, cfg, 2),
+}
+
+
+def case(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and image of a case: a CamVid photograph at its size."""
+    height, width, num_classes = CASES[name]
+    image, label = photograph(CAMVID, 0, (height, width))
+    return noisy_probs(label.astype(int) * 13 % num_classes, num_classes), image
+
+
+def peak_mib(mode: str, name: str, setting: str) -> float:
+    """Growth of the peak resident set over one inference, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_grow, (mode, name, setting))
+
+
+def _grow(mode: str, name: str, setting: str) -> float:
+    probs, image = case(name)
+    small = np.ascontiguousarray(probs[:, :40, :40]), np.ascontiguousarray(image[:40, :40])
+    MODES[mode](*small, SETTINGS[setting])  # what is compiled or loaded once is not the inference's
+    # The scores' making took more than the inference may take: forget the peak so far (Linux).
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _kib("VmRSS")
+    MODES[mode](probs, image, SETTINGS[setting])
+    return (_kib("VmHWM") - before) / 1024
+
+
+def _kib(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def measure(name: str, repeats: int) -> Iterator[str]:
+    probs, image = case(name)
+    for setting, cfg in SETTINGS.items():
+        for mode in MODES:
+            MODES[mode](probs, image, cfg.model_copy(update={"iterations": 1}))
+        wall, cpu, result = defaultdict(list), defaultdict(list), {}
+        for _ in range(repeats):
+            for mode, run in MODES.items():
+                started, worked = time.perf_counter(), time.process_time()
+                result[mode] = run(probs, image, cfg)
+                wall[mode].append(time.perf_counter() - started)
+                cpu[mode].append(time.process_time() - worked)
+        theirs = result["pydensecrf"]
+        for mode, ours in result.items():
+            agreement = 100 * (ours.argmax(0) == theirs.argmax(0)).mean()
+            distance = np.abs(ours - theirs)
+            ratio = min(wall["pydensecrf"]) / min(wall[mode])
+            core = min(cpu["pydensecrf"]) / min(cpu[mode])
+            yield (
+                f"| {name}, {setting} | {mode} | {min(wall[mode]):.2f} | {np.median(wall[mode]):.2f} | {min(cpu[mode]):.2f} | "
+                f"{ratio:.1f} | {core:.1f} | {peak_mib(mode, name, setting):.0f} | {agreement:.4f} | {distance.mean():.1e} | "
+                f"{distance.max():.1e} |"
+            )
+
+
+@contextmanager
+def parts_timed(seconds: dict[str, list[float]]) -> Iterator[None]:
+    """Within it, wall and processor seconds of each compiled part are added up."""
+    original = Team.run
+
+    def timed(team: Team, work: Callable[..., Any], tasks: Any) -> list[Any]:
+        started, worked = time.perf_counter(), time.process_time()
+        done = original(team, work, tasks)
+        part = seconds.setdefault(work.__name__, [0.0, 0.0])
+        part[0] += time.perf_counter() - started
+        part[1] += time.process_time() - worked
+        return done
+
+    Team.run = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Team.run = original  # type: ignore[method-assign]
+
+
+def breakdown(name: str, num_threads: int) -> Iterator[str]:
+    probs, image = case(name)
+    for setting, cfg in SETTINGS.items():
+        dense_crf(probs, image, cfg, num_threads)
+        seconds: dict[str, list[float]] = {}
+        with parts_timed(seconds):
+            started, worked = time.perf_counter(), time.process_time()
+            dense_crf(probs, image, cfg, num_threads)
+            seconds["all"] = [time.perf_counter() - started, time.process_time() - worked]
+        for part, (wall, cpu) in seconds.items():
+            yield f"| {name}, {setting}, {num_threads} threads | {part.strip('_')} | {wall:.3f} | {cpu:.3f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="all by default")
+    parser.add_argument("--parts", action="store_true", help="seconds of each part instead")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    if args.parts:
+        print("| case | part | wall s | cpu s |\n| --- | --- | --- | --- |")
+    else:
+        print("| case | mode | s, best | s, median | cpu s | ratio | a core | peak MiB | labels % | mean dQ | max dQ |")
+        print("| --- " * 11 + "|")
+    for name in args.cases or CASES:
+        lines = [line for n in (1, 2) for line in breakdown(name, n)] if args.parts else measure(name, args.repeats)
+        for line in lines:
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

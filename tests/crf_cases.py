@@ -1,0 +1,53 @@
+"""What tests and measurements of the dense CRF share: settings, photographs, scores of a made-up network, the oracle."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import CrfConfig
+
+# ANCHORS of the literature: DeepLab's style of setting (A) and pydensecrf's example (B).
+SHARP = CrfConfig(iterations=10, smooth_weight=3, smooth_px=3, colour_weight=4, colour_px=67, colour_levels=3)
+SOFT = CrfConfig(iterations=5, smooth_weight=3, smooth_px=3, colour_weight=10, colour_px=80, colour_levels=13)
+
+
+def photograph(camvid: Path, number: int = 0, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) and label (H, W) of one CamVid validation photograph, resized to (height, width) if asked for."""
+    with zipfile.ZipFile(camvid) as archive:
+        name = sorted(n for n in archive.namelist() if n.startswith("images/val/"))[number]
+        image = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+        label = Image.open(io.BytesIO(archive.read(name.replace("images", "labels").replace("jpg", "png"))))
+    if size is not None:
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
+        label = label.resize(size[::-1], Image.Resampling.NEAREST)
+    return np.array(image), np.array(label)
+
+
+def noisy_probs(label: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
+    """(C, H, W): a smooth guess of the label with blocks of noise, as a coarse network gives it."""
+    rng = np.random.default_rng(seed)
+    height, width = label.shape
+    coarse = (num_classes, height // 8 + 1, width // 8 + 1)
+    noise = rng.normal(0, 0.7, coarse).repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
+    raised = np.exp(2.0 * (np.arange(num_classes)[:, None, None] == label) + noise)
+    return (raised / raised.sum(axis=0)).astype(np.float32)
+
+
+def energies_of(probs: np.ndarray) -> np.ndarray:
+    """(C, P) float32, as pydensecrf wants them."""
+    return np.ascontiguousarray(-np.log(np.clip(probs, 1e-5, 1)).reshape(len(probs), -1))
+
+
+def pydensecrf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.ndarray:
+    """The original's marginals (C, H, W)."""
+    oracle = pytest.importorskip("pydensecrf.densecrf")
+    num_classes, height, width = probs.shape
+    crf = oracle.DenseCRF2D(width, height, num_classes)
+    crf.setUnaryEnergy(energies_of(probs))
+    crf.addPairwiseGaussian(sxy=cfg.smooth_px, compat=cfg.smooth_weight)
+    crf.addPairwiseBilateral(sxy=cfg.colour_px, srgb=cfg.colour_levels, rgbim=image.copy(), compat=cfg.colour_weight)
+    return np.array(crf.inference(cfg.iterations)).reshape(probs.shape)
