@@ -11,6 +11,7 @@ from typing import Annotated
 import click
 import typer
 
+from pipeline import cli_cluster
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load
 
 app = typer.Typer(
@@ -21,6 +22,10 @@ app = typer.Typer(
 Config = Annotated[str, typer.Argument(help="YAML file, complete: one file is one run.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
+
+
+app.command()(cli_cluster.submit)
+app.add_typer(cli_cluster.job, name="job")
 
 
 @app.callback()

