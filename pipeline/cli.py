@@ -24,10 +24,6 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
 
 
-app.command()(cli_cluster.submit)
-app.add_typer(cli_cluster.job, name="job")
-
-
 @app.callback()
 def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Options of every command; `main` reads them before typer does."""
@@ -182,6 +178,11 @@ def models() -> None:
     from pipeline.models.catalogue import catalogue
 
     print_models(console, catalogue())
+
+
+app.command()(cli_cluster.submit)
+app.add_typer(cli_cluster.job, name="job")
+app.add_typer(cli_cluster.cluster, name="cluster")
 
 
 def main() -> None:

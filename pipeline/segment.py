@@ -13,7 +13,7 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from pipeline import checkpoint, cluster
+from pipeline import checkpoint, cluster, watch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
@@ -84,8 +84,11 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
         with Lease(cfg.output):
             run.reopen()
             on_progress(progress)
-            for row in _answer(cfg, pending).iter_rows():
+            rows = _answer(cfg, pending)
+            watched = watch.Segmentation(cfg.output, progress.images, progress.done)
+            for row in rows.iter_rows():
                 progress.add(row)
+                watched.add(row, progress.done)
                 on_progress(progress)
             finished = run.finish(cfg.max_reject_rate)
     else:

@@ -6,6 +6,7 @@ cluster's own environment. A job's id follows from its output, so that one outpu
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -36,7 +37,12 @@ MAX_BYTES = 100_000_000  # the job server's own limit for a working_dir
 # May change between two submits of one run; everything else is what the run is.
 MACHINE_KEYS = {"actors", "cpus_per_actor", "batch_size", "gpus_per_actor", "max_reject_rate",
                 "workers", "cpus_per_worker", "gpus_per_worker", "max_failures"}  # fmt: skip
-SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY", re.IGNORECASE)
+SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
+RAY_TALKS = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
 POLL_S = 2.0
 
 
@@ -111,6 +117,8 @@ def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
+        for name in RAY_TALKS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(address, headers=headers)
         except AuthenticationError:

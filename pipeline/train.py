@@ -20,7 +20,7 @@ import torch
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from pipeline import checkpoint, cluster, labels, models, storage
+from pipeline import checkpoint, cluster, labels, models, storage, watch
 from pipeline.batches import epoch_batches, load_pair, steps_per_epoch
 from pipeline.config import PredictConfig, TrainConfig, differences, parse
 from pipeline.corpus import Item, list_items
@@ -74,7 +74,13 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
         ),
         run_config=_run_config(cfg),
     )
-    with following(storage.join(cfg.output, "metrics.jsonl"), on_record):
+    watched = watch.Training(cfg.output)
+
+    def seen(record: Record) -> None:
+        watched.add(record)
+        on_record(record)
+
+    with following(storage.join(cfg.output, "metrics.jsonl"), seen):
         try:
             trainer.fit()
         except TrainingFailedError as error:

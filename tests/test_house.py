@@ -9,20 +9,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
-    ("labels", "storage"),
+    ("labels", "storage", "processes"),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "cluster", "check"),
-    ("shard",),
+    ("shard", "watch"),
     ("train", "segment", "analysis"),
     ("console",),
-    ("demo", "submit"),
+    ("demo", "submit", "local_cluster"),
     ("cli_cluster",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster", "submit"},
+    "ray": {"train", "segment", "cluster", "submit", "watch"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),
