@@ -142,17 +142,22 @@ def submit(client: "JobSubmissionClient", job: Job) -> Submitted:
     with tempfile.TemporaryDirectory(prefix="maskmill-") as folder:
         pack(job, Path(folder))
         try:
-            client.submit_job(
-                submission_id=name,
-                entrypoint=f"python -m jobs.{job.kind} config.yaml",
-                runtime_env={"working_dir": folder},
-                metadata={"output": job.config["output"], "config": job.digest},
-            )
+            client.submit_job(**request(job, name, folder))
         except RuntimeError as error:
             if "already exists" not in str(error):
                 raise
             return Submitted(_running(client.get_job_info(name), job), started=False)  # of another submit, just now
     return Submitted(name, started=True)
+
+
+def request(job: Job, name: str, folder: str) -> dict[str, Any]:
+    """Everything that the job server is told; it has no environment variables, since they would show in logs."""
+    return {
+        "submission_id": name,
+        "entrypoint": f"python -m jobs.{job.kind} config.yaml",
+        "runtime_env": {"working_dir": folder},
+        "metadata": {"output": job.config["output"], "config": job.digest},
+    }
 
 
 def pack(job: Job, folder: Path) -> int:
