@@ -20,7 +20,10 @@ from pipeline.corpus import list_items, plan_shards
 from pipeline.run import SECONDS, Lease, Run
 from pipeline.shard import ShardSegmenter
 
-RESTARTS = 2  # of an actor, and of the shard it died on; without a bound a poisonous image would be tried for ever
+RESTARTS = 2  # of an actor; without a bound a poisonous image would be tried for ever
+# A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
+# the death of a node and the cluster's notice of it, when every try finds nobody.
+RETRIES = -1
 
 
 @dataclass
@@ -128,7 +131,7 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
         compute=ActorPoolStrategy(min_size=1, max_size=min(cfg.actors, len(pending))),
         num_cpus=cfg.cpus_per_actor,
         num_gpus=cfg.gpus_per_actor,
-        ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RESTARTS},
+        ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RETRIES},
     )
 
 
