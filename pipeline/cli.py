@@ -180,6 +180,7 @@ def models() -> None:
     print_models(console, catalogue())
 
 
+app.command()(cli_cluster.plan)
 app.command()(cli_cluster.submit)
 app.add_typer(cli_cluster.job, name="job")
 app.add_typer(cli_cluster.cluster, name="cluster")

@@ -87,6 +87,41 @@ def stop(name: JobId, address: Address, insecure: Insecure = False) -> None:
     console.print(f"{name}: {jobs.stop(jobs.connect(address, insecure), name)}")
 
 
+def plan(
+    config: Annotated[str, typer.Argument(help="YAML file of a segmentation run.")],
+    like: Annotated[str | None, typer.Option(help="A finished run: its seconds and sizes are the rates.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Images/s of one device, where there is no such run.")] = None,
+    mask_kb: Annotated[float, typer.Option(help="kB of one mask row; counted from --like where given.")] = 30.0,
+    images: Annotated[int | None, typer.Option(help="Instead of listing the corpus.")] = None,
+    image_kb: Annotated[float | None, typer.Option(help="kB read for one image, with --images.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Instead of the config's actors.")] = None,
+    device_hour: Annotated[float, typer.Option(help="Price of one device for an hour.")] = 0.0,
+    million_gets: Annotated[float, typer.Option(help="Price of a million reads.")] = 0.4,
+    thousand_puts: Annotated[float, typer.Option(help="Price of a thousand writes or listings.")] = 0.005,
+    gb_month: Annotated[float, typer.Option(help="Price of keeping a GB for a month.")] = 0.023,
+    overrides: Overrides = None,
+) -> None:
+    """Say how long, how large and how dear a segmentation run will be, before a machine is rented."""
+    from dataclasses import replace
+
+    from pipeline import sizing
+    from pipeline.config import SegmentConfig, load
+    from pipeline.console import console
+
+    cfg = load(SegmentConfig, config, overrides)
+    if (like is None) == (rate is None):
+        raise ValueError("plan: give the rate as --like RUN (a finished run) or as --rate IMAGES_PER_S, one of them")
+    rates = sizing.measured(like) if like else sizing.Rates(rate or 0.0, 0.0, mask_kb * 1e3)
+    if images is None:
+        images, image_bytes, listed = sizing.corpus(cfg)
+    else:
+        image_bytes, listed = (image_kb or 0.0) * 1e3, images
+    found = sizing.size(cfg, images, listed, replace(rates, image_bytes=image_bytes), devices or cfg.actors)
+    cost = found.cost(device_hour, million_gets, thousand_puts, gb_month)
+    for line in sizing.lines(found, rates.images_per_s, cost):
+        console.print(line, soft_wrap=True)
+
+
 @cluster.command()
 def up(
     nodes: Annotated[int, typer.Option(min=1, help="Worker nodes, beside a head that does no work.")] = 3,

@@ -5,7 +5,7 @@ import yaml
 from pipeline import storage
 from pipeline.corpus.scenes import write_corpus
 
-VAL_IMAGES = 40
+VAL_IMAGES = 30
 
 
 def segment_values(store):

@@ -13,7 +13,7 @@ LAYERS = (
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "cluster", "check"),
-    ("shard", "watch"),
+    ("shard", "watch", "sizing"),
     ("train", "segment", "analysis"),
     ("console",),
     ("demo", "submit", "local_cluster"),
