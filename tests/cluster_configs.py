@@ -19,7 +19,7 @@ def segment_values(store):
         "split": "val",
         "checkpoint": storage.join(store, "train/best"),
         "output": storage.join(store, "run"),
-        "predict": {"scales": [1.0] * 20},  # long enough to be broken off
+        "predict": {"scales": [1.0] * 10},  # long enough to be broken off
         "images_per_shard": 1,
         "max_reject_rate": 0,
         "actors": 2,

@@ -1,11 +1,15 @@
 """`maskmill plan`: what is counted equals hand arithmetic, what is measured comes from a run's own parts."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline import sizing, storage
 from pipeline.config import SegmentConfig, parse
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
+
+GUIDE = Path(__file__).parent.parent / "infra" / "README.md"
 
 
 def config(**changes):
@@ -68,3 +72,26 @@ def test_a_corpus_is_counted_by_listing_it(scenes):
     count, mean_bytes, listed = sizing.corpus(cfg)
     assert (count, listed) == (6, 0)
     assert 1_000 < mean_bytes < 100_000
+
+
+def test_the_guides_table_is_what_plan_computes():
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in GUIDE.read_text().splitlines()
+        if line.startswith("| ") and " GB |" in line
+    ]
+    assert len(rows) == 8
+    for images, rate, devices, per_shard, *written in rows:
+        cfg = config(
+            images_per_shard=int(per_shard), corpus={"images": "s3://bucket/corpus.zip", "layout": "cityscapes"}
+        )
+        count = int(images.replace(",", ""))
+        image_bytes = 2.4e6 if count <= 150_000 else 0.3e6
+        found = sizing.size(cfg, count, 0, sizing.Rates(float(rate), image_bytes, 30e3), int(devices))
+        assert written == [
+            f"{found.hours:.1f}",
+            f"{found.device_hours:.0f}",
+            f"{found.shards:,}",
+            f"{found.read_bytes / 1e9:,.0f} GB",
+            f"{found.written_bytes / 1e9:,.1f} GB",
+        ]
