@@ -1,4 +1,7 @@
-"""Commands around clusters: submit, job, cluster, plan; `pipeline/cli.py` adds them to `maskmill`."""
+"""Commands around clusters: submit, job, cluster, plan; `pipeline/cli.py` adds them to `maskmill`.
+
+They print plainly: the console of the other commands comes with the networks, which a laptop that submits need not load.
+"""
 
 import sys
 from typing import Annotated
@@ -30,18 +33,17 @@ def submit(
 ) -> None:
     """Run a config on a Ray cluster; submitted again, it is followed while it runs and resumed once it ended."""
     from pipeline import submit as jobs
-    from pipeline.console import console
 
     ready = jobs.prepare(kind, config, overrides)
     client = jobs.connect(address, insecure)
     sent = jobs.submit(client, ready)
     if sent.started:
-        console.print(f"job {sent.id}: submitted; the same from the checkout, by hand:")
-        console.print(f"  {jobs.plain_line(ready, address, sent.id)}", soft_wrap=True)
+        print(f"job {sent.id}: submitted; the same from the checkout, by hand:")
+        print(f"  {jobs.plain_line(ready, address, sent.id)}")
     else:
-        console.print(f"job {sent.id} is already running and writes {ready.config['output']}; nothing was started")
+        print(f"job {sent.id} is already running and writes {ready.config['output']}; nothing was started")
     if not follow and sent.started:
-        console.print(f"follow it: maskmill job logs {sent.id} --follow --address {address}", soft_wrap=True)
+        print(f"follow it: maskmill job logs {sent.id} --follow --address {address}")
         return
     _end(jobs.follow(client, sent.id, _write))
 
@@ -50,14 +52,13 @@ def submit(
 def status(name: JobId, address: Address, insecure: Insecure = False) -> None:
     """Print a job's status and, once it ended, its exit code."""
     from pipeline import submit as jobs
-    from pipeline.console import console
 
     details = jobs.info(jobs.connect(address, insecure), name)
     if not details.status.is_terminal():
-        console.print(f"{name}: {details.status.value}")
+        print(f"{name}: {details.status.value}")
         return
     code = jobs.exit_code(details)
-    console.print(f"{name}: {details.status.value}, exit code {code}")
+    print(f"{name}: {details.status.value}, exit code {code}")
     _end(code)
 
 
@@ -82,9 +83,8 @@ def logs(
 def stop(name: JobId, address: Address, insecure: Insecure = False) -> None:
     """End a job; what it committed stays, and a new submit resumes it."""
     from pipeline import submit as jobs
-    from pipeline.console import console
 
-    console.print(f"{name}: {jobs.stop(jobs.connect(address, insecure), name)}")
+    print(f"{name}: {jobs.stop(jobs.connect(address, insecure), name)}")
 
 
 def plan(
@@ -106,7 +106,6 @@ def plan(
 
     from pipeline import sizing
     from pipeline.config import SegmentConfig, load
-    from pipeline.console import console
 
     cfg = load(SegmentConfig, config, overrides)
     if (like is None) == (rate is None):
@@ -119,7 +118,7 @@ def plan(
     found = sizing.size(cfg, images, listed, replace(rates, image_bytes=image_bytes), devices or cfg.actors)
     cost = found.cost(device_hour, million_gets, thousand_puts, gb_month)
     for line in sizing.lines(found, rates.images_per_s, cost):
-        console.print(line, soft_wrap=True)
+        print(line)
 
 
 @cluster.command()
@@ -131,22 +130,20 @@ def up(
 ) -> None:
     """Start a head, worker nodes and an S3 store, bound to 127.0.0.1 and behind a token."""
     from pipeline import local_cluster
-    from pipeline.console import console
 
     started = local_cluster.up(folder, nodes, cpus_per_node, store)
-    console.print(f"address: {started.address} · {nodes} workers of {cpus_per_node} CPUs")
+    print(f"address: {started.address} · {nodes} workers of {cpus_per_node} CPUs")
     if started.store:
-        console.print(f"store: {started.store}, an empty bucket at {started.environment['AWS_ENDPOINT_URL']}")
-    console.print(f"next: source {started.env_file}   # {', '.join(started.environment)}", soft_wrap=True)
+        print(f"store: {started.store}, an empty bucket at {started.environment['AWS_ENDPOINT_URL']}")
+    print(f"next: source {started.env_file}   # {', '.join(started.environment)}")
 
 
 @cluster.command()
 def down(folder: Folder = "runs/cluster") -> None:
     """Stop exactly the processes that `up` started; the store's data goes with them."""
     from pipeline import local_cluster
-    from pipeline.console import console
 
-    console.print(f"{local_cluster.down(folder)} processes stopped")
+    print(f"{local_cluster.down(folder)} processes stopped")
 
 
 def _write(text: str) -> None:

@@ -25,7 +25,8 @@ from pathlib import Path
 from pipeline.processes import Process, alive, end, start
 
 BUCKET = "maskmill"
-PORTS = range(23300, 24300)  # below the ports that the system gives to clients, outside those of Ray's workers
+# Above those of Ray's workers; the twins stay below the ports that the system gives to clients.
+PORTS = range(20000, 22700)
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,8 @@ def _forget(home: Path, temporary: str) -> None:
 
 def _free_ports() -> Iterator[int]:
     """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
-    for port in PORTS:
+    first = secrets.randbelow(len(PORTS))  # so that two clusters that start at once do not choose the same
+    for port in (*PORTS[first:], *PORTS[:first]):
         with socket.socket() as one, socket.socket() as twin:
             try:
                 one.bind(("127.0.0.1", port))

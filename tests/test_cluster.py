@@ -14,7 +14,7 @@ import s3fs
 
 from pipeline import checkpoint, local_cluster, storage
 from pipeline import submit as jobs
-from pipeline.processes import members
+from pipeline.processes import members, running
 from pipeline.run import verify
 from tests.cluster_configs import VAL_IMAGES, write_configs
 
@@ -133,7 +133,7 @@ def test_down_ends_its_own_processes_and_no_other(cluster):
     finally:
         other.kill()
         other.wait()
-    assert [pid for process in started.processes for pid in members(process)] == []
+    assert [pid for process in started.processes for pid in running(process)] == []
     assert not Path(started.temporary).exists()
     assert sorted(path.suffix for path in folder.iterdir()) == [".log"] * 4
 
