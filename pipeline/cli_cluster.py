@@ -110,11 +110,15 @@ def plan(
     cfg = load(SegmentConfig, config, overrides)
     if (like is None) == (rate is None):
         raise ValueError("plan: give the rate as --like RUN (a finished run) or as --rate IMAGES_PER_S, one of them")
+    if (images is None) != (image_kb is None):
+        raise ValueError(
+            "plan: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
+        )
     rates = sizing.measured(like) if like else sizing.Rates(rate or 0.0, 0.0, mask_kb * 1e3)
-    if images is None:
+    if images is None or image_kb is None:
         images, image_bytes, listed = sizing.corpus(cfg)
     else:
-        image_bytes, listed = (image_kb or 0.0) * 1e3, images
+        image_bytes, listed = image_kb * 1e3, images
     found = sizing.size(cfg, images, listed, replace(rates, image_bytes=image_bytes), devices or cfg.actors)
     cost = found.cost(device_hour, million_gets, thousand_puts, gb_month)
     for line in sizing.lines(found, rates.images_per_s, cost):

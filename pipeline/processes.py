@@ -49,7 +49,7 @@ def end(order: list[Process]) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_S
-    while any(running(process) for process in order) and time.monotonic() < deadline:
+    while any(alive(process) for process in order) and time.monotonic() < deadline:
         time.sleep(0.2)
     for process in order:
         while left := running(process):

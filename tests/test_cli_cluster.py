@@ -23,7 +23,11 @@ JOB = "infra/kuberay/job/config.yaml"
         (("job", "status", "x", "--address", "http://127.0.0.1:9"), "no answer"),
         (("cluster", "down", "--folder", "/nowhere"), "/nowhere has no cluster"),
         (("plan", JOB), "give the rate as --like RUN"),
-        (("plan", JOB, "--rate", "0", "--images", "10"), "images/s of a device is 0; it must be above 0"),
+        (("plan", JOB, "--rate", "1", "--images", "10"), "--images and --image-kb"),
+        (
+            ("plan", JOB, "--rate", "0", "--images", "10", "--image-kb", "1"),
+            "images/s of a device is 0; it must be above 0",
+        ),
         (("plan", JOB, "--like", "/nowhere"), "/nowhere is not finished"),
     ],
 )
