@@ -5,6 +5,7 @@ cluster's own environment. A job's id follows from its output, so that one outpu
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -16,7 +17,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,7 +43,7 @@ RAY_TALKS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray._private.runtime_env.packaging",
 )
-POLL_S = 2.0
+POLL_S, LOST_S = 2.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,15 @@ def pack(job: Job, folder: Path) -> int:
 
 
 def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], object]) -> int:
-    """Hand on the job's output until it ends; its exit code. A lost connection is taken up again."""
+    """Hand on the job's output until it ends; its exit code. A lost connection is taken up again for `LOST_S`.
+
+    Raises:
+        ValueError: the cluster cannot be reached any more, or no longer knows the job.
+    """
+    from aiohttp import ClientError
+
     written = 0
+    lost_since: float | None = None
     while True:
         position = 0
 
@@ -193,16 +200,25 @@ def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], obje
                     written += len(fresh)
                     write(fresh)
 
-        try:
+        # What went wrong with the log is of no interest: the job goes on without us, and its status says how it fares.
+        with contextlib.suppress(OSError, RuntimeError, ClientError):
             asyncio.run(tail())
-        except (OSError, RuntimeError):  # the tunnel or the server; the job goes on without us
-            time.sleep(POLL_S)
         try:
             details = client.get_job_info(name)
-        except OSError:
-            continue
-        if details.status.is_terminal():
-            return exit_code(details)
+        except OSError as error:
+            lost_since = lost_since or time.monotonic()
+            if time.monotonic() - lost_since > LOST_S:
+                raise ValueError(
+                    f"job {name}: no answer from the cluster for {LOST_S:.0f} s; ask for it again"
+                ) from error
+        except RuntimeError as error:
+            raise ValueError(
+                f"job {name}: the cluster does not know it any more, so its head was replaced; submit again: it resumes"
+            ) from error
+        else:
+            lost_since = None
+            if details.status.is_terminal():
+                return exit_code(details)
         time.sleep(POLL_S)
 
 
@@ -312,7 +328,7 @@ def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, values
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without_ray_address() -> Iterator[None]:
     """Ray lets these variables override an explicit address."""
     hidden = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
