@@ -32,10 +32,11 @@ def submit(
     overrides: Overrides = None,
 ) -> None:
     """Run a config on a Ray cluster; submitted again, it is followed while it runs and resumed once it ended."""
+    from pipeline import jobserver
     from pipeline import submit as jobs
 
     ready = jobs.prepare(kind, config, overrides)
-    client = jobs.connect(address, insecure)
+    client = jobserver.connect(address, insecure)
     sent = jobs.submit(client, ready)
     if sent.started:
         print(f"job {sent.id}: submitted; the same from the checkout, by hand:")
@@ -45,19 +46,19 @@ def submit(
     if not follow and sent.started:
         print(f"follow it: maskmill job logs {sent.id} --follow --address {address}")
         return
-    _end(jobs.follow(client, sent.id, _write))
+    _end(jobserver.follow(client, sent.id, _write))
 
 
 @job.command()
 def status(name: JobId, address: Address, insecure: Insecure = False) -> None:
     """Print a job's status and, once it ended, its exit code."""
-    from pipeline import submit as jobs
+    from pipeline import jobserver
 
-    details = jobs.info(jobs.connect(address, insecure), name)
+    details = jobserver.info(jobserver.connect(address, insecure), name)
     if not details.status.is_terminal():
         print(f"{name}: {details.status.value}")
         return
-    code = jobs.exit_code(details)
+    code = jobserver.exit_code(details)
     print(f"{name}: {details.status.value}, exit code {code}")
     _end(code)
 
@@ -70,21 +71,21 @@ def logs(
     insecure: Insecure = False,
 ) -> None:
     """Print what a job printed."""
-    from pipeline import submit as jobs
+    from pipeline import jobserver
 
-    client = jobs.connect(address, insecure)
-    jobs.info(client, name)
+    client = jobserver.connect(address, insecure)
+    jobserver.info(client, name)
     if follow:
-        _end(jobs.follow(client, name, _write))
+        _end(jobserver.follow(client, name, _write))
     _write(client.get_job_logs(name))
 
 
 @job.command()
 def stop(name: JobId, address: Address, insecure: Insecure = False) -> None:
     """End a job; what it committed stays, and a new submit resumes it."""
-    from pipeline import submit as jobs
+    from pipeline import jobserver
 
-    print(f"{name}: {jobs.stop(jobs.connect(address, insecure), name)}")
+    print(f"{name}: {jobserver.stop(jobserver.connect(address, insecure), name)}")
 
 
 def plan(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from pipeline import checkpoint, local_cluster, storage
+from pipeline import checkpoint, jobserver, local_cluster, storage
 from pipeline import submit as jobs
 from pipeline.processes import members, running
 from pipeline.run import verify
@@ -81,7 +81,7 @@ def test_a_training_job_is_followed_and_leaves_its_checkpoint_in_the_store(clust
 
 
 def test_no_secret_is_in_what_the_job_server_knows(cluster, trained):
-    client = jobs.connect(cluster[1].address)
+    client = jobserver.connect(cluster[1].address)
     known = str([details.dict() for details in client.list_jobs()]) + trained
     (job,) = client.list_jobs()
     assert list(job.runtime_env) == ["working_dir"]
@@ -92,20 +92,20 @@ def test_no_secret_is_in_what_the_job_server_knows(cluster, trained):
 def test_a_wrong_token_is_refused(cluster, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(ValueError, match="refuses this token"):
-        jobs.connect(cluster[1].address)
+        jobserver.connect(cluster[1].address)
 
 
 def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, trained):
     address = cluster[1].address
-    client, job = jobs.connect(address), jobs.prepare("segment", configs[1], None)
+    client, job = jobserver.connect(address), jobs.prepare("segment", configs[1], None)
     output = job.config["output"]
     first = jobs.submit(client, job)
     wait_for(lambda: parts(output) >= 2, 150)
     assert jobs.submit(client, job) == jobs.Submitted(first.id, started=False)
     with pytest.raises(ValueError, match="with another config"):
         jobs.submit(client, jobs.prepare("segment", configs[1], ["images_per_shard=2"]))
-    assert jobs.stop(client, first.id) == "STOPPED"
-    assert jobs.exit_code(jobs.info(client, first.id)) != 0
+    assert jobserver.stop(client, first.id) == "STOPPED"
+    assert jobserver.exit_code(jobserver.info(client, first.id)) != 0
     committed = parts(output)
     assert 2 <= committed < VAL_IMAGES
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
-    ("labels", "storage", "processes"),
+    ("labels", "storage", "processes", "jobserver"),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "cluster", "check"),
@@ -22,7 +22,7 @@ LAYERS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster", "submit", "watch"},
+    "ray": {"train", "segment", "cluster", "submit", "jobserver", "watch"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import yaml
 
-from pipeline import submit
+from pipeline import jobserver, submit
 from tests.cluster_configs import segment_values
 
 
@@ -100,25 +100,25 @@ def test_a_package_over_the_limit_is_refused_and_names_the_largest_file(config, 
 
 def test_a_cluster_without_a_token_is_refused():
     with server(200) as address, pytest.raises(ValueError, match=r"answers without a token.*--insecure"):
-        submit.connect(address)
+        jobserver.connect(address)
 
 
 def test_a_cluster_with_a_token_is_not_asked_without_one(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     with server(401) as address, pytest.raises(ValueError, match=r"asks for a token.*RAY_AUTH_TOKEN"):
-        submit.connect(address)
+        jobserver.connect(address)
 
 
 @pytest.mark.parametrize("address", ["ray://host:10001", "host:8265", "http://"])
 def test_an_address_that_is_no_dashboard_is_refused(address):
     with pytest.raises(ValueError, match="expected the cluster's dashboard"):
-        submit.connect(address)
+        jobserver.connect(address)
 
 
 def test_nobody_answers():
     with pytest.raises(ValueError, match="no answer"):
-        submit.connect("http://127.0.0.1:9")
+        jobserver.connect("http://127.0.0.1:9")
 
 
 def test_the_plain_line_is_one_shell_command(config):
