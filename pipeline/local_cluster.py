@@ -128,6 +128,7 @@ def _start_nodes(
     # A job's `python` is found on the cluster's PATH: make it this one.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
+    environment["RAY_raylet_start_wait_time_s"] = str(round(timeout_s))  # Ray's own 30 s are short for a busy machine
     gcs, dashboard = next(free), next(free)
     metrics = {}
     for number in range(nodes + 1):
