@@ -27,6 +27,7 @@ from pipeline.processes import Process, alive, end, start
 BUCKET = "maskmill"
 # Above those of Ray's workers; the twins stay below the ports that the system gives to clients.
 PORTS = range(20000, 22700)
+NODE_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,6 @@ def _start_nodes(
     # A job's `python` is found on the cluster's PATH: make it this one.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
-    environment["RAY_raylet_start_wait_time_s"] = str(round(timeout_s))  # Ray's own 30 s are short for a busy machine
     gcs, dashboard = next(free), next(free)
     metrics = {}
     for number in range(nodes + 1):
@@ -143,12 +143,27 @@ def _start_nodes(
             command += ["--head", f"--port={gcs}", "--num-cpus=0", "--num-gpus=0", f"--temp-dir={temporary}"]
             command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
             command += [f"--ray-client-server-port={next(free)}"]
-        processes.append(start(name, command, environment, home / f"{name}.log"))
-        if number == 0:  # a worker that finds no head waits for long before it tries again
-            _await(lambda: _said(home, ["head"]), processes, home, timeout_s, "the head")
-    names = [process.name for process in processes if process.name.startswith("worker-")]
-    _await(lambda: _said(home, names), processes, home, timeout_s, "the workers")
+        # One after the other: Ray gives a node 30 s to start, which several at once on a busy machine may not keep.
+        processes.append(_start_node(home, name, command, environment, timeout_s))
     return dashboard, metrics
+
+
+def _start_node(home: Path, name: str, command: list[str], environment: dict[str, str], timeout_s: float) -> Process:
+    """A node that runs; one that gave up while it started is started again."""
+    log = home / f"{name}.log"
+    for _ in range(NODE_TRIES):
+        node = start(name, command, environment, log)
+        deadline = time.monotonic() + timeout_s
+        try:
+            while alive(node) and time.monotonic() < deadline:
+                if "Ray runtime started." in log.read_text(errors="replace"):
+                    return node
+                time.sleep(0.5)
+        except BaseException:
+            end([node])
+            raise
+        end([node])
+    raise ValueError(f"the cluster did not start: {name} gave up {NODE_TRIES} times; see {log}, then try again")
 
 
 def _start_store(home: Path, weed: str, free: Iterator[int], processes: list[Process]) -> int:
@@ -207,10 +222,6 @@ def _await(done: Callable[[], bool], processes: list[Process], home: Path, timeo
             fault = f"{dead[0]} ended at once" if dead else f"{what} did not answer within {timeout_s:.0f} s"
             raise ValueError(f"the cluster did not start: {fault}; see the logs in {home}, then try again")
         time.sleep(0.5)
-
-
-def _said(home: Path, names: list[str]) -> bool:
-    return all("Ray runtime started." in (home / f"{name}.log").read_text(errors="replace") for name in names)
 
 
 def _order(processes: list[Process]) -> list[Process]:
