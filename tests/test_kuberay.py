@@ -132,10 +132,12 @@ def test_the_gpu_overlay_asks_for_gpus_and_the_cpu_overlay_does_not():
     assert asked == {"cluster-cpu": [None], "cluster-gpu": [None, "1"], "job-cpu": [None], "job-gpu": [None, "1"]}
 
 
-def test_a_retry_of_the_job_resumes_and_a_run_with_rejects_is_not_retried():
-    (job,) = [one for one in built(KUBERAY / "overlays" / "job-cpu") if one["kind"] == "RayJob"]
+@pytest.mark.parametrize(("overlay", "device"), [("job-cpu", "--set gpus_per_actor=0 "), ("job-gpu", "")])
+def test_a_retry_of_the_job_resumes_and_a_run_with_rejects_is_not_retried(overlay, device):
+    (job,) = [one for one in built(KUBERAY / "overlays" / overlay) if one["kind"] == "RayJob"]
     assert job["spec"]["backoffLimit"] >= 1
-    assert job["spec"]["entrypoint"].endswith("|| test $? -eq 2")
+    command = f"python -m jobs.segment /etc/maskmill/config.yaml {device}|| test $? -eq 2"
+    assert job["spec"]["entrypoint"] == command
 
 
 def test_the_jobs_config_is_one_that_the_job_reads():
