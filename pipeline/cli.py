@@ -12,6 +12,7 @@ from typing import Annotated
 import click
 import typer
 
+from pipeline import cli_cluster
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
 
 app = typer.Typer(
@@ -311,6 +312,12 @@ def models() -> None:
     from pipeline.models.catalogue import catalogue
 
     print_models(console, catalogue())
+
+
+app.command()(cli_cluster.plan)
+app.command()(cli_cluster.submit)
+app.add_typer(cli_cluster.job, name="job")
+app.add_typer(cli_cluster.cluster, name="cluster")
 
 
 def _segment(cfg: SegmentConfig) -> None:

@@ -24,9 +24,12 @@ def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
     """Refuse a job that the cluster can never place, instead of waiting for ever.
 
     Raises:
-        ValueError: the cluster's total is smaller than `num_workers` times (cpus, gpus).
+        ValueError: the cluster, grown as far as its autoscaler may, is smaller than `num_workers` times (cpus, gpus).
     """
     total = ray.cluster_resources()
+    # None on a cluster that does not grow; there is no public call for what an autoscaler may add.
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    total = {kind: max(total.get(kind, 0), limits.get(kind, 0)) for kind in total.keys() | limits.keys()}
     for kind, each in (("CPU", cpus), ("GPU", gpus)):
         needed, there = num_workers * each, total.get(kind, 0)
         if needed > there:

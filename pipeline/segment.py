@@ -15,7 +15,7 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from pipeline import checkpoint, cluster
+from pipeline import checkpoint, cluster, watch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item, list_items, plan_shards
@@ -24,7 +24,10 @@ from pipeline.poison import answer_in_children
 from pipeline.run import SECONDS, Lease, Run, mask_schema
 from pipeline.shard import ShardSegmenter
 
-RESTARTS = 2  # of an actor, and of the shard it died on; without a bound a poisonous image would be tried for ever
+RESTARTS = 2  # of an actor; without a bound a poisonous image would be tried for ever
+# A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
+# the death of a node and the cluster's notice of it, when every try finds nobody.
+RETRIES = -1
 
 
 @dataclass
@@ -89,8 +92,11 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
         with Lease(cfg.output):
             run.reopen()
             on_progress(progress)
-            for row in _answer(cfg, pending).iter_rows():
+            rows = _answer(cfg, pending)
+            watched = watch.Segmentation(cfg.output, progress.images, progress.done)
+            for row in rows.iter_rows():
                 progress.add(row)
+                watched.add(row, progress.done)
                 on_progress(progress)
             finished = run.finish(cfg.max_reject_rate)
     else:
@@ -131,7 +137,7 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
         compute=ActorPoolStrategy(min_size=1, max_size=min(cfg.actors, len(pending))),
         num_cpus=cfg.cpus_per_actor,
         num_gpus=cfg.gpus_per_actor,
-        ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RESTARTS},
+        ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RETRIES},
     )
 
 

@@ -9,24 +9,25 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
-    ("labels", "storage"),
+    ("labels", "storage", "processes", "jobserver"),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
-    ("shard", "poison"),
+    ("shard", "poison", "watch", "sizing"),
     ("train", "segment", "analysis", "export_model", "tune_crf"),
     ("tune",),
     ("console",),
-    ("demo",),
+    ("demo", "submit", "local_cluster"),
+    ("cli_cluster",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster", "tune", "tune_crf"},
+    "ray": {"train", "segment", "cluster", "tune", "tune_crf", "submit", "jobserver", "watch"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),
-    "typer": {"cli"},
+    "typer": {"cli", "cli_cluster"},
     "tensorboard": set(),
     "matplotlib": {"train"},
     "mlflow": {"train"},

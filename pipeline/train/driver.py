@@ -1,7 +1,7 @@
 """A training run from the outside: checks, stages, the Ray trainer of each, and what its failures mean."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from pipeline import checkpoint, cluster, labels, models, storage
+from pipeline import checkpoint, cluster, labels, models, storage, watch
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.records import Record, following
 from pipeline.train import board, curves, folder, tracking
@@ -47,11 +47,12 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
     cluster.connect()
     cluster.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers")
     folder.add_environment(cfg.output)
+    watched = watch.Training(cfg.output)
     with tracking.mlflow_run(cfg) as track:
         for number, stage in enumerate(stages, start=1):
             name = f"{number}/{len(stages)}" if len(stages) > 1 else None
             if not folder.is_finished(stage):
-                _run_stage(stage, _telling(on_record, track, name))
+                _run_stage(stage, _telling((on_record, track, watched.add), name))
     if cfg.stages:
         folder.publish(stages[-1].output, cfg.output)
     info = folder.finish(cfg)
@@ -111,13 +112,11 @@ def _worker(payload: dict[str, Any]) -> None:
     )
 
 
-def _telling(
-    on_record: Callable[[Record], None], track: Callable[[Record], None], stage: str | None
-) -> Callable[[Record], None]:
+def _telling(listeners: Sequence[Callable[[Record], None]], stage: str | None) -> Callable[[Record], None]:
     def tell(record: Record) -> None:
         named = record if stage is None else record | {"stage": stage}
-        on_record(named)
-        track(named)
+        for listener in listeners:
+            listener(named)
 
     return tell
 

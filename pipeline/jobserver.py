@@ -1,0 +1,165 @@
+"""The job server of a Ray cluster, behind its token: a job's status, log, exit code and end."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.job.pydantic_models import JobDetails
+    from ray.job_submission import JobSubmissionClient
+
+RAY_TALKS = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+POLL_S, LOST_S = 2.0, 600.0
+
+
+def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
+    """The job server of a cluster: `http(s)://HOST:PORT` of its dashboard.
+
+    Raises:
+        ValueError: not such an address, nobody answers, the cluster asks for no token, or there is none to give.
+    """
+    if not re.match(r"https?://[^/]", address):
+        raise ValueError(
+            f"--address {address}: expected the cluster's dashboard, e.g. http://127.0.0.1:8265 "
+            "(over a network: https://, or a tunnel to the head's port 8265)"
+        )
+    address = address.rstrip("/")
+    status = _status_without_token(address)
+    headers = {}
+    if status in (401, 403):
+        headers["Authorization"] = f"Bearer {_token(address)}"
+    elif not insecure:
+        raise ValueError(
+            f"{address} answers without a token, so whoever reaches it can run any code there (CVE-2023-48022); "
+            "start the cluster with RAY_AUTH_MODE=token, or say --insecure"
+        )
+    with _without_ray_address():
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+
+        for name in RAY_TALKS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            return JobSubmissionClient(address, headers=headers)
+        except AuthenticationError:
+            raise ValueError(f"{address} refuses this token; set RAY_AUTH_TOKEN to the cluster's own") from None
+
+
+def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], object]) -> int:
+    """Hand on the job's output until it ends; its exit code. A lost connection is taken up again for `LOST_S`.
+
+    Raises:
+        ValueError: the cluster cannot be reached any more, or no longer knows the job.
+    """
+    from aiohttp import ClientError
+
+    written = 0
+    lost_since: float | None = None
+    while True:
+        position = 0
+
+        async def tail() -> None:
+            nonlocal position, written
+            async for text in client.tail_job_logs(name):
+                fresh = text[max(0, written - position) :]
+                position += len(text)
+                if fresh:
+                    written += len(fresh)
+                    write(fresh)
+
+        # What went wrong with the log is of no interest: the job goes on without us, and its status says how it fares.
+        with contextlib.suppress(OSError, RuntimeError, ClientError):
+            asyncio.run(tail())
+        try:
+            details = client.get_job_info(name)
+        except OSError as error:
+            lost_since = lost_since or time.monotonic()
+            if time.monotonic() - lost_since > LOST_S:
+                raise ValueError(
+                    f"job {name}: no answer from the cluster for {LOST_S:.0f} s; ask for it again"
+                ) from error
+        except RuntimeError as error:
+            raise ValueError(
+                f"job {name}: the cluster does not know it any more, so its head was replaced; submit again: it resumes"
+            ) from error
+        else:
+            lost_since = None
+            if details.status.is_terminal():
+                return exit_code(details)
+        time.sleep(POLL_S)
+
+
+def exit_code(details: "JobDetails") -> int:
+    """0 clean, 2 done with rejects, else failed; 1 too for a job that was stopped or never started."""
+    if details.status == "SUCCEEDED":
+        return 0
+    return details.driver_exit_code or 1
+
+
+def info(client: "JobSubmissionClient", name: str) -> "JobDetails":
+    """What the server knows of a job; ValueError with the known ids if there is none of this id."""
+    for details in (jobs := client.list_jobs()):
+        if details.submission_id == name:
+            return details
+    known = ", ".join(sorted(details.submission_id for details in jobs if details.submission_id)) or "none"
+    raise ValueError(f"no job {name} on this cluster; jobs there: {known}")
+
+
+def stop(client: "JobSubmissionClient", name: str, timeout_s: float = 60) -> str:
+    """End a job and wait until it has ended; its status."""
+    info(client, name)
+    client.stop_job(name)
+    deadline = time.monotonic() + timeout_s
+    while not (details := client.get_job_info(name)).status.is_terminal():
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"job {name} has not ended {timeout_s:.0f} s after it was told to; ask again for its status"
+            )
+        time.sleep(POLL_S)
+    return str(details.status.value)
+
+
+def _status_without_token(address: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{address}/api/jobs/", timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError as error:
+        raise ValueError(
+            f"{address}: no answer ({getattr(error, 'reason', error)}); is the cluster up, and its port 8265 reachable?"
+        ) from None
+
+
+def _token(address: str) -> str:
+    """This machine's token, from where Ray itself looks: the variable, the file it names, ~/.ray/auth_token."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.is_file() and (token := path.read_text().strip()):
+        return token
+    raise ValueError(
+        f"{address} asks for a token and there is none: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file"
+    )
+
+
+@contextlib.contextmanager
+def _without_ray_address() -> Iterator[None]:
+    """Ray lets these variables override an explicit address."""
+    hidden = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
+    try:
+        yield
+    finally:
+        os.environ.update({name: value for name, value in hidden.items() if value is not None})

@@ -1,0 +1,187 @@
+"""A job for a Ray cluster: what travels, and under which id.
+
+What travels is pipeline/, jobs/ and the one resolved config, nothing else of the checkout; the store's credentials are the
+cluster's own environment. A job's id follows from its output, so that one output has one writer.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from pipeline.config import SegmentConfig, TrainConfig, canonical, load
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.job.pydantic_models import JobDetails
+    from ray.job_submission import JobSubmissionClient
+
+Kind = Literal["segment", "train"]
+SCHEMAS: dict[str, type[SegmentConfig] | type[TrainConfig]] = {"segment": SegmentConfig, "train": TrainConfig}
+CHECKOUT = Path(__file__).parent.parent
+TRAVELS = ("pipeline", "jobs")
+MAX_BYTES = 100_000_000  # the job server's own limit for a working_dir
+# May change between two submits of one run; everything else is what the run is.
+MACHINE_KEYS = {
+    "segment": {"actors", "cpus_per_actor", "gpus_per_actor", "batch_size", "max_reject_rate"},
+    "train": {"workers", "cpus_per_worker", "gpus_per_worker", "max_failures"},
+}
+SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One config ready to be sent."""
+
+    kind: Kind
+    id: str  # of the first submit; later ones end in -2, -3, ...
+    config: dict[str, Any]  # resolved
+    digest: str  # of what the run is
+    command: str  # the plain line that does the same from the checkout, without address
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The job that writes an output now."""
+
+    id: str
+    started: bool  # False: it was already running
+
+
+def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
+    """Read a config and make sure that it may travel.
+
+    Raises:
+        ValueError: the config is wrong, names a path of this machine, or holds a secret of this machine's environment.
+    """
+    cfg = load(SCHEMAS[kind], path, overrides)
+    values = cfg.model_dump(mode="json")
+    for key, value in _texts(values):
+        if value.startswith("/"):
+            raise ValueError(
+                f"{path}: {key} is {value}, a path of this machine; a cluster reaches storage through a URI: "
+                "put the data at s3://..., or write file:///... for a folder that every node mounts"
+            )
+    _refuse_secrets(path, values)
+    output = cfg.output
+    name = re.sub(r"[^a-z0-9]+", "-", output.rsplit("/", 1)[-1].lower()).strip("-")[:24] or "run"
+    what = {key: value for key, value in values.items() if key not in MACHINE_KEYS[kind]}
+    return Job(
+        kind,
+        f"{kind}-{name}-{hashlib.sha256(f'{kind} {output}'.encode()).hexdigest()[:10]}",
+        values,
+        hashlib.sha256(canonical(what).encode()).hexdigest()[:16],
+        _plain_command(kind, path, overrides or []),
+    )
+
+
+def submit(client: "JobSubmissionClient", job: Job) -> Submitted:
+    """Start the job, or find it running; one that ended is started again under the next id and resumes its run.
+
+    Raises:
+        ValueError: a job with another config writes this output, or the package is too large.
+    """
+    tries = _tries(client, job.id)
+    if tries:
+        number, newest = max(tries.items())
+        if not newest.status.is_terminal():
+            return Submitted(_running(newest, job), started=False)
+        name = f"{job.id}-{number + 1}"
+    else:
+        name = job.id
+    with tempfile.TemporaryDirectory(prefix="maskmill-") as folder:
+        pack(job, Path(folder))
+        try:
+            client.submit_job(**request(job, name, folder))
+        except RuntimeError as error:
+            if "already exists" not in str(error):
+                raise
+            return Submitted(_running(client.get_job_info(name), job), started=False)  # of another submit, just now
+    return Submitted(name, started=True)
+
+
+def request(job: Job, name: str, folder: str) -> dict[str, Any]:
+    """Everything that the job server is told; it has no environment variables, since they would show in logs."""
+    return {
+        "submission_id": name,
+        "entrypoint": f"python -m jobs.{job.kind} config.yaml",
+        "runtime_env": {"working_dir": folder},
+        "metadata": {"output": job.config["output"], "config": job.digest},
+    }
+
+
+def pack(job: Job, folder: Path) -> int:
+    """Copy what travels into a folder; bytes of it. ValueError over `MAX_BYTES`."""
+    for name in TRAVELS:
+        if not (CHECKOUT / name).is_dir():
+            raise ValueError(f"{CHECKOUT} has no {name}/: submit from a checkout installed with pip install -e .")
+        ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=ignore)
+    (folder / "config.yaml").write_text(yaml.safe_dump(job.config, sort_keys=False))
+    sizes = {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    if sum(sizes.values()) > MAX_BYTES:
+        largest = max(sizes, key=lambda file: sizes[file])
+        raise ValueError(
+            f"the package is {sum(sizes.values()) / 1e6:.0f} MB and the job server takes {MAX_BYTES / 1e6:.0f}; "
+            f"the largest file is {largest.relative_to(folder)}: move data out of pipeline/ and jobs/, into the store"
+        )
+    return sum(sizes.values())
+
+
+def _tries(client: "JobSubmissionClient", first: str) -> dict[int, "JobDetails"]:
+    """number -> job, of all submits of one id: 1 is the id itself, k is `<id>-k`."""
+    found = {}
+    for details in client.list_jobs():
+        match = re.fullmatch(re.escape(first) + r"(?:-(\d+))?", details.submission_id or "")
+        if match:
+            found[int(match[1] or 1)] = details
+    return found
+
+
+def _running(details: "JobDetails", job: Job) -> str:
+    theirs = (details.metadata or {}).get("config")
+    name = str(details.submission_id)
+    if theirs != job.digest:
+        raise ValueError(
+            f"job {name} is writing {job.config['output']} with another config; wait for it, stop it "
+            f"(maskmill job stop {name}), or choose another output"
+        )
+    return name
+
+
+def _plain_command(kind: Kind, path: str, overrides: list[str]) -> str:
+    sets = [word for override in overrides for word in ("--set", override)]
+    excludes = '{"excludes": ["runs", ".git", ".venv"]}'
+    return shlex.join(
+        ["--working-dir", ".", "--runtime-env-json", excludes, "--", "python", "-m", f"jobs.{kind}", path, *sets]
+    )
+
+
+def plain_line(job: Job, address: str, name: str) -> str:
+    """The `ray job submit` line, to be run in the checkout, that this submit stands for."""
+    return f"ray job submit --address {shlex.quote(address)} --submission-id {name} {job.command}"
+
+
+def _refuse_secrets(path: str, values: dict[str, Any]) -> None:
+    text = canonical(values)
+    for name, value in os.environ.items():
+        if SECRET_NAMES.search(name) and len(value) >= 8 and value in text:
+            raise ValueError(
+                f"{path} holds the value of {name}: configs travel and are stored with the run; "
+                "take it out, the cluster's own environment carries the store's credentials"
+            )
+
+
+def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _texts(value, f"{key}.{name}" if key else name)
+    elif isinstance(values, str):
+        yield key, values

@@ -1,0 +1,154 @@
+"""A real head, real worker nodes and a real S3 server: submitted, stopped, killed, resumed, proven."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from pipeline import checkpoint, jobserver, local_cluster, storage
+from pipeline import submit as jobs
+from pipeline.processes import members, running
+from pipeline.run import verify
+from tests.cluster_configs import VAL_IMAGES, write_configs
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster with two workers, its variables exported; (folder, what `up` said)."""
+    folder = tmp_path_factory.mktemp("cluster")
+    started = local_cluster.up(str(folder), nodes=2)
+    before = {name: os.environ.get(name) for name in started.environment}
+    os.environ.update(started.environment)
+    s3fs.S3FileSystem.clear_instance_cache()  # of another test's server
+    try:
+        yield folder, started
+    finally:
+        if (folder / "state.json").exists():
+            local_cluster.down(str(folder))
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def configs(cluster, tmp_path_factory):
+    """Paths of train.yaml and segment.yaml; the corpus lies in the store."""
+    return write_configs(tmp_path_factory.mktemp("configs"), cluster[1].store)
+
+
+@pytest.fixture(scope="module")
+def trained(cluster, configs):
+    """What `submit train --follow` printed."""
+    with maskmill("submit", "train", configs[0], "--follow", "--address", cluster[1].address) as command:
+        output = command.communicate(timeout=200)[0]
+    assert command.returncode == 0, output
+    return output
+
+
+def maskmill(*arguments):
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def parts(output):
+    return len(storage.list_files(storage.join(output, "masks")))
+
+
+def wait_for(condition, timeout_s):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+    return found
+
+
+def test_a_training_job_is_followed_and_leaves_its_checkpoint_in_the_store(cluster, trained):
+    assert "by hand:\n  ray job submit --address" in trained
+    assert "best mIoU" in trained
+    assert checkpoint.load(storage.join(cluster[1].store, "train/best")).label_space.name == "cityscapes19"
+
+
+def test_no_secret_is_in_what_the_job_server_knows(cluster, trained):
+    client = jobserver.connect(cluster[1].address)
+    known = str([details.dict() for details in client.list_jobs()]) + trained
+    (job,) = client.list_jobs()
+    assert list(job.runtime_env) == ["working_dir"]
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text()
+    assert [secret for secret in (token, os.environ["AWS_SECRET_ACCESS_KEY"]) if secret in known] == []
+
+
+def test_a_wrong_token_is_refused(cluster, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    with pytest.raises(ValueError, match="refuses this token"):
+        jobserver.connect(cluster[1].address)
+
+
+def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, trained):
+    address = cluster[1].address
+    client, job = jobserver.connect(address), jobs.prepare("segment", configs[1], None)
+    output = job.config["output"]
+    first = jobs.submit(client, job)
+    wait_for(lambda: parts(output) >= 2, 150)
+    assert jobs.submit(client, job) == jobs.Submitted(first.id, started=False)
+    with pytest.raises(ValueError, match="with another config"):
+        jobs.submit(client, jobs.prepare("segment", configs[1], ["images_per_shard=2"]))
+    assert jobserver.stop(client, first.id) == "STOPPED"
+    assert jobserver.exit_code(jobserver.info(client, first.id)) != 0
+    committed = parts(output)
+    assert 2 <= committed < VAL_IMAGES
+
+    with maskmill("submit", "segment", configs[1], "--follow", "--address", address) as command:
+        wait_for(lambda: parts(output) > committed or command.poll() is not None, 150)
+        node = next(process for process in cluster[1].processes if _holds_an_actor(process))
+        for pid in members(node):
+            os.kill(pid, signal.SIGKILL)
+        scraped = _metrics_until_end(cluster[1].metrics["head"], command)
+        printed = command.communicate()[0]
+    assert command.returncode == 0, printed
+    assert f"job {first.id}-2: submitted" in printed
+    proof = verify(output)
+    assert (proof.images, proof.masks, proof.rejects, proof.problems) == (VAL_IMAGES, VAL_IMAGES, 0, [])
+    assert {"ray_maskmill_images_planned", "ray_maskmill_images_done"} <= scraped
+
+
+def test_down_ends_its_own_processes_and_no_other(cluster):
+    folder, started = cluster
+    assert sum(len(members(process)) for process in started.processes) > 4
+    other = subprocess.Popen(["sleep", "100"])
+    try:
+        assert local_cluster.down(str(folder)) > 4
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    assert [pid for process in started.processes for pid in running(process)] == []
+    assert not Path(started.temporary).exists()
+    assert sorted(path.suffix for path in folder.iterdir()) == [".log"] * 4
+
+
+def _holds_an_actor(process):
+    titles = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in members(process))
+    return process.name.startswith("worker") and any(b"MapWorker" in title for title in titles)
+
+
+def _metrics_until_end(port, command, timeout_s=200):
+    """Names of the run's series that the head's endpoint showed while the command ran."""
+    names, deadline = set(), time.monotonic() + timeout_s
+    while command.poll() is None:
+        assert time.monotonic() < deadline, "the job does not end"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            names |= set(re.findall(r"^ray_maskmill_[a-z_]+", answer.read().decode(), re.MULTILINE))
+        time.sleep(1)
+    return names

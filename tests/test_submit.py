@@ -1,0 +1,128 @@
+"""What travels to a cluster, under which id, and which clusters are refused; the real cluster is in test_cluster.py."""
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import yaml
+
+from pipeline import jobserver, submit
+from tests.cluster_configs import segment_values
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Path of a segment config whose data lies in a store."""
+    return written(tmp_path / "segment.yaml", segment_values("s3://bucket"))
+
+
+def written(path, values):
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@contextmanager
+def server(status):
+    """URL of a server that answers every request with a status."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            """Silent."""
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def test_the_id_follows_from_the_output_and_not_from_the_machines(config):
+    first = submit.prepare("segment", config, None)
+    machines = submit.prepare("segment", config, ["actors=64", "gpus_per_actor=1", "batch_size=4"])
+    other_model = submit.prepare("segment", config, ["checkpoint=s3://bucket/other"])
+    other_output = submit.prepare("segment", config, ["output=s3://bucket/elsewhere"])
+    assert (machines.id, machines.digest) == (first.id, first.digest)
+    assert other_model.id == first.id
+    assert other_model.digest != first.digest
+    assert other_output.id != first.id
+
+
+def test_a_path_of_this_machine_is_refused_and_a_mounted_folder_is_said_so(config):
+    with pytest.raises(ValueError, match=r"output is /.*runs/here, a path of this machine; .* file:///"):
+        submit.prepare("segment", config, ["output=runs/here"])
+    assert submit.prepare("segment", config, ["output=file:///mnt/all/run"]).config["output"] == "file:///mnt/all/run"
+
+
+def test_code_and_the_resolved_config_travel_and_no_secret_does(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-value")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "canary-token-value")
+    job = submit.prepare("segment", config, ["actors=3"])
+    folder = tmp_path / "package"
+    folder.mkdir()
+    size = submit.pack(job, folder)
+    assert {path.name for path in folder.iterdir()} == {"pipeline", "jobs", "config.yaml"}
+    assert yaml.safe_load((folder / "config.yaml").read_text())["actors"] == 3
+    assert size < 2_000_000
+    texts = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert not any(b"canary-" in text for text in [*texts, job.command.encode()])
+
+
+def test_the_job_server_is_told_of_the_package_and_the_run_and_of_no_environment(config, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-value")
+    job = submit.prepare("segment", config, None)
+    assert submit.request(job, job.id, "/package") == {
+        "submission_id": job.id,
+        "entrypoint": "python -m jobs.segment config.yaml",
+        "runtime_env": {"working_dir": "/package"},
+        "metadata": {"output": "s3://bucket/run", "config": job.digest},
+    }
+
+
+def test_a_config_that_holds_a_secret_of_the_environment_is_refused(config, monkeypatch):
+    monkeypatch.setenv("STORE_PASSWORD", "hunter2hunter2")
+    with pytest.raises(ValueError, match="holds the value of STORE_PASSWORD"):
+        submit.prepare("segment", config, ["output=s3://user:hunter2hunter2@bucket/run"])
+
+
+def test_a_package_over_the_limit_is_refused_and_names_the_largest_file(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(submit, "MAX_BYTES", 10_000)
+    folder = tmp_path / "package"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"the largest file is pipeline/.*: move data out"):
+        submit.pack(submit.prepare("segment", config, None), folder)
+
+
+def test_a_cluster_without_a_token_is_refused():
+    with server(200) as address, pytest.raises(ValueError, match=r"answers without a token.*--insecure"):
+        jobserver.connect(address)
+
+
+def test_a_cluster_with_a_token_is_not_asked_without_one(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    with server(401) as address, pytest.raises(ValueError, match=r"asks for a token.*RAY_AUTH_TOKEN"):
+        jobserver.connect(address)
+
+
+@pytest.mark.parametrize("address", ["ray://host:10001", "host:8265", "http://"])
+def test_an_address_that_is_no_dashboard_is_refused(address):
+    with pytest.raises(ValueError, match="expected the cluster's dashboard"):
+        jobserver.connect(address)
+
+
+def test_nobody_answers():
+    with pytest.raises(ValueError, match="no answer"):
+        jobserver.connect("http://127.0.0.1:9")
+
+
+def test_the_plain_line_is_one_shell_command(config):
+    job = submit.prepare("segment", config, ["split=a b"])
+    line = submit.plain_line(job, "http://host:8265", job.id)
+    assert line.startswith(f"ray job submit --address http://host:8265 --submission-id {job.id} --working-dir . ")
+    assert line.endswith("--set 'split=a b'")
