@@ -201,6 +201,7 @@ def test_an_object_store_gives_the_answers_of_a_folder(request, view, store):
     pd.testing.assert_frame_equal(there.iou(by=["city"]), view.iou(by=["city"]))
     pd.testing.assert_frame_equal(there.areas(by=["frame"]), view.areas(by=["frame"]))
     pd.testing.assert_frame_equal(there.worst(4), view.worst(4))
+    pd.testing.assert_frame_equal(there.intervals(), view.intervals())
     assert (there.masks(["d"])["d"] == view.masks(["d"])["d"]).all()
     assert there.rejects()["error"].tolist() == view.rejects()["error"].tolist()
     timed = {"finished", "images_per_s"}

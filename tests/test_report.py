@@ -136,8 +136,8 @@ def test_masks_lie_over_the_images_in_two_palettes_and_errors_show_what_is_wrong
     truth, _, prediction, safe, errors = (picture_of(layer, "png") for layer in layers[5:])  # of val/a
     assert np.asarray(truth).tolist() == ids("0011/0011").tolist()
     assert np.asarray(prediction).tolist() == np.asarray(safe).tolist() == ids("0001/0001").tolist()
-    assert prediction.convert("RGB").getpixel((3, 0)) == SPACE.colours[1]
-    assert safe.convert("RGB").getpixel((3, 0)) == safe_colours(11)[1]
+    assert prediction.convert("RGBA").getpixel((3, 0)) == (*SPACE.colours[1], 255)
+    assert safe.convert("RGBA").getpixel((3, 0)) == (*safe_colours(11)[1], 255)
     assert np.asarray(errors.convert("RGBA"))[0, :, 3].tolist() == [0, 0, 255, 0]
 
 

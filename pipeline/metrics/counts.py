@@ -7,7 +7,7 @@ from pipeline.labels import IGNORE
 
 _ONES = np.uint64(0x0101010101010101)  # times a byte: that byte eight times
 _BYTE = np.uint64(0xFF)
-_EIGHT = np.uint64(8)
+_ZERO, _ONE, _EIGHT = np.uint64(0), np.uint64(1), np.uint64(8)
 
 
 def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:
@@ -33,19 +33,15 @@ def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np
             raise ValueError(
                 f"{name} is {ids.dtype}, ids are uint8 0..{num_classes - 1} and {IGNORE}; convert it first"
             )
-    # Place of an id in the table of counts: legal ids first, then ignore, then whatever is not legal.
-    rows, columns = np.full(256, num_classes + 1), np.full(256, num_classes)
-    rows[:num_classes] = columns[:num_classes] = np.arange(num_classes)
-    rows[IGNORE] = num_classes
-    counts = _count(*_words(label), *_words(mask), rows, columns, num_classes)
-    if counts[:, num_classes].any():
+    counts = _count(*_words(label), *_words(mask))
+    if counts[:, num_classes:].any():
         raise ValueError(f"mask holds id {mask.max()}, the label space has classes 0..{num_classes - 1}")
-    if counts[num_classes + 1].any():
-        found = label[(label >= num_classes) & (label != IGNORE)].min()
+    if counts[num_classes:IGNORE].any():
+        found = num_classes + int(counts[num_classes:IGNORE].any(axis=1).argmax())
         raise ValueError(
             f"label holds id {found}, the label space has classes 0..{num_classes - 1} and {IGNORE} = ignore"
         )
-    return counts[:num_classes, :num_classes]
+    return counts[:num_classes, :num_classes].copy()
 
 
 def _words(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,32 +53,33 @@ def _words(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(nogil=True, cache=True)
-def _count(
-    label: np.ndarray, label_rest: np.ndarray, mask: np.ndarray, mask_rest: np.ndarray, rows: np.ndarray,
-    columns: np.ndarray, num_classes: int
-) -> np.ndarray:  # fmt: skip
-    """(C + 2, C + 1) int64: rows are the classes, ignore, illegal; columns the classes, illegal."""
-    # Two tables, for pixels of even and odd place: an increment need not wait for the one before it.
-    even = np.zeros((num_classes + 2, num_classes + 1), np.int64)
-    odd = np.zeros((num_classes + 2, num_classes + 1), np.int64)
-    place, size = 0, label.size
+def _count(label: np.ndarray, label_rest: np.ndarray, mask: np.ndarray, mask_rest: np.ndarray) -> np.ndarray:
+    """(256, 256) int64: row = truth, column = prediction; illegal ids are counted like any other, for the message."""
+    counts = np.zeros(256 * 256, np.int64)
+    # Places are unsigned: a signed index would be checked for being negative, which keeps the compiler from SIMD.
+    place, size = _ZERO, np.uint64(label.size)
     while place < size:
         truth, found, start = label[place], mask[place], place
-        place += 1
+        place += _ONE
+        while place + _EIGHT <= size:
+            differ = _ZERO
+            for word in range(8):
+                ahead = place + np.uint64(word)
+                differ |= (label[ahead] ^ truth) | (mask[ahead] ^ found)
+            if differ != _ZERO:
+                break
+            place += _EIGHT
         while place < size and label[place] == truth and mask[place] == found:
-            place += 1
-        length = place - start
+            place += _ONE
+        length = np.int64(place - start)
         t, f = truth & _BYTE, found & _BYTE
         if t * _ONES == truth and f * _ONES == found:
-            even[rows[t], columns[f]] += 8 * length
+            counts[(t << _EIGHT) | f] += 8 * length
             continue
-        for _ in range(4):
-            even[rows[truth & _BYTE], columns[found & _BYTE]] += length
+        for _ in range(8):
+            counts[((truth & _BYTE) << _EIGHT) | (found & _BYTE)] += length
             truth >>= _EIGHT
             found >>= _EIGHT
-            odd[rows[truth & _BYTE], columns[found & _BYTE]] += length
-            truth >>= _EIGHT
-            found >>= _EIGHT
-    for place in range(label_rest.size):
-        even[rows[label_rest[place]], columns[mask_rest[place]]] += 1
-    return even + odd
+    for pixel in range(label_rest.size):
+        counts[np.int64(label_rest[pixel]) * 256 + mask_rest[pixel]] += 1
+    return counts.reshape(256, 256)
