@@ -11,7 +11,7 @@ from pipeline.crf.blur import blur
 from pipeline.crf.lattice import Lattice, alpha
 from pipeline.crf.mean_field import gather, padded, scatter, softmax
 from pipeline.crf.team import Team
-from pipeline.crf.vectors import LANES, aligned
+from pipeline.crf.vectors import LANES
 
 
 def general_mean_field(
@@ -70,7 +70,7 @@ def _weights(lattice: Lattice, normalisation: str) -> tuple[np.ndarray, np.ndarr
 
 def _filter(team: Team, lattice: Lattice, into: np.ndarray, out: np.ndarray, marginals: np.ndarray) -> np.ndarray:
     width = marginals.shape[1]
-    values = aligned(lattice.num_rows * width)
+    values = np.empty(lattice.num_rows * width, np.float32)
     values.fill(0)
     vertex, corners, blocks = lattice.vertex.reshape(-1), tuple(range(lattice.corners[0])), np.arange(width // LANES)
     flat = marginals.reshape(-1)

@@ -55,8 +55,8 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
     """
     corners = [len(axes) + 1 for axes in features]
     columns = np.cumsum([0, *corners])
-    vertex = np.empty((num_points, columns[-1]), np.int32)
-    weight = np.empty((num_points, columns[-1]), np.float32)
+    vertex = team.empty(num_points, int(columns[-1]), dtype=np.int32)
+    weight = team.empty(num_points, int(columns[-1]))
     bands = _bands(num_points)
     packings = [_packing(axes[:, :num_points]) for axes in features]
     tasks = [
@@ -90,7 +90,7 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
     ]
     sums = np.concatenate([sums for kernel in mine for _, sums, _ in kernel])
     blur_sums(sums, sweeps, ghosts)
-    response = np.empty((len(features), num_points), np.float32)
+    response = team.empty(len(features), num_points)
     alphas = np.array([alpha(size) for size in corners])
     team.run(
         respond,

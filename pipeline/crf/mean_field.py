@@ -19,7 +19,6 @@ from pipeline.crf.team import Team
 from pipeline.crf.vectors import (
     LANES,
     add,
-    aligned,
     divide,
     exp,
     keep_if_above,
@@ -58,8 +57,8 @@ def mean_field(
     """
     num_classes, num_points = source.shape
     width = padded(num_classes)
-    scores = aligned(num_points * width)
-    old, new = aligned(lattice.num_rows * width), aligned(lattice.num_rows * width)
+    scores = team.empty(num_points * width)
+    old, new = team.empty(lattice.num_rows * width), team.empty(lattice.num_rows * width)
     result = np.empty_like(source)
     state = order, scores, lattice.vertex.reshape(-1), lattice.weight.reshape(-1)
     corners = tuple(range(lattice.vertex.shape[1]))

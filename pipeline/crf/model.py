@@ -29,7 +29,7 @@ class _Kernel:
     def place(self, team: Team, order: np.ndarray) -> np.ndarray:
         """(d, P + padding) float32."""
         if self.features is not None:
-            return ordered_features(order, self.features)
+            return ordered_features(team, order, self.features)
         assert self.image is not None
         return image_features(team, order, self.image, self.px, self.levels)
 
@@ -154,7 +154,6 @@ class DenseCRF:
             )
             if kernels and fused:
                 lattice = build_lattice(team, placed, len(order))
-                del placed
                 weights = [float(kernel.compat) for kernel in kernels]
                 fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
                 marginals = mean_field(*unary, lattice, iterations)

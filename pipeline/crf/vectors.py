@@ -36,14 +36,6 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, _VF32)
 
 
-def aligned(*shape: int, dtype: Any = np.float32) -> np.ndarray:
-    """An uninitialised array that starts at a cache line, so that no vector of a padded row lies across two."""
-    num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(num_bytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + num_bytes].view(dtype).reshape(shape)
-
-
 def _instruction(function: Callable[..., Any]) -> Any:
     """Numba's decorator; Any, as the type checker sees the typing context that callers do not pass."""
     return intrinsic(function)
