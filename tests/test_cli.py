@@ -34,7 +34,7 @@ def maskmill(*arguments, debug=False):
         (("evaluate", "/nowhere"), "no run.json there"),
         (("report", "/nowhere"), "no run.json there"),
         (("compare", "/nowhere", "/neither"), "no run.json there"),
-        (("export-model", "/nowhere", "--format", "png", "--out", "x"), "no run.json there"),
+        (("export", "/nowhere", "--format", "png", "--out", "x"), "no run.json there"),
         (("segmnt",), "No such command 'segmnt'"),
     ],
 )  # fmt: skip
