@@ -1,6 +1,6 @@
 """A team of threads for compiled functions that run without the interpreter's lock, and the memory that they work in.
 
-Memory is kept for the next image: fresh pages cost a virtual machine as much time as a fifth of the inference.
+Memory is kept for the next image: fresh pages cost a virtual machine as much as a third of the inference.
 """
 
 from collections.abc import Callable, Sequence
