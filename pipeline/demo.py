@@ -143,6 +143,7 @@ def _segment_config(images: str, truths: str, checkpoint: str, output: str) -> S
                 "colour_px": 12,
                 "colour_levels": 12,
             },
+            "metrics": {"boundary_px": [2], "calibration_bins": 15},
             "images_per_shard": 8,
             "max_pixels": MAX_PIXELS,
             "max_reject_rate": 0,
