@@ -83,8 +83,7 @@ def test_a_submission_has_the_servers_names_and_label_ids(scenes, tiny_checkpoin
     run = Run.open_or_create(
         cfg.output, {}, cfg.model_dump(mode="json"), space("cityscapes19"), lambda: plan_shards(items, 2)
     )
-    answer = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(items)
-    run.commit(0, answer.masks, answer.rejects)
+    run.commit(0, *ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(items))
     view = open_run(cfg.output)
     first, second = (export(view, "cityscapes", str(tmp_path / name)) for name in ("one", "two"))
     assert storage.read(first.uri) == storage.read(second.uri)
