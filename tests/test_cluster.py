@@ -18,7 +18,7 @@ from pipeline.processes import members, running
 from pipeline.run import verify
 from tests.cluster_configs import VAL_IMAGES, write_configs
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def configs(cluster, tmp_path_factory):
 def trained(cluster, configs):
     """What `submit train --follow` printed."""
     with maskmill("submit", "train", configs[0], "--follow", "--address", cluster[1].address) as command:
-        output = command.communicate(timeout=200)[0]
+        output = command.communicate(timeout=400)[0]
     assert command.returncode == 0, output
     return output
 
@@ -100,7 +100,7 @@ def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, t
     client, job = jobserver.connect(address), jobs.prepare("segment", configs[1], None)
     output = job.config["output"]
     first = jobs.submit(client, job)
-    wait_for(lambda: parts(output) >= 2, 150)
+    wait_for(lambda: parts(output) >= 2, 300)
     assert jobs.submit(client, job) == jobs.Submitted(first.id, started=False)
     with pytest.raises(ValueError, match="with another config"):
         jobs.submit(client, jobs.prepare("segment", configs[1], ["images_per_shard=2"]))
@@ -110,7 +110,7 @@ def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, t
     assert 2 <= committed < VAL_IMAGES
 
     with maskmill("submit", "segment", configs[1], "--follow", "--address", address) as command:
-        wait_for(lambda: parts(output) > committed or command.poll() is not None, 150)
+        wait_for(lambda: parts(output) > committed or command.poll() is not None, 300)
         node = next(process for process in cluster[1].processes if _holds_an_actor(process))
         for pid in members(node):
             os.kill(pid, signal.SIGKILL)
@@ -143,7 +143,7 @@ def _holds_an_actor(process):
     return process.name.startswith("worker") and any(b"MapWorker" in title for title in titles)
 
 
-def _metrics_until_end(port, command, timeout_s=200):
+def _metrics_until_end(port, command, timeout_s=400):
     """Names of the run's series that the head's endpoint showed while the command ran."""
     names, deadline = set(), time.monotonic() + timeout_s
     while command.poll() is None:

@@ -83,13 +83,14 @@ def test_a_submission_has_the_servers_names_and_label_ids(scenes, tiny_checkpoin
     run = Run.open_or_create(
         cfg.output, {}, cfg.model_dump(mode="json"), space("cityscapes19"), lambda: plan_shards(items, 2)
     )
-    run.commit(0, *ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(items))
+    masks, rejects = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg).answer(items)
+    run.commit(0, masks, rejects)
     view = open_run(cfg.output)
     first, second = (export(view, "cityscapes", str(tmp_path / name)) for name in ("one", "two"))
     assert storage.read(first.uri) == storage.read(second.uri)
     with zipfile.ZipFile(first.uri) as archive:
         assert len(archive.namelist()) == first.masks == 2
-        for item, row in zip(items, answer.masks.to_pylist(), strict=True):
+        for item, row in zip(items, masks.to_pylist(), strict=True):
             city, sequence, frame = item.image_id.rsplit("/", 1)[-1].split("_")
             (name,) = fnmatch.filter(archive.namelist(), f"{city}_{sequence}_{frame}*.png")
             stored = np.asarray(Image.open(io.BytesIO(archive.read(name))))
