@@ -40,9 +40,9 @@ FAMILIES = {
     "deeplabv1": ({"name": "deeplabv1"}, (64, 96), 10, 0.0003, "bf16"),
     "deeplabv2-vgg16": ({"name": "deeplabv2", "backbone": "vgg16", "fc_channels": 256}, (64, 96), 10, 0.0003, "bf16"),
     "fcn-32s-googlenet": ({"name": "fcn", "backbone": "googlenet", "stride": 32}, (64, 96), 10, 0.001, "bf16"),
-    "classifier-resnet18": ({"name": "classifier", "backbone": "resnet18"}, (64, 96), 30, 0.001, "bf16"),
+    "classifier-resnet18": ({"name": "classifier", "backbone": "resnet18"}, (64, 96), 16, 0.001, "bf16"),
     "deconvnet": ({"name": "deconvnet", "fc_channels": 512}, (224, 224), 3, 0.001, "bf16"),
-    "fcn-8s-vgg16": ({"name": "fcn", "stride": 8, "fc_channels": 512}, (64, 96), 4, 0.0003, "bf16"),
+    "fcn-8s-vgg16": ({"name": "fcn", "stride": 8, "fc_channels": 512}, (64, 96), 9, 0.0003, "bf16"),
 }  # fmt: skip
 
 
