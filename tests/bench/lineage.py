@@ -41,9 +41,11 @@ FAMILIES = {
     "deeplabv2-vgg16": ({"name": "deeplabv2", "backbone": "vgg16", "fc_channels": 256}, (64, 96), 10, 0.0003, "bf16"),
     "fcn-32s-googlenet": ({"name": "fcn", "backbone": "googlenet", "stride": 32}, (64, 96), 10, 0.001, "bf16"),
     "classifier-resnet18": ({"name": "classifier", "backbone": "resnet18"}, (64, 96), 16, 0.001, "bf16"),
-    "deconvnet": ({"name": "deconvnet", "fc_channels": 512}, (224, 224), 3, 0.001, "bf16"),
-    "fcn-8s-vgg16": ({"name": "fcn", "stride": 8, "fc_channels": 512}, (64, 96), 9, 0.0003, "bf16"),
+    "deconvnet": ({"name": "deconvnet", "fc_channels": 512}, (224, 224), 4, 0.001, "bf16"),
+    "fcn-8s-vgg16": ({"name": "fcn", "stride": 8, "fc_channels": 512}, (64, 96), 5, 0.0003, "bf16"),
 }  # fmt: skip
+
+SMALL_BATCHES = {"fcn-8s-vgg16", "deconvnet"}  # more steps from the few views they can afford
 
 
 def config(family: str, images: str, truths: str) -> TrainConfig:
@@ -51,7 +53,8 @@ def config(family: str, images: str, truths: str) -> TrainConfig:
     values = {
         "corpus": {"images": images, "labels": truths, "layout": "cityscapes"},
         "train_split": "train", "val_split": "val", "label_space": "cityscapes19",
-        "model": model, "weights": "random", "output": str(FOLDER / family), "epochs": epochs, "batch_size": 8,
+        "model": model, "weights": "random", "output": str(FOLDER / family), "epochs": epochs,
+        "batch_size": 4 if family in SMALL_BATCHES else 8,
         "augment": {"crop": crop, "scale": [0.9, 1.4], "flip": True, "colour": 0.3},
         "optimizer": {"name": "adamw", "lr": lr, "backbone_lr_factor": 1, "weight_decay": 0.01, "warmup_steps": 20,
                       "poly_power": 0.9},
