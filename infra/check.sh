@@ -6,4 +6,4 @@ bin=.venv/bin
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-make test
+make --no-print-directory test  # pytest's summary stays the last line
