@@ -64,7 +64,7 @@ def up(
     (home / "token").write_text(secrets.token_hex(32))
     client = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(home / "token")}
     processes: list[Process] = []
-    free = _free_ports()
+    free = free_ports()
     try:
         if store:
             assert weed is not None
@@ -237,7 +237,7 @@ def _forget(home: Path, temporary: str) -> None:
         (home / name).unlink(missing_ok=True)
 
 
-def _free_ports() -> Iterator[int]:
+def free_ports() -> Iterator[int]:
     """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
     first = secrets.randbelow(len(PORTS))  # so that two clusters that start at once do not choose the same
     for port in (*PORTS[first:], *PORTS[:first]):

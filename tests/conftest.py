@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sysconfig
 import time
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from pipeline.local_cluster import free_ports
 
 ROOT = Path(__file__).parent.parent
 CAMVID = ROOT.parent / "shared" / "data" / "camvid" / "camvid_trainval.zip"
@@ -35,7 +36,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(), strict=False))
     command = [
         weed,
         "mini",
@@ -75,22 +76,6 @@ def _make_bucket(name: str, deadline: float, log: Path) -> None:
             if time.monotonic() > deadline:
                 raise AssertionError(f"the S3 server did not start:\n{log.read_text()[-2000:]}") from None
             time.sleep(0.5)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
-    found: list[int] = []
-    for port in range(21300, 22300):
-        if len(found) == count:
-            break
-        with socket.socket() as one, socket.socket() as twin:
-            try:
-                one.bind(("127.0.0.1", port))
-                twin.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        found.append(port)
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,12 @@ class DeepLabV1(GridNetwork):
         rate: of fc6; 12 is LargeFOV.
     """
 
+    enlarges = True
+    centre = 0.0
+
     def __init__(self, num_classes: int, rate: int = 12, fc_channels: int = 1024, dropout: float = 0.5) -> None:
         super().__init__()
-        self.enlarges = True
         self.multiple_of = self.min_size = self.stride = 8
-        self.centre = 0.0
         self.backbone = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))
         self.fc6 = nn.Conv2d(512, fc_channels, 3, padding=rate, dilation=rate)
         self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
@@ -41,11 +42,6 @@ class DeepLabV1(GridNetwork):
         x = self.dropout(F.relu(self.fc7(x)))
         return self.fc8(x)
 
-    def coarse(self, x: torch.Tensor) -> torch.Tensor:
-        self.check_size(x)
-        return self.scores(x)
-
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
-        self.check_size(x)
-        return [upsample(self.scores(x), like=x)]
+        return [upsample(self.coarse(x), like=x)]

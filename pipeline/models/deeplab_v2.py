@@ -24,6 +24,9 @@ class DeepLabV2(GridNetwork):
             With several, the list also holds each scale's logits, which the paper trains with their own losses.
     """
 
+    enlarges = True
+    centre = 0.0
+
     def __init__(
         self,
         num_classes: int,
@@ -34,10 +37,8 @@ class DeepLabV2(GridNetwork):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.enlarges = True
         self.multiple_of = self.stride = 8
         self.min_size = 32
-        self.centre = 0.0
         self.scales = tuple(scales)
         if backbone == "vgg16":
             self.backbone: Vgg16 | ResNet = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))

@@ -1,4 +1,4 @@
-"""DeepLabv3 (arXiv:1706.05587). Letters: N batch, C classes, H rows, W columns."""
+"""DeepLabv3 (arXiv:1706.05587)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,13 +7,12 @@ import torch
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
-from pipeline.models.layers import upsample
+from pipeline.models.aux_head import AuxHeadNetwork
 from pipeline.models.mobilenet import COARSE, FINE, MobileNetV3Large
-from pipeline.models.network import GridNetwork
 from pipeline.models.resnet import ResNet
 
 
-class DeepLabV3(GridNetwork):
+class DeepLabV3(AuxHeadNetwork):
     """Atrous pyramid with image pooling over a dilated encoder; torchvision's networks, parameter for parameter.
 
     Args:
@@ -37,9 +36,7 @@ class DeepLabV3(GridNetwork):
         aux: bool = True,
     ) -> None:
         super().__init__()
-        self.enlarges = True
-        self.stride, self.centre = output_stride, 0.0
-        self.multiple_of, self.min_size = 1, 32
+        self.stride = output_stride
         if backbone == "mobilenet_v3_large":
             if output_stride != 16 or multi_grid is not None:
                 raise ValueError(
@@ -53,25 +50,10 @@ class DeepLabV3(GridNetwork):
         self.classifier = DeepLabHead(last, num_classes, tuple(rates))
         self.aux_classifier = FCNHead(middle, num_classes) if aux else None
 
-    def scores(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, H / stride, W / stride)."""
-        return self._classify(self.backbone(x)[-1])
-
-    def coarse(self, x: torch.Tensor) -> torch.Tensor:
-        self.check_size(x)
-        return self.scores(x)
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """x (N, 3, H, W) normalised -> [auxiliary logits while training, logits], each (N, C, H, W)."""
-        self.check_size(x)
-        maps = self.backbone(x)
-        aux = [upsample(self.aux_classifier(maps[-2]), like=x)] if self.aux_classifier and self.training else []
-        return [*aux, upsample(self._classify(maps[-1]), like=x)]
-
-    def _classify(self, x: torch.Tensor) -> torch.Tensor:
+    def classify(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and len(x) == 1:
             raise ValueError(
                 "deeplabv3 trains on at least 2 images a worker, found 1: the batch norm of its image pooling sees one "
                 "value an image; raise batch_size, or choose deeplabv3plus, whose image pooling has no batch norm"
             )
-        return self.classifier(x)
+        return super().classify(x)

@@ -14,10 +14,11 @@ class Lraspp(Network):
     torchvision's deviation: it pools the whole image where the paper pools 49x49 windows with stride (16, 20).
     """
 
+    enlarges = True
+    multiple_of, min_size = 1, 32
+
     def __init__(self, num_classes: int, inter_channels: int = 128) -> None:
         super().__init__()
-        self.enlarges = True
-        self.multiple_of, self.min_size = 1, 32
         self.backbone = MobileNetV3Large((FINE, COARSE), 16, torchvision_rates=True)
         fine, coarse = self.backbone.channels
         self.classifier = LRASPPHead(fine, coarse, num_classes, inter_channels)

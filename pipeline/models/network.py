@@ -67,6 +67,10 @@ class GridNetwork(Network):
         """(N, 3, H, W) -> (N, C, h, w): the logits on the grid."""
         raise AssertionError(f"{type(self).__name__} has no scores()")
 
+    def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        self.check_size(x)
+        return self.scores(x)
+
 
 def place_on_pixels(scores: torch.Tensor, stride: float, centre: float, height: int, width: int) -> torch.Tensor:
     """(N, C, h, w) scores of pixels centre + i * stride -> (N, C, height, width): bilinear between them, constant beyond."""
