@@ -8,12 +8,13 @@ import torch
 
 from pipeline import checkpoint, storage
 from pipeline.batches import EpochOrder, epoch_batches
+from pipeline.config import FIGURES
 from pipeline.corpus import list_items
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.labels import IGNORE, space
 from pipeline.records import MetricsLog, figure, read_records
 from pipeline.train import curves, faults, folder
-from tests.small_train import NETWORK, config, curve, train_alone
+from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
 
 
 def alone(scenes, output, **changes):
@@ -223,6 +224,15 @@ def test_records_after_the_snapshot_are_dropped_and_each_step_keeps_its_loss(tmp
     assert (first["step_rate"], first["images_per_s"]) == (2, 8)
     assert second["step"] == 4
     assert MetricsLog(str(tmp_path), 3).records == [*log.records[:2]]
+
+
+def test_validation_counts_what_segment_writes(scenes, tmp_path):
+    cfg = alone(scenes, tmp_path, epochs=1, best_by="frequency_weighted_iou", **QUICK)
+    train_alone(cfg)
+    (validation,) = (r for r in read_records(f"{cfg.output}/metrics.jsonl") if r["kind"] == "validation")
+    counts, _ = counts_of_segment(cfg, "best")
+    assert np.count_nonzero(counts.sum(axis=0)) > 1  # several classes are answered, or equal counts would mean little
+    assert figures_of(counts) == {name: validation[name] for name in FIGURES}
 
 
 def test_best_can_be_told_by_any_figure():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import storage
-from pipeline.config import TrainConfig
+from pipeline.config import FIGURES, TrainConfig
 from pipeline.imaging.overlay import blend
 from pipeline.labels import Colour
 from pipeline.records import Record
@@ -49,7 +49,7 @@ class Board:
                 for name in _SCALARS:
                     self._writer.add_scalar(f"train/{name}", record[name], record["step"])
             elif record["kind"] == "validation":
-                for name in ("miou", "mean_accuracy", "pixel_accuracy"):
+                for name in FIGURES:
                     self._writer.add_scalar(f"validation/{name}", record[name], record["step"])
                 for name, iou in record["iou"].items():
                     if iou is not None:

@@ -4,11 +4,10 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.config import TrainConfig
+from pipeline.config import FIGURES, TrainConfig
 from pipeline.records import Record
 
 _OF_STEPS = ("loss", "lr", "gradient_norm", "data_wait", "images_per_s")
-_OF_VALIDATIONS = ("miou", "mean_accuracy", "pixel_accuracy")
 
 
 def require_mlflow() -> None:
@@ -31,7 +30,7 @@ def mlflow_run(cfg: TrainConfig) -> Iterator[Callable[[Record], None]]:
         client = mlflow.MlflowClient()
 
         def track(record: Record) -> None:
-            names = {"step": _OF_STEPS, "validation": _OF_VALIDATIONS}.get(record["kind"], ())
+            names = {"step": _OF_STEPS, "validation": FIGURES}.get(record["kind"], ())
             stage = f"stage-{record['stage'].split('/')[0]}/" if "stage" in record else ""
             for name in names:
                 client.log_metric(run.info.run_id, stage + name, record[name], step=record["step"])
