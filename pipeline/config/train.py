@@ -48,7 +48,7 @@ class TrainConfig(Section):
     best_by: str = "miou"  # which checkpoint is `best`: another of FIGURES, or iou.<class>
     save_every: int | None = Field(None, ge=1)  # steps between two snapshots; absent = at the end of each epoch alone
     precision: Precision
-    compile: bool = False  # torch.compile: a minute at the start, faster steps
+    compile: bool = False  # torch.compile: minutes at the start, faster steps; workers need a C++ compiler
     parallel: Literal["ddp", "fsdp"] = "ddp"  # how workers share: a whole network each, or its parameters in shards
     deterministic: bool = False  # slower kernels on GPUs that give the same bits each time; CPUs do so anyway
     seed: int = Field(ge=0)

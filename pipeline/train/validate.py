@@ -39,14 +39,16 @@ def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, w
     return confusion
 
 
-def example_masks(network: Network, cfg: TrainConfig, items: list[Item]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(image id, image, mask) of four images that are spread evenly over the split: the same ones each time."""
+def example_masks(
+    network: Network, cfg: TrainConfig, items: list[Item]
+) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """(image id, image, label, mask) of four images that are spread evenly over the split: the same ones each time."""
     mask_of = _masker(network, cfg)
     count = min(NUM_PICTURES, len(items))
     chosen = [items[index * len(items) // count] for index in range(count)]
     space = labels.space(cfg.label_space)
-    images = [(item.image_id, load_pair(item, space, cfg.max_pixels)[0]) for item in chosen]
-    return [(image_id, image, mask_of(image)) for image_id, image in images]
+    pairs = [(item.image_id, *load_pair(item, space, cfg.max_pixels)) for item in chosen]
+    return [(image_id, image, label, mask_of(image)) for image_id, image, label in pairs]
 
 
 def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
