@@ -1,6 +1,8 @@
 """Counts of the validation split, with the predictor that `segment` uses."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from pipeline.batches import load_pair
 from pipeline.config import PredictConfig, TrainConfig
 from pipeline.corpus import Item
 from pipeline.crf import dense_crf
+from pipeline.labels import LabelSpace
 from pipeline.metrics.counts import count_confusion
 from pipeline.models import Network
 from pipeline.predict import Predictor, summarise
@@ -29,8 +32,7 @@ def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, w
     space = labels.space(cfg.label_space)
     mask_of = _masker(network, cfg)
     confusion = np.zeros((space.num_classes, space.num_classes), np.int64)
-    for item in items[rank::world_size]:
-        image, label = load_pair(item, space, cfg.max_pixels)
+    for image, label in _loaded(items[rank::world_size], space, cfg):
         confusion += count_confusion(label, mask_of(image), space.num_classes)
     if world_size > 1:
         total = torch.from_numpy(confusion).to(device)
@@ -47,8 +49,20 @@ def example_masks(
     count = min(NUM_PICTURES, len(items))
     chosen = [items[index * len(items) // count] for index in range(count)]
     space = labels.space(cfg.label_space)
-    pairs = [(item.image_id, *load_pair(item, space, cfg.max_pixels)) for item in chosen]
-    return [(image_id, image, label, mask_of(image)) for image_id, image, label in pairs]
+    pairs = _loaded(chosen, space, cfg)
+    return [(item.image_id, *pair, mask_of(pair[0])) for item, pair in zip(chosen, pairs, strict=True)]
+
+
+def _loaded(items: list[Item], space: LabelSpace, cfg: TrainConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Image and label of each item, read and decoded ahead of the network."""
+    with ThreadPoolExecutor(cfg.read_threads, thread_name_prefix="validation") as pool:
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        for item in items:
+            waiting.append(pool.submit(load_pair, item, space, cfg.max_pixels))
+            if len(waiting) > cfg.read_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
