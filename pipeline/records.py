@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
-from pipeline.metrics.iou import class_iou, mean_accuracy, mean_iou, pixel_accuracy
+from pipeline.metrics.iou import class_iou, summary_scores
 
 Record = dict[str, Any]  # one line of metrics.jsonl
 RECORD_EVERY_S = 2.0  # between two step records, at least
@@ -88,9 +88,7 @@ class MetricsLog:
             "kind": "validation",
             "step": step,
             "epoch": epoch,
-            "miou": mean_iou(confusion),
-            "mean_accuracy": mean_accuracy(confusion),
-            "pixel_accuracy": pixel_accuracy(confusion),
+            **{name: float(value) for name, value in summary_scores(confusion).items()},
             "iou": iou,
         }
         self.flush()
@@ -107,8 +105,8 @@ class MetricsLog:
 
 
 def figure(record: Record, name: str) -> float:
-    """One figure of a validation record: miou, mean_accuracy, pixel_accuracy or iou.<class>; -1 where undefined."""
-    value = record["iou"].get(name.removeprefix("iou.")) if name.startswith("iou.") else record[name]
+    """One figure of a validation record: one of the config's FIGURES, or iou.<class>; -1 where undefined."""
+    value = record["iou"][name.removeprefix("iou.")] if name.startswith("iou.") else record[name]
     return -1.0 if value is None or math.isnan(value) else float(value)
 
 

@@ -18,7 +18,8 @@ import yaml
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pipeline import cluster, storage
-from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, with_values
+from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, stage_configs, with_values
+from pipeline.records import figure, read_records
 from pipeline.train import train
 
 
@@ -27,7 +28,8 @@ class Trial:
     """One point of the space and how good it was; `error` is set where it could not be trained."""
 
     values: dict[str, Any]
-    miou: float  # NaN with an error
+    value: float  # of the figure that `best_by` names, at its best; NaN with an error
+    miou: float  # of that checkpoint; NaN with an error
     seconds: float
     output: str
     error: str | None
@@ -36,7 +38,7 @@ class Trial:
 def tune(
     cfg: TrainConfig, space: TuneConfig, on_trial: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Trial]:
-    """Train every trial of a space; the trials, best mIoU first.
+    """Train every trial of a space; the trials, best first by the figure that the config's `best_by` names.
 
     Args:
         on_trial: called with (finished, all) after each trial.
@@ -75,7 +77,7 @@ def tune(
         raise ValueError(f"no trial came to an end; look into {cfg.output}/ray")
     fields = Trial.__dataclass_fields__
     trials = [Trial(**{name: metrics[name] for name in fields}) for metrics in results]
-    trials.sort(key=lambda trial: -math.inf if math.isnan(trial.miou) else trial.miou, reverse=True)
+    trials.sort(key=lambda trial: -math.inf if math.isnan(trial.value) else trial.value, reverse=True)
     best = with_values(cfg, trials[0].values | {"output": storage.join(cfg.output, "best")}, where="best trial")
     text = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)
     storage.put(storage.join(cfg.output, "best.yaml"), text.encode())
@@ -85,13 +87,21 @@ def tune(
 def _trial(values: dict[str, Any], payload: dict[str, Any]) -> None:
     name = hashlib.sha256(canonical(values).encode()).hexdigest()[:12]
     output = storage.join(payload["output"], "trials", name)
-    row: dict[str, Any] = {"values": values, "output": output, "miou": math.nan, "seconds": 0.0, "error": None}
+    row: dict[str, Any] = {"values": values, "output": output, "error": None}
+    row |= {"value": math.nan, "miou": math.nan, "seconds": 0.0}
     try:
-        trained = train(with_values(TrainConfig.model_validate(payload), values | {"output": output}, where="trial"))
-        row |= {"miou": trained.miou, "seconds": trained.seconds}
+        cfg = with_values(TrainConfig.model_validate(payload), values | {"output": output}, where="trial")
+        trained = train(cfg)
+        row |= {"value": _best(cfg), "miou": trained.miou, "seconds": trained.seconds}
     except ValueError as error:  # what a user can fix, such as a rate at which the loss is lost: a row, not an end
         row["error"] = str(error)
     ray.tune.report(row)
+
+
+def _best(cfg: TrainConfig) -> float:
+    """The figure that `best_by` names, of the best validation of a finished run."""
+    records = read_records(storage.join(stage_configs(cfg)[-1].output, "metrics.jsonl"))
+    return max(figure(record, cfg.best_by) for record in records if record["kind"] == "validation")
 
 
 def _axis(axis: AxisConfig) -> Any:

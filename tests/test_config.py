@@ -156,7 +156,8 @@ def test_a_stage_that_is_not_legal_is_named(stages, sentence):
     ("override", "sentence"),
     [
         ("norm=sync", "norm 'sync' exists on GPUs alone"),
-        ("best_by=loss", "choose miou, mean_accuracy, pixel_accuracy or iou.<class>"),
+        ("best_by=loss", r"choose one of miou, mean_accuracy, .*, iou\.sky"),
+        ("best_by=iou.train", r"found 'iou\.train'; choose one of"),
         ("accumulate=3", "4 images, is taken in accumulate = 3 parts"),
         ("start_from=previous", "belongs into a stage after the first"),
         (

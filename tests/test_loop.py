@@ -1,23 +1,44 @@
 """The loop of one worker, run in this process: going on, recipes, stages' parts, faults."""
 
 import json
+import os
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import OutOfMemoryError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from pipeline import checkpoint, storage
 from pipeline.batches import EpochOrder, epoch_batches
+from pipeline.config import FIGURES
 from pipeline.corpus import list_items
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.labels import IGNORE, space
 from pipeline.records import MetricsLog, figure, read_records
 from pipeline.train import curves, faults, folder
-from tests.small_train import NETWORK, config, curve, train_alone
+from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
 
 
 def alone(scenes, output, **changes):
     return config(scenes, output, **({"workers": 1} | changes))
+
+
+COMPILER = os.environ.get("CXX", "g++")
+GOLDEN = {
+    "unet": QUICK,
+    "unet-losses": QUICK | {
+        "loss": {"terms": [{"name": "ohem", "threshold": 0.7, "min_kept": 100, "class_weights": "median_frequency"},
+                           {"name": "lovasz", "weight": 0.5}], "sample": 0.5, "sample_px": 4},
+        "augment": {"crop": [32, 64], "scale": [0.5, 2], "flip": True, "colour": 0.5, "class_uniform": 0.5},
+        "optimizer": {"name": "sgd", "lr": 0.02, "backbone_lr_factor": 0.5, "bias_lr_factor": 2, "weight_decay": 0.001,
+                      "warmup_steps": 1, "schedule": "cosine", "final_factor": 0.1, "clip_norm": 1},
+        "accumulate": 2,
+    },
+}  # fmt: skip
 
 
 class Killed(BaseException):
@@ -101,6 +122,32 @@ def test_every_recipe_learns(ray_session, scenes, tmp_path):
     assert storage.exists(f"{cfg.output}/best/model.safetensors")
 
 
+@pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER}) on this machine")
+def test_a_compiled_network_learns_the_same(scenes, tmp_path):
+    small = QUICK | {"model": QUICK["model"] | {"depth": 1}, "epochs": 1}
+    eager = train_alone(alone(scenes, tmp_path / "eager", **small))
+    cfg = alone(scenes, tmp_path / "compiled", compile=True, **small)
+    assert train_alone(cfg) == pytest.approx(eager, rel=1e-3)
+    one, other = (checkpoint.load(str(tmp_path / name / "last")).model for name in ("eager", "compiled"))
+    assert one.state_dict().keys() == other.state_dict().keys()  # no trace of the wrapper
+
+
+def test_compile_without_a_compiler_is_told_before_the_first_step(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ValueError, match=r"compile: true needs a C\+\+ compiler .* has no no-such-compiler; install one"
+    ):
+        train_alone(alone(scenes, tmp_path, compile=True))
+
+
+def test_the_recipe_still_gives_the_losses_of_the_golden_file(ray_session, scenes, tmp_path):
+    """`losses.json` changes with a reason in the commit alone; write it anew from the list that the failure shows."""
+    golden = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())
+    for name, changes in GOLDEN.items():
+        losses = train_alone(alone(scenes, tmp_path / name, epochs=1, batch_size=2, **changes))
+        assert losses == pytest.approx(golden[name], rel=1e-3), name  # kernels of other processors round otherwise
+
+
 def test_bf16_and_a_frozen_backbone_leave_the_backbone_as_it_was(scenes, tmp_path):
     first = alone(scenes, tmp_path / "first", epochs=1)
     train_alone(first)
@@ -154,6 +201,16 @@ def test_memory_that_is_full_names_the_knobs(scenes, tmp_path):
     words = faults.out_of_memory(gpus, "the GPU's memory")
     assert "set precision to bf16, or set parallel to fsdp" in words
     assert "accumulate to" not in words  # one image at a time already
+
+
+def test_a_full_node_is_explained_whichever_of_its_processes_ray_killed(scenes, tmp_path):
+    cfg = alone(scenes, tmp_path)
+    full = OutOfMemoryError("4 worker(s) were killed ... Memory on the node (IP: ...) was 22.23GB used / 23.54GB limit")
+    told = r"a node's memory \(22\.23GB of 23\.54GB, other programs included\) is full, at 4 crops of 64x96"
+    for failure in (ControllerError(full), WorkerGroupError("rank 0", {0: full})):
+        assert re.search(told, str(faults.explained(cfg, failure)))
+    other = ControllerError(RuntimeError("another fault"))
+    assert faults.explained(cfg, other) is other
 
 
 COUNTS = np.array([[100, 0, 0], [90, 10, 0], [0, 0, 0], [50, 0, 50]])
@@ -225,6 +282,15 @@ def test_records_after_the_snapshot_are_dropped_and_each_step_keeps_its_loss(tmp
     assert MetricsLog(str(tmp_path), 3).records == [*log.records[:2]]
 
 
+def test_validation_counts_what_segment_writes(scenes, tmp_path):
+    cfg = alone(scenes, tmp_path, epochs=1, best_by="frequency_weighted_iou", **QUICK)
+    train_alone(cfg)
+    (validation,) = (r for r in read_records(f"{cfg.output}/metrics.jsonl") if r["kind"] == "validation")
+    counts, _ = counts_of_segment(cfg, "best")
+    assert np.count_nonzero(counts.sum(axis=0)) > 1  # several classes are answered, or equal counts would mean little
+    assert figures_of(counts) == {name: validation[name] for name in FIGURES}
+
+
 def test_best_can_be_told_by_any_figure():
     record = {"miou": 0.5, "iou": {"road": 0.75, "bus": None}}
     assert [figure(record, name) for name in ("miou", "iou.road", "iou.bus")] == [0.5, 0.75, -1]
@@ -238,7 +304,8 @@ def test_tensorboard_and_curves_show_the_run(scenes, tmp_path):
     board = EventAccumulator(f"{cfg.output}/tensorboard")
     board.Reload()
     assert [event.value for event in board.Scalars("train/loss")] == pytest.approx(losses)
-    assert len([tag for tag in board.Tags()["images"] if tag.startswith("masks/val/")]) == 4
+    tags = [tag for tag in board.Tags()["images"] if tag.startswith("mask and truth/val/")]
+    assert [(len(board.Images(tag)), board.Images(tag)[0].width) for tag in tags] == [(1, 2 * 128)] * 4
     assert curves.draw(f"{cfg.output}/metrics.jsonl", f"{cfg.output}/curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not curves.draw(f"{cfg.output}/none.jsonl", f"{cfg.output}/none.png")

@@ -8,17 +8,19 @@ import torch
 
 from pipeline import checkpoint, storage
 from pipeline.batches import epoch_batches, steps_per_epoch
-from pipeline.config import AugmentConfig
+from pipeline.config import FIGURES, AugmentConfig
 from pipeline.corpus import list_items
 from pipeline.labels import space
 from pipeline.models import Network
 from pipeline.predict import Predictor
 from pipeline.train import train
-from tests.small_train import NETWORK, config, curve, train_alone
+from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
+
+CRF = {"iterations": 3, "smooth_weight": 3, "smooth_px": 3, "colour_weight": 4, "colour_px": 20, "colour_levels": 5}
 
 
 def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(ray_session, scenes, tmp_path):
-    cfg = config(scenes, tmp_path / "run")
+    cfg = config(scenes, tmp_path / "run", validate_crf=CRF, **QUICK)
     records = []
     trained = train(cfg, records.append)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -32,6 +34,10 @@ def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(r
     ready = checkpoint.load(trained.checkpoint)
     assert ready.label_space.name == "cityscapes19"
     assert checkpoint.load(str(tmp_path / "run/last")).info["epoch"] == 2
+
+    counts, raw = counts_of_segment(cfg, "last")
+    assert figures_of(counts) == {name: validations[-1][name] for name in FIGURES}
+    assert (counts != raw).any()  # the CRF did something
 
     again = train(cfg)  # nothing is left to do: the same answer, no further record
     assert again.miou == trained.miou

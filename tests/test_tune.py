@@ -7,6 +7,7 @@ import yaml
 
 from pipeline.config import TrainConfig, TuneConfig, load, parse, with_values
 from pipeline.console import Console, print_trials
+from pipeline.records import read_records
 from pipeline.tune import tune
 from tests.small_train import config
 
@@ -18,14 +19,16 @@ def space(**axes):
 
 
 def test_a_search_trains_each_point_and_writes_the_best_config(ray_session, scenes, tmp_path):
-    cfg = config(scenes, tmp_path, max_failures=0, **SMALL)
+    cfg = config(scenes, tmp_path, max_failures=0, best_by="pixel_accuracy", **SMALL)
     axes = {"optimizer.name": {"choice": ["sgd"]}, "optimizer.lr": {"grid": [1e-4, 1e30]}}
     counts = []
     trials = tune(cfg, space(**axes), lambda done, total: counts.append((done, total)))
     good, bad = trials
     assert counts[-1] == (2, 2)
     assert (good.error, good.values) == (None, {"optimizer.name": "sgd", "optimizer.lr": 1e-4})
-    assert math.isnan(bad.miou)
+    (validation,) = (r for r in read_records(f"{good.output}/metrics.jsonl") if r["kind"] == "validation")
+    assert (good.value, good.miou) == (validation["pixel_accuracy"], validation["miou"])
+    assert math.isnan(bad.value)
     assert "lower optimizer.lr" in bad.error
     best = load(TrainConfig, str(tmp_path / "best.yaml"))
     assert (best.optimizer.lr, best.optimizer.name, best.output) == (1e-4, "sgd", str(tmp_path / "best"))

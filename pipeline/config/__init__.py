@@ -16,10 +16,11 @@ from pipeline.config.recipe import (
 from pipeline.config.section import Section
 from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse, parse_model
-from pipeline.config.train import TrainConfig, stage_configs
+from pipeline.config.train import FIGURES, TrainConfig, stage_configs
 from pipeline.config.tune import AxisConfig, TuneConfig, with_values
 
 __all__ = [
+    "FIGURES",
     "AugmentConfig",
     "AxisConfig",
     "CorpusConfig",

@@ -110,9 +110,7 @@ class LossConfig(Section):
     """A sum of terms on the last logits, and `aux_weight` times the same sum on each of the others."""
 
     terms: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (CrossEntropyConfig(name="cross_entropy"),)
-    aux_weight: float = Field(
-        0.4, ge=0
-    )  # auxiliary heads and deep supervision; 0.4 is PSPNet's, arXiv:1612.01105 fig. 4
+    aux_weight: float = Field(0.4, ge=0)  # auxiliary heads, deep supervision; 0.4 is PSPNet's, arXiv:1612.01105 fig. 4
     sample: float = Field(1, gt=0, le=1)  # share of the cells that count; 1 = whole images. FCN section 4.3
     sample_px: int = Field(1, ge=1)  # side of a cell; FCN's is 32, one pixel of its coarsest layer
 

@@ -1,23 +1,25 @@
 """A training run."""
 
-import re
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline import storage
+from pipeline import labels, storage
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.networks import ModelConfig
 from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
 from pipeline.config.section import Precision, Section, Uri
+from pipeline.config.segment import CrfConfig
 from pipeline.config.text import parse
 
 # What a stage may set for itself; all else is one for the whole run.
 STAGE_KEYS = (
     "model", "weights", "start_from", "freeze_backbone", "norm", "corpus", "train_split", "epochs", "batch_size",
-    "accumulate", "augment", "optimizer", "loss", "ema", "validate_every",
+    "accumulate", "augment", "optimizer", "loss", "ema", "validate_every", "validate_crf",
 )  # fmt: skip
 PREVIOUS = "previous"  # start_from: the best checkpoint of the stage before
+# What one validation is judged by, of the whole split; `iou.<class>` beside these.
+FIGURES = ("miou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou", "mean_dice")
 
 
 class TrainConfig(Section):
@@ -31,24 +33,22 @@ class TrainConfig(Section):
     weights: Literal["imagenet", "random"]  # where the backbone starts
     start_from: Uri | None = None  # a checkpoint whose tensors are taken over where name and shape match
     freeze_backbone: bool = False  # only the head learns
-    norm: Literal["batch", "sync", "frozen"] = (
-        "batch"  # batch statistics: of each worker, of all (GPUs), or the stored ones
-    )
+    # Batch statistics: of each worker, of all (GPUs), or the stored ones.
+    norm: Literal["batch", "sync", "frozen"] = "batch"
     output: Uri
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)  # of all workers together, a step
-    accumulate: int = Field(
-        1, ge=1
-    )  # a worker takes its share of a batch in this many parts: less memory, same gradient
+    accumulate: int = Field(1, ge=1)  # parts in which a worker takes its share of a batch: less memory, same gradient
     augment: AugmentConfig
     optimizer: OptimizerConfig
     loss: LossConfig = LossConfig()
     ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, which are what is validated and saved
     validate_every: int = Field(ge=1)  # epochs
-    best_by: str = "miou"  # or mean_accuracy, pixel_accuracy, iou.<class>
+    validate_crf: CrfConfig | None = None  # absent = off; validation then counts what `segment` with it would write
+    best_by: str = "miou"  # which checkpoint is `best`: another of FIGURES, or iou.<class>
     save_every: int | None = Field(None, ge=1)  # steps between two snapshots; absent = at the end of each epoch alone
     precision: Precision
-    compile: bool = False  # torch.compile: a minute at the start, faster steps
+    compile: bool = False  # torch.compile: minutes at the start, faster steps; workers need a C++ compiler
     parallel: Literal["ddp", "fsdp"] = "ddp"  # how workers share: a whole network each, or its parameters in shards
     deterministic: bool = False  # slower kernels on GPUs that give the same bits each time; CPUs do so anyway
     seed: int = Field(ge=0)
@@ -79,10 +79,9 @@ class TrainConfig(Section):
     def _parts_fit(self) -> "TrainConfig":
         if self.norm == "sync" and not self.gpus_per_worker:
             raise ValueError("norm 'sync' exists on GPUs alone: set gpus_per_worker, or choose 'batch' or 'frozen'")
-        if not re.fullmatch(r"miou|mean_accuracy|pixel_accuracy|iou\..+", self.best_by):
-            raise ValueError(
-                f"best_by: found '{self.best_by}'; choose miou, mean_accuracy, pixel_accuracy or iou.<class>"
-            )
+        known = [*FIGURES, *(f"iou.{name}" for name in labels.space(self.label_space).classes)]
+        if self.best_by not in known:
+            raise ValueError(f"best_by: found '{self.best_by}'; choose one of {', '.join(known)}")
         if self.ema is not None and self.parallel == "fsdp":
             raise ValueError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
         if self.start_from == storage.absolute(PREVIOUS):

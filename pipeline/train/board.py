@@ -1,4 +1,4 @@
-"""TensorBoard: the figures of metrics.jsonl as scalars, and the same four validation images with their masks."""
+"""TensorBoard: the figures of metrics.jsonl as scalars, and the same four validation images, masks beside truth."""
 
 import importlib.util
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import storage
-from pipeline.config import TrainConfig
+from pipeline.config import FIGURES, TrainConfig
 from pipeline.imaging.overlay import blend
 from pipeline.labels import Colour
 from pipeline.records import Record
@@ -16,7 +16,7 @@ from pipeline.records import Record
 _SCALARS = ("lr", "gradient_norm", "data_wait", "images_per_s")
 _ALPHA = 0.5  # of the class colours over the image
 
-Example = tuple[str, np.ndarray, np.ndarray]  # image id, image (H, W, 3), mask (H, W)
+Example = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # image id, image (H, W, 3), label (H, W), mask (H, W)
 
 
 def require_tensorboard() -> None:
@@ -49,15 +49,16 @@ class Board:
                 for name in _SCALARS:
                     self._writer.add_scalar(f"train/{name}", record[name], record["step"])
             elif record["kind"] == "validation":
-                for name in ("miou", "mean_accuracy", "pixel_accuracy"):
+                for name in FIGURES:
                     self._writer.add_scalar(f"validation/{name}", record[name], record["step"])
                 for name, iou in record["iou"].items():
                     if iou is not None:
                         self._writer.add_scalar(f"iou/{name}", iou, record["step"])
         self._written = len(records)
         step = records[-1]["step"]
-        for image_id, image, mask in examples:
-            self._writer.add_image(f"masks/{image_id}", blend(image, mask, colours, _ALPHA), step, dataformats="HWC")
+        for image_id, image, label, mask in examples:
+            both = np.hstack([blend(image, ids, colours, _ALPHA) for ids in (mask, label)])
+            self._writer.add_image(f"mask and truth/{image_id}", both, step, dataformats="HWC")
         self._writer.flush()
         for file in Path(self._local.name).iterdir():
             storage.put(storage.join(self._uri, file.name), file.read_bytes())

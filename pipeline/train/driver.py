@@ -5,18 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import checkpoint, cluster, labels, models, storage, watch
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.records import Record, following
-from pipeline.train import board, curves, folder, tracking
-from pipeline.train.faults import out_of_memory
+from pipeline.train import board, curves, faults, folder, tracking
 from pipeline.train.loop import run_worker
 
 
@@ -94,7 +92,7 @@ def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise _plain(cfg, error) from error
+            raise faults.explained(cfg, error) from error
         finally:
             curves.draw(metrics, storage.join(cfg.output, "curves.png"))
     folder.finish(cfg)
@@ -131,17 +129,3 @@ def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
         failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
         logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # of Train v2
     )
-
-
-def _plain(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
-    """The sentence a worker raised for the user, if that is what ended the run; else the failure as it is."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else [error]
-    for failure in failures:
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, ValueError):
-                return ValueError(str(cause))
-            if isinstance(cause, ray.exceptions.OutOfMemoryError):
-                return ValueError(out_of_memory(cfg, "a node's memory"))
-            cause = cause.__cause__ or getattr(cause, "cause", None) or getattr(cause, "_base_exc", None)
-    return error

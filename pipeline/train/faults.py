@@ -1,14 +1,18 @@
 """What ends a training run and what to do about it, in a sentence."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from ray.exceptions import OutOfMemoryError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.config import TrainConfig
 
 _IDS_TOLD = 8
+_NODE_USE = re.compile(r"was (\S+) used / (\S+) limit")  # in what Ray says of a node that is full
 
 
 def check_finite(
@@ -48,7 +52,7 @@ def out_of_memory(cfg: TrainConfig, whose: str) -> str:
     return (
         f"{whose} is full, at {part} crops of {cfg.augment.crop[0]}x{cfg.augment.crop[1]} at once in a worker (batch_size "
         f"{cfg.batch_size} / workers {cfg.workers} / accumulate {cfg.accumulate}); {', or '.join(knobs)}; "
-        "start the run again under another output"
+        "start the run again under another output, or unchanged to go on if something else had filled it"
     )
 
 
@@ -63,3 +67,23 @@ def memory_explained(cfg: TrainConfig) -> Iterator[None]:
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
             raise ValueError(out_of_memory(cfg, "the machine's memory")) from error
         raise
+
+
+def explained(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
+    """The sentence for the user, if a worker raised one or a node was full; else the failure as it is."""
+    failures: list[Exception] = [error]
+    if isinstance(error, WorkerGroupError):
+        failures = list(error.worker_failures.values())
+    elif isinstance(error, ControllerError):  # on a node that is full, Ray kills the run's controller with its worker
+        failures = [error.controller_failure]
+    for failure in failures:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, ValueError):
+                return ValueError(str(cause))
+            if isinstance(cause, OutOfMemoryError):
+                use = _NODE_USE.search(str(cause))
+                told = f" ({use[1]} of {use[2]}, other programs included)" if use else ""
+                return ValueError(out_of_memory(cfg, f"a node's memory{told}"))
+            cause = cause.__cause__ or getattr(cause, "cause", None) or getattr(cause, "_base_exc", None)
+    return error

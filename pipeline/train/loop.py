@@ -1,6 +1,7 @@
 """One worker of a training run, from the first step to the last."""
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -34,8 +35,8 @@ def run_worker(
     Args:
         after_epoch: given {"epoch", "step", "miou"} at the end of each; a place for all workers to meet.
     """
-    data = _open(cfg)
     _set_up(cfg, device)
+    data = _open(cfg)
     with faults.memory_explained(cfg):
         learner = Learner(cfg, data.space.num_classes, data.counts, rank, world_size, device)
         position = state.restore(cfg, learner)
@@ -77,6 +78,12 @@ def _open(cfg: TrainConfig) -> _Data:
 
 def _set_up(cfg: TrainConfig, device: torch.device) -> None:
     torch.set_num_threads(cfg.cpus_per_worker)
+    compiler = os.environ.get("CXX", "g++")
+    if cfg.compile and shutil.which(compiler) is None:
+        raise ValueError(
+            f"compile: true needs a C++ compiler on each worker, and {socket.gethostname()} has no {compiler}; install one, "
+            "let CXX name one, or set compile to false"
+        )
     if cfg.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False

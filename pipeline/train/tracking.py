@@ -1,14 +1,15 @@
 """MLflow, for those who have it: parameters and figures of a run, sent by the process that drives it."""
 
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from pipeline.config import TrainConfig
+from pipeline.config import FIGURES, TrainConfig
 from pipeline.records import Record
 
+_log = logging.getLogger(__name__)
 _OF_STEPS = ("loss", "lr", "gradient_norm", "data_wait", "images_per_s")
-_OF_VALIDATIONS = ("miou", "mean_accuracy", "pixel_accuracy")
 
 
 def require_mlflow() -> None:
@@ -25,15 +26,26 @@ def mlflow_run(cfg: TrainConfig) -> Iterator[Callable[[Record], None]]:
         return
     import mlflow
 
-    mlflow.set_tracking_uri(cfg.mlflow)
-    with mlflow.start_run(run_name=cfg.output) as run:
+    try:
+        mlflow.set_tracking_uri(cfg.mlflow)
+        run = mlflow.start_run(run_name=cfg.output)
         mlflow.log_dict(cfg.model_dump(mode="json"), "config.json")
-        client = mlflow.MlflowClient()
+    except mlflow.MlflowException as error:
+        raise ValueError(f"mlflow: {cfg.mlflow} takes no run ({error}); mend the URI, or leave the key out") from error
+    client, lost = mlflow.MlflowClient(), False
 
-        def track(record: Record) -> None:
-            names = {"step": _OF_STEPS, "validation": _OF_VALIDATIONS}.get(record["kind"], ())
+    def track(record: Record) -> None:
+        nonlocal lost
+        if lost:
+            return
+        try:
+            names = {"step": _OF_STEPS, "validation": FIGURES}.get(record["kind"], ())
             stage = f"stage-{record['stage'].split('/')[0]}/" if "stage" in record else ""
             for name in names:
                 client.log_metric(run.info.run_id, stage + name, record[name], step=record["step"])
+        except mlflow.MlflowException as error:  # no reason to lose a training run
+            lost = True
+            _log.warning("mlflow: %s is lost (%s); training goes on without it", cfg.mlflow, error)
 
+    with suppress(mlflow.MlflowException), run:  # of the run's end, should the server be gone by then
         yield track

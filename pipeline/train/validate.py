@@ -1,5 +1,9 @@
 """Counts of the validation split, with the predictor that `segment` uses."""
 
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 import torch
 
@@ -7,26 +11,29 @@ from pipeline import labels
 from pipeline.batches import load_pair
 from pipeline.config import PredictConfig, TrainConfig
 from pipeline.corpus import Item
+from pipeline.crf import dense_crf
+from pipeline.labels import LabelSpace
 from pipeline.metrics.counts import count_confusion
 from pipeline.models import Network
-from pipeline.predict import Predictor
+from pipeline.predict import Predictor, summarise
 
 NUM_PICTURES = 4
 
 
 def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, world_size: int) -> np.ndarray:
-    """(C, C) int64 counts of the whole validation split: each worker predicts its share at full size, then they sum."""
+    """(C, C) int64 counts of the whole validation split, with the CRF if the config asks for it.
+
+    Each worker predicts its share at full size, then the counts are summed.
+    """
     device = next(network.parameters()).device
     if world_size > 1:
         for buffer in network.buffers():  # batch statistics drift apart between workers; rank 0's are what is saved
             torch.distributed.broadcast(buffer, src=0)
     space = labels.space(cfg.label_space)
-    network.eval()
-    predictor = Predictor(network, network.mean, network.std, PredictConfig(precision=cfg.precision), device)
+    mask_of = _masker(network, cfg)
     confusion = np.zeros((space.num_classes, space.num_classes), np.int64)
-    for item in items[rank::world_size]:
-        image, label = load_pair(item, space, cfg.max_pixels)
-        confusion += count_confusion(label, _mask(predictor, image), space.num_classes)
+    for image, label in _loaded(items[rank::world_size], space, cfg):
+        confusion += count_confusion(label, mask_of(image), space.num_classes)
     if world_size > 1:
         total = torch.from_numpy(confusion).to(device)
         torch.distributed.all_reduce(total)
@@ -34,17 +41,39 @@ def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, w
     return confusion
 
 
-def example_masks(network: Network, cfg: TrainConfig, items: list[Item]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(image id, image, mask) of four images that are spread evenly over the split: the same ones each time."""
-    device = next(network.parameters()).device
-    predictor = Predictor(network.eval(), network.mean, network.std, PredictConfig(precision=cfg.precision), device)
+def example_masks(
+    network: Network, cfg: TrainConfig, items: list[Item]
+) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """(image id, image, label, mask) of four images that are spread evenly over the split: the same ones each time."""
+    mask_of = _masker(network, cfg)
     count = min(NUM_PICTURES, len(items))
     chosen = [items[index * len(items) // count] for index in range(count)]
     space = labels.space(cfg.label_space)
-    images = [(item.image_id, load_pair(item, space, cfg.max_pixels)[0]) for item in chosen]
-    return [(image_id, image, _mask(predictor, image)) for image_id, image in images]
+    pairs = _loaded(chosen, space, cfg)
+    return [(item.image_id, *pair, mask_of(pair[0])) for item, pair in zip(chosen, pairs, strict=True)]
 
 
-def _mask(predictor: Predictor, image: np.ndarray) -> np.ndarray:
-    mask: np.ndarray = predictor.probs([image])[0].argmax(0).to(torch.uint8).cpu().numpy()
-    return mask
+def _loaded(items: list[Item], space: LabelSpace, cfg: TrainConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Image and label of each item, read and decoded ahead of the network."""
+    with ThreadPoolExecutor(cfg.read_threads, thread_name_prefix="validation") as pool:
+        waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        for item in items:
+            waiting.append(pool.submit(load_pair, item, space, cfg.max_pixels))
+            if len(waiting) > cfg.read_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """(H, W, 3) uint8 RGB -> (H, W) uint8 train ids, by the calls with which `segment` answers an image."""
+    device = next(network.parameters()).device
+    predictor = Predictor(network.eval(), network.mean, network.std, PredictConfig(precision=cfg.precision), device)
+
+    def mask_of(image: np.ndarray) -> np.ndarray:
+        if cfg.validate_crf is None:
+            return predictor.masks([image], cfg.cpus_per_worker)[0].mask
+        probs = predictor.probs([image])[0].cpu().numpy()
+        return summarise(torch.from_numpy(dense_crf(probs, image, cfg.validate_crf, cfg.cpus_per_worker))).mask
+
+    return mask_of

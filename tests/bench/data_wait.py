@@ -1,0 +1,94 @@
+"""The share of a training step that waits for data: 1024x2048 PNGs in a zip, crops of 512x1024, through `maskmill train`.
+
+python -m tests.bench.data_wait [network ...]    minutes on 2 cores; what is measured is read from each run's metrics.jsonl
+
+A CPU's step is long, so the loader alone is measured too: views a second of 1 and of 2 reading threads say how fast a
+step may become before it waits.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from pipeline import labels
+from pipeline.batches import epoch_batches
+from pipeline.config import TrainConfig, parse
+from pipeline.corpus import list_items
+from pipeline.corpus.scenes import write_corpus
+from pipeline.records import read_records
+from pipeline.train import folder
+
+FOLDER = Path("runs/data_wait")
+SCENES, HEIGHT, WIDTH, SEED = {"train": 12, "val": 1}, 1024, 2048, 3
+BATCH = 2
+
+# network, epochs of six steps, precision (depthwise convolutions are slow in bf16)
+NETWORKS = {
+    "fcn-resnet50": ({"name": "fcn_resnet", "backbone": "resnet50"}, 1, "bf16"),
+    "lraspp-mobilenetv3": ({"name": "lraspp"}, 4, "fp32"),
+}
+
+
+def config(network: str, images: str, truths: str) -> TrainConfig:
+    model, epochs, precision = NETWORKS[network]
+    values = {
+        "corpus": {"images": images, "labels": truths, "layout": "cityscapes"},
+        "train_split": "train", "val_split": "val", "label_space": "cityscapes19",
+        "model": model, "weights": "random", "output": str(FOLDER / network), "epochs": epochs, "batch_size": BATCH,
+        "augment": {"crop": [HEIGHT // 2, WIDTH // 2], "scale": [0.5, 2], "flip": True, "colour": 0.5},
+        "optimizer": {"name": "sgd", "lr": 0.001, "backbone_lr_factor": 1, "weight_decay": 0, "warmup_steps": 0,
+                      "poly_power": 0.9},
+        "validate_every": epochs, "precision": precision, "seed": SEED, "workers": 1, "cpus_per_worker": 1,
+        "read_threads": 1,
+    }  # fmt: skip
+    return parse(TrainConfig, values, where=network)
+
+
+def waits(network: str, cfg: TrainConfig) -> str:
+    """Train, and read what the run wrote: seconds a step, and the share of them that waited."""
+    shutil.rmtree(cfg.output, ignore_errors=True)
+    path = FOLDER / f"{network}.yaml"
+    path.write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
+    subprocess.run([sys.executable, "-m", "jobs.train", str(path)], check=True, stdout=subprocess.DEVNULL)
+    steps = [record for record in read_records(f"{cfg.output}/metrics.jsonl") if record["kind"] == "step"]
+    shares = [share for record in steps for share in record["data_waits"]]
+    seconds = sum(len(record["losses"]) / record["step_rate"] for record in steps) / len(shares)
+    each = len(shares) // cfg.epochs
+    later = [share for place, share in enumerate(shares) if place % each]
+    return f"{network:20} {len(shares):6} {seconds:10.2f} {100 * np.mean(shares):12.2f} {100 * np.mean(later):22.2f}"
+
+
+def views(cfg: TrainConfig, threads: int) -> str:
+    """The loader alone: wall and processor time of a view."""
+    items, space = folder.labelled(cfg, "train"), labels.space(cfg.label_space)
+    wall, cpu, count = time.monotonic(), time.process_time(), 0
+    for epoch in range(2):
+        for images, _ in epoch_batches(items, space, cfg.augment, batch_size=BATCH, epoch=epoch, seed=SEED, rank=0,
+                                       world_size=1, max_pixels=cfg.max_pixels, num_threads=threads):  # fmt: skip
+            count += len(images)
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    return f"{threads:14} {count / wall:10.1f} {1000 * cpu / count:22.1f}"
+
+
+def main(networks: list[str]) -> None:
+    torch.set_num_threads(1)
+    images, truths = write_corpus(str(FOLDER / "corpus"), SCENES, HEIGHT, WIDTH, SEED)
+    cfg = config("fcn-resnet50", images, truths)
+    size = sum(item.image.bytes for item in list_items(cfg.corpus, None)) / sum(SCENES.values())
+    print(f"{SCENES['train']} scenes, {size / 1e6:.1f} MB a PNG, {BATCH} views a step")
+    print(f"{'reading threads':>14} {'views/s':>9} {'processor ms a view':>22}")
+    for threads in (1, 2, 1, 2):
+        print(views(cfg, threads), flush=True)
+    print(f"{'network':20} {'steps':>6} {'s a step':>10} {'data wait %':>12} {'without first steps %':>22}")
+    for network in networks or NETWORKS:
+        print(waits(network, config(network, images, truths)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
