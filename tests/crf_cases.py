@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.config import CrfConfig
+from pipeline.crf.device import dense_crf_batch
 
 # ANCHORS of the literature: DeepLab's style of setting (A) and pydensecrf's example (B).
 SHARP = CrfConfig(iterations=10, smooth_weight=3, smooth_px=3, colour_weight=4, colour_px=67, colour_levels=3)
@@ -35,6 +38,21 @@ def noisy_probs(label: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarra
     noise = rng.normal(0, 0.7, coarse).repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
     raised = np.exp(2.0 * (np.arange(num_classes)[:, None, None] == label) + noise)
     return (raised / raised.sum(axis=0)).astype(np.float32)
+
+
+def smooth_probs(label: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
+    """(C, H, W): coarse logits at stride 8, enlarged bilinearly: sure inside and vague along edges, as a trained network."""
+    height, width = label.shape
+    truth = F.one_hot(torch.from_numpy(label.astype(np.int64)), num_classes).permute(2, 0, 1).float()
+    coarse = F.adaptive_avg_pool2d(truth, (-(-height // 8), -(-width // 8)))
+    noise = torch.randn(coarse.shape, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate((8 * coarse + noise)[None], (height, width), mode="bilinear").softmax(dim=1)[0].numpy()
+
+
+def on_device(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, device: str = "cpu") -> np.ndarray:
+    """The device path's marginals (C, H, W) of one image."""
+    scores, pixels = torch.from_numpy(probs)[None].to(device), torch.from_numpy(image)[None].to(device)
+    return dense_crf_batch(scores, pixels, cfg)[0].cpu().numpy()
 
 
 def energies_of(probs: np.ndarray) -> np.ndarray:
