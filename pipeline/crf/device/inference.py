@@ -51,23 +51,42 @@ def dense_crf_batch(probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig) -
     """
     _check(probs, images)
     num_classes, height, width = probs.shape[1:]
-    kernels = [(0, cfg.smooth_px, 1.0, cfg.smooth_weight), (3, cfg.colour_px, cfg.colour_levels, cfg.colour_weight)]
-    kernels = [kernel for kernel in kernels if kernel[3] > 0]
-    if cfg.iterations == 0 or not kernels or num_classes == 1:
+    if cfg.iterations == 0 or (cfg.smooth_weight == 0 and cfg.colour_weight == 0) or num_classes == 1:
         return probs
-    ends = [_ends(height, width, colours, px, levels) for colours, px, levels, _ in kernels]
-    by_memory = min(PIXELS_AT_ONCE // (height * width), SCORES_AT_ONCE // (num_classes * height * width))
-    group = max(1, min(by_memory, IMAGES_AT_ONCE, most_images(ends)))
+    num_pixels = height * width
+    fitting = most_images([kernel.ends for kernel in kernels_of(images[:1], cfg)])
+    by_memory = min(PIXELS_AT_ONCE // num_pixels, SCORES_AT_ONCE // (num_classes * num_pixels))
+    group = max(1, min(by_memory, fitting, IMAGES_AT_ONCE))
     steps = steps_for(probs.device)
-    done = []
     with torch.cuda.device_of(probs):
-        for some, pixels in zip(probs.split(group), images.split(group), strict=True):
-            placed = [
-                Kernel(_features(pixels[..., :colours], px, levels), end, weight)
-                for (colours, px, levels, weight), end in zip(kernels, ends, strict=True)
-            ]
-            done.append(infer(some.flatten(2), True, placed, cfg.iterations, steps).view_as(some))
+        done = [
+            infer(some.flatten(2), True, kernels_of(pixels, cfg), cfg.iterations, steps).view_as(some)
+            for some, pixels in zip(probs.split(group), images.split(group), strict=True)
+        ]
     return done[0] if len(done) == 1 else torch.cat(done)
+
+
+def kernels_of(images: torch.Tensor, cfg: CrfConfig) -> list[Kernel]:
+    """The kernels with a weight: smoothness over x and y, appearance over x, y and the colours of images (N, H, W, 3)."""
+    kernels = []
+    if cfg.smooth_weight > 0:
+        kernels.append(_kernel(images[..., :0], [cfg.smooth_px] * 2, cfg.smooth_weight))
+    if cfg.colour_weight > 0:
+        kernels.append(_kernel(images, [cfg.colour_px] * 2 + [cfg.colour_levels] * 3, cfg.colour_weight))
+    return kernels
+
+
+def _kernel(images: torch.Tensor, widths: list[float], weight: float) -> Kernel:
+    """Features float32 over float32, as on the CPU; the ends are those of any image of this size."""
+    num_images, height, width, colours = images.shape
+    most = np.array([width - 1, height - 1, *[255] * colours], np.float32) / np.array(widths, np.float32)
+    features = torch.empty(len(widths), num_images, height, width, device=images.device)
+    features[0] = torch.arange(width, device=images.device)
+    features[1] = torch.arange(height, device=images.device)[:, None]
+    features[2:] = images.permute(3, 0, 1, 2)
+    # Widths as a tensor: torch multiplies a CUDA tensor by the reciprocal of a number, which rounds differently.
+    features /= torch.tensor(widths, device=images.device)[:, None, None, None]
+    return Kernel(features.flatten(2), np.stack([np.zeros_like(most), most], axis=1), weight)
 
 
 def infer(
@@ -110,25 +129,3 @@ def _check(probs: torch.Tensor, images: torch.Tensor) -> None:
     low, high = probs.aminmax()
     if not bool((low >= 0) & (high < np.inf)):  # NaN is neither
         raise ValueError("dense CRF: probs hold NaN, infinity or negative values; give probabilities, not logits")
-
-
-def _ends(height: int, width: int, colours: int, px: float, levels: float) -> np.ndarray:
-    """(d, 2): where features of any image of this size lie; 0 is among them, as missing pixels have it."""
-    most = np.array([width - 1, height - 1, *[255] * colours], np.float32)
-    return np.stack([np.zeros_like(most), most / _widths(colours, px, levels)], axis=1)
-
-
-def _features(images: torch.Tensor, px: float, levels: float) -> torch.Tensor:
-    """(d, N, P): x, y and colours (N, H, W, D) over their widths, float32 over float32 as on the CPU."""
-    num_images, height, width, colours = images.shape
-    features = torch.empty(2 + colours, num_images, height, width, device=images.device)
-    features[0] = torch.arange(width, device=images.device)
-    features[1] = torch.arange(height, device=images.device)[:, None]
-    features[2:] = images.permute(3, 0, 1, 2)
-    # Widths as a tensor: torch multiplies a CUDA tensor by the reciprocal of a number, which rounds differently.
-    widths = torch.from_numpy(_widths(colours, px, levels)).to(images.device)
-    return features.flatten(2) / widths[:, None, None]
-
-
-def _widths(colours: int, px: float, levels: float) -> np.ndarray:
-    return np.array([px, px, *[levels] * colours], np.float32)

@@ -140,7 +140,8 @@ def _add_up(  # type: ignore[no-untyped-def]
     entry = tl.load(start + row, mask=is_row, other=0)
     end = tl.load(start + row + 1, mask=is_row, other=0)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for _ in range(0, tl.max(end - entry, axis=0), _LOOK_AHEAD):
+    left = tl.max(end - entry, axis=0)
+    while left > 0:
         for ahead in tl.static_range(_LOOK_AHEAD):
             is_there = entry + ahead < end
             source = tl.load(index + entry + ahead, mask=is_there, other=0).to(tl.int64)
@@ -148,6 +149,7 @@ def _add_up(  # type: ignore[no-untyped-def]
             at = source[:, None] * stride + column[None, :]
             total += share[:, None] * tl.load(table + at, mask=is_there[:, None] & is_column, other=0.0)
         entry += _LOOK_AHEAD
+        left -= _LOOK_AHEAD
     tl.store(result + row[:, None] * stride + column[None, :], total, mask=is_row[:, None] & is_column)
 
 
