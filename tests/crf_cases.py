@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.config import CrfConfig
+from pipeline.corpus.street import draw_scene
 from pipeline.crf.device import dense_crf_batch
 
 # ANCHORS of the literature: DeepLab's style of setting (A) and pydensecrf's example (B).
@@ -28,6 +30,21 @@ def photograph(camvid: Path, number: int = 0, size: tuple[int, int] | None = Non
         image = image.resize(size[::-1], Image.Resampling.BICUBIC)
         label = label.resize(size[::-1], Image.Resampling.NEAREST)
     return np.array(image), np.array(label)
+
+
+@cache
+def street_scene() -> tuple[np.ndarray, np.ndarray]:
+    """Image (96, 160, 3) and probs (7, 96, 160) of a drawn scene."""
+    image, label = draw_scene(np.random.default_rng(3), 96, 160)
+    probs = noisy_probs(label, 34)[[7, 8, 11, 21, 23, 24, 26]]
+    return image, probs / probs.sum(axis=0)
+
+
+def position_and_colour(image: np.ndarray, px: float, levels: float) -> np.ndarray:
+    """(P, 5) features of the appearance kernel."""
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]].reshape(2, -1).astype(np.float32)
+    colour = image.reshape(-1, 3).astype(np.float32) / np.float32(levels)
+    return np.column_stack([np.column_stack([x, y]) / np.float32(px), colour])
 
 
 def noisy_probs(label: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
@@ -51,7 +68,10 @@ def smooth_probs(label: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarr
 
 def on_device(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, device: str = "cpu") -> np.ndarray:
     """The device path's marginals (C, H, W) of one image."""
-    scores, pixels = torch.from_numpy(probs)[None].to(device), torch.from_numpy(image)[None].to(device)
+    scores, pixels = (
+        torch.from_numpy(np.ascontiguousarray(probs))[None].to(device),
+        torch.from_numpy(image)[None].to(device),
+    )
     return dense_crf_batch(scores, pixels, cfg)[0].cpu().numpy()
 
 
