@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig
 from pipeline.corpus import BadBytes, Item, read
 from pipeline.corpus.siblings import instances_of
-from pipeline.crf import dense_crf
+from pipeline.crf.device import sharpen
 from pipeline.imaging.decode import BadImage, as_stored, decode_image, decode_label, orientation_of, upright
 from pipeline.imaging.instances import decode_instances
 from pipeline.imaging.masks import encode_mask
@@ -175,10 +174,10 @@ class ShardSegmenter:
             final, before = raw, None
             if self.cfg.crf is not None:
                 started = time.perf_counter()
-                sharpened = dense_crf(scores.cpu().numpy(), loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
+                placed = scores if self.cfg.crf_on == "device" else scores.cpu()
+                scores = sharpen(placed, loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
+                final, before = summarise(scores), raw.mask  # waits for the device, so that its time is counted
                 loaded.seconds["seconds_crf"] = time.perf_counter() - started
-                scores = torch.from_numpy(sharpened)
-                final, before = summarise(scores), raw.mask
             if self.cfg.metrics.calibration_bins and loaded.label is not None:
                 loaded.confidence = scores.amax(dim=0).float().cpu().numpy()
             yield loaded, final, before

@@ -21,7 +21,7 @@ from pipeline import checkpoint, cluster, storage
 from pipeline.batches import load_pair
 from pipeline.config import CrfConfig, SegmentConfig, parse
 from pipeline.corpus import Item, list_items
-from pipeline.crf import dense_crf
+from pipeline.crf.device import sharpen
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.boundary import boundary_iou, count_boundary
 from pipeline.metrics.counts import count_confusion
@@ -126,7 +126,8 @@ def _evaluate(
     settings: Sequence[CrfConfig | None], on_progress: Callable[[int, int], None],
 ) -> dict[CrfConfig | None, Counts]:  # fmt: skip
     """Counts of each setting over all images: a task an image, which reads its scores once."""
-    task = ray.remote(num_cpus=cfg.cpus_per_actor, max_retries=2)(_count)
+    gpus = cfg.gpus_per_actor if cfg.crf_on == "device" else 0
+    task = ray.remote(num_cpus=cfg.cpus_per_actor, num_gpus=gpus, max_retries=2)(_count)
     dumped = [None if crf is None else crf.model_dump() for crf in settings]
     todo = [task.remote(payload, item, uri, dumped) for item, uri in zip(items, scores, strict=True)]
     places = {reference: index for index, reference in enumerate(todo)}
@@ -143,11 +144,12 @@ def _count(payload: dict[str, Any], item: Item, uri: str, settings: Sequence[dic
     cfg = parse(SegmentConfig, payload, where="segment config")
     space = checkpoint.label_space_of(cfg.checkpoint)
     image, label = load_pair(item, space, cfg.max_pixels)
-    probs = np.load(io.BytesIO(storage.read(uri))).astype(np.float32)
+    device = "cuda" if cfg.gpus_per_actor > 0 and cfg.crf_on == "device" else "cpu"
+    probs = torch.from_numpy(np.load(io.BytesIO(storage.read(uri))).astype(np.float32)).to(device)
     found = []
     for values in settings:
-        marginals = probs if values is None else dense_crf(probs, image, CrfConfig(**values), cfg.cpus_per_actor)
-        mask = marginals.argmax(axis=0).astype(np.uint8)
+        marginals = probs if values is None else sharpen(probs, image, CrfConfig(**values), cfg.cpus_per_actor)
+        mask = marginals.argmax(dim=0).to(torch.uint8).cpu().numpy()
         confusion = count_confusion(label, mask, space.num_classes)
         boundary = count_boundary(label, mask, space.num_classes, (BOUNDARY_PX,))
         found.append(np.concatenate([confusion.ravel(), boundary.ravel()]))

@@ -48,6 +48,7 @@ class SegmentConfig(Section):
     output: Uri
     predict: PredictConfig = PredictConfig()
     crf: CrfConfig | None = None  # absent = off
+    crf_on: Literal["device", "cpu"] = "device"  # where it runs: where the network's scores are, or on the CPU
     metrics: MetricsConfig = MetricsConfig()
     images_per_shard: int = Field(16, ge=1)
     bytes_per_shard: int = Field(256_000_000, ge=1)  # of images and labels as stored: a shard of large ones holds fewer

@@ -18,7 +18,11 @@ Moving from pydensecrf (on photographs labels agree on 99.999 % of the pixels, a
 
 What differs: pairs of widths are (y, x), as sizes are everywhere here; marginals come back as (C, H, W); a full compatibility
 matrix is used as it stands, where pydensecrf takes the mean of it and its transpose; NaN and wrong shapes are refused; up to
-1 GiB of working memory is kept for the next image (`team.KEPT_BYTES`). Any number of threads gives the same bits.
+1 GiB of working memory is kept for the next image (`team.KEPT_BYTES`). Any number of threads gives the same bits. What is not
+there: `kernel=` and parameter learning; `startInference`, `stepInference` and `klDivergence` (each `inference(n)` starts anew);
+`utils.create_pairwise_gaussian` and `_bilateral` (for grids of any dimension: make features, and use `add_kernel`).
+
+On a CUDA device, batched: `pipeline.crf.device.dense_crf_batch`.
 """
 
 import numpy as np

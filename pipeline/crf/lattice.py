@@ -14,6 +14,7 @@ master before a blur and copied from it afterwards. So no two bands write to the
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,10 +59,10 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
     vertex = team.empty(num_points, int(columns[-1]), dtype=np.int32)
     weight = team.empty(num_points, int(columns[-1]))
     bands = _bands(num_points)
-    packings = [_packing(axes[:, :num_points]) for axes in features]
+    packings = [packing(axes[:, :num_points]) for axes in features]
     tasks = [
-        (axes, *packing, tuple(range(len(axes))), start, stop, first, vertex, weight)
-        for axes, packing, first in zip(features, packings, columns, strict=False)
+        (axes, *key[:3], tuple(range(len(axes))), start, stop, first, vertex, weight)
+        for axes, key, first in zip(features, packings, columns, strict=False)
         for start, stop in bands
     ]
     found = team.run(number_band, tasks)
@@ -72,9 +73,9 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
     keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
     merged = team.run(merge, [(one,) for one in keys])
     axes_of = [
-        (table, one, master, packing[2], axis, int(base[0]))
-        for (table, master), one, packing, base in zip(merged, keys, packings, offset, strict=True)
-        for axis in range(len(packing[2]))
+        (table, one, master, key.units, axis, int(base[0]))
+        for (table, master), one, key, base in zip(merged, keys, packings, offset, strict=True)
+        for axis in range(len(key.units))
     ]
     chains = team.run(link, axes_of)
     sweeps = [
@@ -107,8 +108,21 @@ def _bands(num_points: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def _packing(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of (d, P) features: scale of the elevation (d,), smallest whole parts (d,), units of the key (d + 1,)."""
+class Packing(NamedTuple):
+    """How the vertices of a kernel are packed into keys."""
+
+    scale: np.ndarray  # (d,) float32, of the elevation
+    low: np.ndarray  # (d,) int64, the smallest whole parts
+    units: np.ndarray  # (d + 1,) int64, the place of each axis in a key; 0 for the last
+    bits: int  # of the largest key, at most 62
+
+
+def packing(features: np.ndarray) -> Packing:
+    """The packing of (d, P) features, or of any (d, 2) ends between which they lie.
+
+    Raises:
+        ValueError: the features are not finite, or span more of the lattice than 62 bits can tell apart.
+    """
     d = len(features)
     # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
     std = np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))
@@ -128,7 +142,7 @@ def _packing(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"CRF widths are too small: the lattice needs {sum(bits)} bits a key, 62 are there; widen them"
         )
     units = np.append(2 ** np.cumsum(bits[:-1]), 0).astype(np.int64)
-    return scale, low.astype(np.int64), units
+    return Packing(scale, low.astype(np.int64), units, sum(bits))
 
 
 def _spans(before: np.ndarray) -> np.ndarray:

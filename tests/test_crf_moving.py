@@ -1,0 +1,82 @@
+"""The page on moving from pydensecrf, and the README's example, do what they say."""
+
+import re
+
+import numpy as np
+import pytest
+
+import pipeline.crf
+from pipeline.crf import DenseCRF
+from tests.conftest import ROOT
+from tests.crf_cases import energies_of, street_scene
+
+
+def table():
+    """(theirs, ours) of each line of the page."""
+    lines = pipeline.crf.__doc__.splitlines()
+    return [re.split(r" {2,}", line.strip()) for line in lines if re.match(r" {4}\S.* {2,}\S", line)]
+
+
+def calls(prefix):
+    found = [tuple(row) for row in table() if row[0].startswith(prefix)]
+    assert found, f"the page has no line that begins with {prefix}"
+    return found
+
+
+@pytest.fixture
+def names():
+    """What the page's calls mention."""
+    densecrf, utils = pytest.importorskip("pydensecrf.densecrf"), pytest.importorskip("pydensecrf.utils")
+    image, probs = street_scene()
+    n, h, w = probs.shape
+    y, x = np.mgrid[:h, :w].reshape(2, -1).astype(np.float32)
+    return {
+        **vars(densecrf), **vars(utils), "np": np, "n": n, "h": h, "w": w, "p": 0.7, "compat": 3,
+        "U": energies_of(probs), "probs": probs, "im": image.copy(), "feats": np.stack([x / 9, y / 5]),
+    }  # fmt: skip
+
+
+def ours_of(text, names):
+    """The value of one of our expressions: DenseCRF is ours there, pydensecrf's on the left."""
+    return eval(text, {**names, "DenseCRF": DenseCRF})
+
+
+def test_every_kind_of_unary_is_the_same(names):
+    for theirs, ours in calls("unary_from_"):
+        ours, *remark = ours.split(", labels from 1")
+        labels = names["probs"].argmax(0) + len(remark)
+        labels[:5] = 0
+        here = {**names, "labels": labels}
+        expected = np.exp(-eval(theirs, here)).reshape(names["probs"].shape)
+        assert ours_of(ours, here).inference(0) == pytest.approx(expected / expected.sum(0), rel=1e-4, abs=2e-5)
+
+
+def test_every_kind_of_kernel_is_the_same(names):
+    ((make, make_ours),), ((infer, infer_ours),) = calls("d ="), calls("np.argmax")
+    rows = calls("d.add")
+    assert len(rows) == 3
+    for theirs, ours in rows:
+        left, right = dict(names), {**names, "DenseCRF": DenseCRF}
+        exec(f"{make}\n{theirs}\nlabels = {infer}", left)
+        exec(f"{make_ours}\n{ours}\nlabels = {infer_ours}", right)
+        assert (left["labels"] != names["probs"].argmax(0)).any()
+        assert np.array_equal(left["labels"], right["labels"])
+
+
+def test_every_normalisation_named_is_there(names):
+    ((theirs, ours),) = calls("normalization=")
+    assert theirs.partition("=")[2] in names
+    crf = DenseCRF.from_probs(names["probs"])
+    for name in re.findall(r'"(\w+)"', ours):
+        crf.add_gaussian(3, 3, name)
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = re.findall(
+        r"```python\n(from pipeline\.crf import DenseCRF\n.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    image, probs = street_scene()
+    here = {"image": image, "probs": probs}
+    exec(example, here)
+    assert here["marginals"].shape == probs.shape
+    assert (here["marginals"].argmax(0) != probs.argmax(0)).mean() > 0.01
