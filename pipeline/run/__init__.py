@@ -1,5 +1,6 @@
 """The output contract: rows, the ledger of a run, one writer at a time, and the proof that nothing is lost."""
 
+from pipeline.run.compact import compact
 from pipeline.run.identity import describe
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Run
@@ -10,6 +11,6 @@ from pipeline.run.success import Finished
 from pipeline.run.verify import Verification, verify
 
 __all__ = [
-    "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Plan", "Run", "Verification", "describe", "mask_schema",
+    "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Plan", "Run", "Verification", "compact", "describe", "mask_schema",
     "parts_of", "read_table", "verify",
 ]  # fmt: skip

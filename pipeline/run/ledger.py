@@ -184,8 +184,9 @@ class Run:
         for file in storage.list_files(storage.join(self.uri, "attempts")):
             self._settle(int(file.path.removeprefix("shard-")))
             storage.delete(file.uri)
+        sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
         return write_success(
-            self.uri, self.fingerprint, self.label_space, self.shard_sizes(), max_reject_rate, lambda: _check(lease)
+            self.uri, self.fingerprint, self.label_space, sizes, max_reject_rate, moment, lambda: _check(lease)
         )
 
     def _settle(self, shard: int) -> None:

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -51,12 +50,14 @@ def write_success(
     space: LabelSpace,
     sizes: np.ndarray,
     max_reject_rate: float,
+    moment: str,
     check: Callable[[], None],
 ) -> Finished:
     """Write `_SUCCESS.json`, after the rejects' parts were made to be those that the masks' footers speak of.
 
     Args:
         sizes: (shards,) images of each.
+        moment: when the run ended, ISO 8601.
         check: called before what cannot be repeated.
     Raises:
         ValueError: a part does not answer its shards, or more images were rejected than `max_reject_rate` allows.
@@ -89,7 +90,7 @@ def write_success(
             f"run {run_uri}: {done.rejects} of {sizes.sum()} images were rejected ({counts}), more than "
             f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
         )
-    head = {"format": FORMAT, "fingerprint": fingerprint, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    head = {"format": FORMAT, "fingerprint": fingerprint, "finished": moment}
     text = json.dumps({**head, **vars(done)})[:-1] + ',\n"parts": {\n' + ",\n".join(entries) + "\n}}\n"
     check()
     storage.put(storage.join(run_uri, "_SUCCESS.json"), text.encode())
