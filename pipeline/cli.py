@@ -171,8 +171,8 @@ def retry_rejects(run: RunUri) -> None:
     from pipeline.run import Lease, Run
 
     uri = storage.absolute(run)
-    with Lease(uri):
-        withdrawn = Run.open(uri).withdraw_rejects()
+    with Lease(uri) as lease:
+        withdrawn = Run.open(uri).withdraw_rejects(lease)
     console.print(f"{sum(withdrawn.values())} rejects of {len(withdrawn)} shards are pending again")
     resume(run)
 
@@ -187,7 +187,7 @@ def status(run: RunUri) -> None:
     uri = storage.absolute(run)
     found = Run.open(uri)
     sizes, pending, rejects = found.shard_sizes(), found.pending(), found.rejects()
-    left = sum(sizes[shard] for shard in pending)
+    left = int(sizes[pending].sum())
     holder = Lease.holder(uri)
     if found.finished():
         state = "finished"

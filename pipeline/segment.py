@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy
 from pipeline import checkpoint, cluster, watch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
-from pipeline.corpus import Item, list_items, plan_shards
+from pipeline.corpus import Item, plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
 from pipeline.poison import answer_in_children
 from pipeline.run import SECONDS, Lease, Run, mask_schema
@@ -78,19 +78,18 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
     """
     ready = checkpoint.load(cfg.checkpoint)
     check_metrics(cfg.metrics, ready.label_space)
-    run = Run.open_or_create(
-        cfg.output,
-        identity(cfg, ready),
-        cfg.model_dump(mode="json"),
-        ready.label_space,
-        make_plan=lambda: plan_shards(list_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard),
-    )
-    pending = run.pending()
-    sizes = run.shard_sizes()
-    progress = Progress(run.num_images, run.num_images - sum(sizes[shard] for shard in pending))
-    if pending:
-        with Lease(cfg.output):
-            run.reopen()
+    with Lease(cfg.output) as lease:
+        run = Run.open_or_create(
+            cfg.output,
+            identity(cfg, ready),
+            cfg.model_dump(mode="json"),
+            ready.label_space,
+            make_plan=lambda: plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard),
+        )
+        pending = run.pending()
+        progress = Progress(run.num_images, run.num_images - int(run.shard_sizes()[pending].sum()))
+        if pending:
+            run.reopen(lease)
             on_progress(progress)
             rows = _answer(cfg, pending)
             watched = watch.Segmentation(cfg.output, progress.images, progress.done)
@@ -98,9 +97,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
                 progress.add(row)
                 watched.add(row, progress.done)
                 on_progress(progress)
-            finished = run.finish(cfg.max_reject_rate)
-    else:
-        finished = run.finished() or run.finish(cfg.max_reject_rate)
+        finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
         cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s
     )

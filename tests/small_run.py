@@ -65,7 +65,7 @@ def make_run(
     run = Run.open_or_create(
         uri, {"crf": None}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(items, images_per_shard)
     )
-    for shard in sorted(run.shard_sizes()):
+    for shard in run.pending():
         here = list(zip(items, drawn, strict=True))[shard * images_per_shard : (shard + 1) * images_per_shard]
         masks = [_mask_row(item, one, cfg.metrics) for item, one in here if one.mask is not None]
         rejects = [_reject_row(item, one) for item, one in here if one.mask is None]

@@ -1,7 +1,6 @@
+import hashlib
 import json
-import os
-import socket
-import time
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,9 @@ from pipeline import storage
 from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.masks import encode_mask
 from pipeline.labels import space
-from pipeline.run import REJECT_SCHEMA, Lease, Run, mask_schema, read_table, verify
+from pipeline.run import REJECT_SCHEMA, Run, mask_schema, read_table, verify
+from pipeline.run.parts import footer_of, write_part
+from pipeline.run.rows import part_metadata
 
 SPACE = space("camvid11")
 IDENTITY = {"crf": {"smooth_weight": 3.0}, "weights_sha256": "a"}
@@ -38,6 +39,23 @@ def tables(items, rejected=()):
     return pa.Table.from_pylist(masks, mask_schema(11)), pa.Table.from_pylist(rejects, REJECT_SCHEMA)
 
 
+def part_of(run, shard, items):
+    """Bytes of a masks part that answers some items."""
+    return write_part(tables(items)[0], part_metadata(run.fingerprint, SPACE, shard, shard), [])
+
+
+def replace(run, shard, items, say=None):
+    """Write another part over the one of a shard; in it stands that it is of another shard."""
+    storage.put(storage.join(run.uri, f"masks/part-{shard:05d}.parquet"), part_of(run, say or shard, items))
+
+
+def flip_a_byte(run):
+    uri = storage.join(run.uri, "masks/part-00001.parquet")
+    data = bytearray(storage.read(uri))
+    data[60] ^= 1
+    storage.put(uri, bytes(data))
+
+
 def complete(run, rejected=()):
     for shard in run.pending():
         run.commit(shard, *tables(run.shard_items(shard), rejected))
@@ -58,9 +76,11 @@ def test_a_run_folder_has_the_documented_files(tmp_path):
     run = open_run(tmp_path)
     complete(run, rejected=("val/s_3",))
     run.finish(1)
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
+    (plan,) = (tmp_path / "plan").iterdir()
+    assert re.fullmatch(r"part-00000-[0-9a-f]{8}\.parquet", plan.name)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file() and p != plan) == [
         "_SUCCESS.json", "masks/part-00000.parquet", "masks/part-00001.parquet", "masks/part-00002.parquet",
-        "plan/plan.parquet", "rejects/part-00001.parquet", "run.json",
+        "rejects/part-00001.parquet", "run.json",
     ]  # fmt: skip
 
 
@@ -77,7 +97,7 @@ def test_a_part_explains_itself(tmp_path):
 def test_the_plan_is_made_once_and_kept(tmp_path):
     first = open_run(tmp_path)
     again = Run.open_or_create(str(tmp_path), IDENTITY, {}, SPACE, lambda: pytest.fail("planned again"))
-    assert again.plan.equals(first.plan)
+    assert list(again.plan.tables()) == list(first.plan.tables())
     assert again.fingerprint == first.fingerprint
 
 
@@ -89,47 +109,60 @@ def test_other_settings_are_refused_and_the_field_is_named(tmp_path):
 
 def test_a_changed_plan_file_is_refused(tmp_path):
     open_run(tmp_path)
-    (tmp_path / "plan/plan.parquet").write_bytes(b"other")
+    (plan,) = (tmp_path / "plan").iterdir()
+    plan.write_bytes(b"other")
     with pytest.raises(ValueError, match="is not the plan this run was made with"):
-        Run.open(str(tmp_path))
+        Run.open(str(tmp_path)).shard_items(0)
+    plan.unlink()
+    with pytest.raises(ValueError, match=f"{plan.name} is gone"):
+        verify(str(tmp_path))
 
 
-def test_committing_twice_writes_the_same_bytes(tmp_path):
+def test_the_first_answer_of_a_shard_counts(tmp_path):
     run = open_run(tmp_path)
     run.commit(0, *tables(run.shard_items(0), rejected=("val/s_1",)))
     before = {p.name: p.read_bytes() for p in tmp_path.rglob("part-*.parquet")}
-    run.commit(0, *tables(run.shard_items(0), rejected=("val/s_1",)))
+    run.commit(0, *tables(run.shard_items(0)))  # a doubled task, which could read the image
     assert {p.name: p.read_bytes() for p in tmp_path.rglob("part-*.parquet")} == before
 
 
-def test_a_kill_between_rejects_and_masks_leaves_the_shard_pending(tmp_path, monkeypatch):
+def test_a_masks_part_holds_the_whole_answer_of_its_shard(tmp_path):
     run = open_run(tmp_path)
-    real = storage.put
-
-    def killed(uri, data):
-        if "/masks/" in uri:
-            raise KeyboardInterrupt
-        real(uri, data)
-
-    monkeypatch.setattr(storage, "put", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run.commit(0, *tables(run.shard_items(0), rejected=("val/s_0",)))
-    monkeypatch.undo()
-    assert run.pending() == [0, 1, 2]
-    complete(run)  # this time the image could be read
-    assert run.finish(0).rejects == 0
+    run.commit(0, *tables(run.shard_items(0), rejected=("val/s_1",)))
+    data = (tmp_path / "masks/part-00000.parquet").read_bytes()
+    footer = footer_of(data, "part")
+    assert (footer.rows, [row["image_id"] for row in footer.rejects]) == (1, ["val/s_1"])
+    length = int.from_bytes(data[-8:-4], "little")
+    assert footer.body_sha256 == hashlib.sha256(data[: -8 - length]).hexdigest()
+    (tmp_path / "rejects/part-00000.parquet").unlink()
+    complete(run)
+    run.finish(1)  # writes what is missing of the rejects
     assert verify(run.uri).problems == []
 
 
-def test_a_deleted_or_broken_part_makes_only_its_shard_pending(tmp_path):
+def test_a_footer_with_hundreds_of_rejects_is_read_whole(tmp_path):
+    run = open_run(tmp_path)
+    masks, rejects = tables(run.shard_items(0), rejected=("val/s_0", "val/s_1"))
+    rows = rejects.set_column(5, "message", pa.array(["m" * 50_000, "n" * 50_000]))
+    run.commit(0, masks, rows.cast(REJECT_SCHEMA))
+    complete(run)
+    assert run.finish(1).rejects == 2
+    assert verify(run.uri).problems == []
+
+
+def test_a_deleted_part_makes_only_its_shard_pending_and_a_broken_one_is_named(tmp_path):
     run = open_run(tmp_path)
     complete(run, rejected=("val/s_2",))
     (tmp_path / "masks/part-00000.parquet").unlink()
     assert run.pending() == [0]
+    complete(run)
     (tmp_path / "masks/part-00002.parquet").write_bytes(b"PAR1 broken")
-    assert run.pending() == [0, 2]
-    (tmp_path / "rejects/part-00001.parquet").unlink()
-    assert run.pending() == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"masks/part-00002\.parquet cannot be read"):
+        run.finish(1)
+    storage.put(storage.join(run.uri, "masks/part-00002.parquet"), part_of(run, 1, ITEMS[2:3]))
+    with pytest.raises(ValueError, match=r"part-00002\.parquet answers 2 images, its shards have 1.*delete it"):
+        storage.put(storage.join(run.uri, "masks/part-00002.parquet"), part_of(run, 2, ITEMS[2:4]))
+        run.finish(1)
 
 
 def test_too_many_rejects_fail_with_counts_by_reason_and_keep_what_is_done(tmp_path):
@@ -150,11 +183,14 @@ def test_an_unfinished_run_cannot_be_finished(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
-        (lambda run: run.commit(0, *tables(ITEMS[:1])), "'val/s_1' is answered 0 times"),
-        (lambda run: run.commit(1, *tables(ITEMS[1:4])), "'val/s_1' is answered 2 times"),
-        (lambda run: run.commit(2, *tables([Item("x", Place("/x"))])), "'x' is answered and is not in the plan"),
+        (lambda run: replace(run, 0, ITEMS[:1]), "'val/s_1' is answered 0 times"),
+        (lambda run: replace(run, 1, ITEMS[1:4]), "'val/s_1' is answered in part-00001.parquet and is not in the plan of"),
+        (lambda run: replace(run, 2, [ITEMS[4]] * 2), "'val/s_4' is answered 2 times"),
+        (lambda run: replace(run, 1, ITEMS[2:4], say=9), "part-00001.parquet is not the file that was committed"),
+        (lambda run: run.commit(7, *tables([Item("x", Place("/x"))])), "part-00007.parquet is not listed"),
         (lambda run: storage.delete(storage.join(run.uri, "masks/part-00001.parquet")), "part-00001.parquet is missing"),
         (lambda run: storage.put(storage.join(run.uri, "masks/part-00001.parquet"), b"x"), "cannot be read"),
+        (flip_a_byte, "masks/part-00001.parquet"),
         (lambda run: storage.delete(storage.join(run.uri, "_SUCCESS.json")), "the run is not finished"),
     ],
 )  # fmt: skip
@@ -173,6 +209,7 @@ def test_verify_decodes_masks_and_compares_their_pixels(tmp_path):
     rows = masks.to_pylist()
     rows[0]["pixels"] = [6] + [0] * 10
     rows[1]["height"] = 9
+    storage.delete(storage.join(run.uri, "masks/part-00000.parquet"))
     run.commit(0, pa.Table.from_pylist(rows, masks.schema), rejects)
     run.finish(0)
     assert [p.split(": ")[1] for p in verify(run.uri).problems] == [
@@ -184,31 +221,3 @@ def test_verify_decodes_masks_and_compares_their_pixels(tmp_path):
 def test_no_run_is_told_so(tmp_path):
     with pytest.raises(ValueError, match=r"no run\.json there"):
         verify(str(tmp_path))
-
-
-def lease_of(holder):
-    return json.dumps({"token": "x", "host": socket.gethostname(), "pid": os.getpid(), "expires": 0} | holder).encode()
-
-
-@pytest.mark.parametrize(
-    "holder",
-    [{"expires": time.time() + 1000}, {"expires": time.time() + 1000, "host": "elsewhere", "pid": 1}],
-    ids=["this machine", "another machine"],
-)
-def test_a_second_writer_is_refused_while_the_first_lives(tmp_path, holder):
-    storage.put(str(tmp_path / "_lease.json"), lease_of(holder))
-    with pytest.raises(ValueError, match="is writing it"), Lease(str(tmp_path)):
-        pass
-    assert storage.exists(str(tmp_path / "_lease.json"))
-
-
-@pytest.mark.parametrize(
-    "holder",
-    [{"expires": time.time() - 1, "host": "elsewhere"}, {"expires": time.time() + 1000, "pid": 2**22 + 5}],
-    ids=["expired", "process gone"],
-)
-def test_a_dead_writers_lease_is_taken_over_and_given_back(tmp_path, holder):
-    storage.put(str(tmp_path / "_lease.json"), lease_of(holder))
-    with Lease(str(tmp_path)):
-        assert json.loads(storage.read(str(tmp_path / "_lease.json")))["pid"] == os.getpid()
-    assert not storage.exists(str(tmp_path / "_lease.json"))

@@ -24,7 +24,7 @@ from pipeline.imaging.masks import decode_mask
 from pipeline.labels import LabelSpace
 from pipeline.metrics import boundary, calibration, instances
 from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
-from pipeline.run import SECONDS, describe, read_table
+from pipeline.run import SECONDS, Plan, describe, parts_of, read_table
 
 GROUPS = tuple(group.name for group in GROUP_FIELDS)
 ASKED_FOR = {"boundary": "boundary_px", "boundary_raw": "boundary_px", "instances": "instances",
@@ -55,8 +55,7 @@ class RunView:
     def parts(self, kind: str) -> list[str]:
         """URIs of the committed parts of a kind, `masks` or `rejects`."""
         if kind not in self._parts:
-            files = storage.list_files(storage.join(self.uri, kind))
-            self._parts[kind] = [f.uri for f in files if f.path.startswith("part-") and f.path.endswith(".parquet")]
+            self._parts[kind] = [part.uri for part in parts_of(self.uri, kind)]
         return self._parts[kind]
 
     def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
@@ -229,12 +228,11 @@ class RunView:
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask; reads only the parts that hold them. ValueError names an id that has none."""
-        plan = self.plan()
-        shards = set(plan.filter(pc.is_in(plan["image_id"], pa.array(list(ids), pa.string())))["shard"].to_pylist())
+        shards = self.plan().rows_of(list(ids))["shard"].to_pylist()
         found = {}
-        for uri in self.parts("masks"):
-            if int(uri.rsplit("part-", 1)[1].removesuffix(".parquet")) in shards:
-                table = read_table(storage.read(uri), ["image_id", "mask"])
+        for part in parts_of(self.uri, "masks"):
+            if any(part.first <= shard <= part.last for shard in shards):
+                table = read_table(storage.read(part.uri), ["image_id", "mask"])
                 rows = table.filter(pc.is_in(table["image_id"], pa.array(list(ids), pa.string()))).to_pylist()
                 found.update({row["image_id"]: decode_mask(row["mask"]["bytes"]) for row in rows})
         if missing := [image_id for image_id in ids if image_id not in found]:
@@ -245,8 +243,7 @@ class RunView:
 
     def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
         """image id -> its image, mask and label, read again from where the corpus was."""
-        masks, plan = self.masks(ids), self.plan()
-        wanted = plan.filter(pc.is_in(plan["image_id"], pa.array(list(ids), pa.string())))
+        masks, wanted = self.masks(ids), self.plan().rows_of(list(ids))
         max_pixels = self.description["config"]["max_pixels"]
         return {
             item.image_id: read_pictures(item, masks[item.image_id], self.space, max_pixels)
@@ -261,9 +258,9 @@ class RunView:
         """
         return self.pictures([image_id])[image_id].overlay(of)
 
-    def plan(self) -> pa.Table:
-        """The run's plan, one row an image."""
-        return read_table(storage.read(storage.join(self.uri, "plan", "plan.parquet")))
+    def plan(self) -> Plan:
+        """The run's plan: every image and its shard, read as far as it is asked."""
+        return Plan(self.uri, self.description["plan"])
 
     def rejects(self) -> pd.DataFrame:
         """The reject rows: image_id, uri, member, stage, error, message, attempts."""

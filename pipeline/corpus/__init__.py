@@ -2,7 +2,7 @@
 
 from pipeline import storage
 from pipeline.corpus.item import BadBytes, Item, Place
-from pipeline.corpus.listing import list_files, list_items, unmatched_labels
+from pipeline.corpus.listing import list_files, list_items, scan_items, unmatched_labels
 from pipeline.corpus.plan import GROUP_FIELDS, PLAN_SCHEMA, items_of, plan_shards
 from pipeline.corpus.tables import read_cell
 from pipeline.corpus.tars import is_tar, read_tar_member
@@ -10,7 +10,7 @@ from pipeline.corpus.zips import read_member
 
 __all__ = [
     "GROUP_FIELDS", "PLAN_SCHEMA", "BadBytes", "Item", "Place", "items_of", "list_files", "list_items", "plan_shards",
-    "read", "unmatched_labels",
+    "read", "scan_items", "unmatched_labels",
 ]  # fmt: skip
 
 

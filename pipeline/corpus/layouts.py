@@ -5,7 +5,6 @@ give the same image ids.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.config import CorpusConfig
@@ -79,21 +78,6 @@ def key_of(pattern: re.Pattern[str], path: str) -> Key | None:
         sequence=parts["sequence"],
         frame=int(digits) % 2**31 if digits else None,
     )
-
-
-def keyed(pattern: re.Pattern[str], paths: Iterable[str]) -> dict[str, tuple[Key, str]]:
-    """image id -> (key, path) of the paths a pattern knows; ValueError where two paths have one id."""
-    found: dict[str, tuple[Key, str]] = {}
-    for path in paths:
-        key = key_of(pattern, path)
-        if key is None:
-            continue
-        if key.image_id in found:
-            raise ValueError(
-                f"'{found[key.image_id][1]}' and '{path}' are both image '{key.image_id}'; remove or rename one of them"
-            )
-        found[key.image_id] = key, path
-    return found
 
 
 def _glob_pattern(glob: str) -> str:

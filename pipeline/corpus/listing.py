@@ -1,123 +1,150 @@
 """Corpus -> its items, sorted: which images there are, and which label belongs to each."""
 
+from collections.abc import Iterator
+
 from pipeline import storage
 from pipeline.config import CorpusConfig
+from pipeline.corpus.catalogue import Catalogue
 from pipeline.corpus.item import Item, Place
-from pipeline.corpus.layouts import keyed, layout_of
+from pipeline.corpus.layouts import key_of, layout_of
 from pipeline.corpus.tables import manifest_items, parquet_items
-from pipeline.corpus.tars import is_tar, list_tar
-from pipeline.corpus.zips import is_zip, list_members
+from pipeline.corpus.tars import is_tar, scan_tar
+from pipeline.corpus.zips import is_zip, scan_zip
 
 _HIDDEN = ("__MACOSX", ".")
 
 
 def list_files(uri: str) -> dict[str, Place]:
-    """path -> place of every file of a prefix, a zip or a tar, sorted; hidden files and folders are left out.
+    """path -> place of every file of a prefix, a zip or a tar, sorted; ValueError as `scan_files`."""
+    return dict(sorted(scan_files(uri)))
+
+
+def scan_files(uri: str) -> Iterator[tuple[str, Place]]:
+    """(path, place) of every file of a prefix, a zip or a tar, as they come; hidden files and folders are left out.
 
     Tars below a prefix (WebDataset shards) are looked into: their members' paths begin with the tar's, without its suffix.
 
     Raises:
-        ValueError: nothing is there.
+        ValueError: nothing is there, or a file's name is not UTF-8.
     """
-    if is_zip(uri):
-        files = dict(list_members(uri))
-    elif is_tar(uri):
-        files = dict(list_tar(uri))
-    else:
-        files = {}
-        for file in storage.list_files(uri):
-            if is_tar(file.path):
-                files |= {f"{file.path[: -len('.tar')]}/{path}": place for path, place in list_tar(file.uri)}
-            else:
-                files[file.path] = Place(file.uri, bytes=file.bytes)
-        if not files:
-            raise ValueError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
-    for path in files:
+    for path, place in _scan(uri):
         if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
             raise ValueError(
                 f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
             )
-    return {path: place for path, place in files.items() if not any(p.startswith(_HIDDEN) for p in path.split("/"))}
+        if not any(part.startswith(_HIDDEN) for part in path.split("/")):
+            yield path, place
+
+
+def _scan(uri: str) -> Iterator[tuple[str, Place]]:
+    if is_zip(uri):
+        yield from scan_zip(uri)
+    elif is_tar(uri):
+        yield from scan_tar(uri)
+    else:
+        file = None
+        for file in storage.scan(uri):
+            if is_tar(file.path):
+                yield from ((f"{file.path[: -len('.tar')]}/{path}", place) for path, place in scan_tar(file.uri))
+            else:
+                yield file.path, Place(file.uri, bytes=file.bytes)
+        if file is None:
+            raise ValueError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
 
 
 def list_items(cfg: CorpusConfig, split: str | None) -> list[Item]:
-    """Every image of a split (None: of the corpus) with its label where there is one.
+    """`scan_items` in a list."""
+    return list(scan_items(cfg, split))
+
+
+def scan_items(cfg: CorpusConfig, split: str | None) -> Iterator[Item]:
+    """Every image of a split (None: of the corpus) with its label where there is one; memory does not grow with them.
 
     Sorted by image id; those of Parquet files in the files' order, so that neighbours lie in one row group.
 
     Raises:
         ValueError: nothing is there or nothing matches the layout, the split is unknown, or two files are one image.
     """
-    items = _table_items(cfg) if cfg.layout in ("manifest", "parquet") else _file_items(cfg)
-    splits = sorted({item.split for item in items if item.split})
-    if split is None:
-        return items
-    if split not in splits:
+    catalogue = _from_tables(cfg) if cfg.layout in ("manifest", "parquet") else _from_files(cfg)
+    splits = catalogue.splits()
+    if split is not None and split not in splits:
         known = (
             f"choose one of {', '.join(splits)}" if splits else f"layout '{cfg.layout}' has none: leave the split out"
         )
         raise ValueError(f"corpus {cfg.images}: split '{split}' is not there; {known}")
-    return [item for item in items if item.split == split]
-
-
-def _table_items(cfg: CorpusConfig) -> list[Item]:
-    if cfg.layout == "manifest":
-        items = sorted(manifest_items(cfg.images), key=lambda item: item.image_id)
-    else:
-        files = [cfg.images] if cfg.images.endswith(".parquet") else [f.uri for f in storage.list_files(cfg.images)]
-        items = list(parquet_items([uri for uri in files if uri.endswith(".parquet")]))
-    if not items:
-        raise ValueError(
-            f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials"
-        )
-    seen: set[str] = set()
-    for item in items:
-        if item.image_id in seen:
-            raise ValueError(
-                f"corpus {cfg.images}: two rows are image '{item.image_id}'; give each an image_id of its own"
-            )
-        seen.add(item.image_id)
-    return items
-
-
-def _file_items(cfg: CorpusConfig) -> list[Item]:
-    layout = layout_of(cfg)
-    image_files = list_files(cfg.images)
-    label_files = list_files(cfg.labels) if cfg.labels and cfg.labels != cfg.images else image_files
-    images = keyed(layout.image, image_files)
-    labels = keyed(layout.label, label_files) if layout.label else {}
-    if not images:
-        raise ValueError(
-            f"corpus {cfg.images}: none of its {len(image_files)} files matches layout '{cfg.layout}' ({layout.expects}); "
-            f"found e.g. {', '.join(list(image_files)[:2]) or 'nothing'}: choose another layout or URI"
-        )
-    if cfg.labels and not images.keys() & labels.keys():
-        raise ValueError(
-            f"corpus labels {cfg.labels}: none of its {len(label_files)} files is the label of an image ({layout.expects}); "
-            f"found e.g. {', '.join(list(label_files)[:2]) or 'nothing'}: choose another URI, or leave corpus.labels out"
-        )
-    items = [
-        Item(
-            image_id=key.image_id,
-            image=image_files[path],
-            label=label_files[labels[key.image_id][1]] if key.image_id in labels else None,
-            split=key.split,
-            city=key.city,
-            sequence=key.sequence,
-            frame=key.frame,
-        )
-        for key, path in images.values()
-    ]
-    return sorted(items, key=lambda item: item.image_id)
+    yield from catalogue.items(split, as_added=cfg.layout == "parquet")
 
 
 def unmatched_labels(cfg: CorpusConfig) -> list[str]:
-    """Paths of labels without an image."""
-    if cfg.layout in ("manifest", "parquet"):
+    """Paths of labels without an image, by what would be its id."""
+    if cfg.layout in ("manifest", "parquet") or layout_of(cfg).label is None:
         return []
-    layout = layout_of(cfg)
-    if layout.label is None:
-        return []
-    images = keyed(layout.image, list_files(cfg.images))
-    labels = keyed(layout.label, list_files(cfg.labels or cfg.images))
-    return [path for image_id, (_, path) in labels.items() if image_id not in images]
+    root = (cfg.labels or cfg.images) + "/"
+    return [place.member or place.uri.removeprefix(root) for place in _from_files(cfg).labels_without_image()]
+
+
+def _from_tables(cfg: CorpusConfig) -> Catalogue:
+    catalogue = Catalogue(cfg.images, rows=True)
+    if cfg.layout == "manifest":
+        items = manifest_items(cfg.images)
+    else:
+        files = [cfg.images] if cfg.images.endswith(".parquet") else [f.uri for f in storage.list_files(cfg.images)]
+        items = parquet_items([uri for uri in files if uri.endswith(".parquet")])
+    item = None
+    for item in items:
+        catalogue.add_image(item)
+    if item is None:
+        raise ValueError(
+            f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials"
+        )
+    return catalogue
+
+
+def _from_files(cfg: CorpusConfig) -> Catalogue:
+    layout, catalogue = layout_of(cfg), Catalogue(cfg.images)
+    apart = cfg.labels is not None and cfg.labels != cfg.images
+    seen = _Seen(cfg.images)
+    for path, place in scan_files(cfg.images):
+        seen.add(path)
+        if key := key_of(layout.image, path):
+            seen.matched += 1
+            catalogue.add_image(Item(key.image_id, place, None, key.split, key.city, key.sequence, key.frame))
+        if not apart and layout.label and (key := key_of(layout.label, path)):
+            catalogue.add_label(key.image_id, place)
+    if not seen.matched:
+        raise ValueError(
+            f"corpus {seen} matches layout '{cfg.layout}' ({layout.expects}); "
+            f"found e.g. {seen.examples}: choose another layout or URI"
+        )
+    if cfg.labels and apart:
+        seen = _Seen(cfg.labels)
+        for path, place in scan_files(cfg.labels):
+            seen.add(path)
+            if layout.label and (key := key_of(layout.label, path)):
+                catalogue.add_label(key.image_id, place)
+    if cfg.labels and not catalogue.has_pair():
+        raise ValueError(
+            f"corpus labels {seen} is the label of an image ({layout.expects}); "
+            f"found e.g. {seen.examples}: choose another URI, or leave corpus.labels out"
+        )
+    return catalogue
+
+
+class _Seen:
+    """How many files a scan saw, and which were the first: for messages."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.files, self.matched = uri, 0, 0
+        self._first: list[str] = []
+
+    def add(self, path: str) -> None:
+        self.files += 1
+        if len(self._first) < 2:
+            self._first.append(path)
+
+    @property
+    def examples(self) -> str:
+        return ", ".join(self._first) or "nothing"
+
+    def __str__(self) -> str:
+        return f"{self.uri}: none of its {self.files} files"

@@ -1,10 +1,12 @@
 """Items -> the plan of a run: every image with its shard, as one Arrow table, and back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
 from pipeline.corpus.item import Item, Place
+
+TABLE_ROWS = 4096  # what is read to answer a shard; a row is about 100 bytes in memory
 
 GROUP_FIELDS = (
     pa.field("split", pa.dictionary(pa.int32(), pa.string())),
@@ -31,16 +33,24 @@ PLAN_SCHEMA = pa.schema(
 )
 
 
-def plan_shards(items: Iterable[Item], images_per_shard: int, bytes_per_shard: int = 1 << 40) -> pa.Table:
-    """PLAN_SCHEMA, one row an image in the items' order; a shard ends at so many images, or before so many bytes."""
-    rows, shard, images, size = [], 0, 0, 0
+def plan_shards(items: Iterable[Item], images_per_shard: int, bytes_per_shard: int = 1 << 40) -> Iterator[pa.Table]:
+    """The plan, table by table of PLAN_SCHEMA: one row an image in the items' order; no shard lies in two tables.
+
+    A shard ends at so many images, or before so many bytes; a table at the first end of a shard from `TABLE_ROWS` rows on.
+    """
+    rows: list[tuple[object, ...]] = []
+    shard, images, size = 0, 0, 0
     for item in items:
         more = item.image.bytes + (item.label.bytes if item.label else 0)
         if images and (images == images_per_shard or size + more > bytes_per_shard):
             shard, images, size = shard + 1, 0, 0
+            if len(rows) >= TABLE_ROWS:
+                yield _table(rows)
+                rows = []
         images, size = images + 1, size + more
-        rows.append({"shard": shard, **_row(item)})
-    return pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+        rows.append(_row(item, shard))
+    if rows:
+        yield _table(rows)
 
 
 def items_of(plan: pa.Table) -> list[Item]:
@@ -60,7 +70,17 @@ def items_of(plan: pa.Table) -> list[Item]:
     ]
 
 
-def _row(item: Item) -> dict[str, object]:
-    groups = {field.name: getattr(item, field.name) for field in GROUP_FIELDS}
-    label = {} if item.label is None else {f"label_{name}": value for name, value in vars(item.label).items()}
-    return {"image_id": item.image_id, **vars(item.image), **label, **groups}
+def _row(item: Item, shard: int) -> tuple[object, ...]:
+    """The values of PLAN_SCHEMA, in its order."""
+    image, label = item.image, item.label
+    return (
+        item.image_id, shard, image.uri, image.member, image.offset, image.bytes, image.crc32,
+        *((None,) * 5 if label is None else (label.uri, label.member, label.offset, label.bytes, label.crc32)),
+        item.split, item.city, item.sequence, item.frame,
+    )  # fmt: skip
+
+
+def _table(rows: list[tuple[object, ...]]) -> pa.Table:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(values, field.type) for field, values in zip(PLAN_SCHEMA, columns, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=PLAN_SCHEMA)

@@ -8,14 +8,10 @@ _BLOCK_BYTES = 1 << 18
 
 
 class RangeFile(io.RawIOBase):
-    """The bytes of an object, read by ranges as they are asked for.
+    """The bytes of an object, read by ranges as they are asked for, each reaching ahead towards the end."""
 
-    Args:
-        backwards: read ahead towards the start, for readers that begin at the end (zip); else towards the end (tar).
-    """
-
-    def __init__(self, uri: str, backwards: bool = False) -> None:
-        self._uri, self._size, self._position, self._backwards = uri, storage.size(uri), 0, backwards
+    def __init__(self, uri: str) -> None:
+        self._uri, self._size, self._position = uri, storage.size(uri), 0
         self._block_start, self._block = 0, b""
 
     def seekable(self) -> bool:
@@ -37,9 +33,9 @@ class RangeFile(io.RawIOBase):
         if end <= self._position:
             return b""
         if not self._block_start <= self._position <= end <= self._block_start + len(self._block):
-            start = max(0, min(self._position, end - _BLOCK_BYTES)) if self._backwards else self._position
-            stop = end if self._backwards else min(self._size, max(end, start + _BLOCK_BYTES))
-            self._block_start, self._block = start, storage.read_range(self._uri, start, stop - start)
+            stop = min(self._size, max(end, self._position + _BLOCK_BYTES))
+            self._block_start = self._position
+            self._block = storage.read_range(self._uri, self._position, stop - self._position)
         data = self._block[self._position - self._block_start : end - self._block_start]
         self._position += len(data)
         return data

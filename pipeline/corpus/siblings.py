@@ -35,4 +35,4 @@ def instances_of(label: Place) -> Place:
 @lru_cache(maxsize=4)
 def _members(uri: str) -> dict[str, Place]:
     """The places of a zip or a tar, listed once a process."""
-    return dict(list_tar(uri) if is_tar(uri) else list_members(uri))
+    return list_tar(uri) if is_tar(uri) else list_members(uri)

@@ -12,34 +12,33 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.corpus.item import BadBytes, Item, Place
+from pipeline.corpus.ranges import RangeFile
 
 SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https")  # that a manifest may name
 GROUPS = {"split": pa.string(), "city": pa.string(), "sequence": pa.string(), "frame": pa.int32()}
+_BATCH_ROWS = 4096
 
 
-def manifest_items(uri: str) -> list[Item]:
-    """Items of a CSV or Parquet file with a column `image` of URIs, relative ones to the manifest's folder.
+def manifest_items(uri: str) -> Iterator[Item]:
+    """Items of a CSV or Parquet file with a column `image` of URIs, relative ones to the manifest's folder; read in blocks.
 
     Optional columns: `label`, `image_id` (else the image's URI without its suffix), split, city, sequence, frame.
 
     Raises:
         ValueError: no such file, no column `image`, a column of another type, or a row without an image.
     """
-    table = _read_manifest(uri)
-    _require(table.schema, uri, "image")
-    items = []
-    for index, row in enumerate(table.to_pylist(), start=1):
-        if not row["image"]:
-            raise ValueError(f"manifest {uri}: row {index} names no image; give one, or remove the row")
-        items.append(
-            Item(
+    index = 0
+    for rows in _manifest_rows(uri):
+        for row in rows:
+            index += 1
+            if not row["image"]:
+                raise ValueError(f"manifest {uri}: row {index} names no image; give one, or remove the row")
+            yield Item(
                 image_id=str(row.get("image_id") or row["image"].rsplit(".", 1)[0].split("://")[-1].lstrip("/")),
                 image=Place(_resolved(row["image"], uri)),
                 label=Place(_resolved(row["label"], uri)) if row.get("label") else None,
                 **_groups(row),
             )
-        )
-    return items
 
 
 def parquet_items(uris: list[str]) -> Iterator[Item]:
@@ -132,19 +131,24 @@ def _open(uri: str) -> pq.ParquetFile:
         raise ValueError(f"corpus {uri}: not a readable Parquet file ({error}); write it again") from None
 
 
-def _read_manifest(uri: str) -> pa.Table:
-    try:
-        data = storage.read(uri)
-    except FileNotFoundError:
-        raise ValueError(f"manifest {uri}: there is no such file; check the path or the bucket") from None
+def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a manifest, some thousands at a time."""
     try:
         if uri.endswith(".parquet"):
-            return pq.read_table(pa.BufferReader(data))
+            file = pq.ParquetFile(RangeFile(uri))
+            _require(file.schema_arrow, uri, "image")
+            wanted = [name for name in ("image", "label", "image_id", *GROUPS) if name in file.schema_arrow.names]
+            yield from (batch.to_pylist() for batch in file.iter_batches(_BATCH_ROWS, columns=wanted))
+            return
         strings = dict.fromkeys(("image", "label", "image_id", *GROUPS), pa.string()) | {"frame": pa.int32()}
-        return pyarrow.csv.read_csv(
-            pa.BufferReader(data),
+        with pyarrow.csv.open_csv(
+            pa.PythonFile(RangeFile(uri), mode="r"),
             convert_options=pyarrow.csv.ConvertOptions(column_types=strings, strings_can_be_null=True),
-        )
+        ) as reader:
+            _require(reader.schema, uri, "image")
+            yield from (batch.to_pylist() for batch in reader)
+    except FileNotFoundError:
+        raise ValueError(f"manifest {uri}: there is no such file; check the path or the bucket") from None
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"manifest {uri}: not a readable CSV or Parquet table ({error}); see `maskmill check`"

@@ -1,8 +1,10 @@
 """Tars read in place: the offset of each member once, then one ranged read a member. WebDataset shards are tars."""
 
 import tarfile
+from collections.abc import Iterator
 
 from pipeline import storage
+from pipeline.corpus.archives import checked_name, unique
 from pipeline.corpus.item import BadBytes, Place
 from pipeline.corpus.ranges import RangeFile
 
@@ -20,27 +22,26 @@ def is_tar(uri: str) -> bool:
     return uri.lower().endswith(".tar")
 
 
-def list_tar(uri: str) -> list[tuple[str, Place]]:
-    """(path, place) of every file in a tar, sorted by path; reads the headers and skips the images.
+def list_tar(uri: str) -> dict[str, Place]:
+    """path -> place of every file in a tar, sorted by path; ValueError as `scan_tar`, and where a path appears twice."""
+    return unique(uri, scan_tar(uri))
+
+
+def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
+    """(path, place) of every file in a tar, in its order; reads the headers and skips the images.
 
     Raises:
-        ValueError: no tar there, a damaged or truncated one, or one with members that lead out of it or appear twice.
+        ValueError: no tar there, a damaged or truncated one, or one with members that lead out of it.
     """
-    members: dict[str, Place] = {}
+    before = None
     try:
         file = RangeFile(uri)
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
                 if not info.isreg():
                     continue
-                name = info.name.removeprefix("./")
-                if name.startswith("/") or ".." in name.split("/"):
-                    raise ValueError(
-                        f"corpus {uri}: member '{name}' leads out of the archive; pack the corpus without it"
-                    )
-                if name in members:
-                    raise ValueError(f"corpus {uri}: member '{name}' appears twice; pack the corpus with one of them")
-                members[name] = Place(uri, name, info.offset_data, info.size)
+                before = checked_name(uri, info.name.removeprefix("./"))
+                yield before, Place(uri, before, info.offset_data, info.size)
                 archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
@@ -48,9 +49,8 @@ def list_tar(uri: str) -> list[tuple[str, Place]]:
     except FileNotFoundError:
         raise ValueError(f"corpus {uri}: there is no such tar; check the path or the bucket") from None
     except tarfile.TarError as error:
-        after = f" after '{next(reversed(members))}'" if members else ""
+        after = "" if before is None else f" after '{before}'"
         raise ValueError(f"corpus {uri}: not a readable tar{after} ({error}); copy it again or pack it anew") from None
-    return sorted(members.items())
 
 
 def read_tar_member(place: Place) -> bytes:

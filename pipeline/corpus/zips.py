@@ -3,10 +3,15 @@
 import struct
 import zipfile
 import zlib
+from array import array
+from collections.abc import Iterator
+
+import numpy as np
 
 from pipeline import storage
+from pipeline.corpus.archives import checked_name, unique
 from pipeline.corpus.item import BadBytes, Place
-from pipeline.corpus.ranges import RangeFile
+from pipeline.corpus.zip_directory import read_directory
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 _SIGNATURE = b"PK\x03\x04"
@@ -20,39 +25,49 @@ def is_zip(uri: str) -> bool:
     return uri.lower().endswith(".zip")
 
 
-def list_members(uri: str) -> list[tuple[str, Place]]:
-    """(path, place) of every file in a zip, sorted by path; reads only the central directory.
+def list_members(uri: str) -> dict[str, Place]:
+    """path -> place of every file in a zip, sorted by path; ValueError as `scan_zip`, and where a path appears twice."""
+    return unique(uri, scan_zip(uri))
+
+
+def scan_zip(uri: str) -> Iterator[tuple[str, Place]]:
+    """(path, place) of every file in a zip, in its directory's order; reads only the central directory, block by block.
 
     Raises:
-        ValueError: no zip there, a damaged one, or one with members that lead out of it or appear twice.
+        ValueError: no zip there, a damaged one, or one with members that lead out of it or share bytes.
     """
     try:
-        with zipfile.ZipFile(RangeFile(uri, backwards=True)) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
+        end, ordered = 0, True
+        for name, place in read_directory(uri):
+            assert place.offset is not None
+            if ordered and place.offset < end:
+                _refuse_overlaps(uri)
+                ordered = False
+            end = place.offset + _LOCAL_HEADER.size + place.bytes
+            if not name.endswith("/"):
+                yield checked_name(uri, name), place
     except FileNotFoundError:
         raise ValueError(f"corpus {uri}: there is no such zip; check the path or the bucket") from None
     except zipfile.BadZipFile as error:
         raise ValueError(f"corpus {uri}: not a readable zip ({error}); copy it again or repair it") from None
-    members: dict[str, Place] = {}
-    for info in infos:
-        name = info.filename
-        if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"corpus {uri}: member '{name}' leads out of the archive; zip the corpus again without it")
-        if name in members:
-            raise ValueError(f"corpus {uri}: member '{name}' appears twice; zip the corpus again with one of them")
-        members[name] = Place(uri, name, info.header_offset, info.compress_size, info.CRC)
-    _refuse_overlaps(uri, members)
-    return sorted(members.items())
 
 
-def _refuse_overlaps(uri: str, members: dict[str, Place]) -> None:
-    """Members that share bytes make a small zip unpack to any size (Fifield 2019); no program writes them by chance."""
-    end, before = 0, ""
-    for name, place in sorted(members.items(), key=lambda pair: pair[1].offset or 0):
+def _refuse_overlaps(uri: str) -> None:
+    """Members that share bytes make a small zip unpack to any size (Fifield 2019); no program writes them by chance.
+
+    Called only for a directory that is not in the order of its members: 16 bytes of memory for each.
+    """
+    starts, ends = array("q"), array("q")
+    for _, place in read_directory(uri):
         assert place.offset is not None
-        if place.offset < end:
-            raise ValueError(f"corpus {uri}: members '{before}' and '{name}' overlap; zip the corpus again")
-        end, before = place.offset + _LOCAL_HEADER.size + place.bytes, name
+        starts.append(place.offset)
+        ends.append(place.offset + _LOCAL_HEADER.size + place.bytes)
+    order = np.argsort(starts, kind="stable")
+    shared = np.flatnonzero(np.asarray(starts)[order][1:] < np.asarray(ends)[order][:-1])
+    if len(shared):
+        pair = {int(order[shared[0]]), int(order[shared[0] + 1])}
+        names = [name for index, (name, _) in enumerate(read_directory(uri)) if index in pair]
+        raise ValueError(f"corpus {uri}: members '{names[0]}' and '{names[1]}' overlap; zip the corpus again")
 
 
 def read_member(place: Place) -> bytes:

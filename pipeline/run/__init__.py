@@ -1,11 +1,16 @@
 """The output contract: rows, the ledger of a run, one writer at a time, and the proof that nothing is lost."""
 
+from pipeline.run.compact import compact
+from pipeline.run.identity import describe
 from pipeline.run.lease import Lease
-from pipeline.run.ledger import Finished, Run, describe
-from pipeline.run.rows import REJECT_SCHEMA, SECONDS, mask_schema, read_table
+from pipeline.run.ledger import Run
+from pipeline.run.parts import parts_of, read_table
+from pipeline.run.plan import Plan
+from pipeline.run.rows import REJECT_SCHEMA, SECONDS, mask_schema
+from pipeline.run.success import Finished
 from pipeline.run.verify import Verification, verify
 
 __all__ = [
-    "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Run", "Verification", "describe", "mask_schema", "read_table",
-    "verify",
+    "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Plan", "Run", "Verification", "compact", "describe", "mask_schema",
+    "parts_of", "read_table", "verify",
 ]  # fmt: skip

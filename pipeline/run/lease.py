@@ -1,47 +1,64 @@
-"""One writer a run: a lease that is created exclusively, renewed while the writer lives, and expires if it dies."""
+"""One writer a run: a lease that is created exclusively, renewed while the writer lives, and expires if it dies.
 
+Leases are numbered: `<run>/_lease/00000007.json` is the seventh, and the highest number is the one that holds. A dead one is
+taken over by creating the next number, which one writer alone can do; nothing is ever overwritten by another, so a writer
+that was frozen and wakes up finds a higher number than its own and stops. The highest number is never removed.
+
+A lease is dead when it was given back, when its process is gone from this same machine, or `EXPIRES_S` after its last
+renewal plus `SKEW_S`, by which clocks of machines may differ. Clocks further apart can lead to two writers at once: work
+is then done twice, and nothing is damaged, for the first answer of a shard counts (pipeline/run/ledger.py).
+"""
+
+import contextlib
 import json
 import os
 import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 from types import TracebackType
 
 from pipeline import storage
 
 EXPIRES_S = 60.0
 RENEW_S = 15.0
+SKEW_S = 30.0
 
 
 class Lease:
-    """`with Lease(run_uri):` holds `<run>/_lease.json`; a second writer is refused while it is fresh.
-
-    A lease is taken over when it has expired, or at once when its process is gone from this same machine.
+    """`with Lease(run_uri) as lease:` holds the run; a second writer is refused meanwhile.
 
     Raises:
         ValueError: on entering, another writer holds the run.
     """
 
     def __init__(self, run_uri: str) -> None:
-        self.uri = storage.join(run_uri, "_lease.json")
-        self._run_uri = run_uri
+        self._run_uri, self._number = run_uri, 0
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
-        while not storage.create(self.uri, self._content()):
-            try:
-                holder = json.loads(storage.read(self.uri))
-            except FileNotFoundError:
-                continue  # given back between the two calls
-            if _alive(holder):
+        while True:
+            numbers = _numbers(self._run_uri)
+            newest = max(numbers, default=0)
+            holder = _read(self._run_uri, newest)
+            if newest and holder is None:
+                continue  # a newer one came between the two calls
+            if holder is not None and _alive(holder):
                 raise ValueError(
-                    f"run {self._run_uri}: {holder['host']} (process {holder['pid']}) is writing it; wait for it to end, or "
-                    f"stop it: its lease ends {EXPIRES_S:.0f} s after its last sign of life"
+                    f"run {self._run_uri}: {_name(holder)} is writing it; wait for it to end, or stop it: its lease ends "
+                    f"{EXPIRES_S + SKEW_S:.0f} s after its last sign of life"
                 )
-            storage.delete(self.uri)
+            self._number = newest + 1
+            if not storage.create(_uri(self._run_uri, self._number), self._content(EXPIRES_S)):
+                continue  # another was first
+            if not self.lost():
+                break
+            storage.delete(_uri(self._run_uri, self._number))  # the listing was old, and so is this number
+        for number in numbers:
+            storage.delete(_uri(self._run_uri, number))
         self._renewal.start()
         return self
 
@@ -50,32 +67,80 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._renewal.join()
-        storage.delete(self.uri)
+        with contextlib.suppress(OSError):  # of the store; it expires by itself
+            if not self.lost():
+                storage.put(_uri(self._run_uri, self._number), self._content(expires_s=-SKEW_S))
+
+    def lost(self) -> bool:
+        """Whether another writer has taken the run over."""
+        return max(_numbers(self._run_uri), default=0) > self._number
+
+    def check(self) -> None:
+        """ValueError if another writer has taken the run over; to be called before what cannot be repeated."""
+        if self.lost():
+            raise ValueError(
+                f"run {self._run_uri}: this writer was silent for more than {EXPIRES_S:.0f} s and "
+                f"{self.holder(self._run_uri) or 'another'} has taken it over; this one stops"
+            )
 
     @staticmethod
     def holder(run_uri: str) -> str | None:
         """Who writes a run now, in words; None if nobody does."""
-        try:
-            found = json.loads(storage.read(storage.join(run_uri, "_lease.json")))
-        except FileNotFoundError:
-            return None
-        return f"{found['host']} (process {found['pid']})" if _alive(found) else None
+        found = _read(run_uri, max(_numbers(run_uri), default=0))
+        return _name(found) if found and _alive(found) else None
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            storage.put(self.uri, self._content())
+            with contextlib.suppress(OSError):  # the next renewal may reach the store again
+                if self.lost():
+                    return
+                storage.put(_uri(self._run_uri, self._number), self._content(EXPIRES_S))
 
-    def _content(self) -> bytes:
+    def _content(self, expires_s: float) -> bytes:
         holder = {
-            "token": self._token, "host": socket.gethostname(), "pid": os.getpid(), "expires": time.time() + EXPIRES_S
+            "token": self._token, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(),
+            "expires": time.time() + expires_s,
         }  # fmt: skip
         return json.dumps(holder).encode()
 
 
+def _numbers(run_uri: str) -> list[int]:
+    return [
+        int(file.path.removesuffix(".json"))
+        for file in storage.scan(storage.join(run_uri, "_lease"))
+        if file.path.removesuffix(".json").isdigit()
+    ]
+
+
+def _read(run_uri: str, number: int) -> dict[str, object] | None:
+    try:
+        holder: dict[str, object] = json.loads(storage.read(_uri(run_uri, number)))
+    except FileNotFoundError:
+        return None
+    return holder
+
+
+def _uri(run_uri: str, number: int) -> str:
+    return storage.join(run_uri, "_lease", f"{number:08d}.json")
+
+
+def _name(holder: dict[str, object]) -> str:
+    return f"{holder['host']} (process {holder['pid']})"
+
+
+def _machine() -> str:
+    """Where a process id means one process: containers share host names, but not the space of ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # no Linux
+        return socket.gethostname()
+
+
 def _alive(holder: dict[str, object]) -> bool:
-    if float(str(holder["expires"])) < time.time():
+    if float(str(holder["expires"])) + SKEW_S < time.time():
         return False
-    if holder["host"] != socket.gethostname():
+    if holder["machine"] != _machine():
         return True
     try:
         os.kill(int(str(holder["pid"])), 0)

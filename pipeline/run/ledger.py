@@ -1,61 +1,54 @@
 """The run ledger: which images a run must answer, which are answered, and by what.
 
-<uri>/run.json                 format, fingerprint and what it is made of, config, label space, versions
-<uri>/plan/plan.parquet        every image and its shard; never recomputed
-<uri>/rejects/part-*.parquet   written before the masks of the same shard, only where there are rejects
-<uri>/masks/part-*.parquet     one a shard, its commit mark: a shard with this part is done
+<uri>/run.json                 format, fingerprint and what it is made of, config, label space, versions, the plan's parts
+<uri>/plan/part-*.parquet      every image and its shard; never recomputed
+<uri>/_lease/*.json            who writes the run; the highest number holds
 <uri>/attempts/shard-*         there while a worker answers the shard; left behind only by one that died
+<uri>/masks/part-*.parquet     one a shard, created once: the first answer of a shard counts, and is whole
+<uri>/rejects/part-*.parquet   where there are rejects; they stand in the footer of the masks part too, and follow from it
 <uri>/_SUCCESS.json            written last
 """
 
-import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import labels, storage
 from pipeline.config import canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.labels import LabelSpace
-from pipeline.run.rows import FORMAT, count_rows, part_metadata, read_table, write_table
+from pipeline.run.identity import describe, fingerprint_of
+from pipeline.run.lease import Lease
+from pipeline.run.parts import Part, part_name, read_footer, read_table, scan_parts, write_part
+from pipeline.run.plan import Plan, write_plan
+from pipeline.run.rows import FORMAT, part_metadata
+from pipeline.run.success import Finished, finished, rejects_part, write_success
 
 PACKAGES = ("maskmill", "torch", "torchvision", "ray", "pyarrow", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What `_SUCCESS.json` says."""
-
-    rows: int
-    rejects: int
-    rejects_by_reason: dict[str, int]
-
-
-@dataclass(frozen=True)
 class Run:
-    """One run folder with its plan in memory."""
+    """One run folder."""
 
     uri: str
     fingerprint: str
     label_space: LabelSpace
-    plan: pa.Table
+    plan: Plan
 
     @classmethod
     def open(cls, uri: str) -> "Run":
-        """The run at a URI; ValueError if there is none or its plan is not the one it was made with."""
-        description = describe(uri)
-        data = storage.read(_plan_uri(uri))
-        if hashlib.sha256(data).hexdigest() != description["identity"]["plan_sha256"]:
-            raise ValueError(f"run {uri}: plan/plan.parquet is not the plan this run was made with; restore the file")
-        return cls(uri, description["fingerprint"], labels.space(description["label_space"]["name"]), read_table(data))
+        """The run at a URI; ValueError if there is none."""
+        found = describe(uri)
+        return cls(uri, found["fingerprint"], labels.space(found["label_space"]["name"]), Plan(uri, found["plan"]))
 
     @classmethod
     def open_or_create(
@@ -64,21 +57,20 @@ class Run:
         identity: dict[str, Any],
         config: dict[str, Any],
         space: LabelSpace,
-        make_plan: Callable[[], pa.Table],
+        make_plan: Callable[[], Iterable[pa.Table]],
     ) -> "Run":
         """Resume the run at a URI, or begin it.
 
         Args:
             identity: everything that decides the output bytes; two runs with equal identities are interchangeable.
             config: the resolved config, kept for the reader.
-            make_plan: called only for a new run.
+            make_plan: called only for a new run; tables as `plan_shards` gives them.
         Raises:
             ValueError: the run there has another identity; the message names each field that differs.
         """
         if not storage.exists(storage.join(uri, "run.json")):
-            plan = write_table(make_plan(), {})
-            storage.put(_plan_uri(uri), plan)
-            whole = {**identity, "plan_sha256": hashlib.sha256(plan).hexdigest()}
+            plan = write_plan(uri, make_plan())
+            whole = {**identity, "plan_sha256": plan["sha256"]}
             description = {
                 "format": FORMAT,
                 "fingerprint": fingerprint_of(whole),
@@ -86,7 +78,8 @@ class Run:
                 "config": config,
                 "label_space": {"name": space.name, "classes": space.classes, "colours": space.colours},
                 "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
-                "created": _now(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "plan": plan,
             }
             storage.create(storage.join(uri, "run.json"), json.dumps(description, indent=2).encode())
         found = describe(uri)["identity"]
@@ -100,137 +93,117 @@ class Run:
 
     @property
     def num_images(self) -> int:
-        return int(self.plan.num_rows)
+        return self.plan.num_images
 
     def shard_items(self, shard: int) -> list[Item]:
         """The items of one shard, in the plan's order."""
-        return items_of(self.plan.filter(pc.equal(self.plan["shard"], shard)))
+        return items_of(self.plan.shard(shard))
 
-    def shard_sizes(self) -> Counter[int]:
-        """Images of each shard."""
-        return Counter(self.plan["shard"].to_pylist())
+    def shard_sizes(self) -> np.ndarray:
+        """(shards,) int64: images of each."""
+        return self.plan.sizes()
 
     def pending(self) -> list[int]:
-        """Shards not yet answered: their masks part is missing, or fewer rows and rejects are there than images."""
-        expected = self.shard_sizes()
-        there = {kind: self._parts(kind) for kind in ("masks", "rejects")}
-        answered = {
-            shard: sum(count_rows(there[kind][shard]) for kind in there if shard in there[kind])
-            for shard in there["masks"]
-        }
-        return [shard for shard in sorted(expected) if answered.get(shard) != expected[shard]]
+        """Shards without an answer, by the names of the parts that are there: a part is written whole or not at all."""
+        answered = np.zeros(self.plan.num_shards, bool)
+        for part in scan_parts(self.uri, "masks"):
+            answered[part.first : part.last + 1] = True
+        pending: list[int] = np.flatnonzero(~answered).tolist()
+        return pending
 
-    def reopen(self) -> None:
-        """Withdraw `_SUCCESS.json` before anything is redone: a run is finished or it is being written."""
+    def reopen(self, lease: Lease | None = None) -> None:
+        """Withdraw `_SUCCESS.json` before anything is redone: a run is finished or it is being written.
+
+        Rejects of pending shards go too: an earlier try withdrew them and was killed halfway.
+        """
+        _check(lease)
         storage.delete(storage.join(self.uri, "_SUCCESS.json"))
+        pending = set(self.pending())
+        for part in scan_parts(self.uri, "rejects"):
+            if part.first in pending:
+                _check(lease)
+                storage.delete(part.uri)
 
     def begin(self, shard: int) -> bool:
         """Say that work on a shard begins; False if an earlier attempt began and never ended, so that its worker died."""
-        return storage.create(self._attempt_uri(shard), _now().encode())
+        moment = datetime.now(UTC).isoformat()
+        return storage.create(self._attempt_uri(shard), moment.encode())
 
     def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
-        """Write a shard's answer; the masks part goes last, since it says that the shard is done."""
-        metadata = part_metadata(self.fingerprint, self.label_space, shard)
-        name = f"part-{shard:05d}.parquet"
-        if rejects.num_rows:
-            storage.put(storage.join(self.uri, "rejects", name), write_table(rejects, metadata))
-        else:
-            storage.delete(storage.join(self.uri, "rejects", name))  # of an earlier try of this shard
-        storage.put(storage.join(self.uri, "masks", name), write_table(masks, metadata))
+        """Write a shard's answer, unless there is one: the first counts, whoever else worked on it."""
+        metadata = part_metadata(self.fingerprint, self.label_space, shard, shard)
+        uri = storage.join(self.uri, "masks", part_name(shard, shard))
+        first = storage.create(uri, write_part(masks, metadata, rejects.to_pylist()))
+        if rejects.num_rows or not first:
+            self._settle(shard)
         storage.delete(self._attempt_uri(shard))
 
-    def withdraw_rejects(self) -> dict[int, int]:
-        """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too."""
-        self.reopen()
-        there = self._parts("rejects")
-        for shard in there:
-            storage.delete(storage.join(self.uri, "masks", f"part-{shard:05d}.parquet"))
-        return {shard: count_rows(uri) for shard, uri in there.items()}
+    def withdraw_rejects(self, lease: Lease | None = None) -> dict[int, int]:
+        """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too.
+
+        Only for a run that nobody else writes: a writer that was frozen for longer than its lease, in the moment between
+        its last look at the lease and the removal of a part, would remove one that another has made meanwhile.
+
+        Raises:
+            ValueError: the run is a compacted copy, whose parts hold many shards.
+        """
+        if source := describe(self.uri).get("compacted_from"):
+            raise ValueError(
+                f"run {self.uri}: it is a compacted copy; retry the rejects of {source['uri']}, then compact that again"
+            )
+        _check(lease)
+        storage.delete(storage.join(self.uri, "_SUCCESS.json"))
+        found = {}
+        for part in scan_parts(self.uri, "rejects"):
+            found[part.first] = read_footer(part).rows
+            for uri in (replace(part, kind="masks").uri, part.uri):
+                _check(lease)
+                storage.delete(uri)
+        return found
 
     def rejects(self) -> Counter[str]:
         """Rejects so far, by reason."""
         reasons: Counter[str] = Counter()
-        for uri in self._parts("rejects").values():
-            reasons.update(read_table(storage.read(uri), ["error"])["error"].to_pylist())
+        for part in scan_parts(self.uri, "rejects"):
+            reasons.update(read_table(storage.read(part.uri), ["error"])["error"].to_pylist())
         return reasons
 
     def finished(self) -> Finished | None:
         """What `_SUCCESS.json` says; None for a run that is not finished."""
-        try:
-            success = json.loads(storage.read(storage.join(self.uri, "_SUCCESS.json")))
-        except FileNotFoundError:
-            return None
-        return Finished(success["rows"], success["rejects"], success["rejects_by_reason"])
+        return finished(self.uri)
 
-    def finish(self, max_reject_rate: float) -> Finished:
-        """Write `_SUCCESS.json` with the size and sha256 of every part.
+    def finish(self, max_reject_rate: float, lease: Lease | None = None) -> Finished:
+        """Write `_SUCCESS.json` with rows, size and checksum of every part, from their footers.
 
         Raises:
-            ValueError: shards are pending, or more images were rejected than `max_reject_rate` allows (counts by reason).
+            ValueError: shards are pending or badly answered, or more images were rejected than `max_reject_rate` allows
+                (counts by reason).
         """
         if pending := self.pending():
             raise ValueError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
-        parts, rows, reasons = {}, 0, Counter[str]()
-        for kind in ("masks", "rejects"):
-            for shard, uri in sorted(self._parts(kind).items()):
-                data = storage.read(uri)
-                table = read_table(data, ["image_id"] if kind == "masks" else ["error"])
-                parts[f"{kind}/part-{shard:05d}.parquet"] = {
-                    "bytes": len(data),
-                    "rows": table.num_rows,
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                }
-                if kind == "masks":
-                    rows += table.num_rows
-                else:
-                    reasons.update(table["error"].to_pylist())
-        rejects = reasons.total()
-        by_reason = dict(reasons.most_common())
-        if rejects > max_reject_rate * self.num_images:
-            counts = ", ".join(f"{count} {reason}" for reason, count in by_reason.items())
-            raise ValueError(
-                f"run {self.uri}: {rejects} of {self.num_images} images were rejected ({counts}), more than "
-                f"max_reject_rate {max_reject_rate} allows; see {self.uri}/rejects, mend the images or raise the rate"
-            )
-        success = {
-            "format": FORMAT, "fingerprint": self.fingerprint, "finished": _now(), "rows": rows, "rejects": rejects,
-            "rejects_by_reason": by_reason, "parts": parts,
-        }  # fmt: skip
-        storage.put(storage.join(self.uri, "_SUCCESS.json"), json.dumps(success, indent=2).encode())
-        return Finished(rows, rejects, by_reason)
+        for file in storage.list_files(storage.join(self.uri, "attempts")):
+            self._settle(int(file.path.removeprefix("shard-")))
+            storage.delete(file.uri)
+        sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
+        return write_success(
+            self.uri, self.fingerprint, self.label_space, sizes, max_reject_rate, moment, lambda: _check(lease)
+        )
+
+    def _settle(self, shard: int) -> None:
+        """Write the rejects of which the shard's committed part speaks."""
+        part = Part(self.uri, "masks", 0, shard, shard)
+        try:
+            rejects = read_footer(replace(part, bytes=storage.size(part.uri))).rejects
+        except FileNotFoundError:
+            return
+        if rejects:
+            name, data = rejects_part(self.fingerprint, self.label_space, shard, shard, rejects)
+            storage.put(storage.join(self.uri, name), data)
 
     def _attempt_uri(self, shard: int) -> str:
         return storage.join(self.uri, "attempts", f"shard-{shard:05d}")
 
-    def _parts(self, kind: str) -> dict[int, str]:
-        """shard -> URI of the parts that are there."""
-        files = storage.list_files(storage.join(self.uri, kind))
-        return {
-            int(file.path[len("part-") : -len(".parquet")]): file.uri
-            for file in files
-            if file.path.startswith("part-") and file.path.endswith(".parquet")
-        }
 
-
-def describe(uri: str) -> dict[str, Any]:
-    """`run.json` of a run; ValueError if there is no run, or one of another format."""
-    try:
-        description: dict[str, Any] = json.loads(storage.read(storage.join(uri, "run.json")))
-    except FileNotFoundError:
-        raise ValueError(f"run {uri}: no run.json there; give the output of `maskmill segment`") from None
-    if description["format"] != FORMAT:
-        raise ValueError(f"run {uri}: format {description['format']}, this version reads {FORMAT}; use its own version")
-    return description
-
-
-def fingerprint_of(identity: dict[str, Any]) -> str:
-    """sha256 of everything that decides a run's output."""
-    return hashlib.sha256(canonical(identity).encode()).hexdigest()
-
-
-def _plan_uri(uri: str) -> str:
-    return storage.join(uri, "plan", "plan.parquet")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _check(lease: Lease | None) -> None:
+    if lease is not None:
+        lease.check()

@@ -1,16 +1,13 @@
 """The tables of a run: one mask row an image, one reject row a failed image, as plain Arrow types in one declared schema."""
 
-import io
 import json
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import storage
 from pipeline.corpus import GROUP_FIELDS
 from pipeline.labels import LabelSpace
 
-FORMAT = 1
+FORMAT = 2  # 2: the plan in parts, rejects in the footers of masks
 SECONDS = ("seconds_decode", "seconds_forward", "seconds_crf", "seconds_encode")
 
 REJECT_SCHEMA = pa.schema(
@@ -61,50 +58,12 @@ def mask_schema(num_classes: int, boundary_px: tuple[int, ...] = ()) -> pa.Schem
     )
 
 
-def part_metadata(fingerprint: str, space: LabelSpace, shard: int) -> dict[str, str]:
-    """What lets a part explain itself, as Parquet key-value metadata."""
+def part_metadata(fingerprint: str, space: LabelSpace, first: int, last: int) -> dict[str, str]:
+    """What lets the part of some shards, `first` to `last`, explain itself, as Parquet key-value metadata."""
     label_space = {"name": space.name, "classes": space.classes, "colours": space.colours, "ids": space.stored_ids}
     return {
         "maskmill.format": str(FORMAT),
         "maskmill.fingerprint": fingerprint,
         "maskmill.label_space": json.dumps(label_space),
-        "maskmill.shard": str(shard),
+        "maskmill.shards": f"{first}-{last}",
     }
-
-
-def write_table(table: pa.Table, metadata: dict[str, str]) -> bytes:
-    """Parquet bytes of a table; the same rows always give the same bytes. Masks are compressed already, the rest is not."""
-    file = io.BytesIO()
-    names = [name for name in table.schema.names if name != "mask"]
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        file,
-        compression={**dict.fromkeys(_leaves(table.schema, names), "zstd"), "mask.bytes": "none", "mask.path": "zstd"}
-        if "mask" in table.schema.names
-        else "zstd",
-        store_schema=True,
-    )
-    return file.getvalue()
-
-
-def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The table of a part's bytes."""
-    return pq.read_table(io.BytesIO(data), columns=columns)
-
-
-def count_rows(uri: str) -> int:
-    """Rows of a part, from its footer alone; -1 for a part that cannot be read."""
-    filesystem, path = storage.arrow_filesystem(uri)
-    try:
-        return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
-    except (OSError, pa.ArrowInvalid):
-        return -1
-
-
-def _leaves(schema: pa.Schema, names: list[str]) -> list[str]:
-    """Parquet leaf paths of columns: lists store their values one level down."""
-    return [f"{name}.list.element" if _is_list(schema.field(name).type) else name for name in names]
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))

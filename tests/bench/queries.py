@@ -24,7 +24,7 @@ from pipeline.analysis.snippets import snippets
 from pipeline.config import SegmentConfig
 from pipeline.corpus import plan_shards
 from pipeline.run import Run, mask_schema
-from pipeline.run.rows import write_table
+from pipeline.run.parts import write_part
 
 SPACE = labels.space("cityscapes19")
 CITIES = [f"city{k:02d}" for k in range(20)]
@@ -66,7 +66,7 @@ def write_run(folder: str, rows: int, parts: int) -> str:
     described = SegmentConfig.model_validate(cfg).model_dump(mode="json")
     Run.open_or_create(folder, {}, described, SPACE, lambda: plan_shards([], 1))
     rng = np.random.default_rng(0)
-    drawn = [write_table(table(rng, rows // parts), {}) for _ in range(DRAWN_PARTS)]
+    drawn = [write_part(table(rng, rows // parts), {}) for _ in range(DRAWN_PARTS)]
     (Path(folder) / "masks").mkdir()
     for part in range(parts):
         (Path(folder) / "masks" / f"part-{part:05d}.parquet").write_bytes(drawn[part % DRAWN_PARTS])

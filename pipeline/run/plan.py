@@ -1,0 +1,119 @@
+"""The plan of a run as it is stored: parts of bounded size, read a few thousand rows at a time.
+
+<run>/plan/part-00000-<hash>.parquet, in the order of shards; no shard lies in two row groups. The hash is of the bytes, so
+that a writer that was overtaken cannot change a plan that another one made. run.json lists the parts that count.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.run.parts import PartWriter
+
+PART_ROWS = 1 << 18  # about 5 MB; what an actor holds of the plan
+
+
+@dataclass(frozen=True)
+class PlanPart:
+    """One file of a plan."""
+
+    name: str  # below the run
+    first_shard: int
+    rows: int
+    sha256: str
+
+
+class Plan:
+    """What a run must answer; reads only the parts that a question needs, and checks each against run.json."""
+
+    def __init__(self, run_uri: str, description: dict[str, Any]) -> None:
+        self._run_uri = run_uri
+        self.parts = [PlanPart(**part) for part in description["parts"]]
+        self.num_images, self.num_shards = int(description["images"]), int(description["shards"])
+        self._open = lru_cache(maxsize=1)(self._read)
+
+    def shard(self, shard: int) -> pa.Table:
+        """The rows of one shard."""
+        part = max((part for part in self.parts if part.first_shard <= shard), key=lambda part: part.first_shard)
+        file = self._open(part)
+        column = file.schema_arrow.get_field_index("shard")
+        for group in range(file.metadata.num_row_groups):
+            shards = file.metadata.row_group(group).column(column).statistics
+            if shards.min <= shard <= shards.max:
+                table = file.read_row_group(group)
+                return table.filter(pc.equal(table["shard"], shard))
+        raise AssertionError(f"{self._run_uri}: shard {shard} is not in {part.name}")
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """All rows, in order; whole shards, some thousand rows a table."""
+        for part in self.parts:
+            file = self._open(part)
+            for group in range(file.metadata.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+
+    def sizes(self) -> np.ndarray:
+        """(num_shards,) int64: images of each shard."""
+        sizes = np.zeros(self.num_shards, np.int64)
+        for table in self.tables(["shard"]):
+            found, counts = np.unique(table["shard"].to_numpy(), return_counts=True)
+            sizes[found] += counts
+        return sizes
+
+    def rows_of(self, ids: list[str]) -> pa.Table:
+        """The rows of some images."""
+        wanted = pa.array(ids, pa.string())
+        found = [table.filter(pc.is_in(table["image_id"], wanted)) for table in self.tables()]
+        return pa.concat_tables(found, promote_options="permissive").unify_dictionaries()
+
+    def _read(self, part: PlanPart) -> pq.ParquetFile:
+        try:
+            data = storage.read(storage.join(self._run_uri, part.name))
+        except FileNotFoundError:
+            raise ValueError(f"run {self._run_uri}: {part.name} is gone; restore the file") from None
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            raise ValueError(
+                f"run {self._run_uri}: {part.name} is not the plan this run was made with; restore the file"
+            )
+        return pq.ParquetFile(pa.BufferReader(data))
+
+
+def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
+    """Store a plan; what run.json says of it. Memory holds one part.
+
+    `sha256` is of the bytes of all parts, one after the other.
+    """
+    whole, parts, images, shards = hashlib.sha256(), list[dict[str, Any]](), 0, 0
+    for table_group in _grouped(tables):
+        writer = PartWriter(table_group[0].schema)
+        for table in table_group:
+            writer.add(table)
+        data = writer.finish()
+        whole.update(data)
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"plan/part-{len(parts):05d}-{digest[:8]}.parquet"
+        storage.put(storage.join(run_uri, name), data)
+        first, last = table_group[0]["shard"][0].as_py(), table_group[-1]["shard"][-1].as_py()
+        rows = sum(table.num_rows for table in table_group)
+        parts.append({"name": name, "first_shard": first, "rows": rows, "sha256": digest})
+        images, shards = images + rows, last + 1
+    return {"images": images, "shards": shards, "sha256": whole.hexdigest(), "parts": parts}
+
+
+def _grouped(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Lists of tables of at least `PART_ROWS` rows, the last one smaller."""
+    group: list[pa.Table] = []
+    for table in tables:
+        group.append(table)
+        if sum(table.num_rows for table in group) >= PART_ROWS:
+            yield group
+            group = []
+    if group:
+        yield group

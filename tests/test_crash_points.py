@@ -1,0 +1,97 @@
+"""A kill between every two steps of the commit protocol, on a disk and on S3."""
+
+import uuid
+
+import pytest
+
+from pipeline import storage
+from pipeline.corpus import plan
+from pipeline.run import Lease, Run, compact, lease, verify
+from pipeline.run import plan as stored_plan
+from pipeline.run.parts import parts_of, read_table
+from tests.crash_points import Killed, dying
+from tests.test_run import open_run, tables
+
+BAD = ("val/s_0", "val/s_3")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A plan of two parts; the lease of a process that dies here is dead, though this process lives on."""
+    monkeypatch.setattr(plan, "TABLE_ROWS", 2)
+    monkeypatch.setattr(stored_plan, "PART_ROWS", 4)
+    monkeypatch.setattr(lease, "EXPIRES_S", -1000.0)
+
+
+def segment(uri, rejected):
+    """What `maskmill segment` does to the ledger (pipeline/segment.py), one shard after the other."""
+    with Lease(uri) as held:
+        run = open_run(uri)
+        if pending := run.pending():
+            run.reopen(held)
+            for shard in pending:
+                items = run.shard_items(shard)
+                run.begin(shard)
+                run.commit(shard, *tables(items, rejected))
+        (None if pending else run.finished()) or run.finish(1, held)
+
+
+def retry_rejects(uri):
+    with Lease(uri) as held:
+        Run.open(uri).withdraw_rejects(held)
+    segment(uri, rejected=("val/s_0",))  # the other one was mended
+
+
+COMMANDS = {
+    "segment": lambda uri: segment(uri, BAD),
+    "retry-rejects": retry_rejects,
+    "compact": lambda uri: compact(uri, f"{uri}-compact", part_bytes=40_000),
+}
+
+
+def seen_by_a_reader(uri):
+    """image id -> rows of it, of whoever reads all the parts that are there; each must be whole."""
+    tables = [read_table(storage.read(part.uri)) for kind in ("masks", "rejects") for part in parts_of(uri, kind)]
+    ids = [image_id for table in tables for image_id in table["image_id"].to_pylist()]
+    return {image_id: ids.count(image_id) for image_id in ids}
+
+
+def content(uri):
+    """Name and bytes of all that does not tell the time."""
+    files = storage.list_files(uri)
+    timed = ("run.json", "_SUCCESS.json", "_lease/")
+    return {file.path: storage.read(file.uri) for file in files if not file.path.startswith(timed)}
+
+
+@pytest.mark.parametrize("store", ["folder", "s3"])
+def test_after_a_kill_at_any_step_the_same_command_ends_as_if_nothing_had_been(store, request, tmp_path):
+    root = str(tmp_path) if store == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+    whole, names = f"{root}/whole", {}
+    expected = {}
+    for command, run in COMMANDS.items():
+        with dying(whole, None, names.setdefault(command, [])):
+            run(whole)
+        expected[command] = content(whole), content(f"{whole}-compact")
+    assert {"put plan/part-00000", "put plan/part-00001", "create run.json", "create _lease/00000001.json",
+            "create attempts/shard-00002", "create masks/part-00002.parquet", "put rejects/part-00001.parquet",
+            "delete attempts/shard-00002", "put _SUCCESS.json"} <= set(names["segment"])  # fmt: skip
+    assert "delete masks/part-00001.parquet" in names["retry-rejects"]
+    assert any(name.startswith("put -compact/masks/part-00000-0000") for name in names["compact"])
+    before = []
+    for command, run in COMMANDS.items():
+        for at, name in enumerate(names[command]):
+            uri = f"{root}/{command}-{at}"
+            for earlier in before:
+                COMMANDS[earlier](uri)
+            with pytest.raises(Killed), dying(uri, at, []):
+                run(uri)
+            for folder in (uri, f"{uri}-compact"):
+                assert set(seen_by_a_reader(folder).values()) <= {1}, (command, name)
+            if command == "compact":
+                assert verify(uri).problems == [], name
+            run(uri)
+            assert (content(uri), content(f"{uri}-compact")) == expected[command], (command, name)
+            assert verify(uri).problems == [], (command, name)
+            if command == "compact":
+                assert verify(f"{uri}-compact").problems == [], name
+        before.append(command)
