@@ -2,11 +2,15 @@
 
 A URI is a local path or whatever fsspec knows (`s3://`, `memory://`, ...). Credentials and endpoints come from the
 store's own standard environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), never from a config file.
+
+Every call is repeated here, and only here, while a store's errors are of the kind that passes (pipeline/patience.py); what
+is raised in the end is an OSError. All calls may be repeated without harm: whole objects are written, never appended.
 """
 
 import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,12 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.patience import patiently
+
 # Answers of S3 to a conditional PUT that lost: to an object, or to another PUT at the same moment.
 _ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
+LIST_PAGE = 1000  # objects a request, the most that S3 gives
 
 
 @dataclass(frozen=True)
@@ -42,46 +50,49 @@ def join(uri: str, *parts: str) -> str:
 
 def exists(uri: str) -> bool:
     fs, path = _filesystem(uri)
-    return bool(fs.exists(path))
+    return bool(patiently(lambda: fs.exists(path)))
 
 
 def is_dir(uri: str) -> bool:
     """True for a folder or an object prefix with at least one object below it."""
     fs, path = _filesystem(uri)
-    return bool(fs.isdir(path))
+    return bool(patiently(lambda: fs.isdir(path)))
 
 
 def size(uri: str) -> int:
     """Bytes of one object; FileNotFoundError if there is none."""
     fs, path = _filesystem(uri)
-    return int(fs.info(path)["size"])
+    return int(patiently(lambda: fs.info(path))["size"])
 
 
 def list_files(uri: str) -> list[FileInfo]:
     """Every file below a prefix, recursively, sorted by path. A prefix that does not exist lists nothing."""
+    return sorted(scan(uri), key=lambda file: file.path)
+
+
+def scan(uri: str) -> Iterator[FileInfo]:
+    """Every file below a prefix, recursively, in the store's own order; a page or a folder in memory at a time."""
     fs, root = _filesystem(uri)
     root = root.rstrip("/")
-    found: dict[str, dict[str, Any]] = fs.find(root, detail=True)
     scheme = uri.split("://")[0] + "://" if "://" in uri else ""
-    files = [
-        FileInfo(uri=scheme + name, path=name[len(root) + 1 :], bytes=int(info["size"]))
-        for name, info in found.items()
-        if name != root
-    ]
-    return sorted(files, key=lambda file: file.path)
+    for name, size_bytes in _walk(fs, root):
+        if name != root:
+            yield FileInfo(uri=scheme + name, path=name[len(root) + 1 :], bytes=size_bytes)
 
 
 def read(uri: str) -> bytes:
     """The whole object."""
     fs, path = _filesystem(uri)
-    data: bytes = fs.cat_file(path)
+    # One request: s3fs would ask for the size first, to read large objects in pieces.
+    options = {"max_concurrency": 1} if "s3" in fs.protocol else {}
+    data: bytes = patiently(lambda: fs.cat_file(path, **options))
     return data
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
     """`length` bytes from `offset`, in one request; fewer where the object ends before."""
     fs, path = _filesystem(uri)
-    data: bytes = fs.cat_file(path, start=offset, end=offset + length)
+    data: bytes = patiently(lambda: fs.cat_file(path, start=offset, end=offset + length))
     return data
 
 
@@ -92,25 +103,36 @@ def put(uri: str, data: bytes) -> None:
     """
     fs, path = _filesystem(uri)
     if isinstance(fs, LocalFileSystem):
-        temporary = _write_temporary(path, data)
-        os.replace(temporary, path)
+        with _temporary(path, data) as temporary:
+            os.replace(temporary, path)
+        _sync_folder(path)
     else:
-        fs.pipe_file(path, data)
+        patiently(lambda: fs.pipe_file(path, data))
 
 
 def create(uri: str, data: bytes) -> bool:
-    """Write an object only if there is none; False, and nothing changed, if another one was first.
+    """Write an object only if there is none. True: the object that is there holds these bytes; False: it holds others,
+    and nothing was changed. So bytes must be the writer's own where it matters who was first.
 
-    An exclusive link on a disk, a conditional PUT (`If-None-Match: *`) on S3.
+    An exclusive link on a disk, a conditional PUT (`If-None-Match: *`) on S3. A refused PUT is looked at: the object may
+    be ours, written by an earlier try whose answer was lost.
     """
     fs, path = _filesystem(uri)
+    while True:
+        if patiently(lambda: _create(fs, path, data)):
+            return True
+        try:
+            return read(uri) == data
+        except FileNotFoundError:
+            continue  # removed between the two calls, or the other PUT failed
+
+
+def _create(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
     try:
         if isinstance(fs, LocalFileSystem):
-            temporary = _write_temporary(path, data)
-            try:
+            with _temporary(path, data) as temporary:
                 os.link(temporary, path)
-            finally:
-                os.unlink(temporary)
+            _sync_folder(path)
         else:
             fs.pipe_file(path, data, mode="create")
     except FileExistsError:
@@ -127,28 +149,98 @@ def delete(uri: str) -> None:
     """Remove one object; one that is not there is fine."""
     fs, path = _filesystem(uri)
     with contextlib.suppress(FileNotFoundError):
-        fs.rm_file(path)
+        patiently(lambda: fs.rm_file(path))
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The same store as an Arrow filesystem, for libraries that write their own files, and the path in it."""
-    fs, path = _filesystem(uri)
+    """The same store as an Arrow filesystem, for libraries that read and write their own files, and the path in it.
+
+    Their requests do not pass through this file, so the store's client repeats them itself.
+    """
+    fs, path = _filesystem(uri, attempts=8)
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
 
-def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The store behind a URI and the path in it. Listings are never cached: other processes write here too."""
-    options = {"use_listings_cache": False} if uri.startswith(("s3://", "s3a://")) else {}
-    fs, path = fsspec.core.url_to_fs(uri, **options)
+def _filesystem(uri: str, attempts: int = 1) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The store behind a URI and the path in it; `attempts` of its client for each request.
+
+    Listings are never cached: other processes write here too.
+    """
+    if not uri.startswith(("s3://", "s3a://")):
+        fs, path = fsspec.core.url_to_fs(uri)
+        return fs, path
+    retries = {"mode": "standard", "total_max_attempts": attempts}
+    limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": retries, "max_pool_connections": 64}
+    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, config_kwargs=limits)
+    fs.retries = 1 if attempts == 1 else type(fs).retries  # s3fs has a loop of its own around botocore's
     return fs, path
 
 
-def _write_temporary(path: str, data: bytes) -> str:
+def _walk(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:
+    """(path, bytes) of every file below a folder or prefix."""
+    if isinstance(fs, LocalFileSystem):
+        yield from _walk_folder(root)
+    elif "s3" in fs.protocol:
+        yield from _walk_bucket(fs, root)
+    else:
+        found: dict[str, dict[str, Any]] = patiently(lambda: fs.find(root, detail=True))
+        yield from ((name, int(info["size"])) for name, info in found.items())
+
+
+def _walk_folder(folder: str) -> Iterator[tuple[str, int]]:
+    """A link to a file is the file it leads to; a link to a folder is not followed, it could lead round in a circle."""
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk_folder(entry.path)
+        else:
+            try:
+                yield entry.path, entry.stat().st_size
+            except FileNotFoundError:  # a link to nothing is listed, and not found when it is read
+                yield entry.path, 0
+
+
+def _walk_bucket(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:
+    bucket, _, prefix = root.partition("/")
+    request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "MaxKeys": LIST_PAGE}
+    while True:
+        try:
+            page = patiently(lambda: fs.call_s3("list_objects_v2", **request))
+        except FileNotFoundError:  # no such bucket
+            return
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):  # a folder's mark, as consoles make them
+                yield f"{bucket}/{found['Key']}", found["Size"]
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+@contextlib.contextmanager
+def _temporary(path: str, data: bytes) -> Iterator[str]:
+    """A file of these bytes, safe on the disk, beside where they belong; gone afterwards under this name."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     # A leading dot: plain readers that glob `part-*` never see it.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
-    with open(temporary, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _sync_folder(path: str) -> None:
+    """A new name survives a power cut only when its folder is on the disk too."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
-    ("labels", "storage", "processes", "jobserver"),
+    ("labels", "patience", "processes", "jobserver"),
+    ("storage",),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),

@@ -1,11 +1,13 @@
 """One contract for every store: the same calls on a folder, in memory and on a real S3 server."""
 
+import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import pytest
 
-from pipeline import storage
+from pipeline import patience, storage
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
@@ -78,3 +80,62 @@ def test_a_broken_write_leaves_nothing_that_readers_see(tmp_path, monkeypatch):
         storage.put(uri, b"new")
     assert storage.read(uri) == b"old"
     assert list(tmp_path.glob("part*")) == [tmp_path / "part.parquet"]
+
+
+def test_a_listing_of_many_pages_and_folders_is_complete(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "LIST_PAGE", 2)
+    names = ["a-b/1", "a.txt", "a/1", "a/2", "a/b/3", "b"]
+    for prefix in (f"{s3}/{uuid.uuid4().hex}", str(tmp_path)):
+        for name in names:
+            storage.put(storage.join(prefix, name), name.encode())
+        assert [file.path for file in storage.list_files(prefix)] == names
+
+
+def test_an_error_that_passes_is_waited_out_and_another_is_raised_at_once(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    errors = [ConnectionResetError(), TimeoutError(), ConnectionRefusedError()]
+
+    def call(then):
+        if errors:
+            raise errors.pop()
+        return then()
+
+    assert patience.patiently(lambda: call(lambda: 7)) == 7
+    assert errors == []
+    tries = []
+    with pytest.raises(FileNotFoundError):
+        patience.patiently(lambda: tries.append(1) or (_ for _ in ()).throw(FileNotFoundError()))
+    assert len(tries) == 1
+    monkeypatch.setattr(patience, "PATIENCE_S", -1)
+    with pytest.raises(ConnectionResetError):
+        patience.patiently(lambda: (_ for _ in ()).throw(ConnectionResetError()))
+
+
+def test_a_store_that_is_not_there_is_an_os_error_in_the_end(s3, monkeypatch):
+    monkeypatch.setattr(patience, "PATIENCE_S", -1)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        for call in (storage.read, storage.exists, storage.list_files, lambda uri: storage.create(uri, b"x")):
+            with pytest.raises(OSError, match="did not answer"):
+                call("s3://maskmill/a")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_a_creator_whose_reply_was_lost_learns_that_it_was_first(prefix, monkeypatch):
+    """Each try does its work, and its answer is lost once."""
+    real, lost = storage._create, []
+
+    def losing(fs, path, data):
+        done = real(fs, path, data)
+        if path not in lost:
+            lost.append(path)
+            raise ConnectionResetError
+        return done
+
+    monkeypatch.setattr(storage, "_create", losing)
+    uri = storage.join(prefix, "part")
+    assert storage.create(uri, b"mine")
+    assert not storage.create(uri, b"another's")
+    assert storage.read(uri) == b"mine"

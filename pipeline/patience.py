@@ -1,0 +1,63 @@
+"""Errors of a store that pass, and how long to wait for that: 503, resets, timeouts, bodies cut short."""
+
+import random
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+PATIENCE_S = 90.0  # after the first failure; a store that is restarted is back by then
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+_BUSY = (408, 429)  # beside all from 500 on
+# S3's own names for errors that it answers with status 400, and that a second try may mend.
+_PASSING = ("RequestTimeout", "SlowDown", "Throttling", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
+
+T = TypeVar("T")
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """What a call returns, called again after each error that passes, with growing pauses, for `PATIENCE_S`.
+
+    Raises:
+        OSError: of the store, at once if it will not pass (no such file, no permission, disk full), else in the end.
+    """
+    pause, deadline = _FIRST_PAUSE_S, 0.0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            now = time.monotonic()
+            deadline = deadline or now + PATIENCE_S
+            if not passes(error):
+                raise
+            if now > deadline:
+                if isinstance(error, OSError):
+                    raise
+                raise OSError(f"the store did not answer for {PATIENCE_S:.0f} s: {error!r}") from error
+        time.sleep(pause * random.uniform(0.5, 1.0))  # workers that failed together do not come back together
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an error is the kind that a store gives in passing."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or status in _BUSY or response.get("Error", {}).get("Code") in _PASSING
+    return isinstance(error, (ConnectionError, TimeoutError, *_client_errors()))
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """Errors of the S3 client's connections, where it is in use; they are no OSErrors."""
+    if "aiobotocore" not in sys.modules:
+        return ()
+    import aiohttp
+    from botocore import exceptions, parsers
+
+    return (
+        exceptions.HTTPClientError,
+        exceptions.ConnectionError,
+        exceptions.IncompleteReadError,
+        parsers.ResponseParserError,
+        aiohttp.ClientError,
+    )
