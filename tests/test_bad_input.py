@@ -122,6 +122,15 @@ def test_a_label_turns_with_its_image(segmenters, corpus):
     assert np.array_equal(masks[0], np.rot90(masks[1], 1))
 
 
+@pytest.mark.scorecard("fault", 24)
+def test_a_file_of_another_size_than_the_plans_is_rejected(segmenters, corpus):
+    items = list_items(camvid(corpus), None)
+    put(corpus, "images/val/s_1.png", picture(PIXELS[:20]))
+    masks, rejects = segmenters["cityscapes19"].answer(items)
+    assert (masks["image_id"].to_pylist(), rejects["error"].to_pylist()) == (["val/s_3"], ["source_changed"])
+    assert "restore the file" in rejects["message"][0].as_py()
+
+
 @pytest.mark.scorecard("security", 9)
 @pytest.mark.parametrize(
     ("uri", "sentence"),

@@ -23,6 +23,7 @@ class Place:
     offset: int | None = None  # zip: of the member's local header; tar: of its bytes; Parquet: the row
     bytes: int = 0  # of the file as stored (compressed, inside a zip); 0 = not known before it is read
     crc32: int | None = None  # of the member's uncompressed bytes
+    etag: str | None = None  # of a whole object, in a store that has them
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def list_files(uri: str) -> dict[str, Place]:
             if is_tar(file.path):
                 files |= {f"{file.path[: -len('.tar')]}/{path}": place for path, place in list_tar(file.uri)}
             else:
-                files[file.path] = Place(file.uri, bytes=file.bytes)
+                files[file.path] = Place(file.uri, bytes=file.bytes, etag=file.etag)
         if not files:
             raise ValueError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
     for path in files:

@@ -21,11 +21,13 @@ PLAN_SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("crc32", pa.int64()),
+        pa.field("etag", pa.string()),
         pa.field("label_uri", pa.string()),
         pa.field("label_member", pa.string()),
         pa.field("label_offset", pa.int64()),
         pa.field("label_bytes", pa.int64()),
         pa.field("label_crc32", pa.int64()),
+        pa.field("label_etag", pa.string()),
         *GROUP_FIELDS,
     ]
 )
@@ -48,11 +50,16 @@ def items_of(plan: pa.Table) -> list[Item]:
     return [
         Item(
             image_id=row["image_id"],
-            image=Place(row["uri"], row["member"], row["offset"], row["bytes"], row["crc32"]),
+            image=Place(row["uri"], row["member"], row["offset"], row["bytes"], row["crc32"], row["etag"]),
             label=None
             if row["label_uri"] is None
             else Place(
-                row["label_uri"], row["label_member"], row["label_offset"], row["label_bytes"], row["label_crc32"]
+                row["label_uri"],
+                row["label_member"],
+                row["label_offset"],
+                row["label_bytes"],
+                row["label_crc32"],
+                row["label_etag"],
             ),
             **{field.name: row[field.name] for field in GROUP_FIELDS},
         )
