@@ -102,6 +102,7 @@ def test_committing_twice_writes_the_same_bytes(tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.rglob("part-*.parquet")} == before
 
 
+@pytest.mark.scorecard("fault", 19)
 def test_a_kill_between_rejects_and_masks_leaves_the_shard_pending(tmp_path, monkeypatch):
     run = open_run(tmp_path)
     real = storage.put
