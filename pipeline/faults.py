@@ -1,23 +1,57 @@
 """What ends a segmentation run from the side of its cluster, in a sentence."""
 
+import contextlib
 import errno
+import os
+import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
+import ray
 import ray.exceptions
 
+# Ray's own key: a driver whose head is away for so long is ended by Ray, without an exception.
+RECONNECT_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 
-@contextmanager
+
+@contextlib.contextmanager
 def explained(output: str) -> Iterator[None]:
     """Turn what Ray raises while a run is answered into the ValueError that says what to do; others pass.
+
+    Where the head of the cluster is lost nothing is raised: the sentence is printed while there is time.
 
     Args:
         output: URI of the run.
     """
+    over = threading.Event()
+    threading.Thread(target=_watch_head, args=(output, over), name="head watch", daemon=True).start()
     try:
         yield
     except (ray.exceptions.RayError, OSError) as error:
         raise ValueError(_sentence(output, error)) from error
+    finally:
+        over.set()
+
+
+def _watch_head(output: str, over: threading.Event) -> None:
+    """Say so once when the head has not been reached for half of what Ray waits."""
+    if not ray.is_initialized():
+        return
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    heard = time.monotonic()
+    while not over.wait(RECONNECT_S / 20):
+        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), RECONNECT_S / 20):
+            heard = time.monotonic()
+        if time.monotonic() - heard > RECONNECT_S / 2:
+            print(
+                f"error: run {output}: the head of the cluster ({host}:{port}) does not answer, and this command ends unless "
+                "it comes back; run the same command again on a cluster that is up, which does only what is missing",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
 
 
 def _sentence(output: str, error: BaseException) -> str:

@@ -116,7 +116,7 @@ def answers(status: int, code: str) -> Fault:
     """An S3 error in place of the answer; the real server is not asked."""
 
     async def fault(store: FaultyStore, asked: Asked, request: web.BaseRequest) -> web.StreamResponse:
-        await request.read()
+        await request.content.read()
         text = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'
         body = b"" if request.method == "HEAD" else text.encode()
         return web.Response(status=status, body=body, content_type="application/xml")
@@ -171,14 +171,14 @@ def kills(kill: Callable[[int], None]) -> Fault:
     return fault
 
 
-def before(act: Callable[[], None]) -> Fault:
+def before(act: Callable[[Asked], None]) -> Fault:
     """Something happens once, just before the first request is passed on."""
     lock, done = asyncio.Lock(), []
 
     async def fault(store: FaultyStore, asked: Asked, request: web.BaseRequest) -> web.StreamResponse:
         async with lock:
             if not done:
-                done.append(await asyncio.get_running_loop().run_in_executor(None, act))
+                done.append(await asyncio.get_running_loop().run_in_executor(None, act, asked))
         return await passed(store, asked, request)
 
     return fault
@@ -207,7 +207,7 @@ async def _ask(store: FaultyStore, request: web.BaseRequest) -> tuple[int, dict[
             request.method,
             url,
             headers=headers,
-            data=await request.read(),
+            data=await request.content.read(),
             allow_redirects=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         ) as answer:

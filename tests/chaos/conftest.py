@@ -45,6 +45,8 @@ class Drivers:
         self._warm: Driver | None = None
 
     def get(self) -> Driver:
+        if self._warm is not None and self._warm.busy():  # with the run of a test that failed
+            self.end()
         if self._warm is None or self._warm.process.poll() is not None:
             self._warm = Driver(self._environment, self._log).wait_ready()
         return self._warm

@@ -23,7 +23,7 @@ class Driver:
             stderr=self._log, env=os.environ | environment, cwd=ROOT, start_new_session=True, text=True,
         )  # fmt: skip
         self._answer: dict[str, object] | None = None
-        self._reader = threading.Thread(target=lambda: None)
+        self._reader: threading.Thread | None = None
 
     def wait_ready(self) -> "Driver":
         assert self.process.stdout is not None
@@ -38,10 +38,11 @@ class Driver:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def end(self, timeout_s: float = 200) -> dict[str, object]:
+    def end(self, timeout_s: float = 400) -> dict[str, object]:
         """The run's answer: `{"rows": ..., ...}`, `{"error": sentence}`; `{"died": exit code}` for a dead driver."""
+        assert self._reader is not None
         self._reader.join(timeout_s)
-        assert not self._reader.is_alive(), f"the run did not end within {timeout_s} s"
+        assert not self.busy(), f"the run did not end within {timeout_s} s"
         assert self._answer is not None
         return self._answer
 
@@ -50,12 +51,13 @@ class Driver:
         return self.end()
 
     def busy(self) -> bool:
-        return self._reader.is_alive()
+        return self._reader is not None and self._reader.is_alive()
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._reader.join(60)
+        if self._reader is not None:
+            self._reader.join(60)
         self._log.close()
 
     def _read(self) -> None:

@@ -110,7 +110,7 @@ def test_images_that_changed_after_the_plan_are_rejected_and_their_neighbours_un
     victims = dict(zip(CHANGES, (unbroken[-k] for k in (1, 3, 4)), strict=True))
     kept = {kind: storage.read(row["uri"]) for kind, row in victims.items()}
 
-    def change():
+    def change(asked):
         for kind, row in victims.items():
             edit, _ = CHANGES[kind]
             storage.delete(row["uri"]) if edit is None else storage.put(row["uri"], edit(kept[kind]))

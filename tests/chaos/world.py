@@ -74,7 +74,7 @@ def prove(world: World, output: str, unbroken: list[dict[str, object]]) -> None:
     assert world.rows(output) == unbroken
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 120) -> object:
+def wait_for(condition: Callable[[], object], timeout_s: float = 300) -> object:
     """What the condition says, once it says something."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
