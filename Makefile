@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test check bench-crf lock clean
+.PHONY: help demo test check scorecard bench-crf lock clean
 
 help:
 	@echo "make demo       make a small corpus, train, segment it, and report (about 3 minutes on 2 cores, once installed)"
 	@echo "make test       install and run the tests"
 	@echo "make check      the one gate: lint, types and tests"
+	@echo "make scorecard  24 faults, 48 bad inputs, 12 security checks: one line each (some minutes)"
 	@echo "make bench-crf  the dense CRF beside pydensecrf: time, memory, agreement (some minutes; needs the CamVid photographs)"
 	@echo "make lock       resolve infra/requirements.lock anew"
 	@echo "make clean      remove .venv and runs/"
@@ -21,6 +22,9 @@ test: $(STAMP)
 
 check: $(STAMP)
 	infra/check.sh
+
+scorecard: $(STAMP)
+	$(BIN)/python -m tests.scorecard
 
 bench-crf: $(STAMP)
 	$(BIN)/python -m tests.bench.crf

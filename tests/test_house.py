@@ -14,7 +14,7 @@ LAYERS = (
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
-    ("shard", "poison", "watch", "sizing"),
+    ("shard", "poison", "watch", "sizing", "faults"),
     ("train", "segment", "analysis", "export_model", "tune_crf"),
     ("tune",),
     ("console",),
@@ -24,7 +24,7 @@ LAYERS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
-    "ray": {"train", "segment", "cluster", "tune", "tune_crf", "submit", "jobserver", "watch"},
+    "ray": {"train", "segment", "cluster", "tune", "tune_crf", "submit", "jobserver", "watch", "faults"},
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),

@@ -176,6 +176,7 @@ def test_rejects_are_counted_by_reason_with_their_messages(page):
     assert page.row("not_an_image")[2].endswith("val/e has no end mark; copy it again")
 
 
+@pytest.mark.scorecard("security", 11)
 def test_nothing_is_fetched_and_nothing_can_run(page):
     assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base", "form", "b"} == set()
     for tag, attributes in page.tags:
@@ -192,6 +193,7 @@ def test_nothing_is_fetched_and_nothing_can_run(page):
     assert "script-src" not in rules
 
 
+@pytest.mark.scorecard("security", 11)
 def test_hostile_file_names_are_shown_as_text(run):
     html = Path(run, "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in html
@@ -289,6 +291,7 @@ def test_a_report_with_a_hundred_thumbnails_stays_small(tmp_path):
     assert storage.size(uri) < 10_000_000
 
 
+@pytest.mark.scorecard("security", 11)
 @pytest.mark.skipif(not shutil.which("chromium"), reason="Debian's chromium is not installed")
 def test_a_browser_shows_it_without_an_error_and_fetches_nothing(run, page, tmp_path):
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",

@@ -189,6 +189,7 @@ def test_bad_files_become_rejects_with_reasons_and_their_neighbours_are_unharmed
         segment(strict)
 
 
+@pytest.mark.scorecard("fault", 23)
 def test_scores_that_are_not_finite_reject_their_image_alone(scenes, tiny_checkpoint, tmp_path):
     cfg = config(*scenes, tiny_checkpoint, tmp_path)
     segmenter = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg)

@@ -22,6 +22,7 @@ def test_the_newest_comes_back_and_two_are_kept(tmp_path):
     assert snapshots.newest(str(tmp_path / "none")) is None
 
 
+@pytest.mark.scorecard("fault", 22)
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -59,6 +59,7 @@ def test_a_path_of_this_machine_is_refused_and_a_mounted_folder_is_said_so(confi
     assert submit.prepare("segment", config, ["output=file:///mnt/all/run"]).config["output"] == "file:///mnt/all/run"
 
 
+@pytest.mark.scorecard("security", 7)
 def test_code_and_the_resolved_config_travel_and_no_secret_does(config, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-value")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "canary-token-value")
@@ -73,6 +74,7 @@ def test_code_and_the_resolved_config_travel_and_no_secret_does(config, tmp_path
     assert not any(b"canary-" in text for text in [*texts, job.command.encode()])
 
 
+@pytest.mark.scorecard("security", 7)
 def test_the_job_server_is_told_of_the_package_and_the_run_and_of_no_environment(config, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-value")
     job = submit.prepare("segment", config, None)
@@ -84,6 +86,7 @@ def test_the_job_server_is_told_of_the_package_and_the_run_and_of_no_environment
     }
 
 
+@pytest.mark.scorecard("security", 7)
 def test_a_config_that_holds_a_secret_of_the_environment_is_refused(config, monkeypatch):
     monkeypatch.setenv("STORE_PASSWORD", "hunter2hunter2")
     with pytest.raises(ValueError, match="holds the value of STORE_PASSWORD"):
@@ -98,6 +101,7 @@ def test_a_package_over_the_limit_is_refused_and_names_the_largest_file(config, 
         submit.pack(submit.prepare("segment", config, None), folder)
 
 
+@pytest.mark.scorecard("security", 1)
 def test_a_cluster_without_a_token_is_refused():
     with server(200) as address, pytest.raises(ValueError, match=r"answers without a token.*--insecure"):
         jobserver.connect(address)

@@ -167,6 +167,7 @@ class Evil:
         return (print, ("code ran",))
 
 
+@pytest.mark.scorecard("security", 3)
 def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
     file = tmp_path / "evil.pth"
     torch.save({"w": Evil()}, file)

@@ -13,16 +13,19 @@ __all__ = [
     "read", "scan_items", "unmatched_labels",
 ]  # fmt: skip
 
+_TRIES = 3  # a machine between us and the store may cut a body and shorten its header to fit
+
 
 def read(place: Place) -> bytes:
     """The bytes of one file, in one request.
 
     Raises:
-        BadBytes: the file is gone, or its bytes are not what the archive says.
+        BadBytes: the file is gone (`not_found`), another than the plan's (`source_changed`), or its bytes are not what
+            the archive says.
     """
     try:
         if place.member is None:
-            return storage.read(place.uri)
+            return _read_file(place)
         if place.uri.endswith(".parquet"):
             return read_cell(place)
         return read_tar_member(place) if is_tar(place.uri) else read_member(place)
@@ -30,3 +33,19 @@ def read(place: Place) -> bytes:
         raise BadBytes(
             "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew"
         ) from None
+
+
+def _read_file(place: Place) -> bytes:
+    """A whole object, held against what its listing said: its size, and its etag where the store has one."""
+    data = b""
+    try:
+        for _ in range(_TRIES):
+            data = storage.read(place.uri, place.etag)
+            if place.bytes in (0, len(data)):
+                return data
+        what = f"it has {len(data)} bytes, {place.bytes} were planned"
+    except storage.Changed:
+        what = "its etag is not the planned one"
+    raise BadBytes(
+        "source_changed", f"{place.uri}: {what}; restore the file, or segment the new one into another output"
+    ) from None

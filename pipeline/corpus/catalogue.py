@@ -11,8 +11,8 @@ from pipeline.corpus.item import Item, Place
 
 _CACHE_KB = 1 << 16  # of pages, and again as much of rows that are being sorted
 _BATCH = 1000  # rows an insert
-_PLACE = "uri text, member text, offset integer, bytes integer, crc32 integer"
-_PLACE_NAMES = ("uri", "member", "offset", "bytes", "crc32")
+_PLACE = "uri text, member text, offset integer, bytes integer, crc32 integer, etag text"
+_PLACE_NAMES = ("uri", "member", "offset", "bytes", "crc32", "etag")
 
 
 class Catalogue:
@@ -34,12 +34,12 @@ class Catalogue:
     def add_image(self, item: Item) -> None:
         """An image, and its label where it has one."""
         groups = (item.split, item.city, item.sequence, item.frame)
-        self._add("images", (None, item.image_id, *groups, *_of(item.image)))
+        self._add("images", (None, item.image_id, *groups, *item.image.values))
         if item.label is not None:
             self.add_label(item.image_id, item.label)
 
     def add_label(self, image_id: str, place: Place) -> None:
-        self._add("labels", (image_id, *_of(place)))
+        self._add("labels", (image_id, *place.values))
 
     def splits(self) -> list[str]:
         """Sorted."""
@@ -68,8 +68,8 @@ class Catalogue:
             if row[0] == before:
                 self._refuse_doubles("labels", before)
             before = row[0]
-            label = None if row[10] is None else Place(*row[10:15])
-            yield Item(row[0], Place(*row[1:6]), label, *row[6:10])
+            image_id, image, groups, label = row[0], row[1:7], row[7:11], row[11:17]
+            yield Item(image_id, Place(*image), None if label[0] is None else Place(*label), *groups)
 
     def has_pair(self) -> bool:
         """Whether at least one image has a label."""
@@ -113,7 +113,3 @@ class Catalogue:
             raise ValueError(f"corpus {self._uri}: '{one}' appears twice; keep one of them")
         what = "image" if table == "images" else "the label of image"
         raise ValueError(f"'{one}' and '{other}' are both {what} '{image_id}'; remove or rename one of them")
-
-
-def _of(place: Place) -> tuple[object, ...]:
-    return place.uri, place.member, place.offset, place.bytes, place.crc32

@@ -23,6 +23,12 @@ class Place:
     offset: int | None = None  # zip: of the member's local header; tar: of its bytes; Parquet: the row
     bytes: int = 0  # of the file as stored (compressed, inside a zip); 0 = not known before it is read
     crc32: int | None = None  # of the member's uncompressed bytes
+    etag: str | None = None  # of a whole object, in a store that has them
+
+    @property
+    def values(self) -> tuple[str, str | None, int | None, int, int | None, str | None]:
+        """The fields, in their order."""
+        return self.uri, self.member, self.offset, self.bytes, self.crc32, self.etag
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def _scan(uri: str) -> Iterator[tuple[str, Place]]:
             if is_tar(file.path):
                 yield from ((f"{file.path[: -len('.tar')]}/{path}", place) for path, place in scan_tar(file.uri))
             else:
-                yield file.path, Place(file.uri, bytes=file.bytes)
+                yield file.path, Place(file.uri, bytes=file.bytes, etag=file.etag)
         if file is None:
             raise ValueError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
 

@@ -23,14 +23,17 @@ PLAN_SCHEMA = pa.schema(
         pa.field("offset", pa.int64()),
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("crc32", pa.int64()),
+        pa.field("etag", pa.string()),
         pa.field("label_uri", pa.string()),
         pa.field("label_member", pa.string()),
         pa.field("label_offset", pa.int64()),
         pa.field("label_bytes", pa.int64()),
         pa.field("label_crc32", pa.int64()),
+        pa.field("label_etag", pa.string()),
         *GROUP_FIELDS,
     ]
 )
+_PLACE = ("uri", "member", "offset", "bytes", "crc32", "etag")  # columns of a Place, in its order
 
 
 def plan_shards(items: Iterable[Item], images_per_shard: int, bytes_per_shard: int = 1 << 40) -> Iterator[pa.Table]:
@@ -58,12 +61,8 @@ def items_of(plan: pa.Table) -> list[Item]:
     return [
         Item(
             image_id=row["image_id"],
-            image=Place(row["uri"], row["member"], row["offset"], row["bytes"], row["crc32"]),
-            label=None
-            if row["label_uri"] is None
-            else Place(
-                row["label_uri"], row["label_member"], row["label_offset"], row["label_bytes"], row["label_crc32"]
-            ),
+            image=Place(*(row[name] for name in _PLACE)),
+            label=None if row["label_uri"] is None else Place(*(row[f"label_{name}"] for name in _PLACE)),
             **{field.name: row[field.name] for field in GROUP_FIELDS},
         )
         for row in plan.to_pylist()
@@ -72,10 +71,9 @@ def items_of(plan: pa.Table) -> list[Item]:
 
 def _row(item: Item, shard: int) -> tuple[object, ...]:
     """The values of PLAN_SCHEMA, in its order."""
-    image, label = item.image, item.label
+    label = (None,) * len(_PLACE) if item.label is None else item.label.values
     return (
-        item.image_id, shard, image.uri, image.member, image.offset, image.bytes, image.crc32,
-        *((None,) * 5 if label is None else (label.uri, label.member, label.offset, label.bytes, label.crc32)),
+        item.image_id, shard, *item.image.values, *label,
         item.split, item.city, item.sequence, item.frame,
     )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Files that lie beside a label: Cityscapes keeps the instances of `*_labelIds.png` in `*_instanceIds.png`."""
 
-from dataclasses import replace
 from functools import lru_cache
 
 from pipeline.corpus.item import BadBytes, Place
@@ -25,7 +24,7 @@ def instances_of(label: Place) -> Place:
         )
     sibling = f"{before}{_INSTANCES}{after}"
     if label.member is None:
-        return replace(label, uri=sibling)
+        return Place(sibling)
     place = _members(label.uri).get(sibling)
     if place is None:
         raise BadBytes("not_found", f"{label.uri}: it holds no {sibling}; leave metrics.instances off for this corpus")

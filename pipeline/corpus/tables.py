@@ -1,6 +1,9 @@
 """Corpora that are tables: a manifest of URIs (CSV or Parquet), or Parquet files that hold the image bytes themselves."""
 
+import functools
 import ipaddress
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -183,21 +186,38 @@ def _resolved(uri: str, manifest: str) -> str:
             raise ValueError(f"{what} is a local path, and the manifest is not; name an object of a store")
         if ".." in uri.split("/"):
             raise ValueError(f"{what} leads out of the manifest's folder; name it from there, or as a whole URI")
-        return uri if uri.startswith("/") else storage.join(manifest.rsplit("/", 1)[0], uri)
+        if uri.startswith("/"):
+            return uri
+        folder = manifest.rsplit("/", 1)[0]
+        if "://" not in manifest and not _is_below(os.path.join(folder, uri), folder):
+            raise ValueError(f"{what} is a link that leads out of the manifest's folder; put the file itself there")
+        return storage.join(folder, uri)
     if scheme not in SCHEMES or (scheme == "file" and remote):
         allowed = ", ".join(s for s in SCHEMES if s != "file" or not remote)
         raise ValueError(f"{what} has the scheme '{scheme}'; allowed here: {allowed}")
     if scheme in ("http", "https"):
         host = urlsplit(uri).hostname or ""
-        if host == "localhost" or _is_private(host):
+        if _is_private(host):
             raise ValueError(
                 f"{what} names a host of this machine or its network ({host}); name a public one or an object store"
             )
     return uri
 
 
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a local path, its links followed, lies in a folder."""
+    root = os.path.realpath(folder)
+    return os.path.commonpath([root, os.path.realpath(path)]) == root
+
+
+@functools.lru_cache(maxsize=1024)
 def _is_private(host: str) -> bool:
+    """Whether a host is this machine or of its network: by its name, its address, or the addresses its name has now."""
+    host = host.rstrip(".")
+    if not host or host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        return True
     try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:  # nobody of that name: nothing is reached
         return False
+    return not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in found)
