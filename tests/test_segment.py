@@ -1,5 +1,6 @@
 """The whole way from zips to Parquet, on a real Ray: exactly once, resumed, refused, and read by other programs."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -192,14 +193,16 @@ def test_bad_files_become_rejects_with_reasons_and_their_neighbours_are_unharmed
 def test_scores_that_are_not_finite_reject_their_image_alone(scenes, tiny_checkpoint, tmp_path):
     cfg = config(*scenes, tiny_checkpoint, tmp_path)
     segmenter = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg)
-    real = segmenter.predictor.probs
+    real, images = segmenter.predictor.model.forward, itertools.count()
 
-    def probs(images):
-        scores = real(images).clone()
-        scores[0, 3, 5, 7] = float("nan")
-        return scores
+    def forward(x):
+        logits = real(x)[-1].clone()
+        for scores in logits:
+            if next(images) % 2 == 0:
+                scores[3, 5, 7] = float("nan")
+        return [logits]
 
-    segmenter.predictor.probs = probs
+    segmenter.predictor.model.forward = forward
     masks, rejects = segmenter.answer(list_items(cfg.corpus, "val")[:4])
     assert (masks.num_rows, rejects["error"].to_pylist()) == (2, ["scores_not_finite"] * 2)
 
