@@ -169,15 +169,14 @@ def test_scores_that_wait_to_be_blended_are_bounded():
     """What is kept after each tile: an edge of the tile, and one overlap's height of the image; never the image's height."""
     kept = {}
     for height in (64, 640):
-        grid, most = Grid.over((height, 96), (16, 16), 4), 0
+        grid = Grid.over((height, 96), (16, 16), 4)
         blend = Blend(grid)
         for row in range(len(grid.rows)):
             for column in range(len(grid.columns)):
-                blend.add(row, column, torch.full((3, 16, 16), 0.25))
-                waiting = [blend._right, *blend._above, *blend._below]
-                most = max(most, sum(part.untyped_storage().nbytes() for part in waiting if part is not None))
-        kept[height] = most
-    assert kept[640] == kept[64] <= 4 * 3 * (16 * 16 + 2 * 5 * 96)
+                assert blend.add(row, column, torch.full((3, 16, 16), 0.25)).shape[1:] <= (16, 16)
+        kept[height] = sum(part.untyped_storage().nbytes() for part in blend.waiting)
+    assert kept[64] == 4 * 3 * (16 * 5 + 2 * 4 * 96)
+    assert kept[640] <= 4 * 3 * (16 * 5 + 2 * 5 * 96)
 
 
 def test_too_little_memory_halves_the_batch_and_says_so_once(caplog):

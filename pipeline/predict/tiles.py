@@ -63,7 +63,8 @@ def ramps(spans: list[Span]) -> list[np.ndarray]:
 class Blend:
     """Class probabilities of overlapping tiles, weighted and summed; a block leaves as soon as no tile to come touches it.
 
-    What waits is C x H of a tile x overlap for the next tile, and C x overlap x W of the image for the next row of tiles.
+    What waits is C x H of a tile x overlap for the next tile, and twice C x overlap x W of the image for the next row of
+    tiles: made once, since many small ones among large ones that come and go would tear the heap into holes.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -71,26 +72,36 @@ class Blend:
         self._row_weights, self._column_weights = (
             [torch.from_numpy(weights) for weights in ramps(spans)] for spans in (grid.rows, grid.columns)
         )
-        self._right: torch.Tensor | None = None  # (C, tile rows, shared columns), of the tile before
-        self._above: list[torch.Tensor] = []  # (C, shared rows, columns), of the row of tiles before, block by block
-        self._below: list[torch.Tensor] = []
+        self.waiting: tuple[
+            torch.Tensor, ...
+        ] = ()  # (C, h, shared), and (C, shared, W) twice: from above, and for below
 
     def add(self, row: int, column: int, probs: torch.Tensor) -> torch.Tensor:
         """(C, H, W) of the next tile in raster order -> (C, h, w) that is final, from the tile's first pixel on."""
+        if not self.waiting:
+            classes, (shared_rows, shared_columns) = (
+                probs.shape[0],
+                (_most_shared(s) for s in (self._rows, self._columns)),
+            )
+            shapes = (probs.shape[1], shared_columns), *[(shared_rows, self._columns[-1][1])] * 2
+            self.waiting = tuple(torch.zeros((classes, *shape), device=probs.device) for shape in shapes)
+        right, *across = self.waiting
+        above, below = across if row % 2 else reversed(across)
+        top, left = self._rows[row][0], self._columns[column][0]
+        height, width = _start_of_next(self._rows, row) - top, _start_of_next(self._columns, column) - left
         weights = self._row_weights[row][:, None] * self._column_weights[column][None, :]
-        whole = probs * weights.to(probs.device)
-        height = _start_of_next(self._rows, row) - self._rows[row][0]
-        width = _start_of_next(self._columns, column) - self._columns[column][0]
-        if column and self._right is not None:
-            whole[..., : self._right.shape[-1]] += self._right.to(whole.device)
-        if not column:
-            self._above, self._below = self._below, []
-        if row:
-            above = self._above[column].to(whole.device)
-            whole[:, : above.shape[1], :width] += above
-        self._right = whole[..., width:].clone()
-        self._below.append(whole[:, height:, :width].clone())
+        whole = probs.to(right.device) * weights.to(right.device)
+        if column and (shared := self._columns[column - 1][1] - left) > 0:
+            whole[..., :shared] += right[..., :shared]
+        if row and (shared := self._rows[row - 1][1] - top) > 0:
+            whole[:, :shared, :width] += above[:, :shared, left : left + width]
+        right[..., : whole.shape[2] - width] = whole[..., width:]
+        below[:, : whole.shape[1] - height, left : left + width] = whole[:, height:, :width]
         return whole[:, :height, :width]
+
+
+def _most_shared(spans: list[Span]) -> int:
+    return max((first[1] - second[0] for first, second in pairwise(spans)), default=0)
 
 
 def _start_of_next(spans: list[Span], index: int) -> int:
