@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ from PIL import Image
 
 from pipeline.config import AugmentConfig
 from pipeline.imaging.augment import augment
-from pipeline.imaging.decode import BadImage, as_stored, decode_image, decode_label, decode_oriented, upright
+from pipeline.imaging.decode import (
+    BadImage,
+    _by_torchcodec,
+    as_stored,
+    decode_image,
+    decode_label,
+    decode_oriented,
+    upright,
+)
 from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.imaging.masks import MaskWriter, decode_mask, encode_mask
 from pipeline.imaging.overlay import blend, colourise, error_map
@@ -55,6 +64,30 @@ def test_labels_and_masks_turn_with_their_image(orientation, kind):
     assert np.array_equal(upright(PIXELS, orientation), image)
     ids = PIXELS[..., 0]
     assert np.array_equal(as_stored(upright(ids, orientation), orientation), ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", None, {}),
+        ("PNG", "L", {}),
+        ("PNG", None, {"gamma": True}),
+        ("JPEG", None, {"quality": 90}),
+        ("JPEG", None, {"quality": 90, "progressive": True, "subsampling": 1}),
+        ("JPEG", "L", {}),
+    ],
+)
+def test_plain_pictures_are_decoded_to_pillows_pixels_by_torchcodec(kind, mode, options):
+    smooth = np.kron(PIXELS[:8, :8], np.ones((9, 13, 1))).astype(np.uint8)
+    gamma = options.pop("gamma", False)
+    data = encoded(smooth, kind, mode, **options)
+    if gamma:  # a chunk that decoders for screens would apply
+        body = b"gAMA" + (100_000).to_bytes(4, "big")
+        data = data[:33] + (4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[33:]
+    picture = Image.open(io.BytesIO(data))
+    fast = _by_torchcodec(picture, data)
+    assert np.array_equal(fast, np.asarray(picture.convert("RGB")))
+    assert np.array_equal(fast, decode_image(data, LIMIT))
 
 
 def test_a_tag_behind_a_pngs_pixels_turns_it_too():

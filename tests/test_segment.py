@@ -21,7 +21,7 @@ from pipeline.imaging.masks import decode_mask
 from pipeline.metrics.boundary import count_boundary
 from pipeline.metrics.instances import count_instances
 from pipeline.run import SECONDS, Run, mask_schema, verify
-from pipeline.segment import segment
+from pipeline.segment import _answer, segment
 from pipeline.shard import ShardSegmenter
 from tests.test_cli import maskmill
 
@@ -124,6 +124,33 @@ def test_after_a_deleted_part_only_its_shard_is_redone_with_the_same_answer(run)
     assert {path: path.stat().st_mtime_ns for path in _parts(run) if path.name != "part-00002.parquet"} == untouched
     assert rows(run.output, WITHOUT_SECONDS) == before
     assert verify(run.output).problems == []
+
+
+def test_decoding_in_tasks_gives_the_same_rows(finished, tmp_path, capsys):
+    """Pictures come from tasks of their own, through the object store."""
+    cfg = finished.model_copy(update={"output": str(tmp_path / "run"), "decode": "tasks"})
+    segment(cfg)
+    assert rows(cfg.output, WITHOUT_SECONDS) == rows(finished.output, WITHOUT_SECONDS)
+    assert min(row["seconds_decode"] for row in rows(cfg.output, ["seconds_decode"])) > 0
+    assert list((tmp_path / "run/attempts").glob("*")) == []
+    _answer(cfg, [0, 1]).explain()
+    assert "TaskPoolMapOperator[MapBatches(_decode)]" in capsys.readouterr().out  # not run inside the actor
+
+
+def test_a_bad_picture_in_a_decoding_task_is_a_reject_and_a_deadly_shard_is_left_to_children(
+    ray_session, tiny_checkpoint, tmp_path
+):
+    images, labels = write_corpus(str(tmp_path / "corpus"), {"val": 4}, 64, 128, seed=1, packed=False)
+    (broken, *_) = sorted((tmp_path / "corpus/leftImg8bit").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:-200])
+    cfg = config(images, labels, tiny_checkpoint, tmp_path / "run", max_reject_rate=1, images_per_shard=2, decode="tasks",
+                 actors=1, crf=None)  # fmt: skip
+    mark = tmp_path / "run/attempts/decode-00001"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("what a task leaves that died")
+    assert segment(cfg).rejects == {"truncated": 1}
+    assert (verify(cfg.output).problems, verify(cfg.output).masks) == ([], 3)
+    assert not mark.exists()
 
 
 def test_a_shard_that_killed_its_worker_is_answered_in_children_with_the_same_rows(run):

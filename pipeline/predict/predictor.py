@@ -217,8 +217,9 @@ class Predictor:
         if self.device.type == "cpu":
             mask = enlarge_argmax(scores.numpy(), full, size, self.num_threads)
         else:
-            large = F.interpolate(scores[None], full, mode="bilinear", align_corners=False)[0, :, : size[0], : size[1]]
-            mask = large.argmax(dim=0).to(torch.uint8).cpu().numpy()
+            from pipeline.imaging.enlarge_gpu import enlarge_argmax_gpu  # Triton: only where there is a GPU
+
+            mask = enlarge_argmax_gpu(scores, full, size).cpu().numpy()
         return Prediction(mask, rest.confidence, rest.entropy)
 
     @torch.inference_mode()
