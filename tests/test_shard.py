@@ -23,6 +23,7 @@ from pipeline.imaging.strips import Strips
 from pipeline.run import SECONDS
 from pipeline.shard import ShardSegmenter
 from pipeline.shard.turns import Turns
+from tests.bench.memory import peak_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -197,3 +198,9 @@ def test_a_corpus_of_other_scenes_is_untouched_by_streaming(tiny_checkpoint, tmp
     plain, _ = answer(tiny_checkpoint, images, corpus=corpus, predict={"tile": [256, 256]})
     ready, _ = answer(tiny_checkpoint, images, corpus=corpus, predict={"tile": [256, 256]}, stream_above_pixels=8192)
     assert plain == ready
+
+
+def test_memory_stays_flat_as_the_corpus_grows():
+    """Ten times the images, less than a tenth more memory: what one image leaves behind would show."""
+    few, many = (peak_of(images, (64, 128)) for images in (16, 160))
+    assert many < 1.1 * few

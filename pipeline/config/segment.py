@@ -27,7 +27,6 @@ class PredictConfig(Section):
     # whole: one pass. shift_and_stitch: stride^2 passes instead of upsampling. sliding_window: a classifier, window by window
     mode: Literal["whole", "shift_and_stitch", "sliding_window"] = "whole"
     precision: Precision = "fp32"
-    compile: bool = False  # by torch.compile, anew for each size of input: for images of few sizes, or tiles
     tile: Size | None = None  # (height, width), pixels: larger images are predicted a tile at a time; absent = at once
     overlap: int = Field(0, ge=0)  # pixels that neighbouring tiles share at least, blended from one to the other
     # Images are padded to multiples of it, and to the network's. Those of one padded size share batches: 1 pads least,

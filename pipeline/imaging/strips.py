@@ -42,7 +42,7 @@ class Strips:
         self._first, self._kept = 0, np.empty((0, *self._shape), np.uint8)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """(bottom - top, W) or (bottom - top, W, 3) uint8; neither `top` nor `bottom` may go up from one call to the next.
+        """(bottom - top, W) or (bottom - top, W, 3) uint8; neither may be less than in the call before.
 
         Raises:
             BadImage: `truncated` or `corrupt`.

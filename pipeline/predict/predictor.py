@@ -51,8 +51,6 @@ class Predictor:
         self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
         self._mean = torch.tensor(mean, device=self.device).mul(255).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=self.device).mul(255).view(1, 3, 1, 1)
-        self._coarse = torch.compile(self.model.coarse) if cfg.compile else self.model.coarse
-        self._forward = torch.compile(self.model) if cfg.compile else self.model
         self._most_tiles, self._most_pixels = (
             batch_size,
             float("inf"),
@@ -92,8 +90,8 @@ class Predictor:
 
         def run(key: Key) -> Iterator[tuple[int, Assembly]]:
             batch = waiting.pop(key)
-            started = time.perf_counter()
             with turn():
+                started = time.perf_counter()
                 pieces = self._pieces([tile for _, _, tile in batch], fused=bool(key[0]))
                 for (_, assembly, _), piece in zip(batch, pieces, strict=True):
                     assembly.add(piece)
@@ -189,7 +187,7 @@ class Predictor:
             )
         across = width >= height
         size = max(height, width)
-        step = lcm(self.model.multiple_of, 1)
+        step = self.model.multiple_of
         middle = max(step, size // 2 // step * step)
         start = max(0, (middle - HALO_PX) // step * step)
         parts = (tile[:, : middle + HALO_PX], tile[:, start:]) if across else (tile[: middle + HALO_PX], tile[start:])
@@ -206,7 +204,7 @@ class Predictor:
     def _fused(self, tiles: list[np.ndarray]) -> list[Prediction]:
         x = self._input(tiles, 1.0, mirrored=False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            coarse = self._coarse(x).float()
+            coarse = self.model.coarse(x).float()
         full = (x.shape[-2], x.shape[-1])
         return [self._enlarged(scores, full, _size(tile)) for scores, tile in zip(coarse, tiles, strict=True)]
 
@@ -273,7 +271,7 @@ class Predictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
             match self.cfg.mode:
                 case "whole":
-                    logits: torch.Tensor = self._forward(x)[-1]
+                    logits: torch.Tensor = self.model(x)[-1]
                 case "shift_and_stitch":
                     logits = shift_and_stitch(as_grid(self.model), x)
                 case "sliding_window":

@@ -67,7 +67,7 @@ class Loader:
         Raises:
             Rejected: the image, its label or its instances cannot be had or do not fit each other.
         """
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), 0.0
         stage = "read"
         try:
             image = read(item.image)
@@ -75,13 +75,15 @@ class Loader:
             label = None if item.label is None else read(item.label)
             things = None if item.label is None or not self.cfg.metrics.instances else read(instances_of(item.label))
             stage = "decode"
+            waited = time.perf_counter()
             with self.turns.one():
+                waited = time.perf_counter() - waited
                 loaded = self._decoded(item, image, label, things)
         except (BadBytes, BadImage) as error:
             raise Rejected(stage, error.reason, str(error)) from error
         except OSError as error:  # the store, after its client's own retries
             raise Rejected(stage, "store_error", f"{type(error).__name__}: {error}") from error
-        loaded.seconds["seconds_decode"] = time.perf_counter() - started
+        loaded.seconds["seconds_decode"] = time.perf_counter() - started - waited
         return loaded
 
     def _decoded(self, item: Item, data: bytes, label: bytes | None, things: bytes | None) -> Loaded | Streamed:
