@@ -10,7 +10,7 @@ import torch
 from pipeline.config import AugmentConfig, LossConfig
 from pipeline.corpus import Item, read
 from pipeline.imaging.augment import augment, drop_cells
-from pipeline.imaging.decode import decode_image, decode_label, orientation_of, upright
+from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.labels import LabelSpace
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (N, 3, h, w) uint8 images, (N, h, w) uint8 labels
@@ -22,12 +22,11 @@ def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarra
     Raises:
         ValueError: unreadable bytes, no label, a label of another size, or an id outside the label space.
     """
-    data = read(item.image)
-    image = decode_image(data, max_pixels)
+    image, orientation = decode_oriented(read(item.image), max_pixels)
     if item.label is None:
         raise ValueError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
     stored = decode_label(read(item.label), max_pixels)
-    label = upright(space.to_train(stored, where=f"label of {item.image_id}"), orientation_of(data))
+    label = upright(space.to_train(stored, where=f"label of {item.image_id}"), orientation)
     if label.shape != image.shape[:2]:
         raise ValueError(
             f"{item.image_id}: the label is {label.shape[0]}x{label.shape[1]}, the image "

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import labels, storage
 from pipeline.config import CorpusConfig
 from pipeline.corpus import BadBytes, Item, list_files, list_items, read, unmatched_labels
-from pipeline.imaging.decode import BadImage, decode_image, decode_label, orientation_of, upright
+from pipeline.imaging.decode import BadImage, decode_label, decode_oriented, upright
 from pipeline.labels import LabelSpace
 
 _SPACE_OF_LAYOUT = {"cityscapes": "cityscapes19", "camvid": "camvid11"}
@@ -117,10 +117,10 @@ def _look(
     """("", (size, labelled pixels of each class)) of a good pair, or (reason, sentence)."""
     pixels = np.zeros(space.num_classes if space else 0, np.int64)
     try:
-        data = read(item.image)
-        height, width = decode_image(data, max_pixels).shape[:2]
+        image, orientation = decode_oriented(read(item.image), max_pixels)
+        height, width = image.shape[:2]
         if item.label is not None:
-            stored = upright(decode_label(read(item.label), max_pixels), orientation_of(data))
+            stored = upright(decode_label(read(item.label), max_pixels), orientation)
             if stored.shape != (height, width):
                 return "label_size", f"the label is {stored.shape[0]}x{stored.shape[1]}, the image {height}x{width}"
             if space is not None:

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,14 +15,14 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy
 
-from pipeline import checkpoint, cluster, faults, watch
+from pipeline import checkpoint, cluster, faults, storage, watch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item, plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
 from pipeline.poison import answer_in_children
 from pipeline.run import SECONDS, Lease, Run, mask_schema
-from pipeline.shard import ShardSegmenter
+from pipeline.shard import READERS, Loader, ShardSegmenter, Turns, pack, unpack
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
 # for ever.
@@ -110,7 +110,17 @@ def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
     """What decides the bytes of a run's output; machine-side knobs (actors, batch size, GPUs) are not in it."""
     settings = cfg.model_dump(
         mode="json",
-        include={"corpus", "split", "predict", "crf", "metrics", "images_per_shard", "bytes_per_shard", "max_pixels"},
+        include={
+            "corpus",
+            "split",
+            "predict",
+            "crf",
+            "metrics",
+            "images_per_shard",
+            "bytes_per_shard",
+            "max_pixels",
+            "stream_above_pixels",
+        },
     )
     return {
         **settings,
@@ -128,17 +138,54 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
     cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    shards = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending))
+    shards: ray.data.Dataset = ray.data.from_items(
+        [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
+    )
+    payload = {"payload": cfg.model_dump(mode="json")}
+    if cfg.decode == "tasks":  # spread over all nodes, which also keeps Ray Data from running them inside the actor
+        shards = shards.map_batches(
+            _decode,  # type: ignore[arg-type]  # pyarrow has no types
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_kwargs=payload,
+            num_cpus=1,
+            scheduling_strategy="SPREAD",
+        )
     # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
-    return shards.map(
-        _Segmenter,  # type: ignore[arg-type]  # a class: an actor is made of it
-        fn_constructor_kwargs={"payload": cfg.model_dump(mode="json")},
+    return shards.map_batches(
+        _Segmenter,  # a class: an actor is made of it
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_kwargs=payload,
         compute=ActorPoolStrategy(min_size=1, max_size=min(cfg.actors, len(pending))),
         num_cpus=cfg.cpus_per_actor,
         num_gpus=cfg.gpus_per_actor,
         ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RETRIES},
     )
+
+
+def _decode(row: pa.Table, payload: dict[str, Any]) -> pa.Table:
+    """A shard number -> the shard's decoded images; none of them where an earlier try died on one of them."""
+    cfg = parse(SegmentConfig, payload, where="segment config")
+    run, shard = _opened(cfg.output), row["shard"][0].as_py()
+    mark = _decoding(cfg.output, shard)
+    items = run.shard_items(shard) if storage.create(mark, b"decoding") else None
+    packed = pack(shard, items, Loader(cfg, run.label_space, Turns(1)), threads=READERS + 1)
+    if items is not None:
+        storage.delete(mark)
+    return packed
+
+
+@lru_cache(maxsize=1)
+def _opened(uri: str) -> Run:
+    """The run, read once by each of Ray's worker processes."""
+    return Run.open(uri)
+
+
+def _decoding(run: str, shard: int) -> str:
+    """There while a task decodes a shard; left behind only by one that died."""
+    return storage.join(run, "attempts", f"decode-{shard:05d}")
 
 
 class _Segmenter:
@@ -147,26 +194,32 @@ class _Segmenter:
     def __init__(self, payload: dict[str, Any]) -> None:
         cfg = parse(SegmentConfig, payload, where="segment config")
         torch.set_num_threads(cfg.cpus_per_actor)
-        self.payload, self.run = payload, Run.open(cfg.output)
+        pa.set_cpu_count(cfg.cpus_per_actor)
+        self.payload, self.run, self.decoded = payload, Run.open(cfg.output), cfg.decode == "tasks"
         self.segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: pa.Table) -> pa.Table:
         started = time.monotonic()
-        shard = int(row["shard"])
+        shard = row["shard"][0].as_py()
         items = self.run.shard_items(shard)
-        if self.run.begin(shard):
-            masks, rejects = self.segmenter.answer(items)
+        load = unpack(row) if self.decoded else self.segmenter.load
+        if self.run.begin(shard) and load is not None:
+            masks, rejects = self.segmenter.answer(items, load)
         else:  # a worker died on it: one of its images may be deadly
             schema = mask_schema(self.run.label_space.num_classes)
             masks, rejects = answer_in_children(partial(_answerer, self.payload), items, schema)
         self.run.commit(shard, masks, rejects)
-        return {
-            "shard": shard,
-            "images": len(items),
-            "rejects": rejects["error"].to_pylist(),
-            "seconds": time.monotonic() - started,
-            **{name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS},
-        }
+        if load is None:
+            storage.delete(_decoding(self.run.uri, shard))
+        return _summary(shard, len(items), masks, rejects, time.monotonic() - started)
+
+
+def _summary(shard: int, images: int, masks: pa.Table, rejects: pa.Table, seconds: float) -> pa.Table:
+    """One small row a shard: all that comes back to the driver."""
+    values = {"shard": shard, "images": images, "rejects": rejects["error"].to_pylist(), "seconds": seconds}
+    values |= {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
+    fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "seconds": pa.float64()}
+    return pa.Table.from_pylist([values], schema=pa.schema({**fields, **dict.fromkeys(SECONDS, pa.float64())}))
 
 
 def _answerer(payload: dict[str, Any]) -> Callable[[list[Item]], tuple[pa.Table, pa.Table]]:

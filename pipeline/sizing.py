@@ -14,7 +14,7 @@ from pipeline.corpus import list_items
 from pipeline.run import SECONDS, read_table
 
 EFFICIENCY = 0.9  # of an actor against the bare loop of its model: 0.85-0.95 measured
-READERS = 2  # threads that read and decode beside the model, pipeline/shard.py
+READERS = 2  # threads that read and decode beside the model, pipeline/shard/segmenter.py
 STARTUP_S = 60.0  # Ray, actors, weights
 # Measured at a million images, infra/README.md: Arrow bytes in every actor, Parquet bytes of plan/, seconds to make it.
 PLAN_MEMORY_BYTES, PLAN_FILE_BYTES, PLAN_S = 225, 10, 40e-6

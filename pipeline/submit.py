@@ -30,7 +30,7 @@ TRAVELS = ("pipeline", "jobs")
 MAX_BYTES = 100_000_000  # the job server's own limit for a working_dir
 # May change between two submits of one run; everything else is what the run is.
 MACHINE_KEYS = {
-    "segment": {"actors", "cpus_per_actor", "gpus_per_actor", "batch_size", "max_reject_rate"},
+    "segment": {"actors", "cpus_per_actor", "gpus_per_actor", "batch_size", "decode", "max_reject_rate"},
     "train": {"workers", "cpus_per_worker", "gpus_per_worker", "max_failures"},
 }
 SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)

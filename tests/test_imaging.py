@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -7,9 +8,17 @@ from PIL import Image
 
 from pipeline.config import AugmentConfig
 from pipeline.imaging.augment import augment
-from pipeline.imaging.decode import BadImage, as_stored, decode_image, decode_label, orientation_of, upright
+from pipeline.imaging.decode import (
+    BadImage,
+    _by_torchcodec,
+    as_stored,
+    decode_image,
+    decode_label,
+    decode_oriented,
+    upright,
+)
 from pipeline.imaging.enlarge import enlarge_argmax
-from pipeline.imaging.masks import decode_mask, encode_mask
+from pipeline.imaging.masks import MaskWriter, decode_mask, encode_mask
 from pipeline.imaging.overlay import blend, colourise, error_map
 
 LIMIT = 100_000
@@ -44,15 +53,51 @@ def test_exif_orientation_is_applied_once():
     assert np.array_equal(decode_image(encoded(PIXELS, "TIFF", exif=exif), LIMIT), np.rot90(PIXELS, -1))
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_labels_and_masks_turn_with_their_image(orientation):
+def test_labels_and_masks_turn_with_their_image(orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(PIXELS, "TIFF", exif=exif)
-    assert orientation_of(data) == orientation
-    assert np.array_equal(upright(PIXELS, orientation), decode_image(data, LIMIT))
+    data = encoded(PIXELS, kind, exif=exif)
+    image, found = decode_oriented(data, LIMIT)
+    assert found == orientation
+    assert np.array_equal(upright(PIXELS, orientation), image)
     ids = PIXELS[..., 0]
     assert np.array_equal(as_stored(upright(ids, orientation), orientation), ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("PNG", None, {}),
+        ("PNG", "L", {}),
+        ("PNG", None, {"gamma": True}),
+        ("JPEG", None, {"quality": 90}),
+        ("JPEG", None, {"quality": 90, "progressive": True, "subsampling": 1}),
+        ("JPEG", "L", {}),
+    ],
+)
+def test_plain_pictures_are_decoded_to_pillows_pixels_by_torchcodec(kind, mode, options):
+    smooth = np.kron(PIXELS[:8, :8], np.ones((9, 13, 1))).astype(np.uint8)
+    gamma = options.pop("gamma", False)
+    data = encoded(smooth, kind, mode, **options)
+    if gamma:  # a chunk that decoders for screens would apply
+        body = b"gAMA" + (100_000).to_bytes(4, "big")
+        data = data[:33] + (4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[33:]
+    picture = Image.open(io.BytesIO(data))
+    fast = _by_torchcodec(picture, data)
+    assert np.array_equal(fast, np.asarray(picture.convert("RGB")))
+    assert np.array_equal(fast, decode_image(data, LIMIT))
+
+
+def test_a_tag_behind_a_pngs_pixels_turns_it_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(PIXELS, exif=exif)
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    image, orientation = decode_oriented(data[:start] + data[end:-12] + data[start:end] + data[-12:], LIMIT)
+    assert orientation == 6 and np.array_equal(image, upright(PIXELS, 6))
 
 
 def test_an_animation_gives_its_first_frame():
@@ -181,6 +226,15 @@ def test_masks_survive_their_encoding_and_equal_masks_have_equal_bytes():
     assert np.array_equal(decode_mask(encode_mask(mask)), mask)
     assert encode_mask(mask) == encode_mask(mask.copy())
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_mask(mask)))), mask)
+
+
+@pytest.mark.parametrize("heights", [[37], [1, 36], [16, 16, 5]])
+def test_a_mask_written_row_by_row_is_the_same_picture(heights):
+    mask = RNG.integers(0, 19, (37, 53)).astype(np.uint8)
+    writer = MaskWriter(37, 53)
+    for top, height in zip(np.cumsum([0, *heights]), heights, strict=False):
+        writer.add(mask[top : top + height])
+    assert np.array_equal(decode_mask(writer.finish()), mask)
 
 
 def test_overlays_use_the_class_colours():

@@ -1,5 +1,6 @@
 """The whole way from zips to Parquet, on a real Ray: exactly once, resumed, refused, and read by other programs."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pipeline.imaging.masks import decode_mask
 from pipeline.metrics.boundary import count_boundary
 from pipeline.metrics.instances import count_instances
 from pipeline.run import SECONDS, Run, mask_schema, verify
-from pipeline.segment import segment
+from pipeline.segment import _answer, segment
 from pipeline.shard import ShardSegmenter
 from tests.test_cli import maskmill
 
@@ -125,6 +126,34 @@ def test_after_a_deleted_part_only_its_shard_is_redone_with_the_same_answer(run)
     assert verify(run.output).problems == []
 
 
+def test_decoding_in_tasks_gives_the_same_rows(finished, tmp_path, capsys):
+    """Pictures come from tasks of their own, through the object store."""
+    cfg = finished.model_copy(update={"output": str(tmp_path / "run"), "decode": "tasks"})
+    segment(cfg)
+    assert rows(cfg.output, WITHOUT_SECONDS) == rows(finished.output, WITHOUT_SECONDS)
+    assert min(row["seconds_decode"] for row in rows(cfg.output, ["seconds_decode"])) > 0
+    assert list((tmp_path / "run/attempts").glob("*")) == []
+    _answer(cfg, [0, 1]).explain()
+    plan = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
+    assert "TaskPoolMapOperator[MapBatches(_decode)]" in plan  # not run inside the actor
+
+
+def test_a_bad_picture_in_a_decoding_task_is_a_reject_and_a_deadly_shard_is_left_to_children(
+    ray_session, tiny_checkpoint, tmp_path
+):
+    images, labels = write_corpus(str(tmp_path / "corpus"), {"val": 4}, 64, 128, seed=1, packed=False)
+    (broken, *_) = sorted((tmp_path / "corpus/leftImg8bit").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:-200])
+    cfg = config(images, labels, tiny_checkpoint, tmp_path / "run", max_reject_rate=1, images_per_shard=2, decode="tasks",
+                 actors=1, crf=None)  # fmt: skip
+    mark = tmp_path / "run/attempts/decode-00001"
+    mark.parent.mkdir(parents=True)
+    mark.write_text("what a task leaves that died")
+    assert segment(cfg).rejects == {"truncated": 1}
+    assert (verify(cfg.output).problems, verify(cfg.output).masks) == ([], 3)
+    assert not mark.exists()
+
+
 def test_a_shard_that_killed_its_worker_is_answered_in_children_with_the_same_rows(run):
     """What a dead worker leaves behind: its attempt's mark, and no part."""
     before = rows(run.output, WITHOUT_SECONDS)
@@ -193,14 +222,16 @@ def test_bad_files_become_rejects_with_reasons_and_their_neighbours_are_unharmed
 def test_scores_that_are_not_finite_reject_their_image_alone(scenes, tiny_checkpoint, tmp_path):
     cfg = config(*scenes, tiny_checkpoint, tmp_path)
     segmenter = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg)
-    real = segmenter.predictor.probs
+    real, images = segmenter.predictor.model.forward, itertools.count()
 
-    def probs(images):
-        scores = real(images).clone()
-        scores[0, 3, 5, 7] = float("nan")
-        return scores
+    def forward(x):
+        logits = real(x)[-1].clone()
+        for scores in logits:
+            if next(images) % 2 == 0:
+                scores[3, 5, 7] = float("nan")
+        return [logits]
 
-    segmenter.predictor.probs = probs
+    segmenter.predictor.model.forward = forward
     masks, rejects = segmenter.answer(list_items(cfg.corpus, "val")[:4])
     assert (masks.num_rows, rejects["error"].to_pylist()) == (2, ["scores_not_finite"] * 2)
 

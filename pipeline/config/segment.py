@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.config.corpus import CorpusConfig
-from pipeline.config.section import Precision, Section, Uri
+from pipeline.config.section import Precision, Section, Size, Uri
 
 
 class CrfConfig(Section):
@@ -27,6 +27,24 @@ class PredictConfig(Section):
     # whole: one pass. shift_and_stitch: stride^2 passes instead of upsampling. sliding_window: a classifier, window by window
     mode: Literal["whole", "shift_and_stitch", "sliding_window"] = "whole"
     precision: Precision = "fp32"
+    tile: Size | None = None  # (height, width), pixels: larger images are predicted a tile at a time; absent = at once
+    overlap: int = Field(0, ge=0)  # pixels that neighbouring tiles share at least, blended from one to the other
+    # Images are padded to multiples of it, and to the network's. Those of one padded size share batches: 1 pads least,
+    # a larger one lets more sizes share.
+    pad_multiple: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _tiles_advance(self) -> "PredictConfig":
+        if self.tile is None and self.overlap:
+            raise ValueError(
+                f"predict.overlap is {self.overlap} px, and there are no tiles; set predict.tile, or drop it"
+            )
+        if self.tile is not None and self.overlap >= min(self.tile):
+            raise ValueError(
+                f"predict.overlap is {self.overlap} px, the shorter side of predict.tile {min(self.tile)} px: tiles would not "
+                "advance; lower the overlap"
+            )
+        return self
 
 
 class MetricsConfig(Section):
@@ -53,8 +71,32 @@ class SegmentConfig(Section):
     images_per_shard: int = Field(16, ge=1)
     bytes_per_shard: int = Field(256_000_000, ge=1)  # of images and labels as stored: a shard of large ones holds fewer
     max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones become rejects
+    # Images of more pixels are read, predicted and written a strip of tiles at a time, never whole; absent = none are.
+    stream_above_pixels: int | None = Field(None, ge=1)
     max_reject_rate: float = Field(ge=0, le=1)  # over it the run fails
-    batch_size: int = Field(1, ge=1)  # images of equal size a forward pass
+    batch_size: int = Field(1, ge=1)  # images, or tiles, of one padded size a forward pass
+    # Where pictures are decoded: in the actor's own threads, or in Ray tasks on any node, which suits a cluster whose GPU
+    # nodes have too few cores to feed their GPUs.
+    decode: Literal["actor", "tasks"] = "actor"
     actors: int = Field(ge=1)
     cpus_per_actor: int = Field(ge=1)
     gpus_per_actor: float = Field(0, ge=0)  # 0 = predict on the CPU
+
+    @model_validator(mode="after")
+    def _streams_fit(self) -> "SegmentConfig":
+        if self.stream_above_pixels is None:
+            return self
+        if self.stream_above_pixels >= self.max_pixels:
+            raise ValueError(
+                f"stream_above_pixels {self.stream_above_pixels} is not below max_pixels {self.max_pixels}, over which "
+                "an image is rejected: none would be streamed; raise max_pixels"
+            )
+        if self.predict.tile is None:
+            raise ValueError("stream_above_pixels needs predict.tile: a streamed image is predicted tile by tile")
+        for name, on in (("crf", self.crf), ("metrics", self.metrics != MetricsConfig())):
+            if on:
+                raise ValueError(
+                    f"stream_above_pixels and {name} do not go together, which needs all pixels of an image at once; "
+                    "leave one of them out"
+                )
+        return self

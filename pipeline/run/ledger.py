@@ -182,7 +182,8 @@ class Run:
         if pending := self.pending():
             raise ValueError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
         for file in storage.list_files(storage.join(self.uri, "attempts")):
-            self._settle(int(file.path.removeprefix("shard-")))
+            if file.path.startswith("shard-"):
+                self._settle(int(file.path.removeprefix("shard-")))
             storage.delete(file.uri)
         sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
         return write_success(

@@ -68,11 +68,12 @@ def _loaded(items: list[Item], space: LabelSpace, cfg: TrainConfig) -> Iterator[
 def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
     """(H, W, 3) uint8 RGB -> (H, W) uint8 train ids, by the calls with which `segment` answers an image."""
     device = next(network.parameters()).device
-    predictor = Predictor(network.eval(), network.mean, network.std, PredictConfig(precision=cfg.precision), device)
+    settings = PredictConfig(precision=cfg.precision)
+    predictor = Predictor(network.eval(), network.mean, network.std, settings, device, num_threads=cfg.cpus_per_worker)
 
     def mask_of(image: np.ndarray) -> np.ndarray:
         if cfg.validate_crf is None:
-            return predictor.masks([image], cfg.cpus_per_worker)[0].mask
+            return predictor.masks([image])[0].mask
         probs = predictor.probs([image])[0].cpu().numpy()
         return summarise(torch.from_numpy(dense_crf(probs, image, cfg.validate_crf, cfg.cpus_per_worker))).mask
 

@@ -1,0 +1,71 @@
+"""`enlarge_argmax` on a GPU: full-size scores exist in registers alone. Letters: C classes, H rows, W columns."""
+
+import torch
+import triton
+import triton.language as tl
+
+BLOCK_H, BLOCK_W = 8, 64  # pixels of one program: whole cells of a coarse grid at stride 4 or 8
+
+
+def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """The winning class of each pixel after bilinear enlargement (half-pixel centres, as F.interpolate).
+
+    Args:
+        scores: (C, h, w) float32 on a GPU, of any strides; C at most 256.
+        full: (height, width) that the scores are enlarged to.
+        size: (height, width) of the result: its top left part.
+    Returns:
+        (height, width) uint8 on the same device; the lowest class of equals.
+    """
+    classes, height, width = scores.shape
+    winners = scores.argmax(dim=0).to(torch.uint8)
+    mask = torch.empty(size, dtype=torch.uint8, device=scores.device)
+    grid = (triton.cdiv(size[0], BLOCK_H), triton.cdiv(size[1], BLOCK_W))
+    _enlarge[grid](
+        scores, winners, mask, *scores.stride(), height, width, *size, height / full[0], width / full[1],
+        classes=classes, block_h=BLOCK_H, block_w=BLOCK_W,
+    )  # fmt: skip
+    return mask
+
+
+@triton.jit
+def _enlarge(  # type: ignore[no-untyped-def]
+    scores, winners, mask, stride_c, stride_h, stride_w, height, width, full_height, full_width, down, across,
+    classes: tl.constexpr, block_h: tl.constexpr, block_w: tl.constexpr,
+):  # fmt: skip
+    """(block_h, block_w) pixels. Bilinear interpolation is convex: a class that wins all corners around wins inside too."""
+    row = tl.program_id(0) * block_h + tl.arange(0, block_h)
+    column = tl.program_id(1) * block_w + tl.arange(0, block_w)
+    inside = (row < full_height)[:, None] & (column < full_width)[None, :]
+    pixels = mask + row[:, None] * full_width + column[None, :]
+    y = tl.maximum((row.to(tl.float32) + 0.5) * down - 0.5, 0.0)
+    x = tl.maximum((column.to(tl.float32) + 0.5) * across - 0.5, 0.0)
+    y0 = tl.minimum(y.to(tl.int32), height - 1)
+    x0 = tl.minimum(x.to(tl.int32), width - 1)
+    y1 = tl.minimum(y0 + 1, height - 1)
+    x1 = tl.minimum(x0 + 1, width - 1)
+
+    first = tl.load(winners + tl.min(y0) * width + tl.min(x0))
+    differ = tl.load(winners + y0[:, None] * width + x0[None, :]) != first
+    differ |= tl.load(winners + y0[:, None] * width + x1[None, :]) != first
+    differ |= tl.load(winners + y1[:, None] * width + x0[None, :]) != first
+    differ |= tl.load(winners + y1[:, None] * width + x1[None, :]) != first
+    if tl.max(tl.max(differ.to(tl.int32), axis=1), axis=0) == 0:
+        tl.store(pixels, tl.zeros((block_h, block_w), tl.uint8) + first, mask=inside)
+        return
+
+    down_share = (y - y0.to(tl.float32))[:, None]
+    across_share = (x - x0.to(tl.float32))[None, :]
+    top, bottom = (y0 * stride_h)[:, None], (y1 * stride_h)[:, None]
+    left, right = (x0 * stride_w)[None, :], (x1 * stride_w)[None, :]
+    highest = tl.full((block_h, block_w), float("-inf"), tl.float32)
+    winner = tl.zeros((block_h, block_w), tl.int32)
+    for c in range(classes):
+        plane = scores + c * stride_c
+        above = (1 - across_share) * tl.load(plane + top + left) + across_share * tl.load(plane + top + right)
+        below = (1 - across_share) * tl.load(plane + bottom + left) + across_share * tl.load(plane + bottom + right)
+        value = (1 - down_share) * above + down_share * below
+        better = value > highest
+        highest = tl.where(better, value, highest)
+        winner = tl.where(better, c, winner)
+    tl.store(pixels, winner.to(tl.uint8), mask=inside)

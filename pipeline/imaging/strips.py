@@ -1,0 +1,84 @@
+"""Rows of a picture from the top, never the whole of it: for pictures that no memory holds. Letters: H rows, W columns."""
+
+import numpy as np
+
+from pipeline.imaging.decode import BadImage, check_end, open_header, orientation_tag
+
+FORMATS = ("PNG", "JPEG", "TIFF")  # those that libvips decodes from the top down
+_CHUNK_ROWS = 64  # asked of the decoder at once
+
+
+class Strips:
+    """One PNG, JPEG or TIFF of 8 bits a channel.
+
+    Args:
+        ids: a label, (H, W) of grey values; else an image, (H, W, 3) RGB: alpha is dropped, palettes become their colours.
+    Raises:
+        BadImage: as `decode_image` and `decode_label`; and `unsupported_mode` where the picture can only be decoded whole.
+        ValueError: libvips is not installed.
+    """
+
+    def __init__(self, data: bytes, max_pixels: int, ids: bool = False) -> None:
+        header = open_header(data, max_pixels)
+        check_end(header, data)
+        self.height, self.width = header.height, header.width
+        if ids and header.mode != "L":
+            raise BadImage(
+                "label_not_indexed",
+                f"the label of a streamed image is 8-bit grey, found mode {header.mode}; store class ids",
+            )
+        if header.format not in FORMATS or header.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+            raise BadImage(
+                "unsupported_mode",
+                f"a {header.format} of mode {header.mode} cannot be read in strips; store it as {', '.join(FORMATS)} in RGB, "
+                "or raise stream_above_pixels",
+            )
+        if not ids and orientation_tag(header) != 1:
+            raise BadImage(
+                "unsupported_mode", "the image has an EXIF orientation and cannot be turned in strips; store it upright"
+            )
+        self._shape = (self.width,) if ids else (self.width, 3)
+        self._region = _region(data, ids)
+        self._first, self._kept = 0, np.empty((0, *self._shape), np.uint8)
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """(bottom - top, W) or (bottom - top, W, 3) uint8; neither may be less than in the call before.
+
+        Raises:
+            BadImage: `truncated` or `corrupt`.
+        """
+        import pyvips
+
+        have = self._first + len(self._kept)
+        assert self._first <= top <= have <= bottom <= self.height, "rows are read once, from the top down"
+        found = np.empty((bottom - top, *self._shape), np.uint8)
+        found[: have - top] = self._kept[top - self._first :]
+        for row in range(have, bottom, _CHUNK_ROWS):
+            count = min(_CHUNK_ROWS, bottom - row)
+            try:
+                pixels = self._region.fetch(0, row, self.width, count)
+            except pyvips.Error as error:
+                sentence = " ".join(str(error).split())
+                reason = "truncated" if "truncated" in sentence or "premature" in sentence.lower() else "corrupt"
+                raise BadImage(
+                    reason, f"the picture cannot be decoded at row {row} ({sentence}); copy it again"
+                ) from None
+            found[row - top : row - top + count] = np.frombuffer(pixels, np.uint8).reshape(count, *self._shape)
+        self._first, self._kept = top, found
+        return found
+
+
+def _region(data: bytes, ids: bool):  # type: ignore[no-untyped-def]  # libvips' wrapper has no types
+    try:
+        import pyvips
+    except (ImportError, OSError) as error:
+        raise ValueError(
+            f"stream_above_pixels needs libvips ({error}); run: pip install 'maskmill[stream]', on every node"
+        ) from None
+    pyvips.vips_lib.vips_concurrency_set(1)  # the cores are the model's
+    pyvips.cache_set_max(0)
+    image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
+    if not ids:
+        image = image.colourspace("srgb")
+        image = image.extract_band(0, n=3) if image.bands > 3 else image
+    return pyvips.Region.new(image.cast("uchar"))

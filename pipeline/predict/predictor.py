@@ -1,0 +1,301 @@
+"""Images -> probs or masks at their own size: normalisation, padding to legal sizes, tiles, batches, scales, mirror images.
+
+Letters: N batch, C classes, H rows, W columns.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import lcm
+from operator import itemgetter
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.config import PredictConfig
+from pipeline.imaging.enlarge import enlarge_argmax
+from pipeline.models import Network
+from pipeline.predict.modes import as_classifier, as_grid, shift_and_stitch, slide_window
+from pipeline.predict.summary import Prediction, summarise
+from pipeline.predict.tiles import Assembly, Grid, Size
+
+HALO_PX = 128  # that a part of a tile too large for the memory sees of its neighbour
+_log = logging.getLogger(__name__)
+
+Piece = Prediction | torch.Tensor  # of one tile: its answer, or its probabilities (C, H, W)
+Key = tuple[object, ...]  # tiles of one key can share a batch
+
+
+class Predictor:
+    """A network with its preprocessing on one device; training's validation and `segment` both predict through it.
+
+    Args:
+        batch_size: images or tiles of one pass, at most; fewer where the device's memory does not hold them.
+        num_threads: of enlargement on the CPU.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        mean: Sequence[float],
+        std: Sequence[float],
+        cfg: PredictConfig,
+        device: torch.device | str = "cpu",
+        batch_size: int = 1,
+        num_threads: int = 1,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.place(self.device)
+        self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
+        self._mean = torch.tensor(mean, device=self.device).mul(255).view(1, 3, 1, 1)
+        self._std = torch.tensor(std, device=self.device).mul(255).view(1, 3, 1, 1)
+        self._most_tiles, self._most_pixels = (
+            batch_size,
+            float("inf"),
+        )  # of one pass, as far as the memory's end is known
+
+    def probs(self, images: list[np.ndarray]) -> torch.Tensor:
+        """Class probabilities of whole images of one size.
+
+        Args:
+            images: N arrays (H, W, 3) uint8 RGB, all of the same height and width.
+        Returns:
+            (N, C, H, W) float32 on the predictor's device, summing to 1 over C. The mean over scales and mirror images
+            of the softmax at each.
+        Raises:
+            ValueError: the images differ in size.
+        """
+        if len({image.shape for image in images}) != 1:
+            raise ValueError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
+        return torch.stack(self._probs(images))
+
+    def answers(
+        self,
+        images: Iterable[np.ndarray],
+        keep_probs: bool = False,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> Iterator[tuple[int, Assembly]]:
+        """(place, answer) of each image, as they are ready: tiles of any images share batches where their padded sizes agree.
+
+        An image is answered alone as in any company, to rounding. At most 2 * batch_size images wait for company.
+
+        Args:
+            images: (H, W, 3) uint8 RGB, of any sizes.
+            keep_probs: full-size probabilities are asked for; else they are never made where the network ends by enlarging.
+            turn: entered around each pass through the network.
+        """
+        waiting: dict[Key, list[tuple[int, Assembly, np.ndarray]]] = {}
+
+        def run(key: Key) -> Iterator[tuple[int, Assembly]]:
+            batch = waiting.pop(key)
+            with turn():
+                started = time.perf_counter()
+                pieces = self._pieces([tile for _, _, tile in batch], fused=bool(key[0]))
+                for (_, assembly, _), piece in zip(batch, pieces, strict=True):
+                    assembly.add(piece)
+            for _, assembly, _ in batch:
+                assembly.seconds += (time.perf_counter() - started) / len(batch)
+            yield from {place: assembly for place, assembly, _ in batch if assembly.complete}.items()
+
+        for place, image in enumerate(images):
+            grid = Grid.over((image.shape[0], image.shape[1]), self.cfg.tile, self.cfg.overlap)
+            assembly = Assembly(grid, keep_probs)
+            for tile in grid.cut(image):
+                key = (self.fuses and not keep_probs and not grid.overlaps, *self._paddings(tile))
+                waiting.setdefault(key, []).append((place, assembly, tile))
+                if len(waiting[key]) == self.batch_size:
+                    yield from run(key)
+            if len({place for batch in waiting.values() for place, _, _ in batch}) >= 2 * self.batch_size:
+                yield from run(next(iter(waiting)))
+        while waiting:
+            yield from run(next(iter(waiting)))
+
+    def masks(self, images: list[np.ndarray]) -> list[Prediction]:
+        """The answers of images at hand, in their order."""
+        return [assembly.prediction for _, assembly in sorted(self.answers(images), key=itemgetter(0))]
+
+    def strips(self, grid: Grid, strip: Callable[[int, int], np.ndarray]) -> Iterator[tuple[Assembly, np.ndarray]]:
+        """An image that is never whole in memory: the rows of its mask from the top, as they are ready.
+
+        Args:
+            grid: of its tiles.
+            strip: (H, W, 3) uint8 RGB of rows from .. to - 1; asked for from the top down, rows that tiles share twice.
+        Yields:
+            The assembly, whose sums are whole after the last rows, and (h, W) uint8 rows.
+        """
+        assembly = Assembly(grid)
+        for top, bottom in grid.rows:
+            rows = strip(top, bottom)
+            tiles = [rows[:, left:right] for left, right in grid.columns]
+            for first in range(0, len(tiles), self.batch_size):
+                for piece in self._pieces(tiles[first : first + self.batch_size], self.fuses and not grid.overlaps):
+                    assembly.add(piece)
+            yield assembly, assembly.bands.pop()
+
+    @property
+    def fuses(self) -> bool:
+        """Whether coarse logits become a mask in one step, so that full-size ones are never made."""
+        one_pass = self.cfg.scales == (1.0,) and not self.cfg.flip and self.cfg.mode == "whole"
+        return one_pass and self.model.enlarges
+
+    def _pieces(self, tiles: list[np.ndarray], fused: bool) -> list[Piece]:
+        """The pieces of tiles that share paddings. Where memory ends, batches are halved, then the tile itself."""
+        pieces: list[Piece] = []
+        while tiles:
+            count = min(len(tiles), self._most_tiles)
+            batch = tiles[:count]
+            if batch[0].shape[0] * batch[0].shape[1] > self._most_pixels:
+                pieces, tiles = [*pieces, self._in_halves(batch[0])], tiles[1:]
+                continue
+            try:
+                pieces += self._fused(batch) if fused else self._probs(batch)
+                tiles = tiles[count:]
+                continue
+            except torch.OutOfMemoryError as error:
+                sentence = str(error).split(". ")[0]
+            # Outside of `except`, whose traceback holds the tensors of the failed pass.
+            self._shrink(count, batch[0].shape[0], batch[0].shape[1], sentence)
+        return pieces
+
+    def _shrink(self, count: int, height: int, width: int, sentence: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._most_tiles == self.batch_size and self._most_pixels == float("inf"):
+            _log.warning(
+                "the device's memory does not hold %d x %dx%d pixels (%s): smaller batches, then parts of tiles, from here "
+                "on; set a lower batch_size or predict.tile",
+                count, height, width, sentence,
+            )  # fmt: skip
+        if count > 1:
+            self._most_tiles = count // 2
+        else:
+            self._most_pixels = height * width - 1
+
+    def _in_halves(self, tile: np.ndarray) -> torch.Tensor:
+        """(C, H, W) of a tile in two parts, on the CPU; each sees `HALO_PX` of the other.
+
+        The labels are those of the whole tile where the network sees no farther than that; what it pools over the whole
+        input differs.
+        """
+        height, width = tile.shape[:2]
+        if max(height, width) <= 2 * HALO_PX:
+            raise ValueError(
+                f"the device's memory does not hold a tile of {height}x{width} pixels (height x width); "
+                "give the actor a whole device (gpus_per_actor: 1), or use a smaller network"
+            )
+        across = width >= height
+        size = max(height, width)
+        step = self.model.multiple_of
+        middle = max(step, size // 2 // step * step)
+        start = max(0, (middle - HALO_PX) // step * step)
+        parts = (tile[:, : middle + HALO_PX], tile[:, start:]) if across else (tile[: middle + HALO_PX], tile[start:])
+        first, second = (self._probs_of_part(part) for part in parts)
+        dim = 2 if across else 1
+        return torch.cat([first.narrow(dim, 0, middle), second.narrow(dim, middle - start, size - middle)], dim=dim)
+
+    def _probs_of_part(self, part: np.ndarray) -> torch.Tensor:
+        (probs,) = self._pieces([part], fused=False)
+        assert isinstance(probs, torch.Tensor)
+        return probs.cpu()
+
+    @torch.inference_mode()
+    def _fused(self, tiles: list[np.ndarray]) -> list[Prediction]:
+        x = self._input(tiles, 1.0, mirrored=False)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+            coarse = self.model.coarse(x).float()
+        full = (x.shape[-2], x.shape[-1])
+        return [self._enlarged(scores, full, _size(tile)) for scores, tile in zip(coarse, tiles, strict=True)]
+
+    def _enlarged(self, scores: torch.Tensor, full: Size, size: Size) -> Prediction:
+        """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches."""
+        seen = [max(1, -(-n * small // big)) for n, big, small in zip(size, full, scores.shape[1:], strict=True)]
+        rest = summarise(scores[:, : seen[0], : seen[1]].softmax(dim=0))
+        if self.device.type == "cpu":
+            mask = enlarge_argmax(scores.numpy(), full, size, self.num_threads)
+        else:
+            from pipeline.imaging.enlarge_gpu import enlarge_argmax_gpu  # Triton: only where there is a GPU
+
+            mask = enlarge_argmax_gpu(scores, full, size).cpu().numpy()
+        return Prediction(mask, rest.confidence, rest.entropy)
+
+    @torch.inference_mode()
+    def _probs(self, tiles: list[np.ndarray]) -> list[torch.Tensor]:
+        """(C, H, W) of each tile: the mean over scales and mirror images."""
+        totals: list[torch.Tensor | None] = [None] * len(tiles)
+        for scale in self.cfg.scales:
+            for mirrored in (False, True) if self.cfg.flip else (False,):
+                logits = self._logits(self._input(tiles, scale, mirrored))
+                for index, tile in enumerate(tiles):
+                    height, width = _scaled(_size(tile), scale)
+                    own = logits[index : index + 1, :, :height, :width]
+                    own = own.flip(-1) if mirrored else own
+                    own = own if scale == 1 else _resize(own, _size(tile))
+                    probs, total = own[0].float().softmax(dim=0), totals[index]
+                    totals[index] = probs if total is None else total.add_(probs)
+        passes = len(self.cfg.scales) * (2 if self.cfg.flip else 1)
+        return [total / passes if passes > 1 else total for total in totals if total is not None]
+
+    def _input(self, tiles: list[np.ndarray], scale: float, mirrored: bool) -> torch.Tensor:
+        """(N, 3, H, W) float32, channels last: each tile scaled, turned, and padded at the bottom and right to a legal size.
+
+        Padding is zero: the mean colour, after normalisation.
+        """
+        padded = self._padded(_scaled(_size(tiles[0]), scale))
+        views = []
+        for tile in tiles:
+            pixels = torch.from_numpy(np.array(tile))  # a copy: decoders hand out memory that may not be written
+            if self.device.type == "cuda":
+                pixels = pixels.pin_memory()
+            x = normalise(pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None], self._mean, self._std)
+            x = x if scale == 1 else _resize(x, _scaled(_size(tile), scale))
+            views.append(x.flip(-1) if mirrored else x)
+        if len(views) == 1 and _size_of(views[0]) == padded:
+            return views[0].contiguous(memory_format=torch.channels_last)
+        batch = torch.zeros((len(views), 3, *padded), device=self.device).contiguous(memory_format=torch.channels_last)
+        for place, x in zip(batch, views, strict=True):
+            place[:, : x.shape[-2], : x.shape[-1]] = x[0]
+        return batch
+
+    def _paddings(self, tile: np.ndarray) -> tuple[Size, ...]:
+        """The padded size at each scale: tiles that share all of them share batches."""
+        return tuple(self._padded(_scaled(_size(tile), scale)) for scale in self.cfg.scales)
+
+    def _padded(self, size: Size) -> Size:
+        step = lcm(self.cfg.pad_multiple, self.model.multiple_of)
+        return self.model.legal_size(*(-(-n // step) * step if self.cfg.pad_multiple > 1 else n for n in size))
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) logits of (N, 3, H, W) of a legal size."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
+            match self.cfg.mode:
+                case "whole":
+                    logits: torch.Tensor = self.model(x)[-1]
+                case "shift_and_stitch":
+                    logits = shift_and_stitch(as_grid(self.model), x)
+                case "sliding_window":
+                    logits = slide_window(as_classifier(self.model), x)
+        return logits
+
+
+def normalise(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(N, 3, H, W) uint8 -> float32 with mean and std of ImageNet-like 0: `mean` and `std` are in 8-bit levels."""
+    return x.float().sub_(mean).div_(std)
+
+
+def _size(tile: np.ndarray) -> Size:
+    return tile.shape[0], tile.shape[1]
+
+
+def _size_of(x: torch.Tensor) -> Size:
+    return x.shape[-2], x.shape[-1]
+
+
+def _scaled(size: Size, scale: float) -> Size:
+    return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))) if scale != 1 else size
+
+
+def _resize(x: torch.Tensor, size: Size) -> torch.Tensor:
+    smaller = size[0] < x.shape[-2] or size[1] < x.shape[-1]
+    return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=smaller)

@@ -1,0 +1,175 @@
+"""Tiles of an image, and their answers put together again. Letters: C classes, H rows, W columns."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from pipeline.predict.summary import Prediction, summarise
+
+Span = tuple[int, int]  # first pixel, and the one after the last
+Size = tuple[int, int]  # (height, width), pixels
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the tiles of one image lie; raster order is rows first."""
+
+    rows: list[Span]
+    columns: list[Span]
+
+    @classmethod
+    def over(cls, size: Size, tile: Size | None, overlap: int) -> "Grid":
+        """Tiles over an image, evenly spread, neighbours sharing `overlap` pixels or a few more; None = one tile."""
+        rows, columns = (spread(n, n if tile is None else tile[axis], overlap) for axis, n in enumerate(size))
+        return cls(rows, columns)
+
+    @property
+    def size(self) -> Size:
+        return self.rows[-1][1], self.columns[-1][1]
+
+    @property
+    def overlaps(self) -> bool:
+        return any(first[1] > second[0] for spans in (self.rows, self.columns) for first, second in pairwise(spans))
+
+    def cut(self, image: np.ndarray) -> list[np.ndarray]:
+        """Views of the image, in raster order."""
+        return [image[top:bottom, left:right] for top, bottom in self.rows for left, right in self.columns]
+
+
+def spread(size: int, tile: int, overlap: int) -> list[Span]:
+    """The fewest spans of `tile` pixels that cover `size` with at least `overlap` shared by neighbours."""
+    if size <= tile:
+        return [(0, size)]
+    gaps = -(-(size - overlap) // (tile - overlap)) - 1
+    return [(start, start + tile) for start in ((2 * i * (size - tile) + gaps) // (2 * gaps) for i in range(gaps + 1))]
+
+
+def ramps(spans: list[Span]) -> list[np.ndarray]:
+    """The weight of each span's pixels, float32: linear where spans overlap, one elsewhere; they sum to one at each pixel."""
+    total, raw = np.zeros(spans[-1][1]), []
+    for index, (start, stop) in enumerate(spans):
+        weights, middles = np.ones(stop - start), np.arange(start, stop) + 0.5
+        if index and (shared := spans[index - 1][1] - start) > 0:
+            weights = np.minimum(weights, (middles - start) / shared)
+        if index + 1 < len(spans) and (shared := stop - spans[index + 1][0]) > 0:
+            weights = np.minimum(weights, (stop - middles) / shared)
+        total[start:stop] += weights
+        raw.append(weights)
+    return [(weights / total[start:stop]).astype(np.float32) for (start, stop), weights in zip(spans, raw, strict=True)]
+
+
+class Blend:
+    """Class probabilities of overlapping tiles, weighted and summed; a block leaves as soon as no tile to come touches it.
+
+    What waits is C x H of a tile x overlap for the next tile, and twice C x overlap x W of the image for the next row of
+    tiles: made once, since many small ones among large ones that come and go would tear the heap into holes.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._rows, self._columns = grid.rows, grid.columns
+        self._row_weights, self._column_weights = (
+            [torch.from_numpy(weights) for weights in ramps(spans)] for spans in (grid.rows, grid.columns)
+        )
+        self.waiting: tuple[
+            torch.Tensor, ...
+        ] = ()  # (C, h, shared), and (C, shared, W) twice: from above, and for below
+
+    def add(self, row: int, column: int, probs: torch.Tensor) -> torch.Tensor:
+        """(C, H, W) of the next tile in raster order -> (C, h, w) that is final, from the tile's first pixel on."""
+        if not self.waiting:
+            classes, (shared_rows, shared_columns) = (
+                probs.shape[0],
+                (_most_shared(s) for s in (self._rows, self._columns)),
+            )
+            shapes = (probs.shape[1], shared_columns), *[(shared_rows, self._columns[-1][1])] * 2
+            self.waiting = tuple(torch.zeros((classes, *shape), device=probs.device) for shape in shapes)
+        right, *across = self.waiting
+        above, below = across if row % 2 else reversed(across)
+        top, left = self._rows[row][0], self._columns[column][0]
+        height, width = _start_of_next(self._rows, row) - top, _start_of_next(self._columns, column) - left
+        weights = self._row_weights[row][:, None] * self._column_weights[column][None, :]
+        whole = probs.to(right.device) * weights.to(right.device)
+        if column and (shared := self._columns[column - 1][1] - left) > 0:
+            whole[..., :shared] += right[..., :shared]
+        if row and (shared := self._rows[row - 1][1] - top) > 0:
+            whole[:, :shared, :width] += above[:, :shared, left : left + width]
+        right[..., : whole.shape[2] - width] = whole[..., width:]
+        below[:, : whole.shape[1] - height, left : left + width] = whole[:, height:, :width]
+        return whole[:, :height, :width]
+
+
+def _most_shared(spans: list[Span]) -> int:
+    return max((first[1] - second[0] for first, second in pairwise(spans)), default=0)
+
+
+def _start_of_next(spans: list[Span], index: int) -> int:
+    return spans[index + 1][0] if index + 1 < len(spans) else spans[-1][1]
+
+
+class Assembly:
+    """The answer of one image while its tiles come in, in raster order.
+
+    Args:
+        keep_probs: also keep the whole (C, H, W), on the CPU.
+    """
+
+    def __init__(self, grid: Grid, keep_probs: bool = False) -> None:
+        self.grid, self.seconds = grid, 0.0
+        self.bands: list[
+            np.ndarray
+        ] = []  # finished rows of the mask, (h, W) uint8, from the top; a stream takes them out
+        self.probs: torch.Tensor | None = None
+        self._keep_probs, self._blend = keep_probs, Blend(grid)
+        self._next, self._confidence, self._entropy = 0, 0.0, 0.0
+
+    @property
+    def complete(self) -> bool:
+        return self._next == len(self.grid.rows) * len(self.grid.columns)
+
+    def add(self, piece: Prediction | torch.Tensor) -> None:
+        """The next tile: its probabilities, or its final answer where it overlaps no other."""
+        row, column = divmod(self._next, len(self.grid.columns))
+        self._next += 1
+        top, left = self.grid.rows[row][0], self.grid.columns[column][0]
+        if isinstance(piece, torch.Tensor):
+            alone = len(self.grid.rows) == len(self.grid.columns) == 1
+            probs = piece if alone else self._blend.add(row, column, piece)
+            piece = summarise(probs)
+            if self._keep_probs:
+                self._keep(probs, top, left, alone)
+        height, width = piece.mask.shape
+        if width == self.grid.size[1]:
+            self.bands.append(piece.mask)
+        else:
+            if not column:
+                self.bands.append(np.empty((height, self.grid.size[1]), np.uint8))
+            self.bands[-1][:, left : left + width] = piece.mask
+        self._confidence += piece.confidence * height * width
+        self._entropy += piece.entropy * height * width
+
+    def _keep(self, probs: torch.Tensor, top: int, left: int, alone: bool) -> None:
+        if alone:
+            self.probs = probs
+            return
+        if self.probs is None:
+            self.probs = torch.empty((probs.shape[0], *self.grid.size))
+        self.probs[:, top : top + probs.shape[1], left : left + probs.shape[2]] = probs
+
+    @property
+    def confidence(self) -> float:
+        """Mean over the pixels of the largest probability, as `Prediction` has it."""
+        return self._confidence / (self.grid.size[0] * self.grid.size[1])
+
+    @property
+    def entropy(self) -> float:
+        """Mean over the pixels, nats."""
+        return self._entropy / (self.grid.size[0] * self.grid.size[1])
+
+    @property
+    def prediction(self) -> Prediction:
+        """What is kept of the image, once it is complete."""
+        assert self.complete
+        mask = self.bands[0] if len(self.bands) == 1 else np.concatenate(self.bands)
+        return Prediction(mask, self.confidence, self.entropy)

@@ -1,0 +1,130 @@
+"""One image of the plan: read, decoded and checked beside its label, or one reason why not."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.config import SegmentConfig
+from pipeline.corpus import BadBytes, Item, read
+from pipeline.corpus.siblings import instances_of
+from pipeline.imaging.decode import BadImage, decode_label, decode_oriented, open_header, upright
+from pipeline.imaging.instances import decode_instances
+from pipeline.labels import IGNORE, LabelSpace
+from pipeline.shard.turns import Turns
+
+
+class Rejected(Exception):
+    """One image cannot be answered: at which stage, and why."""
+
+    def __init__(self, stage: str, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.stage, self.reason = stage, reason
+
+    def __reduce__(self) -> tuple[type["Rejected"], tuple[str, str, str]]:
+        return type(self), (self.stage, self.reason, str(self))
+
+
+NOT_FINITE = Rejected(
+    "predict",
+    "scores_not_finite",
+    "the network's scores hold NaN or infinity; try predict.precision fp32, or another checkpoint",
+)
+
+
+@dataclass
+class Loaded:
+    """One decoded image on its way through the model."""
+
+    item: Item
+    image: np.ndarray
+    label: np.ndarray | None  # upright, as the image
+    orientation: int  # EXIF, in which the corpus stores the image and the run its mask
+    instances: np.ndarray | None = None  # (H, W) instanceIds, where the run counts them
+    confidence: np.ndarray | None = None  # (H, W) float32, where the run counts its histogram
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Streamed:
+    """One image that is too large to be decoded whole: its bytes, and its label's."""
+
+    item: Item
+    image: bytes
+    label: bytes | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Loader:
+    """What a run asks of its images, and the turns in which they are decoded."""
+
+    def __init__(self, cfg: SegmentConfig, space: LabelSpace, turns: Turns) -> None:
+        self.cfg, self.space, self.turns = cfg, space, turns
+
+    def __call__(self, item: Item) -> Loaded | Streamed:
+        """Read without a turn, since that is waiting; decode in one.
+
+        Raises:
+            Rejected: the image, its label or its instances cannot be had or do not fit each other.
+        """
+        started, waited = time.perf_counter(), 0.0
+        stage = "read"
+        try:
+            image = read(item.image)
+            stage = "label"
+            label = None if item.label is None else read(item.label)
+            things = None if item.label is None or not self.cfg.metrics.instances else read(instances_of(item.label))
+            stage = "decode"
+            waited = time.perf_counter()
+            with self.turns.one():
+                waited = time.perf_counter() - waited
+                loaded = self._decoded(item, image, label, things)
+        except (BadBytes, BadImage) as error:
+            raise Rejected(stage, error.reason, str(error)) from error
+        except OSError as error:  # the store, after its client's own retries
+            raise Rejected(stage, "store_error", f"{type(error).__name__}: {error}") from error
+        loaded.seconds["seconds_decode"] = time.perf_counter() - started - waited
+        return loaded
+
+    def _decoded(self, item: Item, data: bytes, label: bytes | None, things: bytes | None) -> Loaded | Streamed:
+        if self.cfg.stream_above_pixels is not None:
+            picture = open_header(data, self.cfg.max_pixels)
+            if picture.width * picture.height > self.cfg.stream_above_pixels:
+                return Streamed(item, data, label)
+        image, orientation = decode_oriented(data, self.cfg.max_pixels)
+        if label is None:
+            return Loaded(item, image, None, orientation)
+        where = f"label of {item.image_id}"
+        try:
+            stored = decode_label(label, self.cfg.max_pixels)
+            ids = upright(train_ids(self.space, stored, where), orientation)
+            if ids.shape != image.shape[:2]:
+                raise wrong_size(where, ids.shape, image.shape)
+            instances = None
+            if things is not None:
+                instances = decode_instances(things, stored.shape)
+                train_ids(
+                    self.space, np.where(instances > 1000, instances // 1000, IGNORE), f"instances of {item.image_id}"
+                )
+                instances = upright(instances, orientation)
+        except BadImage as error:
+            raise Rejected("label", error.reason, str(error)) from error
+        return Loaded(item, image, ids, orientation, instances)
+
+
+def train_ids(space: LabelSpace, stored: np.ndarray, where: str) -> np.ndarray:
+    """Stored label ids -> train ids, or the reject that says which id is none of the space."""
+    try:
+        return space.to_train(stored, where)
+    except ValueError as error:
+        raise Rejected("label", "label_out_of_range", str(error)) from error
+
+
+def wrong_size(where: str, label: tuple[int, ...], image: tuple[int, ...]) -> Rejected:
+    """The reject of a label whose (height, width) is not its image's."""
+    return Rejected(
+        "label",
+        "label_size",
+        f"{where}: it is {label[0]}x{label[1]}, the image {image[0]}x{image[1]} (height x width); they must be equal: "
+        "re-export the label",
+    )

@@ -1,0 +1,96 @@
+"""One actor beside a bare loop of the same decode, model and encode with the same cores, in one process, interleaved.
+
+python -m tests.bench.actor [--cores 1] [--images 12] [--rounds 3]    efficiency = bare seconds / actor seconds
+
+The stock loop is what a notebook does: full-size logits, argmax, Pillow's PNG.
+"""
+
+import argparse
+import io
+import tempfile
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline import checkpoint, labels, models
+from pipeline.checkpoint import Checkpoint
+from pipeline.config import SegmentConfig, parse
+from pipeline.config.networks import DeepLabV3PlusConfig
+from pipeline.corpus import Item, list_items, read
+from pipeline.corpus.scenes import write_corpus
+from pipeline.imaging.decode import decode_image
+from pipeline.imaging.masks import encode_mask
+from pipeline.shard import ShardSegmenter
+
+HEIGHT, WIDTH = 1024, 2048
+
+
+def prepare(folder: str, images: int) -> tuple[Checkpoint, SegmentConfig, list[Item]]:
+    """A network with random weights, and that many drawn scenes in a zip beside their labels."""
+    torch.manual_seed(0)
+    network = DeepLabV3PlusConfig(name="deeplabv3plus", backbone="efficientnet_lite0")
+    checkpoint.save(f"{folder}/model", models.build(network, 19), network, labels.space("cityscapes19"), {})
+    zips = write_corpus(f"{folder}/corpus", {"val": images}, HEIGHT, WIDTH, seed=1)
+    values = {
+        "corpus": {"images": zips[0], "labels": zips[1], "layout": "cityscapes"}, "checkpoint": f"{folder}/model",
+        "output": f"{folder}/run", "max_reject_rate": 0, "actors": 1, "cpus_per_actor": torch.get_num_threads(),
+    }  # fmt: skip
+    cfg = parse(SegmentConfig, values, where="bench")
+    return checkpoint.load(cfg.checkpoint), cfg, list_items(cfg.corpus, None)
+
+
+def bare(segmenter: ShardSegmenter, items: list[Item]) -> list[bytes]:
+    """Read, decode, predict, encode: one image after the other, nothing else."""
+    images = (decode_image(read(item.image), segmenter.cfg.max_pixels) for item in items)
+    return [encode_mask(segmenter.predictor.masks([image])[0].mask) for image in images]
+
+
+@torch.inference_mode()
+def stock(ready: Checkpoint, items: list[Item]) -> list[bytes]:
+    """The same with torch and Pillow as they come."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (ready.mean, ready.std))
+    encoded = []
+    for item in items:
+        image = np.array(Image.open(io.BytesIO(read(item.image))).convert("RGB"))
+        x = (torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / std
+        file = io.BytesIO()
+        Image.fromarray(ready.model(x[None])[-1].argmax(1)[0].to(torch.uint8).numpy()).save(file, format="PNG")
+        encoded.append(file.getvalue())
+    return encoded
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--cores", type=int, default=1)
+    arguments.add_argument("--images", type=int, default=12)
+    arguments.add_argument("--rounds", type=int, default=3)
+    given = arguments.parse_args()
+    torch.set_num_threads(given.cores)
+    with tempfile.TemporaryDirectory() as folder:
+        ready, cfg, items = prepare(folder, given.images)
+        segmenter = ShardSegmenter(ready, cfg)
+        ways = {
+            "bare": lambda: bare(segmenter, items),
+            "actor": lambda: segmenter.answer(items),
+            "stock": lambda: stock(ready, items[:4]),
+        }
+        segmenter.answer(items[:2])  # compiles
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for _ in range(given.rounds):
+            for name, way in ways.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                way()
+                count = 4 if name == "stock" else len(items)
+                seconds[name].append(((time.perf_counter() - wall) / count, (time.process_time() - cpu) / count))
+    for name, found in seconds.items():
+        wall, cpu = (1e3 * min(column) for column in zip(*found, strict=True))
+        print(f"{name}: {wall:.0f} ms an image, {cpu:.0f} ms of processor time")
+    walls = {name: min(wall for wall, _ in found) for name, found in seconds.items()}
+    for name in ("bare", "stock"):
+        print(f"efficiency beside the {name} loop: {walls[name] / walls['actor']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
