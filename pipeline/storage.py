@@ -133,6 +133,8 @@ def delete(uri: str) -> None:
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The same store as an Arrow filesystem, for libraries that write their own files, and the path in it."""
     fs, path = _filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return pyarrow.fs.LocalFileSystem(), path  # Arrow's own: each read through Python costs as much as a small part
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
 
