@@ -5,14 +5,14 @@ Exit codes: 0 clean, 2 done with rejects, 1 failed.
 
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
 import click
 import typer
 
-from pipeline import cli_cluster
+from pipeline import cli_analysis, cli_cluster, cli_models
+from pipeline.cli_analysis import RunUri
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
 
 app = typer.Typer(
@@ -22,14 +22,6 @@ app = typer.Typer(
 
 Config = Annotated[str, typer.Argument(help="YAML file, complete: one file is one run.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
-RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
-
-
-class ExportFormat(StrEnum):
-    """What `maskmill export-model` can write."""
-
-    ONNX = "onnx"
-    TORCH_EXPORT = "torch_export"
 
 
 @app.callback()
@@ -62,7 +54,8 @@ def check(
     from pipeline import labels as spaces
     from pipeline.check import check_corpus, guess_corpus
     from pipeline.config import parse
-    from pipeline.console import console, counting, print_check
+    from pipeline.console import console, counting
+    from pipeline.tables import print_check
 
     if layout is None and images_glob is None:
         cfg = guess_corpus(uri, labels)
@@ -100,7 +93,8 @@ def tune(
 ) -> None:
     """Search over keys of a training config with Ray Tune: a table of the trials, and the best one's config."""
     from pipeline.config import TuneConfig
-    from pipeline.console import console, print_trials, tuning
+    from pipeline.console import console, tuning
+    from pipeline.tables import print_trials
     from pipeline.tune import tune as run
 
     cfg, search = load(TrainConfig, config, overrides), load(TuneConfig, space)
@@ -111,30 +105,23 @@ def tune(
 
 
 @app.command()
-def export_model(
-    checkpoint: Annotated[str, typer.Argument(help="What `maskmill train` wrote: <output>/best or <output>/last.")],
-    form: Annotated[ExportFormat, typer.Option("--format", help="Who is to read it.")],
-    out: Annotated[str, typer.Option(help="File to write: a path or a URI.")],
-    height: Annotated[int, typer.Option(help="Of the images, pixels.")] = 512,
-    width: Annotated[int, typer.Option(help="Of the images, pixels.")] = 1024,
+def segment(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, memory and time; write nothing.")] = False,
+    like: Annotated[str | None, typer.Option(help="With --dry-run: a finished run whose rates hold here too.")] = None,
 ) -> None:
-    """Write a checkpoint as ONNX or torch.export, checked against the checkpoint's own logits."""
-    from pipeline import storage
-    from pipeline.console import console
-    from pipeline.export_model import export as run
-
-    done = run(storage.absolute(checkpoint), form.value, storage.absolute(out), height, width)
-    console.print(
-        f"{done.uri}: {done.bytes / 1e6:.1f} MB, uint8 (N, 3, {height}, {width}) -> logits; largest difference "
-        f"{done.difference:.1g} of the largest logit",
-        soft_wrap=True,
-    )
-
-
-@app.command()
-def segment(config: Config, overrides: Overrides = None) -> None:
     """Segment a corpus with Ray Data: masks, counts and rejects as Parquet; done shards are skipped."""
-    _segment(load(SegmentConfig, config, overrides))
+    cfg = load(SegmentConfig, config, overrides)
+    if like is not None and not dry_run:
+        raise ValueError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
+    if not dry_run:
+        _segment(cfg)
+        return
+    from pipeline.console import console, print_dry_run
+    from pipeline.dry_run import rehearse
+
+    print_dry_run(console, rehearse(cfg, like), cfg.actors)
 
 
 @app.command()
@@ -144,7 +131,8 @@ def tune_crf(
     images: Annotated[int, typer.Option(help="Labelled images of the split, drawn at random.")] = 100,
 ) -> None:
     """Search CRF settings on validation images (DeepLab's protocol); say whether the CRF helps at all."""
-    from pipeline.console import console, counting, print_tuned
+    from pipeline.console import console, counting
+    from pipeline.tables import print_tuned
     from pipeline.tune_crf import tune_crf as run
 
     cfg = load(SegmentConfig, config, overrides)
@@ -203,56 +191,6 @@ def status(run: RunUri) -> None:
 
 
 @app.command()
-def evaluate(
-    run: RunUri,
-    by: Annotated[
-        list[str] | None, typer.Option(help="Also by this group column: split, city, sequence, frame.")
-    ] = None,
-) -> None:
-    """Print a run's headline with intervals and the IoU of each class, raw beside CRF, from its counts."""
-    from pipeline.analysis import headline_table, iou_table, open_run
-    from pipeline.console import console, print_groups
-
-    view = open_run(run)
-    console.print(headline_table(view))
-    console.print(iou_table(view))
-    if by:
-        print_groups(console, view.iou(by=by))
-
-
-@app.command()
-def compare(
-    before: RunUri,
-    after: Annotated[str, typer.Argument(help="Another run over the same images.")],
-) -> None:
-    """Compare two runs over the images labelled in both: each class, with paired intervals."""
-    from pipeline.analysis import comparison_table, open_run
-    from pipeline.console import console
-
-    comparison = open_run(before).compare(open_run(after))
-    console.print(comparison_table(comparison))
-    if comparison.only_before or comparison.only_after:
-        console.print(
-            f"left out: {comparison.only_before} images only in the first run, {comparison.only_after} in the second"
-        )
-
-
-@app.command()
-def export(
-    run: RunUri,
-    form: Annotated[str, typer.Option("--format", help="cityscapes, png or coco-rle.")],
-    out: Annotated[str, typer.Option("--out", help="Folder or object prefix to write below.")],
-) -> None:
-    """Write a run's masks for other programs: a Cityscapes submission, PNG files with a palette, COCO RLE."""
-    from pipeline.analysis import export as write
-    from pipeline.analysis import open_run
-    from pipeline.console import console
-
-    done = write(open_run(run), form, out)
-    console.print(f"{done.masks} masks: {done.uri}", soft_wrap=True)
-
-
-@app.command()
 def verify(run: RunUri) -> None:
     """Prove that every image of the plan is answered exactly once, by re-reading every part."""
     from pipeline import storage
@@ -269,51 +207,11 @@ def verify(run: RunUri) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def report(
-    run: RunUri,
-    beside: Annotated[str | None, typer.Option(help="A second run, shown beside this one.")] = None,
-    num_worst: Annotated[int, typer.Option("--worst", help="Images to show, the lowest first.")] = 8,
-) -> None:
-    """Write the run's static HTML report."""
-    from pipeline.analysis import write_report
-    from pipeline.console import console
-
-    console.print(write_report(run, num_worst, beside), soft_wrap=True)
-
-
-@app.command()
-def import_weights(
-    source: Annotated[str, typer.Argument(help="A published .pth file: path or URI.")],
-    model: Annotated[str, typer.Option("--model", help="Name of the network: see `maskmill models`.")],
-    output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
-    label_space: Annotated[str, typer.Option("--label-space", help="What its classes mean.")] = "voc21",
-    values: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of the network, e.g. backbone=resnet101")
-    ] = None,
-) -> None:
-    """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint."""
-    import yaml
-
-    from pipeline import checkpoint, labels
-    from pipeline.config import parse_model
-    from pipeline.console import console
-
-    pairs = [value.partition("=") for value in values or []]
-    cfg = parse_model({"name": model, **{key: yaml.safe_load(text) for key, _, text in pairs}}, where="--model")
-    sha256 = checkpoint.import_published(source, cfg, labels.space(label_space), output)
-    console.print(f"checkpoint: {output} · source sha256 {sha256[:12]}", soft_wrap=True)
-
-
-@app.command()
-def models() -> None:
-    """List the networks that a config can name."""
-    from pipeline.console import console, print_models
-    from pipeline.models.catalogue import catalogue
-
-    print_models(console, catalogue())
-
-
+for command in (
+    cli_analysis.evaluate, cli_analysis.compare, cli_analysis.report, cli_analysis.export,
+    cli_models.models, cli_models.import_weights, cli_models.export_model,
+):  # fmt: skip
+    app.command()(command)
 app.command()(cli_cluster.plan)
 app.command()(cli_cluster.submit)
 app.add_typer(cli_cluster.job, name="job")
@@ -321,20 +219,22 @@ app.add_typer(cli_cluster.cluster, name="cluster")
 
 
 def _segment(cfg: SegmentConfig) -> None:
-    from pipeline.console import console, segmenting
+    from pipeline.console import console, print_segmented, segmenting
+    from pipeline.segment import Progress
     from pipeline.segment import segment as run
 
-    with segmenting("segmenting") as on_progress:
+    newest: Progress | None = None
+
+    with segmenting("segmenting") as show:
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal newest
+            newest = progress
+            show(progress)
+
         done = run(cfg, on_progress)
-    rejects = sum(done.rejects.values())
-    console.print(
-        f"{done.rows} masks, {rejects} rejects; {done.answered_now} images answered now"
-        + (f" at {done.images_per_s:.2f} images/s" if done.answered_now else "")
-        + f": {done.run}"
-    )
-    for reason, count in done.rejects.items():
-        console.print(f"  rejected: {count} {reason}")
-    if rejects:
+    print_segmented(console, done, newest)
+    if done.rejects:
         raise typer.Exit(2)
 
 

@@ -1,26 +1,21 @@
-"""What people watch while a job runs: one live line in a terminal, a plain line now and then without one."""
+"""What people watch while a job runs: one live line in a terminal, a plain line a minute without one."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
-from pipeline.config import CorpusConfig
-
-if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take seconds to import
-    from pipeline.check import CorpusReport
-    from pipeline.models.catalogue import CatalogueRow
+if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
+    from pipeline.dry_run import DryRun
     from pipeline.records import Record
     from pipeline.segment import Progress as SegmentProgress
-    from pipeline.tune import Trial
-    from pipeline.tune_crf import Tuned
+    from pipeline.segment import Segmented
 
-PLAIN_EVERY_S = 15.0  # between two lines where there is no terminal
+PLAIN_EVERY_S = 60.0  # between two lines where there is no terminal
 
 _PLAIN_WIDTH = 120  # of tables in logs and pipes
 
@@ -57,12 +52,12 @@ def training(title: str) -> Iterator[Callable[["Record"], None]]:
 
 @contextmanager
 def segmenting(title: str) -> Iterator[Callable[["SegmentProgress"], None]]:
-    """Shows a segmentation run: images, images/s, ETA, rejects by reason."""
+    """Shows a segmentation run: images, images/s, ETA, rejects by reason, the stages' shares."""
     with _line(title, unit="images") as show:
 
         def on_progress(progress: "SegmentProgress") -> None:
-            words = f"{progress.images_per_s:.1f} images/s · {_eta(progress.eta_s)} · {_rejects(progress)}"
-            show(progress.done, progress.images, words)
+            words = [f"{progress.images_per_s:.1f} images/s", _eta(progress.eta_s), _rejects(progress.rejects)]
+            show(progress.done, progress.images, " · ".join([*words, *filter(None, [shares(progress.seconds)])]))
 
         yield on_progress
 
@@ -98,121 +93,114 @@ def _line(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
             yield show
         return
 
-    last = -PLAIN_EVERY_S
+    latest, told, over = "starting", "", threading.Event()
 
-    def tell(done: int, total: int, words: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_EVERY_S or done == total:
-            last = time.monotonic()
-            console.print(f"{title}: {done}/{total} {unit}{' · ' + words if words else ''}")
+    def tell() -> None:
+        nonlocal told
+        told = latest
+        console.print(f"{title}: {latest}")
 
-    console.print(f"{title}: starting")
-    yield tell
+    def tell_now_and_then() -> None:  # also where nothing happened: a silent job and a dead one look alike
+        while not over.wait(PLAIN_EVERY_S):
+            tell()
+
+    def keep(done: int, total: int, words: str) -> None:
+        nonlocal latest
+        first = latest == "starting"
+        latest = f"{done}/{total} {unit}{' · ' + words if words else ''}"
+        if first:
+            tell()
+
+    tell()
+    teller = threading.Thread(target=tell_now_and_then, daemon=True)
+    teller.start()
+    try:
+        yield keep
+    finally:
+        over.set()
+        teller.join()
+        if told != latest:
+            tell()
 
 
 def _eta(seconds: float | None) -> str:
-    if seconds is None:
-        return "ETA –"
+    return "ETA –" if seconds is None else f"ETA {_clock(seconds)}"
+
+
+def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"ETA {hours}:{minutes:02d}:{seconds:02d}" if hours else f"ETA {minutes}:{seconds:02d}"
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _rejects(progress: "SegmentProgress") -> str:
-    if not progress.rejects:
+def _rejects(rejects: Counter[str]) -> str:
+    if not rejects:
         return "no rejects"
-    return f"{progress.rejects.total()} rejects ({', '.join(f'{n} {reason}' for reason, n in progress.rejects.most_common())})"
+    return f"{rejects.total()} rejects ({', '.join(f'{n} {reason}' for reason, n in rejects.most_common())})"
 
 
-def print_check(console: Console, cfg: CorpusConfig, report: "CorpusReport") -> None:
-    """What `maskmill check` found."""
-    from pipeline.check import THREADS
+def shares(seconds: dict[str, float]) -> str:
+    """`decode 5 %, forward 62 %, ...`: each stage's share of all stages' seconds; empty before the first of them."""
+    whole = sum(seconds.values())
+    parts = {name.removeprefix("seconds_"): 100 * value / whole for name, value in seconds.items() if value}
+    return ", ".join(f"{name} {share:.0f} %" for name, share in parts.items())
 
+
+def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgress | None") -> None:
+    """The card at a run's end: what is there, how fast it came, and where to look next.
+
+    Args:
+        progress: of this start; None where everything had been answered before.
+    """
+    rejects = Counter(done.rejects)
+    rows = {
+        "run": done.run,
+        "images": f"{done.rows + rejects.total()}: {done.rows} masks, {_rejects(rejects)}",
+        "this start": f"{done.answered_now} images at {done.images_per_s:.2f} images/s"
+        if done.answered_now
+        else "nothing was left to do",
+    }
+    if progress is not None and (spent := shares(progress.seconds)):
+        rows["stages"] = spent
+    rows["next"] = f"maskmill evaluate {done.run}" if done.rows else f"maskmill status {done.run}"
+    rows[""] = f"maskmill report {done.run}" if done.rows else f"{done.run}/rejects"
+    if done.rows and rejects:
+        rows[" "] = f"maskmill retry-rejects {done.run}, once the images are mended"
+    width = max(len(name) for name in rows)
+    for name, words in rows.items():
+        console.print(f"  {name:<{width}}  {words}", soft_wrap=True)
+
+
+def print_dry_run(console: Console, found: "DryRun", actors: int) -> None:
+    """What `maskmill segment --dry-run` found."""
+    splits = ", ".join(f"{name} {count}" for name, count in sorted(found.splits.items()))
     console.print(
-        f"layout {cfg.layout}: {report.images} images, {report.labelled} with a label, {report.bytes / 1e6:.1f} MB"
+        f"plan: {found.images} images ({splits}), {found.labelled} with a label, {found.bytes / 1e6:.1f} MB to read, "
+        f"{found.shards} shards"
     )
-    console.print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(report.splits.items())))
-    sizes = ", ".join(f"{h}x{w} ({count})" for (h, w), count in report.sizes.most_common(5))
-    console.print(f"sizes (height x width): {sizes or 'none could be read'}")
-    if report.pixels.sum():
-        shares = zip(report.classes, report.pixels / report.pixels.sum(), strict=True)
-        console.print("labelled pixels: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares))
-    if report.labels_without_image:
-        console.print(f"labels without an image: {report.labels_without_image}")
-    for reason, sentences in report.bad.items():
-        console.print(f"bad: {len(sentences)} {reason}")
-        for sentence in sentences[:3]:
-            console.print(f"  {sentence}", soft_wrap=True)
-    rate = report.checked / max(report.seconds, 1e-9)
-    console.print(
-        f"read and decoded {rate:.1f} images/s on {THREADS} threads: about {report.estimated_s:.0f} s for one pass"
-    )
-
-
-def print_groups(console: Console, iou: pd.DataFrame) -> None:
-    """mIoU and pixel accuracy by group, percent."""
-    table = Table(header_style="bold")
-    for name in iou.index.names:
-        table.add_column(str(name))
-    for heading in ("images", "mIoU", "pixel accuracy"):
-        table.add_column(heading, justify="right")
-    for key, row in iou.iterrows():
-        keys = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
-        table.add_row(*keys, str(int(row["images"])), f"{100 * row['miou']:.2f}", f"{100 * row['pixel_accuracy']:.2f}")
-    console.print(table)
-
-
-def print_trials(console: Console, trials: Sequence["Trial"]) -> None:
-    """The trials of a search, best first; below them why some could not be trained."""
-    table = Table(header_style="bold")
-    for key in trials[0].values:
-        table.add_column(key)
-    for heading in ("mIoU", "minutes"):
-        table.add_column(heading, justify="right")
-    for trial in trials:
-        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial.values.values()]
-        table.add_row(*values, "failed" if trial.error else f"{100 * trial.miou:.2f}", f"{trial.seconds / 60:.1f}")
-    console.print(table)
-    for trial in trials:
-        if trial.error:
-            console.print(f"failed: {trial.values}: {trial.error}", soft_wrap=True)
-
-
-def print_models(console: Console, rows: Iterable["CatalogueRow"]) -> None:
-    """The networks, one a line."""
-    from pipeline.models.catalogue import HEIGHT, WIDTH
-
-    table = Table(header_style="bold")
-    for heading in ("name", "variant"):
-        table.add_column(heading)
-    for heading in ("parameters", f"GFLOPs at {HEIGHT}x{WIDTH}"):
-        table.add_column(heading, justify="right")
-    table.add_column("source")
-    for row in rows:
-        table.add_row(row.name, row.variant, f"{row.parameters / 1e6:.2f} M", f"{row.gflops:,.1f}", row.source)
-    console.print(table)
-
-
-def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
-    """The best settings of a search for CRF settings, what they change in each class, and the verdict."""
-    table = Table(header_style="bold")
-    for heading in ("w1", "sigma_alpha px", "sigma_beta levels", "steps", "mIoU", "class average"):
-        table.add_column(heading, justify="right")
-    for setting in [*found.settings[:most], *([found.raw] if found.raw not in found.settings[:most] else [])]:
-        crf = setting.crf
-        values = (
-            [crf.colour_weight, crf.colour_px, crf.colour_levels, crf.iterations] if crf else ["no CRF", "", "", ""]
-        )
-        table.add_row(*(str(v) for v in values), f"{100 * setting.miou:.2f}", f"{100 * setting.class_accuracy:.2f}")
-    console.print(table)
-    for name, (raw, best) in found.class_iou.items():
-        console.print(f"  {name:<16} {100 * raw:6.2f} -> {100 * best:6.2f}  {100 * (best - raw):+.2f}")
-    for name, (change, low, high) in found.change.items():
+    if found.done is None:
+        console.print(f"output: {found.output}, a new run", soft_wrap=True)
+    else:
         console.print(
-            f"{name.replace('_', ' ')}: {100 * change:+.2f} (95 % of draws: {100 * low:+.2f} to {100 * high:+.2f})"
+            f"output: {found.output}, {found.done} images are answered, {found.pending_shards} shards are pending",
+            soft_wrap=True,
         )
-    console.print(
-        f"{found.images} images: "
-        + ("the CRF helps; the best settings are written" if found.helps else "the CRF does not help; it is left off"),
-        style="bold",
-    )
+    if (sample := found.sample) is not None:
+        gpu = f" and {sample.gpu_bytes / 1e9:.2f} GB of GPU memory" if sample.gpu_bytes else ""
+        console.print(
+            f"memory: {sample.memory_bytes / 1e9:.2f} GB an actor{gpu}, {actors} actors: "
+            f"{actors * sample.memory_bytes / 1e9:.1f} GB, and Ray's own"
+        )
+        console.print(
+            f"sample: {sample.images} images answered here, {_rejects(sample.rejects)}, {shares(sample.seconds)}"
+        )
+    elif found.sizing is not None:
+        console.print("memory: not measured; leave out --like to answer a few images here")
+    if found.sizing is not None:
+        console.print(
+            f"time: about {_clock(3600 * found.sizing.hours)} at {found.images_per_s:.2f} images/s an actor, "
+            f"start and end included; writes {found.sizing.written_bytes / 1e6:.1f} MB"
+        )
+        for warning in found.sizing.warnings:
+            console.print(f"warning: {warning}")
+    console.print("nothing was written")

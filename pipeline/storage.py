@@ -169,6 +169,8 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     Their requests do not pass through this file, so the store's client repeats them itself.
     """
     fs, path = _filesystem(uri, attempts=8)
+    if isinstance(fs, LocalFileSystem):
+        return pyarrow.fs.LocalFileSystem(), path  # Arrow's own: each read through Python costs as much as a small part
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
 
 

@@ -33,6 +33,7 @@ class Drawn:
     frame: int | None = None
     confidence: float = 0.9
     reason: str = "truncated"
+    orientation: int = 1  # EXIF, of the image; mask and label are drawn as the corpus stores them
 
 
 def ids(drawing: str) -> np.ndarray:
@@ -88,7 +89,10 @@ def _item(corpus: str, index: int, one: Drawn) -> Item:
     stored = {}
     for kind, pixels in places.items():
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, format="PNG")
+        exif = Image.Exif()
+        if kind == "image" and one.orientation != 1:
+            exif[0x0112] = one.orientation
+        Image.fromarray(pixels).save(file, format="PNG", exif=exif)
         place = storage.join(corpus, f"{kind}{index}.png")
         storage.put(place, file.getvalue())
         stored[kind] = Place(place, bytes=len(file.getvalue()))

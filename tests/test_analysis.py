@@ -133,8 +133,8 @@ def test_sums_are_exact_where_float64_would_not_be(tmp_path):
     for shard, counts in enumerate(([2**53, 1], [1, 2**24 + 1], [0, 0])):
         parts.append(str(tmp_path / f"part-{shard}.parquet"))
         pq.write_table(pa.table({"confusion": [counts, None]}), parts[-1])
-    sums = sum_counts(parts, "confusion", 2, ())
-    assert {key: value.tolist() for key, value in sums.items()} == {(): [3, 2**53 + 1, 2**24 + 2]}
+    sums, _ = sum_counts(parts, {"confusion": 2})
+    assert {key: value.tolist() for key, value in sums["confusion"].items()} == {(): [3, 2**53 + 1, 2**24 + 2]}
 
 
 def test_worst_ranks_images_by_themselves_or_by_one_class(view):
@@ -395,6 +395,20 @@ def test_an_overlay_is_the_image_under_its_colours(view):
         view.overlay("d", of="truth")
     with pytest.raises(ValueError, match="cannot show 'depth'; choose prediction, truth or errors"):
         view.overlay("a", of="depth")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_mask_and_label_of_a_turned_photograph_lie_on_each_other(tmp_path, orientation):
+    drawn = Drawn("a", "0001/0002", label="0011/0033", orientation=orientation)
+    view = open_run(make_run(str(tmp_path / "run"), [drawn]))
+    found = view.pictures(["a"])["a"]
+    assert found.mask.shape == found.label.shape == found.image.shape[:2] == ((2, 4) if orientation < 5 else (4, 2))
+    assert (found.image[..., 0] == 20 * found.mask).all()  # the image is drawn as the mask, 20 levels a class
+    wrong = np.argwhere(found.mask != found.label).tolist()
+    corner = {1: (0, 3), 2: (0, 0), 3: (1, 0), 4: (1, 3), 5: (3, 0), 6: (3, 1), 7: (0, 1), 8: (0, 0)}[orientation]
+    assert found.mask[corner] == found.label[corner] == 1  # where EXIF 2.32 puts the stored top right pixel
+    assert len(wrong) == 3
+    assert view.masks(["a"])["a"].tolist() == ids(drawn.mask).tolist()  # the mask itself stays as the corpus stores it
 
 
 def test_counts_that_a_run_did_not_keep_are_named_with_the_key_that_keeps_them(view):

@@ -16,10 +16,10 @@ LAYERS = (
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
     ("shard", "poison", "watch", "sizing", "faults"),
     ("train", "segment", "analysis", "export_model", "tune_crf"),
-    ("tune",),
-    ("console",),
+    ("tune", "dry_run"),
+    ("console", "tables"),
     ("demo", "submit", "local_cluster"),
-    ("cli_cluster",),
+    ("cli_cluster", "cli_analysis", "cli_models"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -28,7 +28,7 @@ HOMES = {
     "dask": {"analysis"},
     "fsspec": {"storage"},
     "s3fs": set(),
-    "typer": {"cli", "cli_cluster"},
+    "typer": {"cli", "cli_analysis", "cli_cluster", "cli_models"},
     "tensorboard": set(),
     "matplotlib": {"train"},
     "mlflow": {"train"},

@@ -4,6 +4,8 @@ import ast
 import json
 import re
 import runpy
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,66 @@ def test_every_alert_says_what_to_do():
     ]
     assert {"SegmentationStalled", "RejectRateHigh"} <= {rule["alert"] for rule in rules}
     assert all(rule["annotations"]["what_to_do"] and rule["labels"]["severity"] for rule in rules)
+
+
+needs_promtool = pytest.mark.skipif(
+    not shutil.which("promtool"), reason="promtool (Debian's prometheus) is not installed"
+)
+
+
+def promtool(*arguments):
+    return subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True)
+
+
+@needs_promtool
+def test_prometheus_reads_its_config_and_the_alerts():
+    done = promtool("check", "config", INFRA / "watch" / "prometheus.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "5 rules found" in done.stdout
+
+
+@needs_promtool
+def test_prometheus_refuses_a_planted_error_in_an_alert(tmp_path):
+    text = (INFRA / "watch" / "alerts.yaml").read_text().replace("changes(", "change(")
+    (tmp_path / "alerts.yaml").write_text(text)
+    done = promtool("check", "rules", tmp_path / "alerts.yaml")
+    assert done.returncode != 0
+    assert 'unknown function with name "change"' in done.stdout + done.stderr
+
+
+@needs_promtool
+def test_a_run_without_progress_and_a_high_reject_rate_raise_their_alerts(tmp_path):
+    """Prometheus' own test of rules: series of two runs, minute by minute."""
+    minutes = 60
+    runs = {"stuck": (50, 100), "bad": (100, 100)}
+    series = [
+        {"series": f'ray_maskmill_images_{name}{{run="{run}"}}', "values": f"{value}x{minutes}"}
+        for run, (done, planned) in runs.items()
+        for name, value in (("done", done), ("planned", planned))
+    ]
+    for name, each in (("answered", 100), ("rejected", 5)):
+        tags = ', reason="truncated"' if name == "rejected" else ""
+        series.append(
+            {"series": f'ray_maskmill_images_{name}_total{{run="bad"{tags}}}', "values": f"0+{each}x{minutes}"}
+        )
+    expected = {
+        "SegmentationStalled": ["stuck"],
+        "RejectRateHigh": ["bad"],
+        "SegmentationBrokenOff": [],
+        "StoreFailing": [],
+    }
+    asked = [
+        {"expr": f'ALERTS{{alertname="{alert}", alertstate="firing"}}', "eval_time": f"{minutes}m",
+         "exp_samples": [{"labels": f'ALERTS{{alertname="{alert}", alertstate="firing", run="{run}", '
+                                    f'severity="{severity}"}}', "value": 1}
+                         for run in raised for severity in [{"RejectRateHigh": "ticket"}.get(alert, "page")]]}
+        for alert, raised in expected.items()
+    ]  # fmt: skip
+    shutil.copy(INFRA / "watch" / "alerts.yaml", tmp_path)
+    test = {
+        "rule_files": ["alerts.yaml"],
+        "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": asked}],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    done = promtool("test", "rules", tmp_path / "test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr

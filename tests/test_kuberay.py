@@ -1,6 +1,13 @@
-"""A dry run of infra/kuberay: every overlay is put together as kustomize would, and what comes out obeys the schema."""
+"""A dry run of infra/kuberay: every overlay is put together, by kustomize where it is, and what comes out obeys the schema.
+
+KUBERAY_CRDS=FOLDER pytest tests/test_kuberay.py    also holds it to the operator's own ray.io_*.yaml in that folder
+"""
 
 import copy
+import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -26,7 +33,10 @@ def built(folder):
         path = folder / resource
         objects += built(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
     for generator in kustomization.get("configMapGenerator", []):
-        assert all((folder / file).is_file() for file in generator["files"])
+        texts = {file: (folder / file).read_text() for file in generator["files"]}
+        objects.append(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": texts}
+        )
     for patch in kustomization.get("patches", []):
         (target,) = [
             one for one in objects if patch["target"] == {"kind": one["kind"], "name": one["metadata"]["name"]}
@@ -65,11 +75,125 @@ def errors(one):
     return [context for error in found for context in error.context or [error]]
 
 
+def kustomize(folder):
+    """The objects that the real `kubectl kustomize` prints; skips without one that knows patches with targets (v4)."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed")
+    asked = [kubectl, "version", "--client", "--output=json"]
+    version = json.loads(subprocess.run(asked, capture_output=True, check=True, text=True).stdout).get(
+        "kustomizeVersion"
+    )
+    if version is None or int(version.removeprefix("v").split(".")[0]) < 4:
+        pytest.skip(f"kubectl's kustomize is {version or 'older than v4'}")
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def strict(schema):
+    """A CRD's schema as JSON Schema that refuses unknown fields, as `kubectl apply --validate=strict` does."""
+    made = {key: value for key, value in schema.items() if not key.startswith("x-kubernetes-") and key != "format"}
+    if schema.get("x-kubernetes-int-or-string"):
+        made = {"type": ["integer", "string"]}
+    if "properties" in made:
+        made["properties"] = {name: strict(value) for name, value in made["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            made.setdefault("additionalProperties", False)
+    for key in ("items", "additionalProperties"):
+        if isinstance(made.get(key), dict):
+            made[key] = strict(made[key])
+    return made
+
+
+def crd_check(text):
+    """(kind, validator) of the newest version in an operator's CRD file."""
+    spec = yaml.safe_load(text)["spec"]
+    (schema,) = (one["schema"]["openAPIV3Schema"] for one in spec["versions"] if one["name"] == "v1")
+    made = strict(schema)
+    made["properties"]["metadata"] = {"type": "object"}  # the API server's own, any CRD says no more of it
+    return spec["names"]["kind"], jsonschema.Draft202012Validator(made)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_an_overlay_builds_obeys_the_schema(overlay):
     for one in built(KUBERAY / "overlays" / overlay):
         assert [f"{'/'.join(map(str, e.path))}: {e.message}" for e in errors(one)] == []
         CHECK.validate(one)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomize_itself_builds_the_same_and_it_obeys_the_schema(overlay):
+    def by_name(objects):
+        return {(one["kind"], one["metadata"]["name"]): one for one in objects}
+
+    printed = kustomize(KUBERAY / "overlays" / overlay)
+    assert by_name(printed) == by_name(built(KUBERAY / "overlays" / overlay))
+    for one in printed:
+        CHECK.validate(one)
+
+
+def test_kustomize_refuses_a_patch_that_fits_nothing(tmp_path):
+    shutil.copytree(KUBERAY, tmp_path / "kuberay")
+    overlay = tmp_path / "kuberay" / "overlays" / "job-cpu"
+    file = overlay / "kustomization.yaml"
+    file.write_text(file.read_text().replace("workerGroupSpecs/0/", "workerGroupSpecs/7/"))
+    with pytest.raises(AssertionError, match="workerGroupSpecs/7/"):
+        kustomize(overlay)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_operators_own_crds_accept_it(overlay):
+    folder = os.environ.get("KUBERAY_CRDS")
+    if not folder:
+        pytest.skip("KUBERAY_CRDS names no folder with the operator's ray.io_rayclusters.yaml and ray.io_rayjobs.yaml")
+    checks = dict(crd_check(file.read_text()) for file in Path(folder).glob("ray.io_ray*s.yaml"))
+    held = [one for one in built(KUBERAY / "overlays" / overlay) if one["kind"] in checks]
+    assert held
+    for one in held:
+        found = checks[one["kind"]].iter_errors(one)
+        assert [f"{'/'.join(map(str, e.path))}: {e.message}" for e in found] == []
+
+
+CRD = """
+spec:
+  names: {kind: RayJob}
+  versions:
+    - name: v1
+      schema:
+        openAPIV3Schema:
+          properties:
+            apiVersion: {type: string}
+            kind: {type: string}
+            metadata: {type: object}
+            spec:
+              properties:
+                backoffLimit: {type: integer, format: int32}
+                texts: {type: object, additionalProperties: {type: string}}
+                limits: {additionalProperties: {anyOf: [{type: integer}, {type: string}], x-kubernetes-int-or-string: true}}
+                open: {type: object, x-kubernetes-preserve-unknown-fields: true, properties: {a: {type: string}}}
+              required: [backoffLimit]
+              type: object
+          type: object
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"backoffLimit": 1, "texts": {"a": "b"}, "limits": {"cpu": 1, "memory": "1Gi"}, "open": {"b": 1}}, None),
+        ({"backoffLimit": "1"}, "is not of type 'integer'"),
+        ({"backoffLimit": 1, "backofLimit": 1}, "'backofLimit' was unexpected"),
+        ({"backoffLimit": 1, "texts": {"a": 1}}, "is not of type 'string'"),
+        ({"backoffLimit": 1, "limits": {"cpu": []}}, "is not of type 'integer', 'string'"),
+        ({}, "'backoffLimit' is a required property"),
+    ],
+)
+def test_a_crd_is_read_strictly(spec, message):
+    kind, check = crd_check(CRD)
+    assert kind == "RayJob"
+    found = [error.message for error in check.iter_errors({"metadata": {"name": "x"}, "spec": spec})]
+    assert found == [] if message is None else any(message in one for one in found)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +207,8 @@ def test_what_an_overlay_builds_obeys_the_schema(overlay):
         ("workerGroupSpecs/0/template/spec/containers/0/image", "maskmill:latest", "does not match"),
         ("workerGroupSpecs/0/template/spec/containers/0/readinessProbe/httpGet/prot", 1, "'prot' was unexpected"),
         ("gcsFaultToleranceOptions/redisPassword/value", "plain", "'value' was unexpected"),
+        ("gcsFaultToleranceOptions", {}, "'redisAddress' is a required property"),
+        ("workerGroupSpecs/0/maxReplicas", 1 << 31, "greater than the maximum"),
     ],
 )
 def test_a_planted_error_is_found(path, value, message):
@@ -94,6 +220,12 @@ def test_a_planted_error_is_found(path, value, message):
     target[last] = value
     assert any(message in error.message for error in errors(cluster))
     assert not CHECK.is_valid(cluster)
+
+
+def test_a_job_that_keeps_its_cluster_has_no_time_to_live():
+    (job,) = [one for one in built(KUBERAY / "overlays" / "job-cpu") if one["kind"] == "RayJob"]
+    job["spec"]["shutdownAfterJobFinishes"] = False
+    assert not CHECK.is_valid(job)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -57,11 +59,23 @@ def test_counts_stay_exact_where_float32_would_not():
         (np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), "differ in size"),
         (np.zeros((1, 1), np.uint8), np.full((1, 1), 3, np.uint8), r"mask holds id 3.*0\.\.2"),
         (np.full((1, 1), 7, np.uint8), np.zeros((1, 1), np.uint8), r"label holds id 7.*0\.\.2 and 255"),
+        (np.full((1, 9), IGNORE, np.uint8), np.full((1, 9), 3, np.uint8), r"mask holds id 3.*0\.\.2"),
     ],
 )
 def test_ids_and_sizes_outside_the_contract_are_refused(label, mask, sentence):
     with pytest.raises(ValueError, match=sentence):
         count_confusion(label, mask, 3)
+    # What a refused picture had counted is not in the next one.
+    assert count_confusion(np.zeros((1, 9), np.uint8), np.zeros((1, 9), np.uint8), 8).sum() == 9
+
+
+def test_threads_count_beside_each_other():
+    rng = np.random.default_rng(0)
+    pairs = [rng.integers(0, 3, (2, 200, 333)).astype(np.uint8) for _ in range(24)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda pair: count_confusion(*pair, 3), pairs))
+    for (label, mask), counts in zip(pairs, found, strict=True):
+        assert counts.tolist() == np.bincount(3 * label.ravel() + mask.ravel(), minlength=9).reshape(3, 3).tolist()
 
 
 def test_counts_equal_cityscapesscripts_integer_for_integer():

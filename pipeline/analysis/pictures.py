@@ -1,20 +1,33 @@
 """An answered image read again: the picture, its mask, its label."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.corpus import Item, read
-from pipeline.imaging.decode import decode_image, decode_label
+from pipeline import storage
+from pipeline.corpus import Item, items_of, read
+from pipeline.imaging.decode import decode_label, decode_oriented, upright
+from pipeline.imaging.masks import decode_mask
 from pipeline.imaging.overlay import blend, error_map
 from pipeline.labels import LabelSpace
+from pipeline.run import parts_of, read_table
+
+if TYPE_CHECKING:
+    from pipeline.analysis.runs import RunView
 
 ALPHA = 0.65  # of class colours over the image
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """image (H, W, 3) uint8, mask and label (H, W) uint8 train ids; what could not be read is None, and `missing` says why."""
+    """image (H, W, 3) uint8, mask and label (H, W) uint8 train ids, all upright; what could not be read is None.
+
+    `missing` says why; without the image, the mask is as the corpus stored it, since the image holds the orientation.
+    """
 
     image_id: str
     space: LabelSpace
@@ -38,13 +51,36 @@ class Pictures:
         return error_map(self.label, self.mask)
 
 
-def read_pictures(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int) -> Pictures:
+def read_masks(view: "RunView", ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """See `RunView.masks`."""
+    shards = view.plan().rows_of(list(ids))["shard"].to_pylist()
+    found = {}
+    for part in parts_of(view.uri, "masks"):
+        if any(part.first <= shard <= part.last for shard in shards):
+            table = read_table(storage.read(part.uri), ["image_id", "mask"])
+            rows = table.filter(pc.is_in(table["image_id"], pa.array(list(ids), pa.string()))).to_pylist()
+            found.update({row["image_id"]: decode_mask(row["mask"]["bytes"]) for row in rows})
+    if missing := [image_id for image_id in ids if image_id not in found]:
+        raise ValueError(f"run {view.uri}: no mask of image '{missing[0]}'; see .rejects() and .frame(['image_id'])")
+    return found
+
+
+def pictures_of(view: "RunView", ids: Sequence[str]) -> dict[str, Pictures]:
+    """See `RunView.pictures`."""
+    masks, wanted = view.masks(ids), view.plan().rows_of(list(ids))
+    max_pixels = view.description["config"]["max_pixels"]
+    return {item.image_id: _read(item, masks[item.image_id], view.space, max_pixels) for item in items_of(wanted)}
+
+
+def _read(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int) -> Pictures:
     """The pixels of one item from where the corpus was; the corpus may have moved since, and the mask still stands."""
     image = label = None
     try:
-        image = decode_image(read(item.image), max_pixels)
+        image, orientation = decode_oriented(read(item.image), max_pixels)
+        mask = upright(mask, orientation)  # as the label, it is stored the way the camera held the image
         if item.label is not None:
-            label = space.to_train(decode_label(read(item.label), max_pixels), where=item.image_id)
+            stored = space.to_train(decode_label(read(item.label), max_pixels), where=item.image_id)
+            label = upright(stored, orientation)
     except (ValueError, OSError) as error:
         return Pictures(item.image_id, space, mask, None, None, str(error))
     return Pictures(item.image_id, space, mask, image, label, None)

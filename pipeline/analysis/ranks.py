@@ -1,9 +1,11 @@
 """The lowest images of a run, by a number of their own: a diagnostic, never averaged into a headline."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from pipeline.analysis.sums import batches, counted
 
@@ -12,19 +14,31 @@ RANKS = ("miou", "pixel_accuracy", "confidence")  # columns of one image that it
 
 def lowest(uris: Sequence[str], n: int, by: str, index: int | None, num_classes: int) -> pd.DataFrame:
     """The n lowest rows of some parts; `index` is the class to rank by, None for a column."""
-    frames = [pd.DataFrame(columns=["image_id", *RANKS, *([] if index is None else [by])])]
+    kept: list[pa.Table] = []
     for batch in batches(uris, ["image_id", *RANKS, *([] if index is None else ["confusion"])]):
-        if index is None:
-            frame = batch.to_pandas()
-        else:
+        if index is not None:
             batch, values = counted(batch, "confusion", num_classes**2)
-            right = values[:, index * (num_classes + 1)]
-            labelled = values[:, index * num_classes : (index + 1) * num_classes].sum(1)
-            whole = labelled + values[:, index::num_classes].sum(1) - right
-            frame = batch.drop_columns(["confusion"]).to_pandas()
-            frame[by] = np.where(whole > 0, right / np.maximum(whole, 1), np.nan)
-        frames.append(_first(frame, n, by))
-    return _first(pd.concat(frames), n, by)
+            batch = batch.drop_columns(["confusion"]).append_column(
+                by, pa.array(_class_iou(values, index, num_classes))
+            )
+        ranks = batch.column(by).to_numpy(zero_copy_only=False)
+        # All rows as low as the n-th: which of equals come first is decided by name, at the end.
+        bound = np.partition(ranks, n - 1)[n - 1] if 0 < n < len(ranks) else np.inf
+        if not math.isnan(bound):
+            batch = batch.filter(pa.array(ranks <= bound))
+        kept.append(pa.Table.from_batches([batch]))
+    if not kept:
+        return pd.DataFrame(columns=["image_id", *RANKS, *([] if index is None else [by])])
+    frame = pa.concat_tables(kept).to_pandas()
+    return frame.dropna(subset=[by]).sort_values([by, "image_id"]).head(n)
+
+
+def _class_iou(values: np.ndarray, index: int, num_classes: int) -> np.ndarray:
+    """(rows,) float64: IoU of one class in each row of (rows, C * C) counts; NaN where the class is not."""
+    right = values[:, index * (num_classes + 1)]
+    labelled = values[:, index * num_classes : (index + 1) * num_classes].sum(1)
+    whole = labelled + values[:, index::num_classes].sum(1) - right
+    return np.where(whole > 0, right / np.maximum(whole, 1), np.nan)
 
 
 def most_confused(
@@ -41,7 +55,3 @@ def most_confused(
             merged = found[pair] + [(int(pixels[row]), names[int(row)].as_py()) for row in rows]
             found[pair] = sorted(merged, key=lambda hit: (-hit[0], hit[1]))[:n]
     return found
-
-
-def _first(frame: pd.DataFrame, n: int, by: str) -> pd.DataFrame:
-    return frame.dropna(subset=[by]).sort_values([by, "image_id"]).head(n)

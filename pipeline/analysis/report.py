@@ -1,5 +1,7 @@
-"""One static HTML file about a run: no script, no external request; every number comes from the run's Parquet."""
+"""One static HTML file about a run: no external request, no script but the slider's; every number comes from its Parquet."""
 
+import base64
+import hashlib
 import math
 from typing import Any
 
@@ -40,7 +42,10 @@ def write_report(run_uri: str, num_worst: int = 8, beside_uri: str | None = None
         "–" if math.isnan(value) else f"{100 * value:+.2f}".replace("-", "\u2212")
     )
     environment.filters["count"] = lambda value: f"{int(value):,}".replace(",", "\u202f")
-    html = environment.get_template("report.html.j2").render(**_facts(view, num_worst, beside))
+    # The one script that may run is named by its hash; without it the masks stay at the opacity of the style sheet.
+    script = environment.get_template("opacity.js").render().encode()
+    sha256 = base64.b64encode(hashlib.sha256(script).digest()).decode()
+    html = environment.get_template("report.html.j2").render(script_sha256=sha256, **_facts(view, num_worst, beside))
     uri = storage.join(view.uri, "report.html")
     storage.put(uri, html.encode())
     return uri
@@ -56,6 +61,8 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
     comparison = None if beside is None else beside.compare(view)
     rejects, heat = view.rejects(), _heat(view) if labelled else None
     worst = view.worst(num_worst, "miou" if labelled else "confidence")
+    pairs = [] if heat is None else heat["pairs"]
+    confused = _most_confused(view, pairs, shown=set(worst["image_id"]))
     return {
         "title": _title(view),
         "uri": view.uri,
@@ -68,10 +75,14 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
         "boundary": _boundary(view) if labelled and view.counted("boundary") else [],
         "calibration": view.calibration() if labelled and view.counted("calibration") else None,
         "heat": heat,
-        "pairs": [] if heat is None else heat["pairs"],
+        "pairs": pairs,
         "groups": [table for table in (_group(view, by) for by in GROUP_TABLES) if table] if labelled else [],
         "worst": _gallery(view, worst),
-        "places": {image_id: place for place, image_id in enumerate(worst["image_id"])},
+        "confused": confused,
+        "places": {
+            image_id: place
+            for place, image_id in enumerate([*worst["image_id"], *(card["image_id"] for card in confused)])
+        },
         "legend": [
             {"name": name, "data": _hex(colour), "safe": _hex(safe)}
             for name, colour, safe in zip(
@@ -219,4 +230,17 @@ def _gallery(view: RunView, worst: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {"image_id": row["image_id"], "miou": row["miou"], "confidence": row["confidence"], **card}
         for row, card in zip(rows, pictures, strict=True)
+    ]
+
+
+def _most_confused(view: RunView, pairs: list[dict[str, Any]], shown: set[str]) -> list[dict[str, Any]]:
+    """The images that hold most of each large confusion, where they are not shown already, and which ones they hold."""
+    words: dict[str, list[str]] = {}
+    for pair in pairs:
+        pixels, image_id = pair["images"][0]
+        if image_id not in shown:
+            words.setdefault(image_id, []).append(f"{pair['truth']} → {pair['found']}: {pixels} pixels")
+    return [
+        {"image_id": image_id, "words": " · ".join(held), **card}
+        for (image_id, held), card in zip(words.items(), cards(view, list(words)), strict=True)
     ]

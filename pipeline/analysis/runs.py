@@ -1,30 +1,27 @@
 """A run as Dask sees it: exact counts by any group column, lazily read, one part a task."""
 
 import json
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import labels, storage
 from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
-from pipeline.analysis.pictures import Pictures, read_pictures
+from pipeline.analysis.pictures import Pictures, pictures_of, read_masks
 from pipeline.analysis.ranks import RANKS, lowest, most_confused
+from pipeline.analysis.scores import boundary_scores, calibration_bins, instance_scores
+from pipeline.analysis.summary import summarise
 from pipeline.analysis.sums import Key, Sums, over_parts, sum_counts
-from pipeline.corpus import GROUP_FIELDS, items_of
-from pipeline.imaging.masks import decode_mask
+from pipeline.corpus import GROUP_FIELDS
 from pipeline.labels import LabelSpace
-from pipeline.metrics import boundary, calibration, instances
-from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
-from pipeline.run import SECONDS, Plan, describe, parts_of, read_table
+from pipeline.metrics import boundary, instances
+from pipeline.metrics.iou import category_iou, class_iou, summary_scores
+from pipeline.run import Plan, describe, parts_of, read_table
 
 GROUPS = tuple(group.name for group in GROUP_FIELDS)
 ASKED_FOR = {"boundary": "boundary_px", "boundary_raw": "boundary_px", "instances": "instances",
@@ -77,10 +74,11 @@ class RunView:
         for name in by:
             if name not in GROUPS:
                 raise ValueError(f"cannot group by '{name}'; the group columns are {', '.join(GROUPS)}")
-        cells = self._cells(column)
+        cells = self.cells(column)
         question = (column, tuple(by))
         if question not in self._answers:
-            self._answers[question] = sum_counts(self.parts("masks"), column, cells, by)
+            found, _ = sum_counts(self.parts("masks"), {column: cells}, by)
+            self._answers[question] = found[column]
         sums = self._answers[question]
         keys = sorted(sums, key=lambda key: [(value is None, value) for value in key])
         if by:
@@ -90,6 +88,10 @@ class RunView:
         values = [sums.get(key, np.zeros(1 + cells, np.int64)) for key in keys]
         columns = ["images", *range(cells)]
         return pd.DataFrame(np.array(values, np.int64).reshape(-1, 1 + cells), index=index, columns=columns)
+
+    def keep(self, sums: dict[str, Sums]) -> None:
+        """Ungrouped sums by column that another question found on its way: `counts` need not read for them again."""
+        self._answers.update({(column, ()): found for column, found in sums.items()})
 
     def confusion(self, raw: bool = False) -> np.ndarray:
         """(C, C) int64 of the whole run, row = truth, column = prediction; `raw` = before the CRF."""
@@ -101,7 +103,8 @@ class RunView:
         """Config section `metrics`; runs from before it had one counted nothing more."""
         return self.description["config"].get("metrics") or {}
 
-    def _cells(self, column: str) -> int:
+    def cells(self, column: str) -> int:
+        """Numbers in one row of a count column. ValueError: there is no such column, or the run did not count it."""
         num_classes = self.space.num_classes
         if column in ASKED_FOR and not self._metrics.get(ASKED_FOR[column]):
             raise ValueError(
@@ -162,32 +165,16 @@ class RunView:
         The second index level is `boundary_iou`, `boundary_f` or `trimap_iou`: metrics/boundary.py.
         """
         counts = self.counts("boundary_raw" if raw else "boundary").loc[ALL].to_numpy()[1:]
-        widths = self._metrics["boundary_px"]
-        rows = {}
-        for width, values in zip(widths, counts.reshape(len(widths), len(boundary.ROWS), -1), strict=True):
-            for score in (boundary.boundary_iou, boundary.boundary_f, boundary.trimap_iou):
-                rows[width, score.__name__] = score(values)
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=list(self.space.classes))
-        table.index = pd.MultiIndex.from_tuples(rows, names=["width_px", "score"])
-        return table.assign(mean=mean(table.to_numpy()))
+        return boundary_scores(counts, self._metrics["boundary_px"], self.space)
 
     def instance_iou(self) -> dict[str, float]:
         """iIoU of the classes and categories that have instances, as cityscapesScripts: metrics/instances.py."""
         counts = self.counts("instances").loc[ALL].to_numpy()[1:].reshape(self.space.num_classes, -1)
-        classes = instances.instance_iou(counts, self.confusion(), self.space)
-        scores = {
-            name: float(iou) for name, iou in zip(self.space.classes, classes, strict=True) if not math.isnan(iou)
-        }
-        return scores | instances.category_instance_iou(counts, self.confusion(), self.space)
+        return instance_scores(counts, self.confusion(), self.space)
 
     def calibration(self) -> pd.DataFrame:
         """One row a confidence bin: `pixels`, `accuracy`, `confidence`; the expected calibration error in `.attrs["ece"]`."""
-        pixels, right, confidence = counts = self.counts("calibration").loc[ALL].to_numpy()[1:].reshape(3, -1)
-        whole = np.where(pixels > 0, pixels, np.nan)
-        means = {"accuracy": right / whole, "confidence": confidence / calibration.LEVELS / whole}
-        table = pd.DataFrame({"pixels": pixels, **means})
-        table.attrs["ece"] = calibration.calibration_error(counts)
-        return table
+        return calibration_bins(self.counts("calibration").loc[ALL].to_numpy()[1:].reshape(3, -1))
 
     def intervals(self, raw: bool = False, seed: int = 0) -> pd.DataFrame:
         """`value` with the `low` and `high` end of its 95 % bootstrap interval by image: each class IoU, `miou`,
@@ -227,31 +214,18 @@ class RunView:
         return {pair: sorted(those, key=lambda hit: (-hit[0], hit[1]))[:n] for pair, those in hits.items()}
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """image id -> (H, W) uint8 mask; reads only the parts that hold them. ValueError names an id that has none."""
-        shards = self.plan().rows_of(list(ids))["shard"].to_pylist()
-        found = {}
-        for part in parts_of(self.uri, "masks"):
-            if any(part.first <= shard <= part.last for shard in shards):
-                table = read_table(storage.read(part.uri), ["image_id", "mask"])
-                rows = table.filter(pc.is_in(table["image_id"], pa.array(list(ids), pa.string()))).to_pylist()
-                found.update({row["image_id"]: decode_mask(row["mask"]["bytes"]) for row in rows})
-        if missing := [image_id for image_id in ids if image_id not in found]:
-            raise ValueError(
-                f"run {self.uri}: no mask of image '{missing[0]}'; see .rejects() and .frame(['image_id'])"
-            )
-        return found
+        """image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
+
+        Only the parts that hold them are read. ValueError names an id that has none.
+        """
+        return read_masks(self, ids)
 
     def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
-        """image id -> its image, mask and label, read again from where the corpus was."""
-        masks, wanted = self.masks(ids), self.plan().rows_of(list(ids))
-        max_pixels = self.description["config"]["max_pixels"]
-        return {
-            item.image_id: read_pictures(item, masks[item.image_id], self.space, max_pixels)
-            for item in items_of(wanted)
-        }
+        """image id -> its image, mask and label, upright, read again from where the corpus was."""
+        return pictures_of(self, ids)
 
     def overlay(self, image_id: str, of: str = "prediction") -> np.ndarray:
-        """(H, W, 3) uint8: the image with class colours over it, of `prediction` or `truth`, or with its `errors` in red.
+        """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red.
 
         Raises:
             ValueError: the image has no mask, no label where one is asked for, or is gone from the corpus.
@@ -276,24 +250,7 @@ class RunView:
         start-up and pauses included), mean `seconds` of each stage, `miou`, `mean_accuracy`, `pixel_accuracy`, and
         `miou_raw` and `pixel_accuracy_raw` from before the CRF.
         """
-        finished = self.finished()
-        answered = int(self.areas().loc[ALL, "images"])
-        rejects = Counter(self.rejects()["error"].tolist())
-        created = datetime.fromisoformat(self.description["created"])
-        elapsed_s = (datetime.fromisoformat(finished) - created).total_seconds() if finished else 0
-        seconds = self.frame(SECONDS).mean().compute()
-        iou = self.iou().loc[ALL] if self.is_labelled() else None
-        raw = self.iou(raw=True).loc[ALL] if self.has_raw() and iou is not None else None
-        return {
-            "images": answered,
-            "labelled": 0 if iou is None else int(iou["images"]),
-            "rejects": dict(rejects.most_common()),
-            "finished": finished,
-            "images_per_s": (answered + rejects.total()) / elapsed_s if elapsed_s else None,
-            "seconds": {name.removeprefix("seconds_"): float(s) for name, s in seconds.items() if not math.isnan(s)},
-            **{name: None if iou is None else float(iou[name]) for name in ("miou", "mean_accuracy", "pixel_accuracy")},
-            **{f"{name}_raw": None if raw is None else float(raw[name]) for name in ("miou", "pixel_accuracy")},
-        }
+        return summarise(self)
 
     def is_labelled(self) -> bool:
         """Whether at least one image had a label."""

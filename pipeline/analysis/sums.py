@@ -1,6 +1,6 @@
 """Exact sums over the parts of a run: each Dask task streams the columns it needs of some parts, integers come back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,16 +28,28 @@ def over_parts(parts: Sequence[str], ask: Callable[[list[str]], T]) -> list[T]:
     return list(compute(*tasks))
 
 
-def sum_counts(parts: Sequence[str], column: str, cells: int, by: Sequence[str]) -> Sums:
-    """Sums of a count column by group, over the images that have it. Null is a group like any other.
+def sum_counts(
+    parts: Sequence[str], counts: Mapping[str, int], by: Sequence[str] = (), floats: Sequence[str] = ()
+) -> tuple[dict[str, Sums], np.ndarray]:
+    """Sums of count columns by group over the images that have them, in one pass. Null is a group like any other.
 
     Sums stay int64 from the Parquet to the answer: a float64 would lose pixels above 2^53, a float32 above 2^24.
+
+    Args:
+        counts: column -> cells of one row of it.
+        floats: columns of one number, summed over all rows that have it.
+    Returns:
+        column -> sums by group; (2, floats) float64: sums and the rows that had a number.
     """
-    total: Sums = {}
-    for sums in over_parts(parts, lambda uris: _sum_parts(uris, column, cells, by)):
-        for key, values in sums.items():
-            total[key] = total[key] + values if key in total else values
-    return total
+    totals: dict[str, Sums] = {column: {} for column in counts}
+    means = np.zeros((2, len(floats)))
+    for found, numbers in over_parts(parts, lambda uris: _sum_parts(uris, counts, by, floats)):
+        means += numbers
+        for column, sums in found.items():
+            total = totals[column]
+            for key, values in sums.items():
+                total[key] = total[key] + values if key in total else values
+    return totals, means
 
 
 def batches(uris: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -58,22 +70,46 @@ def counted(batch: pa.RecordBatch, column: str, cells: int) -> tuple[pa.RecordBa
     return batch, values.reshape(batch.num_rows, cells)
 
 
-def _sum_parts(uris: list[str], column: str, cells: int, by: Sequence[str]) -> Sums:
-    slots: dict[Key, int] = {}
-    sums = np.zeros((1, 1 + cells), np.int64)
-    for batch in batches(uris, [*by, column]):
-        batch, values = counted(batch, column, cells)
+def _sum_parts(
+    uris: list[str], counts: Mapping[str, int], by: Sequence[str], floats: Sequence[str]
+) -> tuple[dict[str, Sums], np.ndarray]:
+    totals = {column: _Totals(cells) for column, cells in counts.items()}
+    means = np.zeros((2, len(floats)))
+    for batch in batches(uris, [*by, *counts, *floats]):
+        for column, total in totals.items():
+            total.add(batch, column, by)
+        for place, name in enumerate(floats):
+            values = batch.column(name)
+            if values.null_count < len(values):
+                means[:, place] += pc.sum(values).as_py(), len(values) - values.null_count
+    return {column: total.sums() for column, total in totals.items()}, means
+
+
+class _Totals:
+    """Sums of one count column, a row a group; it grows with the groups it meets."""
+
+    def __init__(self, cells: int) -> None:
+        self._slots: dict[Key, int] = {}
+        self._sums = np.zeros((1, 1 + cells), np.int64)
+
+    def add(self, batch: pa.RecordBatch, column: str, by: Sequence[str]) -> None:
+        batch, values = counted(batch, column, self._sums.shape[1] - 1)
         keys, places = _groups(batch, by)
         for key in keys:
-            slots.setdefault(key, len(slots))
-        if len(slots) > len(sums):
-            sums = np.concatenate([sums, np.zeros((2 * len(slots) - len(sums), 1 + cells), np.int64)])
-        add_rows(values, np.array([slots[key] for key in keys], np.int64)[places], sums)
-    return {key: sums[slot] for key, slot in slots.items()}
+            self._slots.setdefault(key, len(self._slots))
+        if (more := len(self._slots) - len(self._sums)) > 0:
+            room = np.zeros((more + len(self._slots), self._sums.shape[1]), np.int64)
+            self._sums = np.concatenate([self._sums, room])
+        add_rows(values, np.array([self._slots[key] for key in keys], np.int64)[places], self._sums)
+
+    def sums(self) -> Sums:
+        return {key: self._sums[slot] for key, slot in self._slots.items()}
 
 
 def _groups(batch: pa.RecordBatch, by: Sequence[str]) -> tuple[list[Key], np.ndarray]:
     """The group keys of a batch, and (rows,) which of them each row has."""
+    if not by:
+        return [()] if batch.num_rows else [], np.zeros(batch.num_rows, np.int64)
     codes, levels = np.zeros(batch.num_rows, np.int64), []
     for name in by:
         column = batch.column(name)
@@ -83,7 +119,7 @@ def _groups(batch: pa.RecordBatch, by: Sequence[str]) -> tuple[list[Key], np.nda
         codes = codes * len(level) + column.indices.fill_null(len(level) - 1).to_numpy(zero_copy_only=False)
         levels.append(level)
     found, places = np.unique(codes, return_inverse=True)
-    keys = zip(*np.unravel_index(found, [len(level) for level in levels]), strict=True) if by else [()] * len(found)
+    keys = zip(*np.unravel_index(found, [len(level) for level in levels]), strict=True)
     return [tuple(level[code] for level, code in zip(levels, key, strict=True)) for key in keys], places
 
 

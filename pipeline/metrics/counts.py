@@ -1,5 +1,7 @@
 """Exact confusion counts: integers that can be summed over any group of images and divided once."""
 
+import threading
+
 import numpy as np
 from numba import njit
 
@@ -8,6 +10,8 @@ from pipeline.labels import IGNORE
 _ONES = np.uint64(0x0101010101010101)  # times a byte: that byte eight times
 _BYTE = np.uint64(0xFF)
 _ZERO, _ONE, _EIGHT = np.uint64(0), np.uint64(1), np.uint64(8)
+
+_tables = threading.local()  # one table of counts a thread: half a megabyte is dearer to clear than an image to count
 
 
 def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:
@@ -33,15 +37,35 @@ def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np
             raise ValueError(
                 f"{name} is {ids.dtype}, ids are uint8 0..{num_classes - 1} and {IGNORE}; convert it first"
             )
-    counts = _count(*_words(label), *_words(mask))
-    if counts[:, num_classes:].any():
-        raise ValueError(f"mask holds id {mask.max()}, the label space has classes 0..{num_classes - 1}")
-    if counts[num_classes:IGNORE].any():
-        found = num_classes + int(counts[num_classes:IGNORE].any(axis=1).argmax())
-        raise ValueError(
-            f"label holds id {found}, the label space has classes 0..{num_classes - 1} and {IGNORE} = ignore"
-        )
-    return counts[:num_classes, :num_classes].copy()
+    table = _table()
+    try:
+        _count(*_words(label), *_words(mask), table)
+        counts = table[:num_classes, :num_classes].copy()
+        if counts.sum() + table[IGNORE, :num_classes].sum() != label.size:  # some pixel was counted elsewhere
+            raise ValueError(_illegal(table, num_classes))
+    except BaseException:
+        table[:] = 0
+        raise
+    table[:num_classes] = 0
+    table[IGNORE] = 0
+    return counts
+
+
+def _table() -> np.ndarray:
+    """(256, 256) int64 zeros, this thread's own; whoever counts in it leaves zeros again."""
+    if not hasattr(_tables, "counts"):
+        _tables.counts = np.zeros((256, 256), np.int64)
+    table: np.ndarray = _tables.counts
+    return table
+
+
+def _illegal(table: np.ndarray, num_classes: int) -> str:
+    """Which id of a full table is outside the label space."""
+    if (masks := table[:, num_classes:].any(axis=0)).any():
+        found = num_classes + int(np.flatnonzero(masks).max())
+        return f"mask holds id {found}, the label space has classes 0..{num_classes - 1}"
+    found = num_classes + int(table[num_classes:IGNORE].any(axis=1).argmax())
+    return f"label holds id {found}, the label space has classes 0..{num_classes - 1} and {IGNORE} = ignore"
 
 
 def _words(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +77,11 @@ def _words(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(nogil=True, cache=True)
-def _count(label: np.ndarray, label_rest: np.ndarray, mask: np.ndarray, mask_rest: np.ndarray) -> np.ndarray:
-    """(256, 256) int64: row = truth, column = prediction; illegal ids are counted like any other, for the message."""
-    counts = np.zeros(256 * 256, np.int64)
+def _count(
+    label: np.ndarray, label_rest: np.ndarray, mask: np.ndarray, mask_rest: np.ndarray, table: np.ndarray
+) -> None:
+    """Add to a (256, 256) int64 table: row = truth, column = prediction; illegal ids count like any other, for the message."""
+    counts = table.reshape(-1)
     # Places are unsigned: a signed index would be checked for being negative, which keeps the compiler from SIMD.
     place, size = _ZERO, np.uint64(label.size)
     while place < size:
@@ -82,4 +108,3 @@ def _count(label: np.ndarray, label_rest: np.ndarray, mask: np.ndarray, mask_res
             found >>= _EIGHT
     for pixel in range(label_rest.size):
         counts[np.int64(label_rest[pixel]) * 256 + mask_rest[pixel]] += 1
-    return counts.reshape(256, 256)

@@ -1,6 +1,7 @@
 """Questions over a run of a million rows: seconds, peak memory, and the same group-by in DuckDB and Polars.
 
 python -m tests.bench.queries [rows] [parts]    two minutes on 2 cores; writes about 600 MB below a temporary folder
+python -m tests.bench.queries 32000 2000        the same for many small parts, where the cost is that of opening them
 
 Counts are drawn (street-like: a third of the 361 cells), masks are empty: no question here reads one. Eight drawn parts are
 written under all the names, so image ids repeat. Each question runs in a process of its own.
@@ -34,6 +35,7 @@ QUESTIONS = {
     "iou by city": lambda run: run.iou(by=["city"]),
     "iou by city and sequence": lambda run: run.iou(by=["city", "sequence"]),
     "worst 20 by class:person": lambda run: run.worst(20, by="class:person"),
+    "summary": lambda run: run.summary(),
     "intervals (1000 draws)": lambda run: run.intervals(),
     "duckdb: mIoU by city": lambda run: duckdb.sql(snippets(run.uri, "city", SPACE.classes)["DuckDB"]).fetchall(),
     "polars: mIoU by city": lambda run: exec(snippets(run.uri, "city", SPACE.classes)["Polars"], {}),

@@ -1,0 +1,120 @@
+"""What people read while a run goes on, at its end, and before it starts."""
+
+import io
+import re
+import time
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from pipeline import console, storage
+from pipeline.config import SegmentConfig, parse
+from pipeline.dry_run import rehearse
+from pipeline.run import SECONDS
+from pipeline.segment import Progress, Segmented, segment
+from tests.cluster_configs import segment_values
+from tests.small_run import Drawn, make_run
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What the console prints, as a pipe would get it."""
+    file = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=file, width=200, highlight=False, markup=False))
+    return lambda: file.getvalue().splitlines()
+
+
+def shard(images, rejects=(), **seconds):
+    spent = dict.fromkeys(SECONDS, 0.0) | {f"seconds_{name}": value for name, value in seconds.items()}
+    return {"images": images, "rejects": list(rejects), "seconds": 10.0, **spent}
+
+
+def test_a_pipe_gets_the_first_news_at_once_then_a_line_now_and_then_and_the_last(printed, monkeypatch):
+    monkeypatch.setattr(console, "PLAIN_EVERY_S", 0.2)
+    progress = Progress(images=12, done=4)
+    with console.segmenting("segmenting") as show:
+        show(progress)
+        progress.add(shard(4, ["truncated"], decode=1, forward=6, encode=1))
+        show(progress)
+        deadline = time.monotonic() + 60
+        while len(printed()) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        progress.add(shard(4, ["truncated", "empty"], decode=1, forward=6, encode=1))
+        show(progress)
+    lines = printed()
+    assert lines[:2] == ["segmenting: starting", "segmenting: 4/12 images · 0.0 images/s · ETA – · no rejects"]
+    assert len(lines) >= 5
+    assert lines[2] == lines[3]  # nothing new, and still a line
+    assert re.fullmatch(
+        r"segmenting: 12/12 images · [\d.]+ images/s · ETA 0:00 · 3 rejects \(2 truncated, 1 empty\) · "
+        r"decode 12 %, forward 75 %, encode 12 %",
+        lines[-1],
+    )
+
+
+def test_the_card_at_the_end_says_what_is_there_how_fast_and_where_to_look(printed):
+    progress = Progress(images=12, done=4)
+    progress.add(shard(8, ["empty"], decode=1, forward=3))
+    done = Segmented("runs/x", 11, {"empty": 1}, answered_now=8, images_per_s=2.5)
+    console.print_segmented(console.console, done, progress)
+    assert printed() == [
+        "  run         runs/x",
+        "  images      12: 11 masks, 1 rejects (1 empty)",
+        "  this start  8 images at 2.50 images/s",
+        "  stages      decode 25 %, forward 75 %",
+        "  next        maskmill evaluate runs/x",
+        "              maskmill report runs/x",
+        "              maskmill retry-rejects runs/x, once the images are mended",
+    ]
+    console.print_segmented(console.console, Segmented("runs/x", 12, {}, 0, 0.0), None)
+    assert "  this start  nothing was left to do" in printed()[7:]
+
+
+def config(scenes, checkpoint, output, **changes):
+    values = segment_values("s3://bucket") | {
+        "corpus": {"images": scenes[0], "labels": scenes[1], "layout": "cityscapes"},
+        "checkpoint": checkpoint, "output": output, "predict": {}, "images_per_shard": 4,
+    }  # fmt: skip
+    return parse(SegmentConfig, values | changes, where="test")
+
+
+def test_a_dry_run_plans_and_estimates_and_writes_nothing(printed, scenes, tiny_checkpoint, tmp_path):
+    cfg = config(scenes, tiny_checkpoint, str(tmp_path / "run"))
+    found = rehearse(cfg)
+    assert (found.images, found.labelled, found.shards, found.splits) == (6, 6, 2, {"val": 6})
+    assert found.done is None
+    assert found.sample.images == 4
+    assert found.sample.rejects == Counter()
+    assert found.sample.seconds["seconds_forward"] > 0
+    assert found.sample.memory_bytes > 100e6  # torch alone is more
+    assert found.sizing.hours * 3600 > 6 / (2 * found.images_per_s)
+    console.print_dry_run(console.console, found, cfg.actors)
+    lines = printed()
+    assert lines[0].startswith("plan: 6 images (val 6), 6 with a label, ")
+    assert lines[-1] == "nothing was written"
+    assert [line.split(":")[0] for line in lines[1:5]] == ["output", "memory", "sample", "time"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_takes_another_runs_rates(scenes, tiny_checkpoint, tmp_path):
+    like = make_run(str(tmp_path / "like"), [Drawn("a", "01"), Drawn("b", "11")])
+    found = rehearse(config(scenes, tiny_checkpoint, str(tmp_path / "run")), like)
+    assert found.sample is None
+    assert found.images_per_s == pytest.approx(0.9 / 0.5)  # forward takes half a second there
+    assert not storage.exists(str(tmp_path / "run"))
+
+
+def test_a_dry_run_of_a_begun_run_tells_what_is_left_and_refuses_other_settings(
+    ray_session, scenes, tiny_checkpoint, tmp_path
+):
+    cfg = config(scenes, tiny_checkpoint, str(tmp_path / "run"), actors=1)
+    segment(cfg)
+    (part, _) = sorted(storage.list_files(f"{cfg.output}/masks"), key=lambda file: file.path)
+    storage.delete(part.uri)
+    before = {file.uri: file.bytes for file in storage.list_files(cfg.output)}
+    found = rehearse(cfg)
+    assert (found.images, found.done, found.pending_shards, found.sizing.images) == (6, 2, 1, 4)
+    with pytest.raises(ValueError, match=r"images_per_shard: 4, now 2.*choose another output"):
+        rehearse(config(scenes, tiny_checkpoint, cfg.output, images_per_shard=2))
+    assert {file.uri: file.bytes for file in storage.list_files(cfg.output)} == before
