@@ -5,12 +5,11 @@ python -m tests.bench.counts [rounds]    half a minute on 2 cores; torchmetrics 
 
 import ctypes
 import importlib.util
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from pipeline.corpus.street import draw_scene
 from pipeline.labels import IGNORE, space
 from pipeline.metrics.counts import count_confusion
+from tests.bench.turns import compare
 
 HEIGHT, WIDTH, CLASSES = 1024, 2048, 19
 # The loop of cityscapesScripts' addToConfusionMatrix_impl.c, which its wheel leaves out; on train ids, ignore in row 255.
@@ -89,23 +89,11 @@ def main(rounds: int) -> None:
     if importlib.util.find_spec("torchmetrics"):
         programs |= {"torchmetrics, unvalidated": metrics(False), "torchmetrics, its default": metrics(True)}
     for picture, (label, mask) in pictures().items():
-        times: dict[str, list[float]] = {name: [] for name in programs}
         expected = numpy_masked(label, mask)
         for name, count in programs.items():
             assert (count(label, mask) == expected).all(), name
-        for _ in range(rounds):
-            for name, count in programs.items():
-                started = time.perf_counter()
-                count(label, mask)
-                times[name].append(1000 * (time.perf_counter() - started))
-        print(
-            f"{picture}, {HEIGHT}x{WIDTH}x{CLASSES}, {rounds} rounds: median and least ms, each with its ratio to maskmill's"
-        )
-        for name, values in times.items():
-            numbers = [
-                (summary(values), summary(values) / summary(times["maskmill"])) for summary in (statistics.median, min)
-            ]
-            print(f"  {name:<34}" + "".join(f"{ms:9.2f}{ratio:8.1f}" for ms, ratio in numbers))
+        ways = {name: partial(count, label, mask) for name, count in programs.items()}
+        compare(f"confusion counts, {picture}, {HEIGHT}x{WIDTH}x{CLASSES}", ways, rounds)
 
 
 if __name__ == "__main__":

