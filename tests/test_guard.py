@@ -28,16 +28,16 @@ MASK_BYTES, ROWS = 100_000, 40  # of the run whose masks nobody should read
 # not there marks where a step begins.
 STEPS = """
 import json, sys
-import ray
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.config import SegmentConfig, parse
 from pipeline.run import verify
 from pipeline.segment import segment
+from tests.local_ray import start_ray
 def step(name, work):
     storage.exists(f"s3://maskmill/guard-step/{name}")
     work()
-ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+start_ray(num_cpus=2, object_store_bytes=100_000_000)
 configs, heavy = json.loads(sys.argv[1])
 for name, values in configs.items():
     cfg = parse(SegmentConfig, values, where=name)

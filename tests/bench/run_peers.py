@@ -11,6 +11,8 @@ import torch
 import torchvision
 from PIL import Image
 
+from tests.local_ray import start_ray
+
 Chunk = dict[str, Any]  # as tests.bench.run_sides.prepare makes it
 CLASSES = 19
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -64,10 +66,9 @@ def stock(chunk: Chunk) -> tuple[int, float]:
 
 
 def ray_data(chunk: Chunk) -> tuple[int, float]:
-    import ray
     import ray.data
 
-    ray.init("local", num_cpus=chunk["cores"], include_dashboard=False, log_to_driver=False)
+    start_ray(chunk["cores"])
     images = ray.data.read_images(f"{chunk['store']}/{chunk['name']}/", include_paths=True, mode="RGB")
     masks = images.map_batches(
         Stock, fn_constructor_args=(chunk,), batch_size=2, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=1)

@@ -12,7 +12,6 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 from PIL import Image
 
@@ -26,6 +25,7 @@ from pipeline.predict import Predictor
 from pipeline.segment import segment
 from pipeline.shard import ShardSegmenter
 from tests.bench.run_peers import CLASSES, Chunk, empty_network, normalised, ray_data, stock
+from tests.local_ray import start_ray
 
 HEIGHT, WIDTH, MAX_PIXELS = 1024, 2048, 50_000_000
 
@@ -82,7 +82,7 @@ def config(chunk: Chunk, images: str) -> SegmentConfig:
 
 
 def maskmill(chunk: Chunk) -> tuple[int, float]:
-    ray.init("local", num_cpus=chunk["cores"], include_dashboard=False, log_to_driver=False)
+    start_ray(chunk["cores"])
     done = segment(config(chunk, f"{chunk['store']}/{chunk['name']}.zip"))
     return done.rows, done.answered_now / done.images_per_s
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipeline import labels
 from pipeline.config import SegmentConfig
-from pipeline.corpus import Item, Place, items_of, plan_shards
+from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.masks import encode_mask
 from pipeline.run import REJECT_SCHEMA, Run, mask_schema, verify
 from tests.bench.turns import show
@@ -63,9 +63,8 @@ def write_run(folder: str, count: int) -> None:
     run = Run.open_or_create(
         cfg.output, {}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(items(count), SHARD)
     )
-    for shard, start in enumerate(range(0, count, SHARD)):
-        here = items_of(run.plan.slice(start, SHARD))
-        rows = [{**row, "image_id": item.image_id, "city": item.city} for item in here]
+    for shard in run.pending():
+        rows = [{**row, "image_id": item.image_id, "city": item.city} for item in run.shard_items(shard)]
         run.commit(shard, pa.Table.from_pylist(rows, schema=schema), pa.Table.from_pylist([], schema=REJECT_SCHEMA))
     run.finish(max_reject_rate=0)
 
@@ -89,15 +88,15 @@ def evaluate(folder: str, count: int) -> None:
 
 def segment_scenes(folder: str, count: int) -> float:
     """Seconds after start-up."""
-    import ray
     import torch
 
     from pipeline import checkpoint, models
     from pipeline.config import parse_model
     from pipeline.corpus.scenes import write_corpus
     from pipeline.segment import segment
+    from tests.local_ray import start_ray
 
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_ray(num_cpus=2)
     torch.manual_seed(0)
     network = parse_model({"name": "lraspp"}, where="bench")
     space = labels.space("cityscapes19")
