@@ -1,11 +1,13 @@
-"""From coarse logits to a stored mask at 1024x2048x19, one thread: ours beside torch and Pillow, interleaved.
+"""From coarse logits to a stored mask and back at 1024x2048x19, one thread: ours beside torch, Pillow, zstd and COCO RLE.
 
-python -m tests.bench.masks    seconds
+python -m tests.bench.masks [rounds]    half a minute; pip install 'maskmill[bench]' for all the rows
 """
 
+import importlib.util
 import io
-import time
+import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,10 +16,12 @@ from PIL import Image
 
 from pipeline.corpus.street import draw_scene
 from pipeline.imaging.enlarge import enlarge_argmax
-from pipeline.imaging.masks import encode_mask
+from pipeline.imaging.masks import decode_mask, encode_mask
 from pipeline.labels import space
+from tests.bench.turns import compare
 
-HEIGHT, WIDTH, CLASSES, STRIDE, REPEATS = 1024, 2048, 19, 8, 15
+HEIGHT, WIDTH, CLASSES, STRIDE = 1024, 2048, 19, 8
+Codec = tuple[Callable[[np.ndarray], object], Callable[[object], np.ndarray], Callable[[object], int]]
 
 
 def scene_scores() -> torch.Tensor:
@@ -30,26 +34,49 @@ def scene_scores() -> torch.Tensor:
     return (8 * small + 0.5 * noise).contiguous(memory_format=torch.channels_last)
 
 
-def medians(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each way, all run in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()
-    for _ in range(REPEATS):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
-
-
 def pillow(mask: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(mask).save(file, format="PNG")
     return file.getvalue()
 
 
-def main() -> None:
+def rle_codec() -> Codec:
+    """COCO's run lengths, one string a class: how annotation tools keep masks."""
+    from pycocotools import mask as coco
+
+    def encode(mask: np.ndarray) -> object:
+        return coco.encode(np.asfortranarray(mask[..., None] == np.arange(CLASSES, dtype=np.uint8), dtype=np.uint8))
+
+    def decode(runs: object) -> np.ndarray:
+        return coco.decode(runs).argmax(-1).astype(np.uint8)
+
+    return encode, decode, lambda runs: sum(len(one["counts"]) for one in runs)
+
+
+def zstd_codec() -> Codec:
+    import zstandard
+
+    packer, unpacker = zstandard.ZstdCompressor(3), zstandard.ZstdDecompressor()
+    return (
+        lambda mask: packer.compress(mask),
+        lambda data: np.frombuffer(unpacker.decompress(data), np.uint8).reshape(HEIGHT, WIDTH),
+        len,
+    )
+
+
+def codecs() -> dict[str, Codec]:
+    found: dict[str, Codec] = {
+        "maskmill (PNG)": (encode_mask, decode_mask, len),
+        "Pillow (PNG)": (pillow, lambda data: np.asarray(Image.open(io.BytesIO(data))), len),
+    }
+    if importlib.util.find_spec("zstandard"):
+        found["raw + zstd"] = zstd_codec()
+    if importlib.util.find_spec("pycocotools"):
+        found["COCO RLE"] = rle_codec()
+    return found
+
+
+def main(rounds: int) -> None:
     torch.set_num_threads(1)
     scores = scene_scores()
 
@@ -61,16 +88,21 @@ def main() -> None:
         return enlarge_argmax(scores[0].numpy(), (HEIGHT, WIDTH), (HEIGHT, WIDTH))
 
     mask = ours()
-    same = float((mask == stock()).mean())
-    enlarge = medians({"interpolate + argmax (torch)": stock, "enlarge_argmax": ours})
-    png = medians({"PNG (Pillow)": lambda: pillow(mask), "PNG (encode_mask)": lambda: encode_mask(mask)})
-    for title, found, note in (
-        ("enlargement", enlarge, f"{100 * same:.4f} % of the labels equal"),
-        ("mask to bytes", png, f"{len(pillow(mask))} and {len(encode_mask(mask))} bytes"),
-    ):
-        (stock_name, slow), (our_name, fast) = found.items()
-        print(f"{title}: {stock_name} {1e3 * slow:.2f} ms, {our_name} {1e3 * fast:.2f} ms: {slow / fast:.1f}x; {note}")
+    same = f"{100 * float((mask == stock()).mean()):.4f} % of the labels equal"
+    compare(
+        f"coarse logits to labels, {HEIGHT}x{WIDTH}x{CLASSES}, stride {STRIDE}, one thread",
+        {"maskmill": ours, "torch: interpolate + argmax": stock}, rounds, notes={"maskmill": same},
+    )  # fmt: skip
+    found = codecs()
+    stored = {name: encode(mask) for name, (encode, _, _) in found.items()}
+    for name, (_, decode, _) in found.items():
+        assert (decode(stored[name]) == mask).all(), name
+    sizes = {name: f"{size(stored[name])} bytes" for name, (_, _, size) in found.items()}
+    ways = {name: partial(encode, mask) for name, (encode, _, _) in found.items()}
+    compare(f"mask to bytes, {HEIGHT}x{WIDTH}", ways, rounds, notes=sizes)
+    back = {name: partial(decode, stored[name]) for name, (_, decode, _) in found.items()}
+    compare(f"bytes to mask, {HEIGHT}x{WIDTH}", back, rounds)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)

@@ -1,0 +1,51 @@
+"""Every table of the book, one after the other. `python -m tests.bench [TABLE ...]`: at most half an hour on 2 quiet cores.
+
+A table that passes its budget or breaks is said at the end, and the others go on. Nothing is written into the tree.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+# Table -> (arguments, minutes it may take).
+BOOK: dict[str, tuple[list[str], float]] = {
+    "counts": (["10"], 1),
+    "decode": ([], 1),
+    "masks": ([], 1),
+    "readers": ([], 2),
+    "windows": (["3"], 2),
+    "loader": ([], 2),
+    "crf": (["1024x2048x19", "--repeats", "2"], 3),
+    "queries": (["200000", "50"], 2),
+    "scaling": ([], 4),
+    "nodes": ([], 4),
+    "run": (["--chunks", "2", "--images", "100", "--peers", "16"], 10),
+    "gpu": (["--tiny"], 1),
+}
+
+
+def main(names: list[str]) -> int:
+    began, minutes, failed = time.monotonic(), {}, []
+    for name in names or BOOK:
+        arguments, budget = BOOK[name]
+        print(f"\n## {name}", flush=True)
+        started = time.monotonic()
+        # A session of its own, so that what a table started (a store, Ray) can be ended with it.
+        table = subprocess.Popen([sys.executable, "-m", f"tests.bench.{name}", *arguments], start_new_session=True)
+        try:
+            if code := table.wait(60 * budget):
+                failed.append(f"{name}: exit code {code}")
+        except subprocess.TimeoutExpired:
+            failed.append(f"{name}: not done in its {budget:g} minutes")
+            os.killpg(table.pid, signal.SIGKILL)
+            table.wait()
+        minutes[name] = (time.monotonic() - started) / 60
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes: " + ", ".join(f"{k} {v:.1f}" for k, v in minutes.items()))
+    print("\n".join(failed))
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""One actor's segmenter on one device, without Ray, beside its predictor alone: a part of `tests.bench.gpu`."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+CLASSES = 19
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def timed(work: Callable[[], object], rounds: int) -> float:
+    """Median seconds, the device's queue empty before and after."""
+    seconds = []
+    for turn in range(rounds + 2):  # two for kernels to be chosen and compiled
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        if turn >= 2:
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def end_to_end(height: int, width: int, batch: int, images: int) -> Iterator[list[str]]:
+    """PNGs of a local zip through one actor's segmenter, beside its network alone on a picture that is there already."""
+    from pipeline import checkpoint, labels, models
+    from pipeline.config import SegmentConfig, parse_model
+    from pipeline.corpus import list_items, read
+    from pipeline.corpus.scenes import write_corpus
+    from pipeline.imaging.decode import decode_image
+    from pipeline.shard import ShardSegmenter
+
+    with tempfile.TemporaryDirectory() as folder:
+        network, space = parse_model({"name": "lraspp"}, where="bench"), labels.space("cityscapes19")
+        checkpoint.save(f"{folder}/model", models.build(network, CLASSES), network, space, {})
+        uris = write_corpus(folder, {"val": images}, height, width, seed=1)
+        cfg = SegmentConfig.model_validate({
+            "corpus": {"images": uris[0], "layout": "cityscapes"}, "checkpoint": f"{folder}/model", "output": folder,
+            "predict": {"precision": "bf16"}, "batch_size": batch, "max_reject_rate": 0, "actors": 1, "cpus_per_actor":
+            torch.get_num_threads(), "gpus_per_actor": 1 if DEVICE.type == "cuda" else 0,
+        })  # fmt: skip
+        segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
+        items = list_items(cfg.corpus, None)
+        picture = decode_image(read(items[0].image), cfg.max_pixels)
+        alone = timed(lambda: segmenter.predictor.masks([picture] * batch), 5) / batch
+        segmenter.answer(items[:batch])
+        started = time.perf_counter()
+        assert segmenter.answer(items)[0].num_rows == images
+        seconds = (time.perf_counter() - started) / images
+    yield ["predictor alone, picture in memory", f"{1 / alone:.1f}", ""]
+    yield ["segmenter: read, decode, predict, encode", f"{1 / seconds:.1f}", f"{100 * alone / seconds:.0f} %"]

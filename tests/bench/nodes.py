@@ -1,0 +1,88 @@
+"""Images a second against actors and nodes, where an image's forward takes a fixed time: what the cluster itself costs.
+
+python -m tests.bench.nodes [nodes ...]    three minutes on 2 cores
+
+A forward that sleeps stands for a device, so that four nodes fit on one machine; reading, decoding, encoding and committing
+are real. Each point is a process of its own that starts so many Ray nodes, the actors spread over them.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+
+from pipeline import checkpoint, labels, models
+from pipeline.config import SegmentConfig, parse_model
+from pipeline.corpus.scenes import write_corpus
+from pipeline.segment import segment
+from tests.bench.turns import show
+
+SERVICE_S, IMAGES, SHARD = 0.25, 96, 8
+NETWORK = parse_model({"name": "lraspp"}, where="bench")
+POINTS = ((1, 1), (1, 2), (2, 2), (4, 4))  # nodes, actors
+
+
+def served(model: models.Network, x: torch.Tensor) -> torch.Tensor:
+    """Coarse logits of a network whose time is fixed."""
+    time.sleep(SERVICE_S * len(x))
+    return torch.zeros(len(x), 19, -(-x.shape[-2] // 8), -(-x.shape[-1] // 8))
+
+
+def serve() -> None:
+    """Run in every worker as it starts."""
+    type(models.build(NETWORK, 19)).coarse = served  # type: ignore[method-assign]
+
+
+def measure(nodes: int, actors: int) -> None:
+    """One point, in this process: prints images/s after start-up."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": actors // nodes})
+    for _ in range(nodes - 1):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"worker_process_setup_hook": serve})
+    space = labels.space("cityscapes19")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(f"{folder}/model", models.build(NETWORK, 19), NETWORK, space, {})
+        images, truths = write_corpus(folder, {"val": IMAGES}, 64, 128, seed=1)
+        cfg = SegmentConfig.model_validate({
+            "corpus": {"images": images, "labels": truths, "layout": "cityscapes"}, "checkpoint": f"{folder}/model",
+            "output": f"{folder}/run", "max_reject_rate": 0, "actors": actors, "cpus_per_actor": 1,
+            "images_per_shard": SHARD,
+        })  # fmt: skip
+        done = segment(cfg)
+    ray.shutdown()
+    cluster.shutdown()
+    print(json.dumps(done.images_per_s))
+
+
+def main(largest: int) -> None:
+    rates: dict[tuple[int, int], float] = {}
+    for nodes, actors in POINTS:
+        if nodes <= largest:
+            command = [sys.executable, "-m", "tests.bench.nodes", "point", str(nodes), str(actors)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rates[nodes, actors] = json.loads(done.stdout.splitlines()[-1])
+    ideal = 1 / SERVICE_S
+    rows = [
+        [nodes, actors, f"{rate:.2f}", f"{rate / (actors * ideal):.2f}", f"{rate / (actors * rates[1, 1]):.2f}"]
+        for (nodes, actors), rate in rates.items()
+    ]
+    across = [(actors, rate) for (nodes, actors), rate in rates.items() if nodes == actors]
+    slope = np.polyfit(*np.log(across).T, 1)[0] if len(across) > 1 else float("nan")
+    show(
+        f"{IMAGES} images of {SERVICE_S} s in shards of {SHARD}: images/s grow as nodes to the power of {slope:.2f}",
+        ["nodes", "actors", "images/s", "of the ideal", "of one actor's, times actors"], rows,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["point"]:
+        measure(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)

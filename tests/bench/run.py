@@ -1,0 +1,79 @@
+"""End to end: images/s of `segment` over PNGs of 1024x2048 in zips on S3, beside loops that people would write.
+
+python -m tests.bench.run [--chunks 3] [--images 72] [--peers 24] [--cores 2]    about a quarter of an hour on 2 cores
+
+The corpus comes in chunks, and each side answers a chunk in a process of its own before the next chunk begins, so that a busy
+machine slows all sides alike. Rates are after start-up: from the first image's reading to the committed end. The bare loops
+have the same reader, decoder, network and encoder and read the zip from the local disk: what they lack is Ray, the ledger and
+the store.
+The peers (torchvision's network with the same weights, Pillow) answer the first `--peers` images of each chunk.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.run_sides import SIDES, prepare
+from tests.bench.store import s3_store
+from tests.bench.turns import show
+
+BARS = {  # side: what maskmill's rate divided by the side's must reach
+    "bare loop": 0.90,
+    "bare loop, threads": 0.90,
+    "torchvision loop": 1.0,
+    "plain Ray Data": 1.5,
+}
+
+
+def answer(side: str, chunk: dict[str, object]) -> tuple[float, float]:
+    """(images/s after start-up, seconds of start-up) of one side over one chunk, in a process of its own."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "tests.bench.run_sides", side, json.dumps(chunk)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{side}: {done.stderr[-3000:]}")
+    images, seconds = json.loads(done.stdout.splitlines()[-1])
+    return images / seconds, time.monotonic() - started - seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chunks", type=int, default=3)
+    parser.add_argument("--images", type=int, default=72, help="of a chunk")
+    parser.add_argument("--peers", type=int, default=24, help="of a chunk that the peers answer")
+    parser.add_argument("--cores", type=int, default=2, help="all sides are held to")
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
+    args = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    with tempfile.TemporaryDirectory() as folder, s3_store(Path(folder)) as store:
+        chunks = prepare(Path(folder), store, args.chunks, args.images, args.peers, args.cores)
+        rates: dict[str, list[float]] = {side: [] for side in args.sides}
+        starts: dict[str, list[float]] = {side: [] for side in args.sides}
+        for number, chunk in enumerate(chunks):
+            for side in args.sides if number % 2 == 0 else reversed(args.sides):
+                rate, start = answer(side, chunk)
+                rates[side].append(rate)
+                starts[side].append(start)
+                print(f"chunk {number}, {side}: {rate:.3f} images/s, start-up {start:.1f} s", flush=True)
+    ours = rates["maskmill segment"]
+    rows = []
+    for side, found in rates.items():
+        ratios = [one / other for one, other in zip(ours, found, strict=True)]
+        bar = BARS.get(side)
+        rows.append([side, f"{statistics.median(found):.3f}", f"{statistics.median(ratios):.2f}",
+                     f"{min(ratios):.2f}-{max(ratios):.2f}", bar or "", f"{statistics.median(starts[side]):.1f}"])  # fmt: skip
+    show(
+        f"LRASPP-MobileNetV3, {args.chunks} x {args.images} PNGs of 1024x2048, {args.cores} cores",
+        ["side", "images/s", "maskmill's rate / its", "over the chunks", "bar", "start-up s"],
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
