@@ -270,6 +270,24 @@ def verify(run: RunUri) -> None:
 
 
 @app.command()
+def compact(
+    run: RunUri,
+    out: Annotated[
+        str | None, typer.Option("--out", help="Where the copy goes; absent = beside it, with -compact.")
+    ] = None,
+) -> None:
+    """Write a finished run again with few parts of about 256 MB, as a run of its own; the first one stays as it is."""
+    from pipeline import storage
+    from pipeline.console import console
+    from pipeline.run import compact as write
+
+    uri = storage.absolute(run)
+    copy = storage.absolute(out) if out else f"{uri}-compact"
+    done = write(uri, copy)
+    console.print(f"{done.rows} masks, {done.rejects} rejects: {copy}", soft_wrap=True)
+
+
+@app.command()
 def report(
     run: RunUri,
     beside: Annotated[str | None, typer.Option(help="A second run, shown beside this one.")] = None,
