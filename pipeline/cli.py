@@ -207,6 +207,24 @@ def verify(run: RunUri) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def compact(
+    run: RunUri,
+    out: Annotated[
+        str | None, typer.Option("--out", help="Where the copy goes; absent = beside it, with -compact.")
+    ] = None,
+) -> None:
+    """Write a finished run again with few parts of about 256 MB, as a run of its own; the first one stays as it is."""
+    from pipeline import storage
+    from pipeline.console import console
+    from pipeline.run import compact as write
+
+    uri = storage.absolute(run)
+    copy = storage.absolute(out) if out else f"{uri}-compact"
+    done = write(uri, copy)
+    console.print(f"{done.rows} masks, {done.rejects} rejects: {copy}", soft_wrap=True)
+
+
 for command in (
     cli_analysis.evaluate, cli_analysis.compare, cli_analysis.report, cli_analysis.export,
     cli_models.models, cli_models.import_weights, cli_models.export_model,

@@ -1,6 +1,6 @@
 """The output contract: rows, the ledger of a run, one writer at a time, and the proof that nothing is lost."""
 
-from pipeline.run.compact import compact
+from pipeline.run.compaction import compact
 from pipeline.run.identity import describe
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Run

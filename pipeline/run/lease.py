@@ -52,7 +52,7 @@ class Lease:
                     f"{EXPIRES_S + SKEW_S:.0f} s after its last sign of life"
                 )
             self._number = newest + 1
-            if not storage.create(_uri(self._run_uri, self._number), self._content(EXPIRES_S)):
+            if not storage.create(_uri(self._run_uri, self._number), self._content(time.time() + EXPIRES_S)):
                 continue  # another was first
             if not self.lost():
                 break
@@ -69,7 +69,7 @@ class Lease:
         self._renewal.join()
         with contextlib.suppress(OSError):  # of the store; it expires by itself
             if not self.lost():
-                storage.put(_uri(self._run_uri, self._number), self._content(expires_s=-SKEW_S))
+                storage.put(_uri(self._run_uri, self._number), self._content(expires=0.0))
 
     def lost(self) -> bool:
         """Whether another writer has taken the run over."""
@@ -94,12 +94,12 @@ class Lease:
             with contextlib.suppress(OSError):  # the next renewal may reach the store again
                 if self.lost():
                     return
-                storage.put(_uri(self._run_uri, self._number), self._content(EXPIRES_S))
+                storage.put(_uri(self._run_uri, self._number), self._content(time.time() + EXPIRES_S))
 
-    def _content(self, expires_s: float) -> bytes:
+    def _content(self, expires: float) -> bytes:
         holder = {
             "token": self._token, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(),
-            "expires": time.time() + expires_s,
+            "expires": expires,
         }  # fmt: skip
         return json.dumps(holder).encode()
 

@@ -28,10 +28,13 @@ class Finished:
 
 
 def finished(run_uri: str) -> Finished | None:
-    """What `_SUCCESS.json` says; None for a run that is not finished."""
+    """What `_SUCCESS.json` says; None for a run that is not finished, or that has lost a part since."""
     try:
         success = json.loads(storage.read(storage.join(run_uri, "_SUCCESS.json")))
     except FileNotFoundError:
+        return None
+    there = {part.name for kind in ("masks", "rejects") for part in scan_parts(run_uri, kind)}
+    if success["parts"].keys() - there:
         return None
     return Finished(success["rows"], success["rejects"], success["rejects_by_reason"])
 

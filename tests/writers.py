@@ -1,0 +1,83 @@
+"""Writers of a run that take turns: each works in a thread of its own and stops before every step on the store, until it is
+told to go on, to die there, or to do the step twice, as a client does whose reply was lost."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from pipeline import storage
+from tests.crash_points import Killed
+
+_STEPS = ("put", "create", "delete", "scan", "exists")
+
+
+class Writer(threading.Thread):
+    """One process that runs a command; `step` lets it do one step."""
+
+    def __init__(self, name: str, command: Callable[[], object]) -> None:
+        super().__init__(name=name, daemon=True)
+        self.command, self.outcome = command, None
+        self.waits_at = "start"
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._dies = self._repeats = False
+        self._looked_at_lease = False
+        self.start()
+
+    def step(self, repeats: bool = False) -> None:
+        """Let it work until it stands before its next step, or has ended."""
+        self._repeats = repeats
+        self._go.release()
+        assert self._stopped.acquire(timeout=60)
+
+    def kill(self) -> None:
+        self._dies = True
+        while self.outcome is None:
+            self.step()
+        self.join()
+
+    def run(self) -> None:
+        self._go.acquire()
+        try:
+            self._die_if_told()
+            self.outcome = ("done", self.command())
+        except Killed:
+            self.outcome = ("killed", None)
+        except BaseException as error:
+            self.outcome = ("refused" if isinstance(error, ValueError) else "failed", error)
+        finally:
+            self._stopped.release()
+
+    def before(self, step: str, uri: str) -> int:
+        """Stand before a step; how often it is to be done.
+
+        A look at the lease and the step that follows it are one: pipeline/run/ledger.py says what may happen in between.
+        """
+        guarded, self._looked_at_lease = self._looked_at_lease, step == "scan" and uri.endswith("/_lease")
+        if not guarded or step not in ("put", "delete"):
+            self.waits_at = f"{step} {uri}"
+            self._stopped.release()
+            self._go.acquire()
+        self._die_if_told()
+        return 2 if self._repeats and step in ("put", "create", "delete") else 1
+
+    def _die_if_told(self) -> None:
+        if self._dies:
+            raise Killed
+
+
+def take_turns(patch: pytest.MonkeyPatch) -> None:
+    """Make the writers' steps on the store wait for their turn; other threads go on as ever."""
+    for name in _STEPS:
+        patch.setattr(storage, name, _in_turn(name, getattr(storage, name)))
+
+
+def _in_turn(step: str, real: Callable) -> Callable:
+    def call(uri, *rest):
+        writer = threading.current_thread()
+        times = writer.before(step, uri) if isinstance(writer, Writer) else 1
+        for _ in range(times):
+            answer = real(uri, *rest)
+        return iter(list(answer)) if step == "scan" else answer
+
+    return call
