@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import s3fs
 
+_PORTS = range(21300, 22300)
 KEY, SECRET = "maskmill-test", "maskmill-test-secret"
 
 
@@ -81,7 +83,8 @@ def program() -> str | None:
 def _free_ports(count: int) -> list[int]:
     """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
     found: list[int] = []
-    for port in range(21300, 22300):
+    first = secrets.randbelow(len(_PORTS))  # so that two servers that start at once do not choose the same
+    for port in (*_PORTS[first:], *_PORTS[:first]):
         if len(found) == count:
             break
         with socket.socket() as one, socket.socket() as twin:

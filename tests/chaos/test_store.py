@@ -38,7 +38,7 @@ def test_a_run_outlives_what_a_store_does_in_passing(drivers, world, unbroken, k
         return bool(ours) and asked.method in methods and chance.random() < share and (asked.first or not honest)
 
     with world.proxy.fault(fault, where) as struck:
-        answer = drivers.get().run(world.config(output))
+        answer = drivers.get().run(world.config(output, actors=1))
     assert len(struck) >= 3
     assert answer.get("rows") == answer.get("answered_now") == IMAGES, answer
     prove(world, output, unbroken)
