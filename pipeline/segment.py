@@ -138,16 +138,25 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
     cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    shards = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending))
+    shards: ray.data.Dataset = ray.data.from_items(
+        [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
+    )
     payload = {"payload": cfg.model_dump(mode="json")}
-    if cfg.decode == "tasks":  # spread over all nodes, which also keeps Ray Data from running them inside the actor
+    if (
+        cfg.decode == "tasks"
+    ):  # on all nodes; Ray Data does not fuse them into the actor, since its restarts are set below
         shards = shards.map_batches(
-            _decode, batch_size=1, batch_format="pyarrow", fn_kwargs=payload, num_cpus=1, scheduling_strategy="SPREAD"
+            _decode,  # type: ignore[arg-type]  # its second argument comes from fn_kwargs
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_kwargs=payload,
+            num_cpus=1,
+            scheduling_strategy="SPREAD",
         )
     # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
     return shards.map_batches(
-        _Segmenter,  # type: ignore[arg-type]  # a class: an actor is made of it
+        _Segmenter,
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs=payload,
