@@ -142,9 +142,9 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
         [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
     )
     payload = {"payload": cfg.model_dump(mode="json")}
-    if cfg.decode == "tasks":  # spread over all nodes, which also keeps Ray Data from running them inside the actor
+    if cfg.decode == "tasks":  # on all nodes; not fused into the actor, since its restarts are set below
         shards = shards.map_batches(
-            _decode,  # type: ignore[arg-type]  # pyarrow has no types
+            _decode,  # type: ignore[arg-type]  # its second argument comes from fn_kwargs
             batch_size=1,
             batch_format="pyarrow",
             fn_kwargs=payload,
@@ -154,7 +154,7 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
     # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
     return shards.map_batches(
-        _Segmenter,  # a class: an actor is made of it
+        _Segmenter,
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs=payload,

@@ -34,6 +34,9 @@ HOMES = {
     "mlflow": {"train"},
     "onnx": {"export_model"},
     "onnxruntime": {"export_model"},
+    "pyvips": {"imaging"},
+    "torchcodec": {"imaging"},
+    "triton": {"imaging"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
 

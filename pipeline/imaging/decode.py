@@ -7,6 +7,7 @@ Reasons, the reject table's codes: `empty`, `not_an_image`, `truncated`, `corrup
 import io
 import threading
 import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -146,10 +147,11 @@ def _by_torchcodec(picture: Image.Image, data: bytes) -> np.ndarray | None:
     if turned:
         return None
     check_end(picture, data)
-    from torchcodec.decoders import decode_jpeg, decode_png  # with torch: headers are read without it
+    # With torch, without which headers are read.
+    from torchcodec.decoders import decode_jpeg, decode_png  # type: ignore[attr-defined]
 
     try:
-        pixels = (decode_png if picture.format == "PNG" else decode_jpeg)(data, mode="RGB")
+        pixels: Any = (decode_png if picture.format == "PNG" else decode_jpeg)(data, mode="RGB")
     except Exception:
         return None
     rows: np.ndarray = pixels.permute(1, 2, 0).numpy()

@@ -3,7 +3,6 @@
 Letters: N batch, C classes, H rows, W columns.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,14 +16,11 @@ import torch.nn.functional as F
 from pipeline.config import PredictConfig
 from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.models import Network
+from pipeline.predict.fitting import Fitting, Piece
 from pipeline.predict.modes import as_classifier, as_grid, shift_and_stitch, slide_window
 from pipeline.predict.summary import Prediction, summarise
 from pipeline.predict.tiles import Assembly, Grid, Size
 
-HALO_PX = 128  # that a part of a tile too large for the memory sees of its neighbour
-_log = logging.getLogger(__name__)
-
-Piece = Prediction | torch.Tensor  # of one tile: its answer, or its probabilities (C, H, W)
 Key = tuple[object, ...]  # tiles of one key can share a batch
 
 
@@ -51,10 +47,7 @@ class Predictor:
         self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
         self._mean = torch.tensor(mean, device=self.device).mul(255).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=self.device).mul(255).view(1, 3, 1, 1)
-        self._most_tiles, self._most_pixels = (
-            batch_size,
-            float("inf"),
-        )  # of one pass, as far as the memory's end is known
+        self._pieces = Fitting(self._pass, batch_size, self.model.multiple_of).pieces
 
     def probs(self, images: list[np.ndarray]) -> torch.Tensor:
         """Class probabilities of whole images of one size.
@@ -140,65 +133,8 @@ class Predictor:
         one_pass = self.cfg.scales == (1.0,) and not self.cfg.flip and self.cfg.mode == "whole"
         return one_pass and self.model.enlarges
 
-    def _pieces(self, tiles: list[np.ndarray], fused: bool) -> list[Piece]:
-        """The pieces of tiles that share paddings. Where memory ends, batches are halved, then the tile itself."""
-        pieces: list[Piece] = []
-        while tiles:
-            count = min(len(tiles), self._most_tiles)
-            batch = tiles[:count]
-            if batch[0].shape[0] * batch[0].shape[1] > self._most_pixels:
-                pieces, tiles = [*pieces, self._in_halves(batch[0])], tiles[1:]
-                continue
-            try:
-                pieces += self._fused(batch) if fused else self._probs(batch)
-                tiles = tiles[count:]
-                continue
-            except torch.OutOfMemoryError as error:
-                sentence = str(error).split(". ")[0]
-            # Outside of `except`, whose traceback holds the tensors of the failed pass.
-            self._shrink(count, batch[0].shape[0], batch[0].shape[1], sentence)
-        return pieces
-
-    def _shrink(self, count: int, height: int, width: int, sentence: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self._most_tiles == self.batch_size and self._most_pixels == float("inf"):
-            _log.warning(
-                "the device's memory does not hold %d x %dx%d pixels (%s): smaller batches, then parts of tiles, from here "
-                "on; set a lower batch_size or predict.tile",
-                count, height, width, sentence,
-            )  # fmt: skip
-        if count > 1:
-            self._most_tiles = count // 2
-        else:
-            self._most_pixels = height * width - 1
-
-    def _in_halves(self, tile: np.ndarray) -> torch.Tensor:
-        """(C, H, W) of a tile in two parts, on the CPU; each sees `HALO_PX` of the other.
-
-        The labels are those of the whole tile where the network sees no farther than that; what it pools over the whole
-        input differs.
-        """
-        height, width = tile.shape[:2]
-        if max(height, width) <= 2 * HALO_PX:
-            raise ValueError(
-                f"the device's memory does not hold a tile of {height}x{width} pixels (height x width); "
-                "give the actor a whole device (gpus_per_actor: 1), or use a smaller network"
-            )
-        across = width >= height
-        size = max(height, width)
-        step = self.model.multiple_of
-        middle = max(step, size // 2 // step * step)
-        start = max(0, (middle - HALO_PX) // step * step)
-        parts = (tile[:, : middle + HALO_PX], tile[:, start:]) if across else (tile[: middle + HALO_PX], tile[start:])
-        first, second = (self._probs_of_part(part) for part in parts)
-        dim = 2 if across else 1
-        return torch.cat([first.narrow(dim, 0, middle), second.narrow(dim, middle - start, size - middle)], dim=dim)
-
-    def _probs_of_part(self, part: np.ndarray) -> torch.Tensor:
-        (probs,) = self._pieces([part], fused=False)
-        assert isinstance(probs, torch.Tensor)
-        return probs.cpu()
+    def _pass(self, tiles: list[np.ndarray], fused: bool) -> list[Piece]:
+        return list(self._fused(tiles) if fused else self._probs(tiles))
 
     @torch.inference_mode()
     def _fused(self, tiles: list[np.ndarray]) -> list[Prediction]:
