@@ -8,11 +8,13 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from pipeline import console, storage
+from pipeline import checkpoint, console, storage
 from pipeline.config import SegmentConfig, parse
+from pipeline.corpus import list_items, plan_shards
 from pipeline.dry_run import rehearse
-from pipeline.run import SECONDS
-from pipeline.segment import Progress, Segmented, segment
+from pipeline.run import SECONDS, Run
+from pipeline.segment import Progress, Segmented, identity
+from pipeline.shard import ShardSegmenter
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 
@@ -105,13 +107,13 @@ def test_a_dry_run_takes_another_runs_rates(scenes, tiny_checkpoint, tmp_path):
     assert not storage.exists(str(tmp_path / "run"))
 
 
-def test_a_dry_run_of_a_begun_run_tells_what_is_left_and_refuses_other_settings(
-    ray_session, scenes, tiny_checkpoint, tmp_path
-):
-    cfg = config(scenes, tiny_checkpoint, str(tmp_path / "run"), actors=1)
-    segment(cfg)
-    (part, _) = sorted(storage.list_files(f"{cfg.output}/masks"), key=lambda file: file.path)
-    storage.delete(part.uri)
+def test_a_dry_run_of_a_begun_run_tells_what_is_left_and_refuses_other_settings(scenes, tiny_checkpoint, tmp_path):
+    cfg = config(scenes, tiny_checkpoint, str(tmp_path / "run"))
+    ready = checkpoint.load(tiny_checkpoint)
+    plan = plan_shards(list_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard)
+    described = cfg.model_dump(mode="json")
+    run = Run.open_or_create(cfg.output, identity(cfg, ready), described, ready.label_space, lambda: plan)
+    run.commit(1, *ShardSegmenter(ready, cfg).answer(run.shard_items(1)))
     before = {file.uri: file.bytes for file in storage.list_files(cfg.output)}
     found = rehearse(cfg)
     assert (found.images, found.done, found.pending_shards, found.sizing.images) == (6, 2, 1, 4)

@@ -204,9 +204,12 @@ def test_too_little_memory_for_one_tile_halves_it_without_changing_a_label(caplo
         assert answer.confidence == pytest.approx(alone.confidence, abs=1e-5)
 
 
-def test_a_device_that_holds_nothing_is_said_so():
-    with pytest.raises(ValueError, match="does not hold a tile of 64x64 pixels"):
-        by_place(predictor(Bounded(100)), [image(64, 64)])
+def test_a_device_that_holds_no_part_of_an_image_still_answers_its_neighbours():
+    large, small = by_place(predictor(Bounded(32 * 32)), [image(64, 64), image(32, 32)])
+    with pytest.raises(MemoryError, match="does not hold an image of 64x64 pixels"):
+        large.prediction  # noqa: B018  # a property that raises
+    (alone,) = by_place(predictor(Levels()), [image(32, 32)])
+    assert small.prediction.mask.shape == alone.prediction.mask.shape
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,8 @@ class Predictor:
         Args:
             grid: of its tiles.
             strip: (H, W, 3) uint8 RGB of rows from .. to - 1; asked for from the top down, rows that tiles share twice.
+        Raises:
+            MemoryError: a tile does not fit.
         Yields:
             The assembly, whose sums are whole after the last rows, and (h, W) uint8 rows.
         """
@@ -125,6 +127,7 @@ class Predictor:
             for first in range(0, len(tiles), self.batch_size):
                 for piece in self._pieces(tiles[first : first + self.batch_size], self.fuses and not grid.overlaps):
                     assembly.add(piece)
+            assembly.check()
             yield assembly, assembly.bands.pop()
 
     @property
@@ -145,7 +148,12 @@ class Predictor:
         return [self._enlarged(scores, full, _size(tile)) for scores, tile in zip(coarse, tiles, strict=True)]
 
     def _enlarged(self, scores: torch.Tensor, full: Size, size: Size) -> Prediction:
-        """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches."""
+        """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches.
+
+        Logits that are NaN or infinite give an entropy of NaN.
+        """
+        if not torch.isfinite(scores).all():  # one class at minus infinity would leave the softmax finite
+            return Prediction(np.zeros(size, np.uint8), float("nan"), float("nan"))
         seen = [max(1, -(-n * small // big)) for n, big, small in zip(size, full, scores.shape[1:], strict=True)]
         rest = summarise(scores[:, : seen[0], : seen[1]].softmax(dim=0))
         if self.device.type == "cpu":

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from pipeline.predict.fitting import Piece, TooLarge
 from pipeline.predict.summary import Prediction, summarise
 
 Span = tuple[int, int]  # first pixel, and the one after the last
@@ -122,16 +123,19 @@ class Assembly:
         ] = []  # finished rows of the mask, (h, W) uint8, from the top; a stream takes them out
         self.probs: torch.Tensor | None = None
         self._keep_probs, self._blend = keep_probs, Blend(grid)
-        self._next, self._confidence, self._entropy = 0, 0.0, 0.0
+        self._next, self._confidence, self._entropy, self._too_large = 0, 0.0, 0.0, False
 
     @property
     def complete(self) -> bool:
         return self._next == len(self.grid.rows) * len(self.grid.columns)
 
-    def add(self, piece: Prediction | torch.Tensor) -> None:
+    def add(self, piece: Piece) -> None:
         """The next tile: its probabilities, or its final answer where it overlaps no other."""
         row, column = divmod(self._next, len(self.grid.columns))
         self._next += 1
+        self._too_large = self._too_large or isinstance(piece, TooLarge)
+        if self._too_large or isinstance(piece, TooLarge):
+            return
         top, left = self.grid.rows[row][0], self.grid.columns[column][0]
         if isinstance(piece, torch.Tensor):
             alone = len(self.grid.rows) == len(self.grid.columns) == 1
@@ -167,9 +171,16 @@ class Assembly:
         """Mean over the pixels, nats."""
         return self._entropy / (self.grid.size[0] * self.grid.size[1])
 
+    def check(self) -> None:
+        """MemoryError where a tile so far did not fit."""
+        if self._too_large:
+            height, width = self.grid.size
+            raise MemoryError(f"the memory does not hold an image of {height}x{width} pixels (height x width)")
+
     @property
     def prediction(self) -> Prediction:
-        """What is kept of the image, once it is complete."""
+        """What is kept of the image, once it is complete; MemoryError where one of its tiles fitted in none."""
         assert self.complete
+        self.check()
         mask = self.bands[0] if len(self.bands) == 1 else np.concatenate(self.bands)
         return Prediction(mask, self.confidence, self.entropy)

@@ -30,6 +30,12 @@ NOT_FINITE = Rejected(
     "scores_not_finite",
     "the network's scores hold NaN or infinity; try predict.precision fp32, or another checkpoint",
 )
+NO_MEMORY = Rejected(
+    "predict",
+    "out_of_memory",
+    "the worker's memory does not hold this image's scores; give the worker more and run `maskmill retry-rejects`, or "
+    "lower max_pixels, or set predict.tile",
+)
 
 
 @dataclass

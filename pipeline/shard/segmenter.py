@@ -15,9 +15,10 @@ from pipeline.config import SegmentConfig
 from pipeline.corpus import Item
 from pipeline.crf.device import sharpen
 from pipeline.predict import Prediction, Predictor, summarise
+from pipeline.predict.fitting import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.run import REJECT_SCHEMA, mask_schema
-from pipeline.shard.loading import NOT_FINITE, Loaded, Loader, Rejected, Streamed
+from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Loaded, Loader, Rejected, Streamed
 from pipeline.shard.rows import Row, mask_row, reject_row
 from pipeline.shard.streamed import streamed_row
 from pipeline.shard.turns import Turns
@@ -79,7 +80,13 @@ class ShardSegmenter:
             for place, assembly in self.predictor.answers(images(), keep_probs, self._model_turn):
                 loaded = in_flight.pop(place)
                 loaded.seconds["seconds_forward"] = assembly.seconds
-                prediction, raw = self._final(loaded, assembly)
+                try:
+                    prediction, raw = self._final(loaded, assembly)
+                except (MemoryError, RuntimeError) as error:
+                    if not memory_is_full(error):
+                        raise
+                    rejects.append(reject_row(loaded.item, NO_MEMORY))
+                    continue
                 if not np.isfinite(prediction.entropy):
                     rejects.append(reject_row(loaded.item, NOT_FINITE))
                     continue

@@ -12,7 +12,7 @@ from pipeline.labels import LabelSpace
 from pipeline.metrics.counts import count_confusion
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
-from pipeline.shard.loading import NOT_FINITE, Rejected, Streamed, train_ids, wrong_size
+from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Rejected, Streamed, train_ids, wrong_size
 from pipeline.shard.rows import Row, confusion_columns, identity_columns
 
 
@@ -53,6 +53,8 @@ def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, s
             top += len(band)
     except BadImage as error:
         raise Rejected(stage, error.reason, str(error)) from error
+    except MemoryError as error:
+        raise NO_MEMORY from error
     return {
         **identity_columns(item),
         "height": size[0],
