@@ -36,7 +36,7 @@ HOMES = {
     "onnxruntime": {"export_model"},
     "pyvips": {"imaging"},
     "torchcodec": {"imaging"},
-    "triton": {"imaging"},
+    "triton": {"imaging", "crf"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}
 
