@@ -83,8 +83,8 @@ def _assert_inference_equal() -> None:
     assert (found[1] - found[0]).abs().max() <= 1e-6
 
 
-def compile_for_hopper(name: str) -> dict[str, int]:
-    """Registers, stack and local memory a thread, and vector loads, of a kernel as launched for 1024x2048x19; needs no GPU."""
+def compile_for_hopper(name: str, columns: int = 32, planes: bool = False) -> dict[str, int]:
+    """Registers, stack and local memory a thread, and vector loads, of a kernel as launched for 19 classes; needs no GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -92,13 +92,9 @@ def compile_for_hopper(name: str) -> dict[str, int]:
     from pipeline.crf.device import triton_steps
 
     kernel = getattr(triton_steps, name)
-    constants = {
-        "ARE_PROBS": True,
-        "PLANES": False,
-        "CORNERS": 9,
-        "COLUMNS": 32,
-        "ROWS": 16 if name == "_add_up" else 32,
-    }
+    rows = triton_steps._TILE // columns // (2 if name == "_add_up" else 1)
+    rows = max(16, rows) if planes or name == "_open" else rows
+    constants = {"ARE_PROBS": True, "PLANES": planes, "CORNERS": 9, "COLUMNS": columns, "ROWS": rows}
     tables = {"source", "scores", "marginals", "table", "weight", "result", "values"}
     kinds, aligned = {}, {}
     for place, argument in enumerate(kernel.arg_names):

@@ -3,7 +3,7 @@
 The modes take turns on the same image, so that a busy machine slows all, and the smallest time of each counts; the device path
 on CPU tensors, there for its agreement and not for speed, runs once. A ratio is one of wall time; "a core" is that of processor
 time on one thread, which other jobs disturb least. Peak memory is the growth of the resident set of a child that runs one
-inference. All three cases take about ten minutes of a quiet machine's two cores; `tests.bench.gpu_crf` measures a CUDA device.
+inference. `tests.bench.gpu_crf` measures a CUDA device.
 """
 
 import argparse
