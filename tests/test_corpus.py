@@ -368,3 +368,20 @@ def test_a_shard_ends_at_its_images_or_its_bytes(tmp_path):
     items = list_items(CorpusConfig(images=str(tmp_path), layout="camvid"), None)
     assert [table["shard"].to_pylist() for table in plan_shards(items, 3)] == [[0, 0, 0, 1, 1, 1, 2]]
     assert [table["shard"].to_pylist() for table in plan_shards(items, 3, 60)] == [[0, 0, 0, 1, 1, 2, 3]]
+
+
+def test_members_beyond_four_gigabytes_are_read_in_place_and_as_zipfile_lists_them(tmp_path):
+    """A sparse zip64 of 5 GB, with a comment and something before its start."""
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"stub")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"PK and more"
+        archive.writestr("a/", b"")
+        archive.writestr("a/é.jpg", b"near")
+        archive.fp.seek(5 << 30)
+        archive.start_dir = 5 << 30
+        archive.writestr("a/far.jpg", b"far")
+        listed = {info.filename: info.header_offset for info in archive.infolist() if not info.is_dir()}
+    members = list_members(str(path))
+    assert {name: place.offset for name, place in members.items()} == listed
+    assert [read(place) for place in members.values()] == [b"far", b"near"]

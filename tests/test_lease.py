@@ -21,8 +21,9 @@ def run_uri(request, tmp_path):
     return str(tmp_path) if request.param == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
 
 
-def put_lease(run_uri, **changes):
-    holder = {"token": "x", "host": "elsewhere", "machine": "m", "pid": 1, "expires": time.time() + 1000} | changes
+def put_lease(run_uri, expires_in_s=1000.0, **changes):
+    expires = time.time() + expires_in_s
+    holder = {"token": "x", "host": "elsewhere", "machine": "m", "pid": 1, "expires": expires} | changes
     storage.put(f"{run_uri}/_lease/00000004.json", json.dumps(holder).encode())
 
 
@@ -35,7 +36,7 @@ HERE = {"host": socket.gethostname(), "machine": lease._machine()}
 
 @pytest.mark.parametrize(
     "holder",
-    [{**HERE, "pid": os.getpid()}, {}, {"expires": time.time() - lease.SKEW_S / 2}],
+    [{**HERE, "pid": os.getpid()}, {}, {"expires_in_s": -1.0}],
     ids=["this machine", "another machine", "another machine whose clock may be behind"],
 )
 def test_a_second_writer_is_refused_while_the_first_lives(run_uri, holder):
@@ -48,7 +49,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(run_uri, holder):
 
 @pytest.mark.parametrize(
     "holder",
-    [{"expires": time.time() - lease.SKEW_S - 1}, {**HERE, "pid": 2**22 + 5}],
+    [{"expires_in_s": -lease.SKEW_S - 1}, {**HERE, "pid": 2**22 + 5}],
     ids=["expired", "process gone"],
 )
 def test_a_dead_writers_lease_is_taken_over_and_given_back(run_uri, holder):

@@ -91,29 +91,26 @@ def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
     `sha256` is of the bytes of all parts, one after the other.
     """
     whole, parts, images, shards = hashlib.sha256(), list[dict[str, Any]](), 0, 0
-    for table_group in _grouped(tables):
-        writer = PartWriter(table_group[0].schema)
-        for table in table_group:
-            writer.add(table)
-        data = writer.finish()
+    for first, last, rows, data in _files(tables):
         whole.update(data)
         digest = hashlib.sha256(data).hexdigest()
         name = f"plan/part-{len(parts):05d}-{digest[:8]}.parquet"
         storage.put(storage.join(run_uri, name), data)
-        first, last = table_group[0]["shard"][0].as_py(), table_group[-1]["shard"][-1].as_py()
-        rows = sum(table.num_rows for table in table_group)
         parts.append({"name": name, "first_shard": first, "rows": rows, "sha256": digest})
         images, shards = images + rows, last + 1
     return {"images": images, "shards": shards, "sha256": whole.hexdigest(), "parts": parts}
 
 
-def _grouped(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
-    """Lists of tables of at least `PART_ROWS` rows, the last one smaller."""
-    group: list[pa.Table] = []
+def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
+    """First and last shard, rows and bytes of each part: it ends with the table that brings it to `PART_ROWS`."""
+    writer, first, last, rows = None, 0, 0, 0
     for table in tables:
-        group.append(table)
-        if sum(table.num_rows for table in group) >= PART_ROWS:
-            yield group
-            group = []
-    if group:
-        yield group
+        if writer is None:
+            writer, first, rows = PartWriter(table.schema), table["shard"][0].as_py(), 0
+        writer.add(table)
+        last, rows = table["shard"][-1].as_py(), rows + table.num_rows
+        if rows >= PART_ROWS:
+            yield first, last, rows, writer.finish()
+            writer = None
+    if writer is not None:
+        yield first, last, rows, writer.finish()
