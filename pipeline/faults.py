@@ -15,6 +15,8 @@ import ray.exceptions
 # Ray's own key: a driver whose head is away for so long is ended by Ray, without an exception.
 RECONNECT_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextlib.contextmanager
 def explained(output: str) -> Iterator[None]:
@@ -62,14 +64,16 @@ def _sentence(output: str, error: BaseException) -> str:
         if isinstance(cause, ValueError) and not remote:
             return str(cause)
         if isinstance(cause, OSError) and not remote:
-            if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if cause.errno in _FULL:
                 return f"run {output}: a disk is full ({cause}); free space and run the same command again"
             if isinstance(cause, PermissionError):
                 return f"run {output}: access is refused ({cause}); see that its credentials may read the corpus and write it"
             return f"run {output}: {cause}; run the same command again, which does only what is missing"
         # A remote exception holds the one that was raised there beside its own type.
         cause = getattr(cause, "cause", None) or cause.__cause__
-    words = (str(error).strip().splitlines() or [""])[0]
+    words = (str(error).strip().splitlines() or [""])[-1]  # of a remote traceback the last line is the error
+    if any(os.strerror(number) in str(error) for number in _FULL):
+        return f"run {output}: a disk is full ({words}); free space and run the same command again"
     return (
         f"run {output}: lost the cluster or the machines that worked on it ({type(error).__name__}: {words}); "
         "run the same command again, which does only what is missing"
