@@ -79,6 +79,7 @@ def _client_errors() -> tuple[type[Exception], ...]:
         exceptions.HTTPClientError,
         exceptions.ConnectionError,
         exceptions.IncompleteReadError,
+        exceptions.FlexibleChecksumError,  # a body changed or cut on its way
         parsers.ResponseParserError,
         aiohttp.ClientError,
     )

@@ -78,6 +78,11 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
     Raises:
         ValueError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
     """
+    with faults.explained(cfg.output):
+        return _segment(cfg, on_progress)
+
+
+def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Segmented:
     ready = checkpoint.load(cfg.checkpoint)
     check_metrics(cfg.metrics, ready.label_space)
     with Lease(cfg.output) as lease:
@@ -95,11 +100,10 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
             on_progress(progress)
             rows = _answer(cfg, pending)
             watched = watch.Segmentation(cfg.output, progress.images, progress.done)
-            with faults.explained(cfg.output):
-                for row in rows.iter_rows():
-                    progress.add(row)
-                    watched.add(row, progress.done)
-                    on_progress(progress)
+            for row in rows.iter_rows():
+                progress.add(row)
+                watched.add(row, progress.done)
+                on_progress(progress)
         finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
         cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s

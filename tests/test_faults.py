@@ -22,6 +22,14 @@ def remote(error):
             remote(OSError("the store did not answer for 90 s")),
             "^run s3://b/run: the store did not answer .* only what is",
         ),
+        (
+            remote(PermissionError("Forbidden")),
+            "^run s3://b/run: access is refused .Forbidden.; see that its credentials",
+        ),
+        (
+            ray.exceptions.RayTaskError("map", "Traceback\nOSError: [Errno 28] No space left on device", None),
+            "^run s3://b/run: a disk is full .OSError.*No space left on device.; free space and",
+        ),
         (ray.exceptions.ActorDiedError(), "^run s3://b/run: lost the cluster .*ActorDiedError"),
         (ConnectionError("gone"), "^run s3://b/run: gone; run the same command again"),
     ],

@@ -17,7 +17,7 @@ def test_every_row_has_a_test_and_every_mark_a_row():
         "assert pytest.main(['-q', '--collect-only', '-p', 'no:cacheprovider'], plugins=[card]) == 0;"
         "print('MISSING', [key for key, row in card.rows.items() if not row.tests])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
     assert done.stdout.endswith("MISSING []\n"), done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -45,7 +45,7 @@ def test_a_failure_a_skip_and_a_missing_row_are_told(tmp_path):
         f"pytest.main(['-q', '-p', 'no:cacheprovider', '--rootdir', {str(tmp_path)!r}, {str(tmp_path)!r}], plugins=[card]);"
         "print(card.text()); print([card.rows['fault', n].broken for n in (1, 2, 3, 4)], card.rows['security', 1].green)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
     lines = {" ".join(line.split()[:2]): line for line in done.stdout.splitlines() if line.strip()}
     assert lines["fault 1"].endswith("passed")
     assert "FAILED" in lines["fault 2"] and "FAILED" in lines["fault 3"] and " 2 " in lines["fault 2"]
