@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
 
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.dry_run import DryRun
@@ -80,15 +82,14 @@ def counting(title: str, unit: str = "images") -> Iterator[Callable[[int, int], 
 def _line(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
     """show(done, total, words): a bar in a terminal; a printed line every few seconds elsewhere."""
     if console.is_terminal:
-        columns = (
-            SpinnerColumn(), TextColumn(f"{title:<11}"), BarColumn(24), MofNCompleteColumn(), TextColumn(unit),
-            TextColumn("{task.fields[words]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(title, total=None, words="starting workers")
+        columns = (SpinnerColumn(), TextColumn(title), BarColumn(24), MofNCompleteColumn(), TextColumn(unit))
+        progress, line = Progress(*columns, console=console), Text("  starting workers")
+        task = progress.add_task(title, total=None)
+        with Live(Group(progress, line), console=console):  # the words below the bar: they may be longer than the rest
 
             def show(done: int, total: int, words: str) -> None:
-                progress.update(task, completed=done, total=total, words=words)
+                progress.update(task, completed=done, total=total)
+                line.plain = f"  {words}"
 
             yield show
         return

@@ -55,6 +55,20 @@ def test_a_pipe_gets_the_first_news_at_once_then_a_line_now_and_then_and_the_las
     )
 
 
+def test_a_narrow_terminal_still_shows_how_far_the_run_is_and_why(monkeypatch):
+    file = io.StringIO()
+    terminal = Console(file=file, width=80, force_terminal=True, color_system=None, highlight=False, markup=False)
+    monkeypatch.setattr(console, "console", terminal)
+    progress = Progress(images=101, done=40)
+    progress.add(shard(8, ["truncated", "empty"], decode=1, forward=6, crf=2, encode=1))
+    with console.segmenting("segmenting") as show:
+        show(progress)
+    lines = file.getvalue().splitlines()
+    assert any("segmenting" in line and "48/101 images" in line for line in lines)
+    assert any("1 truncated" in line for line in lines)
+    assert any("encode 10 %" in line for line in lines)  # folded, not cut
+
+
 def test_the_card_at_the_end_says_what_is_there_how_fast_and_where_to_look(printed):
     progress = Progress(images=12, done=4)
     progress.add(shard(8, ["empty"], decode=1, forward=3))
