@@ -113,8 +113,10 @@ def test_a_zip_member_costs_one_ranged_read_of_its_own_bytes(requests, corpora):
         reads = below(requests["large"], uri, "GET")
         assert all(read.start is not None for read in reads)  # never the whole zip
         for place in places:
-            own = [r for r in reads if r.start == place.offset and r.received <= place.bytes + HEADER_BYTES]
-            assert len(own) == 1, place.member
+            inside = [read for read in reads if place.offset <= read.start < place.offset + place.bytes]
+            # The directory's block may begin inside a member too; it is larger than any.
+            own = [read for read in inside if read.received <= place.bytes + HEADER_BYTES]
+            assert [read.start for read in own] == [place.offset], place.member
 
 
 def test_an_image_costs_one_request_and_a_zip_two_more(requests, corpora):

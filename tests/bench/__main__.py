@@ -12,15 +12,15 @@ import time
 # Table -> (arguments, minutes it may take).
 BOOK: dict[str, tuple[list[str], float]] = {
     "counts": (["10"], 1),
-    "decode": ([], 1),
-    "masks": ([], 1),
-    "readers": ([], 2),
-    "windows": (["3"], 2),
+    "decode": ([], 0.5),
+    "masks": ([], 0.5),
+    "readers": ([], 1.5),
+    "windows": (["3"], 1.5),
     "loader": ([], 2),
-    "crf": (["1024x2048x19", "--repeats", "2"], 3),
+    "crf": (["1024x2048x19", "--repeats", "2"], 2.5),
     "queries": (["200000", "50"], 2),
     "scaling": ([], 4),
-    "nodes": ([], 4),
+    "nodes": ([], 3.5),
     "run": (["--chunks", "2", "--images", "100", "--peers", "16"], 10),
     "gpu": (["--tiny"], 1),
 }
