@@ -4,10 +4,11 @@ import math
 
 import pytest
 import yaml
+from rich.console import Console
 
 from pipeline.config import TrainConfig, TuneConfig, load, parse, with_values
-from pipeline.console import Console, print_trials
 from pipeline.records import read_records
+from pipeline.tables import print_trials
 from pipeline.tune import tune
 from tests.small_train import config
 
