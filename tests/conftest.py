@@ -62,7 +62,8 @@ def ray_session(s3: str) -> Iterator[None]:
     """One embedded Ray for all tests; started after the S3 server, so that its workers inherit the environment."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    options = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 200_000_000}
+    ray.init("local", log_to_driver=False, **options)  # never a cluster that happens to run on this machine
     yield
     ray.shutdown()
 

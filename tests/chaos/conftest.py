@@ -14,7 +14,7 @@ from tests.faulty_store import FaultyStore
 from tests.s3_server import S3Server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(s3_process: S3Server, s3: str, tiny_checkpoint: str) -> Iterator[World]:
     """Corpus and checkpoint in the store, and the proxy that cluster and drivers reach it through."""
     corpus, network = storage.join(s3, "chaos/corpus"), storage.join(s3, "chaos/checkpoint")
@@ -25,7 +25,7 @@ def world(s3_process: S3Server, s3: str, tiny_checkpoint: str) -> Iterator[World
         yield World(s3_process, proxy, corpus, network, storage.join(s3, "chaos/runs"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def nodes(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     """A head without work and two worker nodes."""
     started = Nodes(world.environment)
@@ -56,14 +56,14 @@ class Drivers:
             self._warm.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def drivers(nodes: Nodes, world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
     found = Drivers(world.environment | {"RAY_ADDRESS": nodes.address}, tmp_path_factory.mktemp("drivers") / "log")
     yield found
     found.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def unbroken(drivers: Drivers, world: World) -> list[dict[str, object]]:
     """The rows of a run that nothing happened to, without measured seconds."""
     output = world.new_output()

@@ -19,6 +19,7 @@ class Nodes:
     """A head without work; `add` and `kill` workers of one CPU."""
 
     def __init__(self, environment: dict[str, str], system_config: dict[str, object] | None = None, **head: object):
+        import ray
         from ray.cluster_utils import Cluster
 
         self._environment = environment | {"RAY_raylet_start_wait_time_s": START_S, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -33,6 +34,8 @@ class Nodes:
                     **head,
                 },
             )
+        # Ray notes the newest cluster of a machine for whoever starts without an address: this one is no one else's.
+        ray._common.utils.reset_ray_address()
         self.address: str = self._cluster.gcs_address
 
     def add(self, **arguments: object):
