@@ -17,7 +17,8 @@ def connect() -> None:
     # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # "local": without an address Ray would join whatever `ray start` left running on this machine, of whomever.
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
