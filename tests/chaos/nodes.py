@@ -12,36 +12,38 @@ CONFIG = {
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 4,
 }
-START_S = "120"  # a busy machine needs longer than Ray's 30 s
+TRIES = 3  # Ray gives a node 30 s to start, which a busy machine may not keep
 
 
 class Nodes:
-    """A head without work; `add` and `kill` workers of one CPU."""
+    """A head without work; `add` and `remove` workers of one CPU."""
 
-    def __init__(self, environment: dict[str, str], system_config: dict[str, object] | None = None, **head: object):
+    def __init__(self, environment: dict[str, str], **head: object):
         import ray
         from ray.cluster_utils import Cluster
 
-        self._environment = environment | {"RAY_raylet_start_wait_time_s": START_S, "RAY_USAGE_STATS_ENABLED": "0"}
-        with mock.patch.dict(os.environ, self._environment):
-            self._cluster = Cluster(
-                initialize_head=True,
-                head_node_args={
-                    "num_cpus": 0,
-                    "include_dashboard": False,
-                    "dashboard_port": free_port(),
-                    "_system_config": CONFIG | (system_config or {}),
-                    **head,
-                },
-            )
+        self._environment = environment | {"RAY_USAGE_STATS_ENABLED": "0"}
+        arguments = {"num_cpus": 0, "include_dashboard": False, "_system_config": CONFIG, **head}
+        self._cluster = self._started(
+            lambda: Cluster(initialize_head=True, head_node_args=arguments | {"dashboard_port": free_port()})
+        )
         # Ray notes the newest cluster of a machine for whoever starts without an address: this one is no one else's.
         ray._common.utils.reset_ray_address()
         self.address: str = self._cluster.gcs_address
 
     def add(self, **arguments: object):
         """One more worker node."""
-        with mock.patch.dict(os.environ, self._environment):
-            return self._cluster.add_node(num_cpus=1, **arguments)
+        return self._started(lambda: self._cluster.add_node(num_cpus=1, **arguments))
+
+    def _started(self, start):
+        for left in reversed(range(TRIES)):
+            with mock.patch.dict(os.environ, self._environment):
+                try:
+                    return start()
+                except Exception as error:
+                    if not left or "timed out during startup" not in str(error):
+                        raise
+        raise AssertionError("unreachable")
 
     @property
     def workers(self) -> list:
