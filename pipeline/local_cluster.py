@@ -27,6 +27,8 @@ from pipeline.processes import Process, alive, end, start
 BUCKET = "maskmill"
 # Above those of Ray's workers; the twins stay below the ports that the system gives to clients.
 PORTS = range(20000, 22700)
+# A node that has started looks at Ray's own processes once a second, and ends if one of them gave up meanwhile.
+SETTLE_S = 2.5
 NODE_TRIES = 3
 
 
@@ -144,11 +146,13 @@ def _start_nodes(
             command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
             command += [f"--ray-client-server-port={next(free)}"]
         # One after the other: Ray gives a node 30 s to start, which several at once on a busy machine may not keep.
-        processes.append(_start_node(home, name, command, environment, timeout_s))
+        processes.append(_start_node(home, name, command, environment, timeout_s, before=processes))
     return dashboard, metrics
 
 
-def _start_node(home: Path, name: str, command: list[str], environment: dict[str, str], timeout_s: float) -> Process:
+def _start_node(
+    home: Path, name: str, command: list[str], environment: dict[str, str], timeout_s: float, before: list[Process]
+) -> Process:
     """A node that runs; one that gave up while it started is started again."""
     log = home / f"{name}.log"
     for _ in range(NODE_TRIES):
@@ -156,8 +160,14 @@ def _start_node(home: Path, name: str, command: list[str], environment: dict[str
         deadline = time.monotonic() + timeout_s
         try:
             while alive(node) and time.monotonic() < deadline:
+                if dead := [process.name for process in before if not alive(process)]:
+                    raise ValueError(
+                        f"the cluster did not start: {dead[0]} ended; see the logs in {home}, then try again"
+                    )
                 if "Ray runtime started." in log.read_text(errors="replace"):
-                    return node
+                    time.sleep(SETTLE_S)
+                    if alive(node):
+                        return node
                 time.sleep(0.5)
         except BaseException:
             end([node])
