@@ -1,5 +1,6 @@
 """One writer at a time: refused, taken over, given back, and a writer that was frozen meanwhile."""
 
+import errno
 import json
 import os
 import signal
@@ -166,3 +167,15 @@ def test_a_frozen_writer_that_wakes_after_its_lease_was_taken_changes_nothing(tm
     finally:
         old.kill()
         old.wait()
+
+
+def test_a_lease_that_a_full_disk_kept_from_being_given_back_is_not_held_against_its_own_process(tmp_path, monkeypatch):
+    def full(uri, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Lease(str(tmp_path)):
+        monkeypatch.setattr(storage, "put", full)
+    monkeypatch.undo()
+    assert Lease.holder(str(tmp_path)) is None
+    with Lease(str(tmp_path)) as again:
+        again.check()

@@ -24,6 +24,9 @@ from pipeline import storage
 EXPIRES_S = 60.0
 RENEW_S = 15.0
 SKEW_S = 30.0
+_ended: set[str] = (
+    set()
+)  # tokens of leases that this process has given back, if only the store could be told: a disk may be full
 
 
 class Lease:
@@ -67,6 +70,7 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._renewal.join()
+        _ended.add(self._token)
         with contextlib.suppress(OSError):  # of the store; it expires by itself
             if not self.lost():
                 storage.put(_uri(self._run_uri, self._number), self._content(expires=0.0))
@@ -138,7 +142,7 @@ def _machine() -> str:
 
 
 def _alive(holder: dict[str, object]) -> bool:
-    if float(str(holder["expires"])) + SKEW_S < time.time():
+    if float(str(holder["expires"])) + SKEW_S < time.time() or holder["token"] in _ended:
         return False
     if holder["machine"] != _machine():
         return True
