@@ -189,7 +189,7 @@ def print_dry_run(console: Console, found: "DryRun", actors: int) -> None:
     if (sample := found.sample) is not None:
         gpu = f" and {sample.gpu_bytes / 1e9:.2f} GB of GPU memory" if sample.gpu_bytes else ""
         console.print(
-            f"memory: {sample.memory_bytes / 1e9:.2f} GB an actor{gpu}, {actors} actors: "
+            f"memory: {sample.memory_bytes / 1e9:.2f} GB an actor{gpu}, for {actors} of them "
             f"{actors * sample.memory_bytes / 1e9:.1f} GB, and Ray's own"
         )
         console.print(
