@@ -16,12 +16,13 @@ from PIL import Image
 
 from pipeline import checkpoint
 from pipeline.config import SegmentConfig, parse
-from pipeline.corpus import list_items
+from pipeline.corpus import Item, Place, list_items
 from pipeline.corpus.scenes import write_corpus
 from pipeline.imaging.masks import decode_mask
 from pipeline.imaging.strips import Strips
 from pipeline.run import SECONDS
-from pipeline.shard import ShardSegmenter
+from pipeline.shard import ShardSegmenter, pack, unpack
+from pipeline.shard.loading import Loaded, Rejected, Streamed
 from pipeline.shard.turns import Turns
 from tests.bench.memory import peak_of
 
@@ -204,3 +205,34 @@ def test_memory_stays_flat_as_the_corpus_grows():
     """Ten times the images, less than a tenth more memory: what one image leaves behind would show."""
     few, many = (peak_of(images, (64, 128)) for images in (16, 160))
     assert many < 1.1 * few
+
+
+def test_what_was_loaded_comes_out_of_its_row_as_it_went_in():
+    items = {name: Item(name, Place(f"/{name}")) for name in ("whole", "bare", "streamed", "bad")}
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    things = np.arange(6, dtype=np.uint16).reshape(2, 3) * 1000
+    loaded = {
+        "whole": Loaded(items["whole"], pixels[:, ::-1], pixels[..., 0], 6, things, seconds={"seconds_decode": 0.5}),
+        "bare": Loaded(items["bare"], pixels, None, 1),
+        "streamed": Streamed(items["streamed"], b"image", b"label"),
+    }
+
+    def load(item):
+        if item.image_id not in loaded:
+            raise Rejected("decode", "corrupt", "a flipped bit")
+        return loaded[item.image_id]
+
+    row = pack(7, list(items.values()), load, threads=2)
+    assert row["shard"].to_pylist() == [7]
+    found = unpack(row)
+    whole, bare, streamed = (found(items[name]) for name in loaded)
+    for name in ("image", "label", "instances"):
+        one, other = getattr(whole, name), getattr(loaded["whole"], name)
+        assert one.dtype == other.dtype and np.array_equal(one, other), name
+    assert (whole.item, whole.orientation, whole.seconds) == (items["whole"], 6, {"seconds_decode": 0.5})
+    assert np.array_equal(bare.image, pixels) and bare.label is None and bare.instances is None
+    assert (streamed.image, streamed.label) == (b"image", b"label")
+    with pytest.raises(Rejected, match="a flipped bit") as caught:
+        found(items["bad"])
+    assert (caught.value.stage, caught.value.reason) == ("decode", "corrupt")
+    assert unpack(pack(7, None, load, threads=2)) is None

@@ -21,9 +21,6 @@ class Rejected(Exception):
         super().__init__(message)
         self.stage, self.reason = stage, reason
 
-    def __reduce__(self) -> tuple[type["Rejected"], tuple[str, str, str]]:
-        return type(self), (self.stage, self.reason, str(self))
-
 
 NOT_FINITE = Rejected(
     "predict",
