@@ -98,7 +98,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
         if pending:
             run.reopen(lease)
             on_progress(progress)
-            rows = _answer(cfg, pending)
+            rows = _answer(cfg, pending, run.retried())
             watched = watch.Segmentation(cfg.output, progress.images, progress.done)
             for row in rows.iter_rows():
                 progress.add(row)
@@ -136,8 +136,12 @@ def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
-    """The stage chain: shard numbers -> summaries of committed shards."""
+def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]]) -> ray.data.Dataset:
+    """The stage chain: shard numbers -> summaries of committed shards.
+
+    Args:
+        retried: shard -> its images that may be other files than those of the plan, mended since.
+    """
     cluster.connect()
     cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -145,7 +149,7 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
     shards: ray.data.Dataset = ray.data.from_items(
         [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
     )
-    payload = {"payload": cfg.model_dump(mode="json")}
+    payload = {"payload": cfg.model_dump(mode="json"), "retried": retried}
     if cfg.decode == "tasks":  # on all nodes; not fused into the actor, since its restarts are set below
         shards = shards.map_batches(
             _decode,  # type: ignore[arg-type]  # its second argument comes from fn_kwargs
@@ -169,16 +173,21 @@ def _answer(cfg: SegmentConfig, pending: list[int]) -> ray.data.Dataset:
     )
 
 
-def _decode(row: pa.Table, payload: dict[str, Any]) -> pa.Table:
+def _decode(row: pa.Table, payload: dict[str, Any], retried: dict[int, list[str]]) -> pa.Table:
     """A shard number -> the shard's decoded images; none of them where an earlier try died on one of them."""
     cfg = parse(SegmentConfig, payload, where="segment config")
     run, shard = _opened(cfg.output), row["shard"][0].as_py()
     mark = _decoding(cfg.output, shard)
-    items = run.shard_items(shard) if storage.create(mark, b"decoding") else None
+    items = _items(run, shard, retried) if storage.create(mark, b"decoding") else None
     packed = pack(shard, items, Loader(cfg, run.label_space, Turns(1)), threads=READERS + 1)
     if items is not None:
         storage.delete(mark)
     return packed
+
+
+def _items(run: Run, shard: int, retried: dict[int, list[str]]) -> list[Item]:
+    again = set(retried.get(shard, ()))
+    return [item.as_it_is() if item.image_id in again else item for item in run.shard_items(shard)]
 
 
 @lru_cache(maxsize=1)
@@ -195,17 +204,18 @@ def _decoding(run: str, shard: int) -> str:
 class _Segmenter:
     """One actor: holds the weights, answers shard after shard."""
 
-    def __init__(self, payload: dict[str, Any]) -> None:
+    def __init__(self, payload: dict[str, Any], retried: dict[int, list[str]]) -> None:
         cfg = parse(SegmentConfig, payload, where="segment config")
         torch.set_num_threads(cfg.cpus_per_actor)
         pa.set_cpu_count(cfg.cpus_per_actor)
-        self.payload, self.run, self.decoded = payload, Run.open(cfg.output), cfg.decode == "tasks"
+        self.payload, self.retried, self.decoded = payload, retried, cfg.decode == "tasks"
+        self.run = Run.open(cfg.output)
         self.segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         started = time.monotonic()
         shard = row["shard"][0].as_py()
-        items = self.run.shard_items(shard)
+        items = _items(self.run, shard, self.retried)
         load = unpack(row) if self.decoded else self.segmenter.load
         if self.run.begin(shard) and load is not None:
             masks, rejects = self.segmenter.answer(items, load)

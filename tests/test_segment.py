@@ -133,7 +133,7 @@ def test_decoding_in_tasks_gives_the_same_rows(finished, tmp_path, capsys):
     assert rows(cfg.output, WITHOUT_SECONDS) == rows(finished.output, WITHOUT_SECONDS)
     assert min(row["seconds_decode"] for row in rows(cfg.output, ["seconds_decode"])) > 0
     assert list((tmp_path / "run/attempts").glob("*")) == []
-    _answer(cfg, [0, 1]).explain()
+    _answer(cfg, [0, 1], retried={}).explain()
     plan = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
     assert "TaskPoolMapOperator[MapBatches(_decode)]" in plan  # not run inside the actor
 

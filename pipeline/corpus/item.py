@@ -1,6 +1,6 @@
 """One image of a corpus: where its bytes and its label's bytes lie, and which groups it belongs to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class BadBytes(ValueError):
@@ -30,6 +30,10 @@ class Place:
         """The fields, in their order."""
         return self.uri, self.member, self.offset, self.bytes, self.crc32, self.etag
 
+    def as_it_is(self) -> "Place":
+        """The same place whatever file lies there now; a member of an archive stays the one that was listed."""
+        return Place(self.uri) if self.member is None else self
+
 
 @dataclass(frozen=True)
 class Item:
@@ -42,3 +46,7 @@ class Item:
     city: str | None = None
     sequence: str | None = None
     frame: int | None = None
+
+    def as_it_is(self) -> "Item":
+        """The same image, and label, though their files may have been mended since they were listed."""
+        return replace(self, image=self.image.as_it_is(), label=self.label and self.label.as_it_is())

@@ -4,6 +4,7 @@
 <uri>/plan/part-*.parquet      every image and its shard; never recomputed
 <uri>/_lease/*.json            who writes the run; the highest number holds
 <uri>/attempts/shard-*         there while a worker answers the shard; left behind only by one that died
+<uri>/attempts/retried-*       the images of a shard that were rejected and are tried again, until the run ends
 <uri>/masks/part-*.parquet     one a shard, created once: the first answer of a shard counts, and is whole
 <uri>/rejects/part-*.parquet   where there are rejects; they stand in the footer of the masks part too, and follow from it
 <uri>/_SUCCESS.json            written last
@@ -32,6 +33,7 @@ from pipeline.run.plan import Plan, write_plan
 from pipeline.run.rows import FORMAT, part_metadata
 from pipeline.run.success import Finished, finished, rejects_part, write_success
 
+_RETRIED = "retried-"
 PACKAGES = ("maskmill", "torch", "torchvision", "ray", "pyarrow", "numpy", "pillow")
 
 
@@ -155,11 +157,18 @@ class Run:
         storage.delete(storage.join(self.uri, "_SUCCESS.json"))
         found = {}
         for part in scan_parts(self.uri, "rejects"):
-            found[part.first] = read_footer(part).rows
+            ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
+            found[part.first] = len(ids)
+            storage.put(storage.join(self.uri, "attempts", f"{_RETRIED}{part.first:05d}"), json.dumps(ids).encode())
             for uri in (replace(part, kind="masks").uri, part.uri):
                 _check(lease)
                 storage.delete(uri)
         return found
+
+    def retried(self) -> dict[int, list[str]]:
+        """Shard -> its images that were rejected and are tried again: they may have been mended since they were planned."""
+        marks = [mark for mark in storage.scan(storage.join(self.uri, "attempts")) if mark.path.startswith(_RETRIED)]
+        return {int(mark.path.removeprefix(_RETRIED)): json.loads(storage.read(mark.uri)) for mark in marks}
 
     def rejects(self) -> Counter[str]:
         """Rejects so far, by reason."""

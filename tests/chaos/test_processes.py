@@ -192,8 +192,10 @@ def test_a_second_driver_is_refused_at_any_moment(drivers, nodes, world, unbroke
         wait_for(lambda: world.parts(output) >= 1)
         for seed in seeds:
             time.sleep(random.Random(seed).random() * 0.3)
+            first.process.send_signal(signal.SIGSTOP)  # so that it cannot end before the second one has looked
+            assert first.busy(), "the first run ended before the second driver began"
             assert "is writing it" in str(second.run(world.config(output)).get("error"))
-        assert first.busy(), "the first run ended before the second driver was refused"
+            first.process.send_signal(signal.SIGCONT)
         answer = first.end()
         assert answer.get("rows") == answer.get("answered_now") == IMAGES, answer
         prove(world, output, unbroken)
