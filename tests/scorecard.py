@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("-k", default="", help="as pytest's: only some of the rows, the others are then missing")
     options = parser.parse_args()
     card = Scorecard()
-    arguments = ["-q", "--tb=short", "-p", "no:cacheprovider", f"--chaos-seeds={options.seeds}"]
+    arguments = ["-q", "-m", "", "--tb=short", "-p", "no:cacheprovider", f"--chaos-seeds={options.seeds}"]
     code = pytest.main([*arguments, *(["-k", options.k] if options.k else [])], plugins=[card])
     print(card.text())
     return 1 if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED) or any(r.broken for r in card.rows.values()) else 0

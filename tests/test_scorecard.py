@@ -14,7 +14,7 @@ def test_every_row_has_a_test_and_every_mark_a_row():
     """Collected in a process of its own: a collection inside a test would change this one's."""
     code = (
         "import pytest; from tests.scorecard import Scorecard; card = Scorecard();"
-        "assert pytest.main(['-q', '--collect-only', '-p', 'no:cacheprovider'], plugins=[card]) == 0;"
+        "assert pytest.main(['-q', '-m', '', '--collect-only', '-p', 'no:cacheprovider'], plugins=[card]) == 0;"
         "print('MISSING', [key for key, row in card.rows.items() if not row.tests])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
@@ -42,7 +42,8 @@ def test_a_failure_a_skip_and_a_missing_row_are_told(tmp_path):
     (tmp_path / "test_planted.py").write_text(PLANTED)
     code = (
         "import sys, pytest; from tests.scorecard import Scorecard; card = Scorecard();"
-        f"pytest.main(['-q', '-p', 'no:cacheprovider', '--rootdir', {str(tmp_path)!r}, {str(tmp_path)!r}], plugins=[card]);"
+        f"where = {str(tmp_path)!r};"
+        "pytest.main(['-q', '-m', '', '-p', 'no:cacheprovider', '--rootdir', where, where], plugins=[card]);"
         "print(card.text()); print([card.rows['fault', n].broken for n in (1, 2, 3, 4)], card.rows['security', 1].green)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
