@@ -1,6 +1,5 @@
 """What a segmentation run would do: its plan, memory and time, from a finished run's rates or a few images answered here."""
 
-import json
 import random
 import resource
 import time
@@ -14,10 +13,10 @@ import torch
 
 from pipeline import checkpoint, sizing, storage
 from pipeline.checkpoint import Checkpoint
-from pipeline.config import SegmentConfig, canonical, differences
+from pipeline.config import SegmentConfig
 from pipeline.corpus import Item, items_of, plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
-from pipeline.run import SECONDS, Run, describe
+from pipeline.run import SECONDS, Run
 from pipeline.segment import identity
 from pipeline.shard import ShardSegmenter
 
@@ -125,14 +124,7 @@ def _there(cfg: SegmentConfig, ready: Checkpoint) -> Run | None:
     """The run that this start would resume; ValueError where it would be refused."""
     if not storage.exists(storage.join(cfg.output, "run.json")):
         return None
-    found = describe(cfg.output)["identity"]
-    wanted = json.loads(canonical({**identity(cfg, ready), "plan_sha256": found["plan_sha256"]}))
-    if changed := differences(found, wanted):
-        raise ValueError(
-            f"run {cfg.output} was made with other settings: {'; '.join(changed)}; "
-            "choose another output, or restore the settings to resume this run"
-        )
-    return Run.open(cfg.output)
+    return Run.resumed(cfg.output, identity(cfg, ready))
 
 
 def _answer(cfg: SegmentConfig, ready: Checkpoint, items: list[Item]) -> tuple[Sample, float]:

@@ -4,7 +4,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 PATIENCE_S = 90.0  # after the first failure; a store that is restarted is back by then
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
@@ -55,16 +55,20 @@ def patiently(call: Callable[[], T]) -> T:
 
 def _code(error: BaseException) -> str:
     """S3's name of an error; empty for others."""
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    """S3's answer that an error tells of; empty for others."""
     response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+    return response if isinstance(response, dict) else {}
 
 
 def passes(error: BaseException) -> bool:
     """Whether an error is the kind that a store gives in passing."""
-    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    if isinstance(response, dict):
+    if response := _response(error):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status in _BUSY or response.get("Error", {}).get("Code") in _PASSING
+        return status >= 500 or status in _BUSY or _code(error) in _PASSING
     return isinstance(error, (ConnectionError, TimeoutError, *_client_errors()))
 
 

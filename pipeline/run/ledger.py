@@ -84,6 +84,11 @@ class Run:
                 "plan": plan,
             }
             storage.create(storage.join(uri, "run.json"), json.dumps(description, indent=2).encode())
+        return cls.resumed(uri, identity)
+
+    @classmethod
+    def resumed(cls, uri: str, identity: dict[str, Any]) -> "Run":
+        """The run at a URI; ValueError if it has another identity: the message names each field that differs."""
         found = describe(uri)["identity"]
         wanted = json.loads(canonical({**identity, "plan_sha256": found["plan_sha256"]}))
         if changed := differences(found, wanted):
