@@ -30,6 +30,9 @@ RESTARTS = 100
 # A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
 # the death of a node and the cluster's notice of it, when every try finds nobody.
 RETRIES = -1
+# Ray's driver starts about 100 tasks a second (configs/LOG.md): beyond so many, and so many an actor, a task is given
+# several shards.
+TASKS, TASKS_AN_ACTOR = 2000, 100
 
 
 @dataclass
@@ -146,9 +149,8 @@ def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]
     cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    shards: ray.data.Dataset = ray.data.from_items(
-        [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
-    )
+    tasks = min(len(pending), max(TASKS, TASKS_AN_ACTOR * cfg.actors))
+    shards: ray.data.Dataset = ray.data.from_items([{"shard": n} for n in pending], override_num_blocks=tasks)
     payload = {"payload": cfg.model_dump(mode="json"), "retried": retried}
     if cfg.decode == "tasks":  # on all nodes; not fused into the actor, since its restarts are set below
         shards = shards.map_batches(
@@ -210,12 +212,18 @@ class _Segmenter:
         pa.set_cpu_count(cfg.cpus_per_actor)
         self.payload, self.retried, self.decoded = payload, retried, cfg.decode == "tasks"
         self.run = Run.open(cfg.output)
+        self.first = (
+            True  # no shard answered yet: a task that its death broke off begins with those that were committed
+        )
         self.segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         started = time.monotonic()
         shard = row["shard"][0].as_py()
         items = _items(self.run, shard, self.retried)
+        if self.first and (rejects := self.run.answered(shard)) is not None:
+            return _summary(shard, len(items), rejects, {}, time.monotonic() - started)
+        self.first = False
         load = unpack(row) if self.decoded else self.segmenter.load
         if self.run.begin(shard) and load is not None:
             masks, rejects = self.segmenter.answer(items, load)
@@ -225,13 +233,14 @@ class _Segmenter:
         self.run.commit(shard, masks, rejects)
         if load is None:
             storage.delete(_decoding(self.run.uri, shard))
-        return _summary(shard, len(items), masks, rejects, time.monotonic() - started)
+        stages = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
+        return _summary(shard, len(items), rejects["error"].to_pylist(), stages, time.monotonic() - started)
 
 
-def _summary(shard: int, images: int, masks: pa.Table, rejects: pa.Table, seconds: float) -> pa.Table:
+def _summary(shard: int, images: int, rejects: list[str], stages: dict[str, float], seconds: float) -> pa.Table:
     """One small row a shard: all that comes back to the driver."""
-    values = {"shard": shard, "images": images, "rejects": rejects["error"].to_pylist(), "seconds": seconds}
-    values |= {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
+    values = {"shard": shard, "images": images, "rejects": rejects, "seconds": seconds}
+    values |= dict.fromkeys(SECONDS, 0.0) | stages
     fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "seconds": pa.float64()}
     return pa.Table.from_pylist([values], schema=pa.schema({**fields, **dict.fromkeys(SECONDS, pa.float64())}))
 

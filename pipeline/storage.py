@@ -92,6 +92,8 @@ def read(uri: str, etag: str | None = None) -> bytes:
         Changed: `etag` is given and no longer the object's.
     """
     fs, path = _filesystem(uri)
+    if (fetched := _fetched(fs, path, etag)) is not None:
+        return fetched
     if etag is not None:
         return patiently(lambda: _read_listed(fs, path, etag))
     # One request: s3fs would ask for the size first, to read large objects in pieces.
@@ -103,6 +105,8 @@ def read(uri: str, etag: str | None = None) -> bytes:
 def read_range(uri: str, offset: int, length: int) -> bytes:
     """`length` bytes from `offset`, in one request; fewer where the object ends before."""
     fs, path = _filesystem(uri)
+    if (fetched := _fetched(fs, path, span=(offset, offset + length))) is not None:
+        return fetched
     data: bytes = patiently(lambda: fs.cat_file(path, start=offset, end=offset + length))
     return data
 
@@ -187,6 +191,17 @@ def _filesystem(uri: str, attempts: int = 1) -> tuple[fsspec.AbstractFileSystem,
     fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, config_kwargs=limits)
     fs.retries = 1 if attempts == 1 else type(fs).retries  # s3fs has a loop of its own around botocore's
     return fs, path
+
+
+def _fetched(
+    fs: fsspec.AbstractFileSystem, path: str, etag: str | None = None, span: tuple[int, int] | None = None
+) -> bytes | None:
+    """The bytes where the store is S3 and answers at once; None: ask `fs`."""
+    if "s3" not in fs.protocol:
+        return None
+    from pipeline.s3_fetch import fetch  # no other store needs its client
+
+    return fetch(fs, path, etag, span)
 
 
 def _read_listed(fs: fsspec.AbstractFileSystem, path: str, etag: str) -> bytes:

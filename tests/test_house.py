@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
-    ("labels", "patience", "processes", "jobserver"),
+    ("labels", "patience", "processes", "jobserver", "s3_fetch"),
     ("storage",),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
@@ -26,7 +26,8 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
     "ray": {"train", "segment", "cluster", "tune", "tune_crf", "submit", "jobserver", "watch", "faults"},
     "dask": {"analysis"},
-    "fsspec": {"storage"},
+    "fsspec": {"storage", "s3_fetch"},
+    "obstore": {"s3_fetch"},
     "s3fs": set(),
     "typer": {"cli", "cli_analysis", "cli_cluster", "cli_models"},
     "tensorboard": set(),

@@ -167,6 +167,28 @@ def test_a_shard_that_killed_its_worker_is_answered_in_children_with_the_same_ro
     assert verify(run.output).problems == []
 
 
+def test_a_task_of_many_shards_goes_on_where_its_worker_died(run, monkeypatch):
+    """The first shard's part is there, the mark of the second too: the task that held both is tried again."""
+    before = rows(run.output, WITHOUT_SECONDS)
+    (Path(run.output) / "_SUCCESS.json").unlink()
+    for shard in (1, 2, 3):
+        (Path(run.output) / f"masks/part-{shard:05d}.parquet").unlink()
+    cfg, kept = run.model_copy(update={"actors": 1}), Path(run.output) / "masks/part-00000.parquet"
+    written, mark = kept.stat().st_mtime_ns, Path(run.output) / "attempts/shard-00001"
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text("of the dead worker")
+    monkeypatch.setattr("pipeline.segment.TASKS", 1)
+    monkeypatch.setattr("pipeline.segment.TASKS_AN_ACTOR", 1)
+    summaries = list(_answer(cfg, [0, 1, 2, 3], {}).iter_rows())
+    assert [row["shard"] for row in summaries] == [0, 1, 2, 3]
+    assert [row["images"] for row in summaries] == [4, 4, 4, 2]
+    assert [row["seconds_forward"] > 0 for row in summaries] == [False, True, True, True]
+    assert kept.stat().st_mtime_ns == written
+    assert segment(run).answered_now == 0
+    assert rows(run.output, WITHOUT_SECONDS) == before
+    assert verify(run.output).problems == []
+
+
 def test_retried_rejects_are_answered_once_they_are_mended(ray_session, scenes, tiny_checkpoint, tmp_path):
     images, labels = write_corpus(str(tmp_path / "corpus"), {"val": 6}, 64, 128, seed=1, packed=False)
     (broken, *_) = sorted((tmp_path / "corpus/leftImg8bit").rglob("*.png"))

@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from pipeline import patience, storage
+from pipeline.s3_fetch import fetch
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
@@ -139,3 +140,47 @@ def test_a_creator_whose_reply_was_lost_learns_that_it_was_first(prefix, monkeyp
     assert storage.create(uri, b"mine")
     assert not storage.create(uri, b"another's")
     assert storage.read(uri) == b"mine"
+
+
+NAMES = [
+    "a b.png",
+    "a%2Fb.png",
+    "a%20b.png",
+    "t+e=&?#.png",
+    "u\u0308.png",
+    "\u00fc.png",
+    "n\nl.png",
+    "x//y.png",
+    "/led.png",
+]
+
+
+def test_any_key_that_s3_takes_is_read_as_that_key(s3):
+    """One client of two reads most of them; what it cannot say goes to the other, and is never another object."""
+    prefix = f"{s3}/{uuid.uuid4().hex}"
+    for number, name in enumerate(NAMES):
+        storage.put(f"{prefix}/{name}", b"0%d" % number)
+    for number, name in enumerate(NAMES):
+        assert storage.read(f"{prefix}/{name}") == b"0%d" % number
+        assert storage.read_range(f"{prefix}/{name}", 1, 1) == b"%d" % number
+    etags = {file.path: file.etag for file in storage.scan(prefix)}
+    assert storage.read(f"{prefix}/{NAMES[0]}", etags[NAMES[0]]) == b"00"
+    storage.put(f"{prefix}/{NAMES[0]}", b"other")
+    with pytest.raises(storage.Changed):
+        storage.read(f"{prefix}/{NAMES[0]}", etags[NAMES[0]])
+
+
+def test_plain_keys_come_the_fast_way_and_wrong_credentials_are_told_by_the_other(s3, monkeypatch):
+    uri = f"{s3}/{uuid.uuid4().hex}"
+    storage.put(uri, b"0123")
+    fs, path = storage._filesystem(uri)
+    assert fetch(fs, path, None, None) == b"0123"
+    assert fetch(fs, path, None, (1, 9)) == b"123"
+    assert fetch(fs, f"{path}//x", None, None) is None
+    with pytest.raises(FileNotFoundError):
+        fetch(fs, f"{path}.gone", None, None)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(patience.Refused, match="SignatureDoesNotMatch"):
+        storage.read(uri)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -28,7 +28,7 @@ from pipeline.corpus import Item, items_of
 from pipeline.labels import LabelSpace
 from pipeline.run.identity import describe, fingerprint_of
 from pipeline.run.lease import Lease
-from pipeline.run.parts import Part, part_name, read_footer, read_table, scan_parts, write_part
+from pipeline.run.parts import Footer, Part, part_name, read_footer, read_table, scan_parts, write_part
 from pipeline.run.plan import Plan, write_plan
 from pipeline.run.rows import FORMAT, part_metadata
 from pipeline.run.success import Finished, finished, rejects_part, write_success
@@ -131,6 +131,11 @@ class Run:
                 _check(lease)
                 storage.delete(part.uri)
 
+    def answered(self, shard: int) -> list[str] | None:
+        """Reasons of a shard's rejects; None while it has no answer."""
+        found = self._footer(shard)
+        return None if found is None else [row["error"] for row in found.rejects]
+
     def begin(self, shard: int) -> bool:
         """Say that work on a shard begins; False if an earlier attempt began and never ended, so that its worker died."""
         moment = datetime.now(UTC).isoformat()
@@ -206,14 +211,17 @@ class Run:
 
     def _settle(self, shard: int) -> None:
         """Write the rejects of which the shard's committed part speaks."""
+        if (found := self._footer(shard)) is not None and found.rejects:
+            name, data = rejects_part(self.fingerprint, self.label_space, shard, shard, found.rejects)
+            storage.put(storage.join(self.uri, name), data)
+
+    def _footer(self, shard: int) -> Footer | None:
+        """What a shard's committed part says; None while there is none."""
         part = Part(self.uri, "masks", 0, shard, shard)
         try:
-            rejects = read_footer(replace(part, bytes=storage.size(part.uri))).rejects
+            return read_footer(replace(part, bytes=storage.size(part.uri)))
         except FileNotFoundError:
-            return
-        if rejects:
-            name, data = rejects_part(self.fingerprint, self.label_space, shard, shard, rejects)
-            storage.put(storage.join(self.uri, name), data)
+            return None
 
     def _attempt_uri(self, shard: int) -> str:
         return storage.join(self.uri, "attempts", f"shard-{shard:05d}")

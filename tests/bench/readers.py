@@ -114,7 +114,7 @@ def main(rounds: int) -> None:
         programs = readers(store.removeprefix("s3://"))
         for shape, (count, size) in SHAPES.items():
             names = lay(Path(folder), store, shape, count, size)
-            places = [place for _, place in list_members(f"{store}/{shape}.zip")]
+            places = list(list_members(f"{store}/{shape}.zip").values())
             whole = [(f"{shape}/{name}", None, 0) for name in names]
             ranges = [(f"{shape}.zip", place.offset, place.bytes + HEADER_BYTES) for place in places]
             ways = {name: partial(read_all, pool, read, whole) for name, read in programs.items()}
