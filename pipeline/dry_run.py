@@ -14,6 +14,7 @@ import torch
 from pipeline import checkpoint, sizing, storage
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig
+from pipeline.cores import take_cores
 from pipeline.corpus import Item, items_of, plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
 from pipeline.run import SECONDS, Run
@@ -129,7 +130,7 @@ def _there(cfg: SegmentConfig, ready: Checkpoint) -> Run | None:
 
 def _answer(cfg: SegmentConfig, ready: Checkpoint, items: list[Item]) -> tuple[Sample, float]:
     """The timed answer, and bytes of one mask."""
-    torch.set_num_threads(cfg.cpus_per_actor)
+    take_cores(cfg.cpus_per_actor)
     segmenter = ShardSegmenter(ready, cfg)
     segmenter.answer(items[:1])  # loops are compiled and memory is first touched here
     timed = items[1:] or items

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-import torch
 from ray.data import ActorPoolStrategy
 
 from pipeline import checkpoint, cluster, faults, storage, watch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
+from pipeline.cores import take_cores
 from pipeline.corpus import Item, plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
 from pipeline.poison import answer_in_children
@@ -208,8 +208,7 @@ class _Segmenter:
 
     def __init__(self, payload: dict[str, Any], retried: dict[int, list[str]]) -> None:
         cfg = parse(SegmentConfig, payload, where="segment config")
-        torch.set_num_threads(cfg.cpus_per_actor)
-        pa.set_cpu_count(cfg.cpus_per_actor)
+        take_cores(cfg.cpus_per_actor)
         self.payload, self.retried, self.decoded = payload, retried, cfg.decode == "tasks"
         self.run = Run.open(cfg.output)
         self.first = (
@@ -248,5 +247,5 @@ def _summary(shard: int, images: int, rejects: list[str], stages: dict[str, floa
 def _answerer(payload: dict[str, Any]) -> Callable[[list[Item]], tuple[pa.Table, pa.Table]]:
     """What answers items in a child process."""
     cfg = parse(SegmentConfig, payload, where="segment config")
-    torch.set_num_threads(cfg.cpus_per_actor)
+    take_cores(cfg.cpus_per_actor)
     return ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).answer

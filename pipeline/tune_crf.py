@@ -20,6 +20,7 @@ import yaml
 from pipeline import checkpoint, cluster, storage
 from pipeline.batches import load_pair
 from pipeline.config import CrfConfig, SegmentConfig, parse
+from pipeline.cores import take_cores
 from pipeline.corpus import Item, list_items
 from pipeline.crf.device import sharpen
 from pipeline.metrics.bootstrap import interval, resample
@@ -107,7 +108,7 @@ def _predict_all(payload: dict[str, Any], cfg: SegmentConfig, items: list[Item])
 
 def _predict(payload: dict[str, Any], wanted: Sequence[tuple[Item, str]]) -> None:
     cfg = parse(SegmentConfig, payload, where="segment config")
-    torch.set_num_threads(cfg.cpus_per_actor)
+    take_cores(cfg.cpus_per_actor)
     ready = checkpoint.load(cfg.checkpoint)
     device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
     predictor = Predictor(ready.model, ready.mean, ready.std, cfg.predict, device)

@@ -14,6 +14,7 @@ import torch
 from pipeline import labels
 from pipeline.batches import Batch, EpochOrder, epoch_batches, steps_per_epoch
 from pipeline.config import TrainConfig
+from pipeline.cores import take_cores
 from pipeline.corpus import Item
 from pipeline.labels import LabelSpace
 from pipeline.records import MetricsLog
@@ -77,7 +78,7 @@ def _open(cfg: TrainConfig) -> _Data:
 
 
 def _set_up(cfg: TrainConfig, device: torch.device) -> None:
-    torch.set_num_threads(cfg.cpus_per_worker)
+    take_cores(cfg.cpus_per_worker)
     compiler = os.environ.get("CXX", "g++")
     if cfg.compile and shutil.which(compiler) is None:
         raise ValueError(

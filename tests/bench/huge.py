@@ -16,6 +16,7 @@ import torch
 from pipeline import labels
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse, parse_model
+from pipeline.cores import take_cores
 from pipeline.corpus import list_items
 from pipeline.imaging.masks import MaskWriter
 from pipeline.models import Network
@@ -72,7 +73,7 @@ def main() -> None:
     arguments.add_argument("--tile", type=int, nargs=2, default=[1024, 1024])
     arguments.add_argument("--overlap", type=int, default=64)
     given = arguments.parse_args()
-    torch.set_num_threads(1)
+    take_cores(1)
     answer(3 * given.tile[0], 2 * given.tile[1], given.tile, given.overlap)
     before, started = _peak_mb(), time.perf_counter()
     row = answer(given.height, given.width, given.tile, given.overlap)

@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline import checkpoint, labels, models
 from pipeline.config import SegmentConfig, parse
 from pipeline.config.networks import DeepLabV3PlusConfig
+from pipeline.cores import take_cores
 from pipeline.corpus import list_items, plan_shards
 from pipeline.run import Run
 from pipeline.segment import identity
@@ -55,7 +56,7 @@ def prepare(folder: Path, images: int, size: tuple[int, int]) -> SegmentConfig:
 
 def answer_all(cfg: SegmentConfig) -> tuple[int, float]:
     """(images, peak MB) of a process that answers and commits every shard, as an actor does."""
-    torch.set_num_threads(1)
+    take_cores(1)
     run = Run.open(cfg.output)
     segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
     images = 0

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline import checkpoint, labels, models, storage
 from pipeline.config import CorpusConfig, SegmentConfig, parse_model
+from pipeline.cores import take_cores
 from pipeline.corpus import Item, list_items, read
 from pipeline.corpus.street import draw_scene
 from pipeline.imaging.decode import decode_image
@@ -113,7 +114,7 @@ def bare_threads(chunk: Chunk) -> tuple[int, float]:
 
 def _loaded(chunk: Chunk) -> tuple[Predictor, list[Item]]:
     """The predictor as an actor makes it, and the items of the zip on the disk."""
-    torch.set_num_threads(chunk["cores"])
+    take_cores(chunk["cores"])
     cfg = config(chunk, f"{chunk['folder']}/{chunk['name']}.zip")
     return ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).predictor, list_items(cfg.corpus, None)
 
