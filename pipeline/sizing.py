@@ -252,7 +252,7 @@ def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, l
         reason = f"{shards:,} parts, each of which is opened at the end of the run and by every question to it"
         small[reason] = ceil(found.images / MANY_PARTS)
     yield from (f"{reason}; {_larger(cfg, max(small.values()), rates)}" for reason in small)
-    if images_per_s > S3_READS_S:
+    if images_per_s > S3_READS_S and cfg.corpus.images.startswith("s3"):
         yield (
             f"{images_per_s:,.0f} images/s, and S3 promises {S3_READS_S:,} reads/s of one archive or prefix; the rest is asked "
             f"again, and may end as rejects: take {max(1, int(devices * S3_READS_S / images_per_s))} devices, or spread the "

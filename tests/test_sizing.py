@@ -90,6 +90,11 @@ def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
         assert warnings() == ()
 
 
+def test_only_s3_has_the_limits_of_s3():
+    folder = config(images_per_shard=256, corpus={"images": "file:///mnt/corpus", "layout": "cityscapes"})
+    assert sizing.size(folder, 10**7, 0, sizing.Rates(100, 1e5, 25e3), 64).warnings == ()
+
+
 def test_larger_shards_of_large_images_need_more_bytes():
     rates = sizing.Rates(10, 1e7, 25e3)
     [found] = sizing.size(config(), 6_000_000, 0, rates, 64).warnings
