@@ -119,11 +119,13 @@ def plan(
     if images is None or image_kb is None:
         images, image_bytes, listed = sizing.corpus(cfg)
     else:
-        image_bytes, listed = image_kb * 1e3, images
+        image_bytes, listed = image_kb * 1e3, sizing.listed(cfg, images)
     found = sizing.size(cfg, images, listed, replace(rates, image_bytes=image_bytes), devices or cfg.actors)
     cost = found.cost(device_hour, million_gets, thousand_puts, gb_month)
     for line in sizing.lines(found, rates.images_per_s, cost):
         print(line)
+    for warning in sizing.unlike(like, cfg) if like else ():
+        print(f"warning: {warning}")
 
 
 @cluster.command()

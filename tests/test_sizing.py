@@ -1,32 +1,57 @@
 """`maskmill plan`: what is counted equals hand arithmetic, what is measured comes from a run's own parts."""
 
+import json
+import random
+import re
 from pathlib import Path
 
 import pytest
 
-from pipeline import sizing, storage
+from pipeline import segment, sizing, storage
 from pipeline.config import SegmentConfig, parse
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 
 GUIDE = Path(__file__).parent.parent / "infra" / "README.md"
+BUCKET = "s3://bucket"
 
 
 def config(**changes):
-    return parse(SegmentConfig, segment_values("s3://bucket") | {"images_per_shard": 64} | changes, where="test")
+    return parse(SegmentConfig, segment_values(BUCKET) | {"images_per_shard": 64} | changes, where="test")
 
 
 def test_hours_parts_and_requests_follow_from_the_rate():
-    found = sizing.size(config(), 640_000, 0, sizing.Rates(10, 2e6, 25e3), 20)
-    assert found.shards == found.images // 64 == 10_000
-    working_h = 640_000 / (10 * 20) / 3600
-    finish_h = (10_000 * 0.04 + 640_000 * 25e3 / 200e6) / 3600
-    assert found.hours == pytest.approx(640_000 * 40e-6 / 3600 + 60 / 3600 + working_h + finish_h)
-    assert found.device_hours == pytest.approx((working_h + 60 / 3600) * 20)
-    assert found.parts_per_s == pytest.approx(200 / 64)
-    assert found.read_bytes == 1.28e12
-    assert found.gets == 2 * 640_000 + 2 * 10_000 + 2 * 20  # image and label; footer and whole part; plan and weights
+    found = sizing.size(config(), 640_000, 1_280_000, sizing.Rates(10, 2e6, 25e3), 20)
+    assert found.shards == 10_000
+    plan_s, finish_s = 640_000 * 31e-6 + 1_280 * 0.1, 10_000 * 0.02 / 16 + 2 * 10 * 0.1
+    working_s = 10_000 / 20 * (64 / 10 + 3 * 0.02)
+    assert found.plan_hours == pytest.approx(plan_s / 3600)
+    assert found.finish_hours == pytest.approx(finish_s / 3600)
+    assert found.hours == pytest.approx((plan_s + 60 + working_s + finish_s) / 3600)
+    assert found.device_hours == pytest.approx((working_s + 60) / 3600 * 20)
+    assert found.parts_per_s == pytest.approx(10_000 / working_s)
+    assert (found.read_bytes, found.written_bytes) == (1.28e12, 16e9)
+    assert found.gets == 2 * 640_000 + 10_000 + 22 * 3  # image and label; footers; three parts of the plan
+    renewals = 3453 // 15  # of the lease, in 3452.34 s
+    assert found.puts == 2 * 10_000 + 3 + renewals + 1  # begin and part
+    assert found.lists == 1_280 + 2 * 10 + renewals + 1
     assert found.warnings == ()
+
+
+def test_the_slowest_device_has_a_whole_shard_more():
+    five, eight = (sizing.size(config(), 64 * n, 0, sizing.Rates(0.1, 1e6, 25e3), 4) for n in (5, 8))
+    assert five.device_hours == eight.device_hours
+
+
+def test_a_shard_of_large_images_holds_fewer():
+    found = sizing.size(config(images_per_shard=1024), 10**8, 0, sizing.Rates(100, 3e5, 25e3), 32)
+    assert found.shards == 117_234  # of 853 images: 256 MB
+
+
+def test_rays_driver_may_be_slower_than_its_devices():
+    found = sizing.size(config(images_per_shard=1), 100_000, 0, sizing.Rates(100, 3e5, 25e3), 1000)
+    assert found.device_hours == pytest.approx((60 + 100_000 * (9e-3 + 0.6e-3)) / 3600 * 1000)
+    assert (sizing.TASKS, sizing.TASKS_AN_ACTOR) == (segment.TASKS, segment.TASKS_AN_ACTOR)
 
 
 def test_the_cost_is_devices_and_requests_and_a_month_of_masks():
@@ -36,22 +61,113 @@ def test_the_cost_is_devices_and_requests_and_a_month_of_masks():
     assert cost == pytest.approx(found.device_hours * 3 + requests + 1.6 * 0.02)
 
 
-def test_what_will_not_scale_is_said_with_what_to_do():
-    huge = sizing.size(config(), 10**8, 10**8, sizing.Rates(100, 3e5, 25e3), 64)
-    assert any("set images_per_shard to 1112" in warning for warning in huge.warnings)
-    assert any("23 GB" in warning or "22 GB" in warning for warning in huge.warnings)
-    assert any("into 6 runs" in warning for warning in huge.warnings)
-    small = sizing.size(config(), 640, 0, sizing.Rates(10, 1e6, 25e3), 8)
-    assert any("set images_per_shard to 10" in warning for warning in small.warnings)
+# images, listed, rate, devices, images a shard -> what is said, and nothing else
+LIMITS = [
+    ((640, 0, 10, 8, 64), "10 shards for 8 devices"),
+    ((100_000, 0, 0.1, 4, 512), "a shard takes 85 min"),
+    ((1_000_000, 0, 100, 8, 16), "a device waits 27% of its time"),
+    ((6_000_000, 0, 10, 64, 16), "375,000 parts"),
+    ((10_000_000, 0, 100, 64, 256), "6,247 images/s"),
+    ((10_000_000, 20_000_000, 10, 64, 256), "the corpus is listed page by page in 33 min"),
+    ((50_000_000, 0, 10, 64, 512), "planning takes 30 GB"),
+]
+
+
+@pytest.mark.parametrize(("case", "words"), LIMITS)
+def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
+    images, listed, rate, devices, per_shard = case
+
+    def warnings(**changes):
+        cfg = config(**{"images_per_shard": per_shard} | changes)
+        return sizing.size(cfg, images, listed, sizing.Rates(rate, 1e5, 25e3), devices).warnings
+
+    [found] = warnings()
+    assert found.startswith(words)
+    if advice := re.search(r"images_per_shard to (\d+)", found):
+        assert warnings(images_per_shard=int(advice[1])) == ()
+    if advice := re.search(r"take (\d+) devices", found):
+        devices = int(advice[1])
+        assert warnings() == ()
+
+
+def test_only_s3_has_the_limits_of_s3():
+    folder = config(images_per_shard=256, corpus={"images": "file:///mnt/corpus", "layout": "cityscapes"})
+    assert sizing.size(folder, 10**7, 0, sizing.Rates(100, 1e5, 25e3), 64).warnings == ()
+
+
+def test_larger_shards_of_large_images_need_more_bytes():
+    rates = sizing.Rates(10, 1e7, 25e3)
+    [found] = sizing.size(config(), 6_000_000, 0, rates, 64).warnings
+    assert found.endswith("; set bytes_per_shard to 300000000")  # 30 images
+    assert sizing.size(config(bytes_per_shard=300_000_000), 6_000_000, 0, rates, 64).warnings == ()
+
+
+def test_all_that_small_shards_lead_to_has_one_advice():
+    found = sizing.size(config(images_per_shard=16), 10**7, 0, sizing.Rates(100, 1e5, 25e3), 8).warnings
+    assert [warning.partition("; ")[2] for warning in found] == ["set images_per_shard to 60"] * 2
+
+
+SECONDS = {"seconds_decode": 8.0, "seconds_forward": 5.0, "seconds_crf": 2.0, "seconds_encode": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "decode", "expected"),
+    [
+        (1, 0, "actor", 2 + 5 + 12),
+        (4, 0, "actor", 2 + 5 + 12 / 4),
+        (4, 0, "tasks", 2 + 5 + 4 / 4),
+        (1, 1, "actor", (2 + 12) / 0.9),  # the cores are slower than the GPU
+        (4, 1, "actor", (2 + 5) / 0.9),
+        (1, 1, "tasks", (2 + 5) / 0.9),
+    ],
+)
+def test_stages_take_turns_on_a_cpu_and_a_gpu_works_beside_its_cores(cpus, gpus, decode, expected):
+    cfg = config(cpus_per_actor=cpus, gpus_per_actor=gpus, decode=decode)
+    assert sizing.working_s(SECONDS, cfg) == pytest.approx(expected)
 
 
 def test_rates_are_those_of_a_finished_run(tmp_path):
-    run = make_run(str(tmp_path / "run"), [Drawn("a", "01", label="01"), Drawn("b", "11", label="01")])
+    run = make_run(
+        str(tmp_path / "run"), [Drawn("a", "01", label="01"), Drawn("b", "11", label="01"), Drawn("c", None)]
+    )
     rates = sizing.measured(run)
-    # decode 0.25 s in two threads, forward 0.5 s, encode 0.25 s beside each other: the model sets the pace.
-    assert rates.images_per_s == pytest.approx(0.9 / 0.5)
+    assert rates.images_per_s == pytest.approx(1)  # one core: 0.25 s of decoding, 0.5 of the model, 0.25 of encoding
     parts = storage.list_files(storage.join(run, "masks"))
-    assert rates.mask_bytes == sum(part.bytes for part in parts) / 2
+    assert rates.mask_bytes == parts[0].bytes / 2
+
+
+def test_a_run_of_many_parts_is_sampled(tmp_path):
+    count = sizing.SAMPLE_PARTS + 2
+    run = make_run(str(tmp_path / "run"), [Drawn(f"{n:03d}", "01") for n in range(count)], images_per_shard=1)
+    storage.delete(storage.join(run, "masks/part-00001.parquet"))  # every other one is read
+    assert sizing.measured(run).images_per_s == pytest.approx(1)
+    storage.delete(storage.join(run, "masks/part-00002.parquet"))
+    with pytest.raises(ValueError, match=r"part-00002\.parquet is gone"):
+        sizing.measured(run)
+
+
+def test_masks_are_not_read_for_rates(tmp_path):
+    rng = random.Random(0)
+    noise = "/".join("".join(rng.choices("0123456789", k=1000)) for _ in range(1000))
+    run = make_run(str(tmp_path / "run"), [Drawn("a", noise), Drawn("b", noise)])
+    [part] = storage.list_files(storage.join(run, "masks"))
+    sizing.measured(run)  # what is loaded once is read here
+    before = bytes_read()
+    sizing.measured(run)
+    assert 0 < bytes_read() - before < part.bytes / 4
+
+
+def bytes_read() -> int:
+    """By this process so far."""
+    return int(re.search(r"rchar: (\d+)", Path("/proc/self/io").read_text())[1])
+
+
+def test_a_rate_of_other_settings_is_pointed_out(tmp_path):
+    run = make_run(str(tmp_path / "run"), [Drawn("a", "01")])
+    cfg = parse(SegmentConfig, json.loads(storage.read(f"{run}/run.json"))["config"], where="run")
+    assert sizing.unlike(run, cfg.model_copy(update={"output": "elsewhere", "actors": 8})) == []
+    [warning] = sizing.unlike(run, cfg.model_copy(update={"cpus_per_actor": 4}))
+    assert "cpus_per_actor: 1, now 4" in warning
 
 
 def test_a_run_that_is_not_finished_has_no_rates(tmp_path):
@@ -66,12 +182,17 @@ def test_a_number_that_is_not_above_0_is_named(images, rate, devices):
         sizing.size(config(), images, 0, sizing.Rates(rate, 1, 1), devices)
 
 
-def test_a_corpus_is_counted_by_listing_it(scenes):
+def test_a_corpus_is_counted_by_listing_it(scenes, tmp_path):
     images, labels = scenes
     cfg = config(corpus={"images": images, "labels": labels, "layout": "cityscapes"})
     count, mean_bytes, listed = sizing.corpus(cfg)
-    assert (count, listed) == (6, 0)
+    assert (count, listed, sizing.listed(cfg, count)) == (6, 0, 0)
     assert 1_000 < mean_bytes < 100_000
+    folder = f"{make_run(str(tmp_path / 'run'), [Drawn('a', '01'), Drawn('b', '01')])}-corpus"
+    loose = config(corpus={"images": folder, "layout": "pairs", "image_glob": "*.png"}, split=None)
+    sizes = [file.bytes for file in storage.list_files(folder)]
+    assert sizing.corpus(loose) == (2, sum(sizes) / 2, 2)
+    assert sizing.listed(loose, 2) == 2
 
 
 def test_the_guides_table_is_what_plan_computes():
