@@ -48,7 +48,7 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S
     try:
         yield server
     finally:
-        server.stop()
+        server.stop(kill=True)  # it takes ten seconds to tidy up what is thrown away
 
 
 @pytest.fixture(scope="session")
