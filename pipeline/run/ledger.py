@@ -165,6 +165,9 @@ class Run:
             )
         _check(lease)
         storage.delete(storage.join(self.uri, "_SUCCESS.json"))
+        for mark in storage.list_files(storage.join(self.uri, "attempts")):
+            if mark.path.startswith("shard-"):  # its worker may have died between its answer and the answer's rejects
+                self._settle(int(mark.path.removeprefix("shard-")))
         found = {}
         for part in scan_parts(self.uri, "rejects"):
             ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
@@ -201,8 +204,6 @@ class Run:
         if pending := self.pending():
             raise ValueError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
         for file in storage.list_files(storage.join(self.uri, "attempts")):
-            if file.path.startswith("shard-"):
-                self._settle(int(file.path.removeprefix("shard-")))
             storage.delete(file.uri)
         sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
         return write_success(
