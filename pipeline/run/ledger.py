@@ -154,7 +154,8 @@ class Run:
         """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too.
 
         Only for a run that nobody else writes: a writer that was frozen for longer than its lease, in the moment between
-        its last look at the lease and the removal of a part, would remove one that another has made meanwhile.
+        its last look at the lease and the removal of a part, would remove one that another has made meanwhile. (S3 can
+        compare the part's ETag as it removes it; a disk has no such call, and rejects of equal bytes have equal ETags.)
 
         Raises:
             ValueError: the run is a compacted copy, whose parts hold many shards.
