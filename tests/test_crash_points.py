@@ -6,11 +6,11 @@ import pytest
 
 from pipeline import storage
 from pipeline.corpus import plan
-from pipeline.run import Lease, Run, compact, lease, verify
+from pipeline.run import compact, lease, verify
 from pipeline.run import plan as stored_plan
 from pipeline.run.parts import parts_of, read_table
 from tests.crash_points import Killed, dying
-from tests.test_run import open_run, tables
+from tests.ledger_play import rejecting, segment, withdraw_rejects
 
 BAD = ("val/s_0", "val/s_3")
 
@@ -23,27 +23,13 @@ def small(monkeypatch):
     monkeypatch.setattr(lease, "EXPIRES_S", -1000.0)
 
 
-def segment(uri, rejected):
-    """What `maskmill segment` does to the ledger (pipeline/segment.py), one shard after the other."""
-    with Lease(uri) as held:
-        run = open_run(uri)
-        if pending := run.pending():
-            run.reopen(held)
-            for shard in pending:
-                items = run.shard_items(shard)
-                run.begin(shard)
-                run.commit(shard, *tables(items, rejected))
-        (None if pending else run.finished()) or run.finish(1, held)
-
-
 def retry_rejects(uri):
-    with Lease(uri) as held:
-        Run.open(uri).withdraw_rejects(held)
-    segment(uri, rejected=("val/s_0",))  # the other one was mended
+    withdraw_rejects(uri)
+    segment(uri, rejecting(["val/s_0"]))  # the other one was mended
 
 
 COMMANDS = {
-    "segment": lambda uri: segment(uri, BAD),
+    "segment": lambda uri: segment(uri, rejecting(BAD)),
     "retry-rejects": retry_rejects,
     "compact": lambda uri: compact(uri, f"{uri}-compact", part_bytes=40_000),
 }

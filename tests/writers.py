@@ -9,7 +9,8 @@ import pytest
 from pipeline import storage
 from tests.crash_points import Killed
 
-_STEPS = ("put", "create", "delete", "scan", "exists")
+_CHANGES = ("put", "create", "delete")
+_STEPS = (*_CHANGES, "scan", "exists")
 
 
 class Writer(threading.Thread):
@@ -18,7 +19,8 @@ class Writer(threading.Thread):
     def __init__(self, name: str, command: Callable[[], object]) -> None:
         super().__init__(name=name, daemon=True)
         self.command, self.outcome = command, None
-        self.waits_at = "start"
+        self.did = ""  # the last step, e.g. `create masks/part-00001.parquet`
+        self.found = False  # whether there was an object where it last created one
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._dies = self._repeats = False
         self._looked_at_lease = False
@@ -55,11 +57,10 @@ class Writer(threading.Thread):
         """
         guarded, self._looked_at_lease = self._looked_at_lease, step == "scan" and uri.endswith("/_lease")
         if not guarded or step not in ("put", "delete"):
-            self.waits_at = f"{step} {uri}"
             self._stopped.release()
             self._go.acquire()
         self._die_if_told()
-        return 2 if self._repeats and step in ("put", "create", "delete") else 1
+        return 2 if self._repeats and step in _CHANGES else 1
 
     def _die_if_told(self) -> None:
         if self._dies:
@@ -68,16 +69,22 @@ class Writer(threading.Thread):
 
 def take_turns(patch: pytest.MonkeyPatch) -> None:
     """Make the writers' steps on the store wait for their turn; other threads go on as ever."""
+    exists = storage.exists
     for name in _STEPS:
-        patch.setattr(storage, name, _in_turn(name, getattr(storage, name)))
+        patch.setattr(storage, name, _in_turn(name, getattr(storage, name), exists))
 
 
-def _in_turn(step: str, real: Callable) -> Callable:
+def _in_turn(step: str, real: Callable, exists: Callable[[str], bool]) -> Callable:
     def call(uri, *rest):
         writer = threading.current_thread()
-        times = writer.before(step, uri) if isinstance(writer, Writer) else 1
+        if not isinstance(writer, Writer):
+            return real(uri, *rest)
+        times = writer.before(step, uri)
+        if step == "create":
+            writer.found = exists(uri)
         for _ in range(times):
             answer = real(uri, *rest)
+        writer.did = f"{step} {'/'.join(uri.split('/')[-2:])}"
         return iter(list(answer)) if step == "scan" else answer
 
     return call

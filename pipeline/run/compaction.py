@@ -5,6 +5,7 @@ run at any moment sees that run's images once each. The copy holds the same rows
 fingerprint, and is finished by its own `_SUCCESS.json`; from then on readers can use it, and the first run can be deleted.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from pipeline.run.lease import Lease
 from pipeline.run.ledger import Run
 from pipeline.run.parts import Part, PartWriter, footer_of, parts_of, read_table
 from pipeline.run.rows import part_metadata
-from pipeline.run.success import Finished, rejects_part, write_success
+from pipeline.run.success import Finished, finished, rejects_part, write_success
 
 PART_BYTES = 256_000_000  # parts come out between 0.67 and 1.5 of it, or the whole run in one
 GROUP_BYTES = 16_000_000  # of masks in a row group: what a reader holds at a time
@@ -56,12 +57,14 @@ def compact(
 
 
 def _success(run_uri: str) -> bytes:
-    try:
-        return storage.read(storage.join(run_uri, "_SUCCESS.json"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"run {run_uri} is not finished (no _SUCCESS.json); finish it first: maskmill resume"
-        ) from None
+    with contextlib.suppress(FileNotFoundError):
+        success = storage.read(storage.join(run_uri, "_SUCCESS.json"))
+        if finished(run_uri) is not None:
+            return success
+    raise ValueError(
+        f"run {run_uri} is not finished (no _SUCCESS.json, or a part of which it speaks is gone); finish it first: "
+        "maskmill resume"
+    )
 
 
 def _describe(source: Run, out: str, made_from: dict[str, str]) -> None:

@@ -154,7 +154,8 @@ class Run:
         """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too.
 
         Only for a run that nobody else writes: a writer that was frozen for longer than its lease, in the moment between
-        its last look at the lease and the removal of a part, would remove one that another has made meanwhile.
+        its last look at the lease and the removal of a part, would remove one that another has made meanwhile. (S3 can
+        compare the part's ETag as it removes it; a disk has no such call, and rejects of equal bytes have equal ETags.)
 
         Raises:
             ValueError: the run is a compacted copy, whose parts hold many shards.
@@ -165,6 +166,9 @@ class Run:
             )
         _check(lease)
         storage.delete(storage.join(self.uri, "_SUCCESS.json"))
+        for mark in storage.list_files(storage.join(self.uri, "attempts")):
+            if mark.path.startswith("shard-"):  # its worker may have died between its answer and the answer's rejects
+                self._settle(int(mark.path.removeprefix("shard-")))
         found = {}
         for part in scan_parts(self.uri, "rejects"):
             ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
@@ -201,8 +205,6 @@ class Run:
         if pending := self.pending():
             raise ValueError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
         for file in storage.list_files(storage.join(self.uri, "attempts")):
-            if file.path.startswith("shard-"):
-                self._settle(int(file.path.removeprefix("shard-")))
             storage.delete(file.uri)
         sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
         return write_success(
