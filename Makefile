@@ -11,7 +11,7 @@ help:
 	@echo "make check      the one gate: lint, types, tests and the scorecard (about 25 minutes on 2 cores)"
 	@echo "make scorecard  24 faults, 48 bad inputs, 12 security checks: one line each (a quarter of an hour, three seeds each)"
 	@echo "make bench      every measurement of the book beside its peers, at most half an hour on 2 quiet cores"
-	@echo "make bench-run  a whole segmentation on S3 beside plain loops (a quarter of an hour)"
+	@echo "make bench-run  a whole segmentation on S3 beside plain loops (8 minutes on 2 quiet cores)"
 	@echo "make bench-crf  the dense CRF beside pydensecrf: time, memory, agreement (some minutes; needs the CamVid photographs)"
 	@echo "make lock       resolve infra/requirements.lock anew"
 	@echo "make clean      remove .venv and runs/"

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy
 from pipeline import checkpoint, cluster, faults, storage, watch
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig, parse
-from pipeline.cores import take_cores
+from pipeline.cores import take_cores, worker_environment
 from pipeline.corpus import Item, plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
 from pipeline.poison import answer_in_children
@@ -47,7 +47,7 @@ class Progress:
     first_answer: float | None = None
 
     def add(self, row: dict[str, Any]) -> None:
-        self.first_answer = self.first_answer or time.monotonic() - row["seconds"]
+        self.first_answer = self.first_answer or time.monotonic() - (time.time() - row["began"])
         self.done += row["images"]
         self.answered_now += row["images"]
         self.rejects.update(row["rejects"])
@@ -171,7 +171,11 @@ def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]
         compute=ActorPoolStrategy(min_size=1, max_size=min(cfg.actors, len(pending))),
         num_cpus=cfg.cpus_per_actor,
         num_gpus=cfg.gpus_per_actor,
-        ray_remote_args_fn=lambda: {"max_restarts": RESTARTS, "max_task_retries": RETRIES},
+        ray_remote_args_fn=lambda: {
+            "max_restarts": RESTARTS,
+            "max_task_retries": RETRIES,
+            "runtime_env": worker_environment(cfg.gpus_per_actor),
+        },
     )
 
 
@@ -207,25 +211,27 @@ class _Segmenter:
     """One actor: holds the weights, answers shard after shard."""
 
     def __init__(self, payload: dict[str, Any], retried: dict[int, list[str]]) -> None:
-        cfg = parse(SegmentConfig, payload, where="segment config")
-        take_cores(cfg.cpus_per_actor)
-        self.payload, self.retried, self.decoded = payload, retried, cfg.decode == "tasks"
-        self.run = Run.open(cfg.output)
-        self.first = (
-            True  # no shard answered yet: a task that its death broke off begins with those that were committed
-        )
-        self.segmenter = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg)
+        self.cfg = parse(SegmentConfig, payload, where="segment config")
+        self.payload, self.retried = payload, retried
+        self.run = Run.open(self.cfg.output)
+        self.first = True  # until a shard has no answer: a task that was broken off begins with those that have one
+
+    @cached_property
+    def segmenter(self) -> ShardSegmenter:
+        """Made in the thread that answers: were torch's threads of two teams, neither team would spin at its barriers."""
+        take_cores(self.cfg.cpus_per_actor)
+        return ShardSegmenter(checkpoint.load(self.cfg.checkpoint), self.cfg)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        started = time.monotonic()
+        segmenter, began = self.segmenter, time.time()
         shard = row["shard"][0].as_py()
         items = _items(self.run, shard, self.retried)
         if self.first and (rejects := self.run.answered(shard)) is not None:
-            return _summary(shard, len(items), rejects, {}, time.monotonic() - started)
+            return _summary(shard, len(items), rejects, {}, began)
         self.first = False
-        load = unpack(row) if self.decoded else self.segmenter.load
+        load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
         if self.run.begin(shard) and load is not None:
-            masks, rejects = self.segmenter.answer(items, load)
+            masks, rejects = segmenter.answer(items, load)
         else:  # a worker died on it: one of its images may be deadly
             schema = mask_schema(self.run.label_space.num_classes)
             masks, rejects = answer_in_children(partial(_answerer, self.payload), items, schema)
@@ -233,14 +239,14 @@ class _Segmenter:
         if load is None:
             storage.delete(_decoding(self.run.uri, shard))
         stages = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
-        return _summary(shard, len(items), rejects["error"].to_pylist(), stages, time.monotonic() - started)
+        return _summary(shard, len(items), rejects["error"].to_pylist(), stages, began)
 
 
-def _summary(shard: int, images: int, rejects: list[str], stages: dict[str, float], seconds: float) -> pa.Table:
+def _summary(shard: int, images: int, rejects: list[str], stages: dict[str, float], began: float) -> pa.Table:
     """One small row a shard: all that comes back to the driver."""
-    values = {"shard": shard, "images": images, "rejects": rejects, "seconds": seconds}
+    values = {"shard": shard, "images": images, "rejects": rejects, "began": began}
     values |= dict.fromkeys(SECONDS, 0.0) | stages
-    fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "seconds": pa.float64()}
+    fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "began": pa.float64()}
     return pa.Table.from_pylist([values], schema=pa.schema({**fields, **dict.fromkeys(SECONDS, pa.float64())}))
 
 

@@ -20,7 +20,7 @@ import yaml
 from pipeline import checkpoint, cluster, storage
 from pipeline.batches import load_pair
 from pipeline.config import CrfConfig, SegmentConfig, parse
-from pipeline.cores import take_cores
+from pipeline.cores import take_cores, worker_environment
 from pipeline.corpus import Item, list_items
 from pipeline.crf.device import sharpen
 from pipeline.metrics.bootstrap import interval, resample
@@ -100,7 +100,12 @@ def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
 def _predict_all(payload: dict[str, Any], cfg: SegmentConfig, items: list[Item]) -> list[str]:
     """URIs of the images' probs."""
     uris = [storage.join(cfg.output, "scores", f"{index:05d}.npy") for index in range(len(items))]
-    task = ray.remote(num_cpus=cfg.cpus_per_actor, num_gpus=cfg.gpus_per_actor, max_retries=2)(_predict)
+    task = ray.remote(
+        num_cpus=cfg.cpus_per_actor,
+        num_gpus=cfg.gpus_per_actor,
+        max_retries=2,
+        runtime_env=worker_environment(cfg.gpus_per_actor),
+    )(_predict)
     parts = np.array_split(np.arange(len(items)), max(1, cfg.actors))
     ray.get([task.remote(payload, [(items[i], uris[i]) for i in part]) for part in parts if len(part)])
     return uris

@@ -4,11 +4,14 @@ import itertools
 import multiprocessing
 import platform
 import resource
+import threading
 
+import pyarrow as pa
 import pytest
+import ray
 import torch
 
-from pipeline.cores import take_cores
+from pipeline.cores import take_cores, worker_environment
 
 
 @torch.inference_mode()
@@ -27,13 +30,34 @@ def faults_of_a_pass(ours: bool) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 4
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's settings are glibc's")
+
+
+@glibc
 def test_freed_memory_is_used_again_without_page_faults():
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(1, maxtasksperchild=1) as pool:
         plain, kept = (pool.apply(faults_of_a_pass, (ours,)) for ours in (False, True))
     assert plain > 100
     assert kept < plain / 10
+
+
+@glibc
+def test_workers_keep_it_in_the_threads_in_which_ray_computes(ray_session):
+    class Passes:
+        def __call__(self, row):
+            assert threading.current_thread() is not threading.main_thread()
+            return pa.table({"faults": [faults_of_a_pass(ours=True)]})
+
+    def faults(environment) -> float:
+        counted = ray.data.range(1).map_batches(
+            Passes, batch_format="pyarrow", compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1,
+            ray_remote_args_fn=lambda: {"runtime_env": environment},
+        )  # fmt: skip
+        return counted.take_all()[0]["faults"]
+
+    assert faults(worker_environment(gpus=0)) < faults({}) / 10
+    assert worker_environment(gpus=1) == {}
 
 
 def test_threads_are_those_that_were_given():

@@ -13,6 +13,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import checkpoint, cluster, labels, models, storage, watch
 from pipeline.config import TrainConfig, parse, stage_configs
+from pipeline.cores import worker_environment
 from pipeline.records import Record, following
 from pipeline.train import board, curves, faults, folder, tracking
 from pipeline.train.loop import run_worker
@@ -127,5 +128,6 @@ def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
         storage_filesystem=filesystem,
         storage_path=path,
         failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
+        worker_runtime_env=worker_environment(cfg.gpus_per_worker),
         logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # of Train v2
     )

@@ -21,7 +21,7 @@ BOOK: dict[str, tuple[list[str], float]] = {
     "queries": (["200000", "50"], 2),
     "scaling": ([], 4),
     "nodes": ([], 3.5),
-    "run": (["--chunks", "2", "--images", "100", "--peers", "16"], 10),
+    "run": ([], 10),
     "gpu": (["--tiny"], 1),
 }
 
