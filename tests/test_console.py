@@ -29,7 +29,7 @@ def printed(monkeypatch):
 
 def shard(images, rejects=(), **seconds):
     spent = dict.fromkeys(SECONDS, 0.0) | {f"seconds_{name}": value for name, value in seconds.items()}
-    return {"images": images, "rejects": list(rejects), "seconds": 10.0, **spent}
+    return {"images": images, "rejects": list(rejects), "began": time.time() - 10, **spent}
 
 
 def test_a_pipe_gets_the_first_news_at_once_then_a_line_now_and_then_and_the_last(printed, monkeypatch):
