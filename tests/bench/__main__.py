@@ -11,18 +11,20 @@ import time
 
 # Table -> (arguments, minutes it may take).
 BOOK: dict[str, tuple[list[str], float]] = {
-    "counts": (["10"], 1),
+    "counts": (["10"], 0.7),
     "decode": ([], 0.5),
     "masks": ([], 0.5),
-    "readers": ([], 1.5),
-    "windows": (["3"], 1.5),
-    "loader": ([], 2),
-    "crf": (["1024x2048x19", "--repeats", "2"], 2.5),
-    "queries": (["200000", "50"], 2),
-    "scaling": ([], 4),
+    "readers": ([], 1),
+    "windows": (["3"], 1.2),
+    "loader": ([], 0.8),
+    "data_wait": (["lraspp-mobilenetv3"], 2),
+    "crf": (["1024x2048x19", "--repeats", "2"], 3),
+    "queries": (["200000", "50"], 0.8),
+    "scaling": ([], 2),
     "nodes": ([], 3.5),
-    "run": ([], 10),
-    "gpu": (["--tiny"], 1),
+    "memory": ([], 3),
+    "run": ([], 9),
+    "gpu": (["--tiny"], 0.6),
 }
 
 

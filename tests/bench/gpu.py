@@ -9,7 +9,6 @@ installed says so.
 
 import argparse
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -123,8 +122,11 @@ def main() -> None:
             show(title, header, part())
         except ModuleNotFoundError as error:
             print(f"\n{title}: left out, {error}")
-    if importlib.util.find_spec("tests.bench.gpu_crf"):
-        importlib.import_module("tests.bench.gpu_crf").main()
+    small = ["360x480x11", "--settings", "B", "--device", DEVICE.type, "--batches", "1", "--repeats", "1"]
+    try:
+        importlib.import_module("tests.bench.gpu_crf").main(small if args.tiny else ["--device", DEVICE.type])
+    except ModuleNotFoundError as error:
+        print(f"\ndense CRF: left out, {error}")
 
 
 if __name__ == "__main__":
