@@ -23,6 +23,7 @@ from pipeline.metrics.chosen import check_metrics
 from pipeline.poison import answer_in_children
 from pipeline.run import SECONDS, Lease, Run, mask_schema
 from pipeline.shard import READERS, Loader, ShardSegmenter, Turns, pack, unpack
+from pipeline.sizing import TASKS, TASKS_AN_ACTOR
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
 # for ever.
@@ -30,9 +31,6 @@ RESTARTS = 100
 # A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
 # the death of a node and the cluster's notice of it, when every try finds nobody.
 RETRIES = -1
-# Ray's driver starts about 100 tasks a second (configs/LOG.md): beyond so many, and so many an actor, a task is given
-# several shards.
-TASKS, TASKS_AN_ACTOR = 2000, 100
 
 
 @dataclass

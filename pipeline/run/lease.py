@@ -24,9 +24,8 @@ from pipeline import storage
 EXPIRES_S = 60.0
 RENEW_S = 15.0
 SKEW_S = 30.0
-_ended: set[str] = (
-    set()
-)  # tokens of leases that this process has given back, if only the store could be told: a disk may be full
+# Tokens of leases that this process has given back, whether or not the store could be told: a disk may be full.
+_ended: set[str] = set()
 
 
 class Lease:

@@ -8,7 +8,6 @@ installed says so.
 """
 
 import argparse
-import importlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -124,7 +123,9 @@ def main() -> None:
             print(f"\n{title}: left out, {error}")
     small = ["360x480x11", "--settings", "B", "--device", DEVICE.type, "--batches", "1", "--repeats", "1"]
     try:
-        importlib.import_module("tests.bench.gpu_crf").main(small if args.tiny else ["--device", DEVICE.type])
+        from tests.bench import gpu_crf
+
+        gpu_crf.main(small if args.tiny else ["--device", DEVICE.type])
     except ModuleNotFoundError as error:
         print(f"\ndense CRF: left out, {error}")
 
