@@ -28,10 +28,8 @@ PLAN_S, PLAN_FILE_BYTES, PLAN_DISK_BYTES = 31e-6, 15, 600  # of an image: CPU, P
 REQUEST_S, LIST_S = 0.02, 0.1  # one small request to a store; one page of a listing
 COMMIT_S = 3 * REQUEST_S  # a shard's begin, part and end: one after the other, and the device waits
 TASK_S, SHARD_S = 9e-3, 0.6e-3  # of Ray's driver (configs/LOG.md, Ray's tasks)
-TASKS, TASKS_AN_ACTOR = (
-    2000,
-    100,
-)  # of Ray: beyond the larger of so many and so many an actor, a task holds several shards
+# Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
+TASKS, TASKS_AN_ACTOR = 2000, 100
 S3_READS_S = 5500  # that S3 promises of one prefix
 SAMPLE_PARTS = 64  # of a finished run, whose seconds are read
 SLOW_S = 1800.0  # without a sign of life: the alert of infra/watch
