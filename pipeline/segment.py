@@ -159,6 +159,8 @@ def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]
             num_cpus=1,
             scheduling_strategy="SPREAD",
         )
+    # All actors start at once; where they could take the CPUs of decoding, Ray adds them one by one as it sees fit.
+    actors = min(cfg.actors, len(pending))
     # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
     return shards.map_batches(
@@ -166,7 +168,7 @@ def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_kwargs=payload,
-        compute=ActorPoolStrategy(min_size=1, max_size=min(cfg.actors, len(pending))),
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if cfg.decode == "tasks" else actors),
         num_cpus=cfg.cpus_per_actor,
         num_gpus=cfg.gpus_per_actor,
         ray_remote_args_fn=lambda: {

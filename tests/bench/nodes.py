@@ -21,7 +21,7 @@ from pipeline.corpus.scenes import write_corpus
 from pipeline.segment import segment
 from tests.bench.turns import show
 
-SERVICE_S, IMAGES, SHARD = 0.25, 96, 8
+SERVICE_S, IMAGES, SHARD = 0.25, 96, 8  # IMAGES for each actor
 NETWORK = parse_model({"name": "lraspp"}, where="bench")
 POINTS = ((1, 1), (1, 2), (2, 2), (4, 4))  # nodes, actors
 
@@ -49,7 +49,7 @@ def measure(nodes: int, actors: int) -> None:
     space = labels.space("cityscapes19")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(f"{folder}/model", models.build(NETWORK, 19), NETWORK, space, {})
-        images, truths = write_corpus(folder, {"val": IMAGES}, 64, 128, seed=1)
+        images, truths = write_corpus(folder, {"val": IMAGES * actors}, 64, 128, seed=1)
         cfg = SegmentConfig.model_validate({
             "corpus": {"images": images, "labels": truths, "layout": "cityscapes"}, "checkpoint": f"{folder}/model",
             "output": f"{folder}/run", "max_reject_rate": 0, "actors": actors, "cpus_per_actor": 1,
