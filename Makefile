@@ -10,7 +10,7 @@ help:
 	@echo "make test       install and run the tests"
 	@echo "make check      the one gate: lint, types, tests and the scorecard, one seed each (about 20 minutes on 2 cores)"
 	@echo "make scorecard  24 faults, 48 bad inputs, 12 security checks: one line each (a quarter of an hour, three seeds each)"
-	@echo "make bench      every measurement of the book beside its peers, at most half an hour on 2 quiet cores"
+	@echo "make bench      every measurement of the book beside its peers (about 25 minutes on 2 quiet cores)"
 	@echo "make bench-run  a whole segmentation on S3 beside plain loops (8 minutes on 2 quiet cores)"
 	@echo "make bench-crf  the dense CRF beside pydensecrf: time, memory, agreement (some minutes; needs the CamVid photographs)"
 	@echo "make lock       resolve infra/requirements.lock anew"

@@ -205,16 +205,28 @@ def test_verify_finds_each_fault(tmp_path, spoil, fault):
 def test_verify_decodes_masks_and_compares_their_pixels(tmp_path):
     run = open_run(tmp_path)
     complete(run)
-    masks, rejects = tables(run.shard_items(0))
-    rows = masks.to_pylist()
-    rows[0]["pixels"] = [6] + [0] * 10
-    rows[1]["height"] = 9
-    storage.delete(storage.join(run.uri, "masks/part-00000.parquet"))
-    run.commit(0, pa.Table.from_pylist(rows, masks.schema), rejects)
+
+    def counts_another_class(rows):
+        rows[0]["pixels"] = [6] + [0] * 10
+
+    def says_another_size(rows):
+        rows[1]["height"] = 9
+
+    def holds_no_class(rows):
+        rows[0]["mask"]["bytes"] = encode_mask(np.full((2, 3), 200, np.uint8))
+
+    for shard, spoils in enumerate([(counts_another_class, says_another_size), (holds_no_class,)]):
+        masks, rejects = tables(run.shard_items(shard))
+        rows = masks.to_pylist()
+        for spoil in spoils:
+            spoil(rows)
+        storage.delete(storage.join(run.uri, f"masks/part-{shard:05d}.parquet"))
+        run.commit(shard, pa.Table.from_pylist(rows, masks.schema), rejects)
     run.finish(0)
     assert [p.split(": ")[1] for p in verify(run.uri).problems] == [
         "mask of 'val/s_0' does not hold the pixels that its row counts",
         "mask of 'val/s_1' is (2, 3), the row says another size",
+        "mask of 'val/s_2' does not hold the pixels that its row counts",
     ]
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.imaging.masks import decode_mask
+from pipeline.metrics.counts import count_confusion
 from pipeline.run.ahead import ahead
 from pipeline.run.ledger import Run
 from pipeline.run.parts import Part, body_sha256, footer_of, part_name, scan_parts
@@ -158,5 +159,14 @@ def _check_masks(table: pa.Table, name: str, num_classes: int, found: _Found) ->
         mask = decode_mask(row["mask"]["bytes"])
         if mask.shape != (row["height"], row["width"]):
             found.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
-        elif np.bincount(mask.ravel(), minlength=num_classes).tolist() != row["pixels"]:
+        elif _pixels(mask, num_classes) != row["pixels"]:
             found.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
+
+
+def _pixels(mask: np.ndarray, num_classes: int) -> list[int] | None:
+    """Pixels of each class; None where there are others."""
+    try:
+        counts: list[int] = count_confusion(mask, mask, num_classes).diagonal().tolist()
+    except ValueError:
+        return None
+    return counts

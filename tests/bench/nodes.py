@@ -1,6 +1,6 @@
 """Images a second against actors and nodes, where an image's forward takes a fixed time: what the cluster itself costs.
 
-python -m tests.bench.nodes [nodes ...]    three minutes on 2 cores
+python -m tests.bench.nodes [nodes ...]    four minutes on 2 cores
 
 A forward that sleeps stands for a device, so that four nodes fit on one machine; reading, decoding, encoding and committing
 are real. Each point is a process of its own that starts so many Ray nodes, the actors spread over them.
@@ -76,7 +76,7 @@ def main(largest: int) -> None:
     across = [(actors, rate) for (nodes, actors), rate in rates.items() if nodes == actors]
     slope = np.polyfit(*np.log(across).T, 1)[0] if len(across) > 1 else float("nan")
     show(
-        f"{IMAGES} images of {SERVICE_S} s in shards of {SHARD}: images/s grow as nodes to the power of {slope:.2f}",
+        f"{IMAGES} images an actor, of {SERVICE_S} s, in shards of {SHARD}: images/s grow as nodes to the power of {slope:.2f}",
         ["nodes", "actors", "images/s", "of the ideal", "of one actor's, times actors"], rows,
     )  # fmt: skip
 
