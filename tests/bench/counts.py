@@ -21,6 +21,7 @@ import torch
 from pipeline.corpus.street import draw_scene
 from pipeline.labels import IGNORE, space
 from pipeline.metrics.counts import count_confusion
+from tests.bench.turns import show
 
 HEIGHT, WIDTH, CLASSES = 1024, 2048, 19
 # The loop of cityscapesScripts' addToConfusionMatrix_impl.c, which its wheel leaves out; on train ids, ignore in row 255.
@@ -101,12 +102,15 @@ def main(rounds: int) -> None:
                     started = time.perf_counter()
                     count(label, mask)
                     least[name][again] = min(least[name][again], 1000 * (time.perf_counter() - started))
-        print(
-            f"{picture}, {HEIGHT}x{WIDTH}x{CLASSES}, least ms of {rounds} rounds, cold and warm, with ratios to maskmill's"
-        )
-        for name, values in least.items():
-            pairs = zip(values, least["maskmill"], strict=True)
-            print(f"  {name:<34}" + "".join(f"{ms:9.2f}{ms / ours:8.1f}" for ms, ours in pairs))
+        show(
+            f"{picture}, {HEIGHT}x{WIDTH}x{CLASSES}; {rounds} rounds",
+            ["way", "least ms, cold", "ratio", "least ms, warm", "ratio"],
+            [
+                [name, *(cell for ms, ours in zip(values, least["maskmill"], strict=True)
+                         for cell in (f"{ms:.2f}", f"{ms / ours:.1f}"))]
+                for name, values in least.items()
+            ],
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

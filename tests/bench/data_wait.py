@@ -6,9 +6,9 @@ A CPU's step is long, so the loader alone is measured too: views a second of 1 a
 step may become before it waits.
 """
 
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from pipeline.corpus import list_items
 from pipeline.corpus.scenes import write_corpus
 from pipeline.records import read_records
 from pipeline.train import folder
+from tests.bench.turns import show
 
-FOLDER = Path("runs/data_wait")
 SCENES, HEIGHT, WIDTH, SEED = {"train": 12, "val": 1}, 1024, 2048, 3
 BATCH = 2
 
@@ -35,12 +35,12 @@ NETWORKS = {
 }
 
 
-def config(network: str, images: str, truths: str) -> TrainConfig:
+def config(network: str, output: Path, images: str, truths: str) -> TrainConfig:
     model, epochs, precision = NETWORKS[network]
     values = {
         "corpus": {"images": images, "labels": truths, "layout": "cityscapes"},
         "train_split": "train", "val_split": "val", "label_space": "cityscapes19",
-        "model": model, "weights": "random", "output": str(FOLDER / network), "epochs": epochs, "batch_size": BATCH,
+        "model": model, "weights": "random", "output": str(output / network), "epochs": epochs, "batch_size": BATCH,
         "augment": {"crop": [HEIGHT // 2, WIDTH // 2], "scale": [0.5, 2], "flip": True, "colour": 0.5},
         "optimizer": {"name": "sgd", "lr": 0.001, "backbone_lr_factor": 1, "weight_decay": 0, "warmup_steps": 0,
                       "poly_power": 0.9},
@@ -50,10 +50,9 @@ def config(network: str, images: str, truths: str) -> TrainConfig:
     return parse(TrainConfig, values, where=network)
 
 
-def waits(network: str, cfg: TrainConfig) -> str:
+def waits(network: str, cfg: TrainConfig) -> list[object]:
     """Train, and read what the run wrote: seconds a step, and the share of them that waited."""
-    shutil.rmtree(cfg.output, ignore_errors=True)
-    path = FOLDER / f"{network}.yaml"
+    path = Path(f"{cfg.output}.yaml")
     path.write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
     subprocess.run([sys.executable, "-m", "jobs.train", str(path)], check=True, stdout=subprocess.DEVNULL)
     steps = [record for record in read_records(f"{cfg.output}/metrics.jsonl") if record["kind"] == "step"]
@@ -61,10 +60,10 @@ def waits(network: str, cfg: TrainConfig) -> str:
     seconds = sum(len(record["losses"]) / record["step_rate"] for record in steps) / len(shares)
     each = len(shares) // cfg.epochs
     later = [share for place, share in enumerate(shares) if place % each]
-    return f"{network:20} {len(shares):6} {seconds:10.2f} {100 * np.mean(shares):12.2f} {100 * np.mean(later):22.2f}"
+    return [network, len(shares), f"{seconds:.2f}", f"{100 * np.mean(shares):.2f}", f"{100 * np.mean(later):.2f}"]
 
 
-def views(cfg: TrainConfig, threads: int) -> str:
+def views(cfg: TrainConfig, threads: int) -> list[object]:
     """The loader alone: wall and processor time of a view."""
     items, space = folder.labelled(cfg, "train"), labels.space(cfg.label_space)
     wall, cpu, count = time.monotonic(), time.process_time(), 0
@@ -73,22 +72,26 @@ def views(cfg: TrainConfig, threads: int) -> str:
                                        world_size=1, max_pixels=cfg.max_pixels, num_threads=threads):  # fmt: skip
             count += len(images)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-    return f"{threads:14} {count / wall:10.1f} {1000 * cpu / count:22.1f}"
+    return [threads, f"{count / wall:.1f}", f"{1000 * cpu / count:.1f}"]
 
 
-def main(networks: list[str]) -> None:
+def main(networks: list[str], output: Path) -> None:
     torch.set_num_threads(1)
-    images, truths = write_corpus(str(FOLDER / "corpus"), SCENES, HEIGHT, WIDTH, SEED)
-    cfg = config("fcn-resnet50", images, truths)
+    images, truths = write_corpus(str(output / "corpus"), SCENES, HEIGHT, WIDTH, SEED)
+    cfg = config("fcn-resnet50", output, images, truths)
     size = sum(item.image.bytes for item in list_items(cfg.corpus, None)) / sum(SCENES.values())
-    print(f"{SCENES['train']} scenes, {size / 1e6:.1f} MB a PNG, {BATCH} views a step")
-    print(f"{'reading threads':>14} {'views/s':>9} {'processor ms a view':>22}")
-    for threads in (1, 2, 1, 2):
-        print(views(cfg, threads), flush=True)
-    print(f"{'network':20} {'steps':>6} {'s a step':>10} {'data wait %':>12} {'without first steps %':>22}")
-    for network in networks or NETWORKS:
-        print(waits(network, config(network, images, truths)), flush=True)
+    show(
+        f"the loader alone: {SCENES['train']} scenes, {size / 1e6:.1f} MB a PNG, {BATCH} views a step",
+        ["reading threads", "views/s", "cpu ms a view"],
+        [views(cfg, threads) for threads in (1, 2, 1, 2)],
+    )
+    show(
+        "training: the share of time that waits for data",
+        ["network", "steps", "s a step", "data wait %", "without first steps %"],
+        [waits(network, config(network, output, images, truths)) for network in networks or NETWORKS],
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as output:
+        main(sys.argv[1:], Path(output))

@@ -1,10 +1,9 @@
 """Peak memory of a run's actor by the number of images: flat, whatever the corpus holds.
 
-python -m tests.bench.memory [--images 100 2000] [--size 256 512]    MB of the process that answers, and of the driver
+python -m tests.bench.memory [--images 100 2000] [--size 256 512]    three minutes on 2 cores
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -22,6 +21,7 @@ from pipeline.corpus import list_items, plan_shards
 from pipeline.run import Run
 from pipeline.segment import identity
 from pipeline.shard import ShardSegmenter
+from tests.bench.turns import show
 
 
 def prepare(folder: Path, images: int, size: tuple[int, int]) -> SegmentConfig:
@@ -83,7 +83,11 @@ def main() -> None:
     arguments.add_argument("--images", type=int, nargs="+", default=[100, 2000])
     arguments.add_argument("--size", type=int, nargs=2, default=[256, 512])
     given = arguments.parse_args()
-    print(json.dumps({images: round(peak_of(images, tuple(given.size))) for images in given.images}))
+    show(
+        "peak memory of an actor's process, images of {}x{}".format(*given.size),
+        ["images", "peak MB"],
+        [[images, f"{peak_of(images, tuple(given.size)):.0f}"] for images in given.images],
+    )
 
 
 if __name__ == "__main__":
