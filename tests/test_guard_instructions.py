@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 import dask
 import numpy as np
@@ -64,9 +65,13 @@ class Instructions:
 
 
 def counted(work: Callable[[], object]) -> int:
-    with Instructions() as instructions:
-        work()
-    return instructions.count
+    """The least of three: what another thread of the tests does meanwhile comes on top."""
+    found = []
+    for _ in range(3):
+        with Instructions() as instructions:
+            work()
+        found.append(instructions.count)
+    return min(found)
 
 
 def a_row(work: Callable[[Any], object], cases: Sequence[Any]) -> float:
@@ -112,7 +117,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_listing_and_planning_take_few_python_instructions_an_image(tmp_path):
     corpora = [write_corpus(str(tmp_path / str(rows)), {"val": rows}, 16, 32, seed=1)[0] for rows in ROWS]
     listed = a_row(lambda uri: list_items(CorpusConfig(images=uri, layout="cityscapes"), None), corpora)
-    planned = a_row(lambda found: new_run(str(tmp_path / f"run-{len(found)}"), found), [items(rows) for rows in ROWS])
+    planned = a_row(lambda found: new_run(f"{tmp_path}/run-{uuid4()}", found), [items(rows) for rows in ROWS])
     assert 0 < listed <= LISTED
     assert 0 < planned <= PLANNED
 

@@ -74,6 +74,38 @@ def test_no_more_threads_compute_than_there_are_cores_and_none_beside_the_model(
     assert set(seen) == {(1, 0), (2, 0), (0, 1)}
 
 
+def test_the_model_keeps_the_cores_until_it_waits_and_then_all_of_them_decode():
+    turns, decoding, most = Turns(2), [], []
+    both = threading.Barrier(2, timeout=60)
+
+    def decode():
+        with turns.one():
+            decoding.append(1)
+            both.wait()
+
+    with turns.all():
+        threads = [threading.Thread(target=decode) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):  # passes, the CRF within one
+            with turns.all():
+                time.sleep(0.01)
+                most.append(len(decoding))
+        assert set(most) == {0}
+        with turns.lent():
+            for thread in threads:
+                thread.join(60)
+        assert len(decoding) == 2
+        with pytest.raises(ZeroDivisionError), turns.lent():
+            raise ZeroDivisionError
+        late = threading.Thread(target=decode)
+        late.start()
+        time.sleep(0.05)
+        assert len(decoding) == 2  # the cores came back
+    both.wait()
+    late.join(60)
+
+
 def test_an_actor_of_one_core_uses_one_core(scenes, tiny_checkpoint):
     """Decoding, the model, enlarging, counting and encoding together: never more processor time than wall time."""
     threads = torch.get_num_threads()

@@ -5,7 +5,6 @@ Letters: N batch, C classes, H rows, W columns.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from math import lcm
 from operator import itemgetter
 
@@ -64,12 +63,7 @@ class Predictor:
             raise ValueError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
         return torch.stack(self._probs(images))
 
-    def answers(
-        self,
-        images: Iterable[np.ndarray],
-        keep_probs: bool = False,
-        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> Iterator[tuple[int, Assembly]]:
+    def answers(self, images: Iterable[np.ndarray], keep_probs: bool = False) -> Iterator[tuple[int, Assembly]]:
         """(place, answer) of each image, as they are ready: tiles of any images share batches where their padded sizes agree.
 
         An image is answered alone as in any company, to rounding. At most 2 * batch_size images wait for company.
@@ -77,17 +71,15 @@ class Predictor:
         Args:
             images: (H, W, 3) uint8 RGB, of any sizes.
             keep_probs: full-size probabilities are asked for; else they are never made where the network ends by enlarging.
-            turn: entered around each pass through the network.
         """
         waiting: dict[Key, list[tuple[int, Assembly, np.ndarray]]] = {}
 
         def run(key: Key) -> Iterator[tuple[int, Assembly]]:
             batch = waiting.pop(key)
-            with turn():
-                started = time.perf_counter()
-                pieces = self._pieces([tile for _, _, tile in batch], fused=bool(key[0]))
-                for (_, assembly, _), piece in zip(batch, pieces, strict=True):
-                    assembly.add(piece)
+            started = time.perf_counter()
+            pieces = self._pieces([tile for _, _, tile in batch], fused=bool(key[0]))
+            for (_, assembly, _), piece in zip(batch, pieces, strict=True):
+                assembly.add(piece)
             for _, assembly, _ in batch:
                 assembly.seconds += (time.perf_counter() - started) / len(batch)
             yield from {place: assembly for place, assembly, _ in batch if assembly.complete}.items()

@@ -4,8 +4,9 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,8 @@ from pipeline.shard.turns import Turns
 READERS = 2  # threads that read ahead of the model, beside those that decode
 AHEAD = 4  # decoded images that wait for the model, at most, where batches are not larger
 
+T = TypeVar("T")
+
 
 class ShardSegmenter:
     """A checkpoint with the settings of a run on one device.
@@ -42,7 +45,7 @@ class ShardSegmenter:
             checkpoint.model, checkpoint.mean, checkpoint.std, cfg.predict, device, cfg.batch_size, cfg.cpus_per_actor
         )
         self._most = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
-        self._model_turn = self.turns.all if device == "cpu" else nullcontext
+        self._models_cores = self.turns.all if device == "cpu" else nullcontext
 
     def answer(
         self, items: list[Item], load: Callable[[Item], Loaded | Streamed] | None = None
@@ -60,12 +63,13 @@ class ShardSegmenter:
         with (
             ThreadPoolExecutor(READERS + cores, thread_name_prefix="load") as loaders,
             ThreadPoolExecutor(cores, thread_name_prefix="encode") as encoders,
+            self._models_cores(),
         ):
 
             def images() -> Iterator[np.ndarray]:
                 for item, future in self._ahead(items, load or self.load, loaders):
                     try:
-                        loaded = future.result()
+                        loaded = self._result(future)
                         if isinstance(loaded, Streamed):
                             row = self._streamed(loaded)
                             rows[item.image_id] = Future()
@@ -77,7 +81,7 @@ class ShardSegmenter:
                     in_flight[next(places)] = loaded
                     yield loaded.image
 
-            for place, assembly in self.predictor.answers(images(), keep_probs, self._model_turn):
+            for place, assembly in self.predictor.answers(images(), keep_probs):
                 loaded = in_flight.pop(place)
                 loaded.seconds["seconds_forward"] = assembly.seconds
                 try:
@@ -92,12 +96,19 @@ class ShardSegmenter:
                     continue
                 rows[loaded.item.image_id] = encoders.submit(self._row, loaded, prediction, raw)
                 if len(rows) > self._most:  # what waits to be encoded is bounded
-                    list(rows.values())[-self._most].result()
-            masks = [rows[item.image_id].result() for item in items if item.image_id in rows]
+                    self._result(list(rows.values())[-self._most])
+            masks = [self._result(rows[item.image_id]) for item in items if item.image_id in rows]
         return (
             pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes, self.cfg.metrics.boundary_px)),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )
+
+    def _result(self, future: Future[T]) -> T:
+        """What another thread makes; the model's cores are lent as long as it is not there."""
+        if not future.done():
+            with self.turns.lent():
+                wait([future])
+        return future.result()
 
     def _ahead(
         self, items: list[Item], load: Callable[[Item], Loaded | Streamed], loaders: ThreadPoolExecutor
