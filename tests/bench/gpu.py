@@ -121,11 +121,11 @@ def main() -> None:
             show(title, header, part())
         except ModuleNotFoundError as error:
             print(f"\n{title}: left out, {error}")
-    small = ["360x480x11", "--settings", "B", "--device", DEVICE.type, "--batches", "1", "--repeats", "1"]
+    small = ["360x480x11", "--settings", "B", "--batches", "1", "--repeats", "1"] if args.tiny else []
     try:
         from tests.bench import gpu_crf
 
-        gpu_crf.main(small if args.tiny else ["--device", DEVICE.type])
+        gpu_crf.main([*small, "--device", DEVICE.type, "--bytes-per-s", str(bytes_s)])
     except ModuleNotFoundError as error:
         print(f"\ndense CRF: left out, {error}")
 
