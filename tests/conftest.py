@@ -3,10 +3,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import s3_server
+
+if TYPE_CHECKING:
+    from pipeline.shard import ShardSegmenter
 
 ROOT = Path(__file__).parent.parent
 CAMVID = ROOT.parent / "shared" / "data" / "camvid" / "camvid_trainval.zip"
@@ -91,3 +95,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = str(tmp_path_factory.mktemp("checkpoint"))
     checkpoint.save(uri, models.build(cfg, 19), cfg, labels.space("cityscapes19"), {"epoch": 0, "miou": 0.0})
     return uri
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(tiny_checkpoint: str) -> "ShardSegmenter":
+    """That checkpoint in the hands of an actor of one core, without a CRF."""
+    from pipeline import checkpoint
+    from pipeline.config import SegmentConfig
+    from pipeline.shard import ShardSegmenter
+
+    cfg = SegmentConfig.model_validate(
+        {"corpus": {"images": "unused", "layout": "cityscapes"}, "checkpoint": tiny_checkpoint, "output": "unused",
+         "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1}
+    )  # fmt: skip
+    return ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg)

@@ -1,6 +1,10 @@
-"""Each compiled kernel once more after it has run, between two calls of getppid: where valgrind begins its count anew."""
+"""Each compiled kernel once more after it has run, between two calls of getppid: where valgrind begins its count anew.
+
+Prints each kernel's pixels and name.
+"""
 
 import os
+from math import prod
 
 import numpy as np
 
@@ -10,10 +14,7 @@ from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.imaging.masks import encode_mask
 from pipeline.metrics.counts import count_confusion
 
-SIZES = {
-    "large": (256, 512),
-    "small": (64, 128),
-}  # the CRF's is small: valgrind takes fifty times as long as the machine
+LARGE, SMALL = (256, 512), (64, 128)  # the CRF's is small: valgrind takes fifty times as long as the machine
 CLASSES = 19
 
 
@@ -33,10 +34,10 @@ def crf(image: np.ndarray, scores: np.ndarray, iterations: int) -> None:
 
 
 def main() -> None:
-    _, label, scores = scene(*SIZES["large"])
+    _, label, scores = scene(*LARGE)
     mask = np.roll(label, 2, axis=1)
     coarse = scores[:, ::8, ::8].copy()
-    small, _, small_scores = scene(*SIZES["small"])
+    small, _, small_scores = scene(*SMALL)
     work = {
         "counts": lambda: count_confusion(label, mask, CLASSES),
         "counts by numpy": lambda: np.bincount(label.astype(np.int64).ravel() * CLASSES + mask.ravel()),
@@ -50,7 +51,7 @@ def main() -> None:
         os.getppid()
         kernel()
         os.getppid()
-        print(name)
+        print(prod(SMALL if name.startswith("crf") else LARGE), name)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import checkpoint, models
-from pipeline.config import CorpusConfig, PredictConfig, SegmentConfig, parse_model
+from pipeline import models
+from pipeline.config import CorpusConfig, PredictConfig, parse_model
 from pipeline.corpus import Item, list_items, read
 from pipeline.corpus.scenes import write_corpus
 from pipeline.imaging.decode import decode_image
 from pipeline.predict import Predictor
-from pipeline.shard import ShardSegmenter
 
 HEIGHT, WIDTH, CLASSES = 256, 512, 19
 
@@ -24,15 +23,6 @@ HEIGHT, WIDTH, CLASSES = 256, 512, 19
 def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
     images, _ = write_corpus(str(tmp_path_factory.mktemp("corpus")), {"val": 2}, HEIGHT, WIDTH, seed=5)
     return list_items(CorpusConfig(images=images, layout="cityscapes"), None)
-
-
-@pytest.fixture(scope="module")
-def segmenter(tiny_checkpoint: str) -> ShardSegmenter:
-    cfg = SegmentConfig.model_validate(
-        {"corpus": {"images": "unused", "layout": "cityscapes"}, "checkpoint": tiny_checkpoint, "output": "unused",
-         "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1}
-    )  # fmt: skip
-    return ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg)
 
 
 class Made(TorchDispatchMode):
@@ -77,27 +67,27 @@ def bytes_to_host(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -
     return sum(moved)
 
 
-def test_scores_stay_on_the_device_where_no_crf_asks(monkeypatch, segmenter, items):
+def test_scores_stay_on_the_device_where_no_crf_asks(monkeypatch, tiny_segmenter, items):
     """Coarse scores (1/16 of the pixels, 19 classes: 4.75 bytes a pixel) and masks may leave it; full ones are 76 bytes."""
     pixels = HEIGHT * WIDTH * len(items)
-    assert bytes_to_host(monkeypatch, lambda: segmenter.answer(items)) <= 10 * pixels
+    assert bytes_to_host(monkeypatch, lambda: tiny_segmenter.answer(items)) <= 10 * pixels
     images = [decode_image(read(item.image), 10**9) for item in items]
-    planted = bytes_to_host(monkeypatch, lambda: segmenter.predictor.probs(images).numpy().argmax(1))
+    planted = bytes_to_host(monkeypatch, lambda: tiny_segmenter.predictor.probs(images).numpy().argmax(1))
     assert planted >= 76 * pixels
 
 
-def test_scores_of_full_size_are_never_made_where_no_crf_asks(segmenter, items):
+def test_scores_of_full_size_are_never_made_where_no_crf_asks(tiny_segmenter, items):
     image = decode_image(read(items[0].image), 10**9)
     with Made() as made:
-        segmenter.predictor.masks([image])
+        tiny_segmenter.predictor.masks([image])
     assert made.tensors
     assert made.full_size_scores() == 0
     with Made() as planted:
-        segmenter.predictor.probs([image])
+        tiny_segmenter.predictor.probs([image])
     assert planted.full_size_scores() > 0
 
 
-def test_an_image_is_copied_once_between_decode_and_the_network(segmenter, items):
+def test_an_image_is_copied_once_between_decode_and_the_network(tiny_segmenter, items):
     """As the floats that the network takes, 12 bytes a pixel; EfficientNet pads within its first layer, a second copy."""
     image = decode_image(read(items[0].image), 10**9)
     one_copy = 12 * HEIGHT * WIDTH
@@ -107,7 +97,7 @@ def test_an_image_is_copied_once_between_decode_and_the_network(segmenter, items
         predictor.masks([image])
     assert one_copy <= made.before_the_network() <= 1.3 * one_copy
     with Made() as planted:
-        segmenter.predictor.masks([image])
+        tiny_segmenter.predictor.masks([image])
     assert planted.before_the_network() >= 2 * one_copy
 
 

@@ -14,24 +14,18 @@ from types import FrameType
 from typing import Any
 
 import dask
-import numpy as np
-import pyarrow as pa
 import pytest
 
 import pipeline
-from pipeline import checkpoint, labels
 from pipeline.analysis import open_run
-from pipeline.config import CorpusConfig, SegmentConfig
-from pipeline.corpus import Item, Place, list_items, plan_shards
+from pipeline.config import CorpusConfig
+from pipeline.corpus import Item, list_items, plan_shards
 from pipeline.corpus.scenes import write_corpus
-from pipeline.imaging.masks import encode_mask
-from pipeline.run import REJECT_SCHEMA, Run, mask_schema, verify
-from pipeline.shard import ShardSegmenter
-from tests.guard_kernels import SIZES
+from pipeline.run import Run, verify
+from tests.bench.scaling import SPACE, config, items, write_run
 
-SPACE = labels.space("camvid11")
-ROWS = (100, 300)  # of runs that differ in size alone
-# A quarter above what Python 3.11 took when this was written: 590, 91, 277, 0 and 8036.
+ROWS = (100, 250)  # of runs that differ in size alone: one part each
+# A quarter above what Python 3.11 took when this was written: 590, 91, 277, 0 and 7971.
 LISTED, PLANNED, VERIFIED, ASKED, ANSWERED = 740, 115, 350, 1, 10_000
 # Machine instructions a pixel for AVX2, a tenth above 2.79, 3.39, 67.9, 5705 and 2006.
 A_PIXEL = {"counts": 3.1, "encode": 3.7, "enlarge": 75, "crf setup": 6280, "crf step": 2210}
@@ -75,44 +69,24 @@ def a_row(work: Callable[[Any], object], cases: Sequence[Any]) -> float:
     return (many - few) / (ROWS[1] - ROWS[0])
 
 
-def items(rows: int) -> list[Item]:
-    return [
-        Item(f"val/city{k % 5}/{k:06d}", Place("s3://bucket/corpus.zip", f"{k:06d}.png", 40_000 * k, 40_000, k),
-             split="val", city=f"city{k % 5}")
-        for k in range(rows)
-    ]  # fmt: skip
-
-
-def new_run(uri: str, found: list[Item]) -> Run:
-    cfg = SegmentConfig.model_validate(
-        {"corpus": {"images": uri, "layout": "camvid"}, "checkpoint": uri, "output": uri, "max_reject_rate": 0,
-         "actors": 1, "cpus_per_actor": 1}
-    )  # fmt: skip
-    return Run.open_or_create(uri, {}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(found, len(found)))
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Finished runs of one part with ROWS rows each."""
-    mask = np.zeros((16, 32), np.uint8)
-    pixels = np.bincount(mask.ravel(), minlength=11)
-    row = {"uri": "s3://bucket/corpus.zip", "height": 16, "width": 32, "pixels": pixels.tolist(),
-           "mask": {"bytes": encode_mask(mask), "path": "mask.png"}, "confusion": np.diag(pixels).ravel().tolist()}  # fmt: skip
-    found = []
-    for rows in ROWS:
-        run = new_run(str(tmp_path_factory.mktemp("run") / "run"), items(rows))
-        table = [{**row, "image_id": item.image_id, "city": item.city} for item in run.shard_items(0)]
-        nothing = pa.Table.from_pylist([], schema=REJECT_SCHEMA)
-        run.commit(0, pa.Table.from_pylist(table, schema=mask_schema(SPACE.num_classes)), nothing)
-        run.finish(max_reject_rate=0)
-        found.append(run.uri)
-    return found
+    folders = [str(tmp_path_factory.mktemp("run")) for _ in ROWS]
+    for folder, rows in zip(folders, ROWS, strict=True):
+        write_run(folder, rows)
+    return [f"{folder}/run" for folder in folders]
 
 
 def test_listing_and_planning_take_few_python_instructions_an_image(tmp_path):
     corpora = [write_corpus(str(tmp_path / str(rows)), {"val": rows}, 16, 32, seed=1)[0] for rows in ROWS]
     listed = a_row(lambda uri: list_items(CorpusConfig(images=uri, layout="cityscapes"), None), corpora)
-    planned = a_row(lambda found: new_run(str(tmp_path / f"run-{len(found)}"), found), [items(rows) for rows in ROWS])
+
+    def plan(found: list[Item]) -> None:
+        cfg = config(str(tmp_path / f"planned-{len(found)}"))
+        Run.open_or_create(cfg.output, {}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(found, len(found)))
+
+    planned = a_row(plan, [items(rows) for rows in ROWS])
     assert 0 < listed <= LISTED
     assert 0 < planned <= PLANNED
 
@@ -127,18 +101,13 @@ def test_verify_takes_few_python_instructions_a_row_and_the_iou_of_groups_none(r
     assert planted > 100  # an object a row is seen
 
 
-def test_an_image_takes_as_many_python_instructions_whatever_its_size(tmp_path, tiny_checkpoint):
-    cfg = SegmentConfig.model_validate(
-        {"corpus": {"images": "unused", "layout": "cityscapes"}, "checkpoint": tiny_checkpoint, "output": "unused",
-         "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1}
-    )  # fmt: skip
-    segmenter = ShardSegmenter(checkpoint.load(tiny_checkpoint), cfg)
+def test_an_image_takes_as_many_python_instructions_whatever_its_size(tmp_path, tiny_segmenter):
     found: dict[tuple[int, int], int] = {}
     for height, images in ((64, 2), (64, 6), (256, 2), (256, 6)):
         uris = write_corpus(str(tmp_path / f"{height}-{images}"), {"val": images}, height, 2 * height, seed=5)
         corpus = list_items(CorpusConfig(images=uris[0], labels=uris[1], layout="cityscapes"), None)
-        segmenter.answer(corpus)  # makes what is kept
-        found[height, images] = counted(lambda corpus=corpus: segmenter.answer(corpus))
+        tiny_segmenter.answer(corpus)  # makes what is kept
+        found[height, images] = counted(lambda corpus=corpus: tiny_segmenter.answer(corpus))
     small, large = ((found[height, 6] - found[height, 2]) / 4 for height in (64, 256))
     assert small <= ANSWERED
     assert abs(large - small) <= 0.02 * small
@@ -161,10 +130,10 @@ def a_pixel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     done = subprocess.run([*valgrind, *command], env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {}
-    for index, name in enumerate(done.stdout.splitlines()):
+    for index, line in enumerate(done.stdout.splitlines()):
         counts = Path(f"{out}.{2 * index + 2}").read_text()  # the odd ones hold what ran before a second call
-        height, width = SIZES["small" if "crf" in name else "large"]
-        found[name] = int(re.findall(r"^totals: (\d+)$", counts, re.MULTILINE)[0]) / (height * width)
+        pixels, name = line.split(maxsplit=1)
+        found[name] = int(re.findall(r"^totals: (\d+)$", counts, re.MULTILINE)[0]) / int(pixels)
     return found
 
 

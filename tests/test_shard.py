@@ -75,7 +75,7 @@ def test_no_more_threads_compute_than_there_are_cores_and_none_beside_the_model(
 
 
 def test_the_model_keeps_the_cores_until_it_waits_and_then_all_of_them_decode():
-    turns, decoding, most = Turns(2), [], []
+    turns, decoding, seen = Turns(2), [], []
     both = threading.Barrier(2, timeout=60)
 
     def decode():
@@ -90,8 +90,8 @@ def test_the_model_keeps_the_cores_until_it_waits_and_then_all_of_them_decode():
         for _ in range(5):  # passes, the CRF within one
             with turns.all():
                 time.sleep(0.01)
-                most.append(len(decoding))
-        assert set(most) == {0}
+                seen.append(len(decoding))
+        assert set(seen) == {0}
         with turns.lent():
             for thread in threads:
                 thread.join(60)
