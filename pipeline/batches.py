@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config import AugmentConfig, LossConfig
 from pipeline.corpus import Item, read
+from pipeline.errors import UserError
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.labels import LabelSpace
@@ -20,15 +21,15 @@ def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarra
     """Image (H, W, 3) and label (H, W) in train ids of one item.
 
     Raises:
-        ValueError: unreadable bytes, no label, a label of another size, or an id outside the label space.
+        UserError: unreadable bytes, no label, a label of another size, or an id outside the label space.
     """
     image, orientation = decode_oriented(read(item.image), max_pixels)
     if item.label is None:
-        raise ValueError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
+        raise UserError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
     stored = decode_label(read(item.label), max_pixels)
     label = upright(space.to_train(stored, where=f"label of {item.image_id}"), orientation)
     if label.shape != image.shape[:2]:
-        raise ValueError(
+        raise UserError(
             f"{item.image_id}: the label is {label.shape[0]}x{label.shape[1]}, the image "
             f"{image.shape[0]}x{image.shape[1]} (height x width); they must be equal: re-export the label"
         )
@@ -100,7 +101,7 @@ def epoch_batches(
         ahead: batches prepared before they are asked for.
         pin: put batches into page-locked memory, from which a GPU copies while it computes.
     Raises:
-        ValueError: from the first bad image or label; `maskmill check` lists all of them.
+        UserError: from the first bad image or label; `maskmill check` lists all of them.
     """
     order = EpochOrder(len(items), seed=seed, epoch=epoch, class_uniform=cfg.class_uniform, counts=counts)
     share = batch_size // world_size

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline import labels, storage
 from pipeline.config import CorpusConfig
-from pipeline.corpus import BadBytes, Item, list_files, list_items, read, unmatched_labels
-from pipeline.imaging.decode import BadImage, decode_label, decode_oriented, upright
+from pipeline.corpus import Item, list_files, list_items, read, unmatched_labels
+from pipeline.errors import Reject, UserError
+from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.labels import LabelSpace
 
 _SPACE_OF_LAYOUT = {"cityscapes": "cityscapes19", "camvid": "camvid11"}
@@ -44,7 +45,7 @@ def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
     """The layout under a URI: tries each that needs no patterns, and a folder's pair of Cityscapes zips.
 
     Raises:
-        ValueError: none matches; the message says what was tried.
+        UserError: none matches; the message says what was tried.
     """
     if label_uri is None and storage.is_dir(uri):
         names = [file.path for file in storage.list_files(uri) if "/" not in file.path and file.path.endswith(".zip")]
@@ -57,14 +58,14 @@ def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
         cfg = CorpusConfig(images=uri, labels=label_uri, layout=layout)
         try:
             list_items(cfg, split=None)
-        except ValueError as error:
+        except UserError as error:
             if not storage.exists(uri):
                 raise
             tried.append(f"{layout} ({error})")
         else:
             return cfg
     files = list(list_files(uri))
-    raise ValueError(
+    raise UserError(
         f"corpus {uri}: no known layout fits its {len(files)} files (e.g. {', '.join(files[:2])}); tried cityscapes and "
         "camvid: give --layout pairs with --images-glob and --labels-glob"
     )
@@ -83,7 +84,7 @@ def check_corpus(
         space: label space that ids are checked against; None takes the layout's own, if it has one.
         on_progress: called with (checked, total).
     Raises:
-        ValueError: nothing is there, or nothing matches the layout.
+        UserError: nothing is there, or nothing matches the layout.
     """
     items = list_items(cfg, split)
     space = space or (labels.space(_SPACE_OF_LAYOUT[cfg.layout]) if cfg.layout in _SPACE_OF_LAYOUT else None)
@@ -126,9 +127,9 @@ def _look(
             if space is not None:
                 label = space.to_train(stored, where="the label")
                 pixels = np.bincount(label.ravel(), minlength=256)[: space.num_classes]
-    except (BadBytes, BadImage) as error:
+    except Reject as error:
         return error.reason, str(error)
-    except ValueError as error:
+    except UserError as error:
         return "label_out_of_range", str(error)
     except OSError as error:
         return "store_error", f"{type(error).__name__}: {error}"

@@ -16,6 +16,7 @@ import torch
 
 from pipeline import labels, models, storage
 from pipeline.config import ModelConfig, parse_model
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.models import Network
 
@@ -55,18 +56,18 @@ def load(uri: str) -> Checkpoint:
     """The checkpoint at a URI.
 
     Raises:
-        ValueError: there is none, it is of another format, or its weights are damaged or do not fit its network.
+        UserError: there is none, it is of another format, or its weights are damaged or do not fit its network.
     """
     description = _describe(uri)
     try:
         weights = storage.read(storage.join(uri, "model.safetensors"))
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {uri}: model.safetensors is missing; copy the whole folder, or train again"
         ) from None
     sha256 = hashlib.sha256(weights).hexdigest()
     if sha256 != description["weights_sha256"]:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {uri}: model.safetensors has sha256 {sha256[:12]}, checkpoint.json says "
             f"{description['weights_sha256'][:12]}; the file is damaged or from another checkpoint: copy the folder again"
         )
@@ -97,16 +98,16 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
         source: path or URI of the file: a dict of tensors, or one below the key state_dict or model_state.
         output: URI of the checkpoint's folder.
     Raises:
-        ValueError: the file is not there or not a file of weights, or is of another network (differences are listed).
+        UserError: the file is not there or not a file of weights, or is of another network (differences are listed).
     """
     try:
         data = storage.read(source)
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ValueError(f"weights {source}: no such file; give a downloaded .pth") from None
+        raise UserError(f"weights {source}: no such file; give a downloaded .pth") from None
     except Exception as error:  # torch.load answers bytes that are none of its own with errors of any kind
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
+        raise UserError(
             f"weights {source}: not a file of tensors alone ({first_line}); files that run code on loading "
             "are refused: save its state_dict with torch.save first"
         ) from None
@@ -114,12 +115,12 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ValueError(f"weights {source}: expected a dict of tensors, found {type(found).__name__}")
+        raise UserError(f"weights {source}: expected a dict of tensors, found {type(found).__name__}")
     network = models.build(cfg, space.num_classes)
     try:
         published = models.published_weights({k.removeprefix("module."): v for k, v in found.items()}, network)
-    except ValueError as error:
-        raise ValueError(f"weights {source}: {error}") from None
+    except UserError as error:
+        raise UserError(f"weights {source}: {error}") from None
     network.load_state_dict(published.state)
     network.mean, network.std = published.mean or network.mean, published.std or network.std
     sha256 = hashlib.sha256(data).hexdigest()
@@ -128,11 +129,11 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
 
 
 def load_weights(model: Network, weights: bytes, where: str) -> None:
-    """Put the bytes of a safetensors file into a network; ValueError if they are unreadable or of another network."""
+    """Put the bytes of a safetensors file into a network; UserError if they are unreadable or of another network."""
     try:
         state = safetensors.torch.load(weights)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{where}: the weights are not a readable safetensors file ({error}); copy it again") from None
+        raise UserError(f"{where}: the weights are not a readable safetensors file ({error}); copy it again") from None
     expected = model.state_dict()
     wrong = [
         *(f"missing {key}" for key in expected.keys() - state.keys()),
@@ -144,7 +145,7 @@ def load_weights(model: Network, weights: bytes, where: str) -> None:
         ),
     ]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{where}: the weights are of another network: {len(wrong)} differences, first: {sorted(wrong)[0]}"
         )
     with torch.no_grad():
@@ -155,16 +156,16 @@ def _describe(uri: str) -> dict[str, Any]:
     try:
         text = storage.read(storage.join(uri, "checkpoint.json"))
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {uri}: no checkpoint.json there; give the folder that `maskmill train` wrote, e.g. <output>/best"
         ) from None
     try:
         description = json.loads(text)
         found = description["format"]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"checkpoint {uri}: checkpoint.json is not readable; copy the folder again") from None
+        raise UserError(f"checkpoint {uri}: checkpoint.json is not readable; copy the folder again") from None
     if found != FORMAT:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {uri}: format {found}, this version reads {FORMAT}; train again or use its version"
         )
     assert isinstance(description, dict)

@@ -14,6 +14,7 @@ import typer
 from pipeline import cli_analysis, cli_cluster, cli_models
 from pipeline.cli_analysis import RunUri
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
+from pipeline.errors import UserError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -114,7 +115,7 @@ def segment(
     """Segment a corpus with Ray Data: masks, counts and rejects as Parquet; done shards are skipped."""
     cfg = load(SegmentConfig, config, overrides)
     if like is not None and not dry_run:
-        raise ValueError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
+        raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
     if not dry_run:
         _segment(cfg)
         return

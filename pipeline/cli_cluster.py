@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.errors import UserError
 from pipeline.submit import Kind
 
 Address = Annotated[
@@ -110,9 +111,9 @@ def plan(
 
     cfg = load(SegmentConfig, config, overrides)
     if (like is None) == (rate is None):
-        raise ValueError("plan: give the rate as --like RUN (a finished run) or as --rate IMAGES_PER_S, one of them")
+        raise UserError("plan: give the rate as --like RUN (a finished run) or as --rate IMAGES_PER_S, one of them")
     if (images is None) != (image_kb is None):
-        raise ValueError(
+        raise UserError(
             "plan: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
         )
     rates = sizing.measured(like) if like else sizing.Rates(rate or 0.0, 0.0, mask_kb * 1e3)

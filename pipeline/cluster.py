@@ -5,6 +5,8 @@ import os
 
 import ray
 
+from pipeline.errors import UserError
+
 
 def connect() -> None:
     """Join the running cluster (`RAY_ADDRESS`, or a job's own); on a lone machine start Ray inside this process."""
@@ -25,7 +27,7 @@ def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
     """Refuse a job that the cluster can never place, instead of waiting for ever.
 
     Raises:
-        ValueError: the cluster, grown as far as its autoscaler may, is smaller than `num_workers` times (cpus, gpus).
+        UserError: the cluster, grown as far as its autoscaler may, is smaller than `num_workers` times (cpus, gpus).
     """
     total = ray.cluster_resources()
     # None on a cluster that does not grow; there is no public call for what an autoscaler may add.
@@ -34,7 +36,7 @@ def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
     for kind, each in (("CPU", cpus), ("GPU", gpus)):
         needed, there = num_workers * each, total.get(kind, 0)
         if needed > there:
-            raise ValueError(
+            raise UserError(
                 f"{what} need {needed:g} {kind}s ({num_workers} x {each:g}) and the cluster has {there:g}; "
                 "lower the number of workers or what each takes, or add nodes"
             )

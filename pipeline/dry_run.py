@@ -59,7 +59,7 @@ def rehearse(cfg: SegmentConfig, like: str | None = None) -> DryRun:
     Args:
         like: a finished run whose rates hold here too; without one, a few images are answered on this machine.
     Raises:
-        ValueError: as `segment`, before it would start; or `like` is no finished run.
+        UserError: as `segment`, before it would start; or `like` is no finished run.
     """
     ready = checkpoint.load(cfg.checkpoint)
     check_metrics(cfg.metrics, ready.label_space)
@@ -122,7 +122,7 @@ class _Listing:
 
 
 def _there(cfg: SegmentConfig, ready: Checkpoint) -> Run | None:
-    """The run that this start would resume; ValueError where it would be refused."""
+    """The run that this start would resume; UserError where it would be refused."""
     if not storage.exists(storage.join(cfg.output, "run.json")):
         return None
     return Run.resumed(cfg.output, identity(cfg, ready))

@@ -17,6 +17,7 @@ from torch import nn
 
 from pipeline import checkpoint, storage
 from pipeline.checkpoint import Checkpoint
+from pipeline.errors import UserError
 from pipeline.predict import normalise
 
 Format = Literal["onnx", "torch_export"]
@@ -51,7 +52,7 @@ def export(uri: str, form: Format, out: str, height: int, width: int) -> Exporte
     """Write the checkpoint at `uri` for images of height x width pixels.
 
     Raises:
-        ValueError: there is no checkpoint, its network does not take that size, a package is missing, or the file's
+        UserError: there is no checkpoint, its network does not take that size, a package is missing, or the file's
             logits are not the checkpoint's.
     """
     if form == "onnx":
@@ -64,7 +65,7 @@ def export(uri: str, form: Format, out: str, height: int, width: int) -> Exporte
         data, found = _to_onnx(pixels, image) if form == "onnx" else _to_torch_export(pixels, image)
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= TOLERANCE:
-        raise ValueError(
+        raise UserError(
             f"{uri}: the exported network's logits differ by {difference:.2g} of the largest, allowed is {TOLERANCE}; "
             "nothing was written: try the other format, or another version of torch"
         )
@@ -100,6 +101,6 @@ def _to_onnx(pixels: Pixels, image: torch.Tensor) -> tuple[bytes, torch.Tensor]:
 def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"format onnx needs {', '.join(missing)}, not installed; pip install 'maskmill[export]', or choose torch_export"
         )

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import ray
 import ray.exceptions
 
+from pipeline.errors import UserError
+
 # Ray's own key: a driver whose head is away for so long is ended by Ray, without an exception.
 RECONNECT_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 
@@ -20,7 +22,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def explained(output: str) -> Iterator[None]:
-    """Turn what Ray, store or disk raise while a run is answered into the ValueError that says what to do; others pass.
+    """Turn what Ray, store or disk raise while a run is answered into the UserError that says what to do; others pass.
 
     Where the head of the cluster is lost nothing is raised: the sentence is printed while there is time.
 
@@ -32,7 +34,7 @@ def explained(output: str) -> Iterator[None]:
     try:
         yield
     except (ray.exceptions.RayError, OSError) as error:
-        raise ValueError(_sentence(output, error)) from error
+        raise UserError(_sentence(output, error)) from error
     finally:
         over.set()
 

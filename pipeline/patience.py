@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from pipeline.errors import StoreRefused
+
 PATIENCE_S = 90.0  # after the first failure; a store that is restarted is back by then
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _BUSY = (408, 429)  # beside all from 500 on
@@ -21,16 +23,12 @@ _REFUSALS = (
 T = TypeVar("T")
 
 
-class Refused(ValueError):
-    """The store takes no request of ours: a fault of the run, never of one image."""
-
-
 def patiently(call: Callable[[], T]) -> T:
     """What a call returns, called again after each error that passes, with growing pauses, for `PATIENCE_S`.
 
     Raises:
         OSError: of the store, at once if it will not pass (no such file, no permission, disk full), else in the end.
-        Refused: at once, for credentials that have expired or are wrong.
+        StoreRefused: at once, for credentials that have expired or are wrong.
     """
     pause, deadline = _FIRST_PAUSE_S, 0.0
     while True:
@@ -40,7 +38,7 @@ def patiently(call: Callable[[], T]) -> T:
             now = time.monotonic()
             deadline = deadline or now + PATIENCE_S
             if (code := _code(error)) in _REFUSALS:
-                raise Refused(
+                raise StoreRefused(
                     f"the store refuses the credentials ({code}); renew them and run the same command again"
                 ) from error
             if not passes(error):

@@ -77,7 +77,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
     """Answer every image of a corpus; shards already committed to the run are skipped.
 
     Raises:
-        ValueError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
+        UserError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
     """
     with faults.explained(cfg.output):
         return _segment(cfg, on_progress)

@@ -17,6 +17,7 @@ from pipeline.config import SegmentConfig, differences, parse
 from pipeline.corpus import scan_items
 from pipeline.corpus.tars import is_tar
 from pipeline.corpus.zips import is_zip
+from pipeline.errors import UserError
 from pipeline.run import SECONDS, describe
 from pipeline.run.lease import RENEW_S
 from pipeline.run.plan import PART_ROWS
@@ -98,15 +99,15 @@ def measured(run: str) -> Rates:
     """The rates of a finished run, from the seconds of some of its parts and the sizes of all.
 
     Raises:
-        ValueError: the run is not finished, all of it was rejected, or a part is gone.
+        UserError: the run is not finished, all of it was rejected, or a part is gone.
     """
     try:
         success: dict[str, Any] = json.loads(storage.read(storage.join(run, "_SUCCESS.json")))
     except FileNotFoundError:
-        raise ValueError(f"run {run} is not finished (no _SUCCESS.json); rates come from a finished run") from None
+        raise UserError(f"run {run} is not finished (no _SUCCESS.json); rates come from a finished run") from None
     parts = {name: part for name, part in success["parts"].items() if name.startswith("masks/") and part["rows"]}
     if not parts:
-        raise ValueError(f"run {run} has no mask; rates come from a run that answered images")
+        raise UserError(f"run {run} has no mask; rates come from a run that answered images")
     names = list(parts)[:: ceil(len(parts) / SAMPLE_PARTS)]
     cfg, seconds = describe(run)["config"], dict.fromkeys(SECONDS, 0.0)
     for name in names:
@@ -146,11 +147,11 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
     Args:
         listed: objects that a listing of the corpus returns; 0 for an archive, whose directory is one object.
     Raises:
-        ValueError: a number that must be positive is not.
+        UserError: a number that must be positive is not.
     """
     for name, value in (("images", images), ("images/s of a device", rates.images_per_s), ("devices", devices)):
         if value <= 0:
-            raise ValueError(f"plan: {name} is {value:g}; it must be above 0")
+            raise UserError(f"plan: {name} is {value:g}; it must be above 0")
     a_shard = cfg.images_per_shard
     if rates.image_bytes:
         a_shard = max(1, min(a_shard, int(cfg.bytes_per_shard / rates.image_bytes)))
@@ -207,7 +208,7 @@ def _seconds(run: str, name: str) -> dict[str, float]:
         with filesystem.open_input_file(path) as file:
             table = pq.ParquetFile(file, pre_buffer=True).read(list(SECONDS), use_threads=False)
     except FileNotFoundError:
-        raise ValueError(f"run {run}: {name} is gone; rates come from a whole run") from None
+        raise UserError(f"run {run}: {name} is gone; rates come from a whole run") from None
     return {column: sum(value or 0.0 for value in table[column].to_pylist()) for column in SECONDS}
 
 

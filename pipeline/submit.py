@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from pipeline.config import SegmentConfig, TrainConfig, canonical, load
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -59,13 +60,13 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
     """Read a config and make sure that it may travel.
 
     Raises:
-        ValueError: the config is wrong, names a path of this machine, or holds a secret of this machine's environment.
+        UserError: the config is wrong, names a path of this machine, or holds a secret of this machine's environment.
     """
     cfg = load(SCHEMAS[kind], path, overrides)
     values = cfg.model_dump(mode="json")
     for key, value in _texts(values):
         if value.startswith("/"):
-            raise ValueError(
+            raise UserError(
                 f"{path}: {key} is {value}, a path of this machine; a cluster reaches storage through a URI: "
                 "put the data at s3://..., or write file:///... for a folder that every node mounts"
             )
@@ -86,7 +87,7 @@ def submit(client: "JobSubmissionClient", job: Job) -> Submitted:
     """Start the job, or find it running; one that ended is started again under the next id and resumes its run.
 
     Raises:
-        ValueError: a job with another config writes this output, or the package is too large.
+        UserError: a job with another config writes this output, or the package is too large.
     """
     tries = _tries(client, job.id)
     if tries:
@@ -118,17 +119,17 @@ def request(job: Job, name: str, folder: str) -> dict[str, Any]:
 
 
 def pack(job: Job, folder: Path) -> int:
-    """Copy what travels into a folder; bytes of it. ValueError over `MAX_BYTES`."""
+    """Copy what travels into a folder; bytes of it. UserError over `MAX_BYTES`."""
     for name in TRAVELS:
         if not (CHECKOUT / name).is_dir():
-            raise ValueError(f"{CHECKOUT} has no {name}/: submit from a checkout installed with pip install -e .")
+            raise UserError(f"{CHECKOUT} has no {name}/: submit from a checkout installed with pip install -e .")
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
         shutil.copytree(CHECKOUT / name, folder / name, ignore=ignore)
     (folder / "config.yaml").write_text(yaml.safe_dump(job.config, sort_keys=False))
     sizes = {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
     if sum(sizes.values()) > MAX_BYTES:
         largest = max(sizes, key=lambda file: sizes[file])
-        raise ValueError(
+        raise UserError(
             f"the package is {sum(sizes.values()) / 1e6:.0f} MB and the job server takes {MAX_BYTES / 1e6:.0f}; "
             f"the largest file is {largest.relative_to(folder)}: move data out of pipeline/ and jobs/, into the store"
         )
@@ -149,7 +150,7 @@ def _running(details: "JobDetails", job: Job) -> str:
     theirs = (details.metadata or {}).get("config")
     name = str(details.submission_id)
     if theirs != job.digest:
-        raise ValueError(
+        raise UserError(
             f"job {name} is writing {job.config['output']} with another config; wait for it, stop it "
             f"(maskmill job stop {name}), or choose another output"
         )
@@ -173,7 +174,7 @@ def _refuse_secrets(path: str, values: dict[str, Any]) -> None:
     text = canonical(values)
     for name, value in os.environ.items():
         if SECRET_NAMES.search(name) and len(value) >= 8 and value in text:
-            raise ValueError(
+            raise UserError(
                 f"{path} holds the value of {name}: configs travel and are stored with the run; "
                 "take it out, the cluster's own environment carries the store's credentials"
             )

@@ -19,6 +19,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pipeline import cluster, storage
 from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, stage_configs, with_values
+from pipeline.errors import UserError
 from pipeline.records import figure, read_records
 from pipeline.train import train
 
@@ -43,7 +44,7 @@ def tune(
     Args:
         on_trial: called with (finished, all) after each trial.
     Raises:
-        ValueError: a key of the space is not the config's, or the cluster cannot hold a trial.
+        UserError: a key of the space is not the config's, or the cluster cannot hold a trial.
     """
     for key, axis in space.space.items():
         with_values(cfg, {key: axis.first()}, where="space")
@@ -74,7 +75,7 @@ def tune(
     ended = [grid[index].metrics or {} for index in range(len(grid))]
     results = [metrics for metrics in ended if "values" in metrics]
     if not results:
-        raise ValueError(f"no trial came to an end; look into {cfg.output}/ray")
+        raise UserError(f"no trial came to an end; look into {cfg.output}/ray")
     fields = Trial.__dataclass_fields__
     trials = [Trial(**{name: metrics[name] for name in fields}) for metrics in results]
     trials.sort(key=lambda trial: -math.inf if math.isnan(trial.value) else trial.value, reverse=True)
@@ -93,7 +94,7 @@ def _trial(values: dict[str, Any], payload: dict[str, Any]) -> None:
         cfg = with_values(TrainConfig.model_validate(payload), values | {"output": output}, where="trial")
         trained = train(cfg)
         row |= {"value": _best(cfg), "miou": trained.miou, "seconds": trained.seconds}
-    except ValueError as error:  # what a user can fix, such as a rate at which the loss is lost: a row, not an end
+    except UserError as error:  # what a user can fix, such as a rate at which the loss is lost: a row, not an end
         row["error"] = str(error)
     ray.tune.report(row)
 

@@ -23,6 +23,7 @@ from pipeline.config import CrfConfig, SegmentConfig, parse
 from pipeline.cores import take_cores, worker_environment
 from pipeline.corpus import Item, list_items
 from pipeline.crf.device import sharpen
+from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.boundary import boundary_iou, count_boundary
 from pipeline.metrics.counts import count_confusion
@@ -68,7 +69,7 @@ def tune_crf(
         num_images: labelled images of its split, drawn at random; DeepLab took 100.
         on_progress: called with (CRF runs done, all).
     Raises:
-        ValueError: no labelled image, or the cluster cannot hold a task.
+        UserError: no labelled image, or the cluster cannot hold a task.
     """
     ready = checkpoint.load(cfg.checkpoint)
     items = _draw(cfg, num_images)
@@ -90,7 +91,7 @@ def tune_crf(
 def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
     items = [item for item in list_items(cfg.corpus, cfg.split) if item.label is not None]
     if not items:
-        raise ValueError(
+        raise UserError(
             f"corpus {cfg.corpus.images}: no image of split '{cfg.split}' has a label, which the search needs"
         )
     chosen = np.random.default_rng(SEED).permutation(len(items))[:number]

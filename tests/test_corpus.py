@@ -10,10 +10,11 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import CorpusConfig
-from pipeline.corpus import BadBytes, items_of, list_items, plan_shards, read, unmatched_labels
+from pipeline.corpus import items_of, list_items, plan_shards, read, unmatched_labels
 from pipeline.corpus.scenes import write_corpus
 from pipeline.corpus.tars import list_tar
 from pipeline.corpus.zips import list_members
+from pipeline.errors import Reject
 
 
 def make_zip(path, members, compression=zipfile.ZIP_STORED):
@@ -222,7 +223,7 @@ def test_a_flipped_bit_in_a_member_is_found(tmp_path, compression):
     data = bytearray(storage.read(uri))
     data[place.offset + 30 + len("a.jpg") + place.bytes // 2] ^= 1
     storage.put(uri, bytes(data))
-    with pytest.raises(BadBytes) as error:
+    with pytest.raises(Reject) as error:
         read(place)
     assert error.value.reason == "corrupt"
 
@@ -242,7 +243,7 @@ def test_members_that_cannot_be_read_have_a_reason(tmp_path, spoil, reason):
     data = bytearray(storage.read(uri))
     spoil(data, place.offset)
     storage.put(uri, bytes(data))
-    with pytest.raises(BadBytes) as error:
+    with pytest.raises(Reject) as error:
         read(place)
     assert error.value.reason == reason
 
@@ -261,7 +262,7 @@ def test_a_long_extra_field_costs_a_second_read_and_nothing_else(tmp_path):
 def test_a_listed_file_that_is_gone_has_a_reason(tmp_path):
     storage.put(str(tmp_path / "images/val/s_1.jpg"), b"x")
     (item,) = list_items(CorpusConfig(images=str(tmp_path), layout="camvid"), None)
-    with pytest.raises(BadBytes) as error:
+    with pytest.raises(Reject) as error:
         read(replace(item.image, uri=item.image.uri + ".gone"))
     assert error.value.reason == "not_found"
 
@@ -318,7 +319,7 @@ def test_a_truncated_tar_member_has_a_reason(tmp_path):
     uri = make_tar(tmp_path / "a.tar", {"a.jpg": b"x" * 6000})
     (place,) = list_tar(uri).values()
     storage.put(uri, storage.read(uri)[:3000])
-    with pytest.raises(BadBytes) as error:
+    with pytest.raises(Reject) as error:
         read(place)
     assert error.value.reason == "truncated"
 
@@ -344,7 +345,7 @@ def test_an_empty_cell_and_a_file_that_is_no_parquet_have_a_reason(tmp_path):
     cfg = CorpusConfig(images=str(tmp_path / "a.parquet"), layout="parquet")
     full, empty = list_items(cfg, None)
     assert (full.image_id, read(full.image)) == ("a/00000000", b"x")
-    with pytest.raises(BadBytes) as error:
+    with pytest.raises(Reject) as error:
         read(empty.image)
     assert error.value.reason == "empty"
     (tmp_path / "a.parquet").write_bytes(b"nothing")

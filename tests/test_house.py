@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
+    ("errors",),
     ("labels", "patience", "processes", "jobserver", "s3_fetch", "cores"),
     ("storage",),
     ("config",),

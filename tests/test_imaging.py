@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from pipeline.config import AugmentConfig
+from pipeline.errors import Reject
 from pipeline.imaging.augment import augment
 from pipeline.imaging.decode import (
-    BadImage,
     _by_torchcodec,
     as_stored,
     decode_image,
@@ -129,13 +129,13 @@ JPEG, PNG = encoded(PIXELS, "JPEG"), encoded(PIXELS)
     ],
 )
 def test_bad_images_have_a_reason(data, reason):
-    with pytest.raises(BadImage) as error:
+    with pytest.raises(Reject) as error:
         decode_image(data, LIMIT)
     assert error.value.reason == reason
 
 
 def test_a_bomb_is_refused_before_a_pixel_is_decoded():
-    with pytest.raises(BadImage, match=r"20000x20000 pixels .* more than max_pixels 100000") as error:
+    with pytest.raises(Reject, match=r"20000x20000 pixels .* more than max_pixels 100000") as error:
         decode_image(encoded(np.zeros((20_000, 20_000), np.uint8), compress_level=1), LIMIT)
     assert error.value.reason == "too_large"
 
@@ -160,7 +160,7 @@ def test_labels_are_ids_and_palette_indices():
     ],
 )
 def test_bad_labels_have_a_reason(data, reason):
-    with pytest.raises(BadImage) as error:
+    with pytest.raises(Reject) as error:
         decode_label(data, LIMIT)
     assert error.value.reason == reason
 

@@ -14,9 +14,9 @@ from pipeline import checkpoint, storage
 from pipeline.analysis import write_report
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import list_items, read, zips
-from pipeline.corpus.item import BadBytes
 from pipeline.corpus.scenes import write_corpus
-from pipeline.imaging.decode import BadImage, decode_image
+from pipeline.errors import Reject
+from pipeline.imaging.decode import decode_image
 from pipeline.segment import segment
 from tests.s3_server import SECRET
 from tests.test_cli import maskmill
@@ -97,7 +97,7 @@ def test_pillow_is_new_and_opens_listed_formats_alone():
     opened = [(path, call) for path, call in calls("open") if ast.unparse(call.func).endswith("Image.open")]
     assert opened
     assert [(path, call.lineno) for path, call in opened if "formats" not in keywords(call)] == []
-    with pytest.raises(BadImage, match="no PNG, JPEG"):  # a format that starts an interpreter
+    with pytest.raises(Reject, match="no PNG, JPEG"):  # a format that starts an interpreter
         decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", 1000)
 
 
@@ -114,7 +114,7 @@ def test_a_member_is_counted_while_it_is_inflated(tmp_path, monkeypatch):
         archive.filelist[0].file_size = 10
     monkeypatch.setattr(zips, "_MOST_BYTES", 1_000_000)
     (item,) = list_items(CorpusConfig(images=str(tmp_path / "a.zip"), layout="camvid"), None)
-    with pytest.raises(BadBytes, match="inflates to more than 1000000 bytes") as found:
+    with pytest.raises(Reject, match="inflates to more than 1000000 bytes") as found:
         read(item.image)
     assert found.value.reason == "too_large"
 

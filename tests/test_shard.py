@@ -18,11 +18,12 @@ from pipeline import checkpoint
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item, Place, list_items
 from pipeline.corpus.scenes import write_corpus
+from pipeline.errors import Reject
 from pipeline.imaging.masks import decode_mask
 from pipeline.imaging.strips import Strips
 from pipeline.run import SECONDS
 from pipeline.shard import ShardSegmenter, pack, unpack
-from pipeline.shard.loading import Loaded, Rejected, Streamed
+from pipeline.shard.loading import Loaded, Streamed
 from pipeline.shard.turns import Turns
 from tests.bench.memory import peak_of
 
@@ -251,7 +252,7 @@ def test_what_was_loaded_comes_out_of_its_row_as_it_went_in():
 
     def load(item):
         if item.image_id not in loaded:
-            raise Rejected("decode", "corrupt", "a flipped bit")
+            raise Reject("decode", "corrupt", "a flipped bit")
         return loaded[item.image_id]
 
     row = pack(7, list(items.values()), load, threads=2)
@@ -264,7 +265,7 @@ def test_what_was_loaded_comes_out_of_its_row_as_it_went_in():
     assert (whole.item, whole.orientation, whole.seconds) == (items["whole"], 6, {"seconds_decode": 0.5})
     assert np.array_equal(bare.image, pixels) and bare.label is None and bare.instances is None
     assert (streamed.image, streamed.label) == (b"image", b"label")
-    with pytest.raises(Rejected, match="a flipped bit") as caught:
+    with pytest.raises(Reject, match="a flipped bit") as caught:
         found(items["bad"])
     assert (caught.value.stage, caught.value.reason) == ("decode", "corrupt")
     assert unpack(pack(7, None, load, threads=2)) is None

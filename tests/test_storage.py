@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from pipeline import patience, storage
+from pipeline.errors import StoreRefused
 from pipeline.s3_fetch import fetch
 
 
@@ -181,6 +182,6 @@ def test_plain_keys_come_the_fast_way_and_wrong_credentials_are_told_by_the_othe
         fetch(fs, f"{path}.gone", None, None)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    with pytest.raises(patience.Refused, match="SignatureDoesNotMatch"):
+    with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
         storage.read(uri)
     fsspec.get_filesystem_class("s3").clear_instance_cache()

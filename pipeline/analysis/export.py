@@ -15,6 +15,7 @@ from pipeline import storage
 from pipeline.analysis.rle import encode_rle
 from pipeline.analysis.runs import RunView
 from pipeline.analysis.sums import batches
+from pipeline.errors import UserError
 from pipeline.imaging.masks import decode_mask
 
 Format = Literal["cityscapes", "png", "coco-rle"]
@@ -39,7 +40,7 @@ def export(view: RunView, form: str, out: str) -> Exported:
     coco-rle: `annotations.json`, one annotation a class and image, uncompressed RLE.
 
     Raises:
-        ValueError: the format is unknown, or an image's name or label space is not Cityscapes' where it must be.
+        UserError: the format is unknown, or an image's name or label space is not Cityscapes' where it must be.
     """
     out = storage.absolute(out)
     match form:
@@ -49,7 +50,7 @@ def export(view: RunView, form: str, out: str) -> Exported:
             return _png(view, out)
         case "coco-rle":
             return _coco(view, storage.join(out, "annotations.json"))
-    raise ValueError(f"cannot export as '{form}'; choose one of {', '.join(FORMATS)}")
+    raise UserError(f"cannot export as '{form}'; choose one of {', '.join(FORMATS)}")
 
 
 def _masks(view: RunView) -> Iterator[tuple[str, bytes]]:
@@ -61,18 +62,18 @@ def _masks(view: RunView) -> Iterator[tuple[str, bytes]]:
 
 def _cityscapes(view: RunView, uri: str) -> Exported:
     if view.space.name != "cityscapes19":
-        raise ValueError(f"run {view.uri} is in {view.space.name}; a Cityscapes submission needs cityscapes19")
+        raise UserError(f"run {view.uri} is in {view.space.name}; a Cityscapes submission needs cityscapes19")
     file, written = io.BytesIO(), set[str]()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
         for image_id, data in _masks(view):
             if not (found := _SERVER_NAME.search(image_id)):
-                raise ValueError(
+                raise UserError(
                     f"image '{image_id}' is not named <city>_<sequence>_<frame>, which the server looks for; "
                     "export as png instead"
                 )
             name = f"{found[0]}_pred_labelIds.png"
             if name in written:
-                raise ValueError(f"two images would be called {name}; segment one split at a time for a submission")
+                raise UserError(f"two images would be called {name}; segment one split at a time for a submission")
             written.add(name)
             # A fixed time: the same run gives the same bytes.
             archive.writestr(zipfile.ZipInfo(name), _png_of(Image.fromarray(view.space.to_stored(decode_mask(data)))))
@@ -85,7 +86,7 @@ def _png(view: RunView, out: str) -> Exported:
     written = 0
     for image_id, data in _masks(view):
         if ".." in image_id.split("/") or image_id.startswith("/"):
-            raise ValueError(f"image '{image_id}' leads out of {out}; rename it and segment again")
+            raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
         picture = Image.fromarray(decode_mask(data)).convert("P")
         picture.putpalette(palette)
         storage.put(storage.join(out, f"{image_id}.png"), _png_of(picture))

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.analysis.sums import add_rows, batches, counted, over_parts
+from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.iou import mean
 
@@ -40,7 +41,7 @@ def score_intervals(view: "RunView", raw: bool, seed: int) -> pd.DataFrame:
 def compare_runs(before: "RunView", after: "RunView", seed: int) -> Comparison:
     """See `RunView.compare`."""
     if before.space.name != after.space.name:
-        raise ValueError(
+        raise UserError(
             f"{before.uri} is in {before.space.name} and {after.uri} in {after.space.name}: "
             "compare runs of one label space"
         )
@@ -48,13 +49,13 @@ def compare_runs(before: "RunView", after: "RunView", seed: int) -> Comparison:
     one, two = _units(before, False, bundled), _units(after, False, bundled)
     only_before, only_after = len(one.index.difference(two.index)), len(two.index.difference(one.index))
     if bundled and not one["images"].equals(two["images"]):
-        raise ValueError(
+        raise UserError(
             f"{before.uri} and {after.uri} have labels for different images: runs of more than {MAX_IMAGES} images "
             "are compared over one corpus"
         )
     common = one.index.intersection(two.index)
     if not len(common):
-        raise ValueError(f"{before.uri} and {after.uri} have no labelled image in common: compare runs over one corpus")
+        raise UserError(f"{before.uri} and {after.uri} have no labelled image in common: compare runs over one corpus")
     one, two = one.loc[common], two.loc[common]
     first, second = one.to_numpy()[:, 1:], two.to_numpy()[:, 1:]
     # One seed: each draw is of the same images in both.

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.corpus import Item, items_of, read
+from pipeline.errors import UserError
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.imaging.masks import decode_mask
 from pipeline.imaging.overlay import blend, error_map
@@ -37,15 +38,15 @@ class Pictures:
     missing: str | None
 
     def overlay(self, of: str) -> np.ndarray:
-        """(H, W, 3) uint8 of `prediction`, `truth` or `errors`; ValueError where the pixels for it are not there."""
+        """(H, W, 3) uint8 of `prediction`, `truth` or `errors`; UserError where the pixels for it are not there."""
         if of not in ("prediction", "truth", "errors"):
-            raise ValueError(f"cannot show '{of}'; choose prediction, truth or errors")
+            raise UserError(f"cannot show '{of}'; choose prediction, truth or errors")
         if self.image is None:
-            raise ValueError(f"image '{self.image_id}' cannot be read again: {self.missing}")
+            raise UserError(f"image '{self.image_id}' cannot be read again: {self.missing}")
         if of == "prediction":
             return blend(self.image, self.mask, self.space.colours, ALPHA)
         if self.label is None:
-            raise ValueError(f"image '{self.image_id}' has no label, so there is no {of} to show; choose prediction")
+            raise UserError(f"image '{self.image_id}' has no label, so there is no {of} to show; choose prediction")
         if of == "truth":
             return blend(self.image, self.label, self.space.colours, ALPHA)
         return error_map(self.label, self.mask)
@@ -61,7 +62,7 @@ def read_masks(view: "RunView", ids: Sequence[str]) -> dict[str, np.ndarray]:
             rows = table.filter(pc.is_in(table["image_id"], pa.array(list(ids), pa.string()))).to_pylist()
             found.update({row["image_id"]: decode_mask(row["mask"]["bytes"]) for row in rows})
     if missing := [image_id for image_id in ids if image_id not in found]:
-        raise ValueError(f"run {view.uri}: no mask of image '{missing[0]}'; see .rejects() and .frame(['image_id'])")
+        raise UserError(f"run {view.uri}: no mask of image '{missing[0]}'; see .rejects() and .frame(['image_id'])")
     return found
 
 

@@ -16,6 +16,7 @@ from pipeline.analysis.intervals import Comparison
 from pipeline.analysis.runs import ALL, RunView, open_run
 from pipeline.analysis.snippets import snippets
 from pipeline.analysis.table import excludes_zero
+from pipeline.errors import UserError
 from pipeline.imaging.palette import safe_colours
 from pipeline.labels import Colour
 
@@ -31,7 +32,7 @@ def write_report(run_uri: str, num_worst: int = 8, beside_uri: str | None = None
         num_worst: labelled images with the lowest IoU to show; without labels, those with the lowest confidence.
         beside_uri: another run over the same images, shown beside this one.
     Raises:
-        ValueError: there is no run, nothing is answered yet, or the other run cannot be compared.
+        UserError: there is no run, nothing is answered yet, or the other run cannot be compared.
     """
     view = open_run(run_uri)
     beside = None if beside_uri is None else open_run(beside_uri)
@@ -55,9 +56,7 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
     summary = view.summary()
     labelled = summary["labelled"] > 0
     if beside is not None and not labelled:
-        raise ValueError(
-            f"run {view.uri}: none of its images has a label, so there is nothing to compare; leave it out"
-        )
+        raise UserError(f"run {view.uri}: none of its images has a label, so there is nothing to compare; leave it out")
     comparison = None if beside is None else beside.compare(view)
     rejects, heat = view.rejects(), _heat(view) if labelled else None
     worst = view.worst(num_worst, "miou" if labelled else "confidence")

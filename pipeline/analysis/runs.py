@@ -18,6 +18,7 @@ from pipeline.analysis.scores import boundary_scores, calibration_bins, instance
 from pipeline.analysis.summary import summarise
 from pipeline.analysis.sums import Key, Sums, over_parts, sum_counts
 from pipeline.corpus import GROUP_FIELDS
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.metrics import boundary, instances
 from pipeline.metrics.iou import category_iou, class_iou, summary_scores
@@ -30,12 +31,12 @@ ALL = "all"  # index of the one row of an ungrouped answer
 
 
 def open_run(uri: str) -> "RunView":
-    """The run at a URI, finished or not; ValueError if there is none, or nothing is answered yet."""
+    """The run at a URI, finished or not; UserError if there is none, or nothing is answered yet."""
     uri = storage.absolute(uri)
     description = describe(uri)
     view = RunView(uri, description, labels.space(description["label_space"]["name"]))
     if not view.parts("masks"):
-        raise ValueError(f"run {uri}: no image is answered yet; run `maskmill segment` on it first")
+        raise UserError(f"run {uri}: no image is answered yet; run `maskmill segment` on it first")
     return view
 
 
@@ -69,11 +70,11 @@ class RunView:
         Returns:
             one row a group, sorted, null last (or the one row "all"); column `images`, then one int64 column a cell.
         Raises:
-            ValueError: `by` names something that is not a group column, or the run did not count this column.
+            UserError: `by` names something that is not a group column, or the run did not count this column.
         """
         for name in by:
             if name not in GROUPS:
-                raise ValueError(f"cannot group by '{name}'; the group columns are {', '.join(GROUPS)}")
+                raise UserError(f"cannot group by '{name}'; the group columns are {', '.join(GROUPS)}")
         cells = self.cells(column)
         question = (column, tuple(by))
         if question not in self._answers:
@@ -107,7 +108,7 @@ class RunView:
         """Numbers in one row of a count column. ValueError: there is no such column, or the run did not count it."""
         num_classes = self.space.num_classes
         if column in ASKED_FOR and not self._metrics.get(ASKED_FOR[column]):
-            raise ValueError(
+            raise UserError(
                 f"run {self.uri}: it did not count '{column}'; set metrics.{ASKED_FOR[column]} in a new run's config"
             )
         match column:
@@ -122,7 +123,7 @@ class RunView:
             case "calibration":
                 return 3 * int(self._metrics["calibration_bins"])
         known = ", ".join(["pixels", "confusion", "confusion_raw", *ASKED_FOR])
-        raise ValueError(f"'{column}' is no count column; choose one of {known}")
+        raise UserError(f"'{column}' is no count column; choose one of {known}")
 
     def _confusions(self, by: Sequence[str], raw: bool) -> tuple[pd.DataFrame, np.ndarray]:
         """The counts by group, and (groups, C, C) of them."""
@@ -178,14 +179,14 @@ class RunView:
 
     def intervals(self, raw: bool = False, seed: int = 0) -> pd.DataFrame:
         """`value` with the `low` and `high` end of its 95 % bootstrap interval by image: each class IoU, `miou`,
-        `mean_accuracy`, `pixel_accuracy`. ValueError where no image has a label."""
+        `mean_accuracy`, `pixel_accuracy`. UserError where no image has a label."""
         return score_intervals(self, raw, seed)
 
     def compare(self, other: "RunView", seed: int = 0) -> Comparison:
         """This run (before) against another (after) over the images labelled in both, with paired bootstrap intervals.
 
         Raises:
-            ValueError: the label spaces differ, or the runs have no labelled image in common.
+            UserError: the label spaces differ, or the runs have no labelled image in common.
         """
         return compare_runs(self, other, seed)
 
@@ -202,7 +203,7 @@ class RunView:
         """
         allowed = (*RANKS, *(f"class:{name}" for name in self.space.classes))
         if by not in allowed:
-            raise ValueError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}")
+            raise UserError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}")
         index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
         found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.space.num_classes))
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
@@ -216,7 +217,7 @@ class RunView:
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
 
-        Only the parts that hold them are read. ValueError names an id that has none.
+        Only the parts that hold them are read. UserError names an id that has none.
         """
         return read_masks(self, ids)
 
@@ -228,7 +229,7 @@ class RunView:
         """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red.
 
         Raises:
-            ValueError: the image has no mask, no label where one is asked for, or is gone from the corpus.
+            UserError: the image has no mask, no label where one is asked for, or is gone from the corpus.
         """
         return self.pictures([image_id])[image_id].overlay(of)
 

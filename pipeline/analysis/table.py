@@ -7,6 +7,7 @@ from rich.table import Table
 
 from pipeline.analysis.intervals import SCORES, Comparison
 from pipeline.analysis.runs import ALL, RunView
+from pipeline.errors import UserError
 
 WORDS = {"miou": "mIoU", "mean_accuracy": "class accuracy", "pixel_accuracy": "pixel accuracy"}
 
@@ -15,7 +16,7 @@ def iou_table(view: RunView) -> Table:
     """IoU of each class in percent, with the raw result and the CRF's difference beside it where the run has both.
 
     Raises:
-        ValueError: no image of the run has a label.
+        UserError: no image of the run has a label.
     """
     _need_labels(view)
     final = view.iou().loc[ALL]
@@ -35,7 +36,7 @@ def headline_table(view: RunView) -> Table:
     """The numbers of the whole run, percent, with 95 % intervals by image where they have one, and what else was counted.
 
     Raises:
-        ValueError: no image of the run has a label.
+        UserError: no image of the run has a label.
     """
     _need_labels(view)
     intervals, scores = view.intervals(), view.scores().loc[ALL]
@@ -90,7 +91,7 @@ def percent(value: float, sign: str = "") -> str:
 
 def _need_labels(view: RunView) -> None:
     if not view.is_labelled():
-        raise ValueError(
+        raise UserError(
             f"run {view.uri}: none of its images has a label, so there is no IoU; see `.areas()` for pixel counts"
         )
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from pipeline.config.section import Section, Uri
+from pipeline.errors import UserError
 
 
 class CorpusConfig(Section):
@@ -20,9 +21,9 @@ class CorpusConfig(Section):
     @model_validator(mode="after")
     def _globs_belong_to_pairs(self) -> "CorpusConfig":
         if self.layout == "pairs" and self.image_glob is None:
-            raise ValueError(
+            raise UserError(
                 "layout 'pairs' needs image_glob, e.g. 'images/**/*.jpg' (and label_glob where there are labels)"
             )
         if self.layout != "pairs" and (self.image_glob or self.label_glob):
-            raise ValueError(f"image_glob and label_glob belong to layout 'pairs', found layout '{self.layout}'")
+            raise UserError(f"image_glob and label_glob belong to layout 'pairs', found layout '{self.layout}'")
         return self

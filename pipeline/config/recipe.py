@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.section import Section, Size
+from pipeline.errors import UserError
 
 ClassWeights = Literal["none", "median_frequency", "inverse", "sqrt_inverse"]
 _OF_SCHEDULE = {  # the keys that belong to one schedule alone, and are needed by it
@@ -50,13 +51,13 @@ class OptimizerConfig(Section):
         for key, schedule in _OF_SCHEDULE.items():
             given = getattr(self, key) is not None
             if given and schedule != self.schedule:
-                raise ValueError(
+                raise UserError(
                     f"{key} belongs to schedule '{schedule}', found schedule '{self.schedule}': leave it out"
                 )
             if not given and schedule == self.schedule:
-                raise ValueError(f"schedule '{schedule}' needs {key}")
+                raise UserError(f"schedule '{schedule}' needs {key}")
         if self.schedule == "one_cycle" and self.warmup_steps:
-            raise ValueError("schedule 'one_cycle' has its own warm-up, a third of the run: set warmup_steps to 0")
+            raise UserError("schedule 'one_cycle' has its own warm-up, a third of the run: set warmup_steps to 0")
         return self
 
 

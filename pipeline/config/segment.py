@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.section import Precision, Section, Size, Uri
+from pipeline.errors import UserError
 
 
 class CrfConfig(Section):
@@ -36,11 +37,11 @@ class PredictConfig(Section):
     @model_validator(mode="after")
     def _tiles_advance(self) -> "PredictConfig":
         if self.tile is None and self.overlap:
-            raise ValueError(
+            raise UserError(
                 f"predict.overlap is {self.overlap} px, and there are no tiles; set predict.tile, or drop it"
             )
         if self.tile is not None and self.overlap >= min(self.tile):
-            raise ValueError(
+            raise UserError(
                 f"predict.overlap is {self.overlap} px, the shorter side of predict.tile {min(self.tile)} px: tiles would not "
                 "advance; lower the overlap"
             )
@@ -87,15 +88,15 @@ class SegmentConfig(Section):
         if self.stream_above_pixels is None:
             return self
         if self.stream_above_pixels >= self.max_pixels:
-            raise ValueError(
+            raise UserError(
                 f"stream_above_pixels {self.stream_above_pixels} is not below max_pixels {self.max_pixels}, over which "
                 "an image is rejected: none would be streamed; raise max_pixels"
             )
         if self.predict.tile is None:
-            raise ValueError("stream_above_pixels needs predict.tile: a streamed image is predicted tile by tile")
+            raise UserError("stream_above_pixels needs predict.tile: a streamed image is predicted tile by tile")
         for name, on in (("crf", self.crf), ("metrics", self.metrics != MetricsConfig())):
             if on:
-                raise ValueError(
+                raise UserError(
                     f"stream_above_pixels and {name} do not go together, which needs all pixels of an image at once; "
                     "leave one of them out"
                 )

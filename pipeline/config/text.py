@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.config.networks import ModelConfig
 from pipeline.config.section import Section
+from pipeline.errors import UserError
 
 S = TypeVar("S", bound=Section)
 T = TypeVar("T")
@@ -18,17 +19,17 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
     """Read one YAML file into its schema, with `key.path=value` overrides applied on top.
 
     Raises:
-        ValueError: no such file, not YAML, or a key or value that the schema does not allow (all of them listed).
+        UserError: no such file, not YAML, or a key or value that the schema does not allow (all of them listed).
     """
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"config {path} does not exist; the ready ones lie in configs/")
+        raise UserError(f"config {path} does not exist; the ready ones lie in configs/")
     try:
         values = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ValueError(
+        raise UserError(
             f"{path}: expected keys and values, found {type(values).__name__}; see the examples in configs/camvid/"
         )
     for override in overrides or []:
@@ -37,7 +38,7 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
 
 
 def parse(schema: type[S], values: dict[str, Any], where: str) -> S:
-    """The section of these values; ValueError names `where`, each wrong key, what was found and what is allowed."""
+    """The section of these values; UserError names `where`, each wrong key, what was found and what is allowed."""
     return _checked(TypeAdapter(schema), schema, values, where)
 
 
@@ -66,13 +67,13 @@ def differences(before: dict[str, Any], after: dict[str, Any], path: str = "") -
 def _set(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ValueError(f"--set {override}: expected key.path=value, e.g. crf.iterations=5")
+        raise UserError(f"--set {override}: expected key.path=value, e.g. crf.iterations=5")
     *parents, leaf = key.split(".")
     for depth, parent in enumerate(parents):
         if values.get(parent) is None:
             values[parent] = {}
         if not isinstance(values[parent], dict):
-            raise ValueError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+            raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         values = values[parent]
     values[leaf] = yaml.safe_load(text)
 
@@ -82,7 +83,7 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where
         return adapter.validate_python(values)
     except ValidationError as error:
         problems = "; ".join(_explain(schema, dict(problem)) for problem in error.errors())
-        raise ValueError(f"{where}: {problems}") from None
+        raise UserError(f"{where}: {problems}") from None
 
 
 def _explain(schema: Any, problem: dict[str, Any]) -> str:

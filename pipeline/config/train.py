@@ -11,6 +11,7 @@ from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
 from pipeline.config.section import Precision, Section, Uri
 from pipeline.config.segment import CrfConfig
 from pipeline.config.text import parse
+from pipeline.errors import UserError
 
 # What a stage may set for itself; all else is one for the whole run.
 STAGE_KEYS = (
@@ -65,11 +66,11 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainConfig":
         if self.batch_size % self.workers:
-            raise ValueError(
+            raise UserError(
                 f"batch_size {self.batch_size} is shared by all workers: make it a multiple of workers ({self.workers})"
             )
         if self.batch_size // self.workers % self.accumulate:
-            raise ValueError(
+            raise UserError(
                 f"a worker's share of a batch, {self.batch_size // self.workers} images, is taken in accumulate = "
                 f"{self.accumulate} parts: make the share a multiple of it"
             )
@@ -78,14 +79,14 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
         if self.norm == "sync" and not self.gpus_per_worker:
-            raise ValueError("norm 'sync' exists on GPUs alone: set gpus_per_worker, or choose 'batch' or 'frozen'")
+            raise UserError("norm 'sync' exists on GPUs alone: set gpus_per_worker, or choose 'batch' or 'frozen'")
         known = [*FIGURES, *(f"iou.{name}" for name in labels.space(self.label_space).classes)]
         if self.best_by not in known:
-            raise ValueError(f"best_by: found '{self.best_by}'; choose one of {', '.join(known)}")
+            raise UserError(f"best_by: found '{self.best_by}'; choose one of {', '.join(known)}")
         if self.ema is not None and self.parallel == "fsdp":
-            raise ValueError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
+            raise UserError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
         if self.start_from == storage.absolute(PREVIOUS):
-            raise ValueError(f"start_from '{PREVIOUS}' belongs into a stage after the first; give a checkpoint's URI")
+            raise UserError(f"start_from '{PREVIOUS}' belongs into a stage after the first; give a checkpoint's URI")
         return self
 
     @model_validator(mode="after")
@@ -102,7 +103,7 @@ def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
     first starts from the one before unless it says otherwise. Stage N writes below <output>/stage-N.
 
     Raises:
-        ValueError: a stage sets a key that is the run's, or its config is not legal.
+        UserError: a stage sets a key that is the run's, or its config is not legal.
     """
     if not cfg.stages:
         return [cfg]
@@ -111,7 +112,7 @@ def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
     for number, stage in enumerate(cfg.stages, start=1):
         unknown = sorted(stage.keys() - set(STAGE_KEYS))
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"stages.{number}: {unknown[0]}: not a stage's key; a stage may set {', '.join(STAGE_KEYS)}"
             )
         values = _laid_over(run, stage) | {"output": storage.join(cfg.output, f"stage-{number}")}

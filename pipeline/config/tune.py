@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from pipeline.config.section import Section
 from pipeline.config.text import parse
 from pipeline.config.train import TrainConfig
+from pipeline.errors import UserError
 
 Range = tuple[float, float]
 
@@ -23,12 +24,10 @@ class AxisConfig(Section):
     def _one_is_given(self) -> "AxisConfig":
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give one of grid, choice, uniform and loguniform, found {', '.join(given) or 'none'}")
+            raise UserError(f"give one of grid, choice, uniform and loguniform, found {', '.join(given) or 'none'}")
         low, high = self.uniform or self.loguniform or (1, 2)
         if not low < high or (self.loguniform and low <= 0):
-            raise ValueError(
-                f"found the range {low}..{high}; the first must be the smaller, and above 0 for loguniform"
-            )
+            raise UserError(f"found the range {low}..{high}; the first must be the smaller, and above 0 for loguniform")
         return self
 
     def first(self) -> Any:
@@ -59,7 +58,7 @@ def with_values(cfg: TrainConfig, values: dict[str, Any], where: str) -> TrainCo
     """The config with keys such as `optimizer.lr` set anew.
 
     Raises:
-        ValueError: a key is not there, or its value is not allowed.
+        UserError: a key is not there, or its value is not allowed.
     """
     tree = cfg.model_dump(mode="json")
     for key, value in values.items():
@@ -68,6 +67,6 @@ def with_values(cfg: TrainConfig, values: dict[str, Any], where: str) -> TrainCo
         for parent in parents:
             branch = branch.get(parent) if isinstance(branch, dict) else None
         if not isinstance(branch, dict):
-            raise ValueError(f"{where}: {key}: {'.'.join(parents)} is no section of the config; use keys as in --set")
+            raise UserError(f"{where}: {key}: {'.'.join(parents)} is no section of the config; use keys as in --set")
         branch[leaf] = value
     return parse(TrainConfig, tree, where=where)

@@ -1,12 +1,13 @@
 """Where images come from: prefixes, zips, tars, tables in any store; dataset layouts; the shard plan."""
 
 from pipeline import storage
-from pipeline.corpus.item import BadBytes, Item, Place
+from pipeline.corpus.item import Item, Place
 from pipeline.corpus.listing import list_files, list_items, scan_items, unmatched_labels
 from pipeline.corpus.plan import GROUP_FIELDS, PLAN_SCHEMA, items_of, plan_shards
 from pipeline.corpus.tables import read_cell
 from pipeline.corpus.tars import is_tar, read_tar_member
 from pipeline.corpus.zips import read_member
+from pipeline.errors import Reject
 
 __all__ = [
     "GROUP_FIELDS", "PLAN_SCHEMA", "BadBytes", "Item", "Place", "items_of", "list_files", "list_items", "plan_shards",
@@ -20,7 +21,7 @@ def read(place: Place) -> bytes:
     """The bytes of one file, in one request.
 
     Raises:
-        BadBytes: the file is gone (`not_found`), another than the plan's (`source_changed`), or its bytes are not what
+        Reject: the file is gone (`not_found`), another than the plan's (`source_changed`), or its bytes are not what
             the archive says.
     """
     try:
@@ -30,8 +31,8 @@ def read(place: Place) -> bytes:
             return read_cell(place)
         return read_tar_member(place) if is_tar(place.uri) else read_member(place)
     except FileNotFoundError:
-        raise BadBytes(
-            "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew"
+        raise Reject(
+            "read", "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew"
         ) from None
 
 
@@ -46,6 +47,6 @@ def _read_file(place: Place) -> bytes:
         what = f"it has {len(data)} bytes, {place.bytes} were planned"
     except storage.Changed:
         what = "its etag is not the planned one"
-    raise BadBytes(
-        "source_changed", f"{place.uri}: {what}; restore the file, or segment the new one into another output"
+    raise Reject(
+        "read", "source_changed", f"{place.uri}: {what}; restore the file, or segment the new one into another output"
     ) from None

@@ -3,20 +3,21 @@
 from collections.abc import Iterable
 
 from pipeline.corpus.item import Place
+from pipeline.errors import UserError
 
 
 def checked_name(uri: str, name: str) -> str:
-    """A member's path; ValueError if it leads out of the archive or is no text."""
+    """A member's path; UserError if it leads out of the archive or is no text."""
     if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"corpus {uri}: member '{name}' leads out of the archive; pack the corpus again without it")
+        raise UserError(f"corpus {uri}: member '{name}' leads out of the archive; pack the corpus again without it")
     return name
 
 
 def unique(uri: str, members: Iterable[tuple[str, Place]]) -> dict[str, Place]:
-    """path -> place, sorted; ValueError where a path appears twice."""
+    """path -> place, sorted; UserError where a path appears twice."""
     found: dict[str, Place] = {}
     for name, place in members:
         if name in found:
-            raise ValueError(f"corpus {uri}: member '{name}' appears twice; pack the corpus again with one of them")
+            raise UserError(f"corpus {uri}: member '{name}' appears twice; pack the corpus again with one of them")
         found[name] = place
     return dict(sorted(found.items()))

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from pipeline.corpus.item import Item, Place
+from pipeline.errors import UserError
 
 _CACHE_KB = 1 << 16  # of pages, and again as much of rows that are being sorted
 _BATCH = 1000  # rows an insert
@@ -51,7 +52,7 @@ class Catalogue:
         """Every image (of a split) with its label, by image id or in the order in which they were added.
 
         Raises:
-            ValueError: two files are one image, or labels of one.
+            UserError: two files are one image, or labels of one.
         """
         self._flush()
         self._refuse_doubles("images")
@@ -98,7 +99,7 @@ class Catalogue:
                 rows.clear()
 
     def _refuse_doubles(self, table: str, image_id: str | None = None) -> None:
-        """ValueError with both names where two rows of a table have one id (this one, or any)."""
+        """UserError with both names where two rows of a table have one id (this one, or any)."""
         if image_id is None:
             query = f"select id from {table} group by id having count(*) > 1 order by id limit 1"
             found = self._db.execute(query).fetchone()
@@ -106,10 +107,10 @@ class Catalogue:
                 return
             (image_id,) = found
         if self._rows:
-            raise ValueError(f"corpus {self._uri}: two rows are image '{image_id}'; give each an image_id of its own")
+            raise UserError(f"corpus {self._uri}: two rows are image '{image_id}'; give each an image_id of its own")
         query = f"select coalesce(member, uri) from {table} where id = ? limit 2"
         (one,), (other,) = self._db.execute(query, (image_id,))
         if one == other:
-            raise ValueError(f"corpus {self._uri}: '{one}' appears twice; keep one of them")
+            raise UserError(f"corpus {self._uri}: '{one}' appears twice; keep one of them")
         what = "image" if table == "images" else "the label of image"
-        raise ValueError(f"'{one}' and '{other}' are both {what} '{image_id}'; remove or rename one of them")
+        raise UserError(f"'{one}' and '{other}' are both {what} '{image_id}'; remove or rename one of them")

@@ -3,17 +3,6 @@
 from dataclasses import dataclass, replace
 
 
-class BadBytes(ValueError):
-    """The bytes of one file could not be read whole; `reason` is a stable code for the reject table."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["BadBytes"], tuple[str, str]]:
-        return type(self), (self.reason, str(self))
-
-
 @dataclass(frozen=True)
 class Place:
     """Where the bytes of one file lie: a whole object, a member of a zip or a tar, or a cell of a Parquet file."""

@@ -10,12 +10,13 @@ from pipeline.corpus.layouts import key_of, layout_of
 from pipeline.corpus.tables import manifest_items, parquet_items
 from pipeline.corpus.tars import is_tar, scan_tar
 from pipeline.corpus.zips import is_zip, scan_zip
+from pipeline.errors import UserError
 
 _HIDDEN = ("__MACOSX", ".")
 
 
 def list_files(uri: str) -> dict[str, Place]:
-    """path -> place of every file of a prefix, a zip or a tar, sorted; ValueError as `scan_files`."""
+    """path -> place of every file of a prefix, a zip or a tar, sorted; UserError as `scan_files`."""
     return dict(sorted(scan_files(uri)))
 
 
@@ -25,11 +26,11 @@ def scan_files(uri: str) -> Iterator[tuple[str, Place]]:
     Tars below a prefix (WebDataset shards) are looked into: their members' paths begin with the tar's, without its suffix.
 
     Raises:
-        ValueError: nothing is there, or a file's name is not UTF-8.
+        UserError: nothing is there, or a file's name is not UTF-8.
     """
     for path, place in _scan(uri):
         if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
-            raise ValueError(
+            raise UserError(
                 f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
             )
         if not any(part.startswith(_HIDDEN) for part in path.split("/")):
@@ -49,7 +50,7 @@ def _scan(uri: str) -> Iterator[tuple[str, Place]]:
             else:
                 yield file.path, Place(file.uri, bytes=file.bytes, etag=file.etag)
         if file is None:
-            raise ValueError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
+            raise UserError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
 
 
 def list_items(cfg: CorpusConfig, split: str | None) -> list[Item]:
@@ -63,7 +64,7 @@ def scan_items(cfg: CorpusConfig, split: str | None) -> Iterator[Item]:
     Sorted by image id; those of Parquet files in the files' order, so that neighbours lie in one row group.
 
     Raises:
-        ValueError: nothing is there or nothing matches the layout, the split is unknown, or two files are one image.
+        UserError: nothing is there or nothing matches the layout, the split is unknown, or two files are one image.
     """
     catalogue = _from_tables(cfg) if cfg.layout in ("manifest", "parquet") else _from_files(cfg)
     splits = catalogue.splits()
@@ -71,7 +72,7 @@ def scan_items(cfg: CorpusConfig, split: str | None) -> Iterator[Item]:
         known = (
             f"choose one of {', '.join(splits)}" if splits else f"layout '{cfg.layout}' has none: leave the split out"
         )
-        raise ValueError(f"corpus {cfg.images}: split '{split}' is not there; {known}")
+        raise UserError(f"corpus {cfg.images}: split '{split}' is not there; {known}")
     yield from catalogue.items(split, as_added=cfg.layout == "parquet")
 
 
@@ -94,9 +95,7 @@ def _from_tables(cfg: CorpusConfig) -> Catalogue:
     for item in items:
         catalogue.add_image(item)
     if item is None:
-        raise ValueError(
-            f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials"
-        )
+        raise UserError(f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials")
     return catalogue
 
 
@@ -112,7 +111,7 @@ def _from_files(cfg: CorpusConfig) -> Catalogue:
         if not apart and layout.label and (key := key_of(layout.label, path)):
             catalogue.add_label(key.image_id, place)
     if not seen.matched:
-        raise ValueError(
+        raise UserError(
             f"corpus {seen} matches layout '{cfg.layout}' ({layout.expects}); "
             f"found e.g. {seen.examples}: choose another layout or URI"
         )
@@ -123,7 +122,7 @@ def _from_files(cfg: CorpusConfig) -> Catalogue:
             if layout.label and (key := key_of(layout.label, path)):
                 catalogue.add_label(key.image_id, place)
     if cfg.labels and not catalogue.has_pair():
-        raise ValueError(
+        raise UserError(
             f"corpus labels {seen} is the label of an image ({layout.expects}); "
             f"found e.g. {seen.examples}: choose another URI, or leave corpus.labels out"
         )

@@ -2,9 +2,10 @@
 
 from functools import lru_cache
 
-from pipeline.corpus.item import BadBytes, Place
+from pipeline.corpus.item import Place
 from pipeline.corpus.tars import is_tar, list_tar
 from pipeline.corpus.zips import list_members
+from pipeline.errors import Reject
 
 _LABELS, _INSTANCES = "_labelIds.", "_instanceIds."
 
@@ -13,12 +14,13 @@ def instances_of(label: Place) -> Place:
     """Where the instanceIds of a label lie.
 
     Raises:
-        BadBytes: the label is not called `*_labelIds.*`, or its archive holds no such member. (A missing file shows when read.)
+        Reject: the label is not called `*_labelIds.*`, or its archive holds no such member. (A missing file shows when read.)
     """
     name = label.uri if label.member is None else label.member
     before, found, after = name.rpartition(_LABELS)
     if not found:
-        raise BadBytes(
+        raise Reject(
+            "read",
             "not_found",
             f"{name}: instances lie beside labels called *{_LABELS}png; leave metrics.instances off for this corpus",
         )
@@ -27,7 +29,9 @@ def instances_of(label: Place) -> Place:
         return Place(sibling)
     place = _members(label.uri).get(sibling)
     if place is None:
-        raise BadBytes("not_found", f"{label.uri}: it holds no {sibling}; leave metrics.instances off for this corpus")
+        raise Reject(
+            "read", "not_found", f"{label.uri}: it holds no {sibling}; leave metrics.instances off for this corpus"
+        )
     return place
 
 

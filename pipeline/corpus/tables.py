@@ -14,8 +14,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.corpus.item import BadBytes, Item, Place
+from pipeline.corpus.item import Item, Place
 from pipeline.corpus.ranges import RangeFile
+from pipeline.errors import Reject, UserError
 
 SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https")  # that a manifest may name
 GROUPS = {"split": pa.string(), "city": pa.string(), "sequence": pa.string(), "frame": pa.int32()}
@@ -28,14 +29,14 @@ def manifest_items(uri: str) -> Iterator[Item]:
     Optional columns: `label`, `image_id` (else the image's URI without its suffix), split, city, sequence, frame.
 
     Raises:
-        ValueError: no such file, no column `image`, a column of another type, or a row without an image.
+        UserError: no such file, no column `image`, a column of another type, or a row without an image.
     """
     index = 0
     for rows in _manifest_rows(uri):
         for row in rows:
             index += 1
             if not row["image"]:
-                raise ValueError(f"manifest {uri}: row {index} names no image; give one, or remove the row")
+                raise UserError(f"manifest {uri}: row {index} names no image; give one, or remove the row")
             yield Item(
                 image_id=str(row.get("image_id") or row["image"].rsplit(".", 1)[0].split("://")[-1].lstrip("/")),
                 image=Place(_resolved(row["image"], uri)),
@@ -50,7 +51,7 @@ def parquet_items(uris: list[str]) -> Iterator[Item]:
     `image_id` is its column, else the struct's path without its suffix, else <file>/<row>. Image bytes are not read.
 
     Raises:
-        ValueError: no Parquet, or no such column.
+        UserError: no Parquet, or no such column.
     """
     for uri in uris:
         file = _open(uri)
@@ -81,7 +82,7 @@ def read_cell(place: Place) -> bytes:
     """The bytes in one cell; a row group is read once for all its rows.
 
     Raises:
-        BadBytes: `empty`, the cell holds nothing; `corrupt`, the file cannot be read.
+        Reject: `empty`, the cell holds nothing; `corrupt`, the file cannot be read.
     """
     assert place.member is not None and place.offset is not None
     where = f"{place.uri} row {place.offset} column '{place.member}'"
@@ -90,9 +91,9 @@ def read_cell(place: Place) -> bytes:
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise BadBytes("corrupt", f"{where}: cannot be read ({error}); write the file again") from None
+        raise Reject("read", "corrupt", f"{where}: cannot be read ({error}); write the file again") from None
     if not value:
-        raise BadBytes("empty", f"{where}: no bytes; write the file again with them, or without the row")
+        raise Reject("read", "empty", f"{where}: no bytes; write the file again with them, or without the row")
     return value
 
 
@@ -118,8 +119,8 @@ class _RowGroups:
             if row < start + count:
                 return start, file.read_row_group(group, columns=[column])[column]
             start += count
-        raise BadBytes(
-            "not_found", f"{uri}: row {row} is not there, it has {start}; the file changed, plan the run anew"
+        raise Reject(
+            "read", "not_found", f"{uri}: row {row} is not there, it has {start}; the file changed, plan the run anew"
         )
 
 
@@ -131,7 +132,7 @@ def _open(uri: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, filesystem=filesystem)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"corpus {uri}: not a readable Parquet file ({error}); write it again") from None
+        raise UserError(f"corpus {uri}: not a readable Parquet file ({error}); write it again") from None
 
 
 def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
@@ -151,16 +152,16 @@ def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
             _require(reader.schema, uri, "image")
             yield from (batch.to_pylist() for batch in reader)
     except FileNotFoundError:
-        raise ValueError(f"manifest {uri}: there is no such file; check the path or the bucket") from None
+        raise UserError(f"manifest {uri}: there is no such file; check the path or the bucket") from None
     except pa.ArrowInvalid as error:
-        raise ValueError(
+        raise UserError(
             f"manifest {uri}: not a readable CSV or Parquet table ({error}); see `maskmill check`"
         ) from None
 
 
 def _require(schema: pa.Schema, uri: str, column: str) -> None:
     if column not in schema.names:
-        raise ValueError(
+        raise UserError(
             f"{uri}: it has no column '{column}', found {', '.join(schema.names)}; rename the column of images"
         )
 
@@ -173,32 +174,32 @@ def _resolved(uri: str, manifest: str) -> str:
     """The URI a manifest names; a manifest may come from anywhere, so it reaches only what its own place may.
 
     Raises:
-        ValueError: a chained URI, a path that leads out of the manifest's folder, a local file named by a remote manifest,
+        UserError: a chained URI, a path that leads out of the manifest's folder, a local file named by a remote manifest,
             a scheme that is no object store's, or a host of the machine itself.
     """
     scheme, found, _ = uri.partition("://")
     remote = "://" in manifest and not manifest.startswith("file://")
     what = f"manifest {manifest}: '{uri}'"
     if "::" in uri:
-        raise ValueError(f"{what} is a chain of stores; name the file itself")
+        raise UserError(f"{what} is a chain of stores; name the file itself")
     if not found:
         if remote and uri.startswith("/"):
-            raise ValueError(f"{what} is a local path, and the manifest is not; name an object of a store")
+            raise UserError(f"{what} is a local path, and the manifest is not; name an object of a store")
         if ".." in uri.split("/"):
-            raise ValueError(f"{what} leads out of the manifest's folder; name it from there, or as a whole URI")
+            raise UserError(f"{what} leads out of the manifest's folder; name it from there, or as a whole URI")
         if uri.startswith("/"):
             return uri
         folder = manifest.rsplit("/", 1)[0]
         if "://" not in manifest and not _is_below(os.path.join(folder, uri), folder):
-            raise ValueError(f"{what} is a link that leads out of the manifest's folder; put the file itself there")
+            raise UserError(f"{what} is a link that leads out of the manifest's folder; put the file itself there")
         return storage.join(folder, uri)
     if scheme not in SCHEMES or (scheme == "file" and remote):
         allowed = ", ".join(s for s in SCHEMES if s != "file" or not remote)
-        raise ValueError(f"{what} has the scheme '{scheme}'; allowed here: {allowed}")
+        raise UserError(f"{what} has the scheme '{scheme}'; allowed here: {allowed}")
     if scheme in ("http", "https"):
         host = urlsplit(uri).hostname or ""
         if _is_private(host):
-            raise ValueError(
+            raise UserError(
                 f"{what} names a host of this machine or its network ({host}); name a public one or an object store"
             )
     return uri

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.corpus.archives import checked_name, unique
-from pipeline.corpus.item import BadBytes, Place
+from pipeline.corpus.item import Place
 from pipeline.corpus.ranges import RangeFile
+from pipeline.errors import Reject, UserError
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -15,15 +16,15 @@ def is_tar(uri: str) -> bool:
     """True for a plain tar.
 
     Raises:
-        ValueError: a compressed one, whose members cannot be read without everything before them.
+        UserError: a compressed one, whose members cannot be read without everything before them.
     """
     if uri.lower().endswith(_COMPRESSED):
-        raise ValueError(f"corpus {uri}: a compressed tar cannot be read in place; store it as a plain .tar or a .zip")
+        raise UserError(f"corpus {uri}: a compressed tar cannot be read in place; store it as a plain .tar or a .zip")
     return uri.lower().endswith(".tar")
 
 
 def list_tar(uri: str) -> dict[str, Place]:
-    """path -> place of every file in a tar, sorted by path; ValueError as `scan_tar`, and where a path appears twice."""
+    """path -> place of every file in a tar, sorted by path; UserError as `scan_tar`, and where a path appears twice."""
     return unique(uri, scan_tar(uri))
 
 
@@ -31,7 +32,7 @@ def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
     """(path, place) of every file in a tar, in its order; reads the headers and skips the images.
 
     Raises:
-        ValueError: no tar there, a damaged or truncated one, or one with members that lead out of it.
+        UserError: no tar there, a damaged or truncated one, or one with members that lead out of it.
     """
     before = None
     try:
@@ -47,21 +48,21 @@ def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"no header at byte {archive.offset}")
     except FileNotFoundError:
-        raise ValueError(f"corpus {uri}: there is no such tar; check the path or the bucket") from None
+        raise UserError(f"corpus {uri}: there is no such tar; check the path or the bucket") from None
     except tarfile.TarError as error:
         after = "" if before is None else f" after '{before}'"
-        raise ValueError(f"corpus {uri}: not a readable tar{after} ({error}); copy it again or pack it anew") from None
+        raise UserError(f"corpus {uri}: not a readable tar{after} ({error}); copy it again or pack it anew") from None
 
 
 def read_tar_member(place: Place) -> bytes:
     """The bytes of a member; one ranged read.
 
     Raises:
-        BadBytes: `truncated`, the tar ends inside it.
+        Reject: `truncated`, the tar ends inside it.
     """
     assert place.offset is not None
     data = storage.read_range(place.uri, place.offset, place.bytes)
     if len(data) < place.bytes:
         where = f"{place.uri} member '{place.member}'"
-        raise BadBytes("truncated", f"{where}: {len(data)} of {place.bytes} bytes are there; copy the tar again")
+        raise Reject("read", "truncated", f"{where}: {len(data)} of {place.bytes} bytes are there; copy the tar again")
     return data

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 
 from pipeline import storage
 from pipeline.corpus.item import Place
+from pipeline.errors import UserError
 
 _END = struct.Struct("<4s4H2LH")  # 4.3.16
 _END64_LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
@@ -56,7 +57,7 @@ def _entry(uri: str, fields: tuple[int, ...], variable: bytes, shift: int) -> tu
     try:
         name = raw.decode("utf-8" if flags & _UTF8 else "cp437").partition("\0")[0]
     except UnicodeDecodeError:
-        raise ValueError(f"corpus {uri}: the member name {raw!r} is not UTF-8; zip the corpus again") from None
+        raise UserError(f"corpus {uri}: the member name {raw!r} is not UTF-8; zip the corpus again") from None
     if _FULL32 in (packed, unpacked, offset):
         wide = iter(_wide_values(variable[name_bytes : name_bytes + extra_bytes]))
         try:  # in this order, and only those that did not fit

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.corpus.archives import checked_name, unique
-from pipeline.corpus.item import BadBytes, Place
+from pipeline.corpus.item import Place
 from pipeline.corpus.zip_directory import read_directory
+from pipeline.errors import Reject, UserError
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 _SIGNATURE = b"PK\x03\x04"
@@ -26,7 +27,7 @@ def is_zip(uri: str) -> bool:
 
 
 def list_members(uri: str) -> dict[str, Place]:
-    """path -> place of every file in a zip, sorted by path; ValueError as `scan_zip`, and where a path appears twice."""
+    """path -> place of every file in a zip, sorted by path; UserError as `scan_zip`, and where a path appears twice."""
     return unique(uri, scan_zip(uri))
 
 
@@ -34,7 +35,7 @@ def scan_zip(uri: str) -> Iterator[tuple[str, Place]]:
     """(path, place) of every file in a zip, in its directory's order; reads only the central directory, block by block.
 
     Raises:
-        ValueError: no zip there, a damaged one, or one with members that lead out of it or share bytes.
+        UserError: no zip there, a damaged one, or one with members that lead out of it or share bytes.
     """
     try:
         end, ordered = 0, True
@@ -47,9 +48,9 @@ def scan_zip(uri: str) -> Iterator[tuple[str, Place]]:
             if not name.endswith("/"):
                 yield checked_name(uri, name), place
     except FileNotFoundError:
-        raise ValueError(f"corpus {uri}: there is no such zip; check the path or the bucket") from None
+        raise UserError(f"corpus {uri}: there is no such zip; check the path or the bucket") from None
     except zipfile.BadZipFile as error:
-        raise ValueError(f"corpus {uri}: not a readable zip ({error}); copy it again or repair it") from None
+        raise UserError(f"corpus {uri}: not a readable zip ({error}); copy it again or repair it") from None
 
 
 def _refuse_overlaps(uri: str) -> None:
@@ -67,35 +68,37 @@ def _refuse_overlaps(uri: str) -> None:
     if len(shared):
         pair = {int(order[shared[0]]), int(order[shared[0] + 1])}
         names = [name for index, (name, _) in enumerate(read_directory(uri)) if index in pair]
-        raise ValueError(f"corpus {uri}: members '{names[0]}' and '{names[1]}' overlap; zip the corpus again")
+        raise UserError(f"corpus {uri}: members '{names[0]}' and '{names[1]}' overlap; zip the corpus again")
 
 
 def read_member(place: Place) -> bytes:
     """The uncompressed bytes of a member, checked against its CRC; one ranged read.
 
     Raises:
-        BadBytes: `truncated`, `encrypted`, `unsupported_compression`, `corrupt` or `not_found`.
+        Reject: `truncated`, `encrypted`, `unsupported_compression`, `corrupt` or `not_found`.
     """
     assert place.member is not None and place.offset is not None
     where = f"{place.uri} member '{place.member}'"
     ahead = _LOCAL_HEADER.size + len(place.member.encode()) + _SLACK_BYTES
     data = storage.read_range(place.uri, place.offset, ahead + place.bytes)
     if len(data) < _LOCAL_HEADER.size or data[:4] != _SIGNATURE:
-        raise BadBytes(
-            "corrupt", f"{where}: no member starts at byte {place.offset}; the zip changed, plan the run anew"
+        raise Reject(
+            "read", "corrupt", f"{where}: no member starts at byte {place.offset}; the zip changed, plan the run anew"
         )
     _, _, flags, method, *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(data)
     if flags & _ENCRYPTED:
-        raise BadBytes("encrypted", f"{where}: it is encrypted; store it without a password")
+        raise Reject("read", "encrypted", f"{where}: it is encrypted; store it without a password")
     start = _LOCAL_HEADER.size + name_bytes + extra_bytes
     if start + place.bytes > len(data):
         data += storage.read_range(place.uri, place.offset + len(data), start + place.bytes - len(data))
     packed = data[start : start + place.bytes]
     if len(packed) < place.bytes:
-        raise BadBytes("truncated", f"{where}: {len(packed)} of {place.bytes} bytes are there; copy the zip again")
+        raise Reject(
+            "read", "truncated", f"{where}: {len(packed)} of {place.bytes} bytes are there; copy the zip again"
+        )
     content = _unpack(packed, method, where)
     if zlib.crc32(content) != place.crc32:
-        raise BadBytes("corrupt", f"{where}: its bytes do not match its checksum; copy the zip again")
+        raise Reject("read", "corrupt", f"{where}: its bytes do not match its checksum; copy the zip again")
     return content
 
 
@@ -108,15 +111,21 @@ def _unpack(packed: bytes, method: int, where: str) -> bytes:
                 inflater = zlib.decompressobj(wbits=-15)
                 content = inflater.decompress(packed, _MOST_BYTES)
             except zlib.error as error:
-                raise BadBytes("corrupt", f"{where}: it cannot be inflated ({error}); copy the zip again") from None
+                raise Reject(
+                    "read", "corrupt", f"{where}: it cannot be inflated ({error}); copy the zip again"
+                ) from None
             if inflater.unconsumed_tail:
-                raise BadBytes(
-                    "too_large", f"{where}: it inflates to more than {_MOST_BYTES} bytes; store the image itself"
+                raise Reject(
+                    "read",
+                    "too_large",
+                    f"{where}: it inflates to more than {_MOST_BYTES} bytes; store the image itself",
                 )
             if not inflater.eof:
-                raise BadBytes("corrupt", f"{where}: its deflated bytes end too early; copy the zip again")
+                raise Reject("read", "corrupt", f"{where}: its deflated bytes end too early; copy the zip again")
             return content
         case _:
-            raise BadBytes(
-                "unsupported_compression", f"{where}: compression method {method}; stored and deflated members are read"
+            raise Reject(
+                "read",
+                "unsupported_compression",
+                f"{where}: compression method {method}; stored and deflated members are read",
             )

@@ -29,6 +29,7 @@ import numpy as np
 
 from pipeline.config import CrfConfig
 from pipeline.crf.model import DenseCRF
+from pipeline.errors import UserError
 
 __all__ = ["DenseCRF", "dense_crf"]
 
@@ -43,10 +44,10 @@ def dense_crf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, num_threads:
     Returns:
         (C, H, W) float32, sums to 1 over C; `probs` itself where there is nothing to do (no step, no weight, or one class).
     Raises:
-        ValueError: shapes do not fit each other, or probs hold NaN, infinity or negative values.
+        UserError: shapes do not fit each other, or probs hold NaN, infinity or negative values.
     """
     if probs.ndim != 3 or image.ndim != 3 or image.shape != (*probs.shape[1:], 3):
-        raise ValueError(
+        raise UserError(
             f"dense CRF: probs are {probs.shape} and the image is {image.shape}; they must be (C, H, W) and (H, W, 3)"
         )
     crf = DenseCRF.from_probs(probs)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pipeline.errors import UserError
+
 
 def brute_force(
     unary: np.ndarray,
@@ -39,7 +41,7 @@ def brute_force(
             case "none":
                 pass
             case _:
-                raise ValueError(f"normalisation {normalisation!r} is none of symmetric, before, after, none")
+                raise UserError(f"normalisation {normalisation!r} is none of symmetric, before, after, none")
         energies = np.asarray(compat, np.float64)
         grams.append((gram, energies if energies.ndim == 2 else -energies * np.eye(unary.shape[1])))
     marginals = _softmax(-unary.astype(np.float64))

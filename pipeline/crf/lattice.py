@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.crf.blur import Sweep, blur_sums, respond
 from pipeline.crf.numbering import CHUNK, link, merge, number_band
 from pipeline.crf.team import Team
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
         features: (d, P or more) float32 each, every axis divided by its standard deviation; zeros behind the last pixel, up to
             a whole number of vectors.
     Raises:
-        ValueError: features span more of the lattice than a 62-bit key can tell apart (widths far too small).
+        UserError: features span more of the lattice than a 62-bit key can tell apart (widths far too small).
     """
     corners = [len(axes) + 1 for axes in features]
     columns = np.cumsum([0, *corners])
@@ -121,7 +122,7 @@ def packing(features: np.ndarray) -> Packing:
     """The packing of (d, P) features, or of any (d, 2) ends between which they lie.
 
     Raises:
-        ValueError: the features are not finite, or span more of the lattice than 62 bits can tell apart.
+        UserError: the features are not finite, or span more of the lattice than 62 bits can tell apart.
     """
     d = len(features)
     # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
@@ -129,7 +130,7 @@ def packing(features: np.ndarray) -> Packing:
     scale = np.array([1 / np.sqrt((i + 1) * (i + 2)) * std for i in range(d)]).astype(np.float32)
     ends = np.stack([features.min(axis=1), features.max(axis=1)]).astype(np.float64) * scale
     if not np.isfinite(ends).all():
-        raise ValueError("dense CRF: the features of a kernel hold NaN or infinity")
+        raise UserError("dense CRF: the features of a kernel hold NaN or infinity")
     low, high = np.empty(d), np.empty(d)
     for i in range(d):
         # Elevation: coordinate 0 sums all axes; coordinate i those from i on, less i times the one before.
@@ -138,9 +139,7 @@ def packing(features: np.ndarray) -> Packing:
     low, high = np.floor(low / (d + 1)) - 3, np.ceil(high / (d + 1)) + 3  # room for other corners and for neighbours
     bits = [int(d).bit_length()] + [int(span).bit_length() for span in high - low]
     if sum(bits) > 62:
-        raise ValueError(
-            f"CRF widths are too small: the lattice needs {sum(bits)} bits a key, 62 are there; widen them"
-        )
+        raise UserError(f"CRF widths are too small: the lattice needs {sum(bits)} bits a key, 62 are there; widen them")
     units = np.append(2 ** np.cumsum(bits[:-1]), 0).astype(np.int64)
     return Packing(scale, low.astype(np.int64), units, sum(bits))
 

@@ -11,6 +11,7 @@ from pipeline.crf.general import general_mean_field
 from pipeline.crf.lattice import build_lattice
 from pipeline.crf.mean_field import fold_kernels, mean_field, non_finite
 from pipeline.crf.team import Team
+from pipeline.errors import UserError
 
 Normalisation = Literal["symmetric", "before", "after", "none"]
 
@@ -64,15 +65,15 @@ class DenseCRF:
         """
         labels = np.asarray(labels)
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
-            raise ValueError(f"dense CRF: labels are {labels.shape} {labels.dtype}; they must be (H, W) integers")
+            raise UserError(f"dense CRF: labels are {labels.shape} {labels.dtype}; they must be (H, W) integers")
         if not 0 < certainty < 1 or num_classes < 2:
-            raise ValueError(
+            raise UserError(
                 f"dense CRF: certainty is {certainty} of {num_classes} classes; it must be between 0 and 1, of 2 or more"
             )
         known = np.ones(labels.shape, bool) if unsure is None else labels != unsure
         classes = labels.astype(np.int64) - (unsure == 0)
         if known.any() and not (classes[known].min() >= 0 and classes[known].max() < num_classes):
-            raise ValueError(
+            raise UserError(
                 f"dense CRF: labels reach from {labels.min()} to {labels.max()}, which does not fit {num_classes} classes"
                 + ("" if unsure is None else f" and {unsure} for unsure")
             )
@@ -83,7 +84,7 @@ class DenseCRF:
 
     def _set_unary(self, source: np.ndarray, name: str, are_probs: bool) -> None:
         if source.ndim != 3 or 0 in source.shape:
-            raise ValueError(f"dense CRF: {name} are {source.shape}; they must be (C, H, W)")
+            raise UserError(f"dense CRF: {name} are {source.shape}; they must be (C, H, W)")
         self.num_classes, self.height, self.width = source.shape
         self._source = np.ascontiguousarray(source, np.float32).reshape(self.num_classes, -1)
         self._are_probs = are_probs
@@ -113,12 +114,12 @@ class DenseCRF:
             px: standard deviation in pixels, or (y, x). levels: standard deviation in 8-bit levels, or one for each colour.
         """
         if image.ndim != 3 or image.shape[:2] != (self.height, self.width):
-            raise ValueError(
+            raise UserError(
                 f"dense CRF: the image is {image.shape}, the unary {(self.num_classes, self.height, self.width)}; "
                 "they must be (H, W, colours) and (C, H, W)"
             )
         if image.dtype != np.uint8:
-            raise ValueError(f"dense CRF: the image is {image.dtype}; give the uint8 pixels, before normalisation")
+            raise UserError(f"dense CRF: the image is {image.dtype}; give the uint8 pixels, before normalisation")
         deep = _widths(levels, image.shape[2], "levels")
         image = np.ascontiguousarray(image)
         self._kernels.append(
@@ -128,9 +129,9 @@ class DenseCRF:
     def add_kernel(self, features: np.ndarray, compat: ArrayLike, normalisation: Normalisation = "symmetric") -> None:
         """Any Gaussian: features (H * W, d), pixels in row order, each axis divided by its standard deviation."""
         if features.ndim != 2 or features.shape[0] != self.height * self.width or features.shape[1] == 0:
-            raise ValueError(f"dense CRF: features are {features.shape}; they must be ({self.height * self.width}, d)")
+            raise UserError(f"dense CRF: features are {features.shape}; they must be ({self.height * self.width}, d)")
         if not np.isfinite(features).all():
-            raise ValueError("dense CRF: features hold NaN or infinity")
+            raise UserError("dense CRF: features hold NaN or infinity")
         self._kernels.append(
             _Kernel(self._compatibility(compat), _checked(normalisation), None, features.astype(np.float32))
         )
@@ -139,10 +140,10 @@ class DenseCRF:
         """Marginals (C, H, W) float32 after `iterations` steps, all pixels at once in each.
 
         Raises:
-            ValueError: the unary holds NaN or infinity (or negative probabilities), or widths are too small for the lattice.
+            UserError: the unary holds NaN or infinity (or negative probabilities), or widths are too small for the lattice.
         """
         if iterations < 0:
-            raise ValueError(f"dense CRF: iterations is {iterations}; it must be 0 or more")
+            raise UserError(f"dense CRF: iterations is {iterations}; it must be 0 or more")
         kernels = [kernel for kernel in self._kernels if kernel.compat.any()]
         with Team(num_threads) as team:
             self._check_unary(team)
@@ -166,13 +167,13 @@ class DenseCRF:
         return marginals.reshape(self.num_classes, self.height, self.width)
 
     def check(self) -> None:
-        """Raise ValueError where the unary holds NaN or infinity, or negative probabilities; `inference` does so too."""
+        """Raise UserError where the unary holds NaN or infinity, or negative probabilities; `inference` does so too."""
         with Team(1) as team:
             self._check_unary(team)
 
     def _check_unary(self, team: Team) -> None:
         if non_finite(team, self._source, at_least=0.0 if self._are_probs else -np.inf):
-            raise ValueError(
+            raise UserError(
                 "dense CRF: probs hold NaN, infinity or negative values; give probabilities, not logits"
                 if self._are_probs
                 else "dense CRF: energies hold NaN or infinity"
@@ -181,23 +182,23 @@ class DenseCRF:
     def _compatibility(self, compat: ArrayLike) -> np.ndarray:
         given = np.asarray(compat, np.float32)
         if given.shape not in ((), (self.num_classes,), (self.num_classes, self.num_classes)):
-            raise ValueError(
+            raise UserError(
                 f"dense CRF: the compatibility is {given.shape}; it must be a number, ({self.num_classes},) or "
                 f"({self.num_classes}, {self.num_classes})"
             )
         if not np.isfinite(given).all():
-            raise ValueError("dense CRF: the compatibility holds NaN or infinity")
+            raise UserError("dense CRF: the compatibility holds NaN or infinity")
         return np.diag(given) if given.ndim == 1 else given
 
 
 def _checked(normalisation: Normalisation) -> Normalisation:
     if normalisation not in get_args(Normalisation):
-        raise ValueError(f"dense CRF: normalisation {normalisation!r} is none of {', '.join(get_args(Normalisation))}")
+        raise UserError(f"dense CRF: normalisation {normalisation!r} is none of {', '.join(get_args(Normalisation))}")
     return normalisation
 
 
 def _widths(given: float | tuple[float, ...], count: int, name: str) -> tuple[float, ...]:
     widths = tuple(given) if isinstance(given, tuple | list) else (given,) * count
     if len(widths) != count or not all(0 < width < np.inf for width in widths):
-        raise ValueError(f"dense CRF: {name} is {given}; it must be one positive number, or {count} of them")
+        raise UserError(f"dense CRF: {name} is {given}; it must be one positive number, or {count} of them")
     return widths

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 KEPT_BYTES = 1 << 30  # of memory between two inferences, at most, in a process
 _kept: list[np.ndarray] = []
 _lock = Lock()
@@ -22,7 +24,7 @@ class Team:
 
     def __init__(self, num_threads: int) -> None:
         if num_threads < 1:
-            raise ValueError(f"dense CRF: num_threads is {num_threads}; it must be at least 1")
+            raise UserError(f"dense CRF: num_threads is {num_threads}; it must be at least 1")
         self.num_threads = num_threads
         self._lent: list[np.ndarray] = []
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="crf") if num_threads > 1 else None

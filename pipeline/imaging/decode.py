@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.errors import Reject
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # never the formats that run interpreters (EPS) or old parsers
 _EXIF_ORIENTATION = 0x0112
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -25,24 +27,13 @@ _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False)
 _limit_lock = threading.Lock()
 
 
-class BadImage(ValueError):
-    """One image or label cannot be used; `reason` is a stable code for the reject table."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type["BadImage"], tuple[str, str]]:
-        return type(self), (self.reason, str(self))
-
-
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright (EXIF orientation applied).
 
     Grey becomes RGB, palettes their colours, alpha is dropped, CMYK is converted; an animation gives its first frame.
 
     Raises:
-        BadImage: with its reason; 16-bit and float images are refused, since their range is not known.
+        Reject: with its reason; 16-bit and float images are refused, since their range is not known.
     """
     return decode_oriented(data, max_pixels)[0]
 
@@ -51,8 +42,10 @@ def decode_oriented(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     """As `decode_image`, and the EXIF orientation 1..8 that was applied; 1 = stored upright."""
     picture = open_header(data, max_pixels)
     if picture.mode in _BIT_DEPTH_16:
-        raise BadImage(
-            "unsupported_mode", f"the image has more than 8 bits a channel (mode {picture.mode}); convert it to 8 bits"
+        raise Reject(
+            "decode",
+            "unsupported_mode",
+            f"the image has more than 8 bits a channel (mode {picture.mode}); convert it to 8 bits",
         )
     pixels = _by_torchcodec(picture, data)
     if pixels is not None:
@@ -69,17 +62,21 @@ def decode_label(data: bytes, max_pixels: int) -> np.ndarray:
     """(H, W) uint8 ids as stored: grey values, or palette indices (not their colours). An orientation is the image's.
 
     Raises:
-        BadImage: `label_not_indexed` for colour pictures, `label_out_of_range` for ids over 255, or as for images.
+        Reject: `label_not_indexed` for colour pictures, `label_out_of_range` for ids over 255, or as for images.
     """
     picture = open_header(data, max_pixels)
     if picture.mode not in ("L", "P", *_BIT_DEPTH_16[:4]):
-        raise BadImage(
-            "label_not_indexed", f"the label is a colour picture (mode {picture.mode}); store class ids, not colours"
+        raise Reject(
+            "decode",
+            "label_not_indexed",
+            f"the label is a colour picture (mode {picture.mode}); store class ids, not colours",
         )
     ids = np.asarray(_load(picture, data))
     if ids.dtype != np.uint8:
         if ids.min() < 0 or ids.max() > 255:
-            raise BadImage("label_out_of_range", f"the label holds id {ids.max()}; ids are 0..255, 255 = ignore")
+            raise Reject(
+                "decode", "label_out_of_range", f"the label holds id {ids.max()}; ids are 0..255, 255 = ignore"
+            )
         ids = ids.astype(np.uint8)
     return ids
 
@@ -100,7 +97,7 @@ def as_stored(seen: np.ndarray, orientation: int) -> np.ndarray:
 def open_header(data: bytes, max_pixels: int) -> Image.Image:
     """The header alone, its size checked, before any pixel is decoded."""
     if not data:
-        raise BadImage("empty", "the file is empty; copy it again")
+        raise Reject("decode", "empty", "the file is empty; copy it again")
     try:
         with _limit_lock, warnings.catch_warnings():
             # Pillow's own limit is global and about memory; ours is the config's, and says so.
@@ -111,11 +108,14 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
                 Image.MAX_IMAGE_PIXELS = limit
     except Exception as error:  # parsers of hostile headers raise anything; all of it means the same
         start = data[:12].decode("ascii", "replace").strip()
-        raise BadImage(
-            "not_an_image", f"no {', '.join(FORMATS)} image (it starts with {start!r}): {type(error).__name__}"
+        raise Reject(
+            "decode",
+            "not_an_image",
+            f"no {', '.join(FORMATS)} image (it starts with {start!r}): {type(error).__name__}",
         ) from None
     if picture.width * picture.height > max_pixels:
-        raise BadImage(
+        raise Reject(
+            "decode",
             "too_large",
             f"{picture.height}x{picture.width} pixels (height x width) are more than max_pixels {max_pixels}; "
             "raise max_pixels, or cut the image into tiles",
@@ -159,11 +159,11 @@ def _by_torchcodec(picture: Image.Image, data: bytes) -> np.ndarray | None:
 
 
 def check_end(picture: Image.Image, data: bytes) -> None:
-    """Raise BadImage for cut files. Pillow fills the missing rows of some with grey; look for the end mark."""
+    """Raise Reject for cut files. Pillow fills the missing rows of some with grey; look for the end mark."""
     if (picture.format == "PNG" and _PNG_END not in data[-4096:]) or (
         picture.format == "JPEG" and _JPEG_END not in data[-4096:]
     ):
-        raise BadImage("truncated", f"the {picture.format} has no end mark; copy it again")
+        raise Reject("decode", "truncated", f"the {picture.format} has no end mark; copy it again")
 
 
 def _load(picture: Image.Image, data: bytes) -> Image.Image:
@@ -172,5 +172,5 @@ def _load(picture: Image.Image, data: bytes) -> Image.Image:
         picture.load()
     except Exception as error:  # as above: zlib.error, SyntaxError, struct.error, OSError, ...
         reason = "truncated" if "truncated" in str(error) else "corrupt"
-        raise BadImage(reason, f"the {picture.format} cannot be decoded ({error}); copy it again") from None
+        raise Reject("decode", reason, f"the {picture.format} cannot be decoded ({error}); copy it again") from None
     return picture

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pipeline.imaging.decode import BadImage
+from pipeline.errors import Reject
 
 
 def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -14,16 +14,17 @@ def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
     Args:
         size: (height, width) of the label beside it; another size is refused before any pixel is decoded.
     Raises:
-        BadImage: `not_an_image`, `label_size` or `corrupt`.
+        Reject: `not_an_image`, `label_size` or `corrupt`.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=("PNG",))
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadImage(
-            "not_an_image", f"the instanceIds are no PNG ({type(error).__name__}); copy them again"
+        raise Reject(
+            "label", "not_an_image", f"the instanceIds are no PNG ({type(error).__name__}); copy them again"
         ) from None
     if (picture.height, picture.width) != size:
-        raise BadImage(
+        raise Reject(
+            "label",
             "label_size",
             f"the instanceIds are {picture.height}x{picture.width}, the label {size[0]}x{size[1]} (height x width); "
             "re-export them",
@@ -31,4 +32,4 @@ def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
     try:
         return np.asarray(picture).astype(np.int32)
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadImage("corrupt", f"the instanceIds cannot be decoded ({error}); copy them again") from None
+        raise Reject("label", "corrupt", f"the instanceIds cannot be decoded ({error}); copy them again") from None

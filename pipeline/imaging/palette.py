@@ -1,5 +1,6 @@
 """Class colours that stay apart for colour-blind eyes."""
 
+from pipeline.errors import UserError
 from pipeline.labels import Colour
 
 # Each colour is the farthest, in CIELAB, from those before it, as seen with normal sight and with protanopia, deuteranopia
@@ -12,9 +13,9 @@ SAFE_COLOURS: tuple[Colour, ...] = (
 
 
 def safe_colours(num_classes: int) -> tuple[Colour, ...]:
-    """As many colours as classes; ValueError for more than there are."""
+    """As many colours as classes; UserError for more than there are."""
     if num_classes > len(SAFE_COLOURS):
-        raise ValueError(
+        raise UserError(
             f"{num_classes} classes need as many colours; the colour-blind-safe palette has {len(SAFE_COLOURS)}"
         )
     return SAFE_COLOURS[:num_classes]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from pipeline.imaging.decode import BadImage, check_end, open_header, orientation_tag
+from pipeline.errors import Reject, UserError
+from pipeline.imaging.decode import check_end, open_header, orientation_tag
 
 FORMATS = ("PNG", "JPEG", "TIFF")  # those that libvips decodes from the top down
 _CHUNK_ROWS = 64  # asked of the decoder at once
@@ -14,8 +15,8 @@ class Strips:
     Args:
         ids: a label, (H, W) of grey values; else an image, (H, W, 3) RGB: alpha is dropped, palettes become their colours.
     Raises:
-        BadImage: as `decode_image` and `decode_label`; and `unsupported_mode` where the picture can only be decoded whole.
-        ValueError: libvips is not installed.
+        Reject: as `decode_image` and `decode_label`; and `unsupported_mode` where the picture can only be decoded whole.
+        UserError: libvips is not installed.
     """
 
     def __init__(self, data: bytes, max_pixels: int, ids: bool = False) -> None:
@@ -23,19 +24,23 @@ class Strips:
         check_end(header, data)
         self.height, self.width = header.height, header.width
         if ids and header.mode != "L":
-            raise BadImage(
+            raise Reject(
+                "decode",
                 "label_not_indexed",
                 f"the label of a streamed image is 8-bit grey, found mode {header.mode}; store class ids",
             )
         if header.format not in FORMATS or header.mode not in ("L", "LA", "P", "RGB", "RGBA"):
-            raise BadImage(
+            raise Reject(
+                "decode",
                 "unsupported_mode",
                 f"a {header.format} of mode {header.mode} cannot be read in strips; store it as {', '.join(FORMATS)} in RGB, "
                 "or raise stream_above_pixels",
             )
         if not ids and orientation_tag(header) != 1:
-            raise BadImage(
-                "unsupported_mode", "the image has an EXIF orientation and cannot be turned in strips; store it upright"
+            raise Reject(
+                "decode",
+                "unsupported_mode",
+                "the image has an EXIF orientation and cannot be turned in strips; store it upright",
             )
         self._shape = (self.width,) if ids else (self.width, 3)
         self._region = _region(data, ids)
@@ -45,7 +50,7 @@ class Strips:
         """(bottom - top, W) or (bottom - top, W, 3) uint8; neither may be less than in the call before.
 
         Raises:
-            BadImage: `truncated` or `corrupt`.
+            Reject: `truncated` or `corrupt`.
         """
         import pyvips
 
@@ -60,8 +65,8 @@ class Strips:
             except pyvips.Error as error:
                 sentence = " ".join(str(error).split())
                 reason = "truncated" if "truncated" in sentence or "premature" in sentence.lower() else "corrupt"
-                raise BadImage(
-                    reason, f"the picture cannot be decoded at row {row} ({sentence}); copy it again"
+                raise Reject(
+                    "decode", reason, f"the picture cannot be decoded at row {row} ({sentence}); copy it again"
                 ) from None
             found[row - top : row - top + count] = np.frombuffer(pixels, np.uint8).reshape(count, *self._shape)
         self._first, self._kept = top, found
@@ -72,7 +77,7 @@ def _region(data: bytes, ids: bool):  # type: ignore[no-untyped-def]  # libvips'
     try:
         import pyvips
     except (ImportError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"stream_above_pixels needs libvips ({error}); run: pip install 'maskmill[stream]', on every node"
         ) from None
     pyvips.vips_lib.vips_concurrency_set(1)  # the cores are the model's

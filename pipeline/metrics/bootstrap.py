@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 DRAWS = 1000
 LEVEL = 0.95
 _CHUNK = 100  # draws at a time
@@ -21,11 +23,11 @@ def resample(
     Returns:
         (draws, S) float64.
     Raises:
-        ValueError: there is no image.
+        UserError: there is no image.
     Source: Efron & Tibshirani 1993, chapter 6; percentile intervals, chapter 13.
     """
     if not len(counts):
-        raise ValueError("nothing to resample: none of the images has a label")
+        raise UserError("nothing to resample: none of the images has a label")
     rng, rows, number = np.random.default_rng(seed), [], len(counts)
     values = counts.astype(np.float64)  # sums stay exact below 2^53
     for start in range(0, draws, _CHUNK):

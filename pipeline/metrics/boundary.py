@@ -8,6 +8,7 @@ prediction is taken as ignored too.
 import numpy as np
 from numba import njit
 
+from pipeline.errors import UserError
 from pipeline.labels import IGNORE
 
 ROWS = (
@@ -32,14 +33,14 @@ def count_boundary(label: np.ndarray, mask: np.ndarray, num_classes: int, widths
     Returns:
         (len(widths_px), 10, C) int64, pixels; rows as ROWS.
     Raises:
-        ValueError: shapes differ, or a width is out of range.
+        UserError: shapes differ, or a width is out of range.
     Source: Boundary IoU (arXiv:2103.16562), section 4; BF, Csurka et al. 2013, section 3 (a square window instead of a
         disc); trimap, Kohli et al. 2009, section 5.
     """
     if label.shape != mask.shape:
-        raise ValueError(f"label {label.shape} and mask {mask.shape} differ in size; both are of one image")
+        raise UserError(f"label {label.shape} and mask {mask.shape} differ in size; both are of one image")
     if not all(1 <= width < _FAR for width in widths_px):
-        raise ValueError(f"band widths {list(widths_px)} px: each must be 1 to {_FAR - 1}")
+        raise UserError(f"band widths {list(widths_px)} px: each must be 1 to {_FAR - 1}")
     label = np.ascontiguousarray(label)
     mask = np.where(label == IGNORE, np.uint8(IGNORE), mask)
     counts = np.zeros((len(widths_px), len(ROWS), num_classes), np.int64)

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from pipeline.errors import UserError
 from pipeline.labels import IGNORE
 
 LEVELS = 65535  # confidences are summed as whole numbers of 1/LEVELS, so that sums are exact in any order
@@ -18,11 +19,11 @@ def count_confidence(label: np.ndarray, mask: np.ndarray, confidence: np.ndarray
     Returns:
         (3, bins) int64: pixels, right pixels, confidence in units of 1/LEVELS.
     Raises:
-        ValueError: shapes differ.
+        UserError: shapes differ.
     Source: Guo et al. 2017 (arXiv:1706.04599), section 2, equations 1 and 2.
     """
     if not label.shape == mask.shape == confidence.shape:
-        raise ValueError(f"label {label.shape}, mask {mask.shape} and confidence {confidence.shape} differ in size")
+        raise UserError(f"label {label.shape}, mask {mask.shape} and confidence {confidence.shape} differ in size")
     return _count(label.ravel(), mask.ravel(), confidence.ravel(), bins, IGNORE)
 
 

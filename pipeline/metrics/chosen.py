@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipeline.config import MetricsConfig
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.metrics.boundary import count_boundary
 from pipeline.metrics.calibration import count_confidence
@@ -10,9 +11,9 @@ from pipeline.metrics.instances import MEAN_PIXELS, count_instances
 
 
 def check_metrics(cfg: MetricsConfig, space: LabelSpace) -> None:
-    """ValueError if the label space has no such metric: asked before a cluster starts."""
+    """UserError if the label space has no such metric: asked before a cluster starts."""
     if cfg.instances and space.name not in MEAN_PIXELS:
-        raise ValueError(
+        raise UserError(
             f"metrics.instances: label space {space.name} has no mean instance sizes, iIoU is defined for "
             f"{', '.join(MEAN_PIXELS)}; set it to false"
         )

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 from numba import njit
 
+from pipeline.errors import UserError
 from pipeline.labels import IGNORE
 
 _ONES = np.uint64(0x0101010101010101)  # times a byte: that byte eight times
@@ -25,24 +26,22 @@ def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np
     Returns:
         (C, C) int64, pixels; row = truth, column = prediction.
     Raises:
-        ValueError: shapes differ, the ids are not uint8, or an id is outside 0..C-1.
+        UserError: shapes differ, the ids are not uint8, or an id is outside 0..C-1.
     Source: FCN (arXiv:1411.4038), section 5, n_ij.
     """
     if label.shape != mask.shape:
-        raise ValueError(
+        raise UserError(
             f"label {label.shape} and mask {mask.shape} differ in size; both are (height, width) of one image"
         )
     for name, ids in (("label", label), ("mask", mask)):
         if ids.dtype != np.uint8:
-            raise ValueError(
-                f"{name} is {ids.dtype}, ids are uint8 0..{num_classes - 1} and {IGNORE}; convert it first"
-            )
+            raise UserError(f"{name} is {ids.dtype}, ids are uint8 0..{num_classes - 1} and {IGNORE}; convert it first")
     table = _table()
     try:
         _count(*_words(label), *_words(mask), table)
         counts = table[:num_classes, :num_classes].copy()
         if counts.sum() + table[IGNORE, :num_classes].sum() != label.size:  # some pixel was counted elsewhere
-            raise ValueError(_illegal(table, num_classes))
+            raise UserError(_illegal(table, num_classes))
     except BaseException:
         table[:] = 0
         raise

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 
 COLUMNS = ("instances", "pixels", "right", "right_share", "right_category", "right_category_share")
@@ -34,11 +35,11 @@ def count_instances(instances: np.ndarray, mask: np.ndarray, space: LabelSpace) 
         (C, 6) int64, columns as COLUMNS: instances, their pixels, those predicted as the class and as any class of its
         category, and for both the share of each instance's own pixels, summed, in units of 1/SHARE.
     Raises:
-        ValueError: shapes differ, or an instance's class is not in the label space.
+        UserError: shapes differ, or an instance's class is not in the label space.
     Source: Cityscapes (arXiv:1604.01685), section 3.2, iIoU; evaluatePair of cityscapesScripts.
     """
     if instances.shape != mask.shape:
-        raise ValueError(f"instances {instances.shape} and mask {mask.shape} differ in size; both are of one image")
+        raise UserError(f"instances {instances.shape} and mask {mask.shape} differ in size; both are of one image")
     counts = np.zeros((space.num_classes, len(COLUMNS)), np.int64)
     # An id is above 1000 to be one thing: exactly 1000, like cityscapesScripts, is none.
     ids, places = np.unique(np.where(instances > _STEP, instances, 0), return_inverse=True)
@@ -88,7 +89,7 @@ def category_instance_iou(counts: np.ndarray, confusion: np.ndarray, space: Labe
 def _mean_pixels(space: LabelSpace) -> np.ndarray:
     """(C,) float64, 0 for a class without instances."""
     if space.name not in MEAN_PIXELS:
-        raise ValueError(
+        raise UserError(
             f"label space {space.name} has no mean instance sizes; iIoU is defined for {', '.join(MEAN_PIXELS)}"
         )
     return np.array([MEAN_PIXELS[space.name].get(name, 0.0) for name in space.classes])
@@ -105,7 +106,7 @@ def _classes_of(ids: np.ndarray, space: LabelSpace) -> np.ndarray:
         if label_id in stored:
             classes[place] = stored[label_id]
         elif label_id not in space.ignored_ids:
-            raise ValueError(f"instance id {instance} is of label id {label_id}, which {space.name} does not have")
+            raise UserError(f"instance id {instance} is of label id {label_id}, which {space.name} does not have")
     return classes
 
 

@@ -47,7 +47,7 @@ def build(cfg: ModelConfig, num_classes: int, pretrained: bool = False) -> Netwo
     """The network a config describes; with `pretrained`, its backbone holds published ImageNet weights.
 
     Raises:
-        ValueError: settings that do not go together, or the published weights cannot be had on this machine.
+        UserError: settings that do not go together, or the published weights cannot be had on this machine.
     """
     network = NETWORKS[cfg.name](num_classes, **cfg.model_dump(exclude={"name"}))
     if pretrained:

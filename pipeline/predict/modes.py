@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from pipeline.errors import UserError
 from pipeline.models import Classifier, GridNetwork, Network, place_on_pixels
 
 
@@ -41,7 +42,7 @@ def slide_window(model: Classifier, x: torch.Tensor) -> torch.Tensor:
 
 def as_classifier(model: Network) -> Classifier:
     if not isinstance(model, Classifier):
-        raise ValueError(
+        raise UserError(
             f"predict.mode sliding_window needs a classifier, found {type(model).__name__}; set model.name: classifier, "
             "or predict.mode: whole"
         )
@@ -50,7 +51,7 @@ def as_classifier(model: Network) -> Classifier:
 
 def as_grid(model: Network) -> GridNetwork:
     if not isinstance(model, GridNetwork):
-        raise ValueError(
+        raise UserError(
             "predict.mode shift_and_stitch needs a network whose scores lie on a coarse grid (classifier, fcn, fcn_resnet, "
             f"deeplabv1, deeplabv2, deeplabv3), found {type(model).__name__}; set predict.mode: whole"
         )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.config import PredictConfig
+from pipeline.errors import UserError
 from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.models import Network
 from pipeline.predict.fitting import Fitting, Piece
@@ -57,10 +58,10 @@ class Predictor:
             (N, C, H, W) float32 on the predictor's device, summing to 1 over C. The mean over scales and mirror images
             of the softmax at each.
         Raises:
-            ValueError: the images differ in size.
+            UserError: the images differ in size.
         """
         if len({image.shape for image in images}) != 1:
-            raise ValueError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
+            raise UserError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
         return torch.stack(self._probs(images))
 
     def answers(self, images: Iterable[np.ndarray], keep_probs: bool = False) -> Iterator[tuple[int, Assembly]]:

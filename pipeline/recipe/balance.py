@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pipeline.errors import UserError
+
 
 def class_weights(counts: np.ndarray, kind: str) -> np.ndarray:
     """One weight a class; a class that no label holds has weight 0.
@@ -15,11 +17,11 @@ def class_weights(counts: np.ndarray, kind: str) -> np.ndarray:
     Returns:
         (C,) float64.
     Raises:
-        ValueError: no pixel is labelled, or the kind is unknown.
+        UserError: no pixel is labelled, or the kind is unknown.
     """
     pixels = counts.sum(axis=0)
     if not pixels.any():
-        raise ValueError("class weights need labelled pixels and the training labels hold none; check label_space")
+        raise UserError("class weights need labelled pixels and the training labels hold none; check label_space")
     there = pixels > 0
     weights = np.zeros(counts.shape[1])
     match kind:
@@ -32,5 +34,5 @@ def class_weights(counts: np.ndarray, kind: str) -> np.ndarray:
             raw = (pixels.sum() / pixels[there]) ** (1.0 if kind == "inverse" else 0.5)
             weights[there] = raw / raw.mean()
         case _:
-            raise ValueError(f"class weights '{kind}' are unknown; choose median_frequency, inverse or sqrt_inverse")
+            raise UserError(f"class weights '{kind}' are unknown; choose median_frequency, inverse or sqrt_inverse")
     return weights

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from pipeline.config import OptimizerConfig
+from pipeline.errors import UserError
 from pipeline.models import Network
 
 
@@ -28,7 +29,7 @@ def build_optimizer(network: Network, cfg: OptimizerConfig) -> torch.optim.Optim
                 decay = cfg.weight_decay if kind == "weight" or cfg.decay_all else 0.0
                 groups.append({"params": params, "lr_factor": factor, "weight_decay": decay})
     if not groups:
-        raise ValueError("no parameter of the network learns; set freeze_backbone to false")
+        raise UserError("no parameter of the network learns; set freeze_backbone to false")
     match cfg.name:
         case "adamw":
             return torch.optim.AdamW(groups, lr=cfg.lr)

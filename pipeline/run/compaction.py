@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.errors import UserError
 from pipeline.run.identity import describe
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Run
@@ -33,12 +34,12 @@ def compact(
     Args:
         on_part: told how many parts are done, and of how many.
     Raises:
-        ValueError: the run is not finished, or changed meanwhile; something else is at `out`.
+        UserError: the run is not finished, or changed meanwhile; something else is at `out`.
     """
     source, success = Run.open(run_uri), _success(run_uri)
     made_from = {"uri": run_uri, "success_sha256": hashlib.sha256(success).hexdigest()}
     if storage.join(run_uri) == storage.join(out):
-        raise ValueError(f"compact {run_uri}: the copy needs a folder of its own; give another --out")
+        raise UserError(f"compact {run_uri}: the copy needs a folder of its own; give another --out")
     with Lease(out) as lease:
         _describe(source, out, made_from)
         if done := Run.open(out).finished():
@@ -51,7 +52,7 @@ def compact(
             on_part(number + 1, len(groups))
         lease.check()
         if _success(run_uri) != success:
-            raise ValueError(f"run {run_uri}: it was changed while it was compacted; delete {out} and compact it again")
+            raise UserError(f"run {run_uri}: it was changed while it was compacted; delete {out} and compact it again")
         moment = json.loads(success)["finished"]  # of the run, not of its copy
         return write_success(out, source.fingerprint, source.label_space, source.shard_sizes(), 1, moment, lease.check)
 
@@ -61,7 +62,7 @@ def _success(run_uri: str) -> bytes:
         success = storage.read(storage.join(run_uri, "_SUCCESS.json"))
         if finished(run_uri) is not None:
             return success
-    raise ValueError(
+    raise UserError(
         f"run {run_uri} is not finished (no _SUCCESS.json, or a part of which it speaks is gone); finish it first: "
         "maskmill resume"
     )
@@ -75,7 +76,7 @@ def _describe(source: Run, out: str, made_from: dict[str, str]) -> None:
         description: dict[str, Any] = {**describe(source.uri), "compacted_from": made_from}
         storage.create(storage.join(out, "run.json"), json.dumps(description, indent=2).encode())
     if describe(out).get("compacted_from") != made_from:
-        raise ValueError(
+        raise UserError(
             f"compact: {out} is another run, or the copy of another state of {source.uri}; give another --out"
         )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pipeline import storage
+from pipeline.errors import RunBusy
 
 EXPIRES_S = 60.0
 RENEW_S = 15.0
@@ -32,7 +33,7 @@ class Lease:
     """`with Lease(run_uri) as lease:` holds the run; a second writer is refused meanwhile.
 
     Raises:
-        ValueError: on entering, another writer holds the run.
+        UserError: on entering, another writer holds the run.
     """
 
     def __init__(self, run_uri: str) -> None:
@@ -49,7 +50,7 @@ class Lease:
             if newest and holder is None:
                 continue  # a newer one came between the two calls
             if holder is not None and _alive(holder):
-                raise ValueError(
+                raise RunBusy(
                     f"run {self._run_uri}: {_name(holder)} is writing it; wait for it to end, or stop it: its lease ends "
                     f"{EXPIRES_S + SKEW_S:.0f} s after its last sign of life"
                 )
@@ -79,9 +80,9 @@ class Lease:
         return max(_numbers(self._run_uri), default=0) > self._number
 
     def check(self) -> None:
-        """ValueError if another writer has taken the run over; to be called before what cannot be repeated."""
+        """UserError if another writer has taken the run over; to be called before what cannot be repeated."""
         if self.lost():
-            raise ValueError(
+            raise RunBusy(
                 f"run {self._run_uri}: this writer was silent for more than {EXPIRES_S:.0f} s and "
                 f"{self.holder(self._run_uri) or 'another'} has taken it over; this one stops"
             )

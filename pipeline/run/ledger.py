@@ -25,6 +25,7 @@ import pyarrow as pa
 from pipeline import labels, storage
 from pipeline.config import canonical, differences
 from pipeline.corpus import Item, items_of
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.run.identity import describe, fingerprint_of
 from pipeline.run.lease import Lease
@@ -48,7 +49,7 @@ class Run:
 
     @classmethod
     def open(cls, uri: str) -> "Run":
-        """The run at a URI; ValueError if there is none."""
+        """The run at a URI; UserError if there is none."""
         found = describe(uri)
         return cls(uri, found["fingerprint"], labels.space(found["label_space"]["name"]), Plan(uri, found["plan"]))
 
@@ -68,7 +69,7 @@ class Run:
             config: the resolved config, kept for the reader.
             make_plan: called only for a new run; tables as `plan_shards` gives them.
         Raises:
-            ValueError: the run there has another identity; the message names each field that differs.
+            UserError: the run there has another identity; the message names each field that differs.
         """
         if not storage.exists(storage.join(uri, "run.json")):
             plan = write_plan(uri, make_plan())
@@ -88,11 +89,11 @@ class Run:
 
     @classmethod
     def resumed(cls, uri: str, identity: dict[str, Any]) -> "Run":
-        """The run at a URI; ValueError if it has another identity: the message names each field that differs."""
+        """The run at a URI; UserError if it has another identity: the message names each field that differs."""
         found = describe(uri)["identity"]
         wanted = json.loads(canonical({**identity, "plan_sha256": found["plan_sha256"]}))
         if changed := differences(found, wanted):
-            raise ValueError(
+            raise UserError(
                 f"run {uri} was made with other settings: {'; '.join(changed)}; "
                 "choose another output, or restore the settings to resume this run"
             )
@@ -158,10 +159,10 @@ class Run:
         compare the part's ETag as it removes it; a disk has no such call, and rejects of equal bytes have equal ETags.)
 
         Raises:
-            ValueError: the run is a compacted copy, whose parts hold many shards.
+            UserError: the run is a compacted copy, whose parts hold many shards.
         """
         if source := describe(self.uri).get("compacted_from"):
-            raise ValueError(
+            raise UserError(
                 f"run {self.uri}: it is a compacted copy; retry the rejects of {source['uri']}, then compact that again"
             )
         _check(lease)
@@ -199,11 +200,11 @@ class Run:
         """Write `_SUCCESS.json` with rows, size and checksum of every part, from their footers.
 
         Raises:
-            ValueError: shards are pending or badly answered, or more images were rejected than `max_reject_rate` allows
+            UserError: shards are pending or badly answered, or more images were rejected than `max_reject_rate` allows
                 (counts by reason).
         """
         if pending := self.pending():
-            raise ValueError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
+            raise UserError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
         for file in storage.list_files(storage.join(self.uri, "attempts")):
             storage.delete(file.uri)
         sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")

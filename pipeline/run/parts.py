@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import UserError
 
 SHA256, REJECTS = "maskmill.sha256", "maskmill.rejects"
 _NAME = re.compile(r"part-(\d{5,})(?:-(\d{5,}))?\.parquet")
@@ -114,7 +115,7 @@ def read_footer(part: Part) -> Footer:
     """The footer of a part, in one ranged read.
 
     Raises:
-        ValueError: the part is no whole Parquet file of a run.
+        UserError: the part is no whole Parquet file of a run.
     """
     start = max(0, part.bytes - _TAIL_BYTES)
     tail = storage.read_range(part.uri, start, part.bytes - start)
@@ -124,14 +125,14 @@ def read_footer(part: Part) -> Footer:
 
 
 def footer_of(data: bytes, name: str) -> Footer:
-    """The footer at the end of some bytes; ValueError if there is none."""
+    """The footer at the end of some bytes; UserError if there is none."""
     try:
         footer = data[max(0, len(data) - _footer_bytes(data)) :]
         found = pq.read_metadata(pa.BufferReader(footer))
         metadata = {key.decode(): value.decode() for key, value in (found.metadata or {}).items()}
         body = metadata[SHA256]
     except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise ValueError(f"{name} cannot be read ({error}); delete it and run `segment` again") from None
+        raise UserError(f"{name} cannot be read ({error}); delete it and run `segment` again") from None
     rejects = json.loads(metadata.get(REJECTS, "[]"))
     return Footer(found.num_rows, rejects, body, hashlib.sha256(footer).hexdigest())
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.errors import UserError
 from pipeline.run.parts import PartWriter
 
 PART_ROWS = 1 << 18  # about 5 MB; what an actor holds of the plan
@@ -77,9 +78,9 @@ class Plan:
         try:
             data = storage.read(storage.join(self._run_uri, part.name))
         except FileNotFoundError:
-            raise ValueError(f"run {self._run_uri}: {part.name} is gone; restore the file") from None
+            raise UserError(f"run {self._run_uri}: {part.name} is gone; restore the file") from None
         if hashlib.sha256(data).hexdigest() != part.sha256:
-            raise ValueError(
+            raise UserError(
                 f"run {self._run_uri}: {part.name} is not the plan this run was made with; restore the file"
             )
         return pq.ParquetFile(pa.BufferReader(data))

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.run.ahead import ahead
 from pipeline.run.parts import Footer, Part, footer_of, part_name, parts_of, read_footer, scan_parts, write_part
@@ -63,14 +64,14 @@ def write_success(
         moment: when the run ended, ISO 8601.
         check: called before what cannot be repeated.
     Raises:
-        ValueError: a part does not answer its shards, or more images were rejected than `max_reject_rate` allows.
+        UserError: a part does not answer its shards, or more images were rejected than `max_reject_rate` allows.
     """
     rows, after, reasons, entries = 0, 0, Counter[str](), list[str]()
     there = {part.first: part for part in scan_parts(run_uri, "rejects")}
     for part, footer in ahead(_with_footer, parts_of(run_uri, "masks"), THREADS):
         images = int(sizes[part.first : part.last + 1].sum())
         if part.first < after or footer.rows + len(footer.rejects) != images:
-            raise ValueError(
+            raise UserError(
                 f"run {run_uri}: {part.name} answers {footer.rows + len(footer.rejects)} images, its shards have {images}, "
                 f"{max(0, after - part.first)} of them answered by another part; delete it and run the same command again"
             )
@@ -89,7 +90,7 @@ def write_success(
     done = Finished(rows, reasons.total(), dict(reasons.most_common()))
     if done.rejects > max_reject_rate * sizes.sum():
         counts = ", ".join(f"{count} {reason}" for reason, count in done.rejects_by_reason.items())
-        raise ValueError(
+        raise UserError(
             f"run {run_uri}: {done.rejects} of {sizes.sum()} images were rejected ({counts}), more than "
             f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
         )

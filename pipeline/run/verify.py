@@ -46,7 +46,7 @@ def verify(uri: str) -> Verification:
     Parts are read a few at a time; what is held of each is compared with the plan of its own shards and forgotten.
 
     Raises:
-        ValueError: there is no run at the URI, or its plan is not the one it was made with.
+        UserError: there is no run at the URI, or its plan is not the one it was made with.
     """
     run = Run.open(uri)
     verification = Verification(run.num_images)

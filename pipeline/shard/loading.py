@@ -1,33 +1,26 @@
 """One image of the plan: read, decoded and checked beside its label, or one reason why not."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.config import SegmentConfig
-from pipeline.corpus import BadBytes, Item, read
+from pipeline.corpus import Item, Place, read
 from pipeline.corpus.siblings import instances_of
-from pipeline.imaging.decode import BadImage, decode_label, decode_oriented, open_header, upright
+from pipeline.errors import Reject, UserError
+from pipeline.imaging.decode import decode_label, decode_oriented, open_header, upright
 from pipeline.imaging.instances import decode_instances
 from pipeline.labels import IGNORE, LabelSpace
 from pipeline.shard.turns import Turns
 
-
-class Rejected(Exception):
-    """One image cannot be answered: at which stage, and why."""
-
-    def __init__(self, stage: str, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.stage, self.reason = stage, reason
-
-
-NOT_FINITE = Rejected(
+NOT_FINITE = Reject(
     "predict",
     "scores_not_finite",
     "the network's scores hold NaN or infinity; try predict.precision fp32, or another checkpoint",
 )
-NO_MEMORY = Rejected(
+NO_MEMORY = Reject(
     "predict",
     "out_of_memory",
     "the worker's memory does not hold this image's scores; give the worker more and run `maskmill retry-rejects`, or "
@@ -68,24 +61,19 @@ class Loader:
         """Read without a turn, since that is waiting; decode in one.
 
         Raises:
-            Rejected: the image, its label or its instances cannot be had or do not fit each other.
+            Reject: the image, its label or its instances cannot be had or do not fit each other.
         """
-        started, waited = time.perf_counter(), 0.0
-        stage = "read"
-        try:
-            image = read(item.image)
-            stage = "label"
-            label = None if item.label is None else read(item.label)
-            things = None if item.label is None or not self.cfg.metrics.instances else read(instances_of(item.label))
-            stage = "decode"
-            waited = time.perf_counter()
-            with self.turns.one():
-                waited = time.perf_counter() - waited
-                loaded = self._decoded(item, image, label, things)
-        except (BadBytes, BadImage) as error:
-            raise Rejected(stage, error.reason, str(error)) from error
-        except OSError as error:  # the store, after its client's own retries
-            raise Rejected(stage, "store_error", f"{type(error).__name__}: {error}") from error
+        started = time.perf_counter()
+        image = _read(lambda: item.image, "read")
+        label = things = None
+        if (place := item.label) is not None:
+            label = _read(lambda: place, "label")
+            if self.cfg.metrics.instances:
+                things = _read(lambda: instances_of(place), "label")
+        waited = time.perf_counter()
+        with self.turns.one():
+            waited = time.perf_counter() - waited
+            loaded = self._decoded(item, image, label, things)
         loaded.seconds["seconds_decode"] = time.perf_counter() - started - waited
         return loaded
 
@@ -110,22 +98,31 @@ class Loader:
                     self.space, np.where(instances > 1000, instances // 1000, IGNORE), f"instances of {item.image_id}"
                 )
                 instances = upright(instances, orientation)
-        except BadImage as error:
-            raise Rejected("label", error.reason, str(error)) from error
+        except Reject as error:
+            raise error.at("label") from error
         return Loaded(item, image, ids, orientation, instances)
+
+
+def _read(place: Callable[[], Place], stage: str) -> bytes:
+    try:
+        return read(place())
+    except Reject as error:
+        raise error.at(stage) from error
+    except OSError as error:  # the store, after its client's own retries
+        raise Reject(stage, "store_error", f"{type(error).__name__}: {error}") from error
 
 
 def train_ids(space: LabelSpace, stored: np.ndarray, where: str) -> np.ndarray:
     """Stored label ids -> train ids, or the reject that says which id is none of the space."""
     try:
         return space.to_train(stored, where)
-    except ValueError as error:
-        raise Rejected("label", "label_out_of_range", str(error)) from error
+    except UserError as error:
+        raise Reject("label", "label_out_of_range", str(error)) from error
 
 
-def wrong_size(where: str, label: tuple[int, ...], image: tuple[int, ...]) -> Rejected:
+def wrong_size(where: str, label: tuple[int, ...], image: tuple[int, ...]) -> Reject:
     """The reject of a label whose (height, width) is not its image's."""
-    return Rejected(
+    return Reject(
         "label",
         "label_size",
         f"{where}: it is {label[0]}x{label[1]}, the image {image[0]}x{image[1]} (height x width); they must be equal: "

@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.corpus import Item
-from pipeline.shard.loading import Loaded, Loader, Rejected, Streamed
+from pipeline.errors import Reject
+from pipeline.shard.loading import Loaded, Loader, Streamed
 
 # `outcomes` is JSON: image id -> what became of it, with the places of its arrays in `pixels`. 64-bit offsets, since the
 # pictures of one shard may be more than 2 GB.
 FIELDS = [pa.field("shard", pa.int64()), pa.field("outcomes", pa.string()),
           pa.field("pixels", pa.large_list(pa.large_binary()))]  # fmt: skip
 
-Outcome = Loaded | Streamed | Rejected
+Outcome = Loaded | Streamed | Reject
 
 
 def pack(shard: int, items: list[Item] | None, load: Loader, threads: int) -> pa.Table:
@@ -41,7 +42,7 @@ def unpack(row: pa.Table) -> Callable[[Item], Loaded | Streamed] | None:
     def load(item: Item) -> Loaded | Streamed:
         found = outcomes[item.image_id]
         if "reject" in found:
-            raise Rejected(*found["reject"])
+            raise Reject(*found["reject"])
         arrays = {name: _array(place, pixels) for name, place in found["arrays"].items()}
         image, label = arrays["image"], arrays["label"]
         assert image is not None
@@ -55,13 +56,13 @@ def unpack(row: pa.Table) -> Callable[[Item], Loaded | Streamed] | None:
 def _outcome(item: Item, load: Loader) -> Outcome:
     try:
         return load(item)
-    except Rejected as error:
+    except Reject as error:
         return error
 
 
 def _described(outcome: Outcome, pixels: list[memoryview]) -> dict[str, Any]:
     """JSON of an outcome, whose arrays join `pixels`."""
-    if isinstance(outcome, Rejected):
+    if isinstance(outcome, Reject):
         return {"reject": [outcome.stage, outcome.reason, str(outcome)]}
     if isinstance(outcome, Loaded):
         arrays = {"image": outcome.image, "label": outcome.label, "instances": outcome.instances}

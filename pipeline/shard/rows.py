@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.config import MetricsConfig
 from pipeline.corpus import Item
+from pipeline.errors import Reject
 from pipeline.imaging.decode import as_stored
 from pipeline.imaging.masks import encode_mask
 from pipeline.labels import LabelSpace
@@ -13,7 +14,7 @@ from pipeline.metrics.chosen import chosen_counts
 from pipeline.metrics.counts import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.predict import Prediction
-from pipeline.shard.loading import Loaded, Rejected
+from pipeline.shard.loading import Loaded
 
 Row = dict[str, object]
 
@@ -46,7 +47,7 @@ def mask_row(
     }
 
 
-def reject_row(item: Item, error: Rejected) -> Row:
+def reject_row(item: Item, error: Reject) -> Row:
     """The row of an image that cannot be answered."""
     return {
         "image_id": item.image_id,

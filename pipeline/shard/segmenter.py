@@ -15,11 +15,12 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.config import SegmentConfig
 from pipeline.corpus import Item
 from pipeline.crf.device import sharpen
+from pipeline.errors import Reject
 from pipeline.predict import Prediction, Predictor, summarise
 from pipeline.predict.fitting import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.run import REJECT_SCHEMA, mask_schema
-from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Loaded, Loader, Rejected, Streamed
+from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Loaded, Loader, Streamed
 from pipeline.shard.rows import Row, mask_row, reject_row
 from pipeline.shard.streamed import streamed_row
 from pipeline.shard.turns import Turns
@@ -75,7 +76,7 @@ class ShardSegmenter:
                             rows[item.image_id] = Future()
                             rows[item.image_id].set_result(row)
                             continue
-                    except Rejected as error:
+                    except Reject as error:
                         rejects.append(reject_row(item, error))
                         continue
                     in_flight[next(places)] = loaded

@@ -5,14 +5,14 @@ import time
 import numpy as np
 
 from pipeline.config import SegmentConfig
-from pipeline.imaging.decode import BadImage
+from pipeline.errors import Reject
 from pipeline.imaging.masks import MaskWriter
 from pipeline.imaging.strips import Strips
 from pipeline.labels import LabelSpace
 from pipeline.metrics.counts import count_confusion
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
-from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Rejected, Streamed, train_ids, wrong_size
+from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Streamed, train_ids, wrong_size
 from pipeline.shard.rows import Row, confusion_columns, identity_columns
 
 
@@ -22,7 +22,7 @@ def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, s
     In memory at once: the encoded image, label and mask, two strips of the image a tile high, and scores of C x overlap x W.
 
     Raises:
-        Rejected: as a whole image's; a fault in the last row is found after all others were predicted.
+        Reject: as a whole image's; a fault in the last row is found after all others were predicted.
     """
     item, started = streamed.item, time.perf_counter()
     stage = "decode"
@@ -51,8 +51,8 @@ def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, s
                 confusion += count_confusion(ids, band, num_classes)
                 stage = "decode"
             top += len(band)
-    except BadImage as error:
-        raise Rejected(stage, error.reason, str(error)) from error
+    except Reject as error:
+        raise (error.at(stage) if error.stage == "decode" else error) from error
     except MemoryError as error:
         raise NO_MEMORY from error
     return {

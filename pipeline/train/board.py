@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.config import FIGURES, TrainConfig
+from pipeline.errors import UserError
 from pipeline.imaging.overlay import blend
 from pipeline.labels import Colour
 from pipeline.records import Record
@@ -20,9 +21,9 @@ Example = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # image id, image (H, 
 
 
 def require_tensorboard() -> None:
-    """Raise ValueError where TensorBoard is not installed."""
+    """Raise UserError where TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("tensorboard: true needs the package tensorboard, which is not installed; pip install "
+        raise UserError("tensorboard: true needs the package tensorboard, which is not installed; pip install "
                          "'maskmill[watch]', or set tensorboard to false")  # fmt: skip
 
 

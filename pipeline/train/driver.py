@@ -36,7 +36,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
         on_record: called from another thread with each new line of metrics.jsonl; in a run with stages the record has
             the key `stage`, e.g. "2/3".
     Raises:
-        ValueError: the corpus, the output or the machine does not fit the config, a loss became NaN or infinite, or
+        UserError: the corpus, the output or the machine does not fit the config, a loss became NaN or infinite, or
             memory ran out.
     """
     started = time.monotonic()

@@ -10,6 +10,7 @@ from ray.exceptions import OutOfMemoryError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.config import TrainConfig
+from pipeline.errors import UserError
 
 _IDS_TOLD = 8
 _NODE_USE = re.compile(r"was (\S+) used / (\S+) limit")  # in what Ray says of a node that is full
@@ -18,7 +19,7 @@ _NODE_USE = re.compile(r"was (\S+) used / (\S+) limit")  # in what Ray says of a
 def check_finite(
     loss: float, gradient_norm: float, *, step: int, epoch: int, image_ids: Sequence[str], good: str
 ) -> None:
-    """Raise ValueError where the loss or the gradient of a step is NaN or infinite.
+    """Raise UserError where the loss or the gradient of a step is NaN or infinite.
 
     Args:
         step, epoch: from 1 on.
@@ -29,7 +30,7 @@ def check_finite(
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {gradient_norm}"
     ids = ", ".join(image_ids[:_IDS_TOLD]) + (f" and {len(image_ids) - _IDS_TOLD} more" * (len(image_ids) > _IDS_TOLD))
-    raise ValueError(
+    raise UserError(
         f"{what} at step {step} (epoch {epoch}), images {ids}; look at these labels, lower optimizer.lr, set "
         f"optimizer.clip_norm, lengthen optimizer.warmup_steps, or set precision to fp32; {good}"
     )
@@ -58,14 +59,14 @@ def out_of_memory(cfg: TrainConfig, whose: str) -> str:
 
 @contextmanager
 def memory_explained(cfg: TrainConfig) -> Iterator[None]:
-    """Turn an allocation that failed into the ValueError that says which knob to turn."""
+    """Turn an allocation that failed into the UserError that says which knob to turn."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ValueError(out_of_memory(cfg, "the GPU's memory")) from error
+        raise UserError(out_of_memory(cfg, "the GPU's memory")) from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-            raise ValueError(out_of_memory(cfg, "the machine's memory")) from error
+            raise UserError(out_of_memory(cfg, "the machine's memory")) from error
         raise
 
 
@@ -80,10 +81,10 @@ def explained(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
         cause: BaseException | None = failure
         while cause is not None:
             if isinstance(cause, ValueError):
-                return ValueError(str(cause))
+                return UserError(str(cause))
             if isinstance(cause, OutOfMemoryError):
                 use = _NODE_USE.search(str(cause))
                 told = f" ({use[1]} of {use[2]}, other programs included)" if use else ""
-                return ValueError(out_of_memory(cfg, f"a node's memory{told}"))
+                return UserError(out_of_memory(cfg, f"a node's memory{told}"))
             cause = cause.__cause__ or getattr(cause, "cause", None) or getattr(cause, "_base_exc", None)
     return error

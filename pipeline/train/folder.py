@@ -16,6 +16,7 @@ from pipeline import labels, storage
 from pipeline.batches import count_label
 from pipeline.config import TrainConfig, differences
 from pipeline.corpus import Item, list_items
+from pipeline.errors import UserError
 
 MACHINE_KEYS = {  # may change between two starts of a run
     "workers", "cpus_per_worker", "gpus_per_worker", "read_threads", "max_failures", "save_every", "tensorboard", "mlflow",
@@ -25,10 +26,10 @@ _LABELS_A_TASK = 64
 
 
 def labelled(cfg: TrainConfig, split: str) -> list[Item]:
-    """The images of a split that have a label; ValueError where there is none."""
+    """The images of a split that have a label; UserError where there is none."""
     items = [item for item in list_items(cfg.corpus, split) if item.label is not None]
     if not items:
-        raise ValueError(
+        raise UserError(
             f"{cfg.corpus.images}: split '{split}' has no labelled image; training needs labels, set corpus.labels"
         )
     return items
@@ -42,7 +43,7 @@ def claim(cfg: TrainConfig) -> None:
         found = json.loads(storage.read(uri))
         changed = [line for line in differences(found, wanted) if line.split(":")[0] not in MACHINE_KEYS]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{cfg.output} holds a training run of another config: {'; '.join(changed)}; "
                 "choose another output, or restore the config to continue that run"
             )
@@ -89,7 +90,7 @@ def count_labels(cfg: TrainConfig) -> None:
     """Write label_counts.json, if the recipe needs it: each training label is read once, by Ray tasks.
 
     Raises:
-        ValueError: from the first bad label.
+        UserError: from the first bad label.
     """
     uri = storage.join(cfg.output, "label_counts.json")
     if not needs_counts(cfg) or storage.exists(uri):
@@ -100,7 +101,7 @@ def count_labels(cfg: TrainConfig) -> None:
     try:
         parts = ray.get([task.remote(shard, cfg.label_space, cfg.max_pixels) for shard in shards])
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, ValueError) else error from error
+        raise error.cause if isinstance(error.cause, UserError) else error from error
     counts = {item.image_id: row.tolist() for item, row in zip(items, np.concatenate(parts), strict=True)}
     storage.put(uri, json.dumps(counts).encode())
 

@@ -16,6 +16,7 @@ from pipeline.batches import Batch, EpochOrder, epoch_batches, steps_per_epoch
 from pipeline.config import TrainConfig
 from pipeline.cores import take_cores
 from pipeline.corpus import Item
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.records import MetricsLog
 from pipeline.train import board, faults, folder, state
@@ -81,7 +82,7 @@ def _set_up(cfg: TrainConfig, device: torch.device) -> None:
     take_cores(cfg.cpus_per_worker)
     compiler = os.environ.get("CXX", "g++")
     if cfg.compile and shutil.which(compiler) is None:
-        raise ValueError(
+        raise UserError(
             f"compile: true needs a C++ compiler on each worker, and {socket.gethostname()} has no {compiler}; install one, "
             "let CXX name one, or set compile to false"
         )

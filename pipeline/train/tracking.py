@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from pipeline.config import FIGURES, TrainConfig
+from pipeline.errors import UserError
 from pipeline.records import Record
 
 _log = logging.getLogger(__name__)
@@ -13,9 +14,9 @@ _OF_STEPS = ("loss", "lr", "gradient_norm", "data_wait", "images_per_s")
 
 
 def require_mlflow() -> None:
-    """Raise ValueError where MLflow is not installed."""
+    """Raise UserError where MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
-        raise ValueError("mlflow: the package mlflow is not installed; pip install mlflow-skinny, or leave the key out")
+        raise UserError("mlflow: the package mlflow is not installed; pip install mlflow-skinny, or leave the key out")
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def mlflow_run(cfg: TrainConfig) -> Iterator[Callable[[Record], None]]:
         run = mlflow.start_run(run_name=cfg.output)
         mlflow.log_dict(cfg.model_dump(mode="json"), "config.json")
     except mlflow.MlflowException as error:
-        raise ValueError(f"mlflow: {cfg.mlflow} takes no run ({error}); mend the URI, or leave the key out") from error
+        raise UserError(f"mlflow: {cfg.mlflow} takes no run ({error}); mend the URI, or leave the key out") from error
     client, lost = mlflow.MlflowClient(), False
 
     def track(record: Record) -> None:

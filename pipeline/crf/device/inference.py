@@ -12,6 +12,7 @@ from pipeline.config import CrfConfig
 from pipeline.crf import dense_crf
 from pipeline.crf.device.lattice import Kernel, build_lattice, most_images
 from pipeline.crf.device.steps import Steps, steps_for
+from pipeline.errors import UserError
 
 SCORES_AT_ONCE = (
     1 << 28
@@ -46,7 +47,7 @@ def dense_crf_batch(probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig) -
     Returns:
         (N, C, H, W) float32 on the same device; `probs` itself where there is nothing to do (no step, no weight, one class).
     Raises:
-        ValueError: shapes, types or devices do not fit each other; probs hold NaN, infinity or negative values; widths are too
+        UserError: shapes, types or devices do not fit each other; probs hold NaN, infinity or negative values; widths are too
             small for the lattice's keys (`colour_levels` of 0.05 are, 0.1 are not) or the image is larger than 134 megapixels.
     """
     _check(probs, images)
@@ -108,24 +109,24 @@ def infer(
         if step == iterations - 1:
             return steps.close(*state, shape)
         marginals = steps.update(*state)
-    raise ValueError(f"dense CRF: iterations is {iterations}; it must be 1 or more here")
+    raise UserError(f"dense CRF: iterations is {iterations}; it must be 1 or more here")
 
 
 def _check(probs: torch.Tensor, images: torch.Tensor) -> None:
     shape = tuple(probs.shape)
     if probs.ndim != 4 or 0 in shape or tuple(images.shape) != (shape[0], *shape[2:], 3):
-        raise ValueError(
+        raise UserError(
             f"dense CRF: probs are {shape} and the images {tuple(images.shape)}; they must be (N, C, H, W) and (N, H, W, 3)"
         )
     if probs.dtype != torch.float32 or images.dtype != torch.uint8:
-        raise ValueError(
+        raise UserError(
             f"dense CRF: probs are {probs.dtype} and the images {images.dtype}; they must be float32, and uint8 before "
             "normalisation"
         )
     if probs.device != images.device:
-        raise ValueError(f"dense CRF: probs are on {probs.device} and the images on {images.device}; move one of them")
+        raise UserError(f"dense CRF: probs are on {probs.device} and the images on {images.device}; move one of them")
     if shape[2] * shape[3] > _MOST_PIXELS:
-        raise ValueError(f"dense CRF: an image has {shape[2] * shape[3]} pixels, at most {_MOST_PIXELS} fit; cut it up")
+        raise UserError(f"dense CRF: an image has {shape[2] * shape[3]} pixels, at most {_MOST_PIXELS} fit; cut it up")
     low, high = probs.aminmax()
     if not bool((low >= 0) & (high < np.inf)):  # NaN is neither
-        raise ValueError("dense CRF: probs hold NaN, infinity or negative values; give probabilities, not logits")
+        raise UserError("dense CRF: probs hold NaN, infinity or negative values; give probabilities, not logits")

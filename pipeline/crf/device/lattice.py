@@ -57,7 +57,7 @@ def most_images(kernels: Sequence[np.ndarray]) -> int:
     """How many images a batch may hold whose kernels have these ends: an image's number stands in its 63-bit keys.
 
     Raises:
-        ValueError: widths are too small for even one.
+        UserError: widths are too small for even one.
     """
     return 1 << (63 - max(packing(ends).bits for ends in kernels))
 
