@@ -28,8 +28,25 @@ ROWS: dict[str, dict[int, str]] = {
             ),
             start=1,
         )
-    ),
-    "input": {number: case.name for number, case in enumerate(CASES, start=1)},
+    )
+    | {
+        25: "output on a store without exclusive create is refused",
+        26: "_SUCCESS.json and run.json edited, each number",
+        28: "the checkpoint replaced in mid-run",
+        29: "a part of another run put into the run",
+        30: "an error of the code on one image, inside an actor",
+        31: "SIGTERM to the driver",
+        32: "compiled code cached from other sources",
+        33: "package folder and home are read-only",
+    },
+    "input": {number: case.name for number, case in enumerate(CASES, start=1)}
+    | {
+        52: "size: a mask over Pillow's bomb limit is read back",
+        53: "crf: energies beyond 1e4",
+        54: "crf: widths near 0",
+        55: "run: a garbage run.json",
+        56: "run: a run.json of another format",
+    },
     "security": dict(
         enumerate(
             (
@@ -44,7 +61,11 @@ ROWS: dict[str, dict[int, str]] = {
             ),
             start=1,
         )
-    ),
+    )
+    | {
+        13: "embedded Ray listens on loopback alone",
+        16: "passwords and signatures in URLs reach no row and no report",
+    },
 }  # fmt: skip
 TITLES = {"fault": "faults", "input": "inputs", "security": "security"}
 
