@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.interrupts import keeping
+
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
 
 
@@ -51,7 +53,8 @@ def export(
     from pipeline.analysis import open_run
     from pipeline.console import console
 
-    done = write(open_run(run), form, out)
+    with keeping(f"the masks written so far are in {out}, which are not all: run the same command again"):
+        done = write(open_run(run), form, out)
     console.print(f"{done.masks} masks: {done.uri}", soft_wrap=True)
 
 

@@ -4,11 +4,13 @@ They print plainly: the console of the other commands comes with the networks, w
 """
 
 import sys
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 import typer
 
 from pipeline.errors import UserError
+from pipeline.interrupts import keeping
 from pipeline.submit import Kind
 
 Address = Annotated[
@@ -20,8 +22,20 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=
 
 Folder = Annotated[str, typer.Option(help="Where its state, logs and data lie.")]
 
-job = typer.Typer(no_args_is_help=True, help="Jobs on a cluster: status, logs, stop.")
-cluster = typer.Typer(no_args_is_help=True, help="A Ray cluster and an S3 store on this one machine: up, down.")
+
+def help_alone(context: typer.Context) -> None:
+    """A group of commands without one of them: its help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+job = typer.Typer(callback=help_alone, invoke_without_command=True, help="Jobs on a cluster: status, logs, stop.")
+cluster = typer.Typer(
+    callback=help_alone,
+    invoke_without_command=True,
+    help="A Ray cluster and an S3 store on this one machine: up, down.",
+)
 
 
 def submit(
@@ -47,7 +61,9 @@ def submit(
     if not follow and sent.started:
         print(f"follow it: maskmill job logs {sent.id} --follow --address {address}")
         return
-    _end(jobserver.follow(client, sent.id, _write))
+    with _going_on(sent.id, address):
+        code = jobserver.follow(client, sent.id, _write)
+    _end(code)
 
 
 @job.command()
@@ -77,7 +93,10 @@ def logs(
     client = jobserver.connect(address, insecure)
     jobserver.info(client, name)
     if follow:
-        _end(jobserver.follow(client, name, _write))
+        with _going_on(name, address):
+            code = jobserver.follow(client, name, _write)
+        _end(code)
+        return
     _write(client.get_job_logs(name))
 
 
@@ -139,7 +158,8 @@ def up(
     """Start a head, worker nodes and an S3 store, bound to 127.0.0.1 and behind a token."""
     from pipeline import local_cluster
 
-    started = local_cluster.up(folder, nodes, cpus_per_node, store)
+    with keeping("what had started was ended, run the same command again"):
+        started = local_cluster.up(folder, nodes, cpus_per_node, store)
     print(f"address: {started.address} · {nodes} workers of {cpus_per_node} CPUs")
     if started.store:
         print(f"store: {started.store}, an empty bucket at {started.environment['AWS_ENDPOINT_URL']}")
@@ -152,6 +172,11 @@ def down(folder: Folder = "runs/cluster") -> None:
     from pipeline import local_cluster
 
     print(f"{local_cluster.down(folder)} processes stopped")
+
+
+def _going_on(name: str, address: str) -> AbstractContextManager[None]:
+    see, stop = (f"maskmill job {command} --address {address}" for command in (f"logs {name} --follow", f"stop {name}"))
+    return keeping(f"the job itself goes on; follow it with {see}, end it with {stop}")
 
 
 def _write(text: str) -> None:

@@ -32,3 +32,7 @@ class Reject(Exception):
     def at(self, stage: str) -> "Reject":
         """The same reject at another stage: what decoding refuses may be the image or its label."""
         return Reject(stage, self.reason, str(self))
+
+
+class Stopped(Exception):
+    """Ctrl-C: the message says what is kept and how to go on."""

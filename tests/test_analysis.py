@@ -336,8 +336,9 @@ def test_a_quote_in_a_path_stays_inside_its_string(tmp_path):
 def test_a_run_is_read_without_ray_and_torch(view):
     script = (
         "import sys; sys.argv = ['maskmill', 'evaluate', sys.argv[1]]\n"
-        "from pipeline.cli import _run, app\n"
-        "assert _run(lambda: app(sys.argv[1:], standalone_mode=False), debug=True) == 0\n"
+        "from pipeline.cli import run\n"
+        "from pipeline.cli_commands import app\n"
+        "assert run(lambda: app(sys.argv[1:], standalone_mode=False), debug=True) == 0\n"
         "assert not {'ray', 'torch'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script, view.uri], capture_output=True, text=True, timeout=120)

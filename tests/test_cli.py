@@ -1,10 +1,12 @@
 """The command line as a person meets it: exit codes and sentences, no tracebacks."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from pipeline import __version__
 from pipeline.corpus.scenes import write_corpus
 from tests.small_run import Drawn, make_run
 
@@ -140,3 +142,49 @@ def test_export_writes_and_says_where(pair, tmp_path):
     refused = maskmill("export", pair[0], "--format", "gif", "--out", str(tmp_path))
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "choose one of cityscapes, png, coco-rle" in refused.stderr
+
+
+def test_the_command_alone_shows_its_help():
+    for words in ([], ["job"], ["cluster"]):
+        done = maskmill(*words)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert f"Usage: maskmill {' '.join([*words, '[OPTIONS]'])}" in done.stdout
+        assert "Commands" in done.stdout
+
+
+def test_its_version_is_told():
+    done = maskmill("--version")
+    assert (done.returncode, done.stdout) == (0, f"maskmill {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("segmnt",), "error: No such command 'segmnt'. Did you mean 'segment'? (see maskmill --help)"),
+        (("segment",), "error: Missing argument 'config' (see maskmill segment --help)"),
+        (("--foo",), "error: No such option: --foo (see maskmill --help)"),
+        (("segment", "x.yaml", "--foo"), "error: No such option: --foo (see maskmill segment --help)"),
+        (("job", "status"), "error: Missing argument 'ID' (see maskmill job status --help)"),
+        (("export-model", "x", "--format", "bad", "--out", "y"), "error: Invalid value for '--format': 'bad' is not one of"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_one_sentence_that_leads_to_the_help(arguments, sentence):
+    for debug in (False, True):
+        done = maskmill(*arguments, debug=debug)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert done.stderr.startswith(sentence)
+
+
+def test_the_shell_completes_commands(tmp_path):
+    # A shell of its own, from which the command finds out for which shell it is asked.
+    code = f"{sys.executable} -c 'from pipeline.cli import main; main()' --show-completion; echo code $?"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120)
+    assert "_MASKMILL_COMPLETE=complete_bash" in done.stdout and done.stdout.endswith("code 0\n"), done.stderr
+    environment = os.environ | {"_MASKMILL_COMPLETE": "complete_bash", "COMP_WORDS": "maskmill seg", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+    asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert asked.stdout.split() == ["segment"], asked.stderr
+    code = code.replace("--show", "--install")
+    environment = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("code 0\n") and (tmp_path / ".bash_completions" / "maskmill.sh").is_file(), done.stderr

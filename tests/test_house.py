@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
     ("errors",),
-    ("labels", "patience", "processes", "jobserver", "s3_fetch", "cores"),
+    ("labels", "patience", "processes", "jobserver", "s3_fetch", "cores", "interrupts"),
     ("storage",),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),
@@ -21,6 +21,7 @@ LAYERS = (
     ("console", "tables"),
     ("demo", "submit", "local_cluster"),
     ("cli_cluster", "cli_analysis", "cli_models"),
+    ("cli_commands",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -30,7 +31,7 @@ HOMES = {
     "fsspec": {"storage", "s3_fetch"},
     "obstore": {"s3_fetch"},
     "s3fs": set(),
-    "typer": {"cli", "cli_analysis", "cli_cluster", "cli_models"},
+    "typer": {"cli_commands", "cli_analysis", "cli_cluster", "cli_models"},
     "tensorboard": set(),
     "matplotlib": {"train"},
     "mlflow": {"train"},

@@ -1,0 +1,124 @@
+"""Ctrl-C before a real terminal, in each phase: one sentence, exit code 130, and nothing lost."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.corpus.scenes import write_corpus
+from tests.small_train import config as train_config
+from tests.terminal import CTRL_C, Terminal
+from tests.test_cli import maskmill
+from tests.test_segment import config as segment_config
+
+ENDS_WITHIN_S = 30  # Ray's own processes are ended too
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """URIs of a corpus that keeps an actor busy."""
+    return write_corpus(str(tmp_path_factory.mktemp("many")), {"train": 8, "val": 120}, 64, 128, seed=1)
+
+
+def segment_file(many, tiny_checkpoint, tmp_path):
+    cfg = segment_config(*many, tiny_checkpoint, tmp_path / "run", images_per_shard=1, actors=1,
+                         predict={"scales": [1.0, 2.0, 3.0], "flip": True})  # fmt: skip
+    return written(cfg, tmp_path)
+
+
+def written(cfg, folder):
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(cfg.model_dump(mode="json")))
+    return str(path)
+
+
+def stopped(terminal):
+    """The one sentence of a command that Ctrl-C has ended."""
+    assert terminal.ended(ENDS_WITHIN_S) == 130, terminal.text
+    assert "Traceback" not in terminal.text and "Exception ignored" not in terminal.text, terminal.text
+    (line,) = (line for line in terminal.text.splitlines() if "stopped: " in line)
+    assert "run the same command again" in line
+    return line
+
+
+@pytest.mark.parametrize("moment_s", [0.0, 0.2, 0.7, 1.5, 2.5, 3.5, 5.0])
+def test_ctrl_c_while_a_run_starts(many, tiny_checkpoint, tmp_path, moment_s):
+    with Terminal("segment", segment_file(many, tiny_checkpoint, tmp_path)) as terminal:
+        terminal.await_listening()
+        terminal.read_for(moment_s)
+        terminal.press(CTRL_C)
+        stopped(terminal)
+
+
+def test_ctrl_c_while_segmenting_keeps_what_is_answered_and_gives_the_run_back(many, tiny_checkpoint, tmp_path):
+    with Terminal("segment", segment_file(many, tiny_checkpoint, tmp_path)) as terminal:
+        terminal.await_text("images/s · ETA 0")
+        terminal.press(CTRL_C)
+        line = stopped(terminal)
+    assert f"the images answered so far are kept in {tmp_path}/run" in line
+    told = maskmill("status", str(tmp_path / "run")).stdout
+    assert "nobody writes it" in told and not told.startswith("0 of 128")
+
+
+def test_ctrl_c_while_training_keeps_the_snapshots(scenes, tmp_path):
+    cfg = train_config(scenes, tmp_path / "run", workers=1, epochs=200, save_every=1)
+    with Terminal("train", written(cfg, tmp_path)) as terminal:
+        terminal.await_text("data wait")
+        terminal.press(CTRL_C)
+        line = stopped(terminal)
+    assert f"the snapshots written so far are kept in {tmp_path}/run" in line
+
+
+SWALLOWED = """
+import signal, sys, time
+from pipeline import interrupts
+interrupts.listen()
+{handler}
+print("ready", flush=True)
+for _ in range(200):
+    try:
+        time.sleep(0.05)
+    except KeyboardInterrupt:
+        print("swallowed", flush=True)
+        break
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGINT, lambda number, frame: None)"])
+def test_a_key_that_a_library_swallows_is_heard_all_the_same(handler):
+    """Either the exception disappears, as in a destructor, or the library's own handler takes the signal."""
+    script = SWALLOWED.format(handler=handler)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(2)
+    _, told = process.communicate(timeout=15)
+    assert told.rstrip().endswith("KeyboardInterrupt")
+
+
+UNWINDING = """
+import time
+from pipeline import interrupts
+interrupts.REPEAT_S = 0.2
+interrupts.listen()
+try:
+    print("ready", flush=True)
+    time.sleep(30)
+finally:
+    time.sleep(1.5)
+    print("closed down", flush=True)
+"""
+
+
+def test_closing_down_is_not_broken_off():
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNWINDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(2)
+    assert process.communicate(timeout=15)[0] == "closed down\n"
