@@ -28,6 +28,7 @@ On a CUDA device, batched: `pipeline.crf.device.dense_crf_batch`.
 import numpy as np
 
 from pipeline.config import CrfConfig
+from pipeline.crf.given import array_of
 from pipeline.crf.model import DenseCRF
 from pipeline.errors import UserError
 
@@ -46,6 +47,7 @@ def dense_crf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, num_threads:
     Raises:
         UserError: shapes do not fit each other, or probs hold NaN, infinity or negative values.
     """
+    probs, image = array_of(probs, "probs"), array_of(image, "the image's pixels")
     if probs.ndim != 3 or image.ndim != 3 or image.shape != (*probs.shape[1:], 3):
         raise UserError(
             f"dense CRF: probs are {probs.shape} and the image is {image.shape}; they must be (C, H, W) and (H, W, 3)"

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.crf.blur import blur
 from pipeline.crf.lattice import Lattice, alpha
-from pipeline.crf.mean_field import gather, padded, scatter, softmax
+from pipeline.crf.mean_field import FAR, NEVER, gather, padded, scatter, softmax
 from pipeline.crf.team import Team
 from pipeline.crf.vectors import LANES
 
@@ -32,9 +32,9 @@ def general_mean_field(
     """
     num_classes, num_points = source.shape
     width = padded(num_classes)
-    scores = np.full((num_points, width), -1e4, np.float32)
+    scores = np.full((num_points, width), NEVER, np.float32)
     ordered = source.T[order]
-    scores[:, :num_classes] = np.log(np.maximum(ordered, np.float32(1e-5))) if are_probs else -ordered
+    scores[:, :num_classes] = np.log(np.maximum(ordered, np.float32(1e-5))) if are_probs else _reduced(-ordered)
     marginals = _softmax(team, scores.copy())
     weights = [_weights(lattice, name) for lattice, name in zip(lattices, normalisations, strict=True)]
     for _ in range(iterations):
@@ -89,3 +89,11 @@ def _softmax(team: Team, scores: np.ndarray) -> np.ndarray:
     rows = scores.reshape(-1)
     team.run(softmax, [(rows[a * width :], blocks, b - a) for a, b in team.bands(len(scores))])
     return scores
+
+
+def _reduced(scores: np.ndarray) -> np.ndarray:
+    """Scores (P, C) less the best of their pixel where it is far from 0, as on the fused path."""
+    best = scores.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # infinitely far behind the best is as good as its distance
+        reduced: np.ndarray = scores - np.where(np.abs(best) > FAR, best, np.float32(0))
+    return reduced

@@ -23,6 +23,13 @@ from pipeline.crf.numbering import CHUNK, link, merge, number_band
 from pipeline.crf.team import Team
 from pipeline.errors import UserError
 
+_KEY_BITS = 62  # of a vertex's key; on a device the 63rd and those left over tell images apart
+# A kernel's feature axes: one that is not constant takes 4 bits of a key at least, the first 3; the remainder has its own.
+MOST_AXES = max(d for d in range(1, _KEY_BITS) if d.bit_length() + 4 * d - 1 <= _KEY_BITS)
+# Up to here float32 still tells apart sixteenths of a step between vertices. Where it does not tell apart the vertices
+# themselves, a pixel's corners are no simplex, and ranks and keys lead out of the tables.
+_MOST_REACH = 2.0**20
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -53,7 +60,7 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
         features: (d, P or more) float32 each, every axis divided by its standard deviation; zeros behind the last pixel, up to
             a whole number of vectors.
     Raises:
-        UserError: features span more of the lattice than a 62-bit key can tell apart (widths far too small).
+        UserError: features reach or span more of the lattice than float32 or a key can tell apart (widths far too small).
     """
     corners = [len(axes) + 1 for axes in features]
     columns = np.cumsum([0, *corners])
@@ -122,15 +129,11 @@ def packing(features: np.ndarray) -> Packing:
     """The packing of (d, P) features, or of any (d, 2) ends between which they lie.
 
     Raises:
-        UserError: the features are not finite, or span more of the lattice than 62 bits can tell apart.
+        UserError: the features reach further than float32 can tell apart, or span more than 62 bits can.
     """
     d = len(features)
-    # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
-    std = np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))
-    scale = np.array([1 / np.sqrt((i + 1) * (i + 2)) * std for i in range(d)]).astype(np.float32)
-    ends = np.stack([features.min(axis=1), features.max(axis=1)]).astype(np.float64) * scale
-    if not np.isfinite(ends).all():
-        raise UserError("dense CRF: the features of a kernel hold NaN or infinity")
+    scale = _elevation(d)
+    ends = check_reach(features) * scale
     low, high = np.empty(d), np.empty(d)
     for i in range(d):
         # Elevation: coordinate 0 sums all axes; coordinate i those from i on, less i times the one before.
@@ -138,10 +141,37 @@ def packing(features: np.ndarray) -> Packing:
         low[i], high[i] = (above - i * ends[::-1, i - 1]) if i else above
     low, high = np.floor(low / (d + 1)) - 3, np.ceil(high / (d + 1)) + 3  # room for other corners and for neighbours
     bits = [int(d).bit_length()] + [int(span).bit_length() for span in high - low]
-    if sum(bits) > 62:
-        raise UserError(f"CRF widths are too small: the lattice needs {sum(bits)} bits a key, 62 are there; widen them")
+    if sum(bits) > _KEY_BITS:
+        raise UserError(
+            f"CRF widths are too small: the lattice needs {sum(bits)} bits a key, {_KEY_BITS} are there; widen them"
+        )
     units = np.append(2 ** np.cumsum(bits[:-1]), 0).astype(np.int64)
     return Packing(scale, low.astype(np.int64), units, sum(bits))
+
+
+def check_reach(features: np.ndarray) -> np.ndarray:
+    """The least and the most of each axis (2, d) float64, of (d, P) features.
+
+    Raises:
+        UserError: float32 cannot tell their places on the lattice apart.
+    """
+    d = len(features)
+    ends = np.stack([features.min(axis=1), features.max(axis=1)]).astype(np.float64)
+    most = np.abs(ends * _elevation(d)).max(axis=0)
+    reach = max(most[i:].sum() + (i * most[i - 1] if i else 0) for i in range(d + 1))
+    if not reach <= _MOST_REACH:  # infinite or NaN where a width divides to more than float32 holds
+        raise UserError(
+            f"CRF widths are too small: coordinates on the lattice reach {reach:.3g}, and float32 tells them apart up to "
+            f"{_MOST_REACH:.3g}; widen them"
+        )
+    return ends
+
+
+def _elevation(d: int) -> np.ndarray:
+    """The factor (d,) float32 of each feature axis on its way to the lattice."""
+    # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
+    std = np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))
+    return np.array([1 / np.sqrt((i + 1) * (i + 2)) * std for i in range(d)]).astype(np.float32)
 
 
 def _spans(before: np.ndarray) -> np.ndarray:

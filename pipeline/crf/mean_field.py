@@ -35,7 +35,10 @@ from pipeline.crf.vectors import (
     transpose,
 )
 
-_NEVER = np.float32(-1e4)  # score of padding classes: their probability is 0
+NEVER = np.float32(-np.inf)  # score of padding classes: their probability is 0, whatever the others' are
+# Energies count up to a number of their pixel, and scores of this size leave a message 15 bits behind the point: above it
+# the pixel's best score is subtracted from all. Below it nothing is changed, so that usual energies are not rounded again.
+FAR = np.float32(256)
 _TINY = np.float32(2.0**-60)  # below it a marginal is 0: denormal numbers would cost several times the whole step
 _RUN = TILE_PX[1]  # pixels that lie side by side in a tile
 
@@ -159,8 +162,15 @@ def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # ty
             value = load(rows, i * width + b * LANES)
             score = log(larger(value, floor)) if are_probs else subtract(zero, value)
             store(rows, i * width + b * LANES, score)
+        if not are_probs:
+            best = rows[i * width]
+            for c in range(1, num_classes):
+                best = max(best, rows[i * width + c])
+            if np.abs(best) > FAR:
+                for c in range(num_classes):
+                    rows[i * width + c] -= best
         for c in range(num_classes, width):
-            rows[i * width + c] = _NEVER
+            rows[i * width + c] = NEVER
         for b in range(len(blocks)):
             store(scores, (at + i) * width + b * LANES, load(rows, i * width + b * LANES))
 

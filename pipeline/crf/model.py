@@ -1,6 +1,7 @@
 """The dense CRF as an object: a unary, any number of kernels, inference."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -8,7 +9,17 @@ from numpy.typing import ArrayLike
 
 from pipeline.crf.features import image_features, ordered_features, tile_order
 from pipeline.crf.general import general_mean_field
-from pipeline.crf.lattice import build_lattice
+from pipeline.crf.given import (
+    array_of,
+    check_axes,
+    check_grid,
+    check_whole,
+    compat_of,
+    float32_of,
+    image_of,
+    widths_of,
+)
+from pipeline.crf.lattice import build_lattice, check_reach
 from pipeline.crf.mean_field import fold_kernels, mean_field, non_finite
 from pipeline.crf.team import Team
 from pipeline.errors import UserError
@@ -66,7 +77,8 @@ class DenseCRF:
         labels = np.asarray(labels)
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
             raise UserError(f"dense CRF: labels are {labels.shape} {labels.dtype}; they must be (H, W) integers")
-        if not 0 < certainty < 1 or num_classes < 2:
+        check_whole(num_classes, "num_classes", at_least=1)
+        if not isinstance(certainty, Real) or not 0 < certainty < 1 or num_classes < 2:
             raise UserError(
                 f"dense CRF: certainty is {certainty} of {num_classes} classes; it must be between 0 and 1, of 2 or more"
             )
@@ -83,10 +95,11 @@ class DenseCRF:
         return cls(energies)
 
     def _set_unary(self, source: np.ndarray, name: str, are_probs: bool) -> None:
+        source = array_of(source, name)
         if source.ndim != 3 or 0 in source.shape:
             raise UserError(f"dense CRF: {name} are {source.shape}; they must be (C, H, W)")
         self.num_classes, self.height, self.width = source.shape
-        self._source = np.ascontiguousarray(source, np.float32).reshape(self.num_classes, -1)
+        self._source = float32_of(source).reshape(self.num_classes, -1)
         self._are_probs = are_probs
         self._kernels: list[_Kernel] = []
 
@@ -94,10 +107,7 @@ class DenseCRF:
         self, px: float | tuple[float, float], compat: ArrayLike, normalisation: Normalisation = "symmetric"
     ) -> None:
         """Smoothness: a Gaussian over positions, standard deviation `px` pixels, or (y, x)."""
-        nothing = np.empty((self.height, self.width, 0), np.uint8)
-        self._kernels.append(
-            _Kernel(self._compatibility(compat), _checked(normalisation), nothing, None, _widths(px, 2, "px"))
-        )
+        self._add_image_kernel(np.empty((self.height, self.width, 0), np.uint8), px, (), compat, normalisation)
 
     def add_bilateral(
         self,
@@ -113,37 +123,48 @@ class DenseCRF:
             image: (H, W, D) uint8, usually RGB: the pixels as the network saw them, not normalised.
             px: standard deviation in pixels, or (y, x). levels: standard deviation in 8-bit levels, or one for each colour.
         """
-        if image.ndim != 3 or image.shape[:2] != (self.height, self.width):
-            raise UserError(
-                f"dense CRF: the image is {image.shape}, the unary {(self.num_classes, self.height, self.width)}; "
-                "they must be (H, W, colours) and (C, H, W)"
-            )
-        if image.dtype != np.uint8:
-            raise UserError(f"dense CRF: the image is {image.dtype}; give the uint8 pixels, before normalisation")
-        deep = _widths(levels, image.shape[2], "levels")
-        image = np.ascontiguousarray(image)
-        self._kernels.append(
-            _Kernel(self._compatibility(compat), _checked(normalisation), image, None, _widths(px, 2, "px"), deep)
-        )
+        pixels = image_of(image, self.height, self.width, self.num_classes)
+        self._add_image_kernel(pixels, px, levels, compat, normalisation)
 
     def add_kernel(self, features: np.ndarray, compat: ArrayLike, normalisation: Normalisation = "symmetric") -> None:
         """Any Gaussian: features (H * W, d), pixels in row order, each axis divided by its standard deviation."""
+        features = array_of(features, "features")
         if features.ndim != 2 or features.shape[0] != self.height * self.width or features.shape[1] == 0:
             raise UserError(f"dense CRF: features are {features.shape}; they must be ({self.height * self.width}, d)")
-        if not np.isfinite(features).all():
+        check_axes(features.shape[1])
+        points = float32_of(features)
+        if not np.isfinite(points).all():
             raise UserError("dense CRF: features hold NaN or infinity")
-        self._kernels.append(
-            _Kernel(self._compatibility(compat), _checked(normalisation), None, features.astype(np.float32))
-        )
+        kernel = _Kernel(compat_of(compat, self.num_classes), _checked(normalisation), None, points)
+        if kernel.compat.any():
+            check_reach(points.T)
+        self._kernels.append(kernel)
+
+    def _add_image_kernel(
+        self,
+        image: np.ndarray,
+        px: float | tuple[float, float],
+        levels: float | tuple[float, ...],
+        compat: ArrayLike,
+        normalisation: Normalisation,
+    ) -> None:
+        """A Gaussian over positions and the colours of an image (H, W, D); D may be 0."""
+        check_axes(2 + image.shape[2])
+        near, deep = widths_of(px, 2, "px"), widths_of(levels, image.shape[2], "levels")
+        kernel = _Kernel(compat_of(compat, self.num_classes), _checked(normalisation), image, None, near, deep)
+        if kernel.compat.any():
+            colours = np.stack([image.min(axis=(0, 1)), image.max(axis=(0, 1))], axis=1)
+            check_grid((self.width, self.height), colours, (near[1], near[0], *deep))
+        self._kernels.append(kernel)
 
     def inference(self, iterations: int, num_threads: int = 1) -> np.ndarray:
         """Marginals (C, H, W) float32 after `iterations` steps, all pixels at once in each.
 
         Raises:
-            UserError: the unary holds NaN or infinity (or negative probabilities), or widths are too small for the lattice.
+            UserError: the unary holds NaN or infinity (or negative probabilities).
         """
-        if iterations < 0:
-            raise UserError(f"dense CRF: iterations is {iterations}; it must be 0 or more")
+        check_whole(iterations, "iterations", at_least=0)
+        check_whole(num_threads, "num_threads", at_least=1)
         kernels = [kernel for kernel in self._kernels if kernel.compat.any()]
         with Team(num_threads) as team:
             self._check_unary(team)
@@ -179,26 +200,8 @@ class DenseCRF:
                 else "dense CRF: energies hold NaN or infinity"
             )
 
-    def _compatibility(self, compat: ArrayLike) -> np.ndarray:
-        given = np.asarray(compat, np.float32)
-        if given.shape not in ((), (self.num_classes,), (self.num_classes, self.num_classes)):
-            raise UserError(
-                f"dense CRF: the compatibility is {given.shape}; it must be a number, ({self.num_classes},) or "
-                f"({self.num_classes}, {self.num_classes})"
-            )
-        if not np.isfinite(given).all():
-            raise UserError("dense CRF: the compatibility holds NaN or infinity")
-        return np.diag(given) if given.ndim == 1 else given
-
 
 def _checked(normalisation: Normalisation) -> Normalisation:
     if normalisation not in get_args(Normalisation):
         raise UserError(f"dense CRF: normalisation {normalisation!r} is none of {', '.join(get_args(Normalisation))}")
     return normalisation
-
-
-def _widths(given: float | tuple[float, ...], count: int, name: str) -> tuple[float, ...]:
-    widths = tuple(given) if isinstance(given, tuple | list) else (given,) * count
-    if len(widths) != count or not all(0 < width < np.inf for width in widths):
-        raise UserError(f"dense CRF: {name} is {given}; it must be one positive number, or {count} of them")
-    return widths

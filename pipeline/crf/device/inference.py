@@ -12,6 +12,7 @@ from pipeline.config import CrfConfig
 from pipeline.crf import dense_crf
 from pipeline.crf.device.lattice import Kernel, build_lattice, most_images
 from pipeline.crf.device.steps import Steps, steps_for
+from pipeline.crf.given import compat_of, image_of, widths_of
 from pipeline.errors import UserError
 
 SCORES_AT_ONCE = (
@@ -33,7 +34,7 @@ def sharpen(probs: torch.Tensor, image: np.ndarray, cfg: CrfConfig, num_threads:
     """
     if probs.device.type == "cpu":
         return torch.from_numpy(dense_crf(probs.numpy(), image, cfg, num_threads))
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(probs.device)
+    pixels = torch.from_numpy(image_of(image, probs.shape[1], probs.shape[2], probs.shape[0])).to(probs.device)
     return dense_crf_batch(probs[None], pixels[None], cfg)[0]
 
 
@@ -48,7 +49,7 @@ def dense_crf_batch(probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig) -
         (N, C, H, W) float32 on the same device; `probs` itself where there is nothing to do (no step, no weight, one class).
     Raises:
         UserError: shapes, types or devices do not fit each other; probs hold NaN, infinity or negative values; widths are too
-            small for the lattice's keys (`colour_levels` of 0.05 are, 0.1 are not) or the image is larger than 134 megapixels.
+            small for the lattice (`colour_levels` of 0.05 are, 0.1 are not) or the image is larger than 134 megapixels.
     """
     _check(probs, images)
     num_classes, height, width = probs.shape[1:]
@@ -71,16 +72,20 @@ def kernels_of(images: torch.Tensor, cfg: CrfConfig) -> list[Kernel]:
     """The kernels with a weight: smoothness over x and y, appearance over x, y and the colours of images (N, H, W, 3)."""
     kernels = []
     if cfg.smooth_weight > 0:
-        kernels.append(_kernel(images[..., :0], [cfg.smooth_px] * 2, cfg.smooth_weight))
+        near = widths_of(cfg.smooth_px, 2, "smooth_px")
+        kernels.append(_kernel(images[..., :0], near, cfg.smooth_weight))
     if cfg.colour_weight > 0:
-        kernels.append(_kernel(images, [cfg.colour_px] * 2 + [cfg.colour_levels] * 3, cfg.colour_weight))
+        near, deep = widths_of(cfg.colour_px, 2, "colour_px"), widths_of(cfg.colour_levels, 3, "colour_levels")
+        kernels.append(_kernel(images, near + deep, cfg.colour_weight))
     return kernels
 
 
-def _kernel(images: torch.Tensor, widths: list[float], weight: float) -> Kernel:
+def _kernel(images: torch.Tensor, widths: tuple[float, ...], weight: float) -> Kernel:
     """Features float32 over float32, as on the CPU; the ends are those of any image of this size."""
+    compat_of(weight, 1)
     num_images, height, width, colours = images.shape
-    most = np.array([width - 1, height - 1, *[255] * colours], np.float32) / np.array(widths, np.float32)
+    with np.errstate(over="ignore"):  # the lattice refuses what is infinite
+        most = np.array([width - 1, height - 1, *[255] * colours], np.float32) / np.array(widths, np.float32)
     features = torch.empty(len(widths), num_images, height, width, device=images.device)
     features[0] = torch.arange(width, device=images.device)
     features[1] = torch.arange(height, device=images.device)[:, None]
@@ -113,6 +118,10 @@ def infer(
 
 
 def _check(probs: torch.Tensor, images: torch.Tensor) -> None:
+    if not isinstance(probs, torch.Tensor) or not isinstance(images, torch.Tensor):
+        raise UserError(
+            f"dense CRF: probs are of type {type(probs).__name__} and the images {type(images).__name__}; give tensors"
+        )
     shape = tuple(probs.shape)
     if probs.ndim != 4 or 0 in shape or tuple(images.shape) != (shape[0], *shape[2:], 3):
         raise UserError(

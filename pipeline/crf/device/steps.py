@@ -1,7 +1,7 @@
 """What inference on a device is made of, and the one place that chooses who does it: Triton on CUDA, torch elsewhere.
 
 Letters: N images, C classes, P pixels of one, n corners of a pixel, R rows of vertices. Tables hold a row of `padded(C)`
-float32 numbers for each pixel, piece or vertex; the classes that pad it have score -1e4 and probability 0.
+float32 numbers for each pixel, piece or vertex; the classes that pad it have score -infinity and probability 0.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-NEVER = -1e4  # score of padding classes
+NEVER = float("-inf")  # score of padding classes
+FAR = 256.0  # where the energies of a pixel all are beyond it, its best score is subtracted from all, as on the CPU
 TINY = 2.0**-60  # below it a probability is 0, as on the CPU
 FLOOR = 1e-5  # probabilities are clipped to it, as energies need
 

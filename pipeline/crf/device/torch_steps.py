@@ -3,14 +3,14 @@
 import torch
 import torch.nn.functional as F
 
-from pipeline.crf.device.steps import FLOOR, NEVER, TINY, Sums, padded
+from pipeline.crf.device.steps import FAR, FLOOR, NEVER, TINY, Sums, padded
 
 
 def open(source: torch.Tensor, are_probs: bool) -> tuple[torch.Tensor, torch.Tensor]:
     num_images, num_classes, num_pixels = source.shape
     scores = source.new_full((num_images, num_pixels, padded(num_classes)), NEVER)
     # In float64, as on the CPU path: ten steps make more of an energy's rounding.
-    planes = source.clamp(min=FLOOR).double().log().float() if are_probs else -source
+    planes = source.clamp(min=FLOOR).double().log().float() if are_probs else _reduced(-source)
     scores[:, :, :num_classes] = planes.transpose(1, 2)
     scores = scores.flatten(0, 1)
     return scores, _softmax(scores)
@@ -42,6 +42,11 @@ def close(
     num_images, num_classes, num_pixels = shape
     marginals = update(values, vertex, weight, scores).view(num_images, num_pixels, -1)
     return marginals[:, :, :num_classes].transpose(1, 2).contiguous()
+
+
+def _reduced(planes: torch.Tensor) -> torch.Tensor:
+    best = planes.amax(dim=1, keepdim=True)
+    return planes - torch.where(best.abs() > FAR, best, 0)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:

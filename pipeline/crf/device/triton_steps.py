@@ -9,13 +9,13 @@ import torch
 import triton
 import triton.language as tl
 
-from pipeline.crf.device.steps import FLOOR, NEVER, TINY, Sums, padded
+from pipeline.crf.device.steps import FAR, FLOOR, NEVER, TINY, Sums, padded
 
 _LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # said outright: the default of fusion differs between versions
 _TILE = 1024  # numbers of a block: 8 registers of each thread
 _LOOK_AHEAD = tl.constexpr(4)  # entries of each row that are read at once
 _SUM_COLUMNS = 32  # of a block of sums: more classes are shared by several programs
-_NEVER, _FLOOR, _TINY = tl.constexpr(NEVER), tl.constexpr(FLOOR), tl.constexpr(TINY)
+_NEVER, _FLOOR, _TINY, _FAR = tl.constexpr(NEVER), tl.constexpr(FLOOR), tl.constexpr(TINY), tl.constexpr(FAR)
 
 
 def open(source: torch.Tensor, are_probs: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +98,7 @@ def _columns(table: torch.Tensor) -> int:
 
 @triton.jit
 def _softmax(scores):  # type: ignore[no-untyped-def]
-    """Of each row; columns of -1e4 and less get 0."""
+    """Of each row; columns of -infinity get 0."""
     raised = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     probs = raised * (1.0 / tl.sum(raised, axis=1))[:, None]
     return tl.where(probs < _TINY, 0.0, probs)
@@ -119,9 +119,11 @@ def _open(  # type: ignore[no-untyped-def]
     value = tl.load(source + plane + pixel[:, None], mask=is_pixel & is_class, other=1.0)
     if ARE_PROBS:
         value = tl.log(tl.maximum(value, _FLOOR).to(tl.float64)).to(tl.float32)
+        value = tl.where(is_class, value, _NEVER)
     else:
-        value = -value
-    value = tl.where(is_class, value, _NEVER)
+        value = tl.where(is_class, -value, _NEVER)
+        best = tl.max(value, axis=1)[:, None]
+        value -= tl.where(tl.abs(best) > _FAR, best, 0.0)
     at = (image * num_pixels + pixel)[:, None] * stride + column[None, :]
     wanted = is_pixel & (column < stride)[None, :]
     tl.store(scores + at, value, mask=wanted)
