@@ -71,6 +71,11 @@ def load(uri: str) -> Checkpoint:
             f"checkpoint {uri}: model.safetensors has sha256 {sha256[:12]}, checkpoint.json says "
             f"{description['weights_sha256'][:12]}; the file is damaged or from another checkpoint: copy the folder again"
         )
+    if _of_another_resnet(description):
+        raise UserError(
+            f"checkpoint {uri}: the released DeepLab v2's weights, imported by a version that put them into another ResNet "
+            f"than their own, so that its masks are wrong; run maskmill import-weights again on {description['info']['source']}"
+        )
     cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
     space = labels.space(description["label_space"])
     model = models.build(cfg, space.num_classes)
@@ -116,9 +121,11 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise UserError(f"weights {source}: expected a dict of tensors, found {type(found).__name__}")
-    network = models.build(cfg, space.num_classes)
+    tensors = {name.removeprefix("module."): value for name, value in found.items()}
     try:
-        published = models.published_weights({k.removeprefix("module."): v for k, v in found.items()}, network)
+        cfg = models.published_config(tensors, cfg)
+        network = models.build(cfg, space.num_classes)
+        published = models.published_weights(tensors, network)
     except UserError as error:
         raise UserError(f"weights {source}: {error}") from None
     network.load_state_dict(published.state)
@@ -150,6 +157,15 @@ def load_weights(model: Network, weights: bytes, where: str) -> None:
         )
     with torch.no_grad():
         model.load_state_dict(state)
+
+
+def _of_another_resnet(description: dict[str, Any]) -> bool:
+    """Whether the checkpoint is an import of DeepLab v2 from before the network had the release's ResNet."""
+    model, imported = description["model"], "source_sha256" in description["info"]
+    of_caffe = (
+        min(description["std"]) < 1 / 200
+    )  # one level of 255; the mean and deviation of our own networks are ImageNet's
+    return imported and of_caffe and model.get("name") == "deeplabv2" and "resnet" not in model
 
 
 def _describe(uri: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ NETWORKS = {
     "deeplabv1": {"name": "deeplabv1", "fc_channels": 32},
     "deeplabv2 vgg16": {"name": "deeplabv2", "backbone": "vgg16", "fc_channels": 32},
     "deeplabv2 resnet50": {"name": "deeplabv2", "backbone": "resnet50", "scales": [1, 0.75, 0.5]},
+    "deeplabv2 released": {"name": "deeplabv2", "backbone": "resnet50", "resnet": "caffe", "scales": [1, 0.75, 0.5]},
     "deeplabv3 resnet50": {"name": "deeplabv3", "backbone": "resnet50"},
     "deeplabv3 multi-grid": {"name": "deeplabv3", "output_stride": 16, "multi_grid": [1, 2, 4], "rates": [6, 12, 18]},
     "deeplabv3 mobilenet": {"name": "deeplabv3", "backbone": "mobilenet_v3_large", "output_stride": 16},

@@ -1,7 +1,7 @@
 """Published weights: their layouts here are built from the releases' naming, with random values."""
 
 import io
-import re
+import json
 import zipfile
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline import checkpoint, labels, models
 from pipeline.config import parse_model
+from pipeline.errors import UserError
 from pipeline.models.efficientnet_lite import EfficientNetLite
 from pipeline.models.surgery import load_imagenet, published_weights, rename_lite0, rename_vgg16, start_from
 from tests.test_cli import maskmill
@@ -68,65 +69,208 @@ def test_vgg16s_published_layers_get_the_papers_names():
     assert torch.equal(renamed["conv5_3.weight"], published["features.28.weight"])
 
 
-def caffe_fcn(network):
-    """The tensors of a network as wkentaro/pytorch-fcn names them."""
-    renamed = {}
-    for name, value in network.state_dict().items():
-        name = name.removeprefix("backbone.").replace(".transposed", "")
-        renamed[re.sub(r"^upscore\.", f"upscore{ {32: '', 16: '16', 8: '8'}[network.upscore.factor] }.", name)] = value
-    return renamed
+class ReleasedFcn(nn.Module):
+    """pytorch-fcn's FCN-32s, -16s, -8s, written from its description, in its names; narrower in fc6 and fc7.
+
+    `at_once`: FCN-8s at once scales pool4 and pool3; its file looks like that of FCN-8s.
+    """
+
+    def __init__(self, classes, stride, at_once=False):
+        super().__init__()
+        self.stride, self.scales = stride, (0.01, 0.0001) if at_once else (1, 1)
+        width = 3
+        for stage, (channels, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1):
+            for number in range(1, depth + 1):
+                padding = 100 if width == 3 else 1
+                self.add_module(f"conv{stage}_{number}", nn.Conv2d(width, channels, 3, padding=padding))
+                width = channels
+        self.fc6, self.fc7 = nn.Conv2d(512, 64, 7), nn.Conv2d(64, 64, 1)
+        self.score_fr = nn.Conv2d(64, classes, 1)
+        enlarge = lambda factor: nn.ConvTranspose2d(classes, classes, 2 * factor, factor, bias=False)  # noqa: E731
+        if stride < 32:
+            self.score_pool4, self.upscore2 = nn.Conv2d(512, classes, 1), enlarge(2)
+        if stride < 16:
+            self.score_pool3, self.upscore_pool4 = nn.Conv2d(256, classes, 1), enlarge(2)
+        self.add_module({32: "upscore", 16: "upscore16", 8: "upscore8"}[stride], enlarge(stride))
+
+    def forward(self, x):
+        pooled, height, width = {}, *x.shape[2:]
+        for stage in range(1, 6):
+            for name, conv in self.named_children():
+                if name.startswith(f"conv{stage}_"):
+                    x = conv(x).relu()
+            pooled[stage] = x = nn.functional.max_pool2d(x, 2, 2, ceil_mode=True)
+        x = self.score_fr(self.fc7(self.fc6(x).relu()).relu())
+        if self.stride < 32:
+            x = self.upscore2(x)
+            x = x + self.score_pool4(pooled[4] * self.scales[0])[..., 5 : 5 + x.shape[2], 5 : 5 + x.shape[3]]
+        if self.stride < 16:
+            x = self.upscore_pool4(x)
+            x = x + self.score_pool3(pooled[3] * self.scales[1])[..., 9 : 9 + x.shape[2], 9 : 9 + x.shape[3]]
+        name, start = {32: ("upscore", 19), 16: ("upscore16", 27), 8: ("upscore8", 31)}[self.stride]
+        return self.get_submodule(name)(x)[..., start : start + height, start : start + width]
 
 
-@pytest.mark.parametrize("stride", [32, 16, 8])
-def test_the_released_fcn_is_read_and_sees_levels_in_bgr(stride):
-    network, again = build(name="fcn", stride=stride), build(name="fcn", stride=stride)
-    with torch.no_grad():
-        network.backbone.conv1_1.weight.normal_()
-    source = caffe_fcn(network)
-    assert ("upscore8.weight" in source) == (stride == 8) and "conv1_1.weight" in source
-    found = published_weights(source, again)
-    again.load_state_dict(found.state)
-    image = torch.randint(0, 256, (1, 3, 33, 40)).float()
+@pytest.mark.parametrize(("stride", "at_once"), [(32, False), (16, False), (8, False), (8, True)])
+def test_the_released_fcn_gives_its_own_logits(stride, at_once, tmp_path):
+    torch.manual_seed(4)
+    network = ReleasedFcn(21, stride, at_once).eval()
+    for name, module in network.named_children():
+        if not name.startswith("upscore"):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.1)
+        else:
+            nn.init.uniform_(module.weight, 0, 0.1)  # learnt ones differ from bilinear interpolation
+    torch.save(network.state_dict(), tmp_path / "fcn.pth")
+    values = {"name": "fcn", "stride": stride, "at_once": at_once, "fc_channels": 64}
+    cfg, output = parse_model(values, where="test"), str(tmp_path / "ckpt")
+    checkpoint.import_published(str(tmp_path / "fcn.pth"), cfg, labels.space("voc21"), output)
+    found = checkpoint.load(output)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.mean, found.std))
-    caffe = image.flip(1) - torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(1, 3, 1, 1)
+    for size in ((45, 60), (64, 33)):
+        image = torch.randint(0, 256, (1, 3, *size), generator=torch.Generator().manual_seed(5)).float()
+        levels = image.flip(1) - torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(1, 3, 1, 1)
+        with torch.no_grad():
+            expected = network(levels)
+            logits = found.model((image / 255 - mean) / std)[-1]
+        assert logits.std() > 0.1
+        assert float((logits - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+class Unit(nn.Sequential):
+    """deeplab-pytorch's convolution with batch norm: `conv`, `bn`."""
+
+    def __init__(self, in_channels, channels, kernel, stride=1, dilation=1):
+        super().__init__()
+        padding = {1: 0, 3: dilation, 7: 3}[kernel]
+        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+
+class ReleasedBlock(nn.Module):
+    """The stride is that of the 1x1 `reduce`; all blocks of a layer have its dilation."""
+
+    def __init__(self, in_channels, channels, stride, dilation):
+        super().__init__()
+        self.reduce = Unit(in_channels, channels // 4, 1, stride)
+        self.conv3x3 = Unit(channels // 4, channels // 4, 3, 1, dilation)
+        self.increase = Unit(channels // 4, channels, 1)
+        self.shortcut = Unit(in_channels, channels, 1, stride) if in_channels != channels else nn.Identity()
+
+    def forward(self, x):
+        y = self.increase(self.conv3x3(self.reduce(x).relu()).relu())
+        return (y + self.shortcut(x)).relu()
+
+
+class ReleasedDeepLab2(nn.Module):
+    """kazuto1011/deeplab-pytorch's DeepLab v2 on ResNet-101, written from its description, in its names."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.layer1 = nn.ModuleDict({"conv1": Unit(3, 64, 7, 2)})
+        width = 64
+        layers = ((2, 3, 256, 1, 1), (3, 4, 512, 2, 1), (4, 23, 1024, 1, 2), (5, 3, 2048, 1, 4))
+        for number, depth, channels, stride, dilation in layers:
+            layer = nn.Sequential()
+            for block in range(1, depth + 1):
+                step = stride if block == 1 else 1
+                layer.add_module(f"block{block}", ReleasedBlock(width, channels, step, dilation))
+                width = channels
+            self.add_module(f"layer{number}", layer)
+        rates = enumerate((6, 12, 18, 24))
+        self.aspp = nn.ModuleDict(
+            {f"c{i}": nn.Conv2d(2048, classes, 3, padding=rate, dilation=rate) for i, rate in rates}
+        )
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(self.layer1["conv1"](x).relu(), 3, 2, 1, ceil_mode=True)
+        x = self.layer5(self.layer4(self.layer3(self.layer2(x))))
+        return sum(branch(x) for branch in self.aspp.values())
+
+
+class ReleasedMultiScale(nn.Module):
+    """The release's test network: maximum over three sizes of the image."""
+
+    def __init__(self, classes, scales):
+        super().__init__()
+        self.base, self.scales = ReleasedDeepLab2(classes), scales
+
+    def forward(self, x):
+        found = [self.base(x)]
+        for scale in self.scales:
+            size = [int(side * scale) for side in x.shape[2:]]
+            scores = self.base(nn.functional.interpolate(x, size, mode="bilinear"))
+            found.append(nn.functional.interpolate(scores, found[0].shape[2:], mode="bilinear"))
+        return torch.stack(found).max(dim=0)[0]
+
+
+@pytest.fixture(scope="module")
+def released_deeplab2(tmp_path_factory):
+    """The network with random weights, and its file as the release saves it."""
+    torch.manual_seed(3)
+    network = ReleasedMultiScale(21, ()).eval()
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, *((0.1, 0.3) if ".increase." in name else (0.8, 1.2)))
+            nn.init.normal_(module.bias, std=0.1)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    file = tmp_path_factory.mktemp("released") / "deeplabv2_resnet101_msc-vocaug-20000.pth"
+    torch.save(network.state_dict(), file)
+    return network, file
+
+
+def test_the_released_deeplab_v2_gives_its_own_logits(released_deeplab2, tmp_path):
+    network, file = released_deeplab2
+    to = ("--output", str(tmp_path / "ckpt"), "--set", "scales=[1, 0.5, 0.75]")
+    maskmill("import-weights", str(file), "--model", "deeplabv2", *to)
+    found = checkpoint.load(str(tmp_path / "ckpt"))
+    assert found.model_config.resnet == "caffe"
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.mean, found.std))
+    for size, scales in (((64, 96), ()), ((65, 97), ()), ((58, 75), ()), ((59, 98), (0.5, 0.75))):
+        network.scales, found.model.scales = scales, (1, *scales)
+        assert found.model.legal_size(*size) == size
+        image = torch.randint(0, 256, (1, 3, *size), generator=torch.Generator().manual_seed(5)).float()
+        levels = image.flip(1) - torch.tensor([104.008, 116.669, 122.675]).view(1, 3, 1, 1)  # configs/voc12.yaml, BGR
+        with torch.no_grad():
+            expected = nn.functional.interpolate(network(levels), size, mode="bilinear")
+            logits = found.model((image / 255 - mean) / std)[-1]
+        assert logits.std() > 0.1
+        assert float((logits - expected).abs().max() / expected.abs().max()) < 1e-4
+
+
+def test_the_released_deeplab_v2_is_put_into_no_other_resnet(released_deeplab2, tmp_path):
+    _, file = released_deeplab2
+    cfg = parse_model({"name": "deeplabv2", "resnet": "torchvision"}, where="test")
+    with pytest.raises(UserError, match="whose ResNet is resnet=caffe, found resnet=torchvision: leave it out"):
+        checkpoint.import_published(str(file), cfg, labels.space("voc21"), str(tmp_path / "out"))
+    with pytest.raises(UserError, match="set backbone: resnet101 and resnet: caffe"):
+        published_weights(torch.load(file, weights_only=True), build(name="deeplabv2"))
+    with pytest.raises(UserError, match=r"set model\.resnet: torchvision"):
+        load_imagenet(build(name="deeplabv2", resnet="caffe"))
+
+
+def test_an_import_from_before_the_released_resnet_is_refused_and_our_own_checkpoint_is_not(tmp_path):
+    network = build(name="deeplabv2", backbone="resnet50")
+    cfg, space = parse_model({"name": "deeplabv2", "backbone": "resnet50"}, where="test"), labels.space("voc21")
+
+    def saved_before(name, info):
+        checkpoint.save(str(tmp_path / name), network, cfg, space, info)
+        file = tmp_path / name / "checkpoint.json"
+        description = json.loads(file.read_text())
+        del description["model"]["resnet"]
+        file.write_text(json.dumps(description))
+        return str(tmp_path / name)
+
+    found = checkpoint.load(saved_before("trained", {"epoch": 1}))
+    x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        expected = network.eval()(caffe)[-1]
-        assert torch.allclose(again.eval()((image / 255 - mean) / std)[-1], expected, rtol=1e-3, atol=1e-3)
-
-
-def deeplab2_names(network):
-    """torchvision's names -> deeplab-pytorch's."""
-    kinds = {"1": "reduce", "2": "conv3x3", "3": "increase"}
-    renamed = {}
-    for name, value in network.state_dict().items():
-        name = name.removeprefix("backbone.")
-        name = re.sub(r"^conv1\.", "layer1.conv1.conv.", name)
-        name = re.sub(r"^bn1\.", "layer1.conv1.bn.", name)
-        name = re.sub(r"^branches\.(\d)", r"aspp.c\1", name)
-
-        def block(found):
-            stage, number, kind, place, leaf = found.groups()
-            return f"layer{int(stage) + 1}.block{int(number) + 1}.{kinds[place]}.{kind}.{leaf}"
-
-        def shortcut(found):
-            stage, number, place, leaf = found.groups()
-            return f"layer{int(stage) + 1}.block{int(number) + 1}.shortcut.{'conv' if place == '0' else 'bn'}.{leaf}"
-
-        name = re.sub(r"^layer(\d)\.(\d+)\.(conv|bn)(\d)\.(.+)$", block, name)
-        name = re.sub(r"^layer(\d)\.(\d+)\.downsample\.(\d)\.(.+)$", shortcut, name)
-        renamed[f"base.{name}"] = value
-    return renamed
-
-
-def test_the_released_deeplab_v2_is_read():
-    network, again = build(name="deeplabv2"), build(name="deeplabv2")
-    nn.init.normal_(network.branches[3].weight)
-    source = deeplab2_names(network)
-    assert "base.layer3.block2.conv3x3.bn.running_mean" in source and "base.aspp.c0.weight" in source
-    found = published_weights(source, again)
-    first = found.state.pop("backbone.conv1.weight")
-    assert torch.equal(first.flip(1), network.backbone.conv1.weight)
-    assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.state.items())
+        assert torch.equal(found.model(x)[-1], network.eval()(x)[-1])
+    network.mean, network.std = (0.48, 0.46, 0.41), (1 / 255, 1 / 255, 1 / 255)
+    with pytest.raises(UserError, match=r"its masks are wrong; run maskmill import-weights again on /old/deeplab\.pth"):
+        checkpoint.load(saved_before("imported", {"source": "/old/deeplab.pth", "source_sha256": "0"}))
 
 
 def test_a_torchvision_file_becomes_a_checkpoint(tmp_path, capsys):

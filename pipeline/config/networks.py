@@ -60,6 +60,8 @@ class DeepLabV2Config(Section):
 
     name: Literal["deeplabv2"]
     backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101"
+    # ResNets only: torchvision's, whose ImageNet weights fit, or the released network's (`import-weights` sets it).
+    resnet: Literal["torchvision", "caffe"] = "torchvision"
     rates: Rates = (6, 12, 18, 24)  # ASPP-L; ASPP-S is 2, 4, 8, 12
     scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(min_length=1)] = (1.0,)  # input pyramid
     fc_channels: Channels = 1024  # VGG16 only

@@ -1,5 +1,6 @@
 """DeepLab v2 (arXiv:1606.00915): the atrous spatial pyramid. Letters: N batch, C classes, H rows, W columns."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from pipeline.models.layers import upsample
 from pipeline.models.network import GridNetwork
-from pipeline.models.resnet import ResNet
+from pipeline.models.resnet import ResNet, ResNetDefinition
 from pipeline.models.vgg import Vgg16
 
 
@@ -19,6 +20,8 @@ class DeepLabV2(GridNetwork):
     On VGG16 a branch is fc6 (3x3, atrous), fc7, fc8; on ResNet-101 it is one atrous 3x3 classifier (section 4.1.2).
 
     Args:
+        resnet: the ResNet's definition; `caffe` is that of the released weights, which the import sets. Such a network takes
+            images of any size, as the release does.
         rates: of the branches: (6, 12, 18, 24) is ASPP-L, (2, 4, 8, 12) is ASPP-S (figure 7).
         scales: sizes of the input that are run with shared weights; the paper's multi-scale input is (1, 0.75, 0.5).
             With several, the list also holds each scale's logits, which the paper trains with their own losses.
@@ -31,20 +34,22 @@ class DeepLabV2(GridNetwork):
         self,
         num_classes: int,
         backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101",
+        resnet: ResNetDefinition = "torchvision",
         rates: Sequence[int] = (6, 12, 18, 24),
         scales: Sequence[float] = (1.0,),
         fc_channels: int = 1024,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.multiple_of = self.stride = 8
+        self.stride = 8
+        self.multiple_of = 1 if resnet == "caffe" else 8
         self.min_size = 32
         self.scales = tuple(scales)
         if backbone == "vgg16":
             self.backbone: Vgg16 | ResNet = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))
             self.branches = nn.ModuleList(_fully_connected(rate, fc_channels, num_classes, dropout) for rate in rates)
         else:
-            self.backbone = ResNet(backbone, output_stride=8)
+            self.backbone = ResNet(backbone, output_stride=8, definition=resnet)
             width = self.backbone.channels[3]
             self.branches = nn.ModuleList(
                 nn.Conv2d(width, num_classes, 3, padding=rate, dilation=rate) for rate in rates
@@ -70,7 +75,10 @@ class DeepLabV2(GridNetwork):
     def _coarse(self, x: torch.Tensor) -> list[torch.Tensor]:
         each = []
         for scale in self.scales:
-            size = [max(self.min_size, round(side * scale)) for side in x.shape[-2:]]
+            if self.multiple_of == 1:  # as the release does
+                size = [math.floor(side * scale) for side in x.shape[-2:]]
+            else:
+                size = [max(self.min_size, round(side * scale)) for side in x.shape[-2:]]
             scaled = x if scale == 1 else F.interpolate(x, size, mode="bilinear", align_corners=False)
             each.append(self.scores(scaled))
         if len(each) == 1:

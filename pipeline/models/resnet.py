@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 ResNetName = Literal["resnet18", "resnet50", "resnet101"]
+ResNetDefinition = Literal["torchvision", "caffe"]
 
 
 class ResNet(nn.Module):
@@ -17,12 +18,22 @@ class ResNet(nn.Module):
     stage's first block still has the rate of the stage before).
 
     Args:
+        definition: whose network it is; parameters and their names are the same. `caffe` is the first ResNet's, with which
+            DeepLab v2 was released: a stage's first block subsamples in its first 1x1 convolution (torchvision: in the 3x3),
+            the max pooling rounds its size up, and all blocks of a dilated stage have the stage's rate.
         multi_grid: rates of the last stage's blocks, relative to the stage's (arXiv:1706.05587, section 3.2.1).
     """
 
-    def __init__(self, name: ResNetName, output_stride: int = 32, multi_grid: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        name: ResNetName,
+        output_stride: int = 32,
+        multi_grid: Sequence[int] | None = None,
+        definition: ResNetDefinition = "torchvision",
+    ) -> None:
         super().__init__()
-        self.name = name
+        assert definition == "torchvision" or (name != "resnet18" and multi_grid is None)
+        self.name, self.definition = name, definition
         dilated = [output_stride < 32 // 2**later for later in (2, 1, 0)]
         options = {} if name == "resnet18" else {"replace_stride_with_dilation": dilated}
         whole = torchvision.models.get_model(name, weights=None, **options)
@@ -35,6 +46,12 @@ class ResNet(nn.Module):
             base = 32 // output_stride
             for block, rate in zip(whole.layer4, multi_grid, strict=True):
                 block.conv2.dilation = block.conv2.padding = (base * rate, base * rate)
+        if definition == "caffe":
+            whole.maxpool.ceil_mode = True
+            for stage in (whole.layer2, whole.layer3, whole.layer4):
+                first, second = stage[0], stage[1]
+                first.conv1.stride, first.conv2.stride = first.conv2.stride, (1, 1)
+                first.conv2.dilation, first.conv2.padding = second.conv2.dilation, second.conv2.padding
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         maps = []

