@@ -12,6 +12,7 @@ from pipeline.config import parse_model
 from pipeline.config.networks import DeepLabV3PlusConfig
 from pipeline.models.backbones import build_backbone
 from pipeline.models.catalogue import ROWS, catalogue
+from pipeline.models.deeplab_v3 import DeepLabV3
 from pipeline.models.layers import SameConv2d, set_output_stride
 
 # A new network is one more row: its config, small where its size is free.
@@ -94,6 +95,27 @@ def test_an_illegal_size_is_refused_with_the_next_legal_one(network):
 
 
 @every_network
+def test_each_layer_runs_once_an_image(network):
+    """A layer with parameters that runs twice costs twice, and its batch statistics would follow the batch twice."""
+    network.eval()
+    calls = dict.fromkeys((name for name, m in network.named_modules() if m._parameters or m._buffers), 0)
+
+    def count(name):
+        def hook(*_):
+            calls[name] += 1
+
+        return hook
+
+    for name in calls:
+        network.get_submodule(name).register_forward_hook(count(name))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *network.legal_size(32, 32)))
+    times = len(getattr(network, "scales", (1,)))  # DeepLab v2 runs its layers on each size of the image
+    unused = {name for name in calls if name.startswith("aux_classifier")}  # runs while training alone
+    assert {name: n for name, n in calls.items() if n != (0 if name in unused else times)} == {}
+
+
+@every_network
 def test_gradients_reach_every_parameter_and_a_checkpoint_keeps_the_logits(network, values, tmp_path):
     network.train()
     side = max(network.min_size, 64)
@@ -151,6 +173,26 @@ def test_features_come_at_stride_4_and_the_output_stride(backbone):
         maps = encoder(torch.zeros(1, 3, 64, 96))
         assert maps[0].shape == (1, encoder.channels[0], 16, 24)
         assert maps[-1].shape == (1, encoder.channels[-1], 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize(
+    ("values", "rates"),
+    [
+        ({}, (12, 24, 36)),
+        ({"output_stride": 16}, (6, 12, 18)),
+        ({"output_stride": 16, "rates": [12, 24, 36]}, (12, 24, 36)),  # as checkpoints from before store them
+        ({"backbone": "mobilenet_v3_large", "output_stride": 16}, (12, 24, 36)),  # torchvision's
+    ],
+)
+def test_the_pyramid_of_deeplab_v3_spans_the_same_part_of_the_image_at_each_stride(values, rates):
+    """arXiv:1706.05587, section 3.3: (6, 12, 18) at output stride 16, doubled at 8. The config says what is used."""
+    cfg = parse_model({"name": "deeplabv3", **values}, where="test")
+    with torch.device("meta"):
+        networks = models.build(cfg, 3), DeepLabV3(3, **values)
+    for network in networks:
+        kernels = [m for m in network.classifier.modules() if isinstance(m, nn.Conv2d) and m.dilation[0] > 1]
+        assert tuple(conv.dilation[0] for conv in kernels) == rates
+    assert tuple(cfg.model_dump(mode="json")["rates"]) == rates
 
 
 def test_dilating_keeps_what_the_strided_network_computed():

@@ -68,14 +68,24 @@ class DeepLabV2Config(Section):
     dropout: Share = 0.5  # VGG16 only
 
 
+def deeplabv3_rates(backbone: str, output_stride: int) -> tuple[int, ...]:
+    """The pyramid's rates where a config names none: (6, 12, 18) at output stride 16, twice as much at 8.
+
+    torchvision's network on MobileNetV3 has (12, 24, 36) at 16, and its published weights are of these.
+    """
+    doubled = output_stride == 8 or backbone == "mobilenet_v3_large"
+    return (12, 24, 36) if doubled else (6, 12, 18)
+
+
 class DeepLabV3Config(Section):
-    """DeepLabv3 (arXiv:1706.05587); the defaults are torchvision's networks."""
+    """DeepLabv3 (arXiv:1706.05587); at output stride 8, and on MobileNetV3, the defaults are torchvision's networks."""
 
     name: Literal["deeplabv3"]
     backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large"] = "resnet50"
     output_stride: Literal[8, 16] = 8
     multi_grid: Annotated[tuple[int, int, int], Field()] | None = None
-    rates: Rates = (12, 24, 36)
+    # Absent: 12, 24, 36 at output stride 8 and 6, 12, 18 at 16 (section 3.3); MobileNetV3 has torchvision's 12, 24, 36 at 16.
+    rates: Rates = Field(default_factory=lambda before: deeplabv3_rates(before["backbone"], before["output_stride"]))
     aux: bool = True
 
 

@@ -7,6 +7,7 @@ import torch
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
+from pipeline.config.networks import deeplabv3_rates
 from pipeline.errors import UserError
 from pipeline.models.aux_head import AuxHeadNetwork
 from pipeline.models.mobilenet import COARSE, FINE, MobileNetV3Large
@@ -20,8 +21,8 @@ class DeepLabV3(AuxHeadNetwork):
         output_stride: 8 or 16; MobileNetV3 has 16.
         multi_grid: relative rates of the last stage's three blocks; the paper's best is (1, 2, 4). None leaves
             torchvision's, which is (1, 1, 1) with the first block at the rate of the stage before.
-        rates: of the pyramid. The paper's are 6, 12, 18 at stride 16 and twice as much at 8; torchvision's are
-            12, 24, 36 everywhere.
+        rates: of the pyramid, as they are; None: the paper's for the output stride (section 3.3), or torchvision's on
+            MobileNetV3.
         aux: a second head on an earlier map, for deep supervision (not in the paper; torchvision's training has it).
     Raises:
         UserError: MobileNetV3 with another stride than 16 or with multi_grid.
@@ -33,7 +34,7 @@ class DeepLabV3(AuxHeadNetwork):
         backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large"] = "resnet50",
         output_stride: Literal[8, 16] = 8,
         multi_grid: Sequence[int] | None = None,
-        rates: Sequence[int] = (12, 24, 36),
+        rates: Sequence[int] | None = None,
         aux: bool = True,
     ) -> None:
         super().__init__()
@@ -48,7 +49,8 @@ class DeepLabV3(AuxHeadNetwork):
         else:
             self.backbone = ResNet(backbone, output_stride, multi_grid)
         middle, last = self.backbone.channels[-2:]
-        self.classifier = DeepLabHead(last, num_classes, tuple(rates))
+        rates = deeplabv3_rates(backbone, output_stride) if rates is None else tuple(rates)
+        self.classifier = DeepLabHead(last, num_classes, rates)
         self.aux_classifier = FCNHead(middle, num_classes) if aux else None
 
     def classify(self, x: torch.Tensor) -> torch.Tensor:

@@ -41,10 +41,8 @@ class Xception65(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x = self.first(self.stem(x))
-        fine = self.second.before_stride(x)
-        x = self.middle(self.third(self.second(x)))
-        return [fine, self.exit(x)]
+        fine, x = self.second.both(self.first(self.stem(x)))
+        return [fine, self.exit(self.middle(self.third(x)))]
 
 
 class XceptionBlock(nn.Module):
@@ -67,15 +65,16 @@ class XceptionBlock(nn.Module):
             else None
         )
 
-    def before_stride(self, x: torch.Tensor) -> torch.Tensor:
-        """What the first two convolutions give: the decoder's fine features, as the release takes them."""
-        return self.convs[1](self.convs[0](x))
+    def both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the first two convolutions give (the decoder's fine features, as released), and the block's map."""
+        fine = self.convs[1](self.convs[0](x))
+        y = self.convs[2](fine)
+        if self.shortcut is not None:
+            return fine, y + self.shortcut(x)
+        return fine, y + x if self.plain else y
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.convs[2](self.before_stride(x))
-        if self.shortcut is not None:
-            return y + self.shortcut(x)
-        return y + x if self.plain else y
+        return self.both(x)[1]
 
 
 def _separable(in_channels: int, out_channels: int, stride: int, rate: int, relu_after: bool) -> nn.Sequential:
