@@ -35,6 +35,17 @@ class Checkpoint:
     sha256: str  # of the weights file
     info: dict[str, Any]  # how it was trained: epoch, metrics
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the masks: part of the identity of each run that is made with it."""
+        return {
+            "weights_sha256": self.sha256,
+            "model": self.model_config.model_dump(mode="json"),
+            "label_space": self.label_space.name,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
 
 def save(uri: str, model: Network, cfg: ModelConfig, space: LabelSpace, info: dict[str, Any]) -> None:
     """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit."""

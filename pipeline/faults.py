@@ -1,12 +1,15 @@
-"""What ends a segmentation run from the side of its cluster, in a sentence."""
+"""What ends a segmentation run, told by an actor or by its cluster: a sentence, or a bug with its traceback."""
 
 import contextlib
 import errno
+import json
 import os
+import re
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 
 import ray
@@ -18,6 +21,11 @@ from pipeline.errors import UserError
 RECONNECT_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class ActorError(Exception):
+    """A bug that an actor met; its traceback is a note."""
 
 
 @contextlib.contextmanager
@@ -34,9 +42,44 @@ def explained(output: str) -> Iterator[None]:
     try:
         yield
     except (ray.exceptions.RayError, OSError) as error:
-        raise UserError(_sentence(output, error)) from error
+        if (words := sentence(output, error)) is not None:
+            raise UserError(words) from error
+        met = _root(error)
+        bug = ActorError(_last_line(str(error)) if met is None else f"run {output}: {type(met).__name__}: {met}")
+        bug.add_note(_COLOURS.sub("", str(error)))
+        raise bug from None
     finally:
         over.set()
+
+
+def tell(output: str, error: Exception, where: str) -> str:
+    """What ended an actor, as text for its driver, which `raise_told` understands.
+
+    Args:
+        where: what the actor was at, such as its shard.
+    """
+    if (words := sentence(output, error)) is not None:
+        return json.dumps({"sentence": words})
+    met = [f"run {output}, {where}", *getattr(error, "__notes__", ())]
+    words = f"{': '.join(met)}: {type(error).__name__}: {error}"
+    return json.dumps({"bug": words, "trace": "".join(traceback.format_exception(error))})
+
+
+def raise_told(told: str | None) -> None:
+    """Raise what ended an actor; nothing where nothing did.
+
+    Raises:
+        UserError: whoever runs the command can mend it.
+        ActorError: a bug.
+    """
+    if told is None:
+        return
+    found = json.loads(told)
+    if "sentence" in found:
+        raise UserError(found["sentence"])
+    bug = ActorError(found["bug"])
+    bug.add_note(f"in the actor:\n{found['trace']}")
+    raise bug
 
 
 def _watch_head(output: str, over: threading.Event) -> None:
@@ -59,24 +102,38 @@ def _watch_head(output: str, over: threading.Event) -> None:
             return
 
 
-def _sentence(output: str, error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        remote = isinstance(cause, ray.exceptions.RayError)  # of both types, its words are a traceback
-        if isinstance(cause, ValueError) and not remote:
-            return str(cause)
-        if isinstance(cause, OSError) and not remote:
-            if cause.errno in _FULL:
-                return f"run {output}: a disk is full ({cause}); free space and run the same command again"
-            if isinstance(cause, PermissionError):
-                return f"run {output}: access is refused ({cause}); see that its credentials may read the corpus and write it"
-            return f"run {output}: {cause}; run the same command again, which does only what is missing"
-        # A remote exception holds the one that was raised there beside its own type.
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    words = (str(error).strip().splitlines() or [""])[-1]  # of a remote traceback the last line is the error
+def sentence(output: str, error: BaseException) -> str | None:
+    """What ended a run and what to do about it; None for a bug."""
+    cause = _root(error)
+    if isinstance(cause, UserError):
+        return str(cause)
+    if isinstance(cause, OSError):
+        if cause.errno in _FULL:
+            return f"run {output}: a disk is full ({cause}); free space and run the same command again"
+        if isinstance(cause, PermissionError):
+            return (
+                f"run {output}: access is refused ({cause}); see that its credentials may read the corpus and write it"
+            )
+        return f"run {output}: {cause}; run the same command again, which does only what is missing"
+    words = _last_line(str(error))  # of a remote traceback the last line is the error
     if any(os.strerror(number) in str(error) for number in _FULL):
         return f"run {output}: a disk is full ({words}); free space and run the same command again"
+    if cause is not None or isinstance(error, ray.exceptions.RayTaskError):
+        return None
     return (
         f"run {output}: lost the cluster or the machines that worked on it ({type(error).__name__}: {words}); "
         "run the same command again, which does only what is missing"
     )
+
+
+def _root(error: BaseException) -> BaseException | None:
+    """The error itself below Ray's wrappings of it, which may be of both types; None where Ray has no other than its own."""
+    cause: BaseException | None = error
+    while cause is not None and type(cause).__module__.startswith("ray."):
+        # A remote exception holds the one that was raised there beside its own type.
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return cause
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]

@@ -2,12 +2,14 @@
 
 import multiprocessing
 import signal
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.corpus import Item
+from pipeline.errors import UserError
 from pipeline.run import REJECT_SCHEMA
 
 Tables = tuple[pa.Table, pa.Table]  # masks and rejects
@@ -60,7 +62,16 @@ def _work(sender: Any, make: Callable[[], Answerer], items: list[Item]) -> None:
     try:
         sender.send([_serialised(table) for table in make()(items)])
     except Exception as error:  # a fault of the run, not of one image: the parent raises it
-        sender.send(error)
+        sender.send(_sendable(error))
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error as another process can raise it: not every type can be made again from what pickle keeps of it."""
+    if isinstance(error, UserError):
+        return error
+    plain = OSError(*error.args) if isinstance(error, OSError) else RuntimeError(f"{type(error).__name__}: {error}")
+    plain.add_note("".join(traceback.format_exception(error)))
+    return plain
 
 
 def _serialised(table: pa.Table) -> bytes:

@@ -6,23 +6,20 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipeline import checkpoint, cluster, faults, storage, watch
+from pipeline import checkpoint, cluster, faults, watch
+from pipeline.actor import Segmenter, decode
 from pipeline.checkpoint import Checkpoint
-from pipeline.config import SegmentConfig, parse
-from pipeline.cores import take_cores, worker_environment
-from pipeline.corpus import Item, plan_shards, scan_items
+from pipeline.config import SegmentConfig
+from pipeline.cores import worker_environment
+from pipeline.corpus import plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
-from pipeline.poison import answer_in_children
-from pipeline.run import SECONDS, Lease, Run, mask_schema
-from pipeline.shard import READERS, Loader, ShardSegmenter, Turns, pack, unpack
+from pipeline.run import SECONDS, Lease, Run
 from pipeline.sizing import TASKS, TASKS_AN_ACTOR
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
@@ -99,9 +96,10 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
         if pending:
             run.reopen(lease)
             on_progress(progress)
-            rows = _answer(cfg, pending, run.retried())
+            rows = _answer(cfg, run, pending)
             watched = watch.Segmentation(cfg.output, progress.images, progress.done)
             for row in rows.iter_rows():
+                faults.raise_told(row["ended"])
                 progress.add(row)
                 watched.add(row, progress.done)
                 on_progress(progress)
@@ -127,35 +125,24 @@ def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
             "stream_above_pixels",
         },
     )
-    return {
-        **settings,
-        "weights_sha256": ready.sha256,
-        "model": ready.model_config.model_dump(mode="json"),
-        "label_space": ready.label_space.name,
-        "mean": list(ready.mean),
-        "std": list(ready.std),
-    }
+    return {**settings, **ready.identity}
 
 
-def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]]) -> ray.data.Dataset:
-    """The stage chain: shard numbers -> summaries of committed shards.
-
-    Args:
-        retried: shard -> its images that may be other files than those of the plan, mended since.
-    """
+def _answer(cfg: SegmentConfig, run: Run, pending: list[int]) -> ray.data.Dataset:
+    """The stage chain: shard numbers -> summaries of committed shards."""
     cluster.connect()
     cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     tasks = min(len(pending), max(TASKS, TASKS_AN_ACTOR * cfg.actors))
     shards: ray.data.Dataset = ray.data.from_items([{"shard": n} for n in pending], override_num_blocks=tasks)
-    payload = {"payload": cfg.model_dump(mode="json"), "retried": retried}
+    bound = {"payload": cfg.model_dump(mode="json"), "fingerprint": run.fingerprint, "retried": run.retried()}
     if cfg.decode == "tasks":  # on all nodes; not fused into the actor, since its restarts are set below
         shards = shards.map_batches(
-            _decode,  # type: ignore[arg-type]  # its second argument comes from fn_kwargs
+            decode,  # type: ignore[arg-type]  # its second argument comes from fn_kwargs
             batch_size=1,
             batch_format="pyarrow",
-            fn_kwargs=payload,
+            fn_kwargs=bound,
             num_cpus=1,
             scheduling_strategy="SPREAD",
         )
@@ -164,10 +151,10 @@ def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]
     # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
     return shards.map_batches(
-        _Segmenter,
+        Segmenter,
         batch_size=1,
         batch_format="pyarrow",
-        fn_constructor_kwargs=payload,
+        fn_constructor_kwargs=bound,
         compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if cfg.decode == "tasks" else actors),
         num_cpus=cfg.cpus_per_actor,
         num_gpus=cfg.gpus_per_actor,
@@ -177,81 +164,3 @@ def _answer(cfg: SegmentConfig, pending: list[int], retried: dict[int, list[str]
             "runtime_env": worker_environment(cfg.gpus_per_actor),
         },
     )
-
-
-def _decode(row: pa.Table, payload: dict[str, Any], retried: dict[int, list[str]]) -> pa.Table:
-    """A shard number -> the shard's decoded images; none of them where an earlier try died on one of them."""
-    cfg = parse(SegmentConfig, payload, where="segment config")
-    run, shard = _opened(cfg.output), row["shard"][0].as_py()
-    mark = _decoding(cfg.output, shard)
-    items = _items(run, shard, retried) if storage.create(mark, b"decoding") else None
-    packed = pack(shard, items, Loader(cfg, run.label_space, Turns(1)), threads=READERS + 1)
-    if items is not None:
-        storage.delete(mark)
-    return packed
-
-
-def _items(run: Run, shard: int, retried: dict[int, list[str]]) -> list[Item]:
-    again = set(retried.get(shard, ()))
-    return [item.as_it_is() if item.image_id in again else item for item in run.shard_items(shard)]
-
-
-@lru_cache(maxsize=1)
-def _opened(uri: str) -> Run:
-    """The run, read once by each of Ray's worker processes."""
-    return Run.open(uri)
-
-
-def _decoding(run: str, shard: int) -> str:
-    """There while a task decodes a shard; left behind only by one that died."""
-    return storage.join(run, "attempts", f"decode-{shard:05d}")
-
-
-class _Segmenter:
-    """One actor: holds the weights, answers shard after shard."""
-
-    def __init__(self, payload: dict[str, Any], retried: dict[int, list[str]]) -> None:
-        self.cfg = parse(SegmentConfig, payload, where="segment config")
-        self.payload, self.retried = payload, retried
-        self.run = Run.open(self.cfg.output)
-        self.first = True  # until a shard has no answer: a task that was broken off begins with those that have one
-
-    @cached_property
-    def segmenter(self) -> ShardSegmenter:
-        """Made in the thread that answers: were torch's threads of two teams, neither team would spin at its barriers."""
-        take_cores(self.cfg.cpus_per_actor)
-        return ShardSegmenter(checkpoint.load(self.cfg.checkpoint), self.cfg)
-
-    def __call__(self, row: pa.Table) -> pa.Table:
-        segmenter, began = self.segmenter, time.time()
-        shard = row["shard"][0].as_py()
-        items = _items(self.run, shard, self.retried)
-        if self.first and (rejects := self.run.answered(shard)) is not None:
-            return _summary(shard, len(items), rejects, {}, began)
-        self.first = False
-        load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
-        if self.run.begin(shard) and load is not None:
-            masks, rejects = segmenter.answer(items, load)
-        else:  # a worker died on it: one of its images may be deadly
-            schema = mask_schema(self.run.label_space.num_classes)
-            masks, rejects = answer_in_children(partial(_answerer, self.payload), items, schema)
-        self.run.commit(shard, masks, rejects)
-        if load is None:
-            storage.delete(_decoding(self.run.uri, shard))
-        stages = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
-        return _summary(shard, len(items), rejects["error"].to_pylist(), stages, began)
-
-
-def _summary(shard: int, images: int, rejects: list[str], stages: dict[str, float], began: float) -> pa.Table:
-    """One small row a shard: all that comes back to the driver."""
-    values = {"shard": shard, "images": images, "rejects": rejects, "began": began}
-    values |= dict.fromkeys(SECONDS, 0.0) | stages
-    fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "began": pa.float64()}
-    return pa.Table.from_pylist([values], schema=pa.schema({**fields, **dict.fromkeys(SECONDS, pa.float64())}))
-
-
-def _answerer(payload: dict[str, Any]) -> Callable[[list[Item]], tuple[pa.Table, pa.Table]]:
-    """What answers items in a child process."""
-    cfg = parse(SegmentConfig, payload, where="segment config")
-    take_cores(cfg.cpus_per_actor)
-    return ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).answer

@@ -16,6 +16,7 @@ LAYERS = (
     ("corpus", "models", "crf", "metrics", "imaging"),
     ("predict", "checkpoint", "run", "batches", "recipe", "records", "snapshots", "cluster", "check"),
     ("shard", "poison", "watch", "sizing", "faults"),
+    ("actor",),
     ("train", "segment", "analysis", "export_model", "tune_crf"),
     ("tune", "dry_run"),
     ("console", "tables"),

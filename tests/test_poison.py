@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.corpus import Item, Place
+from pipeline.errors import UserError
 from pipeline.poison import answer_in_children
 from pipeline.run import REJECT_SCHEMA
 
@@ -36,7 +37,7 @@ def make(deadly, log):
 
 def wrong(log):
     def answer(items):
-        raise ValueError("the checkpoint is gone")
+        raise UserError("the checkpoint is gone")
 
     return answer
 
@@ -63,5 +64,22 @@ def test_the_reject_says_how_its_worker_died(tmp_path):
 
 
 def test_a_fault_of_the_run_is_not_blamed_on_an_image(tmp_path):
-    with pytest.raises(ValueError, match="the checkpoint is gone"):
+    with pytest.raises(UserError, match="the checkpoint is gone"):
         answer_in_children(partial(wrong, tmp_path), items("a", "b"), SCHEMA)
+
+
+class Awkward(Exception):
+    """Cannot be made again from its arguments, as many errors of libraries."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def awkward():
+    raise Awkward("oh", "no")
+
+
+def test_a_bug_in_a_child_keeps_its_name_words_and_traceback():
+    with pytest.raises(RuntimeError, match=r"^Awkward: oh no") as met:
+        answer_in_children(awkward, items("a", "b"), SCHEMA)
+    assert "in awkward" in "".join(met.value.__notes__)

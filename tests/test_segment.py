@@ -133,9 +133,9 @@ def test_decoding_in_tasks_gives_the_same_rows(finished, tmp_path, capsys):
     assert rows(cfg.output, WITHOUT_SECONDS) == rows(finished.output, WITHOUT_SECONDS)
     assert min(row["seconds_decode"] for row in rows(cfg.output, ["seconds_decode"])) > 0
     assert list((tmp_path / "run/attempts").glob("*")) == []
-    _answer(cfg, [0, 1], retried={}).explain()
+    _answer(cfg, Run.open(cfg.output), [0, 1]).explain()
     plan = capsys.readouterr().out.split("Physical Plan (Optimized)")[1]
-    assert "TaskPoolMapOperator[MapBatches(_decode)]" in plan  # not run inside the actor
+    assert "TaskPoolMapOperator[MapBatches(decode)]" in plan  # not run inside the actor
 
 
 def test_a_bad_picture_in_a_decoding_task_is_a_reject_and_a_deadly_shard_is_left_to_children(
@@ -179,7 +179,7 @@ def test_a_task_of_many_shards_goes_on_where_its_worker_died(run, monkeypatch):
     mark.write_text("of the dead worker")
     monkeypatch.setattr("pipeline.segment.TASKS", 1)
     monkeypatch.setattr("pipeline.segment.TASKS_AN_ACTOR", 1)
-    summaries = list(_answer(cfg, [0, 1, 2, 3], {}).iter_rows())
+    summaries = list(_answer(cfg, Run.open(cfg.output), [0, 1, 2, 3]).iter_rows())
     assert [row["shard"] for row in summaries] == [0, 1, 2, 3]
     assert [row["images"] for row in summaries] == [4, 4, 4, 2]
     assert [row["seconds_forward"] > 0 for row in summaries] == [False, True, True, True]

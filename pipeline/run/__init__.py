@@ -1,7 +1,7 @@
 """The output contract: rows, the ledger of a run, one writer at a time, and the proof that nothing is lost."""
 
 from pipeline.run.compaction import compact
-from pipeline.run.identity import describe
+from pipeline.run.identity import check_checkpoint, describe
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Run
 from pipeline.run.parts import parts_of, read_table
@@ -11,6 +11,6 @@ from pipeline.run.success import Finished
 from pipeline.run.verify import Verification, verify
 
 __all__ = [
-    "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Plan", "Run", "Verification", "compact", "describe", "mask_schema",
-    "parts_of", "read_table", "verify",
+    "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Plan", "Run", "Verification", "check_checkpoint", "compact", "describe",
+    "mask_schema", "parts_of", "read_table", "verify",
 ]  # fmt: skip

@@ -142,6 +142,10 @@ class Run:
         moment = datetime.now(UTC).isoformat()
         return storage.create(self._attempt_uri(shard), moment.encode())
 
+    def leave(self, shard: int) -> None:
+        """Say that work on a shard ended without an answer, and not by its worker's death."""
+        storage.delete(self._attempt_uri(shard))
+
     def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
         """Write a shard's answer, unless there is one: the first counts, whoever else worked on it."""
         metadata = part_metadata(self.fingerprint, self.label_space, shard, shard)

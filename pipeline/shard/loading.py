@@ -51,6 +51,9 @@ class Streamed:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+Load = Callable[[Item], Loaded | Streamed]
+
+
 class Loader:
     """What a run asks of its images, and the turns in which they are decoded."""
 

@@ -1,8 +1,8 @@
 """Decoded images of a shard as one Arrow row, to be decoded on other nodes than the model's; pixels travel as they lie."""
 
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.corpus import Item
 from pipeline.errors import Reject
-from pipeline.shard.loading import Loaded, Loader, Streamed
+from pipeline.shard.loading import Load, Loaded, Loader, Streamed
 
 # `outcomes` is JSON: image id -> what became of it, with the places of its arrays in `pixels`. 64-bit offsets, since the
 # pictures of one shard may be more than 2 GB.
@@ -20,19 +20,20 @@ FIELDS = [pa.field("shard", pa.int64()), pa.field("outcomes", pa.string()),
 Outcome = Loaded | Streamed | Reject
 
 
-def pack(shard: int, items: list[Item] | None, load: Loader, threads: int) -> pa.Table:
+def pack(shard: int, items: list[Item] | None, load: Loader | None = None, threads: int = 1) -> pa.Table:
     """One row: each item's image, or why there is none; nulls for a shard that is not decoded here (`items` None)."""
     pixels: list[memoryview] = []
     outcomes = None
     if items is not None:
+        assert load is not None
         with ThreadPoolExecutor(threads) as pool:
-            found = zip(items, pool.map(lambda item: _outcome(item, load), items), strict=True)
+            found = zip(items, pool.map(partial(_outcome, load=load), items), strict=True)
             outcomes = json.dumps({item.image_id: _described(outcome, pixels) for item, outcome in found})
     arrays = [pa.array([value], field.type) for value, field in zip((shard, outcomes, pixels), FIELDS, strict=True)]
     return pa.Table.from_arrays(arrays, schema=pa.schema(FIELDS))
 
 
-def unpack(row: pa.Table) -> Callable[[Item], Loaded | Streamed] | None:
+def unpack(row: pa.Table) -> Load | None:
     """What gives the images of a packed shard, without a copy; None where the shard was not decoded."""
     if not row["outcomes"][0].is_valid:
         return None

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from typing import TypeVar
@@ -20,7 +20,7 @@ from pipeline.predict import Prediction, Predictor, summarise
 from pipeline.predict.fitting import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.run import REJECT_SCHEMA, mask_schema
-from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Loaded, Loader, Streamed
+from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader, Streamed
 from pipeline.shard.rows import Row, mask_row, reject_row
 from pipeline.shard.streamed import streamed_row
 from pipeline.shard.turns import Turns
@@ -48,9 +48,7 @@ class ShardSegmenter:
         self._most = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
         self._models_cores = self.turns.all if device == "cpu" else nullcontext
 
-    def answer(
-        self, items: list[Item], load: Callable[[Item], Loaded | Streamed] | None = None
-    ) -> tuple[pa.Table, pa.Table]:
+    def answer(self, items: list[Item], load: Load | None = None) -> tuple[pa.Table, pa.Table]:
         """Mask rows in the items' order, and reject rows: together one for each item.
 
         Args:
@@ -112,7 +110,7 @@ class ShardSegmenter:
         return future.result()
 
     def _ahead(
-        self, items: list[Item], load: Callable[[Item], Loaded | Streamed], loaders: ThreadPoolExecutor
+        self, items: list[Item], load: Load, loaders: ThreadPoolExecutor
     ) -> Iterator[tuple[Item, Future[Loaded | Streamed]]]:
         """Each item with its image in the making, so many of them ahead of the one that is taken."""
         waiting: deque[tuple[Item, Future[Loaded | Streamed]]] = deque()
