@@ -129,8 +129,6 @@ def _look(
                 pixels = np.bincount(label.ravel(), minlength=256)[: space.num_classes]
     except Reject as error:
         return error.reason, str(error)
-    except UserError as error:
-        return "label_out_of_range", str(error)
     except OSError as error:
         return "store_error", f"{type(error).__name__}: {error}"
     return "", ((height, width), pixels)

@@ -118,9 +118,10 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
     """
     try:
         data = storage.read(source)
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"weights {source}: no such file; give a downloaded .pth") from None
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load answers bytes that are none of its own with errors of any kind
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(

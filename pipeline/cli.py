@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from pipeline import interrupts
+from pipeline import interrupts, patience
 from pipeline.errors import Stopped, UserError
 
 NO_LOSS = "nothing that was there is lost, run the same command again"
@@ -57,12 +57,24 @@ def _command(arguments: list[str]) -> object:
 
 
 def _explain(error: Exception) -> int:
+    """One sentence for what a person can mend, a traceback for what we have to."""
+    error = _origin(error)
     if isinstance(error, Misuse):
         where = getattr(getattr(error, "ctx", None), "command_path", "maskmill")
         words = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
         print(f"error: {words} (see {where} --help)", file=sys.stderr)
     elif isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
+    elif isinstance(error, OSError):
+        print(f"error: {patience.sentence(error)}", file=sys.stderr)
+    elif isinstance(error, MemoryError):
+        print("error: this machine's memory is full; run the command where there is more, or on less", file=sys.stderr)
+    elif type(error).__module__ == "ray.exceptions":  # of its own processes: what our code raises there is its `cause`
+        words = (str(error).strip().splitlines() or ["no message"])[-1]
+        print(
+            f"error: lost the cluster or one of its machines ({type(error).__name__}: {words}); run the same command again",
+            file=sys.stderr,
+        )
     else:
         traceback.print_exception(error)
         print(
@@ -71,3 +83,10 @@ def _explain(error: Exception) -> int:
             file=sys.stderr,
         )
     return 1
+
+
+def _origin(error: Exception) -> Exception:
+    """What was raised in another process, where Ray has wrapped it on its way here."""
+    while isinstance(inner := getattr(error, "cause", None), Exception):
+        error = inner
+    return error

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import Reject, UserError
 
 IGNORE = 255  # train id of pixels that train and count nowhere
 _UNKNOWN = 254  # never a train id: marks stored ids that a space does not define
@@ -48,15 +48,15 @@ class LabelSpace:
         Returns:
             (H, W) uint8 train ids, 255 = ignore.
         Raises:
-            UserError: an id is outside the space.
+            Reject: `label_out_of_range`, an id is outside the space.
         """
         if stored.size and (stored.min() < 0 or stored.max() > 255):
             found = stored[(stored < 0) | (stored > 255)].flat[0]
-            raise UserError(self._outside(int(found), where))
+            raise self._outside(int(found), where)
         label: np.ndarray = self._to_train[stored]
         unknown = label == _UNKNOWN
         if unknown.any():
-            raise UserError(self._outside(int(stored[unknown].flat[0]), where))
+            raise self._outside(int(stored[unknown].flat[0]), where)
         return label
 
     def to_stored(self, mask: np.ndarray) -> np.ndarray:
@@ -66,11 +66,13 @@ class LabelSpace:
         stored: np.ndarray = table[mask]
         return stored
 
-    def _outside(self, found: int, where: str) -> str:
+    def _outside(self, found: int, where: str) -> Reject:
         legal = sorted({*self.stored_ids, *self.ignored_ids})
-        return (
+        return Reject(
+            "label",
+            "label_out_of_range",
             f"{where}: label id {found} is outside {self.name}, whose stored ids are {_ranges(legal)}; "
-            "re-encode the label, or choose the label space it was drawn in"
+            "re-encode the label, or choose the label space it was drawn in",
         )
 
 

@@ -112,6 +112,10 @@ def load(folder: str) -> LocalCluster:
         values = json.loads(_state(Path(folder).absolute()).read_text())
     except FileNotFoundError:
         raise UserError(f"{folder} has no cluster (no state.json there); give the --folder of `cluster up`") from None
+    except ValueError as error:
+        raise UserError(
+            f"{folder}/state.json is damaged ({error}): end the processes that {folder}/*.log name, and delete the folder"
+        ) from None
     return LocalCluster(**{**values, "processes": [Process(**one) for one in values["processes"]]})
 
 

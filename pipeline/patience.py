@@ -1,5 +1,6 @@
 """Errors of a store that pass, and how long to wait for that: 503, resets, timeouts, bodies cut short."""
 
+import errno
 import random
 import sys
 import time
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import StoreRefused
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 PATIENCE_S = 90.0  # after the first failure; a store that is restarted is back by then
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _BUSY = (408, 429)  # beside all from 500 on
@@ -49,6 +51,19 @@ def patiently(call: Callable[[], T]) -> T:
                 raise OSError(f"the store did not answer for {PATIENCE_S:.0f} s: {error!r}") from error
         time.sleep(pause * random.uniform(0.5, 1.0))  # workers that failed together do not come back together
         pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def sentence(error: OSError) -> str:
+    """What a disk or a store refused, and what to do about it."""
+    words = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
+    what = (words.strip().splitlines() or [type(error).__name__])[0]
+    if error.errno in FULL:
+        return f"a disk is full ({what}); free space and run the same command again"
+    if isinstance(error, PermissionError):
+        return f"access is refused ({what}); see that this user or these credentials may read and write there"
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)):
+        return f"{what}; check the path"
+    return f"{what}; run the same command again"
 
 
 def _code(error: BaseException) -> str:

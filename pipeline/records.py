@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
+from pipeline.errors import UserError
 from pipeline.metrics.iou import class_iou, summary_scores
 
 Record = dict[str, Any]  # one line of metrics.jsonl
@@ -146,3 +147,7 @@ def read_records(uri: str) -> list[Record]:
         return [json.loads(line) for line in storage.read(uri).splitlines()]
     except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise UserError(
+            f"{uri} is damaged: a line of it is no JSON ({error}); restore the file, or delete it"
+        ) from None

@@ -4,7 +4,6 @@ Units: bytes, seconds unless a name says hours; prices in whatever currency they
 and says which numbers below were measured, and which are assumed.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
@@ -102,7 +101,7 @@ def measured(run: str) -> Rates:
         UserError: the run is not finished, all of it was rejected, or a part is gone.
     """
     try:
-        success: dict[str, Any] = json.loads(storage.read(storage.join(run, "_SUCCESS.json")))
+        success: dict[str, Any] = storage.read_json(storage.join(run, "_SUCCESS.json"))
     except FileNotFoundError:
         raise UserError(f"run {run} is not finished (no _SUCCESS.json); rates come from a finished run") from None
     parts = {name: part for name, part in success["parts"].items() if name.startswith("masks/") and part["rows"]}

@@ -8,6 +8,7 @@ is raised in the end is an OSError. All calls may be repeated without harm: whol
 """
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import fsspec
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.errors import UserError
 from pipeline.patience import patiently
 
 # Answers of S3 to a conditional PUT that lost: to an object, or to another PUT at the same moment.
@@ -109,6 +111,19 @@ def read_range(uri: str, offset: int, length: int) -> bytes:
         return fetched
     data: bytes = patiently(lambda: fs.cat_file(path, start=offset, end=offset + length))
     return data
+
+
+def read_json(uri: str) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is no JSON.
+    """
+    try:
+        return json.loads(read(uri))
+    except ValueError as error:  # of the text, or of its encoding
+        raise UserError(f"{uri} is damaged: no JSON ({error}); restore it, or start again at another place") from None
 
 
 def put(uri: str, data: bytes) -> None:

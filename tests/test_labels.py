@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.errors import Reject
 from pipeline.labels import IGNORE, SPACES, space
 
 
@@ -30,9 +31,9 @@ def test_ignored_ids_become_255():
 
 
 def test_an_id_outside_the_space_is_named_with_its_file_and_the_legal_ids():
-    with pytest.raises(ValueError, match=r"a\.png: label id 12 is outside camvid11, whose stored ids are 0\.\.11, 255"):
+    with pytest.raises(Reject, match=r"a\.png: label id 12 is outside camvid11, whose stored ids are 0\.\.11, 255"):
         space("camvid11").to_train(np.array([[3, 12]], np.uint8), where="a.png")
-    with pytest.raises(ValueError, match="label id 300"):
+    with pytest.raises(Reject, match="label id 300"):
         space("voc21").to_train(np.array([[300]]), where="a.png")
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.corpus import Item, items_of, read
-from pipeline.errors import UserError
+from pipeline.errors import Reject, UserError
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.imaging.masks import decode_mask
 from pipeline.imaging.overlay import blend, error_map
@@ -82,6 +82,6 @@ def _read(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int) -> P
         if item.label is not None:
             stored = space.to_train(decode_label(read(item.label), max_pixels), where=item.image_id)
             label = upright(stored, orientation)
-    except (ValueError, OSError) as error:
+    except (Reject, UserError, OSError) as error:
         return Pictures(item.image_id, space, mask, None, None, str(error))
     return Pictures(item.image_id, space, mask, image, label, None)

@@ -25,8 +25,8 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
     if not file.is_file():
         raise UserError(f"config {path} does not exist; the ready ones lie in configs/")
     try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(file.read_bytes().decode())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(
@@ -82,6 +82,10 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
+        for problem in error.errors():
+            raised = problem.get("ctx", {}).get("error")
+            if isinstance(raised, Exception) and not isinstance(raised, UserError):
+                raise raised from None  # of our own validators: no fault of the config
         problems = "; ".join(_explain(schema, dict(problem)) for problem in error.errors())
         raise UserError(f"{where}: {problems}") from None
 

@@ -10,7 +10,7 @@ from pipeline.corpus.zips import read_member
 from pipeline.errors import Reject
 
 __all__ = [
-    "GROUP_FIELDS", "PLAN_SCHEMA", "BadBytes", "Item", "Place", "items_of", "list_files", "list_items", "plan_shards",
+    "GROUP_FIELDS", "PLAN_SCHEMA", "Item", "Place", "items_of", "list_files", "list_items", "plan_shards",
     "read", "scan_items", "unmatched_labels",
 ]  # fmt: skip
 

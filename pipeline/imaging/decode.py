@@ -27,6 +27,14 @@ _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False)
 _limit_lock = threading.Lock()
 
 
+_NO_MEMORY = Reject(
+    "decode",
+    "out_of_memory",
+    "the worker's memory does not hold this image's pixels; give the worker more and run `maskmill retry-rejects`, or "
+    "lower max_pixels",
+)
+
+
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     """(H, W, 3) uint8 RGB, upright (EXIF orientation applied).
 
@@ -106,6 +114,8 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
                 picture = Image.open(io.BytesIO(data), formats=FORMATS)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
+    except MemoryError:
+        raise _NO_MEMORY from None
     except Exception as error:  # parsers of hostile headers raise anything; all of it means the same
         start = data[:12].decode("ascii", "replace").strip()
         raise Reject(
@@ -170,6 +180,8 @@ def _load(picture: Image.Image, data: bytes) -> Image.Image:
     check_end(picture, data)
     try:
         picture.load()
+    except MemoryError:
+        raise _NO_MEMORY from None
     except Exception as error:  # as above: zlib.error, SyntaxError, struct.error, OSError, ...
         reason = "truncated" if "truncated" in str(error) else "corrupt"
         raise Reject("decode", reason, f"the {picture.format} cannot be decoded ({error}); copy it again") from None

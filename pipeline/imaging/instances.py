@@ -1,11 +1,11 @@
 """Bytes -> instance ids of 16 bits."""
 
-import io
+import sys
 
 import numpy as np
-from PIL import Image
 
 from pipeline.errors import Reject
+from pipeline.imaging.decode import open_header
 
 
 def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -16,12 +16,9 @@ def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
     Raises:
         Reject: `not_an_image`, `label_size` or `corrupt`.
     """
-    try:
-        picture = Image.open(io.BytesIO(data), formats=("PNG",))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Reject(
-            "label", "not_an_image", f"the instanceIds are no PNG ({type(error).__name__}); copy them again"
-        ) from None
+    picture = open_header(data, sys.maxsize)
+    if picture.format != "PNG":
+        raise Reject("label", "not_an_image", f"the instanceIds are a {picture.format}, not a PNG; copy them again")
     if (picture.height, picture.width) != size:
         raise Reject(
             "label",
@@ -30,6 +27,7 @@ def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
             "re-export them",
         )
     try:
-        return np.asarray(picture).astype(np.int32)
-    except (OSError, SyntaxError, ValueError) as error:
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:  # the decoder's own
         raise Reject("label", "corrupt", f"the instanceIds cannot be decoded ({error}); copy them again") from None
+    return np.asarray(picture).astype(np.int32)

@@ -82,7 +82,11 @@ def _region(data: bytes, ids: bool):  # type: ignore[no-untyped-def]  # libvips'
         ) from None
     pyvips.vips_lib.vips_concurrency_set(1)  # the cores are the model's
     pyvips.cache_set_max(0)
-    image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
+    try:
+        image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")
+    except pyvips.Error as error:
+        sentence = " ".join(str(error).split())
+        raise Reject("decode", "corrupt", f"the picture cannot be decoded ({sentence}); copy it again") from None
     if not ids:
         image = image.colourspace("srgb")
         image = image.extract_band(0, n=3) if image.bands > 3 else image

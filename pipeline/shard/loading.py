@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.config import SegmentConfig
 from pipeline.corpus import Item, Place, read
 from pipeline.corpus.siblings import instances_of
-from pipeline.errors import Reject, UserError
+from pipeline.errors import Reject
 from pipeline.imaging.decode import decode_label, decode_oriented, open_header, upright
 from pipeline.imaging.instances import decode_instances
 from pipeline.labels import IGNORE, LabelSpace
@@ -91,14 +91,14 @@ class Loader:
         where = f"label of {item.image_id}"
         try:
             stored = decode_label(label, self.cfg.max_pixels)
-            ids = upright(train_ids(self.space, stored, where), orientation)
+            ids = upright(self.space.to_train(stored, where), orientation)
             if ids.shape != image.shape[:2]:
                 raise wrong_size(where, ids.shape, image.shape)
             instances = None
             if things is not None:
                 instances = decode_instances(things, stored.shape)
-                train_ids(
-                    self.space, np.where(instances > 1000, instances // 1000, IGNORE), f"instances of {item.image_id}"
+                self.space.to_train(
+                    np.where(instances > 1000, instances // 1000, IGNORE), f"instances of {item.image_id}"
                 )
                 instances = upright(instances, orientation)
         except Reject as error:
@@ -113,14 +113,6 @@ def _read(place: Callable[[], Place], stage: str) -> bytes:
         raise error.at(stage) from error
     except OSError as error:  # the store, after its client's own retries
         raise Reject(stage, "store_error", f"{type(error).__name__}: {error}") from error
-
-
-def train_ids(space: LabelSpace, stored: np.ndarray, where: str) -> np.ndarray:
-    """Stored label ids -> train ids, or the reject that says which id is none of the space."""
-    try:
-        return space.to_train(stored, where)
-    except UserError as error:
-        raise Reject("label", "label_out_of_range", str(error)) from error
 
 
 def wrong_size(where: str, label: tuple[int, ...], image: tuple[int, ...]) -> Reject:

@@ -12,7 +12,7 @@ from pipeline.labels import LabelSpace
 from pipeline.metrics.counts import count_confusion
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
-from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Streamed, train_ids, wrong_size
+from pipeline.shard.loading import NO_MEMORY, NOT_FINITE, Streamed, wrong_size
 from pipeline.shard.rows import Row, confusion_columns, identity_columns
 
 
@@ -47,7 +47,7 @@ def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, s
             pixels += np.bincount(band.ravel(), minlength=num_classes)
             if label is not None:
                 stage = "label"
-                ids = train_ids(space, label.rows(top, top + len(band)), f"label of {item.image_id}")
+                ids = space.to_train(label.rows(top, top + len(band)), f"label of {item.image_id}")
                 confusion += count_confusion(ids, band, num_classes)
                 stage = "decode"
             top += len(band)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from pipeline.config import TrainConfig
@@ -71,7 +71,7 @@ def memory_explained(cfg: TrainConfig) -> Iterator[None]:
 
 
 def explained(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
-    """The sentence for the user, if a worker raised one or a node was full; else the failure as it is."""
+    """The sentence for the user, if a worker raised one, or store, memory or machines failed; else the failure as it is."""
     failures: list[Exception] = [error]
     if isinstance(error, WorkerGroupError):
         failures = list(error.worker_failures.values())
@@ -80,11 +80,25 @@ def explained(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
     for failure in failures:
         cause: BaseException | None = failure
         while cause is not None:
-            if isinstance(cause, ValueError):
+            if isinstance(cause, UserError):
                 return UserError(str(cause))
             if isinstance(cause, OutOfMemoryError):
                 use = _NODE_USE.search(str(cause))
                 told = f" ({use[1]} of {use[2]}, other programs included)" if use else ""
                 return UserError(out_of_memory(cfg, f"a node's memory{told}"))
+            if isinstance(cause, OSError) and not isinstance(cause, RayError):
+                again = "run the same command again, which goes on from the newest snapshot"
+                return UserError(f"{cfg.output}: a worker could not read or write ({cause}); {again}")
             cause = cause.__cause__ or getattr(cause, "cause", None) or getattr(cause, "_base_exc", None)
+    if all(_is_rays(failure) for failure in failures):
+        words = " ".join(str(failures[0]).split())
+        return UserError(
+            f"{cfg.output}: lost the workers or the machines that trained it ({type(failures[0]).__name__}: {words}); "
+            "run the same command again, which goes on from the newest snapshot"
+        )
     return error
+
+
+def _is_rays(failure: BaseException) -> bool:
+    """Whether Ray tells of its own processes and machines, and not of what our code raised there."""
+    return type(failure).__module__.startswith("ray.") and not hasattr(failure, "_base_exc")

@@ -40,7 +40,7 @@ def claim(cfg: TrainConfig) -> None:
     uri = storage.join(cfg.output, "config.json")
     wanted = cfg.model_dump(mode="json")
     if not storage.create(uri, json.dumps(wanted, indent=2).encode()):
-        found = json.loads(storage.read(uri))
+        found = storage.read_json(uri)
         changed = [line for line in differences(found, wanted) if line.split(":")[0] not in MACHINE_KEYS]
         if changed:
             raise UserError(
@@ -53,7 +53,7 @@ def add_environment(output: str) -> None:
     """Add this start to environment.json: versions, the commit of the code, the machine that drives."""
     uri = storage.join(output, "environment.json")
     try:
-        starts = json.loads(storage.read(uri))
+        starts = storage.read_json(uri)
     except FileNotFoundError:
         starts = []
     start = {
@@ -115,7 +115,7 @@ def read_counts(cfg: TrainConfig, items: list[Item]) -> np.ndarray | None:
     """(I, C) of `count_labels`, in the order of the items; None where the recipe needs no counts."""
     if not needs_counts(cfg):
         return None
-    counts = json.loads(storage.read(storage.join(cfg.output, "label_counts.json")))
+    counts = storage.read_json(storage.join(cfg.output, "label_counts.json"))
     return np.array([counts[item.image_id] for item in items], np.int64)
 
 
