@@ -18,7 +18,7 @@ import yaml
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pipeline import cluster, storage
-from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, stage_configs, with_values
+from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, open_tree, stage_configs, with_values
 from pipeline.errors import UserError
 from pipeline.records import figure, read_records
 from pipeline.train import train
@@ -56,7 +56,7 @@ def tune(
     filesystem, path = storage.arrow_filesystem(storage.join(cfg.output, "ray"))
     tuner = ray.tune.Tuner(
         # A trial only waits for its training workers, which take the CPUs; Tune wants it to hold something, so a byte.
-        ray.tune.with_resources(ray.tune.with_parameters(_trial, payload=cfg.model_dump(mode="json")), {"memory": 1}),
+        ray.tune.with_resources(ray.tune.with_parameters(_trial, payload=open_tree(cfg)), {"memory": 1}),
         param_space={key: _axis(axis) for key, axis in space.space.items()},
         tune_config=ray.tune.TuneConfig(
             num_samples=space.num_samples,

@@ -10,6 +10,7 @@ from pipeline.config import (
     canonical,
     differences,
     load,
+    parse_model,
     stage_configs,
     with_values,
 )
@@ -139,6 +140,28 @@ def test_a_stage_lays_its_keys_over_the_run():
     )  # a section with a name is replaced whole
     assert (third.start_from, third.train_split, third.optimizer.schedule) == ("s3://bucket/other", "val", "one_cycle")
     assert stage_configs(staged({}, {"start_from": None}))[1].start_from is None
+
+
+def test_a_network_s_rates_follow_the_stride_that_is_laid_over_it():
+    coarse = load(TrainConfig, CAMVID, ["model={name: deeplabv3}", "output=/runs/a"])
+    assert coarse.model.rates == (12, 24, 36)
+    assert with_values(coarse, {"model.output_stride": 16}, where="test").model.rates == (6, 12, 18)
+    stages = with_values(coarse, {"stages": [{}, {"model": {"output_stride": 16}}]}, where="test")
+    assert [stage.model.rates for stage in stage_configs(stages)] == [(12, 24, 36), (6, 12, 18)]
+    named = load(TrainConfig, CAMVID, ["model={name: deeplabv3, rates: [12, 24, 36]}"])
+    assert with_values(named, {"model.output_stride": 16}, where="test").model.rates == (12, 24, 36)
+
+
+def test_keys_that_came_later_are_in_no_text_of_a_config_that_does_without():
+    """Runs and trainings are told apart by these texts: those from before the keys stay what they are."""
+    assert "freeze_all_but_head" not in load(TrainConfig, CAMVID).model_dump(mode="json")
+    assert (
+        load(TrainConfig, CAMVID, ["freeze_all_but_head=true"]).model_dump(mode="json")["freeze_all_but_head"] is True
+    )
+    for values, key in (({"name": "fcn"}, "last_upsampling"), ({"name": "deeplabv2"}, "resnet")):
+        assert key not in parse_model(values, where="test").model_dump(mode="json")
+    cfg = parse_model({"name": "deeplabv2", "resnet": "caffe"}, where="test")
+    assert parse_model(cfg.model_dump(mode="json"), where="test") == cfg and cfg.model_dump()["resnet"] == "caffe"
 
 
 @pytest.mark.parametrize(

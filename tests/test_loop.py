@@ -16,6 +16,7 @@ from pipeline import checkpoint, storage
 from pipeline.batches import EpochOrder, epoch_batches
 from pipeline.config import FIGURES
 from pipeline.corpus import list_items
+from pipeline.errors import UserError
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.labels import IGNORE, space
 from pipeline.records import MetricsLog, figure, read_records
@@ -79,6 +80,19 @@ def test_a_run_broken_off_within_an_epoch_goes_on_to_the_same_curve_and_weights(
     assert starts == [0, 0, 4]
     assert weights_of(cfg.output) == weights_of(tmp_path / "whole")
     assert weights_of(cfg.output, "best") == weights_of(tmp_path / "whole", "best")
+
+
+def test_a_snapshot_of_other_parameter_groups_is_not_continued(scenes, tmp_path, monkeypatch):
+    """Batch norms' shifts were once in the group of the biases."""
+    from pipeline.recipe import optimizer
+
+    cfg = alone(scenes, tmp_path / "run", batch_size=2, save_every=1, **QUICK)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(optimizer, "_NORMS", ())
+        stop_after_step(patch, 2)
+        train_alone(cfg)
+    with pytest.raises(UserError, match="groups the parameters for the optimiser as an earlier version did"):
+        train_alone(cfg)
 
 
 def test_a_run_lives_in_object_storage(s3, scenes, monkeypatch):

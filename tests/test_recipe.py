@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import LossConfig, OptimizerConfig, parse
+from pipeline import models
+from pipeline.config import LossConfig, OptimizerConfig, parse, parse_model
 from pipeline.labels import IGNORE
 from pipeline.models import Network
 from pipeline.recipe import Ema, Loss, build_optimizer, class_weights, rate, set_lr, set_norm
 from pipeline.recipe.losses import cross_entropy, dice, focal, lovasz_softmax, ohem
+from pipeline.train.learner import Learner
+from tests.small_train import config
 
 
 def logits_of(*probs):
@@ -210,11 +213,78 @@ def groups_of(network, cfg):
 
 
 def test_groups_learn_at_their_own_rate_and_decay():
-    biases = {(0.1, 0.0, 2 + 2), (1.0, 0.0, 1 + 1)}  # a convolution's and a norm's
-    norms = {(0.1, 0.0, 2), (1.0, 0.0, 1)}
+    biases = {(0.1, 0.0, 2), (1.0, 0.0, 1)}
+    norms = {(0.1, 0.0, 2 + 2), (1.0, 0.0, 1 + 1)}  # scale and shift, which is called bias but is none of a convolution
     assert groups_of(Tiny(), optimizer_config()) == {(0.1, 0.5, 18), (1.0, 0.5, 2)} | biases | norms
     doubled = groups_of(Tiny(), optimizer_config(bias_lr_factor=2, decay_all=True))
-    assert doubled == {(0.1, 0.5, 18), (1.0, 0.5, 2), (0.2, 0.5, 4), (2.0, 0.5, 2), (0.1, 0.5, 2), (1.0, 0.5, 1)}
+    assert doubled == {(0.1, 0.5, 18), (1.0, 0.5, 2), (0.2, 0.5, 2), (2.0, 0.5, 1), (0.1, 0.5, 4), (1.0, 0.5, 2)}
+
+
+def rates_of(**values):
+    """The names of a network's parameters by their multiple of the rate, as a released solver lists them."""
+    network = models.build(parse_model(values, where="test"), 3)
+    optimizer = build_optimizer(network, optimizer_config(backbone_lr_factor=0.1, bias_lr_factor=2))
+    factor = {id(p): group["lr_factor"] for group in optimizer.param_groups for p in group["params"]}
+    return {name: round(factor[id(p)] * 10) for name, p in network.named_parameters() if p.requires_grad}
+
+
+def expected(rates, scored):
+    """1 for weights and 2 for biases, 10 and 20 for those of the layers that give scores."""
+    return {name: (10 if name.startswith(scored) else 1) * (2 if name.endswith("bias") else 1) for name in rates}
+
+
+@pytest.mark.parametrize(
+    ("values", "scored"),
+    [
+        ({"name": "deeplabv1", "fc_channels": 4}, ("fc8.",)),
+        ({"name": "deeplabv2", "backbone": "vgg16", "fc_channels": 4}, tuple(f"branches.{i}.6." for i in range(4))),
+        ({"name": "fcn", "stride": 8, "fc_channels": 4}, ("score", "upscore")),
+    ],
+)
+def test_on_vgg16_only_the_layers_that_score_learn_faster(values, scored):
+    """The released solvers: lr_mult 1 and 2 for all layers of VGG16, fc6 and fc7 among them, 10 and 20 for fc8."""
+    rates = rates_of(**values)
+    assert rates == expected(rates, scored)
+    assert {10, 1, 2} <= set(rates.values())
+
+
+def test_on_a_resnet_the_branches_learn_faster_and_norms_at_the_plain_rate():
+    """The released training of DeepLab v2 on ResNet-101: 1, and 10 and 20 for the pyramid."""
+    rates = rates_of(name="deeplabv2", backbone="resnet50")
+    assert {rates[name] for name in rates if name.startswith("backbone.")} == {1}
+    assert {rates[name] for name in rates if name.startswith("branches.")} == {10, 20}
+    head = rates_of(name="deeplabv3", aux=False)
+    assert (head["classifier.4.weight"], head["classifier.4.bias"], head["classifier.2.bias"]) == (10, 20, 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "learns", "holds"),
+    [
+        # Table 2's FCN-32s-fixed: the last layer alone.
+        ({"stride": 32, "upsampling": "transposed_fixed"}, {"freeze_all_but_head": True},
+         ("score_fr.",), ("backbone.", "fc6.", "fc7.", "upscore.")),
+        # The paper's own: the last step is bilinear interpolation, the inner one is learnt.
+        ({"stride": 16, "last_upsampling": "transposed_fixed"}, {},
+         ("backbone.", "fc6.", "fc7.", "score_fr.", "score_pool4.", "upscore2."), ("upscore.",)),
+        ({"stride": 16, "upsampling": "transposed_fixed"}, {"freeze_backbone": True},
+         ("fc6.", "fc7.", "score_fr.", "score_pool4."), ("backbone.", "upscore2.", "upscore.")),
+    ],
+)  # fmt: skip
+def test_a_step_moves_the_parts_that_learn_and_no_other(tmp_path, model, changes, learns, holds):
+    network = {"name": "fcn", "fc_channels": 8, "dropout": 0, **model}
+    sgd = {"name": "sgd", "lr": 0.1, "backbone_lr_factor": 1, "weight_decay": 0, "warmup_steps": 0, "poly_power": 1}
+    cfg = config(("/images", "/labels"), tmp_path, model=network, workers=1, optimizer=sgd, **changes)
+    learner = Learner(cfg, 19, None, rank=0, world_size=1, device=torch.device("cpu"))
+    if learner.network.skips:
+        torch.nn.init.normal_(learner.network.score_pool4.weight)
+    before = {name: value.clone() for name, value in learner.network.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    label = torch.randint(0, 19, (2, 64, 64), generator=generator, dtype=torch.uint8)
+    learner.step(images, label, 0, 4, 0.0)
+    moved = {name for name, value in learner.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {name for name in before if name.startswith(holds)} & moved == set()
+    assert moved == {name for name in before if name.startswith(learns)}
 
 
 def test_a_frozen_backbone_is_in_no_group_and_its_statistics_hold_still():

@@ -16,7 +16,7 @@ from pipeline.config.recipe import (
 from pipeline.config.section import Section
 from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse, parse_model
-from pipeline.config.train import FIGURES, TrainConfig, stage_configs
+from pipeline.config.train import FIGURES, TrainConfig, open_tree, stage_configs
 from pipeline.config.tune import AxisConfig, TuneConfig, with_values
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "canonical",
     "differences",
     "load",
+    "open_tree",
     "parse",
     "stage_configs",
     "with_values",

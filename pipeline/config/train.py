@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 
 # What a stage may set for itself; all else is one for the whole run.
 STAGE_KEYS = (
-    "model", "weights", "start_from", "freeze_backbone", "norm", "corpus", "train_split", "epochs", "batch_size",
-    "accumulate", "augment", "optimizer", "loss", "ema", "validate_every", "validate_crf",
+    "model", "weights", "start_from", "freeze_backbone", "freeze_all_but_head", "norm", "corpus", "train_split", "epochs",
+    "batch_size", "accumulate", "augment", "optimizer", "loss", "ema", "validate_every", "validate_crf",
 )  # fmt: skip
 PREVIOUS = "previous"  # start_from: the best checkpoint of the stage before
 # What one validation is judged by, of the whole split; `iou.<class>` beside these.
@@ -33,7 +33,9 @@ class TrainConfig(Section):
     model: ModelConfig
     weights: Literal["imagenet", "random"]  # where the backbone starts
     start_from: Uri | None = None  # a checkpoint whose tensors are taken over where name and shape match
-    freeze_backbone: bool = False  # only the head learns
+    freeze_backbone: bool = False  # the encoder holds still
+    # Only the head learns, which optimizer.lr is the rate of: with fcn, the scores and the upsampling (the paper's 32s-fixed).
+    freeze_all_but_head: bool = Field(False, exclude_if=lambda value: not value)
     # Batch statistics: of each worker, of all (GPUs), or the stored ones.
     norm: Literal["batch", "sync", "frozen"] = "batch"
     output: Uri
@@ -107,7 +109,8 @@ def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
     """
     if not cfg.stages:
         return [cfg]
-    run = cfg.model_dump(mode="json", exclude={"stages"})
+    run = open_tree(cfg)
+    del run["stages"]
     configs: list[TrainConfig] = []
     for number, stage in enumerate(cfg.stages, start=1):
         unknown = sorted(stage.keys() - set(STAGE_KEYS))
@@ -120,6 +123,14 @@ def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
             values["start_from"] = storage.join(configs[-1].output, "best")
         configs.append(parse(TrainConfig, values, where=f"stages.{number}"))
     return configs
+
+
+def open_tree(cfg: TrainConfig) -> dict[str, Any]:
+    """The config as a tree to lay other values over: a network's rates that follow from its stride are left out."""
+    tree = cfg.model_dump(mode="json")
+    if "rates" not in cfg.model.model_fields_set:
+        tree["model"].pop("rates", None)
+    return tree
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

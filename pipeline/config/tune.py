@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config.section import Section
 from pipeline.config.text import parse
-from pipeline.config.train import TrainConfig
+from pipeline.config.train import TrainConfig, open_tree
 from pipeline.errors import UserError
 
 Range = tuple[float, float]
@@ -60,7 +60,7 @@ def with_values(cfg: TrainConfig, values: dict[str, Any], where: str) -> TrainCo
     Raises:
         UserError: a key is not there, or its value is not allowed.
     """
-    tree = cfg.model_dump(mode="json")
+    tree = open_tree(cfg)
     for key, value in values.items():
         *parents, leaf = key.split(".")
         branch: Any = tree

@@ -42,6 +42,10 @@ class DeepLabV1(GridNetwork):
         x = self.dropout(F.relu(self.fc7(x)))
         return self.fc8(x)
 
+    def fine_tuned(self) -> list[nn.Module]:
+        """All but fc8: the release fine-tunes VGG16's fc6 and fc7 at the encoder's rate, and fc8 10x faster."""
+        return [self.backbone, self.fc6, self.fc7]
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
         return [upsample(self.coarse(x), like=x)]

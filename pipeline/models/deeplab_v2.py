@@ -63,6 +63,11 @@ class DeepLabV2(GridNetwork):
         x = self.backbone(x)[-1]
         return torch.stack([branch(x) for branch in self.branches]).sum(dim=0)
 
+    def fine_tuned(self) -> list[nn.Module]:
+        """On VGG16 all but the branches' fc8, as in the first DeepLab; on a ResNet the encoder: its branches are new."""
+        own = [branch[:-1] for branch in self.branches if isinstance(branch, nn.Sequential)]
+        return [self.backbone, *own]
+
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)
         return self._coarse(x)[-1]

@@ -57,7 +57,10 @@ class Fcn(GridNetwork):
     Args:
         backbone: vgg16 (stride 32, 16 or 8), alexnet or googlenet (32 only, paper table 1).
         stride: of the finest scores that are used.
-        upsampling: the paper's is `transposed`: initialised to bilinear, learnt; `transposed_fixed` is its 32s-fixed.
+        upsampling: of the steps; `transposed` starts as bilinear interpolation and is learnt, as the paper's inner steps;
+            `transposed_fixed` stays bilinear, as all steps of the released networks.
+        last_upsampling: of the last step, if another; the paper's is `transposed_fixed` (section 4.3). Deviation: by default
+            it is learnt too.
         at_once: trained in one stage, with pool4 and pool3 scaled by 0.01 and 0.0001 as the released at-once networks do.
     Raises:
         UserError: stride 16 or 8 without VGG16.
@@ -69,6 +72,7 @@ class Fcn(GridNetwork):
         backbone: Literal["vgg16", "alexnet", "googlenet"] = "vgg16",
         stride: Literal[32, 16, 8] = 32,
         upsampling: UpsamplingName = "transposed",
+        last_upsampling: UpsamplingName | None = None,
         at_once: bool = False,
         fc_channels: int = 4096,
         dropout: float = 0.5,
@@ -100,15 +104,15 @@ class Fcn(GridNetwork):
         self.score_fr = nn.Conv2d(width, num_classes, 1)
         nn.init.normal_(self.score_fr.weight, std=0.01)
 
-        def enlarge(factor: int) -> Upsample:
-            return Upsample(upsampling, num_classes, num_classes, factor, kernel, crop=False)
+        def enlarge(factor: int, how: UpsamplingName = upsampling) -> Upsample:
+            return Upsample(how, num_classes, num_classes, factor, kernel, crop=False)
 
         self.skips = 0 if stride == 32 else 1 if stride == 16 else 2
         if self.skips > 0:
             self.upscore2, self.score_pool4 = enlarge(2), _skip(512, num_classes)
         if self.skips > 1:
             self.upscore_pool4, self.score_pool3 = enlarge(2), _skip(256, num_classes)
-        self.upscore = enlarge(stride)
+        self.upscore = enlarge(stride, last_upsampling or upsampling)
         self.skip_scales = (0.01, 0.0001) if at_once else (1.0, 1.0)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
@@ -122,6 +126,13 @@ class Fcn(GridNetwork):
                 "fcn: predict.mode shift_and_stitch needs one grid of scores, found skips; set stride: 32, or mode: whole"
             )
         return self._score(self.backbone(x)[-1])
+
+    def fine_tuned(self) -> list[nn.Module]:
+        """All but the scores and their upsampling: fc6 and fc7 are layers of the classifier that the network starts from.
+
+        With the head alone learning (`freeze_all_but_head`), stride 32 and fixed upsampling it is table 2's FCN-32s-fixed.
+        """
+        return [self.backbone, *([self.fc6, self.fc7] if hasattr(self, "fc6") else [])]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""

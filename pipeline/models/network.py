@@ -17,7 +17,7 @@ class Network(nn.Module):
     logits (N, C, H, W), of which the last is the prediction; the others are for deep supervision while training.
     """
 
-    backbone: nn.Module  # the encoder: what starts from ImageNet weights and learns at its own rate
+    backbone: nn.Module  # the encoder: what starts from ImageNet weights
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     min_size: int
@@ -30,6 +30,13 @@ class Network(nn.Module):
         Who needs only the winning class never makes the enlarged ones: `imaging.enlarge`.
         """
         raise AssertionError(f"{type(self).__name__} does not end by enlarging its logits")
+
+    def fine_tuned(self) -> list[nn.Module]:
+        """The parts that learn at the backbone's rate: the encoder, and layers that the papers fine-tune with it.
+
+        All others are the head: new layers, which learn faster.
+        """
+        return [self.backbone]
 
     def place(self, device: torch.device) -> "Network":
         """The network on a device, with channels last: the memory order that convolutions are fastest in."""

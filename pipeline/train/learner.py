@@ -10,7 +10,7 @@ from pipeline import checkpoint, models
 from pipeline.config import TrainConfig
 from pipeline.models import Network
 from pipeline.predict import normalise
-from pipeline.recipe import Ema, Loss, build_optimizer, class_weights, set_lr, set_norm
+from pipeline.recipe import Ema, Loss, build_optimizer, class_weights, held_still, set_lr, set_norm
 from pipeline.train import parallel
 
 
@@ -47,8 +47,8 @@ class Learner:
         self.network: Network = models.build(cfg.model, num_classes, pretrained=pretrained).place(device)
         if cfg.start_from is not None:
             models.start_from(self.network, checkpoint.load(cfg.start_from).model.state_dict())
-        if cfg.freeze_backbone:
-            self.network.backbone.requires_grad_(False)
+        for part in held_still(self.network, cfg.freeze_backbone, cfg.freeze_all_but_head):
+            part.requires_grad_(False)
         self.ema = Ema(self.network, cfg.ema) if cfg.ema is not None else None
         sharded = cfg.parallel == "fsdp" and world_size > 1
         self._whole = copy.deepcopy(self.network).requires_grad_(False) if sharded else None
@@ -99,7 +99,8 @@ class Learner:
         self._set_norm()
 
     def _set_norm(self) -> None:
-        set_norm(self.network, self.cfg.freeze_backbone, self.cfg.norm == "frozen")
+        cfg = self.cfg
+        set_norm(self.network, cfg.freeze_backbone, cfg.norm == "frozen", cfg.freeze_all_but_head)
 
     def _clip(self) -> torch.Tensor:
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]

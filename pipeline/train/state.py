@@ -8,6 +8,7 @@ import torch
 
 from pipeline import checkpoint, labels, snapshots, storage
 from pipeline.config import TrainConfig
+from pipeline.errors import UserError
 from pipeline.models import Network
 from pipeline.records import Record, figure
 from pipeline.train import parallel
@@ -40,7 +41,13 @@ def restore(cfg: TrainConfig, learner: Learner) -> Position:
         averaged = {k.removeprefix(_AVERAGED): v for k, v in weights.items() if k.startswith(_AVERAGED)}
         learner.ema.network.load_state_dict(averaged)
     state = torch.load(io.BytesIO(snapshot.parts["optimizer.pt"]), map_location="cpu", weights_only=True)
-    parallel.load_optimizer(learner.network, learner.optimizer, state)
+    try:
+        parallel.load_optimizer(learner.network, learner.optimizer, state)
+    except ValueError:  # torch's, of groups that do not fit
+        raise UserError(
+            f"{cfg.output}: its snapshot groups the parameters for the optimiser as an earlier version did; "
+            "choose another output and set start_from to a checkpoint of this run, or use its version"
+        ) from None
     return Position(**snapshot.position)
 
 
