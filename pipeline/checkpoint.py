@@ -21,6 +21,7 @@ from pipeline.labels import LabelSpace
 from pipeline.models import Network
 
 FORMAT = 1
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of weights as they are published
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,12 @@ def _of_another_resnet(description: dict[str, Any]) -> bool:
 def _describe(uri: str) -> dict[str, Any]:
     try:
         text = storage.read(storage.join(uri, "checkpoint.json"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if uri.endswith(_WEIGHTS) or storage.is_file(uri):
+            raise UserError(
+                f"checkpoint {uri}: a file, and a checkpoint is a folder; turn published weights into one with `maskmill "
+                f"import-weights {uri} --model NAME --output FOLDER`, and give that folder"
+            ) from None
         raise UserError(
             f"checkpoint {uri}: no checkpoint.json there; give the folder that `maskmill train` wrote, e.g. <output>/best"
         ) from None

@@ -25,6 +25,7 @@ class Misuse(Protocol):
 
 def main() -> None:
     """Entry point: errors become one sentence and an exit code; `--debug` shows the traceback."""
+    patience.start()
     interrupts.listen()  # the imports of the commands already take long enough to be interrupted
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     code = run(lambda: _command(arguments), debug=len(arguments) < len(sys.argv) - 1)

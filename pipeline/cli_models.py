@@ -43,14 +43,13 @@ def import_weights(
     ] = None,
 ) -> None:
     """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint."""
-    import yaml
-
     from pipeline import checkpoint, labels
     from pipeline.config import parse_model
+    from pipeline.config.text import value_of
     from pipeline.console import console
 
     pairs = [value.partition("=") for value in values or []]
-    cfg = parse_model({"name": model, **{key: yaml.safe_load(text) for key, _, text in pairs}}, where="--model")
+    cfg = parse_model({"name": model, **{key: value_of(text) for key, _, text in pairs}}, where="--model")
     sha256 = checkpoint.import_published(source, cfg, labels.space(label_space), output)
     console.print(f"checkpoint: {output} · source sha256 {sha256[:12]}", soft_wrap=True)
 

@@ -11,6 +11,9 @@ from pipeline.errors import StoreRefused
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 PATIENCE_S = 90.0  # after the first failure; a store that is restarted is back by then
+# Of a command that has not heard from its store yet: an address that is wrong is likelier than a store that restarts.
+START_PATIENCE_S = 15.0
+TELL_S = 3.0  # of failing, before a command that starts says what it waits for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _BUSY = (408, 429)  # beside all from 500 on
 # S3's own names for errors that it answers with status 400, and that a second try may mend.
@@ -22,7 +25,19 @@ _REFUSALS = (
     "SignatureDoesNotMatch", "TokenRefreshRequired",
 )  # fmt: skip
 
+# Their lack, as botocore names it.
+_LACKS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoAuthTokenError", "TokenRetrievalError",
+          "SSOTokenLoadError", "UnauthorizedSSOTokenError", "CredentialRetrievalError")  # fmt: skip
+
 T = TypeVar("T")
+
+_starting = False  # a command starts in this process, and its store has not answered yet
+
+
+def start() -> None:
+    """A command starts here: until its store has answered once, say what is waited for, and give up soon."""
+    global _starting
+    _starting = True
 
 
 def patiently(call: Callable[[], T]) -> T:
@@ -32,23 +47,41 @@ def patiently(call: Callable[[], T]) -> T:
         OSError: of the store, at once if it will not pass (no such file, no permission, disk full), else in the end.
         StoreRefused: at once, for credentials that have expired or are wrong.
     """
-    pause, deadline = _FIRST_PAUSE_S, 0.0
+    global _starting
+    pause, first, told = _FIRST_PAUSE_S, 0.0, False
     while True:
+        began = time.monotonic()
         try:
-            return call()
+            answer = call()
         except Exception as error:
-            now = time.monotonic()
-            deadline = deadline or now + PATIENCE_S
+            now, first = time.monotonic(), first or began
+            if type(error).__name__ in _LACKS and type(error).__module__.startswith("botocore."):
+                raise StoreRefused(
+                    f"the store asks for credentials, and none are found ({error}); set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, on every machine of the run"
+                ) from error
             if (code := _code(error)) in _REFUSALS:
                 raise StoreRefused(
                     f"the store refuses the credentials ({code}); renew them and run the same command again"
                 ) from error
             if not passes(error):
                 raise
-            if now > deadline:
-                if isinstance(error, OSError):
+            patience_s = START_PATIENCE_S if _starting else PATIENCE_S
+            if now > first + patience_s:
+                if isinstance(error, OSError) and not _starting:
                     raise
-                raise OSError(f"the store did not answer for {PATIENCE_S:.0f} s: {error!r}") from error
+                words = " ".join(str(error).split()) or type(error).__name__
+                check = "; see that AWS_ENDPOINT_URL and the network are right" if _starting else ""
+                raise OSError(f"the store did not answer for {now - first:.0f} s ({words}){check}") from error
+            if _starting and not told and now > first + TELL_S:
+                told = True
+                print(
+                    f"the store does not answer ({error}); trying for {patience_s:.0f} s", file=sys.stderr, flush=True
+                )
+        else:
+            if "aiobotocore" in sys.modules:  # else it was a disk
+                _starting = False
+            return answer
         time.sleep(pause * random.uniform(0.5, 1.0))  # workers that failed together do not come back together
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 

@@ -66,6 +66,11 @@ def is_dir(uri: str) -> bool:
     return bool(patiently(lambda: fs.isdir(path)))
 
 
+def is_file(uri: str) -> bool:
+    fs, path = _filesystem(uri)
+    return bool(patiently(lambda: fs.isfile(path)))
+
+
 def size(uri: str) -> int:
     """Bytes of one object; FileNotFoundError if there is none."""
     fs, path = _filesystem(uri)
@@ -199,12 +204,35 @@ def _filesystem(uri: str, attempts: int = 1) -> tuple[fsspec.AbstractFileSystem,
     Listings are never cached: other processes write here too.
     """
     if not uri.startswith(("s3://", "s3a://")):
-        fs, path = fsspec.core.url_to_fs(uri)
-        return fs, path
+        return _other(uri)
     retries = {"mode": "standard", "total_max_attempts": attempts}
     limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": retries, "max_pool_connections": 64}
     fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, config_kwargs=limits)
     fs.retries = 1 if attempts == 1 else type(fs).retries  # s3fs has a loop of its own around botocore's
+    return fs, path
+
+
+def _other(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Of any store but S3.
+
+    Raises:
+        UserError: fsspec does not know the scheme, or the package for it is not installed.
+    """
+    scheme = uri.partition("://")[0]
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except ImportError as error:
+        words = " ".join(str(error).split())
+        raise UserError(
+            f"{uri}: {scheme}:// needs a package that is not installed here ({words}); install it on every machine of the run, "
+            "or put the data where s3:// or a path reaches it"
+        ) from None
+    except ValueError as error:
+        if "Protocol not known" not in str(error):
+            raise
+        raise UserError(
+            f"{uri}: no store is known as {scheme}://; give a path, s3://..., or a scheme that fsspec knows"
+        ) from None
     return fs, path
 
 

@@ -44,8 +44,8 @@ def test_overrides_reach_nested_keys(segment_yaml):
     ("override", "sentence"),
     [
         ("crf.iteration=3", r"crf\.iteration: unknown key; known keys here: iterations, smooth_weight"),
-        ("actors=0", r"actors: found 0; input should be greater than or equal to 1"),
-        ("corpus.layout=voc", r"corpus\.layout: found 'voc'; input should be 'cityscapes', 'camvid', 'pairs'"),
+        ("actors=0", r"actors: found 0; it must be 1 or more"),
+        ("corpus.layout=voc", r"corpus\.layout: found 'voc'; choose one of 'cityscapes', 'camvid', 'pairs'"),
         ("crf.iterations", "expected key.path=value"),
         ("actors.more=1", "actors is a value, not a section"),
         ("corpus.image_glob='*.jpg'", "belong to layout 'pairs', found layout 'camvid'"),

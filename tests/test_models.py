@@ -227,7 +227,7 @@ def test_the_catalogue_lists_every_network_that_a_config_can_name():
 def test_a_wrong_network_is_explained():
     with pytest.raises(ValueError, match=r"test: name: found 'resnet'; choose one of 'classifier', 'fcn'"):
         parse_model({"name": "resnet"}, where="test")
-    with pytest.raises(ValueError, match=r"test: stride: found 4; input should be 32, 16 or 8"):
+    with pytest.raises(ValueError, match=r"test: stride: found 4; choose one of 32, 16, 8"):
         parse_model({"name": "fcn", "stride": 4}, where="test")
     with pytest.raises(ValueError, match=r"widths: unknown key; known keys here: name, channels, depth"):
         parse_model({"name": "unet", "widths": 3}, where="test")

@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -33,7 +34,7 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
             f"{path}: expected keys and values, found {type(values).__name__}; see the examples in configs/camvid/"
         )
     for override in overrides or []:
-        _set(values, override)
+        _set(schema, values, override)
     return parse(schema, values, where=path)
 
 
@@ -64,7 +65,8 @@ def differences(before: dict[str, Any], after: dict[str, Any], path: str = "") -
     return found
 
 
-def _set(values: dict[str, Any], override: str) -> None:
+def _set(schema: type[Section], values: dict[str, Any], override: str) -> None:
+    whole = values
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise UserError(f"--set {override}: expected key.path=value, e.g. crf.iterations=5")
@@ -75,7 +77,42 @@ def _set(values: dict[str, Any], override: str) -> None:
         if not isinstance(values[parent], dict):
             raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         values = values[parent]
-    values[leaf] = yaml.safe_load(text)
+    values[leaf] = value_of(text, _is_text(schema, whole, [*parents, leaf]))
+
+
+def value_of(text: str, as_text: bool = False) -> Any:
+    """What an override says: YAML, or the words themselves where they are none, or where the key holds text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if as_text and value is not None and not isinstance(value, str) else value
+
+
+def _is_text(schema: Any, values: dict[str, Any], path: list[str]) -> bool:
+    """Whether the key at a path holds text, or none."""
+    *parents, leaf = path
+    sections = _sections(schema)
+    for parent in parents:
+        values = values.get(parent) or {}
+        sections = _sections(
+            next((s.model_fields[parent].annotation for s in sections if parent in s.model_fields), None)
+        )
+    named = (
+        [section for section in sections if _name_of(section) == values.get("name")] if len(sections) > 1 else sections
+    )
+    fields = [section.model_fields[leaf].annotation for section in named if leaf in section.model_fields]
+    return bool(fields) and all(set(_alternatives(field)) <= {str, type(None)} for field in fields)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, without what is annotated to them."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _alternatives(inner[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in inner for kind in _alternatives(part)]
+    return [annotation]
 
 
 def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where: str) -> T:
@@ -107,8 +144,44 @@ def _explain(schema: Any, problem: dict[str, Any]) -> str:
         case "value_error":
             return f"{key}: {context['error']}" if key else str(context["error"])
         case _:
-            text = str(problem["msg"])
-            return f"{key}: found {found!r}; {text[0].lower()}{text[1:]}"
+            return f"{key}: found {found!r}; {_allowed(problem['type'], str(problem['msg']), context)}"
+
+
+def _allowed(kind: str, words: str, context: dict[str, Any]) -> str:
+    """What a key may hold, in plain words; `kind` and `words` are pydantic's."""
+    match kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float"):
+        case "int":
+            return "it must be a whole number"
+        case "float" | "finite_number":
+            return "it must be a number"
+        case "bool":
+            return "it must be true or false"
+        case "string":
+            return "it must be text"
+        case "string_too_short":
+            return "it must not be empty"
+        case "tuple" | "list" | "set":
+            return "it must be a list, such as [1, 2]"
+        case "model" | "dict" | "model_attributes":
+            return "it must be a section: keys with values"
+        case "literal_error":
+            return f"choose one of {context['expected'].replace(' or ', ', ')}"
+        case "greater_than":
+            return f"it must be above {context['gt']:g}"
+        case "greater_than_equal":
+            return f"it must be {context['ge']:g} or more"
+        case "less_than":
+            return f"it must be below {context['lt']:g}"
+        case "less_than_equal":
+            return f"it must be {context['le']:g} or less"
+        case "multiple_of":
+            return f"it must be a multiple of {context['multiple_of']:g}"
+        case "too_short":
+            return f"it needs at least {context['min_length']} of them"
+        case "too_long":
+            return f"it holds at most {context['max_length']} of them"
+        case _:
+            return f"{words[0].lower()}{words[1:]}"
 
 
 def _inside(key: str, leaf: str) -> str:

@@ -44,6 +44,9 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_nothing_partial_is_seen(
             answer = drivers.get().run(world.config(output))
             assert "a disk is full" in str(answer.get("error")), answer
             assert "free space and run the same command again" in str(answer["error"])
+            assert (
+                "Ray" not in answer["error"] and "\n" not in answer["error"]
+            )  # which has advice of its own, about retries
             assert list(disk.rglob("*.tmp")) == []
             world.rows(output)  # what is there can be read
         assert mounted(disk, 50_000, "remount").returncode == 0
