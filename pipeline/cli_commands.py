@@ -158,7 +158,7 @@ def resume(run: RunUri) -> None:
     """Go on with a run from its folder alone: its config is in run.json."""
     from pipeline.run import describe
 
-    _segment(parse(SegmentConfig, describe(storage.absolute(run))["config"], where=f"{run}/run.json"))
+    _segment(parse(SegmentConfig, describe(storage.absolute(run)).config, where=f"{run}/run.json"))
 
 
 @app.command()

@@ -7,7 +7,6 @@ and says which numbers below were measured, and which are assumed.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -17,10 +16,10 @@ from pipeline.corpus import scan_items
 from pipeline.corpus.tars import is_tar
 from pipeline.corpus.zips import is_zip
 from pipeline.errors import UserError
-from pipeline.run import SECONDS, describe
+from pipeline.run import SECONDS, describe, read_success
 from pipeline.run.lease import RENEW_S
+from pipeline.run.parts import THREADS
 from pipeline.run.plan import PART_ROWS
-from pipeline.run.success import THREADS
 
 OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
 STARTUP_S = 60.0  # Ray, actors, weights
@@ -100,20 +99,18 @@ def measured(run: str) -> Rates:
     Raises:
         UserError: the run is not finished, all of it was rejected, or a part is gone.
     """
-    try:
-        success: dict[str, Any] = storage.read_json(storage.join(run, "_SUCCESS.json"))
-    except FileNotFoundError:
-        raise UserError(f"run {run} is not finished (no _SUCCESS.json); rates come from a finished run") from None
-    parts = {name: part for name, part in success["parts"].items() if name.startswith("masks/") and part["rows"]}
+    if (success := read_success(run)) is None:
+        raise UserError(f"run {run} is not finished (no _SUCCESS.json); rates come from a finished run")
+    parts = {name: part for name, part in success.parts.items() if name.startswith("masks/") and part.rows}
     if not parts:
         raise UserError(f"run {run} has no mask; rates come from a run that answered images")
     names = list(parts)[:: ceil(len(parts) / SAMPLE_PARTS)]
-    cfg, seconds = describe(run)["config"], dict.fromkeys(SECONDS, 0.0)
+    cfg, seconds = describe(run).config, dict.fromkeys(SECONDS, 0.0)
     for name in names:
         for column, total in _seconds(run, name).items():
             seconds[column] += total
-    images = sum(parts[name]["rows"] for name in names)
-    mask_bytes = sum(part["bytes"] for part in parts.values()) / sum(part["rows"] for part in parts.values())
+    images = sum(parts[name].rows for name in names)
+    mask_bytes = sum(part.bytes for part in parts.values()) / sum(part.rows for part in parts.values())
     return Rates(images / working_s(seconds, parse(SegmentConfig, cfg, where=f"run {run}")), 0.0, mask_bytes)
 
 
@@ -135,7 +132,7 @@ def working_s(seconds: dict[str, float], cfg: SegmentConfig) -> float:
 
 def unlike(run: str, cfg: SegmentConfig) -> list[str]:
     """Warnings: what was other in a run whose rate is used, among that which decides its pace."""
-    before, now = describe(run)["config"], cfg.model_dump(mode="json", include=PACE)
+    before, now = describe(run).config, cfg.model_dump(mode="json", include=PACE)
     changed = differences({key: before[key] for key in now}, now)
     return [f"the rate is that of another setting than {run}'s: {'; '.join(changed)}"] if changed else []
 

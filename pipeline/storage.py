@@ -10,6 +10,7 @@ is raised in the end is an OSError. All calls may be repeated without harm: whol
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pipeline.patience import patiently
 
 # Answers of S3 to a conditional PUT that lost: to an object, or to another PUT at the same moment.
 _ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
 LIST_PAGE = 1000  # objects a request, the most that S3 gives
 
@@ -185,6 +187,11 @@ def delete(uri: str) -> None:
     fs, path = _filesystem(uri)
     with contextlib.suppress(FileNotFoundError):
         patiently(lambda: fs.rm_file(path))
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file on a disk is one that `put` or `create` left behind, killed before they gave it its name."""
+    return bool(_TEMPORARY.fullmatch(path.rpartition("/")[2]))
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:

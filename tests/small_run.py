@@ -64,7 +64,11 @@ def make_run(
     )  # fmt: skip
     items = [_item(corpus, index, one) for index, one in enumerate(drawn)]
     run = Run.open_or_create(
-        uri, {"crf": None}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(items, images_per_shard)
+        uri,
+        {"crf": cfg.model_dump(mode="json")["crf"]},
+        cfg.model_dump(mode="json"),
+        SPACE,
+        lambda: plan_shards(items, images_per_shard),
     )
     for shard in run.pending():
         here = list(zip(items, drawn, strict=True))[shard * images_per_shard : (shard + 1) * images_per_shard]

@@ -113,7 +113,7 @@ def test_what_cannot_be_compacted_is_told_so(run, tmp_path):
 
     def change(done, parts):
         success = json.loads(storage.read(f"{run}/_SUCCESS.json"))
-        storage.put(f"{run}/_SUCCESS.json", json.dumps(success | {"finished": "later"}).encode())
+        storage.put(f"{run}/_SUCCESS.json", json.dumps(success | {"finished": "2030-01-01T00:00:00+00:00"}).encode())
 
     with pytest.raises(ValueError, match="it was changed while it was compacted"):
         compact(run, f"{run}-copy", on_part=change)

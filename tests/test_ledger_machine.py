@@ -262,7 +262,7 @@ FAULTS = {
     "commit overwrites an earlier answer": (Run, "commit", "first = storage.create(", "first = not storage.put("),
     "commit does not settle rejects": (Run, "commit", "if rejects.num_rows or not first:", "if False:"),
     "begin is always the first": (Run, "begin", "moment.encode())", "moment.encode()) or True"),
-    "pending forgets a shard": (Run, "pending", "np.flatnonzero(~answered)", "np.flatnonzero(~answered)[:-1]"),
+    "pending forgets a shard": (Run, "_without", "np.flatnonzero(~answered)", "np.flatnonzero(~answered)[:-1]"),
     "reopen leaves _SUCCESS": (Run, "reopen", SUCCESS, "pass"),
     "reopen leaves withdrawn rejects": (Run, "reopen", "if part.first in pending:", "if False:"),
     "finish does not settle rejects": (ledger, "write_success", "storage.put(storage.join(run_uri, name), data)", "pass"),
@@ -271,7 +271,7 @@ FAULTS = {
     "withdraw removes rejects first": (
         Run, "withdraw_rejects", '(replace(part, kind="masks").uri, part.uri)', '(part.uri, replace(part, kind="masks").uri)'
     ),
-    "compact takes a run that lost its parts": (compaction, "_success", "finished(run_uri) is not None", "True"),
+    "compact takes a run that lost its parts": (compaction, "_success", "source.finished() is not None", "True"),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ ITEMS = [Item(f"val/s_{i}", Place(f"/corpus/{i}.png", bytes=1), split="val", seq
 
 
 def open_run(uri, identity=IDENTITY):
-    return Run.open_or_create(str(uri), identity, {"crf": None}, SPACE, lambda: plan_shards(ITEMS, 2))
+    return Run.open_or_create(str(uri), identity, {"crf": {"smooth_weight": 3.0}}, SPACE, lambda: plan_shards(ITEMS, 2))
 
 
 def tables(items, rejected=()):

@@ -17,6 +17,7 @@ from pipeline.analysis import open_run
 from pipeline.config import MetricsConfig, SegmentConfig, parse
 from pipeline.corpus import list_items
 from pipeline.corpus.scenes import write_corpus
+from pipeline.errors import UserError
 from pipeline.imaging.masks import decode_mask
 from pipeline.metrics.boundary import count_boundary
 from pipeline.metrics.instances import count_instances
@@ -164,6 +165,28 @@ def test_a_shard_that_killed_its_worker_is_answered_in_children_with_the_same_ro
     assert segment(run).answered_now == 4
     assert rows(run.output, WITHOUT_SECONDS) == before
     assert not mark.exists()
+    assert verify(run.output).problems == []
+
+
+@pytest.mark.scorecard("fault", 29)
+def test_the_part_of_another_run_is_refused_by_name_and_made_again_once_it_is_deleted(run, tmp_path):
+    """Begun with another CRF weight, over the same images: it would pass for this run's by all but its fingerprint."""
+    crf = run.crf.model_copy(update={"colour_weight": 9.0})
+    other = run.model_copy(update={"crf": crf, "output": str(tmp_path / "other")})
+    segment(other)
+    before = rows(run.output, WITHOUT_SECONDS)
+    (Path(run.output) / "_SUCCESS.json").unlink()
+    (Path(run.output) / "masks/part-00002.parquet").unlink()
+    alien = Path(shutil.copy(f"{other.output}/masks/part-00001.parquet", f"{run.output}/masks/part-00001.parquet"))
+    names = [Run.open(uri).fingerprint[:12] for uri in (other.output, run.output)]
+    with pytest.raises(
+        UserError, match=rf"masks/part-00001\.parquet is a part of another run .*{names[0]}.*{names[1]}"
+    ):
+        segment(run)
+    assert any("part-00001.parquet is a part of another run" in problem for problem in verify(run.output).problems)
+    alien.unlink()
+    assert segment(run).answered_now == 8
+    assert rows(run.output, WITHOUT_SECONDS) == before
     assert verify(run.output).problems == []
 
 

@@ -15,7 +15,7 @@ from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.imaging.masks import decode_mask
 from pipeline.imaging.overlay import blend, error_map
 from pipeline.labels import LabelSpace
-from pipeline.run import parts_of, read_table
+from pipeline.run import read_table
 
 if TYPE_CHECKING:
     from pipeline.analysis.runs import RunView
@@ -56,7 +56,7 @@ def read_masks(view: "RunView", ids: Sequence[str]) -> dict[str, np.ndarray]:
     """See `RunView.masks`."""
     shards = view.plan().rows_of(list(ids))["shard"].to_pylist()
     found = {}
-    for part in parts_of(view.uri, "masks"):
+    for part in view.listed("masks"):
         if any(part.first <= shard <= part.last for shard in shards):
             table = read_table(storage.read(part.uri), ["image_id", "mask"])
             rows = table.filter(pc.is_in(table["image_id"], pa.array(list(ids), pa.string()))).to_pylist()
@@ -69,7 +69,7 @@ def read_masks(view: "RunView", ids: Sequence[str]) -> dict[str, np.ndarray]:
 def pictures_of(view: "RunView", ids: Sequence[str]) -> dict[str, Pictures]:
     """See `RunView.pictures`."""
     masks, wanted = view.masks(ids), view.plan().rows_of(list(ids))
-    max_pixels = view.description["config"]["max_pixels"]
+    max_pixels = view.description.config["max_pixels"]
     return {item.image_id: _read(item, masks[item.image_id], view.space, max_pixels) for item in items_of(wanted)}
 
 

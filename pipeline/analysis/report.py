@@ -94,7 +94,7 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
             for reason, rows in rejects.groupby("error", sort=False)
         ],
         "snippets": snippets(view.uri, "city", view.space.classes),
-        "config": yaml.safe_dump(view.description["config"], sort_keys=False),
+        "config": yaml.safe_dump(view.description.config, sort_keys=False),
         "description": view.description,
     }
 

@@ -1,6 +1,5 @@
 """A run as Dask sees it: exact counts by any group column, lazily read, one part a task."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.metrics import boundary, instances
 from pipeline.metrics.iou import category_iou, class_iou, summary_scores
-from pipeline.run import Plan, describe, parts_of, read_table
+from pipeline.run import Part, Plan, RunInfo, checked_parts, describe, read_success, read_table
 
 GROUPS = tuple(group.name for group in GROUP_FIELDS)
 ASKED_FOR = {"boundary": "boundary_px", "boundary_raw": "boundary_px", "instances": "instances",
@@ -31,10 +30,10 @@ ALL = "all"  # index of the one row of an ungrouped answer
 
 
 def open_run(uri: str) -> "RunView":
-    """The run at a URI, finished or not; UserError if there is none, or nothing is answered yet."""
+    """The run at a URI, finished or not; UserError if there is none, nothing is answered yet, or a part is another run's."""
     uri = storage.absolute(uri)
     description = describe(uri)
-    view = RunView(uri, description, labels.space(description["label_space"]["name"]))
+    view = RunView(uri, description, labels.space(description.label_space.name))
     if not view.parts("masks"):
         raise UserError(f"run {uri}: no image is answered yet; run `maskmill segment` on it first")
     return view
@@ -45,15 +44,19 @@ class RunView:
     """Read-only answers about one run, of the parts that were there at the first question; open it again for more."""
 
     uri: str
-    description: dict[str, Any]  # run.json
+    description: RunInfo
     space: LabelSpace
-    _parts: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    _parts: dict[str, list[Part]] = field(default_factory=dict, repr=False)
     _answers: dict[tuple[str, Key], Sums] = field(default_factory=dict, repr=False)
 
     def parts(self, kind: str) -> list[str]:
-        """URIs of the committed parts of a kind, `masks` or `rejects`."""
+        """URIs of the committed parts of a kind, `masks` or `rejects`; UserError for one of another run."""
+        return [part.uri for part in self.listed(kind)]
+
+    def listed(self, kind: str) -> list[Part]:
+        """The same parts with the shards that they answer."""
         if kind not in self._parts:
-            self._parts[kind] = [part.uri for part in parts_of(self.uri, kind)]
+            self._parts[kind] = checked_parts(self.uri, kind, self.description.fingerprint)
         return self._parts[kind]
 
     def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
@@ -102,7 +105,7 @@ class RunView:
     @property
     def _metrics(self) -> dict[str, Any]:
         """Config section `metrics`; runs from before it had one counted nothing more."""
-        return self.description["config"].get("metrics") or {}
+        return self.description.config.get("metrics") or {}
 
     def cells(self, column: str) -> int:
         """Numbers in one row of a count column. ValueError: there is no such column, or the run did not count it."""
@@ -137,7 +140,7 @@ class RunView:
 
     def has_raw(self) -> bool:
         """Whether the run kept the counts from before a CRF."""
-        return self.description["config"]["crf"] is not None
+        return self.description.config["crf"] is not None
 
     def iou(self, by: Sequence[str] = (), raw: bool = False) -> pd.DataFrame:
         """IoU of each class, `miou`, `mean_accuracy`, `pixel_accuracy` and `images`: one row a group.
@@ -235,7 +238,7 @@ class RunView:
 
     def plan(self) -> Plan:
         """The run's plan: every image and its shard, read as far as it is asked."""
-        return Plan(self.uri, self.description["plan"])
+        return Plan(self.uri, self.description.plan)
 
     def rejects(self) -> pd.DataFrame:
         """The reject rows: image_id, uri, member, stage, error, message, attempts."""
@@ -259,10 +262,8 @@ class RunView:
 
     def finished(self) -> str | None:
         """When the run was finished; None if it is not."""
-        try:
-            return str(json.loads(storage.read(storage.join(self.uri, "_SUCCESS.json")))["finished"])
-        except FileNotFoundError:
-            return None
+        success = read_success(self.uri)
+        return None if success is None else success.finished
 
 
 def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:

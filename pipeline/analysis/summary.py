@@ -17,7 +17,7 @@ def summarise(view: "RunView") -> dict[str, Any]:
     finished = view.finished()
     whole = view.areas().iloc[0]
     rejects = Counter(view.rejects()["error"].tolist())
-    created = datetime.fromisoformat(view.description["created"])
+    created = datetime.fromisoformat(view.description.created)
     elapsed_s = (datetime.fromisoformat(finished) - created).total_seconds() if finished else 0
     iou = view.iou().iloc[0] if view.is_labelled() else None
     raw = view.iou(raw=True).iloc[0] if view.has_raw() and iou is not None else None

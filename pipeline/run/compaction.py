@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.run.identity import describe
+from pipeline.run.info import CompactedFrom, describe, read_success
 from pipeline.run.lease import Lease
 from pipeline.run.ledger import Run
 from pipeline.run.parts import Part, PartWriter, footer_of, parts_of, read_table
 from pipeline.run.rows import part_metadata
-from pipeline.run.success import Finished, finished, rejects_part, write_success
+from pipeline.run.success import Finished, rejects_part, write_success
 
 PART_BYTES = 256_000_000  # parts come out between 0.67 and 1.5 of it, or the whole run in one
 GROUP_BYTES = 16_000_000  # of masks in a row group: what a reader holds at a time
@@ -36,7 +36,8 @@ def compact(
     Raises:
         UserError: the run is not finished, or changed meanwhile; something else is at `out`.
     """
-    source, success = Run.open(run_uri), _success(run_uri)
+    source = Run.open(run_uri)
+    success = _success(source)
     made_from = {"uri": run_uri, "success_sha256": hashlib.sha256(success).hexdigest()}
     if storage.join(run_uri) == storage.join(out):
         raise UserError(f"compact {run_uri}: the copy needs a folder of its own; give another --out")
@@ -51,19 +52,21 @@ def compact(
                 _write(source, out, group)
             on_part(number + 1, len(groups))
         lease.check()
-        if _success(run_uri) != success:
+        if _success(source) != success:
             raise UserError(f"run {run_uri}: it was changed while it was compacted; delete {out} and compact it again")
-        moment = json.loads(success)["finished"]  # of the run, not of its copy
+        ended = read_success(run_uri)
+        assert ended is not None  # it is the same as before
+        moment = ended.finished  # of the run, not of its copy
         return write_success(out, source.fingerprint, source.label_space, source.shard_sizes(), 1, moment, lease.check)
 
 
-def _success(run_uri: str) -> bytes:
+def _success(source: Run) -> bytes:
     with contextlib.suppress(FileNotFoundError):
-        success = storage.read(storage.join(run_uri, "_SUCCESS.json"))
-        if finished(run_uri) is not None:
+        success = storage.read(storage.join(source.uri, "_SUCCESS.json"))
+        if source.finished() is not None:
             return success
     raise UserError(
-        f"run {run_uri} is not finished (no _SUCCESS.json, or a part of which it speaks is gone); finish it first: "
+        f"run {source.uri} is not finished (no _SUCCESS.json, or a part of which it speaks is gone); finish it first: "
         "maskmill resume"
     )
 
@@ -73,9 +76,10 @@ def _describe(source: Run, out: str, made_from: dict[str, str]) -> None:
     if not storage.exists(storage.join(out, "run.json")):
         for part in source.plan.parts:
             storage.put(storage.join(out, part.name), storage.read(storage.join(source.uri, part.name)))
-        description: dict[str, Any] = {**describe(source.uri), "compacted_from": made_from}
-        storage.create(storage.join(out, "run.json"), json.dumps(description, indent=2).encode())
-    if describe(out).get("compacted_from") != made_from:
+        whole = json.loads(storage.read(storage.join(source.uri, "run.json")))
+        description = json.dumps({**whole, "compacted_from": made_from}, indent=2)
+        storage.create(storage.join(out, "run.json"), description.encode())
+    if describe(out).compacted_from != CompactedFrom(**made_from):
         raise UserError(
             f"compact: {out} is another run, or the copy of another state of {source.uri}; give another --out"
         )
@@ -104,7 +108,9 @@ def _write(source: Run, out: str, group: list[Part]) -> None:
     writer, waiting, waiting_bytes, rejects = None, list[pa.Table](), 0, list[dict[str, Any]]()
     for number, part in enumerate(group):
         data = storage.read(part.uri)
-        rejects += footer_of(data, part.name).rejects
+        footer = footer_of(data, part.name)
+        footer.check(part, source.fingerprint)
+        rejects += footer.rejects
         waiting.append(read_table(data))
         waiting_bytes += part.bytes
         if waiting_bytes >= GROUP_BYTES or number == len(group) - 1:

@@ -1,29 +1,11 @@
-"""`run.json`: what a run is, and what decides its output."""
+"""What binds a run to its checkpoint."""
 
-import hashlib
 import json
 from typing import Any
 
-from pipeline import storage
 from pipeline.config import canonical, differences
 from pipeline.errors import UserError
-from pipeline.run.rows import FORMAT
-
-
-def describe(uri: str) -> dict[str, Any]:
-    """`run.json` of a run; UserError if there is no run, or one of another format."""
-    try:
-        description: dict[str, Any] = json.loads(storage.read(storage.join(uri, "run.json")))
-    except FileNotFoundError:
-        raise UserError(f"run {uri}: no run.json there; give the output of `maskmill segment`") from None
-    if description["format"] != FORMAT:
-        raise UserError(f"run {uri}: format {description['format']}, this version reads {FORMAT}; use its own version")
-    return description
-
-
-def fingerprint_of(identity: dict[str, Any]) -> str:
-    """sha256 of everything that decides a run's output."""
-    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+from pipeline.run.info import describe
 
 
 def check_checkpoint(uri: str, checkpoint_uri: str, found: dict[str, Any]) -> None:
@@ -34,7 +16,7 @@ def check_checkpoint(uri: str, checkpoint_uri: str, found: dict[str, Any]) -> No
     Raises:
         UserError: naming both hashes, and each other field that differs.
     """
-    identity = describe(uri)["identity"]
+    identity = describe(uri).identity
     bound = {name: identity.get(name) for name in found}
     changed = differences(bound, json.loads(canonical(found)))
     if not changed:

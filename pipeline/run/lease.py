@@ -10,7 +10,6 @@ is then done twice, and nothing is damaged, for the first answer of a shard coun
 """
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -19,8 +18,10 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from pipeline import storage
-from pipeline.errors import RunBusy
+from pipeline.errors import RunBusy, UserError
 
 EXPIRES_S = 60.0
 RENEW_S = 15.0
@@ -29,11 +30,24 @@ SKEW_S = 30.0
 _ended: set[str] = set()
 
 
+class _Holder(BaseModel):
+    """What a lease file says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token: str
+    host: str
+    machine: str
+    pid: int = Field(ge=1, lt=2**31)
+    expires: float = Field(allow_inf_nan=False)  # seconds since 1970
+
+
 class Lease:
     """`with Lease(run_uri) as lease:` holds the run; a second writer is refused meanwhile.
 
     Raises:
-        UserError: on entering, another writer holds the run.
+        RunBusy: on entering, another writer holds the run.
+        UserError: on entering, the newest lease is damaged.
     """
 
     def __init__(self, run_uri: str) -> None:
@@ -101,11 +115,10 @@ class Lease:
                 storage.put(_uri(self._run_uri, self._number), self._content(time.time() + EXPIRES_S))
 
     def _content(self, expires: float) -> bytes:
-        holder = {
-            "token": self._token, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(),
-            "expires": expires,
-        }  # fmt: skip
-        return json.dumps(holder).encode()
+        holder = _Holder(
+            token=self._token, host=socket.gethostname(), machine=_machine(), pid=os.getpid(), expires=expires
+        )
+        return holder.model_dump_json().encode()
 
 
 def _numbers(run_uri: str) -> list[int]:
@@ -116,20 +129,38 @@ def _numbers(run_uri: str) -> list[int]:
     ]
 
 
-def _read(run_uri: str, number: int) -> dict[str, object] | None:
+def lease_faults(run_uri: str) -> list[str]:
+    """Lease files that cannot be read, each as a sentence."""
+    found = []
+    for number in sorted(_numbers(run_uri)):
+        try:
+            _read(run_uri, number)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def _read(run_uri: str, number: int) -> _Holder | None:
+    """Who a lease names; None if it is gone. UserError: it is damaged, so that nobody can tell whether it holds."""
     try:
-        holder: dict[str, object] = json.loads(storage.read(_uri(run_uri, number)))
+        data = storage.read(_uri(run_uri, number))
     except FileNotFoundError:
         return None
-    return holder
+    try:
+        return _Holder.model_validate_json(data)
+    except ValidationError:
+        raise UserError(
+            f"run {run_uri}: the lease _lease/{number:08d}.json is {'damaged' if data else 'empty'}, so that its writer is not "
+            "known; if nobody writes the run, delete the file and run the same command again"
+        ) from None
 
 
 def _uri(run_uri: str, number: int) -> str:
     return storage.join(run_uri, "_lease", f"{number:08d}.json")
 
 
-def _name(holder: dict[str, object]) -> str:
-    return f"{holder['host']} (process {holder['pid']})"
+def _name(holder: _Holder) -> str:
+    return f"{holder.host} (process {holder.pid})"
 
 
 def _machine() -> str:
@@ -141,13 +172,13 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _alive(holder: dict[str, object]) -> bool:
-    if float(str(holder["expires"])) + SKEW_S < time.time() or holder["token"] in _ended:
+def _alive(holder: _Holder) -> bool:
+    if holder.expires + SKEW_S < time.time() or holder.token in _ended:
         return False
-    if holder["machine"] != _machine():
+    if holder.machine != _machine():
         return True
     try:
-        os.kill(int(str(holder["pid"])), 0)
+        os.kill(holder.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -27,9 +27,9 @@ from pipeline.config import canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.run.identity import describe, fingerprint_of
+from pipeline.run.info import describe, fingerprint_of
 from pipeline.run.lease import Lease
-from pipeline.run.parts import Footer, Part, part_name, read_footer, read_table, scan_parts, write_part
+from pipeline.run.parts import Footer, Part, checked_parts, part_name, read_footer, read_table, scan_parts, write_part
 from pipeline.run.plan import Plan, write_plan
 from pipeline.run.rows import FORMAT, part_metadata
 from pipeline.run.success import Finished, finished, rejects_part, write_success
@@ -51,7 +51,7 @@ class Run:
     def open(cls, uri: str) -> "Run":
         """The run at a URI; UserError if there is none."""
         found = describe(uri)
-        return cls(uri, found["fingerprint"], labels.space(found["label_space"]["name"]), Plan(uri, found["plan"]))
+        return cls(uri, found.fingerprint, labels.space(found.label_space.name), Plan(uri, found.plan))
 
     @classmethod
     def open_or_create(
@@ -90,7 +90,7 @@ class Run:
     @classmethod
     def resumed(cls, uri: str, identity: dict[str, Any]) -> "Run":
         """The run at a URI; UserError if it has another identity: the message names each field that differs."""
-        found = describe(uri)["identity"]
+        found = describe(uri).identity
         wanted = json.loads(canonical({**identity, "plan_sha256": found["plan_sha256"]}))
         if changed := differences(found, wanted):
             raise UserError(
@@ -112,9 +112,20 @@ class Run:
         return self.plan.sizes()
 
     def pending(self) -> list[int]:
-        """Shards without an answer, by the names of the parts that are there: a part is written whole or not at all."""
+        """Shards without an answer: a part is written whole or not at all. Reads the footer of each.
+
+        Raises:
+            UserError: a part is another run's, or cannot be read.
+        """
+        return self._without(checked_parts(self.uri, "masks", self.fingerprint))
+
+    def _pending(self) -> list[int]:
+        """The same by the names of the parts alone."""
+        return self._without(scan_parts(self.uri, "masks"))
+
+    def _without(self, parts: Iterable[Part]) -> list[int]:
         answered = np.zeros(self.plan.num_shards, bool)
-        for part in scan_parts(self.uri, "masks"):
+        for part in parts:
             answered[part.first : part.last + 1] = True
         pending: list[int] = np.flatnonzero(~answered).tolist()
         return pending
@@ -126,7 +137,7 @@ class Run:
         """
         _check(lease)
         storage.delete(storage.join(self.uri, "_SUCCESS.json"))
-        pending = set(self.pending())
+        pending = set(self._pending())
         for part in scan_parts(self.uri, "rejects"):
             if part.first in pending:
                 _check(lease)
@@ -165,9 +176,9 @@ class Run:
         Raises:
             UserError: the run is a compacted copy, whose parts hold many shards.
         """
-        if source := describe(self.uri).get("compacted_from"):
+        if source := describe(self.uri).compacted_from:
             raise UserError(
-                f"run {self.uri}: it is a compacted copy; retry the rejects of {source['uri']}, then compact that again"
+                f"run {self.uri}: it is a compacted copy; retry the rejects of {source.uri}, then compact that again"
             )
         _check(lease)
         storage.delete(storage.join(self.uri, "_SUCCESS.json"))
@@ -187,7 +198,7 @@ class Run:
     def retried(self) -> dict[int, list[str]]:
         """Shard -> its images that were rejected and are tried again: they may have been mended since they were planned."""
         marks = [mark for mark in storage.scan(storage.join(self.uri, "attempts")) if mark.path.startswith(_RETRIED)]
-        return {int(mark.path.removeprefix(_RETRIED)): json.loads(storage.read(mark.uri)) for mark in marks}
+        return {int(mark.path.removeprefix(_RETRIED)): _ids(mark.uri) for mark in marks}
 
     def rejects(self) -> Counter[str]:
         """Rejects so far, by reason."""
@@ -198,16 +209,17 @@ class Run:
 
     def finished(self) -> Finished | None:
         """What `_SUCCESS.json` says; None for a run that is not finished."""
-        return finished(self.uri)
+        return finished(self.uri, self.fingerprint)
 
     def finish(self, max_reject_rate: float, lease: Lease | None = None) -> Finished:
         """Write `_SUCCESS.json` with rows, size and checksum of every part, from their footers.
 
         Raises:
-            UserError: shards are pending or badly answered, or more images were rejected than `max_reject_rate` allows
+            UserError: shards are pending, badly answered, or answered by a part of another run; or more images were
+                rejected than `max_reject_rate` allows
                 (counts by reason).
         """
-        if pending := self.pending():
+        if pending := self._pending():
             raise UserError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
         for file in storage.list_files(storage.join(self.uri, "attempts")):
             storage.delete(file.uri)
@@ -226,12 +238,25 @@ class Run:
         """What a shard's committed part says; None while there is none."""
         part = Part(self.uri, "masks", 0, shard, shard)
         try:
-            return read_footer(replace(part, bytes=storage.size(part.uri)))
+            return read_footer(replace(part, bytes=storage.size(part.uri)), self.fingerprint)
         except FileNotFoundError:
             return None
 
     def _attempt_uri(self, shard: int) -> str:
         return storage.join(self.uri, "attempts", f"shard-{shard:05d}")
+
+
+def _ids(uri: str) -> list[str]:
+    """What a mark of retried images holds."""
+    try:
+        ids = json.loads(storage.read(uri))
+    except ValueError:
+        ids = None
+    if not isinstance(ids, list) or not all(isinstance(image_id, str) for image_id in ids):
+        raise UserError(
+            f"{uri} does not hold the images that are tried again; delete the file and run the same command again"
+        )
+    return ids
 
 
 def _check(lease: Lease | None) -> None:

@@ -4,6 +4,7 @@ A part's footer holds the sha256 of everything before it, and the rejects of its
 whole answer in one object. So a footer's own sha256 speaks for the part, and a run is proved whole from its footers.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -17,8 +18,11 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.run.ahead import ahead
+from pipeline.run.rows import FINGERPRINT, REJECT_SCHEMA, SHARDS
 
 SHA256, REJECTS = "maskmill.sha256", "maskmill.rejects"
+THREADS = 16  # requests for footers at a time
 _NAME = re.compile(r"part-(\d{5,})(?:-(\d{5,}))?\.parquet")
 _TAIL_BYTES = 1 << 16  # holds the footer of any part but one with hundreds of rejects
 
@@ -42,6 +46,11 @@ class Part:
     def uri(self) -> str:
         return storage.join(self.run_uri, self.name)
 
+    @property
+    def shards(self) -> str:
+        """As the footer has them."""
+        return f"{self.first}-{self.last}"
+
 
 @dataclass(frozen=True)
 class Footer:
@@ -51,6 +60,21 @@ class Footer:
     rejects: list[dict[str, Any]]
     body_sha256: str
     sha256: str  # of the footer's bytes
+    metadata: dict[str, str]  # fingerprint, shards, format and label space: pipeline/run/rows.py
+
+    def check(self, part: Part, fingerprint: str) -> None:
+        """UserError if a file is no part of a run, or not the part that its name says."""
+        mine, said = self.metadata.get(FINGERPRINT, "none"), self.metadata.get(SHARDS)
+        if mine != fingerprint:
+            raise UserError(
+                f"run {part.run_uri}: {part.name} is a part of another run (it carries the fingerprint {mine[:12]}, this run's "
+                f"is {fingerprint[:12]}); delete the file and resume: maskmill resume {part.run_uri}"
+            )
+        if said != part.shards:
+            raise UserError(
+                f"run {part.run_uri}: {part.name} is another part of this run (it answers shards {said}); delete the file and "
+                f"resume: maskmill resume {part.run_uri}"
+            )
 
 
 def part_name(first: int, last: int) -> str:
@@ -61,8 +85,16 @@ def part_name(first: int, last: int) -> str:
 def scan_parts(run_uri: str, kind: str) -> Iterator[Part]:
     """The parts of a kind, `masks` or `rejects`, that are there, as the store lists them; none is opened."""
     for file in storage.scan(storage.join(run_uri, kind)):
-        if found := _NAME.fullmatch(file.path):
-            yield Part(run_uri, kind, file.bytes, int(found[1]), int(found[2] or found[1]))
+        if part := part_at(run_uri, kind, file):
+            yield part
+
+
+def part_at(run_uri: str, kind: str, file: storage.FileInfo) -> Part | None:
+    """The part that a file below `masks` or `rejects` is by its name; None for any other file."""
+    if not (found := _NAME.fullmatch(file.path)):
+        return None
+    part = Part(run_uri, kind, file.bytes, int(found[1]), int(found[2] or found[1]))
+    return part if part.first <= part.last and part.name == f"{kind}/{file.path}" else None
 
 
 def parts_of(run_uri: str, kind: str) -> list[Part]:
@@ -111,17 +143,32 @@ def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(io.BytesIO(data), columns=columns)
 
 
-def read_footer(part: Part) -> Footer:
+def read_footer(part: Part, fingerprint: str) -> Footer:
     """The footer of a part, in one ranged read.
 
     Raises:
-        UserError: the part is no whole Parquet file of a run.
+        UserError: the part is no whole Parquet file of a run, is of another run than that of the fingerprint, or another
+            part of it.
     """
     start = max(0, part.bytes - _TAIL_BYTES)
     tail = storage.read_range(part.uri, start, part.bytes - start)
     if (missing := _footer_bytes(tail) - len(tail)) > 0 and missing <= start:
         tail = storage.read_range(part.uri, start - missing, missing) + tail
-    return footer_of(tail, part.name)
+    footer = footer_of(tail, part.name)
+    footer.check(part, fingerprint)
+    return footer
+
+
+def checked_parts(run_uri: str, kind: str, fingerprint: str) -> list[Part]:
+    """The parts that are there, in the order of their shards; UserError for one of another run: footers are read for it."""
+
+    def look(part: Part) -> Part | None:
+        with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+            read_footer(part, fingerprint)
+            return part
+        return None
+
+    return [part for part in ahead(look, parts_of(run_uri, kind), THREADS) if part]
 
 
 def footer_of(data: bytes, name: str) -> Footer:
@@ -130,11 +177,25 @@ def footer_of(data: bytes, name: str) -> Footer:
         footer = data[max(0, len(data) - _footer_bytes(data)) :]
         found = pq.read_metadata(pa.BufferReader(footer))
         metadata = {key.decode(): value.decode() for key, value in (found.metadata or {}).items()}
-        body = metadata[SHA256]
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        rejects = json.loads(metadata.pop(REJECTS, "[]"))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{name} cannot be read ({error}); delete it and run `segment` again") from None
-    rejects = json.loads(metadata.get(REJECTS, "[]"))
-    return Footer(found.num_rows, rejects, body, hashlib.sha256(footer).hexdigest())
+    body = metadata.pop(SHA256, None)
+    if body is None or not _are_rejects(rejects):
+        raise UserError(f"{name} is no part of a run, or its footer is damaged; delete it and run `segment` again")
+    described = {key: value for key, value in metadata.items() if key.startswith("maskmill.")}
+    return Footer(found.num_rows, rejects, body, hashlib.sha256(footer).hexdigest(), described)
+
+
+def _are_rejects(rows: Any) -> bool:
+    """Whether they are rows of the reject table."""
+    kinds = {field.name: int if pa.types.is_integer(field.type) else str for field in REJECT_SCHEMA}
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and row.keys() == kinds.keys()
+        and all(isinstance(row[name], kind) or (name == "member" and row[name] is None) for name, kind in kinds.items())
+        for row in rows
+    )
 
 
 def body_sha256(data: bytes) -> str:

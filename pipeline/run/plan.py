@@ -5,8 +5,9 @@ that a writer that was overtaken cannot change a plan that another one made. run
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -17,28 +18,28 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.run.info import PlanInfo, PlanPart, plan_name
 from pipeline.run.parts import PartWriter
 
 PART_ROWS = 1 << 18  # about 5 MB; what an actor holds of the plan
+_LEFTOVER = re.compile(r"plan/part-\d{5}-([0-9a-f]{8})\.parquet")
 
 
-@dataclass(frozen=True)
-class PlanPart:
-    """One file of a plan."""
+@dataclass
+class Proof:
+    """What the files of a plan hold, and what run.json says otherwise, each as a sentence."""
 
-    name: str  # below the run
-    first_shard: int
-    rows: int
-    sha256: str
+    images: int = 0
+    shards: int = 0
+    problems: list[str] = field(default_factory=list)
 
 
 class Plan:
     """What a run must answer; reads only the parts that a question needs, and checks each against run.json."""
 
-    def __init__(self, run_uri: str, description: dict[str, Any]) -> None:
-        self._run_uri = run_uri
-        self.parts = [PlanPart(**part) for part in description["parts"]]
-        self.num_images, self.num_shards = int(description["images"]), int(description["shards"])
+    def __init__(self, run_uri: str, info: PlanInfo) -> None:
+        self._run_uri, self._info = run_uri, info
+        self.parts, self.num_images, self.num_shards = info.parts, info.images, info.shards
         self._open = lru_cache(maxsize=1)(self._read)
 
     def shard(self, shard: int) -> pa.Table:
@@ -51,7 +52,9 @@ class Plan:
             if shards.min <= shard <= shards.max:
                 table = file.read_row_group(group)
                 return table.filter(pc.equal(table["shard"], shard))
-        raise AssertionError(f"{self._run_uri}: shard {shard} is not in {part.name}")
+        raise UserError(
+            f"run {self._run_uri}: shard {shard} is not in {part.name}, though run.json says so; restore run.json"
+        )
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """All rows, in order; whole shards, some thousand rows a table."""
@@ -65,8 +68,46 @@ class Plan:
         sizes = np.zeros(self.num_shards, np.int64)
         for table in self.tables(["shard"]):
             found, counts = np.unique(table["shard"].to_numpy(), return_counts=True)
+            if found.size and found[-1] >= self.num_shards:
+                break
             sizes[found] += counts
+        if sizes.sum() != self.num_images or not sizes.all():
+            raise UserError(
+                f"run {self._run_uri}: run.json says {self.num_images} images in {self.num_shards} shards, the plan holds "
+                "others; restore run.json"
+            )
         return sizes
+
+    def prove(self) -> Proof:
+        """Read the whole plan: how many images and shards it has, and what does not fit run.json.
+
+        Raises:
+            UserError: a part is gone, or not the one that the run was made with.
+        """
+        proof, whole = Proof(), hashlib.sha256()
+        for part in self.parts:
+            whole.update(data := self._bytes(part))
+            first, images = proof.shards, proof.images
+            file = pq.ParquetFile(pa.BufferReader(data))
+            for group in range(file.metadata.num_row_groups):
+                shards = file.read_row_group(group, columns=["shard"])["shard"].to_numpy()
+                steps = np.diff(shards, prepend=proof.shards - 1)
+                if steps[0] != 1 or ((steps != 0) & (steps != 1)).any():
+                    proof.problems.append(f"{part.name}: its shards do not follow each other; restore run.json")
+                proof.shards, proof.images = int(shards[-1]) + 1, proof.images + len(shards)
+            if (part.first_shard, part.rows) != (first, proof.images - images):
+                proof.problems.append(
+                    f"run.json: plan says that {part.name} begins with shard {part.first_shard} and has {part.rows} images, "
+                    f"it begins with shard {first} and has {proof.images - images}"
+                )
+        for key, said, found in (
+            ("images", self._info.images, proof.images),
+            ("shards", self._info.shards, proof.shards),
+            ("sha256", self._info.sha256[:12], whole.hexdigest()[:12]),
+        ):
+            if said != found:
+                proof.problems.append(f"run.json: plan.{key} is {said}, the plan's is {found}")
+        return proof
 
     def rows_of(self, ids: list[str]) -> pa.Table:
         """The rows of some images."""
@@ -75,6 +116,9 @@ class Plan:
         return pa.concat_tables(found, promote_options="permissive").unify_dictionaries()
 
     def _read(self, part: PlanPart) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(self._bytes(part)))
+
+    def _bytes(self, part: PlanPart) -> bytes:
         try:
             data = storage.read(storage.join(self._run_uri, part.name))
         except FileNotFoundError:
@@ -83,7 +127,7 @@ class Plan:
             raise UserError(
                 f"run {self._run_uri}: {part.name} is not the plan this run was made with; restore the file"
             )
-        return pq.ParquetFile(pa.BufferReader(data))
+        return data
 
 
 def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
@@ -95,7 +139,7 @@ def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
     for first, last, rows, data in _files(tables):
         whole.update(data)
         digest = hashlib.sha256(data).hexdigest()
-        name = f"plan/part-{len(parts):05d}-{digest[:8]}.parquet"
+        name = plan_name(len(parts), digest)
         storage.put(storage.join(run_uri, name), data)
         parts.append({"name": name, "first_shard": first, "rows": rows, "sha256": digest})
         images, shards = images + rows, last + 1
@@ -115,3 +159,9 @@ def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
             writer = None
     if writer is not None:
         yield first, last, rows, writer.finish()
+
+
+def leftover(name: str, uri: str) -> bool:
+    """Whether a file is a plan's part, whole, of a start that was killed before its run.json: nothing reads it."""
+    found = _LEFTOVER.fullmatch(name)
+    return found is not None and hashlib.sha256(storage.read(uri)).hexdigest().startswith(found[1])

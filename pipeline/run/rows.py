@@ -8,6 +8,7 @@ from pipeline.corpus import GROUP_FIELDS
 from pipeline.labels import LabelSpace
 
 FORMAT = 2  # 2: the plan in parts, rejects in the footers of masks
+FINGERPRINT, SHARDS = "maskmill.fingerprint", "maskmill.shards"  # keys of a part's metadata
 SECONDS = ("seconds_decode", "seconds_forward", "seconds_crf", "seconds_encode")
 
 REJECT_SCHEMA = pa.schema(
@@ -63,7 +64,7 @@ def part_metadata(fingerprint: str, space: LabelSpace, first: int, last: int) ->
     label_space = {"name": space.name, "classes": space.classes, "colours": space.colours, "ids": space.stored_ids}
     return {
         "maskmill.format": str(FORMAT),
-        "maskmill.fingerprint": fingerprint,
+        FINGERPRINT: fingerprint,
         "maskmill.label_space": json.dumps(label_space),
-        "maskmill.shards": f"{first}-{last}",
+        SHARDS: f"{first}-{last}",
     }

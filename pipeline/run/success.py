@@ -13,10 +13,19 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.run.ahead import ahead
-from pipeline.run.parts import Footer, Part, footer_of, part_name, parts_of, read_footer, scan_parts, write_part
+from pipeline.run.info import check_success, read_success
+from pipeline.run.parts import (
+    THREADS,
+    Footer,
+    Part,
+    footer_of,
+    part_name,
+    parts_of,
+    read_footer,
+    scan_parts,
+    write_part,
+)
 from pipeline.run.rows import FORMAT, REJECT_SCHEMA, part_metadata
-
-THREADS = 16  # requests for footers at a time
 
 
 @dataclass(frozen=True)
@@ -28,16 +37,20 @@ class Finished:
     rejects_by_reason: dict[str, int]
 
 
-def finished(run_uri: str) -> Finished | None:
-    """What `_SUCCESS.json` says; None for a run that is not finished, or that has lost a part since."""
-    try:
-        success = json.loads(storage.read(storage.join(run_uri, "_SUCCESS.json")))
-    except FileNotFoundError:
+def finished(run_uri: str, fingerprint: str) -> Finished | None:
+    """What `_SUCCESS.json` says; None for a run that is not finished, or that has lost a part since.
+
+    Raises:
+        UserError: the file is damaged, contradicts itself, or is another run's.
+    """
+    success = read_success(run_uri)
+    if success is None:
         return None
+    check_success(run_uri, success, fingerprint)
     there = {part.name for kind in ("masks", "rejects") for part in scan_parts(run_uri, kind)}
-    if success["parts"].keys() - there:
+    if success.parts.keys() - there:
         return None
-    return Finished(success["rows"], success["rejects"], success["rejects_by_reason"])
+    return Finished(success.rows, success.rejects, success.rejects_by_reason)
 
 
 def rejects_part(
@@ -64,11 +77,16 @@ def write_success(
         moment: when the run ended, ISO 8601.
         check: called before what cannot be repeated.
     Raises:
-        UserError: a part does not answer its shards, or more images were rejected than `max_reject_rate` allows.
+        UserError: a part is another run's or does not answer its shards, or more images were rejected than
+            `max_reject_rate` allows.
     """
     rows, after, reasons, entries = 0, 0, Counter[str](), list[str]()
     there = {part.first: part for part in scan_parts(run_uri, "rejects")}
-    for part, footer in ahead(_with_footer, parts_of(run_uri, "masks"), THREADS):
+
+    def look(part: Part) -> tuple[Part, Footer]:
+        return part, read_footer(part, fingerprint)
+
+    for part, footer in ahead(look, parts_of(run_uri, "masks"), THREADS):
         images = int(sizes[part.first : part.last + 1].sum())
         if part.first < after or footer.rows + len(footer.rejects) != images:
             raise UserError(
@@ -99,10 +117,6 @@ def write_success(
     check()
     storage.put(storage.join(run_uri, "_SUCCESS.json"), text.encode())
     return done
-
-
-def _with_footer(part: Part) -> tuple[Part, Footer]:
-    return part, read_footer(part)
 
 
 def _entry(name: str, size: int, footer: Footer) -> str:
