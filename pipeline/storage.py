@@ -9,6 +9,7 @@ is raised in the end is an OSError. All calls may be repeated without harm: whol
 
 import contextlib
 import json
+import logging
 import os
 import re
 import uuid
@@ -28,6 +29,7 @@ from pipeline.patience import patiently
 _ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
+logging.getLogger("fsspec.http").setLevel(logging.INFO)  # its debug lines are whole addresses, signatures too
 LIST_PAGE = 1000  # objects a request, the most that S3 gives
 
 
@@ -50,6 +52,21 @@ def absolute(uri: str) -> str:
     if "://" in uri:
         return uri.rstrip("/") if not uri.endswith("://") else uri
     return str(Path(uri).expanduser().absolute())
+
+
+def without_secrets(uri: str) -> str:
+    """A URI as it may be shown: without the user, password, query (signatures stand there) and fragment of a web address, and
+    without a password in any other. What is no URI stays as it is."""
+    scheme, found, rest = uri.partition("://")
+    if not found:
+        return uri
+    web = scheme.lower() in ("http", "https")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    path = rest[len(host) :]
+    user, _, bare = host.rpartition("@")
+    if user and (web or ":" in user):  # abfs://container@account holds no secret
+        host = bare
+    return f"{scheme}://{host}{re.split(r'[?#]', path, maxsplit=1)[0] if web else path}"
 
 
 def join(uri: str, *parts: str) -> str:

@@ -1,10 +1,11 @@
-"""The 48 bad inputs: how each is made, and what becomes of it. tests/bad_inputs.md is this table as text.
+"""The bad inputs: how each is made, and what becomes of it. tests/bad_inputs.md is this table as text.
 
 `python -m tests.bad_inputs` prints it.
 """
 
 import io
 import struct
+import tarfile
 import unicodedata
 import warnings
 import zipfile
@@ -15,6 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 MAX_PIXELS = 1_000_000  # of the tests' config
@@ -30,8 +33,8 @@ class Case:
     name: str  # group-number and what is wrong
     outcome: str  # `mask`; a reject's code; `refused`: a sentence before anything runs; `left out`: `check` lists it
     says: str  # for masks what the row holds, for rejects and refusals a part of the sentence
-    spoil: Callable[[Path], None]  # puts the bad input into the folder, or writes the folder's a.zip anew
-    zipped: bool = False  # the corpus is the folder's a.zip
+    spoil: Callable[[Path], None]  # puts the bad input into the folder, or writes the folder's archive anew
+    archive: str | None = None  # the corpus is this file of the folder: a.zip, a.tar or a.parquet
     ids: tuple[str, ...] = ("val/s_2",)  # what is answered beside the good images
     space: str = "cityscapes19"
 
@@ -115,7 +118,7 @@ def _names(name: str, outcome: str, says: str, *stems: str) -> Case:
 
 
 def _zip(name: str, outcome: str, says: str, write: Callable[[zipfile.ZipFile], object], **values: object) -> Case:
-    return Case(name, outcome, says, partial(pack, write=write), zipped=True, **values)  # type: ignore[arg-type]
+    return Case(name, outcome, says, partial(pack, write=write), archive="a.zip", **values)  # type: ignore[arg-type]
 
 
 def _add(path: str, data: bytes = PNG) -> Callable[[zipfile.ZipFile], object]:
@@ -136,6 +139,59 @@ def _overlapping(archive: zipfile.ZipFile) -> None:
 def _lying(archive: zipfile.ZipFile) -> None:
     archive.writestr("images/val/s_2.png", PNG)
     archive.filelist[2].compress_size -= 50
+
+
+def _far_too_long(archive: zipfile.ZipFile) -> None:
+    """The directory says in zip64 that the last member has 2^40 bytes."""
+    archive.writestr("images/val/s_2.png", PNG)
+    archive.filelist[2].compress_size = archive.filelist[2].file_size = 1 << 40
+
+
+def _far_away(archive: zipfile.ZipFile) -> None:
+    """The directory says in zip64 that the last member starts behind any offset that a signed number holds."""
+    archive.writestr("images/val/s_2.png", PNG)
+    archive.filelist[2].header_offset = (1 << 63) + 5
+
+
+def pack_tar(folder: Path, bad_bytes: int | None = None) -> None:
+    """a.tar with two good images, and between them, if asked for, one whose header says that it has so many bytes."""
+    file = io.BytesIO()
+    for name in ("s_1", "s_2", "s_3") if bad_bytes else ("s_1", "s_3"):
+        info = tarfile.TarInfo(f"images/val/{name}.png")
+        info.size = bad_bytes if bad_bytes and name == "s_2" else len(PNG)
+        file.write(info.tobuf(tarfile.GNU_FORMAT) + PNG + bytes(-len(PNG) % tarfile.BLOCKSIZE))
+    (folder / "a.tar").write_bytes(file.getvalue() + bytes(2 * tarfile.BLOCKSIZE))
+
+
+def pack_table(folder: Path, **columns: pa.Array) -> None:
+    """a.parquet with two good images, and other columns in the place of its own or beside them."""
+    own = {"image_id": pa.array(["val/s_1", "val/s_3"]), "image": pa.array([PNG, PNG])}
+    pq.write_table(pa.table(own | columns), folder / "a.parquet")
+
+
+def with_rows(data: bytes, rows: int, said: int, which: int | None = None) -> bytes:
+    """A Parquet file of so many rows (more than 64: their number must be found) whose footer says that it has others: in all
+    places, or in one of them."""
+    length = struct.unpack("<I", data[-8:-4])[0]
+    parts = data[-8 - length : -8].split(_varint(rows))
+    joints = [_varint(said if which in (None, index) else rows) for index in range(len(parts) - 1)]
+    footer = parts[0] + b"".join(joint + part for joint, part in zip(joints, parts[1:], strict=True))
+    return data[: -8 - length] + footer + struct.pack("<I", len(footer)) + b"PAR1"
+
+
+def _varint(number: int) -> bytes:
+    """A 64-bit number in thrift's compact protocol: zigzag, seven bits a byte."""
+    left, found = 2 * number, bytearray()
+    while left > 0x7F:
+        found.append(left & 0x7F | 0x80)
+        left >>= 7
+    return bytes([*found, left])
+
+
+def _too_many_rows(folder: Path) -> None:
+    rows = 70_001  # three bytes that stand nowhere else in the footer
+    pq.write_table(pa.table({"image": pa.array([b"x"] * rows)}), folder / "a.parquet")
+    (folder / "a.parquet").write_bytes(with_rows((folder / "a.parquet").read_bytes(), rows, 1 << 40))
 
 
 def _symlink(archive: zipfile.ZipFile) -> None:
@@ -174,7 +230,7 @@ _XML = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code></Er
 _HTML = b"<!DOCTYPE html><html><body>Sign in</body></html>"
 _SAME_SIZE = "a mask of the image's own size"
 
-CASES = (
+_FIRST = (
     _image("bytes-01 empty", b"", "empty", "the file is empty"),
     _image("bytes-02 garbage", bytes(range(256)) * 4, "not_an_image", "no PNG, JPEG"),
     _image("bytes-03 S3 error XML saved as .jpg", _XML, "not_an_image", "it starts with '<?xml", suffix="jpg"),
@@ -225,16 +281,26 @@ CASES = (
     _zip("archives-01 member that leads out", "refused", "leads out of the archive", _add("images/../../s_2.png"), ids=()),
     _zip("archives-02 symlink", "not_an_image", "it starts with '/etc/passwd'", _symlink),  # its path, never its target
     _zip("archives-03 nested archive", "not_an_image", "it starts with 'PK", _add("images/val/s_2.png", _nested())),
-    Case("archives-04 encrypted", "encrypted", "store it without a password", _encrypted, zipped=True),
-    Case("archives-05 truncated", "refused", "not a readable zip", _cut, zipped=True, ids=()),
+    Case("archives-04 encrypted", "encrypted", "store it without a password", _encrypted, archive="a.zip"),
+    Case("archives-05 truncated", "refused", "not a readable zip", _cut, archive="a.zip", ids=()),
     _zip("archives-06 overlapping entries", "refused", "overlap; zip the corpus again", _overlapping, ids=()),
 )  # fmt: skip
+
+# By their rows of the scorecard, where 52 to 58 are no images.
+CASES: dict[int, Case] = dict(enumerate(_FIRST, start=1)) | {
+    59: _zip("archives-07 zip entry of 2^40 bytes", "corrupt", "a size that the archive does not have", _far_too_long),
+    61: _zip("archives-08 zip entry beyond 2^63", "corrupt", "a place or a size that the archive does not", _far_away),
+    62: Case("archives-09 tar header of 2^40 bytes", "refused", "after 'images/val/s_2.png' (its header says 1099511627776",
+             partial(pack_tar, bad_bytes=1 << 40), archive="a.tar", ids=()),
+    63: Case("tables-02 Parquet footer of 2^40 rows", "refused", "says it has 1099511627776 rows, in a file of",
+             _too_many_rows, archive="a.parquet", ids=()),
+}  # fmt: skip
 
 
 def table() -> str:
     """Markdown: every input, its outcome and what is said of it."""
     lines = ["| input | outcome | what the row or the sentence says |", "| --- | --- | --- |"]
-    for case in CASES:
+    for case in CASES.values():
         code = f"`{case.outcome}`" if case.outcome not in ("mask", "refused", "left out") else case.outcome
         says = case.says if case.outcome == "mask" else f'"{case.says.replace("|", chr(92) + "|")}"'
         lines.append(f"| {case.name} | {code} | {says} |")

@@ -39,7 +39,7 @@ ROWS: dict[str, dict[int, str]] = {
         32: "compiled code cached from other sources",
         33: "package folder and home are read-only",
     },
-    "input": {number: case.name for number, case in enumerate(CASES, start=1)}
+    "input": {number: case.name for number, case in CASES.items()}
     | {
         52: "size: a mask over Pillow's bomb limit is read back",
         53: "crf: energies beyond 1e4",

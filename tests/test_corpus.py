@@ -10,11 +10,12 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import CorpusConfig
-from pipeline.corpus import items_of, list_items, plan_shards, read, unmatched_labels
+from pipeline.corpus import Place, items_of, list_items, plan_shards, read, unmatched_labels
 from pipeline.corpus.scenes import write_corpus
 from pipeline.corpus.tars import list_tar
 from pipeline.corpus.zips import list_members
-from pipeline.errors import Reject
+from pipeline.errors import Reject, UserError
+from tests.bad_inputs import with_rows
 
 
 def make_zip(path, members, compression=zipfile.ZIP_STORED):
@@ -386,3 +387,99 @@ def test_members_beyond_four_gigabytes_are_read_in_place_and_as_zipfile_lists_th
     members = list_members(str(path))
     assert {name: place.offset for name, place in members.items()} == listed
     assert [read(place) for place in members.values()] == [b"far", b"near"]
+
+
+def tar_of(*headers):
+    """A tar of headers (name, type, size as it is said, bytes as they are), and its end."""
+    blocks = []
+    for name, kind, said, data in headers:
+        info = tarfile.TarInfo(name)
+        info.type, info.size = kind, said
+        blocks.append(info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+    return b"".join(blocks) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        (("b.jpg", tarfile.REGTYPE, 1 << 40, b"y"), r"after 'b\.jpg' \(its header says 1099511627776 bytes"),
+        (("b.jpg", tarfile.REGTYPE, 1 << 70, b"y"), r"after 'b\.jpg' \(its header says 1180591620717411303424 bytes"),
+        (("b.jpg", tarfile.REGTYPE, -1024, b"y"), r"after 'b\.jpg' \(its header says -1024 bytes"),
+        (("long", tarfile.GNUTYPE_LONGNAME, 1 << 40, b"n"), "a header that says it has 1099511627776 bytes"),
+        (("pax", tarfile.XHDTYPE, 1 << 40, b"n"), "a header that says it has 1099511627776 bytes"),
+        (("pax", tarfile.XHDTYPE, -1024, b"n"), "a header that says it has -1024 bytes"),
+        (("pax", tarfile.XHDTYPE, 22, b"22 GNU.sparse.size=x1\n"), "not a readable tar after 'a.jpg'"),
+    ],
+)
+@pytest.mark.timeout(30)
+def test_a_tar_header_that_lies_is_refused_before_memory_is_taken_for_it(tmp_path, monkeypatch, header, sentence):
+    most, real = [], storage.read_range
+    monkeypatch.setattr(storage, "read_range", lambda *args: most.append(args[2]) or real(*args))
+    uri = str(tmp_path / "a.tar")
+    storage.put(uri, tar_of(("a.jpg", tarfile.REGTYPE, 600, b"x" * 600), header, ("c.jpg", tarfile.REGTYPE, 1, b"z")))
+    with pytest.raises(UserError, match=sentence):
+        list_tar(uri)
+    assert max(most) <= storage.size(uri)
+
+
+def test_a_sparse_tar_member_is_rejected_and_its_neighbours_are_read(tmp_path):
+    """Its header says how long the file is with its holes: 2^40 bytes, of which the tar holds six."""
+    info = tarfile.TarInfo("b.jpg")
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, 6
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 6)  # the one piece that is there
+    header[483:495] = (1 << 40).to_bytes(12, "big")
+    header[483] = 0x80
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(b" " * 8) + sum(header[156:512]))
+    good = (tar_of((name, tarfile.REGTYPE, 1, name[:1].encode()))[:1024] for name in ("a.jpg", "c.jpg"))
+    uri = str(tmp_path / "s.tar")
+    storage.put(uri, next(good) + bytes(header) + b"sparse" + bytes(506) + next(good) + bytes(1024))
+    members = list_tar(uri)
+    assert [read(members[name]) for name in ("a.jpg", "c.jpg")] == [b"a", b"c"]
+    with pytest.raises(Reject, match="a place or a size that the archive does not have") as error:
+        read(members["b.jpg"])
+    assert error.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("field", ["compress_size", "header_offset"])
+@pytest.mark.parametrize("said", [20_000, (1 << 32) + 5, 1 << 40, (1 << 63) + 5, (1 << 64) - 2])
+def test_a_zip_entry_that_lies_is_rejected_alone(tmp_path, field, said):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.jpg", "b.jpg", "c.jpg"):
+            archive.writestr(name, name.encode() * 1000)
+        setattr(archive.filelist[1], field, said)
+    members = list_members(str(tmp_path / "a.zip"))
+    assert [read(members[name]) for name in ("a.jpg", "c.jpg")] == [b"a.jpg" * 1000, b"c.jpg" * 1000]
+    with pytest.raises(Reject, match="a place or a size that the archive does not have") as error:
+        read(members["b.jpg"])
+    assert error.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+def test_an_archive_that_became_shorter_is_looked_at_before_memory_is_taken_for_a_large_member(tmp_path, suffix):
+    (tmp_path / f"a.{suffix}").write_bytes(b"PK\3\4" + bytes(1000))
+    with pytest.raises(Reject, match="reach beyond the archive's 1004; copy it again") as error:
+        read(Place(str(tmp_path / f"a.{suffix}"), "a.jpg", 0, 1 << 40, 0))
+    assert error.value.reason == "truncated"
+
+
+ROWS = 70_001
+
+
+@pytest.mark.parametrize("lie", [7, 1 << 22, 1 << 40, 1 << 61])
+@pytest.mark.parametrize("which", [0, 1, 3])  # of the file, of the column, of the row group; 2 is a histogram
+def test_a_parquet_footer_that_lies_about_rows_is_refused_before_memory_is_taken_for_them(tmp_path, lie, which):
+    uri = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": pa.array([b"%d" % row for row in range(ROWS)])}), uri, write_statistics=False)
+    honest = storage.read(uri)
+    assert with_rows(honest, ROWS, ROWS) == honest
+    storage.put(uri, with_rows(honest, ROWS, lie, which))
+    cfg = CorpusConfig(images=uri, layout="parquet")
+    if which == 0:  # the rows are those of the groups
+        assert len(list_items(cfg, None)) == ROWS
+        return
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        list_items(cfg, None)
+    with pytest.raises(Reject, match="cannot be read") as error:
+        read(Place(uri, "image", 5))
+    assert error.value.reason == "corrupt"

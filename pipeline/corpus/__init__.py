@@ -3,8 +3,9 @@
 from pipeline import storage
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.listing import list_files, list_items, scan_items, unmatched_labels
+from pipeline.corpus.parquet import read_cell
 from pipeline.corpus.plan import GROUP_FIELDS, PLAN_SCHEMA, items_of, plan_shards
-from pipeline.corpus.tables import read_cell
+from pipeline.corpus.signed import is_signed, read_signed
 from pipeline.corpus.tars import is_tar, read_tar_member
 from pipeline.corpus.zips import read_member
 from pipeline.errors import Reject
@@ -27,6 +28,8 @@ def read(place: Place) -> bytes:
     try:
         if place.member is None:
             return _read_file(place)
+        if is_signed(place):
+            return read_signed(place)
         if place.uri.endswith(".parquet"):
             return read_cell(place)
         return read_tar_member(place) if is_tar(place.uri) else read_member(place)

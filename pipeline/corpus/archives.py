@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 
+from pipeline import storage
 from pipeline.corpus.item import Place
-from pipeline.errors import UserError
+from pipeline.errors import Reject, UserError
+
+_SURE_BYTES = 1 << 26  # a member of more is worth a request for the archive's size before memory is taken for it
 
 
 def checked_name(uri: str, name: str) -> str:
@@ -21,3 +24,26 @@ def unique(uri: str, members: Iterable[tuple[str, Place]]) -> dict[str, Place]:
             raise UserError(f"corpus {uri}: member '{name}' appears twice; pack the corpus again with one of them")
         found[name] = place
     return dict(sorted(found.items()))
+
+
+def start_of(place: Place) -> int:
+    """Where a member starts, once its bytes are known to be in the archive; listings check it too, of the archive of that day.
+
+    Raises:
+        Reject: `corrupt`, the archive's own headers place it elsewhere; `truncated`, the archive has become shorter.
+        FileNotFoundError: the archive is gone.
+    """
+    where = f"{place.uri} member '{place.member}'"
+    if place.offset is None:
+        raise Reject(
+            "read",
+            "corrupt",
+            f"{where}: its header gives it a place or a size that the archive does not have; pack the archive again",
+        )
+    if place.bytes > _SURE_BYTES and place.offset + place.bytes > (size := storage.size(place.uri)):
+        raise Reject(
+            "read",
+            "truncated",
+            f"{where}: its {place.bytes} bytes at byte {place.offset} reach beyond the archive's {size}; copy it again",
+        )
+    return place.offset

@@ -5,11 +5,16 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bytes of one file lie: a whole object, a member of a zip or a tar, or a cell of a Parquet file."""
+    """Where the bytes of one file lie: a whole object, a member of a zip or a tar, or a cell of a Parquet file.
+
+    For web addresses that hold a secret see pipeline/corpus/signed.py.
+    """
 
     uri: str
     member: str | None = None  # path inside the archive; the column of a Parquet file
-    offset: int | None = None  # zip: of the member's local header; tar: of its bytes; Parquet: the row
+    # zip: of the member's local header; tar: of its bytes; Parquet: the row. None in an archive: its own headers place the
+    # member where the archive has no bytes.
+    offset: int | None = None
     bytes: int = 0  # of the file as stored (compressed, inside a zip); 0 = not known before it is read
     crc32: int | None = None  # of the member's uncompressed bytes
     etag: str | None = None  # of a whole object, in a store that has them

@@ -14,6 +14,11 @@ class RangeFile(io.RawIOBase):
         self._uri, self._size, self._position = uri, storage.size(uri), 0
         self._block_start, self._block = 0, b""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self._size
+
     def seekable(self) -> bool:
         return True
 

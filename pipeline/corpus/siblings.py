@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from pipeline.corpus.item import Place
+from pipeline.corpus.signed import is_signed
 from pipeline.corpus.tars import is_tar, list_tar
 from pipeline.corpus.zips import list_members
 from pipeline.errors import Reject
@@ -16,7 +17,7 @@ def instances_of(label: Place) -> Place:
     Raises:
         Reject: the label is not called `*_labelIds.*`, or its archive holds no such member. (A missing file shows when read.)
     """
-    name = label.uri if label.member is None else label.member
+    name = label.uri if label.member is None or is_signed(label) else label.member
     before, found, after = name.rpartition(_LABELS)
     if not found:
         raise Reject(
@@ -27,6 +28,12 @@ def instances_of(label: Place) -> Place:
     sibling = f"{before}{_INSTANCES}{after}"
     if label.member is None:
         return Place(sibling)
+    if is_signed(label):
+        raise Reject(
+            "read",
+            "not_found",
+            f"{name}: its signature is for itself alone; leave metrics.instances off for this corpus",
+        )
     place = _members(label.uri).get(sibling)
     if place is None:
         raise Reject(

@@ -15,6 +15,7 @@ _END = struct.Struct("<4s4H2LH")  # 4.3.16
 _END64_LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
 _END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 _ENTRY = struct.Struct("<4s6H3L5H2L")  # 4.3.12
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # 4.3.7
 _TAIL_BYTES = 1 << 18  # holds the longest comment, and the whole directory of a small zip
 _BLOCK_BYTES = 1 << 20
 _UTF8 = 0x800  # 4.4.4, bit 11
@@ -23,6 +24,8 @@ _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF  # the value is in the zip64 extra field i
 
 def read_directory(uri: str) -> Iterator[tuple[str, Place]]:
     """(path, place) of every entry, folders included, in the directory's order.
+
+    An entry whose bytes would not lie before the directory has a place without an offset.
 
     Raises:
         zipfile.BadZipFile: there is no directory, or it is damaged.
@@ -47,11 +50,12 @@ def read_directory(uri: str) -> Iterator[tuple[str, Place]]:
                 raise BadZipFile("the zip ends inside its central directory")
             block, position, at = block[at:] + more, position + len(more), 0
             continue
-        yield _entry(uri, fields, block[at + _ENTRY.size : at + entry_bytes], shift)
+        yield _entry(uri, fields, block[at + _ENTRY.size : at + entry_bytes], shift, start)
         at += entry_bytes
 
 
-def _entry(uri: str, fields: tuple[int, ...], variable: bytes, shift: int) -> tuple[str, Place]:
+def _entry(uri: str, fields: tuple[int, ...], variable: bytes, shift: int, end: int) -> tuple[str, Place]:
+    """Path and place of one entry, whose bytes lie before `end` if it tells the truth."""
     flags, crc32, packed, unpacked, name_bytes, extra_bytes, offset = (*fields[3:4], *fields[7:12], fields[16])
     raw = variable[:name_bytes]
     try:
@@ -63,7 +67,9 @@ def _entry(uri: str, fields: tuple[int, ...], variable: bytes, shift: int) -> tu
         try:  # in this order, and only those that did not fit
             _, packed, offset = (next(wide) if value == _FULL32 else value for value in (unpacked, packed, offset))
         except RuntimeError:
-            raise BadZipFile(f"member '{name}' has no zip64 sizes") from None
+            return name, Place(uri, name, crc32=crc32)  # it says that they stand in a field that it has not
+    if offset + shift + LOCAL_HEADER.size + packed > end:
+        return name, Place(uri, name, crc32=crc32)
     return name, Place(uri, name, offset + shift, packed, crc32)
 
 
@@ -104,6 +110,6 @@ def _locate(uri: str) -> tuple[int, int, int, int, bytes]:
 def _wide_end(tail: bytes, tail_start: int, locator: int, wide_at: int) -> int:
     """Where in the tail the zip64 end record starts: where the locator says, or right before it if bytes precede the zip."""
     for at in (wide_at - tail_start, locator - _END64.size):
-        if at >= 0 and tail[at : at + 4] == b"PK\6\6":
+        if 0 <= at <= len(tail) - _END64.size and tail[at : at + 4] == b"PK\6\6":
             return at
     raise BadZipFile("its zip64 end of the central directory is damaged")

@@ -1,6 +1,5 @@
 """Zips read in place: the central directory once, then one ranged read a member."""
 
-import struct
 import zipfile
 import zlib
 from array import array
@@ -9,12 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline import storage
-from pipeline.corpus.archives import checked_name, unique
+from pipeline.corpus.archives import checked_name, start_of, unique
 from pipeline.corpus.item import Place
-from pipeline.corpus.zip_directory import read_directory
+from pipeline.corpus.zip_directory import LOCAL_HEADER, read_directory
 from pipeline.errors import Reject, UserError
 
-_LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 _SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 0x1
 # The local header's extra field may be longer than the central directory says, so a read takes this much more.
@@ -34,17 +32,19 @@ def list_members(uri: str) -> dict[str, Place]:
 def scan_zip(uri: str) -> Iterator[tuple[str, Place]]:
     """(path, place) of every file in a zip, in its directory's order; reads only the central directory, block by block.
 
+    A member that cannot be where its entry says is listed too, and rejected when it is read.
+
     Raises:
         UserError: no zip there, a damaged one, or one with members that lead out of it or share bytes.
     """
     try:
         end, ordered = 0, True
         for name, place in read_directory(uri):
-            assert place.offset is not None
-            if ordered and place.offset < end:
-                _refuse_overlaps(uri)
-                ordered = False
-            end = place.offset + _LOCAL_HEADER.size + place.bytes
+            if place.offset is not None:
+                if ordered and place.offset < end:
+                    _refuse_overlaps(uri)
+                    ordered = False
+                end = place.offset + LOCAL_HEADER.size + place.bytes
             if not name.endswith("/"):
                 yield checked_name(uri, name), place
     except FileNotFoundError:
@@ -60,14 +60,15 @@ def _refuse_overlaps(uri: str) -> None:
     """
     starts, ends = array("q"), array("q")
     for _, place in read_directory(uri):
-        assert place.offset is not None
-        starts.append(place.offset)
-        ends.append(place.offset + _LOCAL_HEADER.size + place.bytes)
+        if place.offset is not None:
+            starts.append(place.offset)
+            ends.append(place.offset + LOCAL_HEADER.size + place.bytes)
     order = np.argsort(starts, kind="stable")
     shared = np.flatnonzero(np.asarray(starts)[order][1:] < np.asarray(ends)[order][:-1])
     if len(shared):
         pair = {int(order[shared[0]]), int(order[shared[0] + 1])}
-        names = [name for index, (name, _) in enumerate(read_directory(uri)) if index in pair]
+        placed = (name for name, place in read_directory(uri) if place.offset is not None)
+        names = [name for index, name in enumerate(placed) if index in pair]
         raise UserError(f"corpus {uri}: members '{names[0]}' and '{names[1]}' overlap; zip the corpus again")
 
 
@@ -77,20 +78,20 @@ def read_member(place: Place) -> bytes:
     Raises:
         Reject: `truncated`, `encrypted`, `unsupported_compression`, `corrupt` or `not_found`.
     """
-    assert place.member is not None and place.offset is not None
-    where = f"{place.uri} member '{place.member}'"
-    ahead = _LOCAL_HEADER.size + len(place.member.encode()) + _SLACK_BYTES
-    data = storage.read_range(place.uri, place.offset, ahead + place.bytes)
-    if len(data) < _LOCAL_HEADER.size or data[:4] != _SIGNATURE:
+    assert place.member is not None
+    where, offset = f"{place.uri} member '{place.member}'", start_of(place)
+    ahead = LOCAL_HEADER.size + len(place.member.encode()) + _SLACK_BYTES
+    data = storage.read_range(place.uri, offset, ahead + place.bytes)
+    if len(data) < LOCAL_HEADER.size or data[:4] != _SIGNATURE:
         raise Reject(
-            "read", "corrupt", f"{where}: no member starts at byte {place.offset}; the zip changed, plan the run anew"
+            "read", "corrupt", f"{where}: no member starts at byte {offset}; the zip changed, plan the run anew"
         )
-    _, _, flags, method, *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(data)
+    _, _, flags, method, *_, name_bytes, extra_bytes = LOCAL_HEADER.unpack_from(data)
     if flags & _ENCRYPTED:
         raise Reject("read", "encrypted", f"{where}: it is encrypted; store it without a password")
-    start = _LOCAL_HEADER.size + name_bytes + extra_bytes
+    start = LOCAL_HEADER.size + name_bytes + extra_bytes
     if start + place.bytes > len(data):
-        data += storage.read_range(place.uri, place.offset + len(data), start + place.bytes - len(data))
+        data += storage.read_range(place.uri, offset + len(data), start + place.bytes - len(data))
     packed = data[start : start + place.bytes]
     if len(packed) < place.bytes:
         raise Reject(

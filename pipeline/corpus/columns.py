@@ -1,0 +1,95 @@
+"""Which columns a corpus that is a table may have, and of which types; held when its schema is read."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import types
+
+from pipeline import storage
+from pipeline.errors import UserError
+
+GROUPS = {"split": pa.string(), "city": pa.string(), "sequence": pa.string(), "frame": pa.int32()}
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_name(kind: pa.DataType) -> bool:
+    return _is_text(kind) or types.is_integer(kind)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if not types.is_struct(kind):
+        return _is_binary(kind)
+    fields = {field.name: field.type for field in kind}
+    path = fields.get("path", pa.null())
+    return "bytes" in fields and _is_binary(fields["bytes"]) and (_is_text(path) or types.is_null(path))
+
+
+Allowed = tuple[Callable[[pa.DataType], bool], str]
+_TEXT: Allowed = (_is_text, "text (a URI)")
+_IMAGE: Allowed = (_is_image, "binary, or a struct of 'bytes' (binary) and maybe 'path' (text)")
+_IDS: dict[str, Allowed] = {
+    **dict.fromkeys(("image_id", "split", "city", "sequence"), (_is_name, "text or whole numbers")),
+    "frame": (types.is_integer, "whole numbers"),
+}
+MANIFEST: dict[str, Allowed] = {"image": _TEXT, "label": _TEXT, **_IDS}
+PARQUET: dict[str, Allowed] = {"image": _IMAGE, "label": _IMAGE, **_IDS}
+_OTHER = {
+    "manifest": "the layout of files that hold the images themselves is 'parquet'",
+    "parquet": "the layout of a table of URIs is 'manifest'",
+}
+
+
+def check_columns(schema: pa.Schema, uri: str, layout: str) -> list[str]:
+    """The columns that a table has of those that its layout knows; one without any value may be of no type.
+
+    Raises:
+        UserError: there is no column `image`, a column is there twice, or one is of another type than it may be.
+    """
+    allowed = MANIFEST if layout == "manifest" else PARQUET
+    if "image" not in schema.names:
+        raise UserError(
+            f"{uri}: it has no column 'image', found {', '.join(schema.names)}; rename the column of images"
+        )
+    found = []
+    for name, (fits, words) in allowed.items():
+        if schema.names.count(name) > 1:
+            raise UserError(f"{uri}: it has two columns '{name}'; rename one of them")
+        if name not in schema.names:
+            continue
+        kind = schema.field(name).type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if types.is_null(kind) and name != "image":
+            continue
+        if not fits(kind):
+            hint = f"; {_OTHER[layout]}" if name in ("image", "label") else ""
+            raise UserError(f"{uri}: column '{name}' is of type {kind}, allowed is {words}; write it so{hint}")
+        found.append(name)
+    return found
+
+
+def groups_of(row: dict[str, Any], uri: str) -> dict[str, Any]:
+    """Split, city, sequence and frame of a row, as far as it has them."""
+    found = {name: row[name] for name in GROUPS if row.get(name) is not None}
+    if not -(2**31) <= found.get("frame", 0) < 2**31:
+        raise UserError(f"{uri}: frame {found['frame']} has more than 32 bits; number the frames of each sequence anew")
+    return {name: value if name == "frame" else str(value) for name, value in found.items()}
+
+
+def id_of(row: dict[str, Any]) -> str | None:
+    """The image id that a row gives."""
+    value = row.get("image_id")
+    return None if value in (None, "") else storage.without_secrets(str(value))

@@ -1,0 +1,81 @@
+"""What a manifest may name: it may come from anywhere, so it reaches only what its own place may."""
+
+import functools
+import ipaddress
+import os
+import socket
+from urllib.parse import urlsplit
+
+from pipeline import storage
+from pipeline.errors import UserError
+
+SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https")  # that a manifest may name
+
+
+def resolved(uri: str, manifest: str) -> str:
+    """The URI a manifest names; messages are without its user, password and query.
+
+    Raises:
+        UserError: a chained URI, a path that leads out of the manifest's folder, a local file named by a remote manifest,
+            a scheme that is no object store's, a password where none is used, or a host of the machine itself.
+    """
+    scheme, found, _ = uri.partition("://")
+    remote = "://" in manifest and not manifest.startswith("file://")
+    shown = storage.without_secrets(uri)
+    what = f"manifest {manifest}: '{shown}'"
+    if "::" in uri:
+        raise UserError(f"{what} is a chain of stores; name the file itself")
+    if not found:
+        if remote and uri.startswith("/"):
+            raise UserError(f"{what} is a local path, and the manifest is not; name an object of a store")
+        if ".." in uri.split("/"):
+            raise UserError(f"{what} leads out of the manifest's folder; name it from there, or as a whole URI")
+        if uri.startswith("/"):
+            return uri
+        folder = manifest.rsplit("/", 1)[0]
+        if "://" not in manifest and not _is_below(os.path.join(folder, uri), folder):
+            raise UserError(f"{what} is a link that leads out of the manifest's folder; put the file itself there")
+        return storage.join(folder, uri)
+    if scheme not in SCHEMES or (scheme == "file" and remote):
+        allowed = ", ".join(s for s in SCHEMES if s != "file" or not remote)
+        raise UserError(f"{what} has the scheme '{scheme}'; allowed here: {allowed}")
+    if scheme in ("http", "https"):
+        _require_public(uri, what)
+    elif shown != uri:
+        raise UserError(f"{what} holds a password, which {scheme}:// takes from the store's own environment; remove it")
+    return uri
+
+
+def _require_public(uri: str, what: str) -> None:
+    """UserError where the host of a web address is of this machine or its network, or its parts cannot be told apart."""
+    try:
+        host = urlsplit(uri).hostname or ""
+        _ = urlsplit(uri).port
+    except ValueError:  # its own words would show what stands there
+        raise UserError(
+            f"{what.partition(': ')[0]}: a web address cannot be taken apart; write signs like / and @ in its user and "
+            "password as %2F and %40"
+        ) from None
+    if _is_private(host):
+        raise UserError(
+            f"{what} names a host of this machine or its network ({host}); name a public one or an object store"
+        )
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a local path, its links followed, lies in a folder."""
+    root = os.path.realpath(folder)
+    return os.path.commonpath([root, os.path.realpath(path)]) == root
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_private(host: str) -> bool:
+    """Whether a host is this machine or of its network: by its name, its address, or the addresses its name has now."""
+    host = host.rstrip(".")
+    if not host or host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:  # nobody of that name: nothing is reached
+        return False
+    return not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in found)
