@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline import labels, storage
 from pipeline.config import CorpusConfig
+from pipeline.config.section import located
 from pipeline.corpus import Item, list_files, list_items, read, unmatched_labels
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
@@ -47,6 +48,7 @@ def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
     Raises:
         UserError: none matches; the message says what was tried.
     """
+    uri = located(uri)
     if label_uri is None and storage.is_dir(uri):
         names = [file.path for file in storage.list_files(uri) if "/" not in file.path and file.path.endswith(".zip")]
         images = [name for name in names if name.startswith("leftImg8bit")]

@@ -65,6 +65,8 @@ def patiently(call: Callable[[], T]) -> T:
                     f"the store refuses the credentials ({code}); renew them and run the same command again"
                 ) from error
             if not passes(error):
+                if (status := _status(error)) and not isinstance(error, OSError):
+                    raise OSError(f"the host answers {status} {getattr(error, 'message', '')}") from error
                 raise
             patience_s = START_PATIENCE_S if _starting else PATIENCE_S
             if now > first + patience_s:
@@ -115,7 +117,15 @@ def passes(error: BaseException) -> bool:
     if response := _response(error):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status in _BUSY or _code(error) in _PASSING
+    if status := _status(error):
+        return status >= 500 or status in _BUSY
     return isinstance(error, (ConnectionError, TimeoutError, *_client_errors()))
+
+
+def _status(error: BaseException) -> int:
+    """The status of a web server's answer that is an error (aiohttp.ClientResponseError); 0 for others."""
+    status = getattr(error, "status", 0)
+    return status if isinstance(status, int) else 0
 
 
 def _client_errors() -> tuple[type[Exception], ...]:

@@ -57,6 +57,8 @@ def absolute(uri: str) -> str:
 def without_secrets(uri: str) -> str:
     """A URI as it may be shown: without the user, password, query (signatures stand there) and fragment of a web address, and
     without a password in any other. What is no URI stays as it is."""
+    if len(chain := re.split(r"::(?=\w+://)", uri)) > 1:
+        return "::".join(without_secrets(link) for link in chain)
     scheme, found, rest = uri.partition("://")
     if not found:
         return uri

@@ -483,3 +483,67 @@ def test_a_parquet_footer_that_lies_about_rows_is_refused_before_memory_is_taken
     with pytest.raises(Reject, match="cannot be read") as error:
         read(Place(uri, "image", 5))
     assert error.value.reason == "corrupt"
+
+
+TYPES = {
+    "image": {"parquet": pa.array([b"x"]), "manifest": pa.array(["a.png"])},
+    "text": pa.array(["a.png"]), "binary": pa.array([b"x"]), "int": pa.array([1]), "float": pa.array([1.5]),
+    "list": pa.array([[b"x"]]), "null": pa.nulls(1), "date": pa.array([1], pa.date32()),
+    "struct without bytes": pa.array([{"data": b"x"}]), "struct of text": pa.array([{"bytes": "x", "path": "a.png"}]),
+    "struct": pa.array([{"bytes": b"x", "path": "a.png"}]), "fixed": pa.array([b"x"], pa.binary(1)),
+    "dictionary": pa.array(["a.png"]).dictionary_encode(), "large": pa.array(["a.png"], pa.large_string()),
+    "large binary": pa.array([b"x"], pa.large_binary()), "view": pa.array(["a.png"], pa.string_view()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "column", "kind"),
+    [
+        *(("parquet", "image", kind) for kind in
+          ("text", "int", "float", "list", "null", "date", "struct without bytes", "struct of text", "dictionary")),
+        *(("parquet", "label", kind) for kind in ("text", "int", "list")),
+        *(("manifest", "image", kind) for kind in ("int", "binary", "list", "null", "struct")),
+        *(("manifest", "label", kind) for kind in ("int", "binary", "struct")),
+        *((layout, name, kind) for layout in ("parquet", "manifest") for name, kind in
+          (("image_id", "float"), ("image_id", "binary"), ("city", "date"), ("sequence", "list"), ("frame", "text"))),
+    ],
+)  # fmt: skip
+def test_a_column_of_another_type_is_refused_when_the_schema_is_read(tmp_path, layout, column, kind):
+    columns = {"image": TYPES["image"][layout]} | {column: TYPES[kind]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", store_schema=True)
+    found = pq.read_schema(tmp_path / "t.parquet").field(column).type
+    found = found.value_type if pa.types.is_dictionary(found) else found
+    with pytest.raises(UserError) as error:
+        list_items(CorpusConfig(images=str(tmp_path / "t.parquet"), layout=layout), None)
+    assert f"column '{column}' is of type {found}, allowed is " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "column", "kind"),
+    [
+        *(("parquet", "image", kind) for kind in ("binary", "struct", "fixed", "large binary")),
+        *(("manifest", "image", kind) for kind in ("text", "dictionary", "large", "view")),
+        *((layout, name, kind) for layout in ("parquet", "manifest") for name, kind in
+          (("image_id", "int"), ("sequence", "int"), ("frame", "int"), ("city", "dictionary"), ("label", "null"))),
+    ],
+)  # fmt: skip
+def test_every_type_that_holds_the_same_values_is_read(tmp_path, layout, column, kind):
+    columns = {"image": TYPES["image"][layout]} | {column: TYPES[kind]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    (tmp_path / "a.png").write_bytes(b"x")
+    (item,) = list_items(CorpusConfig(images=str(tmp_path / "t.parquet"), layout=layout), None)
+    assert read(item.image) == b"x" and item.label is None
+    if column in ("image_id", "sequence", "frame"):
+        assert getattr(item, column) == (1 if column == "frame" else "1")
+
+
+def test_a_frame_of_more_than_32_bits_is_refused(tmp_path):
+    pq.write_table(pa.table({"image": [b"x"], "frame": [1 << 40]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="frame 1099511627776 has more than 32 bits"):
+        list_items(CorpusConfig(images=str(tmp_path / "t.parquet"), layout="parquet"), None)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "m.csv").write_text("image,image\na.png,b.png\n")
+    with pytest.raises(UserError, match="it has two columns 'image'; rename one of them"):
+        list_items(CorpusConfig(images=str(tmp_path / "m.csv"), layout="manifest"), None)

@@ -8,17 +8,14 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.corpus.item import Place
-from pipeline.errors import Reject, UserError
+from pipeline.errors import Reject
 
 
 def open_parquet(uri: str) -> tuple[pq.ParquetFile, int]:
-    """A file, and its bytes; UserError if it is no Parquet."""
+    """A file, and its bytes; ArrowInvalid if it is no Parquet."""
     filesystem, path = storage.arrow_filesystem(uri)
     source = filesystem.open_input_file(path)
-    try:
-        return pq.ParquetFile(source), source.size()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"corpus {uri}: not a readable Parquet file ({error}); write it again") from None
+    return pq.ParquetFile(source), source.size()
 
 
 def rows_in(file: pq.ParquetFile, group: int, columns: Iterable[str], file_bytes: int) -> int:
