@@ -18,7 +18,7 @@ from pipeline import labels, models, storage
 from pipeline.config import ModelConfig, parse_model
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.models import Network
+from pipeline.models import Network, catalogue
 
 FORMAT = 1
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of weights as they are published
@@ -140,7 +140,8 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
         network = models.build(cfg, space.num_classes)
         published = models.published_weights(tensors, network)
     except UserError as error:
-        raise UserError(f"weights {source}: {error}") from None
+        fits = catalogue.fitting(tensors, space.num_classes)
+        raise UserError(f"weights {source}: {error}{f'; {fits}' if fits else ''}") from None
     network.load_state_dict(published.state)
     network.mean, network.std = published.mean or network.mean, published.std or network.std
     sha256 = hashlib.sha256(data).hexdigest()

@@ -288,6 +288,36 @@ def test_a_torchvision_file_becomes_a_checkpoint(tmp_path, capsys):
     assert len(found.info["source_sha256"]) == 64
 
 
+def test_a_classifiers_file_is_imported_as_what_it_is_and_the_options_for_it_are_told(tmp_path):
+    """`--model classifier` alone is VGG16; the file is AlexNet's, whose matrices are of another size."""
+    torch.manual_seed(6)
+    published = torchvision.models.alexnet(num_classes=21).eval()
+    file, output = str(tmp_path / "alexnet.pth"), str(tmp_path / "out")
+    torch.save(published.state_dict(), file)
+    told = maskmill("import-weights", file, "--model", "classifier", "--output", output)
+    assert told.returncode != 0 and "Traceback" not in told.stderr
+    text = " ".join(told.stderr.split())
+    assert "the weights are of another network: " in text
+    assert "they fit --model classifier --set backbone=alexnet" in text
+    cfg = parse_model({"name": "classifier", "backbone": "alexnet"}, where="test")
+    checkpoint.import_published(file, cfg, labels.space("voc21"), output)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        scores = checkpoint.load(output).model.classify(x)
+        assert torch.allclose(scores[:, :, 0, 0], published(x), atol=1e-5)
+    with pytest.raises(UserError, match="with 21 classes where the label space has 11: give --label-space of theirs"):
+        checkpoint.import_published(file, cfg, labels.space("camvid11"), output)
+
+
+@pytest.mark.parametrize("backbone", ["vgg16", "googlenet", "resnet18", "resnet50"])
+def test_every_other_classifier_given_alexnets_file_names_what_differs(backbone):
+    published = torchvision.models.alexnet(num_classes=21).state_dict()
+    with torch.device("meta"):
+        network = build(name="classifier", backbone=backbone)
+    with pytest.raises(UserError, match="the weights are of another network: "):
+        published_weights(published, network)
+
+
 def test_weights_of_another_network_are_listed(tmp_path):
     file = tmp_path / "w.pth"
     state = build(name="lraspp").state_dict()

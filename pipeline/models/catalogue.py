@@ -1,6 +1,7 @@
 """The networks as `maskmill models` lists them: size, work, source."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import models
 from pipeline.config import ModelConfig
+from pipeline.errors import UserError
 
 CLASSES, HEIGHT, WIDTH = 19, 512, 1024
 
@@ -49,6 +51,32 @@ ROWS: tuple[tuple[dict[str, object], str], ...] = (
     ({"name": "hourglass", "stacks": 2}, "arXiv:1603.06937"),
     ({"name": "hourglass", "stacks": 8}, "arXiv:1603.06937"),
 )
+
+
+def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
+    """Whose weights a published file holds, as a sentence with the options that import it; None: no listed network's."""
+    adapter = TypeAdapter[ModelConfig](ModelConfig)
+    found = next((len(value) for value in reversed(list(source.values())) if value.ndim), num_classes)
+    for row, _ in ROWS:
+        for values in ({**row}, {**row, "aux": False}) if row["name"] in ("fcn_resnet", "deeplabv3") else ({**row},):
+            for classes in sorted({num_classes, found}, key=lambda count: count != num_classes):
+                try:
+                    cfg = models.published_config(source, adapter.validate_python(values))
+                    with torch.device("meta"), warnings.catch_warnings():
+                        warnings.simplefilter(
+                            "ignore", UserWarning
+                        )  # of AlexNet's published kernel, which nobody asked for
+                        models.published_weights(source, models.build(cfg, classes))
+                except UserError:
+                    continue
+                name, options = values.pop("name"), " ".join(f"--set {key}={value}" for key, value in values.items())
+                if classes == num_classes:
+                    return f"they fit --model {name} {options}".rstrip()
+                return (
+                    f"they are of --model {name} {options}, with {classes} classes where the label space has {num_classes}: "
+                    "give --label-space of theirs; ImageNet classifiers are for `weights: imagenet` in a training config"
+                )
+    return None
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,17 @@ class Classifier(GridNetwork):
 
 
 def convolutionalise(published: Mapping[str, torch.Tensor], network: Classifier) -> dict[str, torch.Tensor]:
-    """A torchvision classifier's weights under the network's names; matrices become kernels of the map they flattened."""
+    """A torchvision classifier's weights under the network's names; matrices become kernels of the map they flattened.
+
+    A matrix of another size than the kernel stays as it is, for the caller to name.
+    """
     wanted = network.state_dict()
     own_head = [name for name in wanted if name.startswith("head.")]
     their_head = [name for name in published if name.startswith(("classifier.", "fc."))]
     renamed = {f"backbone.{name}": value for name, value in published.items() if name not in their_head}
     renamed |= {ours: published[theirs] for ours, theirs in zip(own_head, their_head, strict=True)}
     return {
-        name: value.reshape(wanted[name].shape) if name in own_head else value
+        name: value.reshape(wanted[name].shape) if name in own_head and value.numel() == wanted[name].numel() else value
         for name, value in renamed.items()
         if name in wanted
     }
