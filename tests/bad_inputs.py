@@ -77,10 +77,21 @@ def pack(folder: Path, write: Callable[[zipfile.ZipFile], object] = lambda archi
 PNG, JPEG = picture(), picture(kind="JPEG", quality=95)
 
 
+def deep_png(levels: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel: (H, W, C) uint16 as LA, RGB or RGBA, which Pillow does not write."""
+    height, width, channels = levels.shape
+    header = struct.pack(">II5B", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    return _png_of_chunks((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+
+
 def _png_of_size(height: int, width: int) -> bytes:
     """A PNG whose header promises so many pixels, and little else."""
     header = struct.pack(">II5B", width, height, 1, 0, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    return _png_of_chunks((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+
+
+def _png_of_chunks(*chunks: tuple[bytes, bytes]) -> bytes:
     body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -225,6 +236,7 @@ def _nested() -> bytes:
     return file.getvalue()
 
 
+_DEEP = _RNG.integers(0, 4096, (40, 60, 4), dtype=np.uint16)  # 12 bits in 16, as many cameras write them
 _LEVELS_16 = PIXELS[..., 0].astype(np.uint16) * 200
 _XML = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code></Error>'
 _HTML = b"<!DOCTYPE html><html><body>Sign in</body></html>"
@@ -288,6 +300,9 @@ _FIRST = (
 
 # By their rows of the scorecard, where 52 to 58 are no images.
 CASES: dict[int, Case] = dict(enumerate(_FIRST, start=1)) | {
+    49: _image("odd-13 16-bit RGB PNG", deep_png(_DEEP[..., :3]), "unsupported_mode", "8 bits a channel (RGB;16B)"),
+    50: _image("odd-14 16-bit RGBA PNG", deep_png(_DEEP), "unsupported_mode", "8 bits a channel (RGBA;16B)"),
+    51: _image("odd-15 16-bit LA PNG", deep_png(_DEEP[..., :2]), "unsupported_mode", "8 bits a channel (LA;16B)"),
     59: _zip("archives-07 zip entry of 2^40 bytes", "corrupt", "a size that the archive does not have", _far_too_long),
     60: Case("tables-01 image column of another type", "refused", "column 'image' is of type list<element: int64>, allowed is",
              partial(pack_table, image=pa.array([[1], [2, 3]])), archive="a.parquet", ids=()),

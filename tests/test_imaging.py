@@ -20,8 +20,11 @@ from pipeline.imaging.decode import (
 from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.imaging.masks import MaskWriter, decode_mask, encode_mask
 from pipeline.imaging.overlay import blend, colourise, error_map
+from pipeline.imaging.strips import Strips
+from tests.bad_inputs import deep_png
 
 LIMIT = 100_000
+DEEP = np.random.default_rng(1).integers(0, 4096, (40, 60, 4), np.uint16)
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -278,3 +281,36 @@ def test_a_view_past_the_edge_is_ignored_there():
     _, y = augment(np.zeros((10, 10, 3), np.uint8), small, cfg, np.random.default_rng(0))
     assert (y == 1).sum() == 100
     assert (y == 255).sum() == 300
+
+
+def deep_tiff(bands, compression):
+    """A 16-bit TIFF by libvips; Pillow writes none in colour."""
+    pyvips = pytest.importorskip("pyvips")
+    pixels = np.ascontiguousarray(DEEP[..., :bands])
+    image = pyvips.Image.new_from_memory(pixels.tobytes(), 60, 40, bands, "ushort")
+    return image.copy(interpretation="grey16" if bands < 3 else "rgb16").write_to_buffer(
+        ".tif", compression=compression
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda bands=bands: deep_png(DEEP[..., :bands]) for bands in (2, 3, 4)),
+        lambda: encoded(DEEP[..., 0]),
+        *(lambda bands=bands, how=how: deep_tiff(bands, how) for bands in (1, 3, 4) for how in ("none", "deflate")),
+    ],
+)
+def test_16_bits_a_channel_are_refused_in_every_mode_whole_and_in_strips(make):
+    """12 bits in 16 would be almost black."""
+    data = make()
+    for read in (lambda: decode_image(data, LIMIT), lambda: Strips(data, LIMIT)):
+        with pytest.raises(Reject, match="more than 8 bits a channel") as error:
+            read()
+        assert error.value.reason == "unsupported_mode"
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", m) for m in ("1", "L", "LA", "P", "RGB", "RGBA")]
+                         + [("TIFF", m) for m in ("1", "L", "P", "RGB", "RGBA", "CMYK")] + [("BMP", "RGB")])  # fmt: skip
+def test_up_to_8_bits_are_read_in_every_mode(kind, mode):
+    assert decode_image(encoded(PIXELS, kind, mode), LIMIT).shape == PIXELS.shape

@@ -20,6 +20,7 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _MARKS = {"transparency", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what a plain PNG's header has not
 _BIT_DEPTH_16 = ("I;16", "I;16B", "I;16L", "I", "F")
+_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
 
 # EXIF orientation -> quarter turns against the clock, then whether left and right change places (EXIF 2.32, 4.6.4 A).
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
@@ -49,12 +50,7 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
 def decode_oriented(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     """As `decode_image`, and the EXIF orientation 1..8 that was applied; 1 = stored upright."""
     picture = open_header(data, max_pixels)
-    if picture.mode in _BIT_DEPTH_16:
-        raise Reject(
-            "decode",
-            "unsupported_mode",
-            f"the image has more than 8 bits a channel (mode {picture.mode}); convert it to 8 bits",
-        )
+    require_8_bits(picture)
     pixels = _by_torchcodec(picture, data)
     if pixels is not None:
         return pixels, 1
@@ -131,6 +127,26 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
             "raise max_pixels, or cut the image into tiles",
         )
     return picture
+
+
+def require_8_bits(picture: Image.Image) -> None:
+    """Raise Reject where an image has more than 8 bits a channel: which of its levels is white nobody says.
+
+    Pillow's modes tell it of grey images alone; from colours and alpha it would take the upper byte.
+    """
+    words = f"mode {picture.mode}"
+    deep = picture.mode in _BIT_DEPTH_16
+    if picture.format == "PNG":
+        raw = next((tile.args for tile in getattr(picture, "tile", ())), "")
+        deep, words = deep or ";16" in str(raw), str(raw) or words
+    elif picture.format == "TIFF":
+        bits = picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))  # type: ignore[attr-defined]
+        most = max(bits) if isinstance(bits, tuple) else bits
+        deep, words = deep or most > 8, f"{words}, {most} bits"
+    if deep:
+        raise Reject(
+            "decode", "unsupported_mode", f"the image has more than 8 bits a channel ({words}); convert it to 8 bits"
+        )
 
 
 def orientation_tag(picture: Image.Image) -> int:

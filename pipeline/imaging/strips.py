@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.errors import Reject, UserError
-from pipeline.imaging.decode import check_end, open_header, orientation_tag
+from pipeline.imaging.decode import check_end, open_header, orientation_tag, require_8_bits
 
 FORMATS = ("PNG", "JPEG", "TIFF")  # those that libvips decodes from the top down
 _CHUNK_ROWS = 64  # asked of the decoder at once
@@ -29,6 +29,8 @@ class Strips:
                 "label_not_indexed",
                 f"the label of a streamed image is 8-bit grey, found mode {header.mode}; store class ids",
             )
+        if not ids:
+            require_8_bits(header)
         if header.format not in FORMATS or header.mode not in ("L", "LA", "P", "RGB", "RGBA"):
             raise Reject(
                 "decode",
