@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
-    ("errors",),
+    ("errors", "compiled"),
     ("labels", "patience", "processes", "jobserver", "s3_fetch", "cores", "interrupts"),
     ("storage",),
     ("config",),
@@ -93,6 +93,33 @@ def test_imports_point_down(room, path):
 )
 def test_a_planted_violation_is_found(room, source):
     assert faults_of(room, source)
+
+
+def strangers_in_compiled_functions(room: str, source: str) -> set[str]:
+    """Names that compiled functions of a room take from where `pipeline.compiled` sees no change."""
+    tree = ast.parse(source)
+    foreign = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline")
+        for alias in node.names
+        if f"{node.module}.{alias.name}".split(".")[1] not in (room, "labels", "compiled")
+    }
+    functions = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and any("compiled" in ast.unparse(one) for one in node.decorator_list)
+    ]
+    used = {name.id for function in functions for name in ast.walk(function) if isinstance(name, ast.Name)}
+    return foreign & used
+
+
+def test_compiled_functions_are_made_of_their_room_alone():
+    sources = {path: (room, path.read_text()) for room, path in files()}
+    assert [path for path, (room, text) in sources.items() if "njit" in text and room != "compiled"] == []
+    assert {path: found for path, one in sources.items() if (found := strangers_in_compiled_functions(*one))} == {}
+    planted = "from pipeline.storage import CHUNK\n@compiled()\ndef f(x):\n    return x + CHUNK"
+    assert strangers_in_compiled_functions("metrics", planted) == {"CHUNK"}
 
 
 def test_jobs_are_thin():

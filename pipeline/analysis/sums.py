@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from dask.base import compute
 from dask.delayed import delayed
-from numba import njit
 
 from pipeline import storage
+from pipeline.compiled import compiled
 
 MAX_TASKS = 64  # a question; more parts than that share a task: each task brings its own sums
 BATCH_ROWS = 4096  # rows in memory at a time: 12 MB of 19 x 19 counts
@@ -123,7 +123,7 @@ def _groups(batch: pa.RecordBatch, by: Sequence[str]) -> tuple[list[Key], np.nda
     return [tuple(level[code] for level, code in zip(levels, key, strict=True)) for key in keys], places
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def add_rows(values: np.ndarray, places: np.ndarray, sums: np.ndarray) -> None:
     """Add each row of values (rows, cells) to the row of sums (groups, 1 + cells) at its place, and 1 to that row's images."""
     for row in range(values.shape[0]):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.crf.team import Team
 from pipeline.crf.vectors import LANES, add, load, multiply, multiply_add, prefetch, spread, store
 
@@ -51,7 +51,7 @@ def blur(team: Team, values: np.ndarray, width: int, sweeps: Sequence[Sweep], gh
     team.run(_spread_ghosts, shares)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _blur_chains(values, width, rows, start, stop):  # type: ignore[no-untyped-def]
     half, zero = spread(np.float32(0.5)), spread(np.float32(0))
     while start < stop:
@@ -80,7 +80,7 @@ def _blur_chains(values, width, rows, start, stop):  # type: ignore[no-untyped-d
         start = end
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _gather_ghosts(values, width, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         ghost, master = np.int64(pairs[i, 0]) * width, np.int64(pairs[i, 1]) * width
@@ -88,7 +88,7 @@ def _gather_ghosts(values, width, pairs, start, stop):  # type: ignore[no-untype
             store(values, master + lane, add(load(values, master + lane), load(values, ghost + lane)))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _spread_ghosts(values, width, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         ghost, master = np.int64(pairs[i, 0]) * width, np.int64(pairs[i, 1]) * width
@@ -104,7 +104,7 @@ def blur_sums(sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> 
     sums[ghosts[:, 0]] = sums[ghosts[:, 1]]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _blur_numbers(values, rows):  # type: ignore[no-untyped-def]
     half = np.float32(0.5)
     before = np.float32(0)
@@ -118,7 +118,7 @@ def _blur_numbers(values, rows):  # type: ignore[no-untyped-def]
         before = value if rows[i] >= 0 else np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def respond(vertex, weight, columns, offset, sums, alphas, start, stop, response):  # type: ignore[no-untyped-def]
     """Write K 1 of pixels start..stop, and add the band's first rows to its vertex numbers."""
     for p in range(start, stop):

@@ -4,8 +4,8 @@ Letters: P pixels, d feature axes. Features are (d, P + padding) float32, zeros 
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.crf.team import Team
 from pipeline.crf.vectors import LANES
 
@@ -56,7 +56,7 @@ def _zeros(team: Team, axes: int, num_points: int) -> np.ndarray:
     return features
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _fill(order, columns, colours, widths, features, start, stop):  # type: ignore[no-untyped-def]
     for p in range(start, stop):
         y = order[p] // columns

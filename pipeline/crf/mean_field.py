@@ -9,8 +9,8 @@ marginals to the next step's rows; P x C temporaries never exist. Rows hold the 
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.crf.blur import blur
 from pipeline.crf.features import TILE_PX
 from pipeline.crf.lattice import Lattice, alpha
@@ -90,7 +90,7 @@ def fold_kernels(team: Team, lattice: Lattice, weights: Sequence[float], symmetr
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _fold(weight, columns, response, factors, symmetric, start, stop):  # type: ignore[no-untyped-def]
     for k in range(len(factors)):
         for p in range(start, stop):
@@ -106,7 +106,7 @@ def non_finite(team: Team, values: np.ndarray, at_least: float) -> bool:
     return any(team.run(_count_unfit, tasks))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
     count = 0
     for i in range(start, stop):
@@ -114,7 +114,7 @@ def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _pass(  # type: ignore[no-untyped-def]
     source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result
 ):
@@ -149,7 +149,7 @@ def _pass(  # type: ignore[no-untyped-def]
             at += run
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # type: ignore[no-untyped-def]
     """Scores (minus the energies) of `run` pixels from their planes by class."""
     width = len(blocks) * LANES
@@ -175,7 +175,7 @@ def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # ty
             store(scores, (at + i) * width + b * LANES, load(rows, i * width + b * LANES))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def gather(scores, weight, vertex, corners, blocks, old, start, run, rows):  # type: ignore[no-untyped-def]
     """Write the scores of `run` pixels to `rows`: the unary and what their corners hold."""
     n, width = len(corners), len(blocks) * LANES
@@ -190,7 +190,7 @@ def gather(scores, weight, vertex, corners, blocks, old, start, run, rows):  # t
             store(rows, i * width + b * LANES, add(load(scores, p * width + b * LANES), message))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
     """Softmax of each of `run` rows, in place."""
     width, tiny = len(blocks) * LANES, spread(_TINY)
@@ -210,7 +210,7 @@ def softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
             store(rows, at, keep_if_above(multiply(load(rows, at), scale), tiny))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def scatter(rows, weight, vertex, corners, blocks, new, start, run):  # type: ignore[no-untyped-def]
     """Add the marginals of `run` pixels to the rows of their corners."""
     n, width = len(corners), len(blocks) * LANES

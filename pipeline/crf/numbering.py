@@ -5,8 +5,8 @@ Its key packs r into the lowest bits and, above them, the whole part q of each o
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.crf.vectors import LANES, add, is_less, load, multiply, nearest, prefetch, spread, store, subtract
 
 CHUNK = 4096  # pixels that are worked on together: a tile of 64x64, whose vertices stay in the cache
@@ -16,7 +16,7 @@ _BATCH = 64  # look-ups that are on their way together
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbouring keys over the table
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _place(features, start, scale, axes, place, whole, rank):  # type: ignore[no-untyped-def]
     """LANES pixels: for each of the d + 1 axes the whole part of the 0-coloured corner, the rank and the rest / (d + 1).
 
@@ -56,7 +56,7 @@ def _place(features, start, scale, axes, place, whole, rank):  # type: ignore[no
         store(place, i * LANES, multiply(subtract(load(place, i * LANES), multiply(up, rounded)), down))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def number_band(features, scale, low, units, axes, start, stop, first, vertex, weight):  # type: ignore[no-untyped-def]
     """Number the vertices of pixels start..stop in the order they are met, from 0.
 
@@ -93,7 +93,7 @@ def number_band(features, scale, low, units, axes, start, stop, first, vertex, w
     return keys[:count].copy(), sums[:count].copy(), before
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _number(features, scale, low, units, axes, start, stop, first, vertex, weight, recent, table, keys, sums, count):  # type: ignore[no-untyped-def]
     """Corners and weights of pixels start..stop; the number of vertices afterwards."""
     d = len(axes)
@@ -142,25 +142,25 @@ def _number(features, scale, low, units, axes, start, stop, first, vertex, weigh
     return count
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _scratch(d):  # type: ignore[no-untyped-def]
     return np.empty((d + 1) * LANES, np.float32)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def _slot(key, size):  # type: ignore[no-untyped-def]
     mixed = np.uint64(key) * _MIX
     return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(size - 1))
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _longer(values, size):  # type: ignore[no-untyped-def]
     longer = np.empty(size, values.dtype)
     longer[: len(values)] = values
     return longer
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _index(keys, count, size):  # type: ignore[no-untyped-def]
     """Open-addressing table of `size` (a power of two) pairs: key, number; number -1 where a slot is free."""
     table = np.full(2 * size, _FREE, np.int64)
@@ -172,7 +172,7 @@ def _index(keys, count, size):  # type: ignore[no-untyped-def]
     return table
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def merge(keys):  # type: ignore[no-untyped-def]
     """For the keys of all bands, one after the other: a table of the distinct ones, and the first number of each (int32)."""
     size = np.int64(1 << 13)
@@ -191,7 +191,7 @@ def merge(keys):  # type: ignore[no-untyped-def]
     return table, master
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def link(table, keys, master, units, axis, base):  # type: ignore[no-untyped-def]
     """Chains of neighbours along one axis: (length,) int32 rows (number + base), ~row for the last of a chain.
 

@@ -1,8 +1,7 @@
 """Vectors of LANES float32 numbers for Numba functions, as LLVM instructions: no compiler at install, no guessing by one.
 
 `load`, `store`, `spread` and the arithmetic below work on values of the Numba type `vector`; machines with narrower registers
-split them. Nothing here may be reordered or contracted but `multiply_add`. Numba's cache on disk does not see changes of this
-file: after one, remove `__pycache__`.
+split them. Nothing here may be reordered or contracted but `multiply_add`.
 """
 
 from collections.abc import Callable

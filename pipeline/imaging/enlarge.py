@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
+
+from pipeline.compiled import compiled
 
 
 def enlarge_argmax(
@@ -47,7 +48,7 @@ def _source(size: int, full: int, small: int) -> tuple[np.ndarray, np.ndarray]:
     return below, (place - below).astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _winners(pixels):  # type: ignore[no-untyped-def]
     height, width, classes = pixels.shape
     winners = np.empty((height, width), np.uint8)
@@ -61,7 +62,7 @@ def _winners(pixels):  # type: ignore[no-untyped-def]
     return winners
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _fill(pixels, winners, row, row_share, column, column_share, mask, start, stop):  # type: ignore[no-untyped-def]
     """Rows start .. stop - 1 of the mask, cell by cell."""
     height, width, classes = pixels.shape

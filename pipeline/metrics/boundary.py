@@ -6,8 +6,8 @@ prediction is taken as ignored too.
 """
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE
 
@@ -76,7 +76,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _edges(ids: np.ndarray, between_classes: bool) -> np.ndarray:
     """(H, W) bool: one of the eight neighbours has another id; `between_classes`: and neither is ignored."""
     height, width = ids.shape
@@ -94,7 +94,7 @@ def _edges(ids: np.ndarray, between_classes: bool) -> np.ndarray:
     return edges
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _distance(edges: np.ndarray) -> np.ndarray:
     """(H, W) uint8 Chebyshev distance to the nearest edge pixel, 255 where it is farther: two passes are exact."""
     height, width = edges.shape
@@ -123,7 +123,7 @@ def _distance(edges: np.ndarray) -> np.ndarray:
     return far
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _bands(
     label: np.ndarray, mask: np.ndarray, label_far: np.ndarray, mask_far: np.ndarray, width_px: int, counts: np.ndarray
 ) -> None:
@@ -146,7 +146,7 @@ def _bands(
                 counts[9, truth] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _contours(
     label: np.ndarray, mask: np.ndarray, label_on: np.ndarray, mask_on: np.ndarray, width_px: int, counts: np.ndarray
 ) -> None:
@@ -162,7 +162,7 @@ def _contours(
                 counts[6, label[y, x]] += _hit(mask, mask_on, y, x, label[y, x], width_px)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _hit(ids: np.ndarray, on: np.ndarray, y: int, x: int, wanted: int, width_px: int) -> bool:
     """Whether a contour pixel of the class lies within the window; nearer rows first."""
     height, width = ids.shape

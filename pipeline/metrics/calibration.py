@@ -1,8 +1,8 @@
 """Confidence histograms: how often the network is right at each confidence, as counts that can be summed."""
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE
 
@@ -39,7 +39,7 @@ def calibration_error(counts: np.ndarray) -> float:
     return float(np.abs(right - confidence / LEVELS).sum() / total) if total else float("nan")
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _count(label: np.ndarray, mask: np.ndarray, confidence: np.ndarray, bins: int, ignore: int) -> np.ndarray:
     counts = np.zeros((3, bins), np.int64)
     for pixel in range(label.size):

@@ -3,8 +3,8 @@
 import threading
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE
 
@@ -75,7 +75,7 @@ def _words(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return words if words.flags.aligned else words.copy(), flat[whole:]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _count(
     label: np.ndarray, label_rest: np.ndarray, mask: np.ndarray, mask_rest: np.ndarray, table: np.ndarray
 ) -> None:

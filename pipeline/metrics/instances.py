@@ -1,8 +1,8 @@
 """Instance-weighted counts for iIoU: every thing weighs the same, however large it appears in the image."""
 
 import numpy as np
-from numba import njit
 
+from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 
@@ -110,7 +110,7 @@ def _classes_of(ids: np.ndarray, space: LabelSpace) -> np.ndarray:
     return classes
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _pixels(places: np.ndarray, mask: np.ndarray, classes: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """(ids, 3) int64: pixels, right pixels, pixels right by category of each id."""
     pixels = np.zeros((classes.size, 3), np.int64)
