@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline import labels, storage
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, parse
 from pipeline.config.section import located
 from pipeline.corpus import Item, list_files, list_items, read, unmatched_labels
 from pipeline.errors import Reject, UserError
@@ -57,7 +57,7 @@ def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
             uri, label_uri = storage.join(uri, images[0]), storage.join(uri, truths[0])
     tried = []
     for layout in ("cityscapes", "camvid"):
-        cfg = CorpusConfig(images=uri, labels=label_uri, layout=layout)
+        cfg = parse(CorpusConfig, {"images": uri, "labels": label_uri, "layout": layout}, where="check")
         try:
             list_items(cfg, split=None)
         except UserError as error:

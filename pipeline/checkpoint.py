@@ -124,7 +124,8 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
     try:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load answers bytes that are none of its own with errors of any kind
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        # Torch goes on to advise what the next words refuse.
+        first_line = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
         raise UserError(
             f"weights {source}: not a file of tensors alone ({first_line}); files that run code on loading "
             "are refused: save its state_dict with torch.save first"

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from pipeline import interrupts, patience
 from pipeline.errors import Stopped, UserError
+from pipeline.printing import clean_streams
 
 NO_LOSS = "nothing that was there is lost, run the same command again"
 
@@ -26,6 +27,7 @@ class Misuse(Protocol):
 def main() -> None:
     """Entry point: errors become one sentence and an exit code; `--debug` shows the traceback."""
     patience.start()
+    clean_streams()
     interrupts.listen()  # the imports of the commands already take long enough to be interrupted
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     code = run(lambda: _command(arguments), debug=len(arguments) < len(sys.argv) - 1)

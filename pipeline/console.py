@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderHook
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.segment import Segment
 from rich.text import Text
+
+from pipeline.printing import clean
 
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.dry_run import DryRun
@@ -21,10 +24,28 @@ PLAIN_EVERY_S = 60.0  # between two lines where there is no terminal
 
 _PLAIN_WIDTH = 120  # of tables in logs and pipes
 
+
+class _Cleaned:
+    """A renderable without what a terminal would obey, but for rich's own codes."""
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._inner, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
+
+
+class _CleanedAll(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Cleaned(renderable) for renderable in renderables]
+
+
 # markup=False: file names, URIs and messages may hold [brackets].
 console = Console(highlight=False, markup=False)
 if not console.is_terminal:
     console = Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
+console.push_render_hook(_CleanedAll())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # A room may import rooms of lower layers only; rooms of one layer do not import each other.
 LAYERS = (
     ("errors", "compiled"),
-    ("labels", "patience", "processes", "jobserver", "s3_fetch", "cores", "interrupts"),
+    ("labels", "patience", "processes", "jobserver", "s3_fetch", "cores", "interrupts", "printing"),
     ("storage",),
     ("config",),
     ("corpus", "models", "crf", "metrics", "imaging"),

@@ -158,6 +158,8 @@ def _allowed(kind: str, words: str, context: dict[str, Any]) -> str:
             return "it must be true or false"
         case "string":
             return "it must be text"
+        case "string_unicode":
+            return "it must be text in UTF-8; rename the file"
         case "string_too_short":
             return "it must not be empty"
         case "tuple" | "list" | "set":

@@ -113,11 +113,10 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
     except MemoryError:
         raise _NO_MEMORY from None
     except Exception as error:  # parsers of hostile headers raise anything; all of it means the same
-        start = data[:12].decode("ascii", "replace").strip()
         raise Reject(
             "decode",
             "not_an_image",
-            f"no {', '.join(FORMATS)} image (it starts with {start!r}): {type(error).__name__}",
+            f"no {', '.join(FORMATS)} image (it starts with {str(data[:12])[1:]}): {type(error).__name__}",
         ) from None
     if picture.width * picture.height > max_pixels:
         raise Reject(

@@ -94,7 +94,9 @@ def catalogue() -> Iterator[CatalogueRow]:
     """Every network that a config can name, counted on torch's meta device: nothing is computed."""
     adapter = TypeAdapter(ModelConfig)
     for values, source in ROWS:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # Of a published network's kernel, for whoever builds with it; a list of all is no such choice.
+            warnings.filterwarnings("ignore", message="transposed convolution", category=UserWarning)
             network = models.build(adapter.validate_python(values), CLASSES).eval()
             x = torch.zeros(1, 3, *network.legal_size(HEIGHT, WIDTH))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,0 +1,46 @@
+"""The printing edge: what a terminal would obey, or cannot show, is shown as an escape instead.
+
+File names, the bytes of damaged files and other programs' messages may hold anything: codes that clear the screen or colour
+the sentence, halves of characters, signs that turn the direction of writing.
+"""
+
+import io
+import re
+import sys
+from typing import Any, TextIO
+
+# C0 without tab and newline, DEL, C1; bidirectional controls; surrogates, by which Python keeps undecodable bytes of names.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    r"""The text with each such character as `\x1b` or `\udcff`."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class Clean(io.TextIOBase):
+    """A text stream behind `clean`. Rich, whose codes are its own, writes past it; its console cleans what it is given."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream  # the name by which rich finds it
+
+    def write(self, text: str) -> int:
+        self.rich_proxied_file.write(clean(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self.rich_proxied_file.flush()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("write", "flush", "rich_proxied_file", "writelines", "__class__"):
+            return super().__getattribute__(name)
+        return getattr(self.rich_proxied_file, name)
+
+
+def clean_streams() -> None:
+    """Put this process's output behind `clean`; characters that the terminal's encoding lacks are escaped too."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Clean(stream))
