@@ -12,6 +12,8 @@ from PIL import Image
 
 from pipeline import labels, storage
 from pipeline.analysis import open_run, write_report
+from pipeline.analysis.gallery import ERRORS
+from pipeline.imaging.overlay import IGNORED, WRONG
 from pipeline.imaging.palette import safe_colours
 from tests.browser import browser, needs_chromium
 from tests.small_run import SPACE, Drawn, ids, make_run
@@ -142,6 +144,52 @@ def test_masks_lie_over_the_images_in_two_palettes_and_errors_show_what_is_wrong
     assert prediction.convert("RGBA").getpixel((3, 0)) == (*SPACE.colours[1], 255)
     assert safe.convert("RGBA").getpixel((3, 0)) == (*safe_colours(11)[1], 255)
     assert np.asarray(errors.convert("RGBA"))[0, :, 3].tolist() == [0, 0, 255, 0]
+
+
+def expected_layers():
+    """(H, W, 4) of the layers of the first image: ignored pixels of the truth are see-through, and grey among the errors."""
+    truth, mask = ids(DRAWN[1].label), ids(DRAWN[1].mask)
+    tables = SPACE.colours, safe_colours(11)
+    layers = [
+        [[(0, 0, 0, 0) if index == 255 else (*colours[index], 255) for index in row] for row in drawing]
+        for drawing in (truth.tolist(), mask.tolist())
+        for colours in tables
+    ]
+    right = [[(*IGNORED, 255) if t == 255 else (*WRONG, 255) if t != m else (0, 0, 0, 0) for t, m in zip(*rows, strict=True)]
+             for rows in zip(truth.tolist(), mask.tolist(), strict=True)]  # fmt: skip
+    return np.array([*layers, right], np.uint8)
+
+
+def test_ignored_pixels_of_the_truth_are_see_through_in_a_file_that_every_reader_accepts(page):
+    layers = [attributes for tag, attributes in page.tags if tag == "img" and not attributes["alt"]][:5]
+    found = np.stack([np.asarray(picture_of(layer, "png").convert("RGBA")) for layer in layers])
+    assert (found[..., 3] == expected_layers()[..., 3]).all()
+    assert (found[found[..., 3] > 0] == expected_layers()[found[..., 3] > 0]).all()
+    for layer in layers:
+        data = base64.b64decode(layer["src"].partition(",")[2])
+        assert data[24] == 8  # bits an id
+        at = data.index(b"PLTE")
+        assert int.from_bytes(data[at - 4 : at], "big") == 3 * 256
+
+
+@needs_chromium
+def test_a_browser_shows_ignored_pixels_of_the_truth_as_see_through(run, page, chromium):
+    chromium.open(f"file://{run}/report.html")
+    found = chromium.ask("""Promise.all([...document.querySelectorAll('img[alt=""]')].slice(0, 5).map(async image => {
+        await image.decode();
+        const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight), drawn = canvas.getContext('2d');
+        drawn.drawImage(image, 0, 0);
+        return [...drawn.getImageData(0, 0, canvas.width, canvas.height).data];
+    }))""")
+    assert found == [layer.ravel().tolist() for layer in expected_layers()]
+
+
+def test_wrong_pixels_have_one_red_in_the_report_and_in_overlays(run, page):
+    assert ERRORS == {"wrong": WRONG, "ignored": IGNORED}
+    hexed = "#" + bytes(WRONG).hex()
+    assert f"background:{hexed}" in Path(run, "report.html").read_text()
+    overlay = open_run(run).overlay("val/a", of="errors")
+    assert overlay[0, 2].tolist() == list(WRONG)
 
 
 def test_safe_colours_stay_apart_for_colour_blind_eyes():

@@ -10,13 +10,14 @@ from PIL import Image
 
 from pipeline.analysis.pictures import Pictures
 from pipeline.analysis.runs import RunView
+from pipeline.imaging.overlay import IGNORED, WRONG
 from pipeline.imaging.palette import safe_colours
 from pipeline.labels import IGNORE, Colour
 
 THUMBNAIL_PX = 320  # width
 AT_A_TIME = 8  # whole images in memory
-ERRORS: dict[str, Colour] = {"wrong": (213, 33, 48), "ignored": (120, 124, 130)}
-_TRANSPARENT, _WRONG, _IGNORED = 0, 1, 2  # ids of the error layer
+ERRORS: dict[str, Colour] = {"wrong": WRONG, "ignored": IGNORED}
+_CLEAR, _WRONG, _IGNORED = 0, 1, 2  # ids of the error layer
 
 
 def cards(view: RunView, ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -39,14 +40,14 @@ def _card(one: Pictures) -> dict[str, Any]:
     elif one.label is None:
         pictures = [{"name": "image", "base": base, "layers": {}}, prediction]
     else:
-        wrong = np.where(one.label == one.mask, _TRANSPARENT, _WRONG)
+        wrong = np.where(one.label == one.mask, _CLEAR, _WRONG)
         errors = np.where(one.label == IGNORE, _IGNORED, wrong).astype(np.uint8)
-        table = ((0, 0, 0), ERRORS["wrong"], ERRORS["ignored"])
+        table = ((0, 0, 0), WRONG, IGNORED)
         pictures = [
             {"name": "image", "base": base, "layers": {}},
             {"name": "truth", "base": base, "layers": _layers(one.label, colours, size)},
             prediction,
-            {"name": "errors", "base": base, "layers": {"errors": _layer(errors, table, size, clear=_TRANSPARENT)}},
+            {"name": "errors", "base": base, "layers": {"errors": _layer(errors, table, size, clear=_CLEAR)}},
         ]
     return {"width": size[0], "height": size[1], "missing": one.missing, "pictures": pictures}
 
@@ -74,7 +75,8 @@ def _layers(
 def _layer(ids: np.ndarray, colours: Sequence[Colour], size: tuple[int, int], clear: int) -> str:
     """A palette PNG of ids; `clear` is see-through."""
     picture = Image.fromarray(ids).resize(size, Image.Resampling.NEAREST).convert("P")
-    picture.putpalette([level for colour in colours for level in colour])
+    # All 256: an id beyond a shorter palette is a colour of each reader's choice, and Pillow stores it in too few bits.
+    picture.putpalette([level for colour in colours for level in colour] + [0, 0, 0] * (256 - len(colours)))
     file = io.BytesIO()
     alpha = bytes(0 if index == clear else 255 for index in range(256))
     picture.save(file, format="PNG", optimize=True, transparency=alpha)

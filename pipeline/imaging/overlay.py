@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.labels import IGNORE, Colour
 
-RIGHT, WRONG, IGNORED = (232, 236, 240), (208, 32, 48), (120, 124, 130)
+RIGHT, WRONG, IGNORED = (232, 236, 240), (213, 33, 48), (120, 124, 130)
 
 
 def colourise(mask: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
