@@ -1,6 +1,8 @@
 import fnmatch
 import io
 import json
+import shutil
+import tarfile
 import zipfile
 
 import numpy as np
@@ -9,13 +11,15 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.analysis import export, open_run
+from pipeline.analysis.export import _file_name
 from pipeline.analysis.rle import encode_rle
-from pipeline.config import SegmentConfig, parse
+from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
 from pipeline.imaging.masks import decode_mask
 from pipeline.labels import space
 from pipeline.run import Run
 from pipeline.shard import ShardSegmenter
+from tests.bad_inputs import pack, pack_table, picture, put
 from tests.small_run import SPACE, Drawn, ids, make_run
 
 DRAWN = (Drawn("val/seq/a", "0112/0012"), Drawn("val/b", "33/33/35"), Drawn("c", None))
@@ -44,7 +48,10 @@ def test_coco_annotations_hold_every_pixel_once_and_their_boxes(view, tmp_path):
     done = export(view, "coco-rle", str(tmp_path))
     assert (done.uri, done.masks) == (f"{tmp_path}/annotations.json", 2)
     whole = json.loads(storage.read(done.uri))
-    assert [image["file_name"] for image in whole["images"]] == ["val/seq/a", "val/b"]
+    assert [image["file_name"] for image in whole["images"]] == [
+        "image0.png",
+        "image1.png",
+    ]  # as they lie in the corpus
     assert whole["categories"][0] == {"id": 1, "name": "sky"}
     for image, drawn in zip(whole["images"], DRAWN, strict=False):
         found = np.full((image["height"], image["width"]), 255)
@@ -57,6 +64,73 @@ def test_coco_annotations_hold_every_pixel_once_and_their_boxes(view, tmp_path):
         assert found.tolist() == ids(drawn.mask).tolist()
     building = next(a for a in whole["annotations"] if a["category_id"] == 2)
     assert building["bbox"] == [1, 0, 2, 2]  # left, top, width, height of the building in the first drawing
+
+
+def test_coco_s_own_tools_load_the_masks(view, tmp_path):
+    from pycocotools.coco import COCO
+
+    uri = export(view, "coco-rle", str(tmp_path)).uri
+    truth = COCO(uri)
+    results = truth.loadRes(json.loads(storage.read(uri))["annotations"])
+    assert sorted(truth.getImgIds()) == [1, 2] and len(truth.getCatIds()) == SPACE.num_classes
+    for coco in (truth, results):
+        for number, drawn in enumerate(DRAWN[:2], start=1):
+            (image,) = coco.loadImgs(number)
+            found = np.full((image["height"], image["width"]), 255)
+            for annotation in coco.loadAnns(coco.getAnnIds(imgIds=number)):
+                found[coco.annToMask(annotation) == 1] = annotation["category_id"] - 1
+            assert found.tolist() == ids(drawn.mask).tolist()
+
+
+PNG = picture()
+
+
+def corpora(folder):
+    """Each way of keeping images -> its config and where its files lie when they are unpacked, or None without files."""
+    put(folder / "plain", "images/val/s_1.png", PNG)
+    put(folder / "plain", "images/val/s_2.JPG", PNG)
+    pack(folder, lambda archive: archive.writestr("images/val/s_2.jpeg", PNG))
+    for path in ("all.tar", "tars/0.tar", "tars/deep/1.tar"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(folder / path, "w") as archive:
+            archive.add(folder / "plain/images/val/s_1.png", "images/val/s_1.png")
+    (folder / "m.csv").write_text(f"image\nplain/images/val/s_1.png\n{folder}/plain/images/val/s_2.JPG\n")
+    pack_table(folder)
+    return {
+        "prefix": ({"images": f"{folder}/plain", "layout": "camvid"}, "plain"),
+        "prefix with a slash": ({"images": f"{folder}/plain/", "layout": "camvid"}, "plain"),
+        "zip": ({"images": f"{folder}/a.zip", "layout": "camvid"}, "a"),
+        "tar": ({"images": f"{folder}/all.tar", "layout": "camvid"}, "all"),
+        "tars": ({"images": f"{folder}/tars", "layout": "pairs", "image_glob": "**/*.png"}, "tars"),
+        "globs": ({"images": f"{folder}/plain", "layout": "pairs", "image_glob": "images/**/*.JPG"}, "plain"),
+        "manifest": ({"images": f"{folder}/m.csv", "layout": "manifest"}, "."),
+        "parquet": ({"images": f"{folder}/a.parquet", "layout": "parquet"}, None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind", ["prefix", "prefix with a slash", "zip", "tar", "tars", "globs", "manifest", "parquet"]
+)
+def test_coco_s_file_names_lead_to_the_images(tmp_path, kind):
+    corpus, below = corpora(tmp_path)[kind]
+    cfg = parse(CorpusConfig, corpus, where="test")
+    items = list_items(cfg, None)
+    names = [_file_name(cfg.model_dump(), item.image_id, item.image.uri, item.image.member) for item in items]
+    assert names
+    for archive in [*tmp_path.glob("*.zip"), *tmp_path.rglob("*.tar")]:
+        shutil.unpack_archive(archive, archive.with_suffix(""))
+    for name in names if below else []:
+        assert (tmp_path / below / name).read_bytes() == PNG
+    if below is None:
+        assert names == ["val/s_1", "val/s_3"]
+
+
+def test_coco_s_file_names_of_a_store_and_of_signed_addresses():
+    stored = {"images": "s3://box/corpus", "layout": "camvid"}
+    assert _file_name(stored, "a", "s3://box/corpus/images/val/a.png", None) == "images/val/a.png"
+    signed = {"images": "s3://box/m.csv", "layout": "manifest"}
+    assert _file_name(signed, "a", "https://host/x/a.png", "s3://box/m.csv#image") == "https://host/x/a.png"
+    assert _file_name(signed, "a", "s3://box/x/a.png", None) == "x/a.png"
 
 
 def test_png_files_keep_ids_and_carry_the_classes_colours(view, tmp_path):

@@ -37,7 +37,8 @@ def export(view: RunView, form: str, out: str) -> Exported:
     """Write all masks of a run below `out`.
 
     cityscapes: `submission.zip` of labelIds PNGs; png: `<image id>.png` of train ids with the classes' colours as palette;
-    coco-rle: `annotations.json`, one annotation a class and image, uncompressed RLE.
+    coco-rle: `annotations.json`, one annotation a class and image, uncompressed RLE; `file_name` is the image's path below the
+    corpus, in a zip or tar the member's, in Parquet, which has no files, its id.
 
     Raises:
         UserError: the format is unknown, or an image's name or label space is not Cityscapes' where it must be.
@@ -53,11 +54,16 @@ def export(view: RunView, form: str, out: str) -> Exported:
     raise UserError(f"cannot export as '{form}'; choose one of {', '.join(FORMATS)}")
 
 
+def _rows(view: RunView, *columns: str) -> Iterator[dict[str, Any]]:
+    """These columns of each answered image, a few parts' worth of rows in memory at a time."""
+    for batch in batches(view.parts("masks"), list(columns)):
+        yield from batch.to_pylist()
+
+
 def _masks(view: RunView) -> Iterator[tuple[str, bytes]]:
-    """(image id, PNG of train ids) of each answered image, a few parts' worth of rows in memory at a time."""
-    for batch in batches(view.parts("masks"), ["image_id", "mask"]):
-        for row in batch.to_pylist():
-            yield row["image_id"], row["mask"]["bytes"]
+    """(image id, PNG of train ids) of each answered image."""
+    for row in _rows(view, "image_id", "mask"):
+        yield row["image_id"], row["mask"]["bytes"]
 
 
 def _cityscapes(view: RunView, uri: str) -> Exported:
@@ -97,10 +103,12 @@ def _png(view: RunView, out: str) -> Exported:
 def _coco(view: RunView, uri: str) -> Exported:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, (image_id, data) in enumerate(_masks(view), start=1):
-        mask = decode_mask(data)
+    corpus = view.description.config["corpus"]
+    for number, row in enumerate(_rows(view, "image_id", "uri", "member", "mask"), start=1):
+        mask = decode_mask(row["mask"]["bytes"])
         height, width = mask.shape
-        images.append({"id": number, "file_name": image_id, "height": height, "width": width})
+        name = _file_name(corpus, row["image_id"], row["uri"], row["member"])
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
         for index in np.unique(mask).tolist():
             region = mask == index
             rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
@@ -117,9 +125,31 @@ def _coco(view: RunView, uri: str) -> Exported:
                 }
             )
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(view.space.classes)]
-    whole = {"images": images, "annotations": annotations, "categories": categories}
+    info = {"description": f"masks of {view.uri}"}  # without which COCO's own tools do not load results beside it
+    whole = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     storage.put(uri, json.dumps(whole, separators=(",", ":")).encode())
     return Exported(uri, len(images))
+
+
+def _file_name(corpus: dict[str, Any], image_id: str, uri: str, member: str | None) -> str:
+    """An image's path, with its suffix, as a loader joins it to the folder that holds the corpus, or its archive unpacked.
+
+    Args:
+        corpus: config section `corpus` of the run.
+    """
+    root = corpus["images"]
+    match corpus["layout"]:
+        case "parquet":
+            return image_id
+        case (
+            "manifest"
+        ):  # relative names are relative to its folder; the member of a signed address is the manifest's cell
+            return uri.removeprefix(root.rsplit("/", 1)[0] + "/")
+    if member is None:
+        return uri.removeprefix(root.rstrip("/") + "/")
+    if uri == root:
+        return member
+    return f"{uri.removeprefix(root.rstrip('/') + '/').removesuffix('.tar')}/{member}"  # of a tar below a prefix
 
 
 def _png_of(picture: Image.Image) -> bytes:
