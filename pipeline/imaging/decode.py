@@ -103,13 +103,7 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise Reject("decode", "empty", "the file is empty; copy it again")
     try:
-        with _limit_lock, warnings.catch_warnings():
-            # Pillow's own limit is global and about memory; ours is the config's, and says so.
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
+        picture = open_of_any_size(data, FORMATS)
     except MemoryError:
         raise _NO_MEMORY from None
     except Exception as error:  # parsers of hostile headers raise anything; all of it means the same
@@ -146,6 +140,16 @@ def require_8_bits(picture: Image.Image) -> None:
         raise Reject(
             "decode", "unsupported_mode", f"the image has more than 8 bits a channel ({words}); convert it to 8 bits"
         )
+
+
+def open_of_any_size(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """The header alone; whoever calls this holds its size against a limit of their own: Pillow's is global and fixed."""
+    with _limit_lock, warnings.catch_warnings():
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data), formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def orientation_tag(picture: Image.Image) -> int:

@@ -1,13 +1,15 @@
 """Mask <-> bytes: a lossless 8-bit grey PNG that every tool reads."""
 
-import io
 import struct
 import zlib
 
 import numpy as np
 from isal import isal_zlib
-from PIL import Image
 
+from pipeline.errors import UserError
+from pipeline.imaging.decode import open_of_any_size
+
+MAX_RATIO = 1032  # of deflate, at its best: RFC 1951, 258 bytes in two bits
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_8_BIT = (8, 0, 0, 0, 0)  # bit depth, colour type, compression, filter method, no interlacing
 _UP = 2  # filter type: each row as its difference from the row above, which is zero almost everywhere in a mask
@@ -48,8 +50,20 @@ class MaskWriter:
 
 
 def decode_mask(data: bytes) -> np.ndarray:
-    """(H, W) uint8 of a mask's PNG."""
-    return np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)))
+    """(H, W) uint8 of a mask's PNG, however large.
+
+    Raises:
+        UserError: the bytes are no mask, are damaged, or promise more pixels than they can hold.
+    """
+    try:
+        picture = open_of_any_size(data, ("PNG",))
+        if picture.width * picture.height > MAX_RATIO * len(data):
+            raise UserError(
+                f"the mask promises {picture.height}x{picture.width} pixels in {len(data)} bytes; it is damaged"
+            )
+        return np.asarray(picture)
+    except (OSError, SyntaxError, struct.error, zlib.error) as error:  # Pillow's of damaged PNGs
+        raise UserError(f"the mask cannot be decoded ({error})") from None
 
 
 def _start(height: int, width: int) -> bytes:

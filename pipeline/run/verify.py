@@ -253,7 +253,11 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, space: LabelSpace, found: _
 
 def _check_masks(table: pa.Table, name: str, num_classes: int, found: _Found) -> None:
     for row in table.to_pylist():
-        mask = decode_mask(row["mask"]["bytes"])
+        try:
+            mask = decode_mask(row["mask"]["bytes"])
+        except UserError as error:
+            found.problems.append(f"{name}: mask of '{row['image_id']}': {error}")
+            continue
         if mask.shape != (row["height"], row["width"]):
             found.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
         elif _pixels(mask, num_classes) != row["pixels"]:
