@@ -15,7 +15,7 @@ from ray.data import ActorPoolStrategy
 from pipeline import checkpoint, cluster, faults, watch
 from pipeline.actor import Segmenter, decode
 from pipeline.checkpoint import Checkpoint
-from pipeline.config import SegmentConfig
+from pipeline.config import SegmentConfig, run_keys
 from pipeline.cores import worker_environment
 from pipeline.corpus import plan_shards, scan_items
 from pipeline.metrics.chosen import check_metrics
@@ -111,20 +111,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
 
 def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
     """What decides the bytes of a run's output; machine-side knobs (actors, batch size, GPUs) are not in it."""
-    settings = cfg.model_dump(
-        mode="json",
-        include={
-            "corpus",
-            "split",
-            "predict",
-            "crf",
-            "metrics",
-            "images_per_shard",
-            "bytes_per_shard",
-            "max_pixels",
-            "stream_above_pixels",
-        },
-    )
+    settings = cfg.model_dump(mode="json", include=run_keys(SegmentConfig))
     return {**settings, **ready.identity}
 
 

@@ -11,7 +11,7 @@ from math import ceil
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.config import SegmentConfig, differences, parse
+from pipeline.config import SegmentConfig, differences, pace_keys, parse
 from pipeline.corpus import scan_items
 from pipeline.corpus.tars import is_tar
 from pipeline.corpus.zips import is_zip
@@ -34,9 +34,6 @@ SAMPLE_PARTS = 64  # of a finished run, whose seconds are read
 SLOW_S = 1800.0  # without a sign of life: the alert of infra/watch
 MUCH_COMMITTING = 0.2  # of a device's time
 MANY_PARTS, MUCH_DISK_BYTES = 200_000, 10e9
-PACE = {
-    "checkpoint", "predict", "crf", "crf_on", "metrics", "batch_size", "decode", "cpus_per_actor", "gpus_per_actor",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,8 +129,8 @@ def working_s(seconds: dict[str, float], cfg: SegmentConfig) -> float:
 
 def unlike(run: str, cfg: SegmentConfig) -> list[str]:
     """Warnings: what was other in a run whose rate is used, among that which decides its pace."""
-    before, now = describe(run).config, cfg.model_dump(mode="json", include=PACE)
-    changed = differences({key: before[key] for key in now}, now)
+    before, now = describe(run).config, cfg.model_dump(mode="json", include=pace_keys(SegmentConfig))
+    changed = differences({key: before.get(key) for key in now}, now)
     return [f"the rate is that of another setting than {run}'s: {'; '.join(changed)}"] if changed else []
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from pipeline.config import SegmentConfig, TrainConfig, canonical, load
+from pipeline.config import SegmentConfig, TrainConfig, canonical, load, machine_keys
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,11 +29,6 @@ SCHEMAS: dict[str, type[SegmentConfig] | type[TrainConfig]] = {"segment": Segmen
 CHECKOUT = Path(__file__).parent.parent
 TRAVELS = ("pipeline", "jobs")
 MAX_BYTES = 100_000_000  # the job server's own limit for a working_dir
-# May change between two submits of one run; everything else is what the run is.
-MACHINE_KEYS = {
-    "segment": {"actors", "cpus_per_actor", "gpus_per_actor", "batch_size", "decode", "max_reject_rate"},
-    "train": {"workers", "cpus_per_worker", "gpus_per_worker", "max_failures"},
-}
 SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
 
 
@@ -73,7 +68,7 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
     _refuse_secrets(path, values)
     output = cfg.output
     name = re.sub(r"[^a-z0-9]+", "-", output.rsplit("/", 1)[-1].lower()).strip("-")[:24] or "run"
-    what = {key: value for key, value in values.items() if key not in MACHINE_KEYS[kind]}
+    what = {key: value for key, value in values.items() if key not in machine_keys(SCHEMAS[kind])}
     return Job(
         kind,
         f"{kind}-{name}-{hashlib.sha256(f'{kind} {output}'.encode()).hexdigest()[:10]}",

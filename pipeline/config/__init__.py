@@ -13,7 +13,7 @@ from pipeline.config.recipe import (
     OhemConfig,
     OptimizerConfig,
 )
-from pipeline.config.section import Section
+from pipeline.config.section import Section, machine_keys, pace_keys, run_keys
 from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, SegmentConfig
 from pipeline.config.text import canonical, differences, load, parse, parse_model
 from pipeline.config.train import FIGURES, TrainConfig, open_tree, stage_configs
@@ -44,8 +44,11 @@ __all__ = [
     "canonical",
     "differences",
     "load",
+    "machine_keys",
+    "pace_keys",
     "open_tree",
     "parse",
+    "run_keys",
     "stage_configs",
     "with_values",
     "parse_model",

@@ -1,5 +1,7 @@
 """What every config section is made of."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -25,3 +27,36 @@ Precision = Literal["fp32", "bf16"]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key of a run's config decides, as its declaration says: `Annotated[int, Key("machine")]`.
+
+    run: what the run writes; it may not change between two starts. So does every key without a `Key`.
+    machine: who does the work, and when to give up; it may change.
+    address: where something lies; what lies there decides, and is compared by its own hash where it can be read.
+    """
+
+    decides: Literal["run", "machine", "address"] = "run"
+    pace: bool = False  # beside that: how long an image takes
+
+
+def run_keys(schema: type[Section]) -> set[str]:
+    """The keys that decide what a run writes."""
+    return {name for name, key in _keys(schema) if key.decides == "run"}
+
+
+def machine_keys(schema: type[Section]) -> set[str]:
+    """The keys that may change between two starts of a run."""
+    return {name for name, key in _keys(schema) if key.decides == "machine"}
+
+
+def pace_keys(schema: type[Section]) -> set[str]:
+    """The keys that decide how long an image takes."""
+    return {name for name, key in _keys(schema) if key.pace}
+
+
+def _keys(schema: type[Section]) -> Iterator[tuple[str, Key]]:
+    for name, field in schema.model_fields.items():
+        yield name, next((mark for mark in field.metadata if isinstance(mark, Key)), Key())

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.corpus import CorpusConfig
-from pipeline.config.section import Precision, Section, Size, Uri
+from pipeline.config.section import Key, Precision, Section, Size, Uri
 from pipeline.errors import UserError
 
 
@@ -63,25 +63,28 @@ class SegmentConfig(Section):
 
     corpus: CorpusConfig
     split: str | None = None  # absent = the whole corpus
-    checkpoint: Uri  # carries network, label space, preprocessing and weights: never repeated here
-    output: Uri
-    predict: PredictConfig = PredictConfig()
-    crf: CrfConfig | None = None  # absent = off
-    crf_on: Literal["device", "cpu"] = "device"  # where it runs: where the network's scores are, or on the CPU
-    metrics: MetricsConfig = MetricsConfig()
+    # It carries network, label space, preprocessing and weights: never repeated here.
+    checkpoint: Annotated[Uri, Key("address", pace=True)]
+    output: Annotated[Uri, Key("address")]
+    predict: Annotated[PredictConfig, Key(pace=True)] = PredictConfig()
+    crf: Annotated[CrfConfig | None, Key(pace=True)] = None  # absent = off
+    # Where it runs: where the network's scores are, or on the CPU.
+    crf_on: Annotated[Literal["device", "cpu"], Key("machine", pace=True)] = "device"
+    metrics: Annotated[MetricsConfig, Key(pace=True)] = MetricsConfig()
     images_per_shard: int = Field(16, ge=1)
     bytes_per_shard: int = Field(256_000_000, ge=1)  # of images and labels as stored: a shard of large ones holds fewer
     max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones become rejects
     # Images of more pixels are read, predicted and written a strip of tiles at a time, never whole; absent = none are.
-    stream_above_pixels: int | None = Field(None, ge=1)
-    max_reject_rate: float = Field(ge=0, le=1)  # over it the run fails
-    batch_size: int = Field(1, ge=1)  # images, or tiles, of one padded size a forward pass
+    stream_above_pixels: Annotated[int | None, Key(pace=True)] = Field(None, ge=1)
+    max_reject_rate: Annotated[float, Key("machine")] = Field(ge=0, le=1)  # over it the run fails
+    # Images, or tiles, of one padded size a forward pass.
+    batch_size: Annotated[int, Key("machine", pace=True)] = Field(1, ge=1)
     # Where pictures are decoded: in the actor's own threads, or in Ray tasks on any node, which suits a cluster whose GPU
     # nodes have too few cores to feed their GPUs.
-    decode: Literal["actor", "tasks"] = "actor"
-    actors: int = Field(ge=1)
-    cpus_per_actor: int = Field(ge=1)
-    gpus_per_actor: float = Field(0, ge=0)  # 0 = predict on the CPU
+    decode: Annotated[Literal["actor", "tasks"], Key("machine", pace=True)] = "actor"
+    actors: Annotated[int, Key("machine")] = Field(ge=1)
+    cpus_per_actor: Annotated[int, Key("machine", pace=True)] = Field(ge=1)
+    gpus_per_actor: Annotated[float, Key("machine", pace=True)] = Field(0, ge=0)  # 0 = predict on the CPU
 
     @model_validator(mode="after")
     def _streams_fit(self) -> "SegmentConfig":

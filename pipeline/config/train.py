@@ -1,6 +1,6 @@
 """A training run."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,7 +8,7 @@ from pipeline import labels, storage
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.networks import ModelConfig
 from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
-from pipeline.config.section import Precision, Section, Uri
+from pipeline.config.section import Key, Precision, Section, Uri
 from pipeline.config.segment import CrfConfig
 from pipeline.config.text import parse
 from pipeline.errors import UserError
@@ -49,20 +49,22 @@ class TrainConfig(Section):
     validate_every: int = Field(ge=1)  # epochs
     validate_crf: CrfConfig | None = None  # absent = off; validation then counts what `segment` with it would write
     best_by: str = "miou"  # which checkpoint is `best`: another of FIGURES, or iou.<class>
-    save_every: int | None = Field(None, ge=1)  # steps between two snapshots; absent = at the end of each epoch alone
+    # Steps between two snapshots; absent = at the end of each epoch alone.
+    save_every: Annotated[int | None, Key("machine")] = Field(None, ge=1)
     precision: Precision
     compile: bool = False  # torch.compile: minutes at the start, faster steps; workers need a C++ compiler
     parallel: Literal["ddp", "fsdp"] = "ddp"  # how workers share: a whole network each, or its parameters in shards
     deterministic: bool = False  # slower kernels on GPUs that give the same bits each time; CPUs do so anyway
     seed: int = Field(ge=0)
     max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones are refused before they are decoded
-    workers: int = Field(ge=1)
-    cpus_per_worker: int = Field(ge=1)
-    gpus_per_worker: float = Field(0, ge=0)  # 0 = train on the CPU
-    read_threads: int = Field(1, ge=1)  # of a worker: read, decode and augment ahead of the network
-    max_failures: int = Field(1, ge=0)  # restarts from the newest snapshot after a worker died
-    tensorboard: bool = False  # scalars and four validation pictures below <output>/tensorboard
-    mlflow: str | None = None  # tracking URI of an MLflow server; absent = off
+    workers: Annotated[int, Key("machine")] = Field(ge=1)
+    cpus_per_worker: Annotated[int, Key("machine")] = Field(ge=1)
+    gpus_per_worker: Annotated[float, Key("machine")] = Field(0, ge=0)  # 0 = train on the CPU
+    # Of a worker: read, decode and augment ahead of the network.
+    read_threads: Annotated[int, Key("machine")] = Field(1, ge=1)
+    max_failures: Annotated[int, Key("machine")] = Field(1, ge=0)  # restarts from the newest snapshot after a death
+    tensorboard: Annotated[bool, Key("machine")] = False  # scalars, four validation pictures: <output>/tensorboard
+    mlflow: Annotated[str | None, Key("machine")] = None  # tracking URI of an MLflow server; absent = off
     stages: tuple[dict[str, Any], ...] = ()  # each: keys laid over those above, see `stage_configs`
 
     @model_validator(mode="after")

@@ -14,13 +14,10 @@ import ray
 
 from pipeline import labels, storage
 from pipeline.batches import count_label
-from pipeline.config import TrainConfig, differences
+from pipeline.config import TrainConfig, differences, machine_keys
 from pipeline.corpus import Item, list_items
 from pipeline.errors import UserError
 
-MACHINE_KEYS = {  # may change between two starts of a run
-    "workers", "cpus_per_worker", "gpus_per_worker", "read_threads", "max_failures", "save_every", "tensorboard", "mlflow",
-}  # fmt: skip
 _PACKAGES = ("maskmill", "torch", "torchvision", "ray", "numpy", "pydantic", "pyarrow", "safetensors", "Pillow")
 _LABELS_A_TASK = 64
 
@@ -41,7 +38,7 @@ def claim(cfg: TrainConfig) -> None:
     wanted = cfg.model_dump(mode="json")
     if not storage.create(uri, json.dumps(wanted, indent=2).encode()):
         found = storage.read_json(uri)
-        changed = [line for line in differences(found, wanted) if line.split(":")[0] not in MACHINE_KEYS]
+        changed = [line for line in differences(found, wanted) if line.split(":")[0] not in machine_keys(TrainConfig)]
         if changed:
             raise UserError(
                 f"{cfg.output} holds a training run of another config: {'; '.join(changed)}; "
