@@ -90,7 +90,7 @@ def test_the_job_server_is_told_of_the_package_and_the_run_and_of_no_environment
 def test_a_config_that_holds_a_secret_of_the_environment_is_refused(config, monkeypatch):
     monkeypatch.setenv("STORE_PASSWORD", "hunter2hunter2")
     with pytest.raises(ValueError, match="holds the value of STORE_PASSWORD"):
-        submit.prepare("segment", config, ["output=s3://user:hunter2hunter2@bucket/run"])
+        submit.prepare("segment", config, ["output=s3://bucket/hunter2hunter2/run"])
 
 
 def test_a_package_over_the_limit_is_refused_and_names_the_largest_file(config, tmp_path, monkeypatch):
