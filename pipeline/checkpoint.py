@@ -177,9 +177,7 @@ def load_weights(model: Network, weights: bytes, where: str) -> None:
 def _of_another_resnet(description: dict[str, Any]) -> bool:
     """Whether the checkpoint is an import of DeepLab v2 from before the network had the release's ResNet."""
     model, imported = description["model"], "source_sha256" in description["info"]
-    of_caffe = (
-        min(description["std"]) < 1 / 200
-    )  # one level of 255; the mean and deviation of our own networks are ImageNet's
+    of_caffe = min(description["std"]) < 1 / 200  # Caffe's networks see levels: 1/255. ImageNet's are above 0.2
     return imported and of_caffe and model.get("name") == "deeplabv2" and "resnet" not in model
 
 

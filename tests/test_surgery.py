@@ -16,6 +16,8 @@ from pipeline.config import parse_model
 from pipeline.errors import UserError
 from pipeline.models.efficientnet_lite import EfficientNetLite
 from pipeline.models.surgery import load_imagenet, published_weights, rename_lite0, rename_vgg16, start_from
+from pipeline.train.learner import Learner
+from tests.small_train import config
 from tests.test_cli import maskmill
 
 
@@ -258,10 +260,7 @@ def test_an_import_from_before_the_released_resnet_is_refused_and_our_own_checkp
 
     def saved_before(name, info):
         checkpoint.save(str(tmp_path / name), network, cfg, space, info)
-        file = tmp_path / name / "checkpoint.json"
-        description = json.loads(file.read_text())
-        del description["model"]["resnet"]
-        file.write_text(json.dumps(description))
+        assert "resnet" not in json.loads((tmp_path / name / "checkpoint.json").read_text())["model"]
         return str(tmp_path / name)
 
     found = checkpoint.load(saved_before("trained", {"epoch": 1}))
@@ -360,6 +359,29 @@ def test_files_that_are_no_weights_are_explained(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=sentence):
             checkpoint.import_published(str(tmp_path / name), cfg, labels.space("voc21"), str(tmp_path / "out"))
+
+
+def test_training_starts_from_an_import_with_its_preprocessing_and_its_encoder(tmp_path):
+    """Caffe's networks see levels, ours ImageNet's normalised values: a first layer fed the other answers noise."""
+    fcn, images = {"name": "fcn", "stride": 32, "fc_channels": 8}, ("/images", "/labels")
+    imported = build(**fcn)
+    imported.mean, imported.std = (0.48, 0.46, 0.41), (1 / 255, 1 / 255, 1 / 255)
+    checkpoint.save(str(tmp_path / "fcn"), imported, parse_model(fcn, where="test"), labels.space("voc21"), {})
+    changes = {"workers": 1, "start_from": str(tmp_path / "fcn"), "ema": 0.9}
+    learner = Learner(
+        config(images, tmp_path / "run", model=fcn | {"stride": 16}, **changes), 19, None, 0, 1, torch.device("cpu")
+    )
+    for network in (learner.network, learner.resting()):
+        assert (network.mean, network.std) == (imported.mean, imported.std)
+
+    released = {"name": "deeplabv2", "backbone": "resnet50", "resnet": "caffe"}
+    cfg = parse_model(released, where="test")
+    checkpoint.save(str(tmp_path / "dl"), build(**released), cfg, labels.space("voc21"), {})
+    cfg = config(
+        images, tmp_path / "run", model=released | {"resnet": "torchvision"}, workers=1, start_from=str(tmp_path / "dl")
+    )
+    with pytest.raises(UserError, match="ResNet is of the caffe definition"):
+        Learner(cfg, 19, None, 0, 1, torch.device("cpu"))
 
 
 def test_a_network_for_other_classes_starts_from_an_old_encoder():

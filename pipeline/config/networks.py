@@ -15,8 +15,8 @@ Rates = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _since_then(default: Any) -> Any:
-    """A key that networks of its default did without: it is left out of their text, so that their fingerprints stay."""
+def _added_later(default: Any) -> Any:
+    """A key added later. At its default it is left out of the config's text, so that older runs keep their fingerprints."""
     return Field(default, exclude_if=lambda value: value == default)
 
 
@@ -38,7 +38,7 @@ class FcnConfig(Section):
     stride: Literal[32, 16, 8] = 8  # 16 and 8: VGG16 only
     upsampling: Interpolation = "transposed"
     # Of the last step alone; absent: as `upsampling`. The paper fixes it to bilinear interpolation: transposed_fixed.
-    last_upsampling: Interpolation | None = _since_then(None)
+    last_upsampling: Interpolation | None = _added_later(None)
     at_once: bool = False  # trained in one stage: skips are scaled down
     fc_channels: Channels = 4096
     dropout: Share = 0.5
@@ -68,7 +68,7 @@ class DeepLabV2Config(Section):
     name: Literal["deeplabv2"]
     backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101"
     # ResNets only: torchvision's, whose ImageNet weights fit, or the released network's (`import-weights` sets it).
-    resnet: Literal["torchvision", "caffe"] = _since_then("torchvision")
+    resnet: Literal["torchvision", "caffe"] = _added_later("torchvision")
     rates: Rates = (6, 12, 18, 24)  # ASPP-L; ASPP-S is 2, 4, 8, 12
     scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(min_length=1)] = (1.0,)  # input pyramid
     fc_channels: Channels = 1024  # VGG16 only

@@ -33,8 +33,10 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "sgd"]
     lr: float = Field(gt=0)  # of the head
-    backbone_lr_factor: float = Field(gt=0)  # the backbone learns at lr times this: 0.1 = "head 10x"
-    bias_lr_factor: float = Field(1, gt=0)  # biases learn at this times their group's rate; 2 in FCN and DeepLab
+    # The encoder learns at lr times this: 0.1 = "head 10x". So do VGG16's fc6 and fc7 in fcn, deeplabv1 and deeplabv2.
+    backbone_lr_factor: float = Field(gt=0)
+    # Biases learn at this times their group's rate, those of normalisation excepted; 2 in FCN and DeepLab.
+    bias_lr_factor: float = Field(1, gt=0)
     weight_decay: float = Field(ge=0)
     decay_all: bool = False  # decay biases and normalisation too
     momentum: float = Field(0.9, ge=0, lt=1)  # SGD only

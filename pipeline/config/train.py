@@ -34,7 +34,8 @@ class TrainConfig(Section):
     weights: Literal["imagenet", "random"]  # where the backbone starts
     start_from: Uri | None = None  # a checkpoint whose tensors are taken over where name and shape match
     freeze_backbone: bool = False  # the encoder holds still
-    # Only the head learns, which optimizer.lr is the rate of: with fcn, the scores and the upsampling (the paper's 32s-fixed).
+    # Only the head learns: the layers whose rate is optimizer.lr. With fcn these are the score layers and the upsampling
+    # (fixed, with `upsampling: transposed_fixed`, it is the paper's FCN-32s-fixed).
     freeze_all_but_head: bool = Field(False, exclude_if=lambda value: not value)
     # Batch statistics: of each worker, of all (GPUs), or the stored ones.
     norm: Literal["batch", "sync", "frozen"] = "batch"

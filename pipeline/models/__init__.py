@@ -13,7 +13,7 @@ from pipeline.models.hourglass import Hourglass
 from pipeline.models.lraspp import Lraspp
 from pipeline.models.network import GridNetwork, Network, place_on_pixels
 from pipeline.models.segnet import SegNet
-from pipeline.models.surgery import load_imagenet, published_config, published_weights, start_from
+from pipeline.models.surgery import check_encoder, load_imagenet, published_config, published_weights, start_from
 from pipeline.models.unet import UNet
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "GridNetwork",
     "Network",
     "build",
+    "check_encoder",
     "place_on_pixels",
     "published_config",
     "published_weights",

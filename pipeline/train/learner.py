@@ -46,7 +46,10 @@ class Learner:
         pretrained = cfg.weights == "imagenet" and cfg.start_from is None
         self.network: Network = models.build(cfg.model, num_classes, pretrained=pretrained).place(device)
         if cfg.start_from is not None:
-            models.start_from(self.network, checkpoint.load(cfg.start_from).model.state_dict())
+            start = checkpoint.load(cfg.start_from)
+            models.check_encoder(self.network, start.model)
+            models.start_from(self.network, start.model.state_dict())
+            self.network.mean, self.network.std = start.mean, start.std  # what its encoder learnt to see
         for part in held_still(self.network, cfg.freeze_backbone, cfg.freeze_all_but_head):
             part.requires_grad_(False)
         self.ema = Ema(self.network, cfg.ema) if cfg.ema is not None else None
