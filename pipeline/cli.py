@@ -1,6 +1,6 @@
 """How the `maskmill` command begins and ends; the commands themselves are in pipeline/cli_commands.py.
 
-Exit codes: 0 clean, 2 done with rejects, 1 failed, 130 stopped by Ctrl-C.
+Exit codes: 0 clean, 2 done with rejects, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import sys
@@ -42,7 +42,7 @@ def run(command: Callable[[], object], debug: bool) -> int:
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, Stopped)) or interrupts.pressed():
             print(f"stopped: {error if isinstance(error, Stopped) else NO_LOSS}", file=sys.stderr)
-            return 130
+            return interrupts.exit_code()
         if not isinstance(error, Exception):
             raise
         if debug and not isinstance(error, Misuse):
@@ -50,6 +50,7 @@ def run(command: Callable[[], object], debug: bool) -> int:
         return _explain(error)
     if code == 130 and interrupts.pressed():  # typer turns a KeyboardInterrupt into it
         print(f"stopped: {NO_LOSS}", file=sys.stderr)
+        return interrupts.exit_code()
     return code if isinstance(code, int) else 0
 
 

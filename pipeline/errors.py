@@ -35,4 +35,4 @@ class Reject(Exception):
 
 
 class Stopped(Exception):
-    """Ctrl-C: the message says what is kept and how to go on."""
+    """Ctrl-C or SIGTERM: the message says what is kept and how to go on."""

@@ -1,7 +1,9 @@
-"""Ctrl-C is heard in every phase: also where a library has put its own handler in place of Python's, or swallows the exception.
+"""Ctrl-C and SIGTERM are heard in every phase: also where a library has put its own handler in place of Python's, or swallows
+the exception.
 
 The kernel's signal is read from a pipe beside whatever handler is installed. While the command goes on as if nothing had
-happened, KeyboardInterrupt is raised again every `REPEAT_S`.
+happened, KeyboardInterrupt is raised again every `REPEAT_S`. SIGTERM, which Kubernetes and job servers send, ends a command as
+Ctrl-C does.
 """
 
 import contextlib
@@ -15,35 +17,57 @@ from types import FrameType
 from pipeline.errors import Stopped
 
 REPEAT_S = 2.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_pressed = False  # no Event: a handler that takes a lock may find itself holding it
+_heard: int | None = None  # no Event: a handler that takes a lock may find itself holding it
+_listening = False
 _ended = threading.Event()
 
 
 def listen() -> None:
     """Begin to hear; called once, by the main thread, before anything that takes time."""
+    global _listening
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     threading.Thread(target=_hear, args=(reader, threading.get_ident()), name="interrupts", daemon=True).start()
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, _key)
+    for number in SIGNALS:
+        signal.signal(number, _stop)
     signal.signal(signal.SIGALRM, _again)
+    _listening = True
 
 
 def pressed() -> bool:
-    """Whether Ctrl-C was pressed since `listen`."""
-    return _pressed
+    """Whether Ctrl-C was pressed, or SIGTERM sent, since `listen`."""
+    return _heard is not None
+
+
+def exit_code() -> int:
+    """Of a command that was ended so: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (_heard or signal.SIGINT)
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Put our handlers back where a library replaces them, in Python or below it; nothing for programs that do not `listen`."""
+    try:
+        yield
+    finally:
+        if _listening and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, _stop)
 
 
 def end() -> None:
-    """The command is over: from now on Ctrl-C ends the process at once, whatever still closes down."""
+    """The command is over: from now on a signal ends the process at once, whatever still closes down."""
     _ended.set()
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
 
 
 @contextlib.contextmanager
 def keeping(words: str) -> Iterator[None]:
-    """What to say of work that Ctrl-C ends: what is kept, and how to go on.
+    """What to say of work that Ctrl-C or SIGTERM ends: what is kept, and how to go on.
 
     Raises:
         Stopped: with these words, in place of whatever the key led to.
@@ -56,17 +80,18 @@ def keeping(words: str) -> Iterator[None]:
         raise
 
 
-def _key(number: int, frame: FrameType | None) -> None:
-    global _pressed
-    _pressed = True
-    raise KeyboardInterrupt
+def _stop(number: int, frame: FrameType | None) -> None:
+    global _heard
+    again, _heard = _heard is not None, _heard or number
+    if number == signal.SIGINT or not again:  # who sends SIGTERM twice does not want what closes down to be broken off
+        raise KeyboardInterrupt
 
 
 def _hear(reader: int, main: int) -> None:
-    global _pressed
-    while signal.SIGINT not in os.read(reader, 64):
+    global _heard
+    while not (found := [number for number in os.read(reader, 64) if number in SIGNALS]):
         pass
-    _pressed = True
+    _heard = _heard or found[0]
     while not _ended.wait(REPEAT_S):
         signal.pthread_kill(main, signal.SIGALRM)
 
