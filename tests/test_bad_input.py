@@ -11,7 +11,8 @@ from pipeline import checkpoint, labels, models, storage
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.config.networks import DeepLabV3PlusConfig
 from pipeline.corpus import list_items, unmatched_labels
-from pipeline.run import SECONDS
+from pipeline.run import SECONDS, verify
+from pipeline.segment import segment
 from pipeline.shard import ShardSegmenter
 from tests.bad_inputs import (
     CASES,
@@ -95,6 +96,25 @@ def test_a_bad_input_has_its_documented_outcome_and_its_neighbours_are_unharmed(
             assert case.says in rejects[name]["message"]
     if case.outcome == "left out":
         assert unmatched_labels(camvid(uri)) == [case.says]
+
+
+def test_a_run_over_a_zip_that_lies_ends_with_its_other_images(s3, ray_session, tiny_checkpoint, tmp_path):
+    """Read by an actor of Ray's: 2^40 bytes for one member, 2^63 for the start of another."""
+
+    def lie(archive):
+        for name in ("s_2", "s_4"):
+            archive.writestr(f"images/val/{name}.png", picture())
+        archive.filelist[2].compress_size, archive.filelist[3].header_offset = 1 << 40, (1 << 63) + 5
+
+    pack(tmp_path, lie)
+    values = {
+        "corpus": {"images": str(tmp_path / "a.zip"), "layout": "camvid"}, "checkpoint": tiny_checkpoint,
+        "output": str(tmp_path / "run"), "max_reject_rate": 1, "actors": 1, "cpus_per_actor": 1,
+    }  # fmt: skip
+    done = segment(parse(SegmentConfig, values, where="test"))
+    assert (done.rows, done.rejects, done.answered_now) == (2, {"corrupt": 2}, 4)
+    assert verify(values["output"]).problems == []
+    assert segment(parse(SegmentConfig, values, where="test")).answered_now == 0
 
 
 def check_mask(case, folder, name, row):

@@ -1,4 +1,5 @@
 import io
+import resource
 import struct
 import tarfile
 import zipfile
@@ -468,21 +469,45 @@ ROWS = 70_001
 
 @pytest.mark.parametrize("lie", [7, 1 << 22, 1 << 40, 1 << 61])
 @pytest.mark.parametrize("which", [0, 1, 3])  # of the file, of the column, of the row group; 2 is a histogram
-def test_a_parquet_footer_that_lies_about_rows_is_refused_before_memory_is_taken_for_them(tmp_path, lie, which):
+def test_a_parquet_footer_that_lies_about_rows_costs_no_memory_and_gives_no_wrong_row(tmp_path, lie, which):
     uri = str(tmp_path / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([b"%d" % row for row in range(ROWS)])}), uri, write_statistics=False)
     honest = storage.read(uri)
     assert with_rows(honest, ROWS, ROWS) == honest
     storage.put(uri, with_rows(honest, ROWS, lie, which))
     cfg = CorpusConfig(images=uri, layout="parquet")
-    if which == 0:  # the rows are those of the groups
-        assert len(list_items(cfg, None)) == ROWS
+    if which == 1 and lie > ROWS:  # Arrow takes memory for the pages that are there
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        items = list_items(cfg, None)
+        assert len(items) == ROWS and read(items[5].image) == b"5"
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # kB
         return
-    with pytest.raises(UserError, match="not a readable Parquet file"):
-        list_items(cfg, None)
+    if which != 1:  # the numbers of the images' column are read with them
+        with pytest.raises(UserError, match="not a readable Parquet file"):
+            list_items(cfg, None)
     with pytest.raises(Reject, match="cannot be read") as error:
         read(Place(uri, "image", 5))
     assert error.value.reason == "corrupt"
+
+
+def test_a_manifest_with_a_name_that_no_file_has_is_refused(tmp_path):
+    pq.write_table(pa.table({"image": ["a\0.png"]}), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match="is no name of a file"):
+        list_items(CorpusConfig(images=str(tmp_path / "m.parquet"), layout="manifest"), None)
+
+
+def test_damaged_pages_and_names_of_a_table_are_told_as_such(tmp_path):
+    """Arrow has a bare OSError for the first and a UnicodeDecodeError for the second."""
+    uri = str(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": [b"x"], "city": ["marks"]}), uri, compression="none", use_dictionary=False)
+    whole = storage.read(uri)
+    for spoilt in (
+        whole.replace(b"marks", b"m\xffrks"),
+        whole.replace(struct.pack("<I", 5) + b"marks", b"\xff\0\0\0marks"),
+    ):
+        storage.put(uri, spoilt)
+        with pytest.raises(UserError, match="not a readable Parquet file"):
+            list_items(CorpusConfig(images=uri, layout="parquet"), None)
 
 
 TYPES = {

@@ -1,7 +1,6 @@
 """Parquet files of a corpus: opened, their numbers held against their length, one cell read."""
 
 import threading
-from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,34 +10,34 @@ from pipeline.corpus.item import Place
 from pipeline.errors import Reject
 
 
-def open_parquet(uri: str) -> tuple[pq.ParquetFile, int]:
-    """A file, and its bytes; ArrowInvalid if it is no Parquet."""
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """A file whose rows were checked; ArrowInvalid if it is no Parquet."""
     filesystem, path = storage.arrow_filesystem(uri)
     source = filesystem.open_input_file(path)
-    return pq.ParquetFile(source), source.size()
+    return checked_rows(pq.ParquetFile(source), source.size())
 
 
-def rows_in(file: pq.ParquetFile, group: int, columns: Iterable[str], file_bytes: int) -> int:
-    """Rows of a row group, once what its footer says of some columns is known to be possible: Arrow takes memory by it.
+def checked_rows(file: pq.ParquetFile, file_bytes: int) -> pq.ParquetFile:
+    """The file; ArrowInvalid where its footer has two opinions of its rows, or says that there are more than it has bytes.
 
-    Raises:
-        pyarrow.ArrowInvalid: more rows than the file has bytes, pages that lie beyond its end, or counts that disagree.
+    The numbers of a column are left to Arrow, whose reader takes no more memory than there are pages for; asked for them one
+    by one, it ends the process over a damaged footer (pyarrow 26: `ColumnChunkMetaData`).
     """
-    rows = file.metadata.row_group(group)
-    if not 0 <= rows.num_rows <= file_bytes:
-        raise pa.ArrowInvalid(f"row group {group} says it has {rows.num_rows} rows, in a file of {file_bytes} bytes")
-    for index in range(rows.num_columns):
-        chunk = rows.column(index)
-        if chunk.path_in_schema.split(".")[0] not in columns:
-            continue
-        starts = [start for start in (chunk.dictionary_page_offset, chunk.data_page_offset) if start is not None]
-        if min(starts) < 0 or not 0 <= chunk.total_compressed_size <= file_bytes - min(starts):
-            raise pa.ArrowInvalid(f"row group {group} says that '{chunk.path_in_schema}' lies beyond the file's end")
-        if file.schema.column(index).max_repetition_level == 0 and chunk.num_values != rows.num_rows:
-            raise pa.ArrowInvalid(
-                f"row group {group} says it has {rows.num_rows} rows and {chunk.num_values} of '{chunk.path_in_schema}'"
-            )
-    return int(rows.num_rows)
+    rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    if min(rows, default=0) < 0 or sum(rows) > file_bytes:
+        raise pa.ArrowInvalid(f"its footer says it has {sum(rows)} rows, in a file of {file_bytes} bytes")
+    if sum(rows) != file.metadata.num_rows:
+        raise pa.ArrowInvalid(
+            f"its footer says it has {file.metadata.num_rows} rows, and {sum(rows)} in its row groups"
+        )
+    return file
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error says that a Parquet file's bytes are not in order: Arrow has several for it, and a bare OSError."""
+    return isinstance(error, (pa.ArrowException, UnicodeDecodeError)) or (
+        type(error) is OSError and error.errno is None
+    )
 
 
 def read_cell(place: Place) -> bytes:
@@ -60,7 +59,7 @@ def cell(uri: str, column: str, row: int) -> bytes | str | None:
         return _row_groups.cell(uri, column, row)
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, MemoryError, OSError) as error:
         raise Reject(
             "read", "corrupt", f"{uri} row {row} column '{column}': cannot be read ({error}); write the file again"
         ) from None
@@ -81,12 +80,11 @@ class _RowGroups:
         return value["bytes"] if isinstance(value, dict) else value
 
     def _read(self, uri: str, column: str, row: int) -> tuple[int, pa.ChunkedArray]:
-        file, file_bytes = open_parquet(uri)
+        file = open_parquet(uri)
         start = 0
         for group in range(file.metadata.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if row < start + count:
-                rows_in(file, group, [column], file_bytes)
                 is_struct = pa.types.is_struct(file.schema_arrow.field(column).type)
                 values = file.read_row_group(group, columns=[f"{column}.bytes" if is_struct else column])[column]
                 if len(values) != count:

@@ -23,6 +23,8 @@ def resolved(uri: str, manifest: str) -> str:
     remote = "://" in manifest and not manifest.startswith("file://")
     shown = storage.without_secrets(uri)
     what = f"manifest {manifest}: '{shown}'"
+    if "\0" in uri:
+        raise UserError(f"manifest {manifest}: {shown!r} is no name of a file; write the manifest again")
     if "::" in uri:
         raise UserError(f"{what} is a chain of stores; name the file itself")
     if not found:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.corpus.columns import GROUPS, check_columns, groups_of, id_of
 from pipeline.corpus.item import Item, Place
-from pipeline.corpus.parquet import open_parquet, rows_in
+from pipeline.corpus.parquet import checked_rows, is_damage, open_parquet
 from pipeline.corpus.ranges import RangeFile
 from pipeline.corpus.reach import resolved
 from pipeline.corpus.signed import place_of
@@ -57,12 +57,14 @@ def parquet_items(uris: list[str]) -> Iterator[Item]:
     for uri in uris:
         try:
             yield from _parquet_items(uri)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            if not is_damage(error):
+                raise
             raise UserError(f"corpus {uri}: not a readable Parquet file ({error}); write it again") from None
 
 
 def _parquet_items(uri: str) -> Iterator[Item]:
-    file, file_bytes = open_parquet(uri)
+    file = open_parquet(uri)
     found = check_columns(file.schema_arrow, uri, "parquet")
     wanted = [name for name in found if name not in ("image", "label")]
     kind = file.schema_arrow.field("image").type
@@ -70,7 +72,7 @@ def _parquet_items(uri: str) -> Iterator[Item]:
     stem = uri.rsplit("/", 1)[-1].removesuffix(".parquet")
     row_number = 0
     for group in range(file.metadata.num_row_groups):
-        count = rows_in(file, group, found, file_bytes)
+        count = file.metadata.row_group(group).num_rows
         rows = file.read_row_group(group, columns=columns).to_pylist() if columns else ({} for _ in range(count))
         end = row_number + count
         for row in rows:
@@ -91,10 +93,8 @@ def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
     try:
         if uri.endswith(".parquet"):
             source = RangeFile(uri)
-            file = pq.ParquetFile(source)
+            file = checked_rows(pq.ParquetFile(source), source.size)
             wanted = check_columns(file.schema_arrow, uri, "manifest")
-            for group in range(file.metadata.num_row_groups):
-                rows_in(file, group, wanted, source.size)
             yield from (batch.to_pylist() for batch in file.iter_batches(_BATCH_ROWS, columns=wanted))
             return
         strings = dict.fromkeys(("image", "label", "image_id", *GROUPS), pa.string()) | {"frame": pa.int32()}
@@ -106,7 +106,9 @@ def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
             yield from (batch.to_pylist() for batch in reader)
     except FileNotFoundError:
         raise UserError(f"manifest {uri}: there is no such file; check the path or the bucket") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if not is_damage(error):
+            raise
         raise UserError(
             f"manifest {uri}: not a readable CSV or Parquet table ({error}); see `maskmill check`"
         ) from None
