@@ -28,6 +28,10 @@ from pipeline.patience import patiently
 # Answers of S3 to a conditional PUT that lost: to an object, or to another PUT at the same moment.
 _ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
+# Names that fsspec has for stores whose client creates exclusively.
+EXCLUSIVE = {"file", "local", "s3", "gs", "gcs", "az", "abfs"}
+# What installs the client of a store.
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
 logging.getLogger("fsspec.http").setLevel(logging.INFO)  # its debug lines are whole addresses, signatures too
 LIST_PAGE = 1000  # objects a request, the most that S3 gives
@@ -170,8 +174,9 @@ def create(uri: str, data: bytes) -> bool:
     """Write an object only if there is none. True: the object that is there holds these bytes; False: it holds others,
     and nothing was changed. So bytes must be the writer's own where it matters who was first.
 
-    An exclusive link on a disk, a conditional PUT (`If-None-Match: *`) on S3. A refused PUT is looked at: the object may
-    be ours, written by an earlier try whose answer was lost.
+    An exclusive link on a disk, a conditional PUT on S3 and Azure (`If-None-Match: *`) and Google (`ifGenerationMatch=0`).
+    Other stores look and then write, which two writers can do at once: `require_exclusive_create`. A refused PUT is looked
+    at: the object may be ours, written by an earlier try whose answer was lost.
     """
     fs, path = _filesystem(uri)
     while True:
@@ -181,6 +186,21 @@ def create(uri: str, data: bytes) -> bool:
             return read(uri) == data
         except FileNotFoundError:
             continue  # removed between the two calls, or the other PUT failed
+
+
+def require_exclusive_create(uri: str, what: str) -> None:
+    """UserError where the store of a URI cannot create an object only if there is none, which one writer at a time needs.
+
+    Args:
+        what: is to be written there, for the sentence.
+    """
+    fs, _ = _filesystem(uri)
+    names = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if not names & EXCLUSIVE:
+        raise UserError(
+            f"{uri}: {what} cannot be written to {uri.partition('://')[0]}://, which has no exclusive create: two writers "
+            "would not see each other; give a path, or s3://, gs:// or az://"
+        )
 
 
 def _create(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
@@ -245,10 +265,13 @@ def _other(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         UserError: fsspec does not know the scheme, or the package for it is not installed.
     """
     scheme = uri.partition("://")[0]
+    options = {"use_listings_cache": False} if scheme in _EXTRAS else {}
     try:
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = fsspec.core.url_to_fs(uri, **options)
     except ImportError as error:
         words = " ".join(str(error).split())
+        if scheme in _EXTRAS:
+            words = f"pip install 'maskmill[{_EXTRAS[scheme]}]'"
         raise UserError(
             f"{uri}: {scheme}:// needs a package that is not installed here ({words}); install it on every machine of the run, "
             "or put the data where s3:// or a path reaches it"

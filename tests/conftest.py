@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import s3_server
+from tests import cloud_emulators, s3_server
 
 if TYPE_CHECKING:
     from pipeline.shard import ShardSegmenter
@@ -59,6 +59,20 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S
 def s3(s3_process: s3_server.S3Server) -> str:
     """URI of an empty bucket on the S3 server."""
     return s3_process.make_bucket("maskmill")
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of an empty bucket on an emulator of Google's store."""
+    with cloud_emulators.start("gs", tmp_path_factory.mktemp("gs")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of an empty container on an emulator of Azure's store."""
+    with cloud_emulators.start("az", tmp_path_factory.mktemp("az")) as uri:
+        yield uri
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from pipeline.run import REJECT_SCHEMA, Run, mask_schema, verify
 from pipeline.shard import ShardSegmenter
 from tests.bench.huge import Brightness, draw
 
+pytestmark = pytest.mark.timeout(1500)  # of the network, on a busy machine
 HEIGHT, WIDTH = 14_000, 13_000
 SPACE = labels.space("camvid11")
 

@@ -17,9 +17,11 @@ from pipeline import storage
 from pipeline.run import Lease, lease
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", "gs", "az"])
 def run_uri(request, tmp_path):
-    return str(tmp_path) if request.param == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+    return (
+        str(tmp_path) if request.param == "folder" else f"{request.getfixturevalue(request.param)}/{uuid.uuid4().hex}"
+    )
 
 
 def put_lease(run_uri, expires_in_s=1000.0, **changes):

@@ -12,15 +12,15 @@ from pipeline.errors import StoreRefused
 from pipeline.s3_fetch import fetch
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(params=["folder", "memory", "s3", "gs", "az"])
 def prefix(request, tmp_path):
     match request.param:
         case "folder":
             return str(tmp_path)
         case "memory":
             return f"memory://{uuid.uuid4().hex}"
-        case "s3":
-            return f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+        case store:
+            return f"{request.getfixturevalue(store)}/{uuid.uuid4().hex}"
 
 
 def test_what_is_put_can_be_read_whole_and_in_ranges(prefix):

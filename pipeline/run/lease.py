@@ -47,7 +47,7 @@ class Lease:
 
     Raises:
         RunBusy: on entering, another writer holds the run.
-        UserError: on entering, the newest lease is damaged.
+        UserError: on entering, the newest lease is damaged, or the store cannot create exclusively.
     """
 
     def __init__(self, run_uri: str) -> None:
@@ -57,6 +57,7 @@ class Lease:
         self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
+        storage.require_exclusive_create(self._run_uri, "a run")
         while True:
             numbers = _numbers(self._run_uri)
             newest = max(numbers, default=0)
