@@ -164,12 +164,16 @@ def resume(run: RunUri) -> None:
 @app.command()
 def retry_rejects(run: RunUri) -> None:
     """Try the rejected images of a run again, e.g. after they were mended; their shards are answered anew."""
+    from pipeline import checkpoint
     from pipeline.console import console
-    from pipeline.run import Lease, Run
+    from pipeline.run import Lease, Run, check_checkpoint, describe
 
     uri = storage.absolute(run)
     with Lease(uri) as lease:
-        withdrawn = Run.open(uri).withdraw_rejects(lease)
+        found = Run.open(uri)  # its masks are withdrawn only for the model that can make them again
+        where = parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json").checkpoint
+        check_checkpoint(uri, where, checkpoint.load(where).identity)
+        withdrawn = found.withdraw_rejects(lease)
     console.print(f"{sum(withdrawn.values())} rejects of {len(withdrawn)} shards are pending again")
     resume(run)
 

@@ -121,6 +121,25 @@ def begun(cfg):
 
 
 @pytest.mark.scorecard("fault", 28)
+def test_rejects_are_not_withdrawn_for_a_model_that_is_not_the_runs(unbroken, corpus, best, tmp_path):
+    """Their shards' masks would be gone until the first checkpoint is put back."""
+    images = tmp_path / "images"
+    shutil.copytree(corpus, images)
+    next(images.glob("leftImg8bit/**/*.png")).write_bytes(b"")
+    cfg = config(str(images), best, tmp_path / "run", images_per_shard=4)
+    assert segment(cfg).rejects == {"empty": 1}
+    before, other = rows(cfg.output), save_another(str(best))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("maskmill")), "retry-rejects", cfg.output],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1 and f"now has {other}" in done.stderr, done.stderr
+    assert rows(cfg.output) == before and verify(cfg.output).problems == []
+
+
+@pytest.mark.scorecard("fault", 28)
 def test_other_preprocessing_than_the_runs_is_found_too(corpus, best, tmp_path):
     cfg = config(corpus, best, tmp_path / "run")
     run = begun(cfg)
