@@ -82,10 +82,15 @@ def energies_of(probs: np.ndarray) -> np.ndarray:
 
 def pydensecrf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.ndarray:
     """The original's marginals (C, H, W)."""
+    return original(energies_of(probs), image, cfg)
+
+
+def original(energies: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.ndarray:
+    """The same from energies (C, P), which is what it takes."""
     oracle = pytest.importorskip("pydensecrf.densecrf")
-    num_classes, height, width = probs.shape
-    crf = oracle.DenseCRF2D(width, height, num_classes)
-    crf.setUnaryEnergy(energies_of(probs))
+    height, width = image.shape[:2]
+    crf = oracle.DenseCRF2D(width, height, len(energies))
+    crf.setUnaryEnergy(energies)
     crf.addPairwiseGaussian(sxy=cfg.smooth_px, compat=cfg.smooth_weight)
     crf.addPairwiseBilateral(sxy=cfg.colour_px, srgb=cfg.colour_levels, rgbim=image.copy(), compat=cfg.colour_weight)
-    return np.array(crf.inference(cfg.iterations)).reshape(probs.shape)
+    return np.array(crf.inference(cfg.iterations)).reshape(len(energies), height, width)

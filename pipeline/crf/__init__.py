@@ -13,14 +13,15 @@ Moving from pydensecrf (on photographs labels agree on 99.999 % of the pixels, a
     d.addPairwiseGaussian(sxy=3, compat=3)               crf.add_gaussian(px=3, compat=3)
     d.addPairwiseBilateral(80, 13, im, compat=10)        crf.add_bilateral(im, px=80, levels=13, compat=10)
     d.addPairwiseEnergy(feats, compat)                   crf.add_kernel(feats.T, compat)
+    create_pairwise_gaussian(s, (h, w)).T                gaussian_features(s, (h, w))
+    create_pairwise_bilateral(s, t, im, chdim=2).T       bilateral_features(s, t, im, chdim=2)
     normalization=NORMALIZE_BEFORE                       normalisation="before"; likewise "after", "none", "symmetric"
     np.argmax(d.inference(5), axis=0).reshape(h, w)      crf.inference(5, num_threads=2).argmax(axis=0)
 
 What differs: pairs of widths are (y, x), as sizes are everywhere here; marginals come back as (C, H, W); a full compatibility
 matrix is used as it stands, where pydensecrf takes the mean of it and its transpose; NaN and wrong shapes are refused; up to
 1 GiB of working memory is kept for the next image (`team.KEPT_BYTES`). Any number of threads gives the same bits. What is not
-there: `kernel=` and parameter learning; `startInference`, `stepInference` and `klDivergence` (each `inference(n)` starts anew);
-`utils.create_pairwise_gaussian` and `_bilateral` (for grids of any dimension: make features, and use `add_kernel`).
+there: `kernel=` and parameter learning; `startInference`, `stepInference` and `klDivergence` (each `inference(n)` starts anew).
 
 On a CUDA device, batched: `pipeline.crf.device.dense_crf_batch`.
 """
@@ -29,10 +30,11 @@ import numpy as np
 
 from pipeline.config import CrfConfig
 from pipeline.crf.given import array_of
+from pipeline.crf.grids import bilateral_features, gaussian_features
 from pipeline.crf.model import DenseCRF
 from pipeline.errors import UserError
 
-__all__ = ["DenseCRF", "dense_crf"]
+__all__ = ["DenseCRF", "bilateral_features", "dense_crf", "gaussian_features"]
 
 
 def dense_crf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1) -> np.ndarray:
