@@ -93,4 +93,4 @@ def original(energies: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.ndar
     crf.setUnaryEnergy(energies)
     crf.addPairwiseGaussian(sxy=cfg.smooth_px, compat=cfg.smooth_weight)
     crf.addPairwiseBilateral(sxy=cfg.colour_px, srgb=cfg.colour_levels, rgbim=image.copy(), compat=cfg.colour_weight)
-    return np.array(crf.inference(cfg.iterations)).reshape(len(energies), height, width)
+    return np.asarray(crf.inference(cfg.iterations)).reshape(len(energies), height, width)

@@ -1,11 +1,14 @@
 """DenseCRF as an object: kernels, compatibilities, normalisations and unaries are those of pydensecrf."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from pipeline.corpus.street import draw_scene
 from pipeline.crf import DenseCRF
 from pipeline.crf.brute_force import brute_force
+from pipeline.crf.team import _kept, _lock
 from tests.crf_cases import energies_of, noisy_probs, position_and_colour, street_scene
 
 NORMALISATIONS = ["symmetric", "before", "after", "none"]
@@ -103,6 +106,24 @@ def test_the_number_of_threads_changes_nothing_in_a_kernel_of_another_kind():
     crf = DenseCRF.from_probs(probs)
     crf.add_bilateral(image, 30, 10, -3 * np.eye(len(probs)), "after")
     assert np.array_equal(crf.inference(3, num_threads=3), crf.inference(3))
+
+
+def test_a_full_compatibility_takes_two_tables_of_the_pixels_and_the_result():
+    """What lies between scores and marginals is made for some pixels at a time."""
+    probs = np.random.default_rng(0).dirichlet(np.ones(19), (256, 512)).transpose(2, 0, 1).astype(np.float32)
+    crf = DenseCRF.from_probs(probs)
+    crf.add_gaussian(3, -3 * np.eye(19), "after")
+    crf.inference(1)  # compiles
+    with _lock:
+        _kept.clear()  # the lattice's memory is counted too
+    tracemalloc.start()
+    try:
+        crf.inference(2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    table = 256 * 512 * 24 * 4  # 19 classes in three vectors
+    assert 2 * table < peak < 4 * table
 
 
 @pytest.mark.parametrize(
