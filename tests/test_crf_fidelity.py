@@ -7,11 +7,13 @@ from pipeline.config import CrfConfig
 from pipeline.corpus.street import draw_scene
 from pipeline.crf import dense_crf
 from pipeline.crf.brute_force import brute_force
+from tests.bench import crf_fidelity
 from tests.crf_cases import (
     SHARP,
     SOFT,
     energies_of,
     noisy_probs,
+    original,
     photograph,
     position_and_colour,
     pydensecrf,
@@ -96,3 +98,18 @@ def test_it_equals_pydensecrf_on_smooth_scores(camvid, cfg, num_classes, number)
     probs = smooth_probs(label * 13 % num_classes, num_classes)
     ours, theirs = dense_crf(probs, image, cfg, num_threads=2), pydensecrf(probs, image, cfg)
     assert_equal_to_the_original(ours, theirs, probs, changed=0.001)
+
+
+@SETTINGS
+@pytest.mark.parametrize("kind", crf_fidelity.KINDS)
+def test_it_is_as_near_to_float64_as_the_original_is(camvid, cfg, kind):
+    """Whatever the scores are: the distance of two float32 programs says nothing of which of them is right."""
+    image, label = photograph(camvid, 90)
+    image, label = image[100:200, 100:260], label[100:200, 100:260]
+    energies = energies_of(crf_fidelity.scores(kind, label, 3))
+    exact = crf_fidelity.in_float64(energies, image, cfg)
+    ours = crf_fidelity.crf_of(energies, image, cfg).inference(cfg.iterations)
+    theirs = original(energies, image, cfg)
+    assert (ours.argmax(0) == exact.argmax(0)).mean() >= 0.99999
+    assert np.abs(ours - exact).mean() <= 1.5 * np.abs(theirs - exact).mean()
+    assert np.abs(ours - exact).max() <= 3e-5

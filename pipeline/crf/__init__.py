@@ -4,7 +4,13 @@
 The Gaussians are filtered on the permutohedral lattice, compiled by Numba: no compiler at install, as many threads as asked
 for. The first call on a machine compiles (about 10 s); Numba keeps the result on disk for the next process.
 
-Moving from pydensecrf (on photographs labels agree on 99.999 % of the pixels, and marginals within 1e-5):
+Beside pydensecrf, over five CamVid photographs with smooth scores, noise in blocks and noise in each pixel (30 runs, 5.2
+million pixels; `tests/bench/crf_fidelity.py`), every label is the same; marginals differ by 1e-8 in the mean and 1.3e-5 at
+worst, and from the same steps in float64 by 1.3e-5 (ours) and 2.1e-5 (pydensecrf's) at worst. An independent look at 342 runs,
+59.1 million pixels, found 6 labels that differ, all of noise in each pixel; marginals were 4.1e-5 apart at worst for smooth
+scores, 1.6e-4 for noise, and at 4 of the 6 worst places ours was the nearer to float64.
+
+Moving from pydensecrf:
 
     d = DenseCRF2D(w, h, n); d.setUnaryEnergy(U)         crf = DenseCRF(U.reshape(n, h, w))
     unary_from_softmax(probs)                            DenseCRF.from_probs(probs)
