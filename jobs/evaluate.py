@@ -4,9 +4,10 @@ ray job submit --working-dir . -- python -m jobs.evaluate configs/camvid/segment
 """
 
 from jobs.arguments import read
-from pipeline.analysis import headline_table, iou_table, open_run, write_report
+from pipeline.analysis import open_run, write_report
+from pipeline.cli.console import console
+from pipeline.cli.run_tables import headline_table, iou_table
 from pipeline.config import SegmentConfig, load
-from pipeline.console import console
 
 if __name__ == "__main__":
     arguments = read(__doc__)

@@ -7,9 +7,9 @@ Exit code 0: every image has a mask; 2: there are rejects; 1: failed.
 import sys
 
 from jobs.arguments import read
+from pipeline.cli.console import console, segmenting
 from pipeline.config import SegmentConfig, load
-from pipeline.console import console, segmenting
-from pipeline.segment import segment
+from pipeline.segment.driver import segment
 
 if __name__ == "__main__":
     arguments = read(__doc__)

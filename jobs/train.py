@@ -4,8 +4,8 @@ ray job submit --working-dir . -- python -m jobs.train configs/camvid/train_deep
 """
 
 from jobs.arguments import read
+from pipeline.cli.console import console, training
 from pipeline.config import TrainConfig, load
-from pipeline.console import console, training
 from pipeline.train import train
 
 if __name__ == "__main__":

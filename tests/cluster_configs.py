@@ -3,7 +3,7 @@
 import yaml
 
 from pipeline import storage
-from pipeline.corpus.scenes import write_corpus
+from pipeline.synthetic.scenes import write_corpus
 
 VAL_IMAGES = 30
 

@@ -10,7 +10,7 @@ import pytest
 from tests import cloud_emulators, s3_server
 
 if TYPE_CHECKING:
-    from pipeline.shard import ShardSegmenter
+    from pipeline.segment import ShardSegmenter
 
 ROOT = Path(__file__).parent.parent
 CAMVID = ROOT.parent / "shared" / "data" / "camvid" / "camvid_trainval.zip"
@@ -89,7 +89,7 @@ def ray_session(s3: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """URIs of the image zip and the label zip of a small Cityscapes-layout corpus: 8 train and 6 val scenes of 64x128."""
-    from pipeline.corpus.scenes import write_corpus
+    from pipeline.synthetic.scenes import write_corpus
 
     return write_corpus(str(tmp_path_factory.mktemp("scenes")), {"train": 8, "val": 6}, 64, 128, seed=1)
 
@@ -99,8 +99,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint with random weights, small enough to predict in milliseconds."""
     import torch
 
-    from pipeline import checkpoint, labels, models
-    from pipeline.config.networks import DeepLabV3PlusConfig
+    from pipeline import labels, models
+    from pipeline.config.models import DeepLabV3PlusConfig
+    from pipeline.models import checkpoint
 
     torch.manual_seed(0)
     cfg = DeepLabV3PlusConfig(
@@ -114,9 +115,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_segmenter(tiny_checkpoint: str) -> "ShardSegmenter":
     """That checkpoint in the hands of an actor of one core, without a CRF."""
-    from pipeline import checkpoint
     from pipeline.config import SegmentConfig
-    from pipeline.shard import ShardSegmenter
+    from pipeline.models import checkpoint
+    from pipeline.segment import ShardSegmenter
 
     cfg = SegmentConfig.model_validate(
         {"corpus": {"images": "unused", "layout": "cityscapes"}, "checkpoint": tiny_checkpoint, "output": "unused",

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.config import CrfConfig
-from pipeline.corpus.street import draw_scene
-from pipeline.crf.device import dense_crf_batch
+from pipeline.crf.gpu import dense_crf_batch
+from pipeline.synthetic.street import draw_scene
 
 # ANCHORS of the literature: DeepLab's style of setting (A) and pydensecrf's example (B).
 SHARP = CrfConfig(iterations=10, smooth_weight=3, smooth_px=3, colour_weight=4, colour_px=67, colour_levels=3)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.crf.device import inference, torch_steps
-from pipeline.crf.device.steps import Sums, padded
+from pipeline.crf.gpu import inference, torch_steps
+from pipeline.crf.gpu.steps import Sums, padded
 from tests.crf_cases import SOFT, noisy_probs
 
 CASES = [1, 5, 19, 35]  # classes: padding of 3, 3, 1 and 1; the last has more than one block of columns
@@ -45,7 +45,7 @@ def _tables(num_classes: int) -> dict[str, torch.Tensor]:
 
 
 def _assert_steps_equal(num_classes: int) -> None:
-    from pipeline.crf.device import triton_steps
+    from pipeline.crf.gpu import triton_steps
 
     t = _tables(num_classes)
     sums = Sums(t["index"], t["share"], t["start"])
@@ -69,7 +69,7 @@ def _assert_steps_equal(num_classes: int) -> None:
 
 def _assert_inference_equal() -> None:
     """Two images of 7 x 9 (pixels that are no multiple of 4), of which one is flat: a vertex of many pieces."""
-    from pipeline.crf.device import triton_steps
+    from pipeline.crf.gpu import triton_steps
 
     rng = np.random.default_rng(0)
     images = np.stack([rng.integers(0, 60, (7, 9, 3)), np.full((7, 9, 3), 80)]).astype(np.uint8)
@@ -89,7 +89,7 @@ def compile_for_hopper(name: str, columns: int = 32, planes: bool = False) -> di
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from pipeline.crf.device import triton_steps
+    from pipeline.crf.gpu import triton_steps
 
     kernel = getattr(triton_steps, name)
     rows = triton_steps._TILE // columns // (2 if name == "_add_up" else 1)

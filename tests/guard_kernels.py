@@ -8,11 +8,11 @@ from math import prod
 
 import numpy as np
 
-from pipeline.corpus.street import draw_scene
 from pipeline.crf import DenseCRF
-from pipeline.imaging.enlarge import enlarge_argmax
-from pipeline.imaging.masks import encode_mask
-from pipeline.metrics.counts import count_confusion
+from pipeline.imaging.mask_png import encode_mask
+from pipeline.metrics.confusion import count_confusion
+from pipeline.predict.upsample_argmax import enlarge_argmax
+from pipeline.synthetic.street import draw_scene
 
 LARGE, SMALL = (256, 512), (64, 128)  # the CRF's is small: valgrind takes fifty times as long as the machine
 CLASSES = 19

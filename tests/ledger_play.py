@@ -1,12 +1,12 @@
-"""What the commands of `maskmill` do to a run's ledger, without images, models and Ray: pipeline/segment.py and
-pipeline/cli.py, one shard after the other."""
+"""What the commands of `maskmill` do to a run's ledger, without images, models and Ray: pipeline/segment/driver.py and
+pipeline/cli/__init__.py, one shard after the other."""
 
 from collections.abc import Callable, Collection
 
 import pyarrow as pa
 
 from pipeline.corpus import Item
-from pipeline.run import Lease, Run
+from pipeline.runs import Lease, Run
 from tests.test_run import open_run, tables
 
 Answer = Callable[[list[Item]], tuple[pa.Table, pa.Table]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import s3fs
 
-from pipeline.local_cluster import free_ports
+from pipeline.cluster.local import free_ports
 
 KEY, SECRET = "maskmill-test", "maskmill-test-secret"
 

@@ -11,11 +11,11 @@ from PIL import Image
 from pipeline import labels, storage
 from pipeline.config import MetricsConfig, SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
-from pipeline.imaging.masks import encode_mask
-from pipeline.metrics.chosen import chosen_counts
-from pipeline.metrics.counts import count_confusion
+from pipeline.imaging.mask_png import encode_mask
+from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
-from pipeline.run import REJECT_SCHEMA, Run, mask_schema
+from pipeline.metrics.registry import chosen_counts
+from pipeline.runs import REJECT_SCHEMA, Run, mask_schema
 
 SPACE = labels.space("camvid11")
 

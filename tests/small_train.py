@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from pipeline import checkpoint
 from pipeline.config import SegmentConfig, TrainConfig, parse
 from pipeline.corpus import list_items
 from pipeline.metrics.iou import summary_scores
-from pipeline.records import loss_curve, read_records
-from pipeline.shard import ShardSegmenter
-from pipeline.train import folder
+from pipeline.models import checkpoint
+from pipeline.segment import ShardSegmenter
+from pipeline.train import run_folder
 from pipeline.train.loop import run_worker
+from pipeline.train.metrics_log import loss_curve, read_records
 
 NETWORK = {
     "name": "deeplabv3plus", "backbone": "efficientnet_lite0", "output_stride": 32, "aspp_channels": 16,
@@ -48,8 +48,8 @@ def config(scenes, output, **changes) -> TrainConfig:
 
 def train_alone(cfg: TrainConfig, **arguments) -> list[float]:
     """Train as one worker in this process, without Ray; the loss of each step."""
-    if folder.needs_counts(cfg) and not folder.storage.exists(f"{cfg.output}/label_counts.json"):
-        folder.count_labels(cfg)
+    if run_folder.needs_counts(cfg) and not run_folder.storage.exists(f"{cfg.output}/label_counts.json"):
+        run_folder.count_labels(cfg)
     run_worker(cfg, rank=0, world_size=1, device=torch.device("cpu"), **arguments)
     return curve(cfg.output)
 

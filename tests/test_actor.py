@@ -15,15 +15,16 @@ import pytest
 import torch
 import yaml
 
-from pipeline import checkpoint, faults, labels, models
-from pipeline.actor import Segmenter, decode
+from pipeline import labels, models
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item, Place, list_items, plan_shards
-from pipeline.corpus.scenes import write_corpus
 from pipeline.errors import UserError
-from pipeline.run import REJECT_SCHEMA, SECONDS, Run, verify
-from pipeline.segment import identity, segment
-from pipeline.shard import answer_apart, unpack
+from pipeline.models import checkpoint
+from pipeline.runs import REJECT_SCHEMA, SECONDS, Run, verify
+from pipeline.segment import answer_apart, failures, unpack
+from pipeline.segment.actor import Segmenter, decode
+from pipeline.segment.driver import identity, segment
+from pipeline.synthetic.scenes import write_corpus
 from tests.chaos.nodes import children, title
 
 IMAGES = 12
@@ -147,7 +148,7 @@ def test_other_preprocessing_than_the_runs_is_found_too(corpus, best, tmp_path):
     (best / "checkpoint.json").write_text(json.dumps(description | {"mean": [0.5, 0.5, 0.5]}))
     (ended,) = Segmenter(cfg.model_dump(mode="json"), run.fingerprint, {})(shard(0))["ended"].to_pylist()
     with pytest.raises(UserError, match=r"mean: \[.*\], now \[0\.5, 0\.5, 0\.5\]"):
-        faults.raise_told(ended)
+        failures.raise_told(ended)
 
 
 def test_actors_and_decoding_tasks_work_for_the_run_of_their_driver_alone(corpus, best, tmp_path):
@@ -161,7 +162,7 @@ def test_actors_and_decoding_tasks_work_for_the_run_of_their_driver_alone(corpus
         with pytest.raises(
             UserError, match=rf"its fingerprint was of another run when this command began and is {run.fingerprint} now"
         ):
-            faults.raise_told(summary["ended"])
+            failures.raise_told(summary["ended"])
     assert run.pending() == list(range(IMAGES))
     assert unpack(decode(shard(0), **bound | {"fingerprint": run.fingerprint})) is not None
 
@@ -176,7 +177,7 @@ PLANT = textwrap.dedent("""
 
     class Plant:
         def find_spec(self, name, path=None, target=None):
-            if name != "pipeline.shard.loading":
+            if name != "pipeline.segment.loading":
                 return None
             sys.meta_path.remove(self)
             spec = importlib.util.find_spec(name)

@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.analysis import intervals, iou_table, open_run
-from pipeline.analysis.snippets import snippets
+from pipeline.analysis import intervals, open_run
+from pipeline.analysis.report.snippets import snippets
 from pipeline.analysis.sums import sum_counts
+from pipeline.cli.run_tables import iou_table
 from pipeline.corpus import plan_shards
-from pipeline.imaging.overlay import blend, error_map
+from pipeline.imaging.colours import blend, error_map
 from pipeline.metrics.boundary import boundary_iou, count_boundary
-from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean_iou, pixel_accuracy
-from pipeline.run import Run
+from pipeline.runs import Run
 from tests.small_run import SPACE, Drawn, ids, make_run
 
 DRAWN = (
@@ -337,7 +338,7 @@ def test_a_run_is_read_without_ray_and_torch(view):
     script = (
         "import sys; sys.argv = ['maskmill', 'evaluate', sys.argv[1]]\n"
         "from pipeline.cli import run\n"
-        "from pipeline.cli_commands import app\n"
+        "from pipeline.cli.commands import app\n"
         "assert run(lambda: app(sys.argv[1:], standalone_mode=False), debug=True) == 0\n"
         "assert not {'ray', 'torch'} & set(sys.modules)"
     )

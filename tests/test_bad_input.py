@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import checkpoint, labels, models, storage
+from pipeline import labels, models, storage
 from pipeline.config import CorpusConfig, SegmentConfig, parse
-from pipeline.config.networks import DeepLabV3PlusConfig
+from pipeline.config.models import DeepLabV3PlusConfig
 from pipeline.corpus import list_items, unmatched_labels
-from pipeline.run import SECONDS, verify
-from pipeline.segment import segment
-from pipeline.shard import ShardSegmenter
+from pipeline.models import checkpoint
+from pipeline.runs import SECONDS, verify
+from pipeline.segment import ShardSegmenter
+from pipeline.segment.driver import segment
 from tests.bad_inputs import (
     CASES,
     LABEL,

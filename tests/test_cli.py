@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pipeline import __version__
-from pipeline.corpus.scenes import write_corpus
+from pipeline.synthetic.scenes import write_corpus
 from tests.small_run import Drawn, make_run
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import processes
+from pipeline.cluster import processes
 from tests.test_cli import maskmill
 
 JOB = "infra/kuberay/job/config.yaml"

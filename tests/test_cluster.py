@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from pipeline import checkpoint, jobserver, local_cluster, storage
-from pipeline import submit as jobs
-from pipeline.processes import members, running
-from pipeline.run import verify
+from pipeline import storage
+from pipeline.cluster import jobs, local
+from pipeline.cluster import submit as submitting
+from pipeline.cluster.processes import members, running
+from pipeline.models import checkpoint
+from pipeline.runs import verify
 from tests.cluster_configs import VAL_IMAGES, write_configs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -25,7 +27,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 def cluster(tmp_path_factory):
     """A cluster with two workers, its variables exported; (folder, what `up` said)."""
     folder = tmp_path_factory.mktemp("cluster")
-    started = local_cluster.up(str(folder), nodes=2)
+    started = local.up(str(folder), nodes=2)
     before = {name: os.environ.get(name) for name in started.environment}
     os.environ.update(started.environment)
     s3fs.S3FileSystem.clear_instance_cache()  # of another test's server
@@ -33,7 +35,7 @@ def cluster(tmp_path_factory):
         yield folder, started
     finally:
         if (folder / "state.json").exists():
-            local_cluster.down(str(folder))
+            local.down(str(folder))
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -81,7 +83,7 @@ def test_a_training_job_is_followed_and_leaves_its_checkpoint_in_the_store(clust
 
 
 def test_no_secret_is_in_what_the_job_server_knows(cluster, trained):
-    client = jobserver.connect(cluster[1].address)
+    client = jobs.connect(cluster[1].address)
     known = str([details.dict() for details in client.list_jobs()]) + trained
     (job,) = client.list_jobs()
     assert list(job.runtime_env) == ["working_dir"]
@@ -92,20 +94,20 @@ def test_no_secret_is_in_what_the_job_server_knows(cluster, trained):
 def test_a_wrong_token_is_refused(cluster, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(ValueError, match="refuses this token"):
-        jobserver.connect(cluster[1].address)
+        jobs.connect(cluster[1].address)
 
 
 def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, trained):
     address = cluster[1].address
-    client, job = jobserver.connect(address), jobs.prepare("segment", configs[1], None)
+    client, job = jobs.connect(address), submitting.prepare("segment", configs[1], None)
     output = job.config["output"]
-    first = jobs.submit(client, job)
+    first = submitting.submit(client, job)
     wait_for(lambda: parts(output) >= 2, 300)
-    assert jobs.submit(client, job) == jobs.Submitted(first.id, started=False)
+    assert submitting.submit(client, job) == submitting.Submitted(first.id, started=False)
     with pytest.raises(ValueError, match="with another config"):
-        jobs.submit(client, jobs.prepare("segment", configs[1], ["images_per_shard=2"]))
-    assert jobserver.stop(client, first.id) == "STOPPED"
-    assert jobserver.exit_code(jobserver.info(client, first.id)) != 0
+        submitting.submit(client, submitting.prepare("segment", configs[1], ["images_per_shard=2"]))
+    assert jobs.stop(client, first.id) == "STOPPED"
+    assert jobs.exit_code(jobs.info(client, first.id)) != 0
     committed = parts(output)
     assert 2 <= committed < VAL_IMAGES
 
@@ -128,7 +130,7 @@ def test_down_ends_its_own_processes_and_no_other(cluster):
     assert sum(len(members(process)) for process in started.processes) > 4
     other = subprocess.Popen(["sleep", "100"])
     try:
-        assert local_cluster.down(str(folder)) > 4
+        assert local.down(str(folder)) > 4
         assert other.poll() is None
     finally:
         other.kill()

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.analysis import open_run
-from pipeline.run import Lease, Run, compact, verify
+from pipeline.runs import Lease, Run, compact, verify
 from tests.small_run import Drawn, make_run
 from tests.test_cli import maskmill
 
@@ -30,7 +30,7 @@ def sizes(uri):
 
 
 def test_a_compacted_run_gives_every_answer_of_the_run(run, monkeypatch):
-    monkeypatch.setattr("pipeline.run.compaction.GROUP_BYTES", 20_000)
+    monkeypatch.setattr("pipeline.runs.compact.GROUP_BYTES", 20_000)
     copy = f"{run}-copy"
     done = compact(run, copy, part_bytes=sum(sizes(run)) // 3)
     assert (done.rows, done.rejects_by_reason) == (18, {"truncated": 2})

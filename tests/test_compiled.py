@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 EXP = ("crf/vectors.py", "_fill(_VF32, -80.0)", "_fill(_VF32, -1.0)")
 SOFTMAX = """
 import numpy as np
-from pipeline.crf.mean_field import softmax
+from pipeline.crf.cpu.mean_field import softmax
 rows = np.array([0, -5, -5, -5, -5, -5, -5, -5], np.float32)
 softmax(rows, np.arange(1), 1)
 print(rows[1])
@@ -142,9 +142,7 @@ def read_only():
             prefix = ()
             for path in [folder, *folder.rglob("*")]:
                 path.chmod(0o555 if path.is_dir() else 0o444)
-        program = (
-            "import numba, os; print(os.access('pipeline/crf', os.W_OK), os.access('pipeline/crf/blur.py', os.R_OK))"
-        )
+        program = "import numba, os; print(os.access('pipeline/crf', os.W_OK), os.access('pipeline/crf/cpu/blur.py', os.R_OK))"
         try:
             found = subprocess.run(
                 [*prefix, sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=60
@@ -164,7 +162,7 @@ import numpy as np
 from pipeline.crf import DenseCRF
 print(DenseCRF(np.zeros((2, 4, 5), np.float32)).inference(0).sum())
 """
-ALL = CRF + "import pipeline.segment, pipeline.analysis"
+ALL = CRF + "import pipeline.segment.driver, pipeline.analysis"
 
 
 @pytest.mark.scorecard("fault", 33)

@@ -8,13 +8,15 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from pipeline import checkpoint, console, storage
+from pipeline import storage
+from pipeline.cli import console
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
-from pipeline.dry_run import rehearse
-from pipeline.run import SECONDS, Run
-from pipeline.segment import Progress, Segmented, identity
-from pipeline.shard import ShardSegmenter
+from pipeline.models import checkpoint
+from pipeline.runs import SECONDS, Run
+from pipeline.segment import ShardSegmenter
+from pipeline.segment.driver import Progress, Segmented, identity
+from pipeline.segment.dry_run import rehearse
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 
-from pipeline.cores import take_cores, worker_environment
+from pipeline.cluster.worker_env import take_cores, worker_environment
 
 
 @torch.inference_mode()

@@ -12,10 +12,10 @@ import pytest
 from pipeline import storage
 from pipeline.config import CorpusConfig
 from pipeline.corpus import Place, items_of, list_items, plan_shards, read, unmatched_labels
-from pipeline.corpus.scenes import write_corpus
-from pipeline.corpus.tars import list_tar
-from pipeline.corpus.zips import list_members
+from pipeline.corpus.readers.tar import list_tar
+from pipeline.corpus.readers.zip import list_members
 from pipeline.errors import Reject, UserError
+from pipeline.synthetic.scenes import write_corpus
 from tests.bad_inputs import with_rows
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from pipeline import storage
 from pipeline.corpus import plan
-from pipeline.run import compact, lease, verify
-from pipeline.run import plan as stored_plan
-from pipeline.run.parts import parts_of, read_table
+from pipeline.runs import compact, lease, verify
+from pipeline.runs import plan as stored_plan
+from pipeline.runs.parts import parts_of, read_table
 from tests.crash_points import Killed, dying
 from tests.ledger_play import rejecting, segment, withdraw_rejects
 

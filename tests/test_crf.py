@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.config import CrfConfig
-from pipeline.corpus.street import draw_scene
 from pipeline.crf import dense_crf
+from pipeline.synthetic.street import draw_scene
 from tests.crf_cases import SHARP, SOFT, noisy_probs, on_device, street_scene
 
 

@@ -10,8 +10,8 @@ import torch
 from pipeline.config import CrfConfig
 from pipeline.crf import DenseCRF, dense_crf
 from pipeline.crf.brute_force import brute_force
-from pipeline.crf.device import dense_crf_batch, inference, sharpen, torch_steps
-from pipeline.crf.lattice import MOST_AXES
+from pipeline.crf.cpu.lattice import MOST_AXES
+from pipeline.crf.gpu import dense_crf_batch, inference, sharpen, torch_steps
 from pipeline.errors import UserError
 from tests.conftest import ROOT
 from tests.crf_cases import SOFT, energies_of, noisy_probs, position_and_colour, street_scene
@@ -162,7 +162,7 @@ PROGRAM = """
 import numpy as np, torch
 from pipeline.config import CrfConfig
 from pipeline.crf import DenseCRF, dense_crf
-from pipeline.crf.device import dense_crf_batch, sharpen
+from pipeline.crf.gpu import dense_crf_batch, sharpen
 from pipeline.errors import UserError
 rng = np.random.default_rng(0)
 probs = rng.dirichlet(np.ones(3), (33, 47)).transpose(2, 0, 1).astype(np.float32)
@@ -199,8 +199,8 @@ def test_widths_near_0_are_refused_by_every_entry():
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 def test_up_to_the_limit_pixels_lie_in_simplices(num_axes):
     """Just below what is refused, each pixel's weights are those of a simplex: at least 0, and 1 in all."""
-    from pipeline.crf.lattice import build_lattice
-    from pipeline.crf.team import Team
+    from pipeline.crf.cpu.lattice import build_lattice
+    from pipeline.crf.cpu.threads import Team
 
     features = np.zeros((num_axes, 304), np.float32)
     points = np.random.default_rng(num_axes).uniform(0.5, 1, (num_axes, 301))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import CrfConfig
-from pipeline.corpus.street import draw_scene
 from pipeline.crf import dense_crf
 from pipeline.crf.brute_force import brute_force
+from pipeline.synthetic.street import draw_scene
 from tests.bench import crf_fidelity
 from tests.crf_cases import (
     SHARP,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.crf import DenseCRF
-from pipeline.crf.lattice import build_lattice
-from pipeline.crf.team import Team
+from pipeline.crf.cpu.lattice import build_lattice
+from pipeline.crf.cpu.threads import Team
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipeline.corpus.street import draw_scene
 from pipeline.crf import DenseCRF
 from pipeline.crf.brute_force import brute_force
-from pipeline.crf.team import _kept, _lock
+from pipeline.crf.cpu.threads import _kept, _lock
+from pipeline.synthetic.street import draw_scene
 from tests.crf_cases import energies_of, noisy_probs, position_and_colour, street_scene
 
 NORMALISATIONS = ["symmetric", "before", "after", "none"]

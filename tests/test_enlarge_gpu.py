@@ -21,7 +21,7 @@ SIZES = [
 
 def check_kernel(device):
     """Each label is torch's; where it is not, the two classes are equal to the last bits."""
-    from pipeline.imaging.enlarge_gpu import enlarge_argmax_gpu
+    from pipeline.predict.upsample_argmax_gpu import enlarge_argmax_gpu
 
     for small, full, size in SIZES:
         random = torch.randn(19, *small, generator=torch.Generator().manual_seed(1)).to(device)

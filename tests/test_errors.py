@@ -10,14 +10,14 @@ from pydantic import model_validator
 
 from pipeline import storage
 from pipeline.config import SegmentConfig, load, parse
-from pipeline.config.section import Section
+from pipeline.config.base import Section
 from pipeline.corpus import list_items
-from pipeline.corpus.scenes import write_corpus
 from pipeline.errors import Reject, UserError
 from pipeline.labels import LabelSpace
-from pipeline.records import read_records
-from pipeline.shard import Loader, Turns
-from pipeline.train import folder
+from pipeline.segment import Loader, Turns
+from pipeline.synthetic.scenes import write_corpus
+from pipeline.train import run_folder
+from pipeline.train.metrics_log import read_records
 from tests.small_train import config as train_config
 from tests.test_segment import config as segment_config
 
@@ -65,7 +65,7 @@ def _space():
 
 
 def test_training_names_the_image_that_it_cannot_use(scenes, tmp_path):
-    from pipeline.batches import load_pair
+    from pipeline.train.data import load_pair
 
     images, truths = write_corpus(str(tmp_path), {"train": 1}, 32, 64, seed=0, packed=False)
     cfg = segment_config(images, truths, "unused", "unused").corpus
@@ -100,8 +100,8 @@ def test_a_damaged_file_of_a_training_run_is_named(scenes, tmp_path):
     cfg = train_config(scenes, tmp_path / "run")
     (tmp_path / "run").mkdir()
     uses = {
-        "config.json": lambda: folder.claim(cfg),
-        "environment.json": lambda: folder.add_environment(cfg.output),
+        "config.json": lambda: run_folder.claim(cfg),
+        "environment.json": lambda: run_folder.add_environment(cfg.output),
         "metrics.jsonl": lambda: read_records(f"{cfg.output}/metrics.jsonl"),
     }
     for name, use in uses.items():

@@ -12,13 +12,13 @@ from PIL import Image
 from pipeline import storage
 from pipeline.analysis import export, open_run
 from pipeline.analysis.export import _file_name
-from pipeline.analysis.rle import encode_rle
+from pipeline.analysis.export.rle import encode_rle
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
-from pipeline.imaging.masks import decode_mask
+from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import space
-from pipeline.run import Run
-from pipeline.shard import ShardSegmenter
+from pipeline.runs import Run
+from pipeline.segment import ShardSegmenter
 from tests.bad_inputs import pack, pack_table, picture, put
 from tests.small_run import SPACE, Drawn, ids, make_run
 
@@ -148,7 +148,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path):
 
 
 def test_a_submission_has_the_servers_names_and_label_ids(scenes, tiny_checkpoint, tmp_path):
-    from pipeline import checkpoint
+    from pipeline.models import checkpoint
 
     values = {"corpus": {"images": scenes[0], "layout": "cityscapes"}, "checkpoint": tiny_checkpoint,
               "output": str(tmp_path / "run"), "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1}  # fmt: skip

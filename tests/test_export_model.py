@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoint, export_model
+from pipeline.models import checkpoint
+from pipeline.models import export as export_model
 from pipeline.predict import normalise
 
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))

@@ -5,8 +5,8 @@ import errno
 import pytest
 import ray.exceptions
 
-from pipeline import faults
 from pipeline.errors import UserError
+from pipeline.segment import failures
 
 TRACEBACK = """Traceback (most recent call last):
   File "map.py", line 7, in a_function_of_the_worker
@@ -42,37 +42,37 @@ def remote(error):
     ],
 )
 def test_each_is_one_sentence_with_what_to_do(error, sentence):
-    with pytest.raises(UserError, match=sentence) as told, faults.explained("s3://b/run"):
+    with pytest.raises(UserError, match=sentence) as told, failures.explained("s3://b/run"):
         raise error
     assert "\n" not in str(told.value)
 
 
 def test_an_error_of_ours_passes_as_it_is():
-    with pytest.raises(AssertionError), faults.explained("s3://b/run"):
+    with pytest.raises(AssertionError), failures.explained("s3://b/run"):
         raise AssertionError
 
 
 @pytest.mark.parametrize("error", [ValueError("operands could not be broadcast"), TypeError("oh no"), KeyError("mask")])
 def test_a_bug_in_a_worker_is_no_sentence_and_keeps_its_traceback(error):
-    with pytest.raises(faults.ActorError, match=type(error).__name__) as met, faults.explained("s3://b/run"):
+    with pytest.raises(failures.ActorError, match=type(error).__name__) as met, failures.explained("s3://b/run"):
         raise remote(error)
     assert "a_function_of_the_worker" in "".join(met.value.__notes__)
     assert not isinstance(met.value, UserError)
 
 
 def test_what_ended_an_actor_reaches_its_driver_as_what_it_was():
-    faults.raise_told(None)
+    failures.raise_told(None)
     with pytest.raises(UserError, match=r"^run /r: a disk is full .* free space"):
-        faults.raise_told(faults.tell("/r", OSError(errno.ENOSPC, "No space left on device"), "shard 3"))
+        failures.raise_told(failures.tell("/r", OSError(errno.ENOSPC, "No space left on device"), "shard 3"))
     with pytest.raises(UserError, match=r"^put it back$"):
-        faults.raise_told(faults.tell("/r", UserError("put it back"), "shard 3"))
+        failures.raise_told(failures.tell("/r", UserError("put it back"), "shard 3"))
     try:
         [].index("image")
     except ValueError as error:
         error.add_note("on image a/b")
-        told = faults.tell("/r", error, "shard 3")
+        told = failures.tell("/r", error, "shard 3")
     with pytest.raises(
-        faults.ActorError, match=r"^run /r, shard 3: on image a/b: ValueError: 'image' is not in list"
+        failures.ActorError, match=r"^run /r, shard 3: on image a/b: ValueError: 'image' is not in list"
     ) as met:
-        faults.raise_told(told)
+        failures.raise_told(told)
     assert '[].index("image")' in "".join(met.value.__notes__)

@@ -13,8 +13,8 @@ import pytest
 from pipeline import labels, storage
 from pipeline.config import CorpusConfig, SegmentConfig
 from pipeline.corpus import Item, Place, list_items, plan_shards
-from pipeline.corpus.scenes import write_corpus
-from pipeline.run import REJECT_SCHEMA, Run, mask_schema
+from pipeline.runs import REJECT_SCHEMA, Run, mask_schema
+from pipeline.synthetic.scenes import write_corpus
 from tests.counting_proxy import Request, counting_proxy
 
 pytestmark = pytest.mark.timeout(900)  # a Ray of its own on a busy machine
@@ -31,8 +31,8 @@ import json, sys
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.config import SegmentConfig, parse
-from pipeline.run import verify
-from pipeline.segment import segment
+from pipeline.runs import verify
+from pipeline.segment.driver import segment
 from tests.local_ray import start_ray
 def step(name, work):
     storage.exists(f"s3://maskmill/guard-step/{name}")

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline import models
 from pipeline.config import CorpusConfig, PredictConfig, parse_model
 from pipeline.corpus import Item, list_items, read
-from pipeline.corpus.scenes import write_corpus
 from pipeline.imaging.decode import decode_image
 from pipeline.predict import Predictor
+from pipeline.synthetic.scenes import write_corpus
 
 HEIGHT, WIDTH, CLASSES = 256, 512, 19
 

@@ -20,8 +20,8 @@ import pipeline
 from pipeline.analysis import open_run
 from pipeline.config import CorpusConfig
 from pipeline.corpus import Item, list_items, plan_shards
-from pipeline.corpus.scenes import write_corpus
-from pipeline.run import Run, verify
+from pipeline.runs import Run, verify
+from pipeline.synthetic.scenes import write_corpus
 from tests.bench.scaling import SPACE, config, items, write_run
 
 ROWS = (100, 250)  # of runs that differ in size alone: one part each

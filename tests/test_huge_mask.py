@@ -11,15 +11,15 @@ from PIL import Image
 
 from pipeline import labels
 from pipeline.analysis import export, open_run, write_report
-from pipeline.analysis.gallery import cards
-from pipeline.checkpoint import Checkpoint
+from pipeline.analysis.report.gallery import cards
 from pipeline.config import SegmentConfig, parse, parse_model
 from pipeline.corpus import list_items, plan_shards
 from pipeline.errors import UserError
 from pipeline.imaging.decode import open_of_any_size
-from pipeline.imaging.masks import decode_mask, encode_mask
-from pipeline.run import REJECT_SCHEMA, Run, mask_schema, verify
-from pipeline.shard import ShardSegmenter
+from pipeline.imaging.mask_png import decode_mask, encode_mask
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.runs import REJECT_SCHEMA, Run, mask_schema, verify
+from pipeline.segment import ShardSegmenter
 from tests.bench.huge import Brightness, draw
 
 pytestmark = pytest.mark.timeout(1500)  # of the network, on a busy machine

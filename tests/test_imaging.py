@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline.config import AugmentConfig
 from pipeline.errors import Reject
 from pipeline.imaging.augment import augment
+from pipeline.imaging.colours import blend, colourise, error_map
 from pipeline.imaging.decode import (
     _by_torchcodec,
     as_stored,
@@ -17,10 +18,9 @@ from pipeline.imaging.decode import (
     decode_oriented,
     upright,
 )
-from pipeline.imaging.enlarge import enlarge_argmax
-from pipeline.imaging.masks import MaskWriter, decode_mask, encode_mask
-from pipeline.imaging.overlay import blend, colourise, error_map
+from pipeline.imaging.mask_png import MaskWriter, decode_mask, encode_mask
 from pipeline.imaging.strips import Strips
+from pipeline.predict.upsample_argmax import enlarge_argmax
 from tests.bad_inputs import deep_png
 
 LIMIT = 100_000

@@ -48,7 +48,7 @@ def compose():
 
 
 def emitted():
-    """metric as Prometheus names it -> its labels, from the constructors in pipeline/watch.py."""
+    """metric as Prometheus names it -> its labels, from the constructors in pipeline/segment/telemetry.py."""
     found = {}
     for node in ast.walk(ast.parse((ROOT / "pipeline" / "watch.py").read_text())):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Gauge", "Counter"):

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from pipeline.labels import space
-from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.instances import SHARE, category_instance_iou, count_instances, instance_iou
 
 CITY = space("cityscapes19")

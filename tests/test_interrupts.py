@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.corpus.scenes import write_corpus
+from pipeline.synthetic.scenes import write_corpus
 from tests.small_train import config as train_config
 from tests.terminal import CTRL_C, Terminal
 from tests.test_cli import maskmill

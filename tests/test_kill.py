@@ -12,8 +12,8 @@ import time
 import pytest
 
 from pipeline import storage
-from pipeline.records import read_records
 from pipeline.train import train
+from pipeline.train.metrics_log import read_records
 from tests.small_train import config, curve, train_alone
 
 CHANGES = {"workers": 1, "batch_size": 2, "epochs": 6, "save_every": 3, "validate_every": 3, "max_failures": 3,

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import storage
-from pipeline.run import Lease, lease
+from pipeline.runs import Lease, lease
 
 
 @pytest.fixture(params=["folder", "s3", "gs", "az"])
@@ -126,7 +126,7 @@ def test_a_lease_is_renewed_while_its_writer_lives_and_lost_when_it_was_taken(ru
 
 FROZEN = """
 import sys
-from pipeline.run import Lease, lease
+from pipeline.runs import Lease, lease
 from tests.test_run import open_run, tables
 lease.EXPIRES_S, lease.SKEW_S, lease.RENEW_S = 0.0, 0.0, 1000.0
 with Lease(sys.argv[1]) as held:
@@ -144,7 +144,7 @@ with Lease(sys.argv[1]) as held:
 
 
 def test_a_frozen_writer_that_wakes_after_its_lease_was_taken_changes_nothing(tmp_path, monkeypatch):
-    from pipeline.run import verify
+    from pipeline.runs import verify
     from tests.test_run import complete, open_run
 
     monkeypatch.setattr(lease, "SKEW_S", 0.0)

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from pipeline.run import Lease, Run, compact, compaction, lease, ledger, verify
-from pipeline.run.parts import Footer, footer_of, read_table
+from pipeline.runs import Lease, Run, compact, lease, ledger, verify
+from pipeline.runs import compact as compaction
+from pipeline.runs.parts import Footer, footer_of, read_table
 from tests import ledger_play
 from tests.test_run import ITEMS
 from tests.writers import Writer, take_turns

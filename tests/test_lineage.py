@@ -8,12 +8,12 @@ from torch import nn
 from pipeline import models
 from pipeline.config import PredictConfig, parse_model
 from pipeline.models.backbones import build_backbone
+from pipeline.models.backbones.resnet import ResNet
+from pipeline.models.backbones.vgg import Vgg16
+from pipeline.models.base import place_on_pixels
 from pipeline.models.classifier import Classifier, convolutionalise
 from pipeline.models.fcn import Fcn
-from pipeline.models.network import place_on_pixels
-from pipeline.models.resnet import ResNet
-from pipeline.models.surgery import start_from
-from pipeline.models.vgg import Vgg16
+from pipeline.models.weights import start_from
 from pipeline.predict import Predictor, shift_and_stitch, slide_window
 
 CLASSIFIERS = ("alexnet", "vgg16", "googlenet", "resnet18", "resnet50")

@@ -12,15 +12,16 @@ import torch
 from ray.exceptions import OutOfMemoryError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from pipeline import checkpoint, storage
-from pipeline.batches import EpochOrder, epoch_batches
+from pipeline import storage
 from pipeline.config import FIGURES
 from pipeline.corpus import list_items
 from pipeline.errors import UserError
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.labels import IGNORE, space
-from pipeline.records import MetricsLog, figure, read_records
-from pipeline.train import curves, faults, folder
+from pipeline.models import checkpoint
+from pipeline.train import curves, failures, run_folder
+from pipeline.train.data import EpochOrder, epoch_batches
+from pipeline.train.metrics_log import MetricsLog, figure, read_records
 from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
 
 
@@ -84,7 +85,7 @@ def test_a_run_broken_off_within_an_epoch_goes_on_to_the_same_curve_and_weights(
 
 def test_a_snapshot_of_other_parameter_groups_is_not_continued(scenes, tmp_path, monkeypatch):
     """Batch norms' shifts were once in the group of the biases."""
-    from pipeline.recipe import optimizer
+    from pipeline.train.recipe import optimizer
 
     cfg = alone(scenes, tmp_path / "run", batch_size=2, save_every=1, **QUICK)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -199,7 +200,7 @@ def test_an_infinite_gradient_is_told_before_it_reaches_the_next_step():
     with pytest.raises(
         ValueError, match=r"the gradient's norm is inf at step 8 \(epoch 2\), images a, .* and 2 more; .*G"
     ):
-        faults.check_finite(1.0, float("inf"), step=8, epoch=2, image_ids=list("abcdefghij"), good="G")
+        failures.check_finite(1.0, float("inf"), step=8, epoch=2, image_ids=list("abcdefghij"), good="G")
 
 
 def test_memory_that_is_full_names_the_knobs(scenes, tmp_path):
@@ -207,12 +208,12 @@ def test_memory_that_is_full_names_the_knobs(scenes, tmp_path):
     sentence = (
         r"the machine's memory is full, at 3 crops of 64x96 at once .*; raise accumulate to 3 .*, or shrink augment"
     )
-    with pytest.raises(ValueError, match=sentence), faults.memory_explained(cfg):
+    with pytest.raises(ValueError, match=sentence), failures.memory_explained(cfg):
         torch.empty(1 << 60)
-    with pytest.raises(RuntimeError, match="another"), faults.memory_explained(cfg):
+    with pytest.raises(RuntimeError, match="another"), failures.memory_explained(cfg):
         raise RuntimeError("another fault")
     gpus = alone(scenes, tmp_path, workers=2, gpus_per_worker=1, batch_size=2)
-    words = faults.out_of_memory(gpus, "the GPU's memory")
+    words = failures.out_of_memory(gpus, "the GPU's memory")
     assert "set precision to bf16, or set parallel to fsdp" in words
     assert "accumulate to" not in words  # one image at a time already
 
@@ -222,9 +223,9 @@ def test_a_full_node_is_explained_whichever_of_its_processes_ray_killed(scenes, 
     full = OutOfMemoryError("4 worker(s) were killed ... Memory on the node (IP: ...) was 22.23GB used / 23.54GB limit")
     told = r"a node's memory \(22\.23GB of 23\.54GB, other programs included\) is full, at 4 crops of 64x96"
     for failure in (ControllerError(full), WorkerGroupError("rank 0", {0: full})):
-        assert re.search(told, str(faults.explained(cfg, failure)))
+        assert re.search(told, str(failures.explained(cfg, failure)))
     other = ControllerError(RuntimeError("another fault"))
-    assert faults.explained(cfg, other) is other
+    assert failures.explained(cfg, other) is other
 
 
 COUNTS = np.array([[100, 0, 0], [90, 10, 0], [0, 0, 0], [50, 0, 50]])
@@ -329,8 +330,8 @@ def test_a_bad_label_is_told_while_labels_are_counted(scenes, tmp_path):
     cfg = alone(
         scenes, tmp_path, augment={"crop": [8, 8], "scale": [1, 1], "flip": False, "colour": 0, "class_uniform": 1}
     )
-    items = folder.labelled(cfg, "train")
-    counts = folder.counts_of(items, "cityscapes19", 10**6)
+    items = run_folder.labelled(cfg, "train")
+    counts = run_folder.counts_of(items, "cityscapes19", 10**6)
     assert counts.shape == (8, 19)
     with pytest.raises(ValueError, match=r"label id \d+ is outside voc21"):
-        folder.counts_of(items, "voc21", 10**6)
+        run_folder.counts_of(items, "voc21", 10**6)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.labels import IGNORE, space
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.calibration import LEVELS, calibration_error, count_confidence
-from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import (
     category_iou,
     class_accuracy,

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import checkpoint, labels, models
+from pipeline import labels, models
 from pipeline.config import parse_model
-from pipeline.config.networks import DeepLabV3PlusConfig
+from pipeline.config.models import DeepLabV3PlusConfig
+from pipeline.models import checkpoint
 from pipeline.models.backbones import build_backbone
-from pipeline.models.catalogue import ROWS, catalogue
 from pipeline.models.deeplab_v3 import DeepLabV3
 from pipeline.models.layers import SameConv2d, set_output_stride
+from pipeline.models.listing import ROWS, catalogue
 
 # A new network is one more row: its config, small where its size is free.
 SMALL = {"aspp_channels": 16, "low_level_channels": 8, "decoder_channels": 16}

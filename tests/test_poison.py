@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.corpus import Item, Place
 from pipeline.errors import UserError
-from pipeline.poison import answer_in_children
-from pipeline.run import REJECT_SCHEMA
+from pipeline.runs import REJECT_SCHEMA
+from pipeline.segment.crash_isolation import answer_in_children
 
 SCHEMA = pa.schema([pa.field("image_id", pa.string())])
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoint
 from pipeline.config import PredictConfig, SegmentConfig, parse
-from pipeline.models import Network
+from pipeline.models import Network, checkpoint
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Blend, Grid, ramps, spread
 

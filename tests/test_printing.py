@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from pipeline.printing import clean
+from pipeline.cli.printing import clean
 from tests.test_cli import maskmill
 
 HOSTILE = b"\x89\x1b[31m\xff\x00\x9b31m\x1b]0;title\x07GARBAGE"
@@ -54,7 +54,7 @@ def test_what_an_ascii_terminal_lacks_is_escaped():
 def test_rich_keeps_its_own_codes_and_shows_those_it_is_given():
     script = """
 from rich.table import Table
-import pipeline.console as c
+import pipeline.cli.console as c
 from rich.console import Console
 console = Console(force_terminal=True, width=60, highlight=False, markup=False)
 console.push_render_hook(c._CleanedAll())

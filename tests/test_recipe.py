@@ -11,9 +11,9 @@ from pipeline import models
 from pipeline.config import LossConfig, OptimizerConfig, parse, parse_model
 from pipeline.labels import IGNORE
 from pipeline.models import Network
-from pipeline.recipe import Ema, Loss, build_optimizer, class_weights, rate, set_lr, set_norm
-from pipeline.recipe.losses import cross_entropy, dice, focal, lovasz_softmax, ohem
 from pipeline.train.learner import Learner
+from pipeline.train.recipe import Ema, Loss, build_optimizer, class_weights, rate, set_lr, set_norm
+from pipeline.train.recipe.losses import cross_entropy, dice, focal, lovasz_softmax, ohem
 from tests.small_train import config
 
 

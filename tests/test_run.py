@@ -8,11 +8,11 @@ import pytest
 
 from pipeline import storage
 from pipeline.corpus import Item, Place, plan_shards
-from pipeline.imaging.masks import encode_mask
+from pipeline.imaging.mask_png import encode_mask
 from pipeline.labels import space
-from pipeline.run import REJECT_SCHEMA, Run, mask_schema, read_table, verify
-from pipeline.run.parts import footer_of, write_part
-from pipeline.run.rows import part_metadata
+from pipeline.runs import REJECT_SCHEMA, Run, mask_schema, read_table, verify
+from pipeline.runs.parts import footer_of, write_part
+from pipeline.runs.schema import part_metadata
 
 SPACE = space("camvid11")
 IDENTITY = {"crf": {"smooth_weight": 3.0}, "weights_sha256": "a"}

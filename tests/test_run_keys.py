@@ -5,14 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import labels, sizing
-from pipeline.checkpoint import Checkpoint
+from pipeline import labels
+from pipeline.cluster.submit import prepare
 from pipeline.config import SegmentConfig, TrainConfig, machine_keys, pace_keys, parse, parse_model, run_keys
 from pipeline.errors import UserError
-from pipeline.run.info import fingerprint_of
-from pipeline.segment import identity
-from pipeline.submit import prepare
-from pipeline.train import folder
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.runs.info import fingerprint_of
+from pipeline.segment import estimate
+from pipeline.segment.driver import identity
+from pipeline.train import run_folder
 from tests.small_train import config as train_config
 
 READY = Checkpoint(
@@ -87,13 +88,13 @@ def job(kind, folder, values):
 @pytest.mark.parametrize("key", TRAIN_ELSEWHERE)
 def test_a_training_run_and_its_job_may_change_the_same_keys(key, scenes, tmp_path):
     cfg = train_config(scenes, tmp_path / "run", epochs=3)
-    folder.claim(cfg)
+    run_folder.claim(cfg)
     changed = cfg.model_copy(update={key: TRAIN_ELSEWHERE[key]})
-    folder.claim(changed)
+    run_folder.claim(changed)
     first, second = (with_uris(one) for one in (cfg, changed))
     assert job("train", tmp_path, first).digest == job("train", tmp_path, second).digest
     with pytest.raises(UserError, match="another config: epochs: 3, now 4"):
-        folder.claim(changed.model_copy(update={"epochs": 4}))
+        run_folder.claim(changed.model_copy(update={"epochs": 4}))
     assert job("train", tmp_path, second | {"epochs": 4}).digest != job("train", tmp_path, first).digest
 
 
@@ -103,9 +104,9 @@ def with_uris(cfg):
 
 def test_a_rate_is_called_anothers_where_a_key_of_the_pace_differs(tmp_path, monkeypatch):
     before = segment_config()
-    monkeypatch.setattr(sizing, "describe", lambda run: SimpleNamespace(config=before.model_dump(mode="json")))
-    assert sizing.unlike("run", segment_config(actors=9, max_reject_rate=0, split=None)) == []
+    monkeypatch.setattr(estimate, "describe", lambda run: SimpleNamespace(config=before.model_dump(mode="json")))
+    assert estimate.unlike("run", segment_config(actors=9, max_reject_rate=0, split=None)) == []
     streamed = segment_config(stream_above_pixels=1000, predict={"tile": [64, 64]}, crf=None, metrics={})
-    (told,) = sizing.unlike("run", streamed)
+    (told,) = estimate.unlike("run", streamed)
     assert "stream_above_pixels: null, now 1000" in told and "crf" in told
     assert {"checkpoint", "crf_on", "batch_size", "stream_above_pixels"} <= pace_keys(SegmentConfig)

@@ -5,10 +5,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline import storage
-from pipeline.corpus import street
-from pipeline.corpus.scenes import write_corpus
-from pipeline.corpus.street import draw_scene
 from pipeline.labels import space
+from pipeline.synthetic import street
+from pipeline.synthetic.scenes import write_corpus
+from pipeline.synthetic.street import draw_scene
 
 CLASSES = {
     "road", "sidewalk", "building", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky",

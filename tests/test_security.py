@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import checkpoint, storage
+from pipeline import storage
 from pipeline.analysis import write_report
 from pipeline.config import CorpusConfig, SegmentConfig, parse
-from pipeline.corpus import list_items, read, zips
-from pipeline.corpus.scenes import write_corpus
+from pipeline.corpus import list_items, read
+from pipeline.corpus.readers import zip as zips
 from pipeline.errors import Reject
 from pipeline.imaging.decode import decode_image
-from pipeline.segment import segment
+from pipeline.models import checkpoint
+from pipeline.segment.driver import segment
+from pipeline.synthetic.scenes import write_corpus
 from tests.s3_server import SECRET
 from tests.test_cli import maskmill
 

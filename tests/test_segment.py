@@ -12,18 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import checkpoint, storage
+from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.config import MetricsConfig, SegmentConfig, parse
 from pipeline.corpus import list_items
-from pipeline.corpus.scenes import write_corpus
 from pipeline.errors import UserError
-from pipeline.imaging.masks import decode_mask
+from pipeline.imaging.mask_png import decode_mask
 from pipeline.metrics.boundary import count_boundary
 from pipeline.metrics.instances import count_instances
-from pipeline.run import SECONDS, Run, mask_schema, verify
-from pipeline.segment import _answer, segment
-from pipeline.shard import ShardSegmenter
+from pipeline.models import checkpoint
+from pipeline.runs import SECONDS, Run, mask_schema, verify
+from pipeline.segment import ShardSegmenter
+from pipeline.segment.driver import _answer, segment
+from pipeline.synthetic.scenes import write_corpus
 from tests.test_cli import maskmill
 
 WITHOUT_SECONDS = [name for name in mask_schema(19).names if name not in SECONDS]
@@ -200,8 +201,8 @@ def test_a_task_of_many_shards_goes_on_where_its_worker_died(run, monkeypatch):
     written, mark = kept.stat().st_mtime_ns, Path(run.output) / "attempts/shard-00001"
     mark.parent.mkdir(exist_ok=True)
     mark.write_text("of the dead worker")
-    monkeypatch.setattr("pipeline.segment.TASKS", 1)
-    monkeypatch.setattr("pipeline.segment.TASKS_AN_ACTOR", 1)
+    monkeypatch.setattr("pipeline.segment.driver.TASKS", 1)
+    monkeypatch.setattr("pipeline.segment.driver.TASKS_AN_ACTOR", 1)
     summaries = list(_answer(cfg, Run.open(cfg.output), [0, 1, 2, 3]).iter_rows())
     assert [row["shard"] for row in summaries] == [0, 1, 2, 3]
     assert [row["images"] for row in summaries] == [4, 4, 4, 2]

@@ -14,17 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import checkpoint
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item, Place, list_items
-from pipeline.corpus.scenes import write_corpus
 from pipeline.errors import Reject
-from pipeline.imaging.masks import decode_mask
+from pipeline.imaging.mask_png import decode_mask
 from pipeline.imaging.strips import Strips
-from pipeline.run import SECONDS
-from pipeline.shard import ShardSegmenter, pack, unpack
-from pipeline.shard.loading import Loaded, Streamed
-from pipeline.shard.turns import Turns
+from pipeline.models import checkpoint
+from pipeline.runs import SECONDS
+from pipeline.segment import ShardSegmenter, pack, unpack
+from pipeline.segment.core_turns import Turns
+from pipeline.segment.loading import Loaded, Streamed
+from pipeline.synthetic.scenes import write_corpus
 from tests.bench.memory import peak_of
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,8 @@ from pipeline.analysis import write_report
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import list_items, reach, read
 from pipeline.errors import Reject, UserError
-from pipeline.run import Run
-from pipeline.segment import segment
+from pipeline.runs import Run
+from pipeline.segment.driver import segment
 from tests.bad_inputs import picture
 from tests.test_cli import maskmill
 

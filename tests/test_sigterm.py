@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import Lease, Run
+from pipeline.runs import Lease, Run
 from tests.small_train import config as train_config
 from tests.test_interrupts import ENDS_WITHIN_S, many, segment_file, written  # noqa: F401  # a fixture
 from tests.test_kill import starts

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import segment, sizing, storage
+from pipeline import storage
 from pipeline.config import SegmentConfig, parse
+from pipeline.segment import driver as segment
+from pipeline.segment import estimate
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 
@@ -21,7 +23,7 @@ def config(**changes):
 
 
 def test_hours_parts_and_requests_follow_from_the_rate():
-    found = sizing.size(config(), 640_000, 1_280_000, sizing.Rates(10, 2e6, 25e3), 20)
+    found = estimate.size(config(), 640_000, 1_280_000, estimate.Rates(10, 2e6, 25e3), 20)
     assert found.shards == 10_000
     plan_s, finish_s = 640_000 * 31e-6 + 1_280 * 0.1, 10_000 * 0.02 / 16 + 2 * 10 * 0.1
     working_s = 10_000 / 20 * (64 / 10 + 3 * 0.02)
@@ -39,23 +41,23 @@ def test_hours_parts_and_requests_follow_from_the_rate():
 
 
 def test_the_slowest_device_has_a_whole_shard_more():
-    five, eight = (sizing.size(config(), 64 * n, 0, sizing.Rates(0.1, 1e6, 25e3), 4) for n in (5, 8))
+    five, eight = (estimate.size(config(), 64 * n, 0, estimate.Rates(0.1, 1e6, 25e3), 4) for n in (5, 8))
     assert five.device_hours == eight.device_hours
 
 
 def test_a_shard_of_large_images_holds_fewer():
-    found = sizing.size(config(images_per_shard=1024), 10**8, 0, sizing.Rates(100, 3e5, 25e3), 32)
+    found = estimate.size(config(images_per_shard=1024), 10**8, 0, estimate.Rates(100, 3e5, 25e3), 32)
     assert found.shards == 117_234  # of 853 images: 256 MB
 
 
 def test_rays_driver_may_be_slower_than_its_devices():
-    found = sizing.size(config(images_per_shard=1), 100_000, 0, sizing.Rates(100, 3e5, 25e3), 1000)
+    found = estimate.size(config(images_per_shard=1), 100_000, 0, estimate.Rates(100, 3e5, 25e3), 1000)
     assert found.device_hours == pytest.approx((60 + 100_000 * (9e-3 + 0.6e-3)) / 3600 * 1000)
-    assert (sizing.TASKS, sizing.TASKS_AN_ACTOR) == (segment.TASKS, segment.TASKS_AN_ACTOR)
+    assert (estimate.TASKS, estimate.TASKS_AN_ACTOR) == (segment.TASKS, segment.TASKS_AN_ACTOR)
 
 
 def test_the_cost_is_devices_and_requests_and_a_month_of_masks():
-    found = sizing.size(config(), 64_000, 0, sizing.Rates(10, 1e6, 25e3), 1)
+    found = estimate.size(config(), 64_000, 0, estimate.Rates(10, 1e6, 25e3), 1)
     cost = found.cost(device_hour=3, million_gets=0.4, thousand_puts=0.005, gb_month=0.02)
     requests = found.gets * 0.4e-6 + (found.puts + found.lists) * 0.005e-3
     assert cost == pytest.approx(found.device_hours * 3 + requests + 1.6 * 0.02)
@@ -79,7 +81,7 @@ def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
 
     def warnings(**changes):
         cfg = config(**{"images_per_shard": per_shard} | changes)
-        return sizing.size(cfg, images, listed, sizing.Rates(rate, 1e5, 25e3), devices).warnings
+        return estimate.size(cfg, images, listed, estimate.Rates(rate, 1e5, 25e3), devices).warnings
 
     [found] = warnings()
     assert found.startswith(words)
@@ -92,18 +94,18 @@ def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
 
 def test_only_s3_has_the_limits_of_s3():
     folder = config(images_per_shard=256, corpus={"images": "file:///mnt/corpus", "layout": "cityscapes"})
-    assert sizing.size(folder, 10**7, 0, sizing.Rates(100, 1e5, 25e3), 64).warnings == ()
+    assert estimate.size(folder, 10**7, 0, estimate.Rates(100, 1e5, 25e3), 64).warnings == ()
 
 
 def test_larger_shards_of_large_images_need_more_bytes():
-    rates = sizing.Rates(10, 1e7, 25e3)
-    [found] = sizing.size(config(), 6_000_000, 0, rates, 64).warnings
+    rates = estimate.Rates(10, 1e7, 25e3)
+    [found] = estimate.size(config(), 6_000_000, 0, rates, 64).warnings
     assert found.endswith("; set bytes_per_shard to 300000000")  # 30 images
-    assert sizing.size(config(bytes_per_shard=300_000_000), 6_000_000, 0, rates, 64).warnings == ()
+    assert estimate.size(config(bytes_per_shard=300_000_000), 6_000_000, 0, rates, 64).warnings == ()
 
 
 def test_all_that_small_shards_lead_to_has_one_advice():
-    found = sizing.size(config(images_per_shard=16), 10**7, 0, sizing.Rates(100, 1e5, 25e3), 8).warnings
+    found = estimate.size(config(images_per_shard=16), 10**7, 0, estimate.Rates(100, 1e5, 25e3), 8).warnings
     assert [warning.partition("; ")[2] for warning in found] == ["set images_per_shard to 60"] * 2
 
 
@@ -123,27 +125,27 @@ SECONDS = {"seconds_decode": 8.0, "seconds_forward": 5.0, "seconds_crf": 2.0, "s
 )
 def test_stages_take_turns_on_a_cpu_and_a_gpu_works_beside_its_cores(cpus, gpus, decode, expected):
     cfg = config(cpus_per_actor=cpus, gpus_per_actor=gpus, decode=decode)
-    assert sizing.working_s(SECONDS, cfg) == pytest.approx(expected)
+    assert estimate.working_s(SECONDS, cfg) == pytest.approx(expected)
 
 
 def test_rates_are_those_of_a_finished_run(tmp_path):
     run = make_run(
         str(tmp_path / "run"), [Drawn("a", "01", label="01"), Drawn("b", "11", label="01"), Drawn("c", None)]
     )
-    rates = sizing.measured(run)
+    rates = estimate.measured(run)
     assert rates.images_per_s == pytest.approx(1)  # one core: 0.25 s of decoding, 0.5 of the model, 0.25 of encoding
     parts = storage.list_files(storage.join(run, "masks"))
     assert rates.mask_bytes == parts[0].bytes / 2
 
 
 def test_a_run_of_many_parts_is_sampled(tmp_path):
-    count = sizing.SAMPLE_PARTS + 2
+    count = estimate.SAMPLE_PARTS + 2
     run = make_run(str(tmp_path / "run"), [Drawn(f"{n:03d}", "01") for n in range(count)], images_per_shard=1)
     storage.delete(storage.join(run, "masks/part-00001.parquet"))  # every other one is read
-    assert sizing.measured(run).images_per_s == pytest.approx(1)
+    assert estimate.measured(run).images_per_s == pytest.approx(1)
     storage.delete(storage.join(run, "masks/part-00002.parquet"))
     with pytest.raises(ValueError, match=r"part-00002\.parquet is gone"):
-        sizing.measured(run)
+        estimate.measured(run)
 
 
 def test_masks_are_not_read_for_rates(tmp_path):
@@ -151,9 +153,9 @@ def test_masks_are_not_read_for_rates(tmp_path):
     noise = "/".join("".join(rng.choices("0123456789", k=1000)) for _ in range(1000))
     run = make_run(str(tmp_path / "run"), [Drawn("a", noise), Drawn("b", noise)])
     [part] = storage.list_files(storage.join(run, "masks"))
-    sizing.measured(run)  # what is loaded once is read here
+    estimate.measured(run)  # what is loaded once is read here
     before = bytes_read()
-    sizing.measured(run)
+    estimate.measured(run)
     assert 0 < bytes_read() - before < part.bytes / 4
 
 
@@ -165,34 +167,34 @@ def bytes_read() -> int:
 def test_a_rate_of_other_settings_is_pointed_out(tmp_path):
     run = make_run(str(tmp_path / "run"), [Drawn("a", "01")])
     cfg = parse(SegmentConfig, json.loads(storage.read(f"{run}/run.json"))["config"], where="run")
-    assert sizing.unlike(run, cfg.model_copy(update={"output": "elsewhere", "actors": 8})) == []
-    [warning] = sizing.unlike(run, cfg.model_copy(update={"cpus_per_actor": 4}))
+    assert estimate.unlike(run, cfg.model_copy(update={"output": "elsewhere", "actors": 8})) == []
+    [warning] = estimate.unlike(run, cfg.model_copy(update={"cpus_per_actor": 4}))
     assert "cpus_per_actor: 1, now 4" in warning
 
 
 def test_a_run_that_is_not_finished_has_no_rates(tmp_path):
     run = make_run(str(tmp_path / "run"), [Drawn("a", "01")], finish=False)
     with pytest.raises(ValueError, match="is not finished"):
-        sizing.measured(run)
+        estimate.measured(run)
 
 
 @pytest.mark.parametrize(("images", "rate", "devices"), [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_a_number_that_is_not_above_0_is_named(images, rate, devices):
     with pytest.raises(ValueError, match="must be above 0"):
-        sizing.size(config(), images, 0, sizing.Rates(rate, 1, 1), devices)
+        estimate.size(config(), images, 0, estimate.Rates(rate, 1, 1), devices)
 
 
 def test_a_corpus_is_counted_by_listing_it(scenes, tmp_path):
     images, labels = scenes
     cfg = config(corpus={"images": images, "labels": labels, "layout": "cityscapes"})
-    count, mean_bytes, listed = sizing.corpus(cfg)
-    assert (count, listed, sizing.listed(cfg, count)) == (6, 0, 0)
+    count, mean_bytes, listed = estimate.corpus(cfg)
+    assert (count, listed, estimate.listed(cfg, count)) == (6, 0, 0)
     assert 1_000 < mean_bytes < 100_000
     folder = f"{make_run(str(tmp_path / 'run'), [Drawn('a', '01'), Drawn('b', '01')])}-corpus"
     loose = config(corpus={"images": folder, "layout": "pairs", "image_glob": "*.png"}, split=None)
     sizes = [file.bytes for file in storage.list_files(folder)]
-    assert sizing.corpus(loose) == (2, sum(sizes) / 2, 2)
-    assert sizing.listed(loose, 2) == 2
+    assert estimate.corpus(loose) == (2, sum(sizes) / 2, 2)
+    assert estimate.listed(loose, 2) == 2
 
 
 def test_the_guides_table_is_what_plan_computes():
@@ -208,7 +210,7 @@ def test_the_guides_table_is_what_plan_computes():
         )
         count = int(images.replace(",", ""))
         image_bytes = 2.4e6 if count <= 150_000 else 0.3e6
-        found = sizing.size(cfg, count, 0, sizing.Rates(float(rate), image_bytes, 30e3), int(devices))
+        found = estimate.size(cfg, count, 0, estimate.Rates(float(rate), image_bytes, 30e3), int(devices))
         assert written == [
             f"{found.hours:.1f}",
             f"{found.device_hours:.0f}",

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from pipeline import snapshots, storage
+from pipeline import storage
+from pipeline.train import snapshots
 
 
 def folder_with(tmp_path, *steps):

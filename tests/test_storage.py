@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import fsspec
 import pytest
 
-from pipeline import patience, storage
+from pipeline import storage
 from pipeline.errors import StoreRefused
-from pipeline.s3_fetch import fetch
+from pipeline.storage import retry
+from pipeline.storage.s3 import fetch
 
 
 @pytest.fixture(params=["folder", "memory", "s3", "gs", "az"])
@@ -102,19 +103,19 @@ def test_an_error_that_passes_is_waited_out_and_another_is_raised_at_once(monkey
             raise errors.pop()
         return then()
 
-    assert patience.patiently(lambda: call(lambda: 7)) == 7
+    assert retry.patiently(lambda: call(lambda: 7)) == 7
     assert errors == []
     tries = []
     with pytest.raises(FileNotFoundError):
-        patience.patiently(lambda: tries.append(1) or (_ for _ in ()).throw(FileNotFoundError()))
+        retry.patiently(lambda: tries.append(1) or (_ for _ in ()).throw(FileNotFoundError()))
     assert len(tries) == 1
-    monkeypatch.setattr(patience, "PATIENCE_S", -1)
+    monkeypatch.setattr(retry, "PATIENCE_S", -1)
     with pytest.raises(ConnectionResetError):
-        patience.patiently(lambda: (_ for _ in ()).throw(ConnectionResetError()))
+        retry.patiently(lambda: (_ for _ in ()).throw(ConnectionResetError()))
 
 
 def test_a_store_that_is_not_there_is_an_os_error_in_the_end(s3, monkeypatch):
-    monkeypatch.setattr(patience, "PATIENCE_S", -1)
+    monkeypatch.setattr(retry, "PATIENCE_S", -1)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")

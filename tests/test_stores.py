@@ -9,14 +9,14 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.run import Lease, verify
+from pipeline.runs import Lease, verify
 from tests.ledger_play import rejecting, segment
 
 STARTED = """
 import sys
 import ray
 from pipeline.config import SegmentConfig, parse
-from pipeline.segment import segment
+from pipeline.segment.driver import segment
 checkpoint, images, labels, output = sys.argv[1:]
 corpus = {"images": images, "labels": labels, "layout": "cityscapes"}
 values = {"corpus": corpus, "checkpoint": checkpoint, "output": output, "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1}

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import yaml
 
-from pipeline import jobserver, submit
+from pipeline.cluster import jobs, submit
 from tests.cluster_configs import segment_values
 
 
@@ -104,25 +104,25 @@ def test_a_package_over_the_limit_is_refused_and_names_the_largest_file(config, 
 @pytest.mark.scorecard("security", 1)
 def test_a_cluster_without_a_token_is_refused():
     with server(200) as address, pytest.raises(ValueError, match=r"answers without a token.*--insecure"):
-        jobserver.connect(address)
+        jobs.connect(address)
 
 
 def test_a_cluster_with_a_token_is_not_asked_without_one(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
     with server(401) as address, pytest.raises(ValueError, match=r"asks for a token.*RAY_AUTH_TOKEN"):
-        jobserver.connect(address)
+        jobs.connect(address)
 
 
 @pytest.mark.parametrize("address", ["ray://host:10001", "host:8265", "http://"])
 def test_an_address_that_is_no_dashboard_is_refused(address):
     with pytest.raises(ValueError, match="expected the cluster's dashboard"):
-        jobserver.connect(address)
+        jobs.connect(address)
 
 
 def test_nobody_answers():
     with pytest.raises(ValueError, match="no answer"):
-        jobserver.connect("http://127.0.0.1:9")
+        jobs.connect("http://127.0.0.1:9")
 
 
 def test_the_plain_line_is_one_shell_command(config):

@@ -11,11 +11,12 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from pipeline import checkpoint, labels, models
+from pipeline import labels, models
 from pipeline.config import parse_model
 from pipeline.errors import UserError
-from pipeline.models.efficientnet_lite import EfficientNetLite
-from pipeline.models.surgery import load_imagenet, published_weights, rename_lite0, rename_vgg16, start_from
+from pipeline.models import checkpoint
+from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
+from pipeline.models.weights import load_imagenet, published_weights, rename_lite0, rename_vgg16, start_from
 from pipeline.train.learner import Learner
 from tests.small_train import config
 from tests.test_cli import maskmill

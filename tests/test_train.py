@@ -6,14 +6,14 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from pipeline import checkpoint, storage
-from pipeline.batches import epoch_batches, steps_per_epoch
+from pipeline import storage
 from pipeline.config import FIGURES, AugmentConfig
 from pipeline.corpus import list_items
 from pipeline.labels import space
-from pipeline.models import Network
+from pipeline.models import Network, checkpoint
 from pipeline.predict import Predictor
 from pipeline.train import train
+from pipeline.train.data import epoch_batches, steps_per_epoch
 from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
 
 CRF = {"iterations": 3, "smooth_weight": 3, "smooth_px": 3, "colour_weight": 4, "colour_px": 20, "colour_levels": 5}

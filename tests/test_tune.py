@@ -6,10 +6,10 @@ import pytest
 import yaml
 from rich.console import Console
 
+from pipeline.cli.tables import print_trials
 from pipeline.config import TrainConfig, TuneConfig, load, parse, with_values
-from pipeline.records import read_records
-from pipeline.tables import print_trials
-from pipeline.tune import tune
+from pipeline.train.metrics_log import read_records
+from pipeline.train.tune import tune
 from tests.small_train import config
 
 SMALL = {"workers": 1, "epochs": 1, "augment": {"crop": [32, 32], "scale": [1, 1], "flip": False, "colour": 0}}

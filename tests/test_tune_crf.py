@@ -4,15 +4,16 @@ import json
 
 import numpy as np
 
-from pipeline import checkpoint, storage
-from pipeline.batches import load_pair
+from pipeline import storage
 from pipeline.config import CrfConfig, PredictConfig, SegmentConfig, load, parse
 from pipeline.corpus import list_items
 from pipeline.crf import dense_crf
-from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou
+from pipeline.models import checkpoint
 from pipeline.predict import Predictor
-from pipeline.tune_crf import RANGES, _judge, tune_crf
+from pipeline.segment.tune_crf import RANGES, _judge, tune_crf
+from pipeline.train.data import load_pair
 
 
 def test_the_search_tells_what_each_setting_gives(ray_session, scenes, tiny_checkpoint, tmp_path):

@@ -11,9 +11,9 @@ import pytest
 from pipeline.analysis import open_run
 from pipeline.config import canonical
 from pipeline.errors import UserError
-from pipeline.run import Lease, Run, compact, read_success, verify
-from pipeline.run.info import fingerprint_of
-from pipeline.run.success import rejects_part
+from pipeline.runs import Lease, Run, compact, read_success, verify
+from pipeline.runs.info import fingerprint_of
+from pipeline.runs.success import rejects_part
 from tests import test_run
 from tests.small_run import SPACE, Drawn, make_run
 from tests.test_cli import maskmill

@@ -53,7 +53,7 @@ class Writer(threading.Thread):
     def before(self, step: str, uri: str) -> int:
         """Stand before a step; how often it is to be done.
 
-        A look at the lease and the step that follows it are one: pipeline/run/ledger.py says what may happen in between.
+        A look at the lease and the step that follows it are one: pipeline/runs/ledger.py says what may happen in between.
         """
         guarded, self._looked_at_lease = self._looked_at_lease, step == "scan" and uri.endswith("/_lease")
         if not guarded or step not in ("put", "delete"):

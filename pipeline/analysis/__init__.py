@@ -3,10 +3,8 @@
 from pipeline.analysis.export import FORMATS, export
 from pipeline.analysis.intervals import Comparison
 from pipeline.analysis.report import write_report
-from pipeline.analysis.runs import RunView, open_run
-from pipeline.analysis.table import comparison_table, headline_table, iou_table
+from pipeline.analysis.run_view import RunView, open_run
 
 __all__ = [
-    "FORMATS", "Comparison", "RunView", "comparison_table", "export", "headline_table", "iou_table", "open_run",
-    "write_report",
+    "FORMATS", "Comparison", "RunView", "export", "open_run", "write_report",
 ]  # fmt: skip

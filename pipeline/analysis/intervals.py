@@ -2,20 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.analysis.run_counts import RunCounts
 from pipeline.analysis.sums import add_rows, batches, counted, over_parts
 from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.iou import mean
-
-if TYPE_CHECKING:
-    from pipeline.analysis.runs import RunView
 
 MAX_IMAGES = 10_000  # drawn one by one; more are drawn in as many bundles, by a hash of the image id
 SCORES = ("miou", "mean_accuracy", "pixel_accuracy")
@@ -31,14 +28,14 @@ class Comparison:
     only_after: int
 
 
-def score_intervals(view: "RunView", raw: bool, seed: int) -> pd.DataFrame:
+def score_intervals(view: RunCounts, raw: bool, seed: int) -> pd.DataFrame:
     """See `RunView.intervals`."""
     margins = _units(view, raw).to_numpy()[:, 1:]
     low, high = interval(resample(margins, _of_margins, seed))
     return pd.DataFrame({"value": _value(margins), "low": low, "high": high}, index=_names(view))
 
 
-def compare_runs(before: "RunView", after: "RunView", seed: int) -> Comparison:
+def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
     """See `RunView.compare`."""
     if before.space.name != after.space.name:
         raise UserError(
@@ -65,6 +62,11 @@ def compare_runs(before: "RunView", after: "RunView", seed: int) -> Comparison:
     return Comparison(table.assign(low=low, high=high), int(one["images"].sum()), only_before, only_after)
 
 
+def excludes_zero(row: pd.Series) -> bool:
+    """Whether the interval of a difference lies on one side of zero."""
+    return bool(row["low"] > 0 or row["high"] < 0)
+
+
 def _value(margins: np.ndarray) -> np.ndarray:
     """(C + 3,) scores of the summed margins."""
     return _of_margins(margins.sum(axis=0, keepdims=True))[0]
@@ -80,7 +82,7 @@ def _of_margins(margins: np.ndarray) -> np.ndarray:
     return np.column_stack([iou, mean(iou), mean(accuracy), pixels])
 
 
-def _units(view: "RunView", raw: bool, bundled: bool | None = None) -> pd.DataFrame:
+def _units(view: RunCounts, raw: bool, bundled: bool | None = None) -> pd.DataFrame:
     """One row an image (index: image id) or bundle (index: its number): `images`, then 3 C margins, int64."""
     bundled = _rows(view) > MAX_IMAGES if bundled is None else bundled
     column, num_classes = "confusion_raw" if raw else "confusion", view.space.num_classes
@@ -113,7 +115,7 @@ def _frame(values: np.ndarray, index: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=["images", *range(values.shape[1] - 1)])
 
 
-def _rows(view: "RunView") -> int:
+def _rows(view: RunCounts) -> int:
     """Mask rows of a run, from the footers."""
     return sum(over_parts(view.parts("masks"), lambda uris: sum(_footer_rows(uri) for uri in uris)))
 
@@ -123,5 +125,5 @@ def _footer_rows(uri: str) -> int:
     return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
 
 
-def _names(view: "RunView") -> list[str]:
+def _names(view: RunCounts) -> list[str]:
     return [*view.space.classes, *SCORES]

@@ -2,23 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
+from pipeline.analysis.run_counts import RunCounts
 from pipeline.corpus import Item, items_of, read
 from pipeline.errors import Reject, UserError
+from pipeline.imaging.colours import blend, error_map
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
-from pipeline.imaging.masks import decode_mask
-from pipeline.imaging.overlay import blend, error_map
+from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import LabelSpace
-from pipeline.run import read_table
-
-if TYPE_CHECKING:
-    from pipeline.analysis.runs import RunView
+from pipeline.runs import read_table
 
 ALPHA = 0.65  # of class colours over the image
 
@@ -52,7 +49,7 @@ class Pictures:
         return error_map(self.label, self.mask)
 
 
-def read_masks(view: "RunView", ids: Sequence[str]) -> dict[str, np.ndarray]:
+def read_masks(view: RunCounts, ids: Sequence[str]) -> dict[str, np.ndarray]:
     """See `RunView.masks`."""
     shards = view.plan().rows_of(list(ids))["shard"].to_pylist()
     found = {}
@@ -66,9 +63,9 @@ def read_masks(view: "RunView", ids: Sequence[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def pictures_of(view: "RunView", ids: Sequence[str]) -> dict[str, Pictures]:
+def pictures_of(view: RunCounts, ids: Sequence[str]) -> dict[str, Pictures]:
     """See `RunView.pictures`."""
-    masks, wanted = view.masks(ids), view.plan().rows_of(list(ids))
+    masks, wanted = read_masks(view, ids), view.plan().rows_of(list(ids))
     max_pixels = view.description.config["max_pixels"]
     return {item.image_id: _read(item, masks[item.image_id], view.space, max_pixels) for item in items_of(wanted)}
 

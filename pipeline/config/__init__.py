@@ -1,7 +1,9 @@
 """The whole config schema: one YAML file is one run, complete, without inheritance, includes or environment look-ups."""
 
+from pipeline.config.base import Section, machine_keys, pace_keys, run_keys
 from pipeline.config.corpus import CorpusConfig
-from pipeline.config.networks import ModelConfig, UpsamplingName
+from pipeline.config.loading import canonical, differences, load, parse, parse_model
+from pipeline.config.models import ModelConfig, UpsamplingName
 from pipeline.config.recipe import (
     AugmentConfig,
     CrossEntropyConfig,
@@ -13,9 +15,7 @@ from pipeline.config.recipe import (
     OhemConfig,
     OptimizerConfig,
 )
-from pipeline.config.section import Section, machine_keys, pace_keys, run_keys
 from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, SegmentConfig
-from pipeline.config.text import canonical, differences, load, parse, parse_model
 from pipeline.config.train import FIGURES, TrainConfig, open_tree, stage_configs
 from pipeline.config.tune import AxisConfig, TuneConfig, with_values
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pipeline.config.section import Section, Uri
+from pipeline.config.base import Section, Uri
 from pipeline.errors import UserError
 
 

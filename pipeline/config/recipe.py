@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.section import Section, Size
+from pipeline.config.base import Section, Size
 from pipeline.errors import UserError
 
 ClassWeights = Literal["none", "median_frequency", "inverse", "sqrt_inverse"]

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.config.base import Key, Precision, Section, Size, Uri
 from pipeline.config.corpus import CorpusConfig
-from pipeline.config.section import Key, Precision, Section, Size, Uri
 from pipeline.errors import UserError
 
 

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline import labels, storage
+from pipeline.config.base import Key, Precision, Section, Uri
 from pipeline.config.corpus import CorpusConfig
-from pipeline.config.networks import ModelConfig
+from pipeline.config.loading import parse
+from pipeline.config.models import ModelConfig
 from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
-from pipeline.config.section import Key, Precision, Section, Uri
 from pipeline.config.segment import CrfConfig
-from pipeline.config.text import parse
 from pipeline.errors import UserError
 
 # What a stage may set for itself; all else is one for the whole run.

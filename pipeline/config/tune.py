@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config.section import Section
-from pipeline.config.text import parse
+from pipeline.config.base import Section
+from pipeline.config.loading import parse
 from pipeline.config.train import TrainConfig, open_tree
 from pipeline.errors import UserError
 

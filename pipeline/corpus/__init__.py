@@ -5,9 +5,9 @@ from pipeline.corpus.item import Item, Place
 from pipeline.corpus.listing import list_files, list_items, scan_items, unmatched_labels
 from pipeline.corpus.parquet import read_cell
 from pipeline.corpus.plan import GROUP_FIELDS, PLAN_SCHEMA, items_of, plan_shards
+from pipeline.corpus.readers.tar import is_tar, read_tar_member
+from pipeline.corpus.readers.zip import read_member
 from pipeline.corpus.signed import is_signed, read_signed
-from pipeline.corpus.tars import is_tar, read_tar_member
-from pipeline.corpus.zips import read_member
 from pipeline.errors import Reject
 
 __all__ = [

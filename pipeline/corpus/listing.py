@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.config import CorpusConfig
-from pipeline.corpus.catalogue import Catalogue
+from pipeline.corpus.index import Catalogue
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.layouts import key_of, layout_of
-from pipeline.corpus.tables import manifest_items, parquet_items
-from pipeline.corpus.tars import is_tar, scan_tar
-from pipeline.corpus.zips import is_zip, scan_zip
+from pipeline.corpus.readers.tables import manifest_items, parquet_items
+from pipeline.corpus.readers.tar import is_tar, scan_tar
+from pipeline.corpus.readers.zip import is_zip, scan_zip
 from pipeline.errors import UserError
 
 _HIDDEN = ("__MACOSX", ".")

@@ -29,7 +29,7 @@ matrix is used as it stands, where pydensecrf takes the mean of it and its trans
 1 GiB of working memory is kept for the next image (`team.KEPT_BYTES`). Any number of threads gives the same bits. What is not
 there: `kernel=` and parameter learning; `startInference`, `stepInference` and `klDivergence` (each `inference(n)` starts anew).
 
-On a CUDA device, batched: `pipeline.crf.device.dense_crf_batch`.
+On a CUDA device, batched: `pipeline.crf.gpu.dense_crf_batch`.
 """
 
 import numpy as np

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.crf.lattice import MOST_AXES, check_reach
+from pipeline.crf.cpu.lattice import MOST_AXES, check_reach
 from pipeline.errors import UserError
 
 _MOST_COMPAT = 1e30  # times the pixels of the largest image it is below float32's 3.4e38: no message is infinite

@@ -7,8 +7,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.crf.features import image_features, ordered_features, tile_order
-from pipeline.crf.general import general_mean_field
+from pipeline.crf.cpu.features import image_features, ordered_features, tile_order
+from pipeline.crf.cpu.general import general_mean_field
+from pipeline.crf.cpu.lattice import build_lattice, check_reach
+from pipeline.crf.cpu.mean_field import fold_kernels, mean_field, non_finite
+from pipeline.crf.cpu.threads import Team
 from pipeline.crf.given import (
     array_of,
     check_axes,
@@ -19,9 +22,6 @@ from pipeline.crf.given import (
     image_of,
     widths_of,
 )
-from pipeline.crf.lattice import build_lattice, check_reach
-from pipeline.crf.mean_field import fold_kernels, mean_field, non_finite
-from pipeline.crf.team import Team
 from pipeline.errors import UserError
 
 Normalisation = Literal["symmetric", "before", "after", "none"]

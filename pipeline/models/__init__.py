@@ -1,6 +1,7 @@
 """Segmentation networks: one file a family, chosen here by the config's name."""
 
 from pipeline.config import ModelConfig
+from pipeline.models.base import GridNetwork, Network, place_on_pixels
 from pipeline.models.classifier import Classifier
 from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.deeplab_v1 import DeepLabV1
@@ -11,10 +12,9 @@ from pipeline.models.fcn import Fcn
 from pipeline.models.fcn_resnet import FcnResNet
 from pipeline.models.hourglass import Hourglass
 from pipeline.models.lraspp import Lraspp
-from pipeline.models.network import GridNetwork, Network, place_on_pixels
 from pipeline.models.segnet import SegNet
-from pipeline.models.surgery import check_encoder, load_imagenet, published_config, published_weights, start_from
 from pipeline.models.unet import UNet
+from pipeline.models.weights import check_encoder, load_imagenet, published_config, published_weights, start_from
 
 __all__ = [
     "NETWORKS",

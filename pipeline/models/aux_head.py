@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from pipeline.models.base import GridNetwork
 from pipeline.models.layers import upsample
-from pipeline.models.network import GridNetwork
 
 
 class AuxHeadNetwork(GridNetwork):

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.googlenet import Inception
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from pipeline.models.network import GridNetwork, place_on_pixels
+from pipeline.models.base import GridNetwork, place_on_pixels
 
 ClassifierName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"]
 IMAGE_SIZE = 224  # of one classified image

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.models.backbones.resnet import ResNet, ResNetDefinition
+from pipeline.models.backbones.vgg import Vgg16
+from pipeline.models.base import GridNetwork
 from pipeline.models.layers import upsample
-from pipeline.models.network import GridNetwork
-from pipeline.models.resnet import ResNet, ResNetDefinition
-from pipeline.models.vgg import Vgg16
 
 
 class DeepLabV2(GridNetwork):

@@ -7,11 +7,11 @@ import torch
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
-from pipeline.config.networks import deeplabv3_rates
+from pipeline.config.models import deeplabv3_rates
 from pipeline.errors import UserError
 from pipeline.models.aux_head import AuxHeadNetwork
-from pipeline.models.mobilenet import COARSE, FINE, MobileNetV3Large
-from pipeline.models.resnet import ResNet
+from pipeline.models.backbones.mobilenet import COARSE, FINE, MobileNetV3Large
+from pipeline.models.backbones.resnet import ResNet
 
 
 class DeepLabV3(AuxHeadNetwork):

@@ -8,8 +8,8 @@ from torch import nn
 
 from pipeline.config import UpsamplingName
 from pipeline.models.backbones import BackboneName, build_backbone
+from pipeline.models.base import IMAGENET_MEAN, IMAGENET_STD, Network
 from pipeline.models.layers import conv_bn_relu, separable_conv_bn_relu
-from pipeline.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from pipeline.models.upsampling import Upsample
 
 

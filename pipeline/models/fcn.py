@@ -10,10 +10,10 @@ from torch import nn
 
 from pipeline.config import UpsamplingName
 from pipeline.errors import UserError
+from pipeline.models.backbones.vgg import Vgg16
+from pipeline.models.base import GridNetwork
 from pipeline.models.layers import crop
-from pipeline.models.network import GridNetwork
 from pipeline.models.upsampling import Upsample
-from pipeline.models.vgg import Vgg16
 
 _PADDING = 100  # of the first convolution, in the released networks: the map stays large enough for fc6 at any size
 

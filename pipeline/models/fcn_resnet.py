@@ -5,7 +5,7 @@ from typing import Literal
 from torchvision.models.segmentation.fcn import FCNHead
 
 from pipeline.models.aux_head import AuxHeadNetwork
-from pipeline.models.resnet import ResNet
+from pipeline.models.backbones.resnet import ResNet
 
 
 class FcnResNet(AuxHeadNetwork):

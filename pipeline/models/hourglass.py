@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config import UpsamplingName
+from pipeline.models.base import Network
 from pipeline.models.layers import upsample
-from pipeline.models.network import Network
 from pipeline.models.upsampling import Upsample
 
 

@@ -3,9 +3,9 @@
 import torch
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
+from pipeline.models.backbones.mobilenet import COARSE, FINE, MobileNetV3Large
+from pipeline.models.base import Network
 from pipeline.models.layers import upsample
-from pipeline.models.mobilenet import COARSE, FINE, MobileNetV3Large
-from pipeline.models.network import Network
 
 
 class Lraspp(Network):

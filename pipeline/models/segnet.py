@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config import UpsamplingName
-from pipeline.models.network import Network
+from pipeline.models.backbones.vgg import VGG16_DEPTHS, VGG16_WIDTHS
+from pipeline.models.base import Network
 from pipeline.models.upsampling import Upsample
-from pipeline.models.vgg import VGG16_DEPTHS, VGG16_WIDTHS
 
 
 class PooledEncoder(nn.Module):

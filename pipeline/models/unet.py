@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config import UpsamplingName
-from pipeline.models.network import Network
+from pipeline.models.base import Network
 from pipeline.models.upsampling import Upsample
 
 

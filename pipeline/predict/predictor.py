@@ -14,12 +14,12 @@ import torch.nn.functional as F
 
 from pipeline.config import PredictConfig
 from pipeline.errors import UserError
-from pipeline.imaging.enlarge import enlarge_argmax
 from pipeline.models import Network
-from pipeline.predict.fitting import Fitting, Piece
 from pipeline.predict.modes import as_classifier, as_grid, shift_and_stitch, slide_window
-from pipeline.predict.summary import Prediction, summarise
+from pipeline.predict.out_of_memory import Fitting, Piece
+from pipeline.predict.prediction import Prediction, summarise
 from pipeline.predict.tiles import Assembly, Grid, Size
+from pipeline.predict.upsample_argmax import enlarge_argmax
 
 Key = tuple[object, ...]  # tiles of one key can share a batch
 
@@ -152,7 +152,7 @@ class Predictor:
         if self.device.type == "cpu":
             mask = enlarge_argmax(scores.numpy(), full, size, self.num_threads)
         else:
-            from pipeline.imaging.enlarge_gpu import enlarge_argmax_gpu  # Triton: only where there is a GPU
+            from pipeline.predict.upsample_argmax_gpu import enlarge_argmax_gpu  # Triton: only where there is a GPU
 
             mask = enlarge_argmax_gpu(scores, full, size).cpu().numpy()
         return Prediction(mask, rest.confidence, rest.entropy)

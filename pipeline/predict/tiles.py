@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from pipeline.predict.fitting import Piece, TooLarge
-from pipeline.predict.summary import Prediction, summarise
+from pipeline.predict.out_of_memory import Piece, TooLarge
+from pipeline.predict.prediction import Prediction, summarise
 
 Span = tuple[int, int]  # first pixel, and the one after the last
 Size = tuple[int, int]  # (height, width), pixels

@@ -6,7 +6,7 @@ import io
 import numpy as np
 
 from pipeline import storage
-from pipeline.records import loss_curve, read_records
+from pipeline.train.metrics_log import loss_curve, read_records
 
 _SMOOTH = 50  # the thick line is a mean over a part of this many of the run
 

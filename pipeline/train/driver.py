@@ -11,12 +11,13 @@ import torch
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipeline import checkpoint, cluster, labels, models, storage, watch
+from pipeline import cluster, labels, models, storage
+from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
-from pipeline.cores import worker_environment
-from pipeline.records import Record, following
-from pipeline.train import board, curves, faults, folder, tracking
+from pipeline.models import checkpoint
+from pipeline.train import curves, failures, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
+from pipeline.train.metrics_log import Record, following
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,19 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
     started = time.monotonic()
     stages = stage_configs(cfg)
     _check(cfg, stages)
-    folder.claim(cfg)
+    run_folder.claim(cfg)
     cluster.connect()
     cluster.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers")
-    folder.add_environment(cfg.output)
-    watched = watch.Training(cfg.output)
-    with tracking.mlflow_run(cfg) as track:
+    run_folder.add_environment(cfg.output)
+    watched = telemetry.TrainingMetrics(cfg.output)
+    with mlflow.mlflow_run(cfg) as track:
         for number, stage in enumerate(stages, start=1):
             name = f"{number}/{len(stages)}" if len(stages) > 1 else None
-            if not folder.is_finished(stage):
+            if not run_folder.is_finished(stage):
                 _run_stage(stage, _telling((on_record, track, watched.add), name))
     if cfg.stages:
-        folder.publish(stages[-1].output, cfg.output)
-    info = folder.finish(cfg)
+        run_folder.publish(stages[-1].output, cfg.output)
+    info = run_folder.finish(cfg)
     return Trained(storage.join(cfg.output, "best"), info["epoch"], info["miou"], time.monotonic() - started)
 
 
@@ -62,21 +63,21 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     """What can be known to fail before a cluster is started."""
     for stage in stages:
         for split in (stage.train_split, stage.val_split):
-            folder.labelled(stage, split)
+            run_folder.labelled(stage, split)
         with torch.device("meta"):
             network = models.build(stage.model, labels.space(stage.label_space).num_classes)
             network.check_size(torch.zeros(1, 3, *stage.augment.crop))
     if stages[0].start_from:
         checkpoint.load(stages[0].start_from)
     if cfg.tensorboard:
-        board.require_tensorboard()
+        tensorboard.require_tensorboard()
     if cfg.mlflow:
-        tracking.require_mlflow()
+        mlflow.require_mlflow()
 
 
 def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:
-    folder.claim(cfg)
-    folder.count_labels(cfg)
+    run_folder.claim(cfg)
+    run_folder.count_labels(cfg)
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config=cfg.model_dump(mode="json"),
@@ -93,10 +94,10 @@ def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise faults.explained(cfg, error) from error
+            raise failures.explained(cfg, error) from error
         finally:
             curves.draw(metrics, storage.join(cfg.output, "curves.png"))
-    folder.finish(cfg)
+    run_folder.finish(cfg)
 
 
 def _worker(payload: dict[str, Any]) -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline import checkpoint, models
+from pipeline import models
 from pipeline.config import TrainConfig
-from pipeline.models import Network
+from pipeline.models import Network, checkpoint
 from pipeline.predict import normalise
-from pipeline.recipe import Ema, Loss, build_optimizer, class_weights, held_still, set_lr, set_norm
 from pipeline.train import parallel
+from pipeline.train.recipe import Ema, Loss, build_optimizer, class_weights, held_still, set_lr, set_norm
 
 
 @dataclass(frozen=True)

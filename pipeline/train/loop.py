@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from pipeline import labels
-from pipeline.batches import Batch, EpochOrder, epoch_batches, steps_per_epoch
+from pipeline.cluster.worker_env import take_cores
 from pipeline.config import TrainConfig
-from pipeline.cores import take_cores
 from pipeline.corpus import Item
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.records import MetricsLog
-from pipeline.train import board, faults, folder, state
+from pipeline.train import failures, run_folder, state, tensorboard
+from pipeline.train.data import Batch, EpochOrder, epoch_batches, steps_per_epoch
 from pipeline.train.learner import Learner, StepResult
+from pipeline.train.metrics_log import MetricsLog
 from pipeline.train.validate import example_masks, validate
 
 
@@ -39,12 +39,12 @@ def run_worker(
     """
     _set_up(cfg, device)
     data = _open(cfg)
-    with faults.memory_explained(cfg):
+    with failures.memory_explained(cfg):
         learner = Learner(cfg, data.space.num_classes, data.counts, rank, world_size, device)
         position = state.restore(cfg, learner)
         log = MetricsLog(cfg.output if rank == 0 else None, position.step)
         log.start(position.step, workers=world_size, host=socket.gethostname(), pid=os.getpid(), device=str(device))
-        pictures = board.open_board(cfg, rank, log.records)
+        pictures = tensorboard.open_board(cfg, rank, log.records)
         for epoch in range(position.step // data.steps, cfg.epochs):
             _train_epoch(cfg, data, learner, position, log, epoch)
             if (epoch + 1) % cfg.validate_every == 0 or epoch + 1 == cfg.epochs:
@@ -72,8 +72,8 @@ class _Data:
 
 
 def _open(cfg: TrainConfig) -> _Data:
-    train_items, val_items = (folder.labelled(cfg, split) for split in (cfg.train_split, cfg.val_split))
-    counts = folder.read_counts(cfg, train_items)
+    train_items, val_items = (run_folder.labelled(cfg, split) for split in (cfg.train_split, cfg.val_split))
+    counts = run_folder.read_counts(cfg, train_items)
     steps = steps_per_epoch(len(train_items), cfg.batch_size)
     return _Data(labels.space(cfg.label_space), train_items, val_items, counts, steps)
 
@@ -119,7 +119,7 @@ def _train_epoch(
         if not (np.isfinite(loss) and np.isfinite(norm)):
             log.flush()
             ids = _image_ids(cfg, data, epoch, step)
-            faults.check_finite(loss, norm, step=step + 1, epoch=epoch + 1, image_ids=ids, good=state.good_state(cfg))
+            failures.check_finite(loss, norm, step=step + 1, epoch=epoch + 1, image_ids=ids, good=state.good_state(cfg))
         log.step(
             step=step + 1,
             steps=steps,

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 import safetensors.torch
 import torch
 
-from pipeline import checkpoint, labels, snapshots, storage
+from pipeline import labels, storage
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
-from pipeline.models import Network
-from pipeline.records import Record, figure
-from pipeline.train import parallel
+from pipeline.models import Network, checkpoint
+from pipeline.train import parallel, snapshots
 from pipeline.train.learner import Learner
+from pipeline.train.metrics_log import Record, figure
 
 _AVERAGED = "averaged."  # prefix of the averaged weights in a snapshot
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from pipeline import labels
-from pipeline.batches import load_pair
 from pipeline.config import PredictConfig, TrainConfig
 from pipeline.corpus import Item
 from pipeline.crf import dense_crf
 from pipeline.labels import LabelSpace
-from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.confusion import count_confusion
 from pipeline.models import Network
 from pipeline.predict import Predictor, summarise
+from pipeline.train.data import load_pair
 
 NUM_PICTURES = 4
 

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline import checkpoint, labels, models
-from pipeline.checkpoint import Checkpoint
+from pipeline import labels, models
 from pipeline.config import SegmentConfig, parse
-from pipeline.config.networks import DeepLabV3PlusConfig
+from pipeline.config.models import DeepLabV3PlusConfig
 from pipeline.corpus import Item, list_items, read
-from pipeline.corpus.scenes import write_corpus
 from pipeline.imaging.decode import decode_image
-from pipeline.imaging.masks import encode_mask
-from pipeline.shard import ShardSegmenter
+from pipeline.imaging.mask_png import encode_mask
+from pipeline.models import checkpoint
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.segment import ShardSegmenter
+from pipeline.synthetic.scenes import write_corpus
 
 HEIGHT, WIDTH = 1024, 2048
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.corpus.street import draw_scene
 from pipeline.labels import IGNORE, space
-from pipeline.metrics.counts import count_confusion
+from pipeline.metrics.confusion import count_confusion
+from pipeline.synthetic.street import draw_scene
 from tests.bench.turns import show
 
 HEIGHT, WIDTH, CLASSES = 1024, 2048, 19

@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.config import CrfConfig
 from pipeline.crf import DenseCRF, dense_crf
-from pipeline.crf.team import Team
+from pipeline.crf.cpu.threads import Team
 from tests.conftest import CAMVID
 from tests.crf_cases import SHARP, SOFT, energies_of, noisy_probs, on_device, original, photograph, pydensecrf
 

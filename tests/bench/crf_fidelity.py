@@ -14,9 +14,9 @@ import torch
 
 from pipeline.config import CrfConfig
 from pipeline.crf import DenseCRF
-from pipeline.crf.features import tile_order
-from pipeline.crf.lattice import Lattice, alpha, build_lattice
-from pipeline.crf.team import Team
+from pipeline.crf.cpu.features import tile_order
+from pipeline.crf.cpu.lattice import Lattice, alpha, build_lattice
+from pipeline.crf.cpu.threads import Team
 from tests.conftest import CAMVID
 from tests.crf_cases import SHARP, SOFT, energies_of, noisy_probs, original, photograph, smooth_probs
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipeline import checkpoint
 from pipeline.config import CrfConfig, PredictConfig
 from pipeline.crf import dense_crf
-from pipeline.crf.device import torch_steps
-from pipeline.crf.device.inference import kernels_of
-from pipeline.crf.device.lattice import build_lattice
-from pipeline.crf.device.steps import Sums
+from pipeline.crf.gpu import torch_steps
+from pipeline.crf.gpu.inference import kernels_of
+from pipeline.crf.gpu.lattice import build_lattice
+from pipeline.crf.gpu.steps import Sums
+from pipeline.models import checkpoint
 from pipeline.predict import Predictor
 from tests.bench.crf import SETTINGS
 from tests.conftest import CAMVID

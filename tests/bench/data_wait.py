@@ -17,12 +17,12 @@ import torch
 import yaml
 
 from pipeline import labels
-from pipeline.batches import epoch_batches
 from pipeline.config import TrainConfig, parse
 from pipeline.corpus import list_items
-from pipeline.corpus.scenes import write_corpus
-from pipeline.records import read_records
-from pipeline.train import folder
+from pipeline.synthetic.scenes import write_corpus
+from pipeline.train import run_folder
+from pipeline.train.data import epoch_batches
+from pipeline.train.metrics_log import read_records
 from tests.bench.turns import show
 
 SCENES, HEIGHT, WIDTH, SEED = {"train": 12, "val": 1}, 1024, 2048, 3
@@ -65,7 +65,7 @@ def waits(network: str, cfg: TrainConfig) -> list[object]:
 
 def views(cfg: TrainConfig, threads: int) -> list[object]:
     """The loader alone: wall and processor time of a view."""
-    items, space = folder.labelled(cfg, "train"), labels.space(cfg.label_space)
+    items, space = run_folder.labelled(cfg, "train"), labels.space(cfg.label_space)
     wall, cpu, count = time.monotonic(), time.process_time(), 0
     for epoch in range(2):
         for images, _ in epoch_batches(items, space, cfg.augment, batch_size=BATCH, epoch=epoch, seed=SEED, rank=0,

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.corpus.street import draw_scene
 from pipeline.imaging.decode import decode_image
+from pipeline.synthetic.street import draw_scene
 from tests.bench.turns import compare
 
 HEIGHT, WIDTH, MAX_PIXELS = 1024, 2048, 50_000_000

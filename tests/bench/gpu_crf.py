@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from pipeline.config import CrfConfig
-from pipeline.corpus.street import draw_scene
 from pipeline.crf import dense_crf
-from pipeline.crf.device import dense_crf_batch, inference
-from pipeline.crf.device.lattice import DeviceLattice, build_lattice
-from pipeline.crf.device.steps import Steps, padded, steps_for
+from pipeline.crf.gpu import dense_crf_batch, inference
+from pipeline.crf.gpu.inference import steps_for
+from pipeline.crf.gpu.lattice import DeviceLattice, build_lattice
+from pipeline.crf.gpu.steps import Steps, padded
+from pipeline.synthetic.street import draw_scene
 from tests.bench.crf import CASES, SETTINGS, case
 from tests.conftest import CAMVID
 from tests.crf_cases import smooth_probs

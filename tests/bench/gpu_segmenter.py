@@ -28,12 +28,13 @@ def timed(work: Callable[[], object], rounds: int) -> float:
 
 def end_to_end(height: int, width: int, batch: int, images: int) -> Iterator[list[str]]:
     """PNGs of a local zip through one actor's segmenter, beside its network alone on a picture that is there already."""
-    from pipeline import checkpoint, labels, models
+    from pipeline import labels, models
     from pipeline.config import SegmentConfig, parse_model
     from pipeline.corpus import list_items, read
-    from pipeline.corpus.scenes import write_corpus
     from pipeline.imaging.decode import decode_image
-    from pipeline.shard import ShardSegmenter
+    from pipeline.models import checkpoint
+    from pipeline.segment import ShardSegmenter
+    from pipeline.synthetic.scenes import write_corpus
 
     with tempfile.TemporaryDirectory() as folder:
         network, space = parse_model({"name": "lraspp"}, where="bench"), labels.space("cityscapes19")

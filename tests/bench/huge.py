@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from pipeline import labels
-from pipeline.checkpoint import Checkpoint
+from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse, parse_model
-from pipeline.cores import take_cores
 from pipeline.corpus import list_items
-from pipeline.imaging.masks import MaskWriter
+from pipeline.imaging.mask_png import MaskWriter
 from pipeline.models import Network
-from pipeline.shard import ShardSegmenter
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.segment import ShardSegmenter
 
 
 class Brightness(Network):

@@ -14,9 +14,9 @@ from pathlib import Path
 import yaml
 
 from pipeline import models
+from pipeline.cli.demo import colour_guess
 from pipeline.config import TrainConfig, parse
-from pipeline.corpus.scenes import write_corpus
-from pipeline.demo import colour_guess
+from pipeline.synthetic.scenes import write_corpus
 
 FOLDER = Path("runs/lineage")
 SCENES, HEIGHT, WIDTH, SEED = {"train": 160, "val": 32}, 64, 128, 11

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline.corpus.street import draw_scene
-from pipeline.imaging.enlarge import enlarge_argmax
-from pipeline.imaging.masks import decode_mask, encode_mask
+from pipeline.imaging.mask_png import decode_mask, encode_mask
 from pipeline.labels import space
+from pipeline.predict.upsample_argmax import enlarge_argmax
+from pipeline.synthetic.street import draw_scene
 from tests.bench.turns import compare
 
 HEIGHT, WIDTH, CLASSES, STRIDE = 1024, 2048, 19, 8

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline import checkpoint, labels, models
+from pipeline import labels, models
+from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse
-from pipeline.config.networks import DeepLabV3PlusConfig
-from pipeline.cores import take_cores
+from pipeline.config.models import DeepLabV3PlusConfig
 from pipeline.corpus import list_items, plan_shards
-from pipeline.run import Run
-from pipeline.segment import identity
-from pipeline.shard import ShardSegmenter
+from pipeline.models import checkpoint
+from pipeline.runs import Run
+from pipeline.segment import ShardSegmenter
+from pipeline.segment.driver import identity
 from tests.bench.turns import show
 
 

@@ -15,10 +15,11 @@ import time
 import numpy as np
 import torch
 
-from pipeline import checkpoint, labels, models
+from pipeline import labels, models
 from pipeline.config import SegmentConfig, parse_model
-from pipeline.corpus.scenes import write_corpus
-from pipeline.segment import segment
+from pipeline.models import checkpoint
+from pipeline.segment.driver import segment
+from pipeline.synthetic.scenes import write_corpus
 from tests.bench.turns import show
 
 SERVICE_S, IMAGES, SHARD = 0.25, 96, 8  # IMAGES for each actor

@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.config import CorpusConfig
 from pipeline.corpus import plan_shards, scan_items
-from pipeline.run.plan import Plan, write_plan
+from pipeline.runs.plan import Plan, write_plan
 
 LARGEST_FOLDER = 100_000
 

@@ -21,11 +21,11 @@ import pyarrow as pa
 
 from pipeline import labels
 from pipeline.analysis import open_run
-from pipeline.analysis.snippets import snippets
+from pipeline.analysis.report.snippets import snippets
 from pipeline.config import SegmentConfig
 from pipeline.corpus import plan_shards
-from pipeline.run import Run, mask_schema
-from pipeline.run.parts import write_part
+from pipeline.runs import Run, mask_schema
+from pipeline.runs.parts import write_part
 from tests.bench.turns import show
 
 SPACE = labels.space("cityscapes19")

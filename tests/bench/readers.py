@@ -20,7 +20,7 @@ import fsspec
 import numpy as np
 
 from pipeline import storage
-from pipeline.corpus.zips import list_members, read_member
+from pipeline.corpus.readers.zip import list_members, read_member
 from tests.bench.store import s3_store
 from tests.bench.turns import compare
 

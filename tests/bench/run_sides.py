@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline import checkpoint, labels, models, storage
+from pipeline import labels, models, storage
+from pipeline.cluster.worker_env import take_cores
 from pipeline.config import CorpusConfig, SegmentConfig, parse_model
-from pipeline.cores import take_cores
 from pipeline.corpus import Item, list_items, read
-from pipeline.corpus.street import draw_scene
 from pipeline.imaging.decode import decode_image
-from pipeline.imaging.masks import encode_mask
+from pipeline.imaging.mask_png import encode_mask
+from pipeline.models import checkpoint
 from pipeline.predict import Predictor
-from pipeline.segment import segment
-from pipeline.shard import ShardSegmenter
+from pipeline.segment import ShardSegmenter
+from pipeline.segment.driver import segment
+from pipeline.synthetic.street import draw_scene
 from tests.bench.run_peers import CLASSES, Chunk, empty_network, normalised, ray_data, stock
 from tests.local_ray import start_ray
 

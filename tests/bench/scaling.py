@@ -23,8 +23,8 @@ import pyarrow as pa
 from pipeline import labels
 from pipeline.config import SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
-from pipeline.imaging.masks import encode_mask
-from pipeline.run import REJECT_SCHEMA, Run, mask_schema, verify
+from pipeline.imaging.mask_png import encode_mask
+from pipeline.runs import REJECT_SCHEMA, Run, mask_schema, verify
 from tests.bench.turns import show
 
 SHARD = 256
@@ -96,10 +96,11 @@ def segment_scenes(folder: str, count: int) -> float:
     """Seconds after start-up."""
     import torch
 
-    from pipeline import checkpoint, models
+    from pipeline import models
     from pipeline.config import parse_model
-    from pipeline.corpus.scenes import write_corpus
-    from pipeline.segment import segment
+    from pipeline.models import checkpoint
+    from pipeline.segment.driver import segment
+    from pipeline.synthetic.scenes import write_corpus
     from tests.local_ray import start_ray
 
     start_ray(num_cpus=2)

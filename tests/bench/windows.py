@@ -14,8 +14,8 @@ import torch
 
 from pipeline import models
 from pipeline.config import PredictConfig, parse_model
-from pipeline.corpus.street import draw_scene
 from pipeline.predict import Predictor
+from pipeline.synthetic.street import draw_scene
 from tests.bench.turns import compare
 
 HEIGHT, WIDTH, CLASSES = 128, 256, 19

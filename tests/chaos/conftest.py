@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.corpus.scenes import write_corpus
+from pipeline.synthetic.scenes import write_corpus
 from tests.chaos.driver import Driver
 from tests.chaos.nodes import Nodes
 from tests.chaos.world import IMAGES, World

@@ -83,7 +83,7 @@ def main() -> None:
 
     from pipeline import cluster
     from pipeline.config import SegmentConfig, parse
-    from pipeline.segment import segment
+    from pipeline.segment.driver import segment
 
     out = os.fdopen(os.dup(1), "w", buffering=1)  # what libraries print goes to the log
     os.dup2(2, 1)

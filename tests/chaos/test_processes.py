@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline import storage
-from pipeline.corpus.scenes import write_corpus
+from pipeline.synthetic.scenes import write_corpus
 from tests.chaos.driver import Driver
 from tests.chaos.nodes import Nodes, actors, children, raylet
 from tests.chaos.world import IMAGES, SHARDS, prove, wait_for

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from pipeline import checkpoint, storage
+from pipeline import storage
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items
-from pipeline.run import SECONDS
-from pipeline.shard import ShardSegmenter
+from pipeline.models import checkpoint
+from pipeline.runs import SECONDS
+from pipeline.segment import ShardSegmenter
 from tests.bad_inputs import picture
 
 pytestmark = pytest.mark.chaos

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.run import SECONDS, verify
+from pipeline.runs import SECONDS, verify
 from tests.faulty_store import FaultyStore
 from tests.s3_server import S3Server
 

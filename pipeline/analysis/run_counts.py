@@ -1,0 +1,152 @@
+"""The sums of a run's counts over any group, read lazily, one part a Dask task: what every other answer is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.analysis.sums import Key, Sums, sum_counts
+from pipeline.corpus import GROUP_FIELDS
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpace
+from pipeline.metrics import boundary, instances
+from pipeline.runs import Part, Plan, RunInfo, checked_parts, read_success, read_table
+
+GROUPS = tuple(group.name for group in GROUP_FIELDS)
+ALL = "all"  # index of the one row of an ungrouped answer
+ASKED_FOR = {"boundary": "boundary_px", "boundary_raw": "boundary_px", "instances": "instances",
+             "calibration": "calibration_bins"}  # fmt: skip  # count column -> the key of config section `metrics`
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """A run's parts and the sums of their counts, of the parts that were there at the first question."""
+
+    uri: str
+    description: RunInfo
+    space: LabelSpace
+    _parts: dict[str, list[Part]] = field(default_factory=dict, repr=False)
+    _answers: dict[tuple[str, Key], Sums] = field(default_factory=dict, repr=False)
+
+    def parts(self, kind: str) -> list[str]:
+        """URIs of the committed parts of a kind, `masks` or `rejects`; UserError for one of another run."""
+        return [part.uri for part in self.listed(kind)]
+
+    def listed(self, kind: str) -> list[Part]:
+        """The same parts with the shards that they answer."""
+        if kind not in self._parts:
+            self._parts[kind] = checked_parts(self.uri, kind, self.description.fingerprint)
+        return self._parts[kind]
+
+    def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
+        """The mask rows as a lazy Dask frame, one partition a part; name the columns, masks are large."""
+        return dd.read_parquet(self.parts("masks"), columns=list(columns) if columns else None)
+
+    def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:
+        """Sums of a count column over the images that have it.
+
+        Args:
+            column: `pixels`, `confusion`, `confusion_raw`, and what the run was asked for in its config section `metrics`:
+                `boundary`, `boundary_raw`, `instances`, `calibration`.
+
+        Returns:
+            one row a group, sorted, null last (or the one row "all"); column `images`, then one int64 column a cell.
+        Raises:
+            UserError: `by` names something that is not a group column, or the run did not count this column.
+        """
+        for name in by:
+            if name not in GROUPS:
+                raise UserError(f"cannot group by '{name}'; the group columns are {', '.join(GROUPS)}")
+        cells = self.cells(column)
+        question = (column, tuple(by))
+        if question not in self._answers:
+            found, _ = sum_counts(self.parts("masks"), {column: cells}, by)
+            self._answers[question] = found[column]
+        sums = self._answers[question]
+        keys = sorted(sums, key=lambda key: [(value is None, value) for value in key])
+        if by:
+            index = _index(keys, by)
+        else:
+            keys, index = [()], pd.Index([ALL])
+        values = [sums.get(key, np.zeros(1 + cells, np.int64)) for key in keys]
+        columns = ["images", *range(cells)]
+        return pd.DataFrame(np.array(values, np.int64).reshape(-1, 1 + cells), index=index, columns=columns)
+
+    def keep(self, sums: dict[str, Sums]) -> None:
+        """Ungrouped sums by column that another question found on its way: `counts` need not read for them again."""
+        self._answers.update({(column, ()): found for column, found in sums.items()})
+
+    def confusion(self, raw: bool = False) -> np.ndarray:
+        """(C, C) int64 of the whole run, row = truth, column = prediction; `raw` = before the CRF."""
+        counts = self.counts("confusion_raw" if raw else "confusion")
+        return _matrix(counts.loc[ALL].to_numpy(), self.space.num_classes)
+
+    @property
+    def _metrics(self) -> dict[str, Any]:
+        """Config section `metrics`; runs from before it had one counted nothing more."""
+        return self.description.config.get("metrics") or {}
+
+    def cells(self, column: str) -> int:
+        """Numbers in one row of a count column. ValueError: there is no such column, or the run did not count it."""
+        num_classes = self.space.num_classes
+        if column in ASKED_FOR and not self._metrics.get(ASKED_FOR[column]):
+            raise UserError(
+                f"run {self.uri}: it did not count '{column}'; set metrics.{ASKED_FOR[column]} in a new run's config"
+            )
+        match column:
+            case "pixels":
+                return num_classes
+            case "confusion" | "confusion_raw":
+                return num_classes**2
+            case "boundary" | "boundary_raw":
+                return len(self._metrics["boundary_px"]) * len(boundary.ROWS) * num_classes
+            case "instances":
+                return num_classes * len(instances.COLUMNS)
+            case "calibration":
+                return 3 * int(self._metrics["calibration_bins"])
+        known = ", ".join(["pixels", "confusion", "confusion_raw", *ASKED_FOR])
+        raise UserError(f"'{column}' is no count column; choose one of {known}")
+
+    def counted(self, column: str) -> bool:
+        """Whether the run was asked to keep `boundary`, `instances` or `calibration` counts."""
+        return bool(self._metrics.get(ASKED_FOR[column]))
+
+    def has_raw(self) -> bool:
+        """Whether the run kept the counts from before a CRF."""
+        return self.description.config["crf"] is not None
+
+    def plan(self) -> Plan:
+        """The run's plan: every image and its shard, read as far as it is asked."""
+        return Plan(self.uri, self.description.plan)
+
+    def rejects(self) -> pd.DataFrame:
+        """The reject rows: image_id, uri, member, stage, error, message, attempts."""
+        tables = [read_table(storage.read(uri)) for uri in self.parts("rejects")]
+        return (
+            pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame(columns=["image_id", "error", "message"])
+        )
+
+    def is_labelled(self) -> bool:
+        """Whether at least one image had a label."""
+        return bool(self.counts("confusion").loc[ALL, "images"])
+
+    def finished(self) -> str | None:
+        """When the run was finished; None if it is not."""
+        success = read_success(self.uri)
+        return None if success is None else success.finished
+
+
+def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:
+    """Group values as they are: numbers stay numbers, null stays None."""
+    levels = [pd.Index([key[place] for key in keys], dtype=object, name=name) for place, name in enumerate(by)]
+    return levels[0] if len(levels) == 1 else pd.MultiIndex.from_arrays(levels)
+
+
+def _matrix(values: np.ndarray, num_classes: int) -> np.ndarray:
+    """(C, C) from a row of `counts`, whose first value is the number of images."""
+    return values[1:].reshape(num_classes, num_classes)

@@ -1,0 +1,180 @@
+"""A run as a notebook sees it: scores by any group, intervals, comparisons, pictures."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import labels, storage
+from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
+from pipeline.analysis.pictures import Pictures, pictures_of, read_masks
+from pipeline.analysis.ranking import RANKS, lowest, most_confused
+from pipeline.analysis.run_counts import ALL, RunCounts
+from pipeline.analysis.scores import boundary_scores, calibration_bins, instance_scores
+from pipeline.analysis.sums import over_parts, sum_counts
+from pipeline.errors import UserError
+from pipeline.metrics.iou import category_iou, class_iou, summary_scores
+from pipeline.runs import SECONDS, describe
+
+
+def open_run(uri: str) -> "RunView":
+    """The run at a URI, finished or not; UserError if there is none, nothing is answered yet, or a part is another run's."""
+    uri = storage.absolute(uri)
+    description = describe(uri)
+    view = RunView(uri, description, labels.space(description.label_space.name))
+    if not view.parts("masks"):
+        raise UserError(f"run {uri}: no image is answered yet; run `maskmill segment` on it first")
+    return view
+
+
+@dataclass(frozen=True)
+class RunView(RunCounts):
+    """Read-only answers about one run, of the parts that were there at the first question; open it again for more."""
+
+    def _confusions(self, by: Sequence[str], raw: bool) -> tuple[pd.DataFrame, np.ndarray]:
+        """The counts by group, and (groups, C, C) of them."""
+        counts = self.counts("confusion_raw" if raw else "confusion", by)
+        num_classes = self.space.num_classes
+        return counts, counts.to_numpy(np.int64)[:, 1:].reshape(-1, num_classes, num_classes)
+
+    def iou(self, by: Sequence[str] = (), raw: bool = False) -> pd.DataFrame:
+        """IoU of each class, `miou`, `mean_accuracy`, `pixel_accuracy` and `images`: one row a group.
+
+        Counts are summed over the group's labelled images and divided once; a class in neither truth nor prediction is NaN.
+        """
+        counts, confusions = self._confusions(by, raw)
+        scores = summary_scores(confusions)
+        table = pd.DataFrame(class_iou(confusions), index=counts.index, columns=list(self.space.classes))
+        for name in ("miou", "mean_accuracy", "pixel_accuracy"):
+            table[name] = scores[name]
+        return table.assign(images=counts["images"])
+
+    def scores(self, by: Sequence[str] = (), raw: bool = False) -> pd.DataFrame:
+        """`miou`, `mean_accuracy`, `pixel_accuracy`, `frequency_weighted_iou`, `mean_dice`, `images`: one row a group."""
+        counts, confusions = self._confusions(by, raw)
+        return pd.DataFrame(summary_scores(confusions), index=counts.index).assign(images=counts["images"])
+
+    def categories(self, raw: bool = False) -> dict[str, float]:
+        """IoU of each category of the label space, its classes taken as one."""
+        return category_iou(self.confusion(raw), self.space.categories)
+
+    def boundary(self, raw: bool = False) -> pd.DataFrame:
+        """Scores near class boundaries: one row a band width (index `width_px`) and score; columns: classes and `mean`.
+
+        The second index level is `boundary_iou`, `boundary_f` or `trimap_iou`: metrics/boundary.py.
+        """
+        counts = self.counts("boundary_raw" if raw else "boundary").loc[ALL].to_numpy()[1:]
+        return boundary_scores(counts, self._metrics["boundary_px"], self.space)
+
+    def instance_iou(self) -> dict[str, float]:
+        """iIoU of the classes and categories that have instances, as cityscapesScripts: metrics/instances.py."""
+        counts = self.counts("instances").loc[ALL].to_numpy()[1:].reshape(self.space.num_classes, -1)
+        return instance_scores(counts, self.confusion(), self.space)
+
+    def calibration(self) -> pd.DataFrame:
+        """One row a confidence bin: `pixels`, `accuracy`, `confidence`; the expected calibration error in `.attrs["ece"]`."""
+        return calibration_bins(self.counts("calibration").loc[ALL].to_numpy()[1:].reshape(3, -1))
+
+    def intervals(self, raw: bool = False, seed: int = 0) -> pd.DataFrame:
+        """`value` with the `low` and `high` end of its 95 % bootstrap interval by image: each class IoU, `miou`,
+        `mean_accuracy`, `pixel_accuracy`. UserError where no image has a label."""
+        return score_intervals(self, raw, seed)
+
+    def compare(self, other: "RunView", seed: int = 0) -> Comparison:
+        """This run (before) against another (after) over the images labelled in both, with paired bootstrap intervals.
+
+        Raises:
+            UserError: the label spaces differ, or the runs have no labelled image in common.
+        """
+        return compare_runs(self, other, seed)
+
+    def areas(self, by: Sequence[str] = ()) -> pd.DataFrame:
+        """Predicted pixels of each class and `images`: one row a group. No mask is decoded."""
+        counts = self.counts("pixels", by)
+        counts.columns = ["images", *self.space.classes]
+        return counts
+
+    def worst(self, n: int, by: str = "miou") -> pd.DataFrame:
+        """The n images with the lowest `miou`, `pixel_accuracy`, `confidence`, or IoU of one class (`class:car`).
+
+        Images without that number are left out: those without a label, and those without the class.
+        """
+        allowed = (*RANKS, *(f"class:{name}" for name in self.space.classes))
+        if by not in allowed:
+            raise UserError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}")
+        index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
+        found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.space.num_classes))
+        return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
+
+    def confused(self, pairs: Sequence[tuple[int, int]], n: int) -> dict[tuple[int, int], list[tuple[int, str]]]:
+        """(truth, prediction) -> (pixels, image id) of the n images with most pixels of that confusion, the most first."""
+        found = over_parts(self.parts("masks"), lambda uris: most_confused(uris, pairs, n, self.space.num_classes))
+        hits = {pair: [hit for part in found for hit in part[pair]] for pair in pairs}
+        return {pair: sorted(those, key=lambda hit: (-hit[0], hit[1]))[:n] for pair, those in hits.items()}
+
+    def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
+
+        Only the parts that hold them are read. UserError names an id that has none.
+        """
+        return read_masks(self, ids)
+
+    def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
+        """image id -> its image, mask and label, upright, read again from where the corpus was."""
+        return pictures_of(self, ids)
+
+    def overlay(self, image_id: str, of: str = "prediction") -> np.ndarray:
+        """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red.
+
+        Raises:
+            UserError: the image has no mask, no label where one is asked for, or is gone from the corpus.
+        """
+        return self.pictures([image_id])[image_id].overlay(of)
+
+    def summary(self) -> dict[str, Any]:
+        """Headline numbers, each one None where the run does not have it.
+
+        `images` (masks), `labelled`, `rejects` by reason, `finished`, `images_per_s` (from the run's creation to its end,
+        start-up and pauses included), mean `seconds` of each stage, `miou`, `mean_accuracy`, `pixel_accuracy`, and
+        `miou_raw` and `pixel_accuracy_raw` from before the CRF.
+        """
+        return _summarise(self)
+
+
+def _summarise(view: "RunView") -> dict[str, Any]:
+    """See `RunView.summary`."""
+    seconds = _stage_seconds(view)
+    finished = view.finished()
+    whole = view.areas().iloc[0]
+    rejects = Counter(view.rejects()["error"].tolist())
+    created = datetime.fromisoformat(view.description.created)
+    elapsed_s = (datetime.fromisoformat(finished) - created).total_seconds() if finished else 0
+    iou = view.iou().iloc[0] if view.is_labelled() else None
+    raw = view.iou(raw=True).iloc[0] if view.has_raw() and iou is not None else None
+    answered = int(whole["images"])
+    return {
+        "images": answered,
+        "labelled": 0 if iou is None else int(iou["images"]),
+        "rejects": dict(rejects.most_common()),
+        "finished": finished,
+        "images_per_s": (answered + rejects.total()) / elapsed_s if elapsed_s else None,
+        "seconds": seconds,
+        **{name: None if iou is None else float(iou[name]) for name in ("miou", "mean_accuracy", "pixel_accuracy")},
+        **{f"{name}_raw": None if raw is None else float(raw[name]) for name in ("miou", "pixel_accuracy")},
+    }
+
+
+def _stage_seconds(view: "RunView") -> dict[str, float]:
+    """Sum every count that a summary needs in one pass, kept for later questions; mean seconds of each stage."""
+    columns = ["pixels", "confusion", *(["confusion_raw"] if view.has_raw() else [])]
+    found, (sums, rows) = sum_counts(view.parts("masks"), {name: view.cells(name) for name in columns}, floats=SECONDS)
+    view.keep(found)
+    return {
+        name.removeprefix("seconds_"): float(total / number)
+        for name, total, number in zip(SECONDS, sums, rows, strict=True)
+        if number
+    }

@@ -1,0 +1,97 @@
+"""How the `maskmill` command begins and ends; the commands themselves are in pipeline/cli/commands.py.
+
+Exit codes: 0 clean, 2 done with rejects, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from pipeline.cli.printing import clean_streams
+from pipeline.cluster import interrupts
+from pipeline.errors import Stopped, UserError
+from pipeline.storage import retry
+
+NO_LOSS = "nothing that was there is lost, run the same command again"
+
+
+@runtime_checkable
+class Misuse(Protocol):
+    """A command line that is wrong, as raised by click and by the click that some versions of typer carry inside."""
+
+    exit_code: int
+
+    def format_message(self) -> str: ...
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and an exit code; `--debug` shows the traceback."""
+    retry.start()
+    clean_streams()
+    interrupts.listen()  # the imports of the commands already take long enough to be interrupted
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    code = run(lambda: _command(arguments), debug=len(arguments) < len(sys.argv) - 1)
+    interrupts.end()
+    sys.exit(code)
+
+
+def run(command: Callable[[], object], debug: bool) -> int:
+    """The exit code of a command, after its error has been told."""
+    try:
+        code = command()
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, Stopped)) or interrupts.pressed():
+            print(f"stopped: {error if isinstance(error, Stopped) else NO_LOSS}", file=sys.stderr)
+            return interrupts.exit_code()
+        if not isinstance(error, Exception):
+            raise
+        if debug and not isinstance(error, Misuse):
+            raise
+        return _explain(error)
+    if code == 130 and interrupts.pressed():  # typer turns a KeyboardInterrupt into it
+        print(f"stopped: {NO_LOSS}", file=sys.stderr)
+        return interrupts.exit_code()
+    return code if isinstance(code, int) else 0
+
+
+def _command(arguments: list[str]) -> object:
+    from pipeline.cli.commands import app
+
+    return app(arguments, prog_name="maskmill", standalone_mode=False)
+
+
+def _explain(error: Exception) -> int:
+    """One sentence for what a person can mend, a traceback for what we have to."""
+    error = _origin(error)
+    if isinstance(error, Misuse):
+        where = getattr(getattr(error, "ctx", None), "command_path", "maskmill")
+        words = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+        print(f"error: {words} (see {where} --help)", file=sys.stderr)
+    elif isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif isinstance(error, OSError):
+        print(f"error: {retry.sentence(error)}", file=sys.stderr)
+    elif isinstance(error, MemoryError):
+        print("error: this machine's memory is full; run the command where there is more, or on less", file=sys.stderr)
+    elif type(error).__module__ == "ray.exceptions":  # of its own processes: what our code raises there is its `cause`
+        words = (str(error).strip().splitlines() or ["no message"])[-1]
+        print(
+            f"error: lost the cluster or one of its machines ({type(error).__name__}: {words}); run the same command again",
+            file=sys.stderr,
+        )
+    else:
+        traceback.print_exception(error)
+        print(
+            f"error: {type(error).__name__} above is a bug of maskmill, not of your input; please report it in the "
+            "project's issue tracker, with these lines and the command",
+            file=sys.stderr,
+        )
+    return 1
+
+
+def _origin(error: Exception) -> Exception:
+    """What was raised in another process, where Ray has wrapped it on its way here."""
+    while isinstance(inner := getattr(error, "cause", None), Exception):
+        error = inner
+    return error

@@ -1,0 +1,270 @@
+"""The commands of `maskmill`: thin over the functions that jobs/ call too."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import __version__, storage
+from pipeline.cli import analysis as cli_analysis
+from pipeline.cli import cluster as cli_cluster
+from pipeline.cli import models as cli_models
+from pipeline.cli.analysis import RunUri
+from pipeline.cluster.interrupts import keeping
+from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
+from pipeline.errors import UserError
+
+app = typer.Typer(
+    invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Turns image archives into queryable masks.",
+)  # fmt: skip
+
+Config = Annotated[str, typer.Argument(help="YAML file, complete: one file is one run.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"maskmill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # `main` reads it before
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turns image archives into queryable masks."""
+    cli_cluster.help_alone(context)
+
+
+@app.command()
+def demo(folder: Annotated[str, typer.Option(help="Where everything is written.")] = "runs/demo") -> None:
+    """Make a small corpus, train on it, segment it with the CRF, and print the answers: about three minutes."""
+    from pipeline.cli.demo import demo as run
+
+    with keeping(f"what was finished is kept in {folder}, run the same command again to go on"):
+        run(folder)
+
+
+@app.command()
+def check(
+    uri: Annotated[
+        str, typer.Argument(help="Images (and labels): a prefix, a zip, or a folder with the pair of zips.")
+    ],
+    labels: Annotated[str | None, typer.Option(help="Labels, where they lie apart.")] = None,
+    layout: Annotated[str | None, typer.Option(help="cityscapes, camvid or pairs; found out if not given.")] = None,
+    images_glob: Annotated[str | None, typer.Option(help="Layout pairs: images/**/*.jpg")] = None,
+    labels_glob: Annotated[str | None, typer.Option(help="Layout pairs: labels/**/*.png")] = None,
+    label_space: Annotated[str | None, typer.Option(help="Check ids against cityscapes19, voc21 or camvid11.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    max_pixels: Annotated[int, typer.Option(help="Larger images count as bad.")] = 50_000_000,
+) -> None:
+    """Read a corpus without a model: counts, matched labels, sizes, bad files by reason, estimated time."""
+    from pipeline import labels as spaces
+    from pipeline.cli.console import console, counting
+    from pipeline.cli.tables import print_check
+    from pipeline.config import parse
+    from pipeline.corpus.check import check_corpus, guess_corpus
+
+    if layout is None and images_glob is None:
+        cfg = guess_corpus(uri, labels)
+    else:
+        values = {"images": uri, "labels": labels, "layout": layout or "pairs"}
+        cfg = parse(CorpusConfig, values | {"image_glob": images_glob, "label_glob": labels_glob}, where="check")
+    space = spaces.space(label_space) if label_space else None
+    with counting("checking") as on_progress:
+        report = check_corpus(cfg, split, space, max_pixels, on_progress)
+    print_check(console, cfg, report)
+    if report.bad:
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(config: Config, overrides: Overrides = None) -> None:
+    """Train a network with Ray Train; a run that was broken off continues."""
+    from pipeline.cli.console import console, training
+    from pipeline.train import train as run
+
+    cfg = load(TrainConfig, config, overrides)
+    kept = f"the snapshots written so far are kept in {cfg.output}, run the same command again to go on from the newest"
+    with keeping(kept), training("training") as on_record:
+        trained = run(cfg, on_record)
+    console.print(
+        f"best mIoU {100 * trained.miou:.2f} after epoch {trained.best_epoch}, {trained.seconds / 60:.1f} min: "
+        f"{trained.checkpoint}"
+    )
+
+
+@app.command()
+def tune(
+    config: Config,
+    space: Annotated[str, typer.Option(help="YAML file: `space`, keys with grid, choice, uniform or loguniform.")],
+    overrides: Overrides = None,
+) -> None:
+    """Search over keys of a training config with Ray Tune: a table of the trials, and the best one's config."""
+    from pipeline.cli.console import console, tuning
+    from pipeline.cli.tables import print_trials
+    from pipeline.config import TuneConfig
+    from pipeline.train.tune import tune as run
+
+    cfg, search = load(TrainConfig, config, overrides), load(TuneConfig, space)
+    kept = f"the finished trials are kept in {cfg.output}, run the same command again to go on"
+    with keeping(kept), tuning() as on_trial:
+        trials = run(cfg, search, on_trial)
+    print_trials(console, trials)
+    console.print(f"best config: {cfg.output}/best.yaml", soft_wrap=True)
+
+
+@app.command()
+def segment(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, memory and time; write nothing.")] = False,
+    like: Annotated[str | None, typer.Option(help="With --dry-run: a finished run whose rates hold here too.")] = None,
+) -> None:
+    """Segment a corpus with Ray Data: masks, counts and rejects as Parquet; done shards are skipped."""
+    cfg = load(SegmentConfig, config, overrides)
+    if like is not None and not dry_run:
+        raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
+    if not dry_run:
+        _segment(cfg)
+        return
+    from pipeline.cli.console import console, print_dry_run
+    from pipeline.segment.dry_run import rehearse
+
+    print_dry_run(console, rehearse(cfg, like), cfg.actors)
+
+
+@app.command()
+def tune_crf(
+    config: Config,
+    overrides: Overrides = None,
+    images: Annotated[int, typer.Option(help="Labelled images of the split, drawn at random.")] = 100,
+) -> None:
+    """Search CRF settings on validation images (DeepLab's protocol); say whether the CRF helps at all."""
+    from pipeline.cli.console import console, counting
+    from pipeline.cli.tables import print_tuned
+    from pipeline.segment.tune_crf import tune_crf as run
+
+    cfg = load(SegmentConfig, config, overrides)
+    with counting("tuning the CRF", unit="CRF runs") as on_progress:
+        found = run(cfg, images, on_progress)
+    print_tuned(console, found)
+    console.print(f"config: {cfg.output}/best.yaml", soft_wrap=True)
+
+
+@app.command()
+def resume(run: RunUri) -> None:
+    """Go on with a run from its folder alone: its config is in run.json."""
+    from pipeline.runs import describe
+
+    _segment(parse(SegmentConfig, describe(storage.absolute(run)).config, where=f"{run}/run.json"))
+
+
+@app.command()
+def retry_rejects(run: RunUri) -> None:
+    """Try the rejected images of a run again, e.g. after they were mended; their shards are answered anew."""
+    from pipeline.cli.console import console
+    from pipeline.models import checkpoint
+    from pipeline.runs import Lease, Run, check_checkpoint, describe
+
+    uri = storage.absolute(run)
+    with Lease(uri) as lease:
+        found = Run.open(uri)  # its masks are withdrawn only for the model that can make them again
+        where = parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json").checkpoint
+        check_checkpoint(uri, where, checkpoint.load(where).identity)
+        withdrawn = found.withdraw_rejects(lease)
+    console.print(f"{sum(withdrawn.values())} rejects of {len(withdrawn)} shards are pending again")
+    resume(run)
+
+
+@app.command()
+def status(run: RunUri) -> None:
+    """How far a run is: answered, pending, rejects by reason, whether a writer works on it."""
+    from pipeline.cli.console import console
+    from pipeline.runs import Lease, Run
+
+    uri = storage.absolute(run)
+    found = Run.open(uri)
+    sizes, pending, rejects = found.shard_sizes(), found.pending(), found.rejects()
+    left = int(sizes[pending].sum())
+    holder = Lease.holder(uri)
+    if found.finished():
+        state = "finished"
+    elif holder:
+        state = f"being written by {holder}"
+    else:
+        state = f"not finished, nobody writes it: maskmill resume {run}"
+    console.print(
+        f"{found.num_images - left} of {found.num_images} images answered, {len(pending)} shards pending; {state}"
+    )
+    for reason, count in rejects.most_common():
+        console.print(f"  rejected: {count} {reason}")
+
+
+@app.command()
+def verify(run: RunUri) -> None:
+    """Prove that every image of the plan is answered exactly once, by re-reading every part."""
+    from pipeline.cli.console import console
+    from pipeline.runs import verify as prove
+
+    found = prove(storage.absolute(run))
+    for problem in found.problems:
+        console.print(f"fault: {problem}", soft_wrap=True)
+    console.print(
+        f"{found.images} images planned: {found.masks} masks, {found.rejects} rejects, {len(found.problems)} faults"
+    )
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compact(
+    run: RunUri,
+    out: Annotated[
+        str | None, typer.Option("--out", help="Where the copy goes; absent = beside it, with -compact.")
+    ] = None,
+) -> None:
+    """Write a finished run again with few parts of about 256 MB, as a run of its own; the first one stays as it is."""
+    from pipeline.cli.console import console
+    from pipeline.runs import compact as write
+
+    uri = storage.absolute(run)
+    copy = storage.absolute(out) if out else f"{uri}-compact"
+    with keeping(f"what was written is kept in {copy}, run the same command again to go on"):
+        done = write(uri, copy)
+    console.print(f"{done.rows} masks, {done.rejects} rejects: {copy}", soft_wrap=True)
+
+
+for command in (
+    cli_analysis.evaluate, cli_analysis.compare, cli_analysis.report, cli_analysis.export,
+    cli_models.models, cli_models.import_weights, cli_models.export_model,
+):  # fmt: skip
+    app.command()(command)
+app.command()(cli_cluster.plan)
+app.command()(cli_cluster.submit)
+app.add_typer(cli_cluster.job, name="job")
+app.add_typer(cli_cluster.cluster, name="cluster")
+
+
+def _segment(cfg: SegmentConfig) -> None:
+    from pipeline.cli.console import console, print_segmented, segmenting
+    from pipeline.segment.driver import Progress
+    from pipeline.segment.driver import segment as run
+
+    newest: Progress | None = None
+    kept = f"the images answered so far are kept in {cfg.output}, run the same command again for the rest"
+    with keeping(kept), segmenting("segmenting") as show:
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal newest
+            newest = progress
+            show(progress)
+
+        done = run(cfg, on_progress)
+    print_segmented(console, done, newest)
+    if done.rejects:
+        raise typer.Exit(2)

@@ -1,0 +1,64 @@
+"""Commands about networks and their weights: export-model, import-weights, models; `pipeline/cli/__init__.py` adds them."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class ExportFormat(StrEnum):
+    """What `maskmill export-model` can write."""
+
+    ONNX = "onnx"
+    TORCH_EXPORT = "torch_export"
+
+
+def export_model(
+    checkpoint: Annotated[str, typer.Argument(help="What `maskmill train` wrote: <output>/best or <output>/last.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Who is to read it.")],
+    out: Annotated[str, typer.Option(help="File to write: a path or a URI.")],
+    height: Annotated[int, typer.Option(help="Of the images, pixels.")] = 512,
+    width: Annotated[int, typer.Option(help="Of the images, pixels.")] = 1024,
+) -> None:
+    """Write a checkpoint as ONNX or torch.export, checked against the checkpoint's own logits."""
+    from pipeline import storage
+    from pipeline.cli.console import console
+    from pipeline.models.export import export as run
+
+    done = run(storage.absolute(checkpoint), form.value, storage.absolute(out), height, width)
+    console.print(
+        f"{done.uri}: {done.bytes / 1e6:.1f} MB, uint8 (N, 3, {height}, {width}) -> logits; largest difference "
+        f"{done.difference:.1g} of the largest logit",
+        soft_wrap=True,
+    )
+
+
+def import_weights(
+    source: Annotated[str, typer.Argument(help="A published .pth file: path or URI.")],
+    model: Annotated[str, typer.Option("--model", help="Name of the network: see `maskmill models`.")],
+    output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
+    label_space: Annotated[str, typer.Option("--label-space", help="What its classes mean.")] = "voc21",
+    values: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the network, e.g. backbone=resnet101")
+    ] = None,
+) -> None:
+    """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint."""
+    from pipeline import labels
+    from pipeline.cli.console import console
+    from pipeline.config import parse_model
+    from pipeline.config.loading import value_of
+    from pipeline.models import checkpoint
+
+    pairs = [value.partition("=") for value in values or []]
+    cfg = parse_model({"name": model, **{key: value_of(text) for key, _, text in pairs}}, where="--model")
+    sha256 = checkpoint.import_published(source, cfg, labels.space(label_space), output)
+    console.print(f"checkpoint: {output} · source sha256 {sha256[:12]}", soft_wrap=True)
+
+
+def models() -> None:
+    """List the networks that a config can name."""
+    from pipeline.cli.console import console
+    from pipeline.cli.tables import print_models
+    from pipeline.models.listing import catalogue
+
+    print_models(console, catalogue())

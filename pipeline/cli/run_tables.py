@@ -1,0 +1,105 @@
+"""The answers of `maskmill evaluate` and `maskmill compare` as terminal tables."""
+
+import math
+
+from rich.table import Table
+
+from pipeline.analysis.intervals import SCORES, Comparison, excludes_zero
+from pipeline.analysis.run_counts import ALL
+from pipeline.analysis.run_view import RunView
+from pipeline.errors import UserError
+
+WORDS = {"miou": "mIoU", "mean_accuracy": "class accuracy", "pixel_accuracy": "pixel accuracy"}
+
+
+def iou_table(view: RunView) -> Table:
+    """IoU of each class in percent, with the raw result and the CRF's difference beside it where the run has both.
+
+    Raises:
+        UserError: no image of the run has a label.
+    """
+    _need_labels(view)
+    final = view.iou().loc[ALL]
+    raw = view.iou(raw=True).loc[ALL] if view.has_raw() else None
+    title = f"IoU over {int(final['images'])} labelled images, {view.space.name}, counts summed, percent"
+    table = _table(title, "class", *(("raw", "with CRF", "difference") if raw is not None else ("IoU",)))
+    for name in view.space.classes:
+        if not (math.isnan(final[name]) and (raw is None or math.isnan(raw[name]))):
+            table.add_row(name, *_cells(final[name], None if raw is None else raw[name]))
+    table.add_section()
+    for name in SCORES:
+        table.add_row(WORDS[name], *_cells(final[name], None if raw is None else raw[name]), style="bold")
+    return table
+
+
+def headline_table(view: RunView) -> Table:
+    """The numbers of the whole run, percent, with 95 % intervals by image where they have one, and what else was counted.
+
+    Raises:
+        UserError: no image of the run has a label.
+    """
+    _need_labels(view)
+    intervals, scores = view.intervals(), view.scores().loc[ALL]
+    table = _table("Headline, percent; 95 % intervals by bootstrap over images", "number", "value", "interval")
+    for name in SCORES:
+        value, low, high = intervals.loc[name, ["value", "low", "high"]]
+        table.add_row(WORDS[name], percent(value), f"{percent(low)} to {percent(high)}", style="bold")
+    table.add_row("frequency-weighted IoU", percent(scores["frequency_weighted_iou"]), "")
+    table.add_row("Dice", percent(scores["mean_dice"]), "")
+    categories = [value for value in view.categories().values() if not math.isnan(value)]
+    table.add_row("category IoU", percent(sum(categories) / len(categories) if categories else math.nan), "")
+    if view.counted("boundary"):
+        for (width, score), value in view.boundary()["mean"].items():
+            table.add_row(f"{str(score).replace('_iou', ' IoU').replace('_f', ' F')}, {width} px", percent(value), "")
+    if view.counted("instances"):
+        for name, value in view.instance_iou().items():
+            table.add_row(f"iIoU {name}", percent(value), "")
+    if view.counted("calibration"):
+        table.add_row("calibration error (ECE)", percent(view.calibration().attrs["ece"]), "")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """IoU before and after, and the difference with its paired 95 % interval, in percent; a star where it excludes zero."""
+    title = f"IoU over {comparison.images} images labelled in both, percent; intervals by paired bootstrap over images"
+    table = _table(title, "class", "before", "after", "difference", "interval", "")
+    for name, row in comparison.table.iterrows():
+        if name == SCORES[0]:
+            table.add_section()
+        if row[["before", "after"]].isna().all():
+            continue
+        table.add_row(
+            WORDS.get(str(name), str(name)),
+            percent(row["before"]),
+            percent(row["after"]),
+            percent(row["difference"], sign="+"),
+            f"{percent(row['low'], sign='+')} to {percent(row['high'], sign='+')}",
+            "*" if excludes_zero(row) else "",
+            style="bold" if name in SCORES else None,
+        )
+    return table
+
+
+def percent(value: float, sign: str = "") -> str:
+    return "–" if math.isnan(value) else f"{100 * value:{sign}.2f}"
+
+
+def _need_labels(view: RunView) -> None:
+    if not view.is_labelled():
+        raise UserError(
+            f"run {view.uri}: none of its images has a label, so there is no IoU; see `.areas()` for pixel counts"
+        )
+
+
+def _table(title: str, first: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cells(final: float, raw: float | None) -> list[str]:
+    if raw is None:
+        return [percent(final)]
+    return [percent(raw), percent(final), percent(final - raw, sign="+")]

@@ -1,0 +1,110 @@
+"""What commands print when they are done: tables of a check, of groups, of searches, of the networks."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import CorpusConfig
+
+if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take seconds to import
+    from pipeline.corpus.check import CorpusReport
+    from pipeline.models.listing import CatalogueRow
+    from pipeline.segment.tune_crf import Tuned
+    from pipeline.train.tune import Trial
+
+
+def print_check(console: Console, cfg: CorpusConfig, report: "CorpusReport") -> None:
+    """What `maskmill check` found."""
+    from pipeline.corpus.check import THREADS
+
+    console.print(
+        f"layout {cfg.layout}: {report.images} images, {report.labelled} with a label, {report.bytes / 1e6:.1f} MB"
+    )
+    console.print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(report.splits.items())))
+    sizes = ", ".join(f"{h}x{w} ({count})" for (h, w), count in report.sizes.most_common(5))
+    console.print(f"sizes (height x width): {sizes or 'none could be read'}")
+    if report.pixels.sum():
+        shares = zip(report.classes, report.pixels / report.pixels.sum(), strict=True)
+        console.print("labelled pixels: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares))
+    if report.labels_without_image:
+        console.print(f"labels without an image: {report.labels_without_image}")
+    for reason, sentences in report.bad.items():
+        console.print(f"bad: {len(sentences)} {reason}")
+        for sentence in sentences[:3]:
+            console.print(f"  {sentence}", soft_wrap=True)
+    rate = report.checked / max(report.seconds, 1e-9)
+    console.print(
+        f"read and decoded {rate:.1f} images/s on {THREADS} threads: about {report.estimated_s:.0f} s for one pass"
+    )
+
+
+def print_groups(console: Console, iou: pd.DataFrame) -> None:
+    """mIoU and pixel accuracy by group, percent."""
+    table = Table(header_style="bold")
+    for name in iou.index.names:
+        table.add_column(str(name))
+    for heading in ("images", "mIoU", "pixel accuracy"):
+        table.add_column(heading, justify="right")
+    for key, row in iou.iterrows():
+        keys = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
+        table.add_row(*keys, str(int(row["images"])), f"{100 * row['miou']:.2f}", f"{100 * row['pixel_accuracy']:.2f}")
+    console.print(table)
+
+
+def print_trials(console: Console, trials: Sequence["Trial"]) -> None:
+    """The trials of a search, best first; below them why some could not be trained."""
+    table = Table(header_style="bold")
+    for key in trials[0].values:
+        table.add_column(key)
+    for heading in ("mIoU", "minutes"):
+        table.add_column(heading, justify="right")
+    for trial in trials:
+        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial.values.values()]
+        table.add_row(*values, "failed" if trial.error else f"{100 * trial.miou:.2f}", f"{trial.seconds / 60:.1f}")
+    console.print(table)
+    for trial in trials:
+        if trial.error:
+            console.print(f"failed: {trial.values}: {trial.error}", soft_wrap=True)
+
+
+def print_models(console: Console, rows: Iterable["CatalogueRow"]) -> None:
+    """The networks, one a line."""
+    from pipeline.models.listing import HEIGHT, WIDTH
+
+    table = Table(header_style="bold")
+    for heading in ("name", "variant"):
+        table.add_column(heading)
+    for heading in ("parameters", f"GFLOPs at {HEIGHT}x{WIDTH}"):
+        table.add_column(heading, justify="right")
+    table.add_column("source")
+    for row in rows:
+        table.add_row(row.name, row.variant, f"{row.parameters / 1e6:.2f} M", f"{row.gflops:,.1f}", row.source)
+    console.print(table)
+
+
+def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
+    """The best settings of a search for CRF settings, what they change in each class, and the verdict."""
+    table = Table(header_style="bold")
+    for heading in ("w1", "sigma_alpha px", "sigma_beta levels", "steps", "mIoU", "class average"):
+        table.add_column(heading, justify="right")
+    for setting in [*found.settings[:most], *([found.raw] if found.raw not in found.settings[:most] else [])]:
+        crf = setting.crf
+        values = (
+            [crf.colour_weight, crf.colour_px, crf.colour_levels, crf.iterations] if crf else ["no CRF", "", "", ""]
+        )
+        table.add_row(*(str(v) for v in values), f"{100 * setting.miou:.2f}", f"{100 * setting.class_accuracy:.2f}")
+    console.print(table)
+    for name, (raw, best) in found.class_iou.items():
+        console.print(f"  {name:<16} {100 * raw:6.2f} -> {100 * best:6.2f}  {100 * (best - raw):+.2f}")
+    for name, (change, low, high) in found.change.items():
+        console.print(
+            f"{name.replace('_', ' ')}: {100 * change:+.2f} (95 % of draws: {100 * low:+.2f} to {100 * high:+.2f})"
+        )
+    console.print(
+        f"{found.images} images: "
+        + ("the CRF helps; the best settings are written" if found.helps else "the CRF does not help; it is left off"),
+        style="bold",
+    )

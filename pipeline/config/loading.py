@@ -1,0 +1,224 @@
+"""YAML -> section, and what to say where it does not fit."""
+
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pipeline.config.base import Section
+from pipeline.config.models import ModelConfig
+from pipeline.errors import UserError
+
+S = TypeVar("S", bound=Section)
+T = TypeVar("T")
+
+
+def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
+    """Read one YAML file into its schema, with `key.path=value` overrides applied on top.
+
+    Raises:
+        UserError: no such file, not YAML, or a key or value that the schema does not allow (all of them listed).
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"config {path} does not exist; the ready ones lie in configs/")
+    try:
+        values = yaml.safe_load(file.read_bytes().decode())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path}: expected keys and values, found {type(values).__name__}; see the examples in configs/camvid/"
+        )
+    for override in overrides or []:
+        _set(schema, values, override)
+    return parse(schema, values, where=path)
+
+
+def parse(schema: type[S], values: dict[str, Any], where: str) -> S:
+    """The section of these values; UserError names `where`, each wrong key, what was found and what is allowed."""
+    return _checked(TypeAdapter(schema), schema, values, where)
+
+
+def parse_model(values: dict[str, Any], where: str) -> ModelConfig:
+    """The network section of these values; errors as in `parse`."""
+    return _checked(TypeAdapter(ModelConfig), ModelConfig, values, where)
+
+
+def canonical(value: Any) -> str:
+    """One text for equal values: JSON with sorted keys and no spaces, the form that is hashed and compared."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], path: str = "") -> list[str]:
+    """One sentence for each key whose value differs between two nested configs, e.g. 'crf.iterations: 10, now 5'."""
+    found = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new, name = before.get(key), after.get(key), f"{path}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{name}.")
+        elif old != new:
+            found.append(f"{name}: {json.dumps(old)}, now {json.dumps(new)}")
+    return found
+
+
+def _set(schema: type[Section], values: dict[str, Any], override: str) -> None:
+    whole = values
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override}: expected key.path=value, e.g. crf.iterations=5")
+    *parents, leaf = key.split(".")
+    for depth, parent in enumerate(parents):
+        if values.get(parent) is None:
+            values[parent] = {}
+        if not isinstance(values[parent], dict):
+            raise UserError(f"--set {override}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+        values = values[parent]
+    values[leaf] = value_of(text, _is_text(schema, whole, [*parents, leaf]))
+
+
+def value_of(text: str, as_text: bool = False) -> Any:
+    """What an override says: YAML, or the words themselves where they are none, or where the key holds text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if as_text and value is not None and not isinstance(value, str) else value
+
+
+def _is_text(schema: Any, values: dict[str, Any], path: list[str]) -> bool:
+    """Whether the key at a path holds text, or none."""
+    *parents, leaf = path
+    sections = _sections(schema)
+    for parent in parents:
+        values = values.get(parent) or {}
+        sections = _sections(
+            next((s.model_fields[parent].annotation for s in sections if parent in s.model_fields), None)
+        )
+    named = (
+        [section for section in sections if _name_of(section) == values.get("name")] if len(sections) > 1 else sections
+    )
+    fields = [section.model_fields[leaf].annotation for section in named if leaf in section.model_fields]
+    return bool(fields) and all(set(_alternatives(field)) <= {str, type(None)} for field in fields)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, without what is annotated to them."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _alternatives(inner[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in inner for kind in _alternatives(part)]
+    return [annotation]
+
+
+def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where: str) -> T:
+    try:
+        return adapter.validate_python(values)
+    except ValidationError as error:
+        for problem in error.errors():
+            raised = problem.get("ctx", {}).get("error")
+            if isinstance(raised, Exception) and not isinstance(raised, UserError):
+                raise raised from None  # of our own validators: no fault of the config
+        problems = "; ".join(_explain(schema, dict(problem)) for problem in error.errors())
+        raise UserError(f"{where}: {problems}") from None
+
+
+def _explain(schema: Any, problem: dict[str, Any]) -> str:
+    path = tuple(str(part) for part in problem["loc"])
+    key = ".".join(_keys_of(schema, path))
+    found, context = problem["input"], problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            known = list(_section_at(schema, path[:-1]).model_fields)
+            return f"{key}: unknown key; known keys here: {', '.join(known)}"
+        case "missing":
+            return f"{key}: missing; the config must set it"
+        case "union_tag_invalid":
+            return f"{_inside(key, 'name')}: found {context['tag']!r}; choose one of {context['expected_tags']}"
+        case "union_tag_not_found":
+            return f"{_inside(key, 'name')}: missing; the config must set it"
+        case "value_error":
+            return f"{key}: {context['error']}" if key else str(context["error"])
+        case _:
+            return f"{key}: found {found!r}; {_allowed(problem['type'], str(problem['msg']), context)}"
+
+
+def _allowed(kind: str, words: str, context: dict[str, Any]) -> str:
+    """What a key may hold, in plain words; `kind` and `words` are pydantic's."""
+    match kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float"):
+        case "int":
+            return "it must be a whole number"
+        case "float" | "finite_number":
+            return "it must be a number"
+        case "bool":
+            return "it must be true or false"
+        case "string":
+            return "it must be text"
+        case "string_unicode":
+            return "it must be text in UTF-8; rename the file"
+        case "string_too_short":
+            return "it must not be empty"
+        case "tuple" | "list" | "set":
+            return "it must be a list, such as [1, 2]"
+        case "model" | "dict" | "model_attributes":
+            return "it must be a section: keys with values"
+        case "literal_error":
+            return f"choose one of {context['expected'].replace(' or ', ', ')}"
+        case "greater_than":
+            return f"it must be above {context['gt']:g}"
+        case "greater_than_equal":
+            return f"it must be {context['ge']:g} or more"
+        case "less_than":
+            return f"it must be below {context['lt']:g}"
+        case "less_than_equal":
+            return f"it must be {context['le']:g} or less"
+        case "multiple_of":
+            return f"it must be a multiple of {context['multiple_of']:g}"
+        case "too_short":
+            return f"it needs at least {context['min_length']} of them"
+        case "too_long":
+            return f"it holds at most {context['max_length']} of them"
+        case _:
+            return f"{words[0].lower()}{words[1:]}"
+
+
+def _inside(key: str, leaf: str) -> str:
+    return f"{key}.{leaf}" if key else leaf
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a value of this type may be: one, or several where the key `name` tells which."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
+
+
+def _walk(schema: Any, path: tuple[str, ...]) -> tuple[list[type[BaseModel]], list[str]]:
+    """The sections at a path of an error, and the path without the names by which sections were chosen."""
+    sections, keys = _sections(schema), []
+    for part in path:
+        named = [section for section in sections if _name_of(section) == part]
+        if len(sections) > 1 and named:
+            sections = named
+            continue
+        keys.append(part)
+        fields = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+        sections = _sections(fields[0]) if fields else []
+    return sections, keys
+
+
+def _name_of(section: type[BaseModel]) -> str | None:
+    field = section.model_fields.get("name")
+    return None if field is None else field.annotation.__args__[0]  # type: ignore[union-attr]  # a Literal
+
+
+def _keys_of(schema: Any, path: tuple[str, ...]) -> list[str]:
+    return _walk(schema, path)[1]
+
+
+def _section_at(schema: Any, path: tuple[str, ...]) -> type[BaseModel]:
+    return _walk(schema, path)[0][0]

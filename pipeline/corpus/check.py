@@ -1,0 +1,136 @@
+"""A corpus looked at without a model: what is there, what matches, what is broken, how long a pass takes."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline import labels, storage
+from pipeline.config import CorpusConfig, parse
+from pipeline.config.base import located
+from pipeline.corpus import Item, list_files, list_items, read, unmatched_labels
+from pipeline.errors import Reject, UserError
+from pipeline.imaging.decode import decode_label, decode_oriented, upright
+from pipeline.labels import LabelSpace
+
+_SPACE_OF_LAYOUT = {"cityscapes": "cityscapes19", "camvid": "camvid11"}
+THREADS = 2
+
+
+@dataclass
+class CorpusReport:
+    """What a look at a corpus found."""
+
+    images: int
+    labelled: int
+    labels_without_image: int
+    splits: dict[str, int]
+    bytes: int
+    classes: tuple[str, ...] = ()  # of the label space; empty where none is known
+    checked: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> images
+    bad: dict[str, list[str]] = field(default_factory=dict)  # reason -> sentences
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # labelled pixels of each class
+    seconds: float = 0.0  # wall time of the checked images, read and decoded on `THREADS` threads
+
+    @property
+    def estimated_s(self) -> float:
+        """Wall time of reading and decoding the whole corpus once, at the rate seen."""
+        return self.seconds / max(self.checked, 1) * self.images
+
+
+def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
+    """The layout under a URI: tries each that needs no patterns, and a folder's pair of Cityscapes zips.
+
+    Raises:
+        UserError: none matches; the message says what was tried.
+    """
+    uri = located(uri)
+    if label_uri is None and storage.is_dir(uri):
+        names = [file.path for file in storage.list_files(uri) if "/" not in file.path and file.path.endswith(".zip")]
+        images = [name for name in names if name.startswith("leftImg8bit")]
+        truths = [name for name in names if name.startswith("gtFine")]
+        if images and truths:
+            uri, label_uri = storage.join(uri, images[0]), storage.join(uri, truths[0])
+    tried = []
+    for layout in ("cityscapes", "camvid"):
+        cfg = parse(CorpusConfig, {"images": uri, "labels": label_uri, "layout": layout}, where="check")
+        try:
+            list_items(cfg, split=None)
+        except UserError as error:
+            if not storage.exists(uri):
+                raise
+            tried.append(f"{layout} ({error})")
+        else:
+            return cfg
+    files = list(list_files(uri))
+    raise UserError(
+        f"corpus {uri}: no known layout fits its {len(files)} files (e.g. {', '.join(files[:2])}); tried cityscapes and "
+        "camvid: give --layout pairs with --images-glob and --labels-glob"
+    )
+
+
+def check_corpus(
+    cfg: CorpusConfig,
+    split: str | None,
+    space: LabelSpace | None,
+    max_pixels: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> CorpusReport:
+    """Read and decode every image and label of a split.
+
+    Args:
+        space: label space that ids are checked against; None takes the layout's own, if it has one.
+        on_progress: called with (checked, total).
+    Raises:
+        UserError: nothing is there, or nothing matches the layout.
+    """
+    items = list_items(cfg, split)
+    space = space or (labels.space(_SPACE_OF_LAYOUT[cfg.layout]) if cfg.layout in _SPACE_OF_LAYOUT else None)
+    report = CorpusReport(
+        images=len(items),
+        labelled=sum(item.label is not None for item in items),
+        labels_without_image=len(unmatched_labels(cfg)),
+        splits=dict(Counter(item.split or "none" for item in items)),
+        bytes=sum(item.image.bytes + (item.label.bytes if item.label else 0) for item in items),
+        classes=space.classes if space else (),
+        pixels=np.zeros(space.num_classes if space else 0, np.int64),
+    )
+    started = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for item, (reason, found) in zip(items, pool.map(lambda i: _look(i, space, max_pixels), items), strict=True):
+            report.checked += 1
+            if isinstance(found, str):
+                report.bad.setdefault(reason, []).append(f"{item.image_id}: {found}")
+            else:
+                size, pixels = found
+                report.sizes[size] += 1
+                report.pixels += pixels
+            on_progress(report.checked, report.images)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _look(
+    item: Item, space: LabelSpace | None, max_pixels: int
+) -> tuple[str, str | tuple[tuple[int, int], np.ndarray]]:
+    """("", (size, labelled pixels of each class)) of a good pair, or (reason, sentence)."""
+    pixels = np.zeros(space.num_classes if space else 0, np.int64)
+    try:
+        image, orientation = decode_oriented(read(item.image), max_pixels)
+        height, width = image.shape[:2]
+        if item.label is not None:
+            stored = upright(decode_label(read(item.label), max_pixels), orientation)
+            if stored.shape != (height, width):
+                return "label_size", f"the label is {stored.shape[0]}x{stored.shape[1]}, the image {height}x{width}"
+            if space is not None:
+                label = space.to_train(stored, where="the label")
+                pixels = np.bincount(label.ravel(), minlength=256)[: space.num_classes]
+    except Reject as error:
+        return error.reason, str(error)
+    except OSError as error:
+        return "store_error", f"{type(error).__name__}: {error}"
+    return "", ((height, width), pixels)

@@ -1,0 +1,89 @@
+"""Tars read in place: the offset of each member once, then one ranged read a member. WebDataset shards are tars."""
+
+import tarfile
+from collections.abc import Iterator
+
+from pipeline import storage
+from pipeline.corpus.item import Place
+from pipeline.corpus.readers.archive import checked_name, start_of, unique
+from pipeline.errors import Reject, UserError
+from pipeline.storage.range_file import RangeFile
+
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MOST_HEADER_BYTES = 1 << 24  # long names and extended attributes of one member
+
+
+class _HeaderFile(RangeFile):
+    """What tarfile reads of a tar, which is headers alone, each of them into memory whatever its size."""
+
+    def read(self, length: int = -1) -> bytes:
+        if not 0 <= length <= _MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header that says it has {length} bytes")
+        return super().read(length)
+
+
+def is_tar(uri: str) -> bool:
+    """True for a plain tar.
+
+    Raises:
+        UserError: a compressed one, whose members cannot be read without everything before them.
+    """
+    if uri.lower().endswith(_COMPRESSED):
+        raise UserError(f"corpus {uri}: a compressed tar cannot be read in place; store it as a plain .tar or a .zip")
+    return uri.lower().endswith(".tar")
+
+
+def list_tar(uri: str) -> dict[str, Place]:
+    """path -> place of every file in a tar, sorted by path; UserError as `scan_tar`, and where a path appears twice."""
+    return unique(uri, scan_tar(uri))
+
+
+def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
+    """(path, place) of every file in a tar, in its order; reads the headers and skips the images.
+
+    Where a header lies about its member's size, nothing says where the next one starts, and the tar is refused.
+
+    Raises:
+        UserError: no tar there, a damaged or truncated one, or one with members that lead out of it.
+    """
+    before = None
+    try:
+        file = _HeaderFile(uri)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for info in archive:
+                if info.size < 0 or not info.offset_data <= archive.offset <= file.size:
+                    before = info.name
+                    raise tarfile.ReadError(f"its header says {info.size} bytes, and the tar has {file.size}")
+                archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header
+                if not info.isreg():
+                    continue
+                before = checked_name(uri, info.name.removeprefix("./"))
+                # The bytes of a sparse member are not those of its file; images are not stored so.
+                yield before, Place(uri, before) if info.issparse() else Place(uri, before, info.offset_data, info.size)
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"no header at byte {archive.offset}")
+    except FileNotFoundError:
+        raise UserError(f"corpus {uri}: there is no such tar; check the path or the bucket") from None
+    except UserError:
+        raise
+    except (
+        tarfile.TarError,
+        ValueError,
+        OverflowError,
+    ) as error:  # the latter of numbers that are none, or are too large
+        after = "" if before is None else f" after '{before}'"
+        raise UserError(f"corpus {uri}: not a readable tar{after} ({error}); copy it again or pack it anew") from None
+
+
+def read_tar_member(place: Place) -> bytes:
+    """The bytes of a member; one ranged read.
+
+    Raises:
+        Reject: `truncated`, the tar ends inside it.
+    """
+    data = storage.read_range(place.uri, start_of(place), place.bytes)
+    if len(data) < place.bytes:
+        where = f"{place.uri} member '{place.member}'"
+        raise Reject("read", "truncated", f"{where}: {len(data)} of {place.bytes} bytes are there; copy the tar again")
+    return data

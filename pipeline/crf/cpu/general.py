@@ -1,0 +1,161 @@
+"""Mean field for any compatibility and normalisation, one kernel after the other: readable, and several times slower.
+
+Letters: P pixels, C classes, padded to `width` whole vectors. Of all pixels there are two tables, scores and marginals; what
+lies between them is made for a block of pixels at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.crf.cpu.blur import blur
+from pipeline.crf.cpu.lattice import Lattice, alpha
+from pipeline.crf.cpu.mean_field import FAR, NEVER, gather, padded, scatter, softmax
+from pipeline.crf.cpu.simd import LANES
+from pipeline.crf.cpu.threads import Team
+
+_BLOCK = 1 << 14  # pixels; not a share of each thread's, so that any number of threads rounds alike
+
+
+def general_mean_field(
+    team: Team,
+    source: np.ndarray,
+    are_probs: bool,
+    order: np.ndarray,
+    lattices: Sequence[Lattice],
+    compats: Sequence[np.ndarray],
+    normalisations: Sequence[str],
+    iterations: int,
+) -> np.ndarray:
+    """Marginals (C, P) float32 after `iterations` steps.
+
+    Args:
+        source: (C, P) float32, probabilities or energies, pixels in row order; order: (P,) the pixel at each lattice place.
+        lattices: one of each kernel; compats: () Potts weights or (C, C) energies; normalisations: see `DenseCRF`.
+    """
+    num_classes, num_points = source.shape
+    width = padded(num_classes)
+    scores, marginals = (np.empty((num_points, width), np.float32) for _ in range(2))
+    kernels = [_Kernel.of(*one, width) for one in zip(lattices, compats, normalisations, strict=True)]
+    blocks = list(_blocks(0, num_points))
+    team.run(_open, [(source, are_probs, order, scores, marginals, *block) for block in blocks])
+    for _ in range(iterations):
+        for kernel in kernels:
+            kernel.fill(team, marginals)
+        team.run(_update, [(scores, kernels, num_classes, marginals, *block) for block in blocks])
+    del scores, kernels
+    result = np.empty_like(source)
+    team.run(_close, [(marginals, order, result, *block) for block in blocks])
+    return result
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel's lattice, the factor of each pixel on the way in and on the way out, and what its vertices hold."""
+
+    lattice: Lattice
+    compat: np.ndarray
+    into: np.ndarray  # (P,) float32
+    out: np.ndarray  # (P,) float32
+    values: np.ndarray  # (R * width,) float32
+
+    @staticmethod
+    def of(lattice: Lattice, compat: np.ndarray, normalisation: str, width: int) -> "_Kernel":
+        into, out = _factors(lattice, normalisation)
+        return _Kernel(lattice, compat, into, out, np.empty(lattice.num_rows * width, np.float32))
+
+    def fill(self, team: Team, marginals: np.ndarray) -> None:
+        """Add up the marginals (P, width) at the vertices, and blur."""
+        self.values.fill(0)
+        team.run(self._scatter, [(marginals, *band) for band in self.lattice.bands])
+        blur(team, self.values, marginals.shape[1], self.lattice.sweeps, self.lattice.ghosts)
+
+    def _scatter(self, marginals: np.ndarray, start: int, stop: int) -> None:
+        for first, last in _blocks(start, stop):
+            rows = marginals[first:last].reshape(-1)
+            scatter(rows, *self._corners(self.into, first, last, marginals.shape[1]), self.values, 0, last - first)
+
+    def message(self, start: int, stop: int, width: int) -> np.ndarray:
+        """What the corners of pixels start..stop hold, (pixels, width)."""
+        rows = np.empty((stop - start, width), np.float32)
+        nothing = np.zeros(rows.size, np.float32)
+        gather(nothing, *self._corners(self.out, start, stop, width), self.values, 0, stop - start, rows.reshape(-1))
+        return rows
+
+    def _corners(self, factor: np.ndarray, start: int, stop: int, width: int) -> tuple[Any, ...]:
+        """Of pixels start..stop: weights times their factor, rows, and how many of both there are, as `gather` takes them."""
+        weight = self.lattice.weight[start:stop] * factor[start:stop, None]
+        corners = tuple(range(weight.shape[1]))
+        return weight.reshape(-1), self.lattice.vertex[start:stop].reshape(-1), corners, np.arange(width // LANES)
+
+
+def _factors(lattice: Lattice, normalisation: str) -> tuple[np.ndarray, np.ndarray]:
+    """The normalisation on the way in, and on the way out with the blur's factor."""
+    response = lattice.response[0].astype(np.float64) + 1e-20
+    one = np.ones_like(response)
+    match normalisation:
+        case "symmetric":
+            into = out = 1 / np.sqrt(response)
+        case "before":
+            into, out = 1 / response, one
+        case "after":
+            into, out = one, 1 / response
+        case _:
+            into = out = one
+    return into.astype(np.float32), (out * alpha(lattice.corners[0])).astype(np.float32)
+
+
+def _open(
+    source: np.ndarray,
+    are_probs: bool,
+    order: np.ndarray,
+    scores: np.ndarray,
+    marginals: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Scores and first marginals of pixels start..stop."""
+    num_classes = len(source)
+    given = source[:, order[start:stop]].T
+    scores[start:stop, num_classes:] = NEVER
+    scores[start:stop, :num_classes] = np.log(np.maximum(given, np.float32(1e-5))) if are_probs else _reduced(-given)
+    marginals[start:stop] = scores[start:stop]
+    _softmax(marginals[start:stop])
+
+
+def _update(
+    scores: np.ndarray, kernels: Sequence[_Kernel], num_classes: int, marginals: np.ndarray, start: int, stop: int
+) -> None:
+    """The next marginals of pixels start..stop."""
+    total = marginals[start:stop]
+    total[:] = scores[start:stop]
+    for kernel in kernels:
+        message = kernel.message(start, stop, scores.shape[1])
+        if kernel.compat.ndim == 0:
+            total += kernel.compat * message
+        else:
+            total[:, :num_classes] -= message[:, :num_classes] @ kernel.compat.T
+    _softmax(total)
+
+
+def _close(marginals: np.ndarray, order: np.ndarray, result: np.ndarray, start: int, stop: int) -> None:
+    result[:, order[start:stop]] = marginals[start:stop, : len(result)].T
+
+
+def _softmax(scores: np.ndarray) -> None:
+    softmax(scores.reshape(-1), np.arange(scores.shape[1] // LANES), len(scores))
+
+
+def _reduced(scores: np.ndarray) -> np.ndarray:
+    """Scores (P, C) less the best of their pixel where it is far from 0, as on the fused path."""
+    best = scores.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # infinitely far behind the best is as good as its distance
+        reduced: np.ndarray = scores - np.where(np.abs(best) > FAR, best, np.float32(0))
+    return reduced
+
+
+def _blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    for first in range(start, stop, _BLOCK):
+        yield first, min(stop, first + _BLOCK)

@@ -1,0 +1,178 @@
+"""The permutohedral lattice: where pixels lie among its vertices, and which vertices are neighbours (Adams et al. 2010).
+
+Letters: P pixels, d feature axes, n corners of a pixel over all kernels (d + 1 a kernel), R rows of vertices.
+
+Conventions are those of Krahenbuhl & Koltun's code, bit for bit where a pixel is placed: float32 in the same order, simplex by
+rounding halves to even, neighbours only where a vertex exists.
+
+Pixels are worked on in bands, whose number follows from the image and not from the threads: any number of threads gives the
+same bits. A band numbers its own vertices in the order in which it meets them, so that pixels near each other have rows near
+each other. A vertex that several bands touch has a row in each: the first is its master, the others are ghosts, added to the
+master before a blur and copied from it afterwards. So no two bands write to the same row, and sums of many pixels round less.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.crf.cpu.blur import Sweep, blur_sums, respond
+from pipeline.crf.cpu.threads import Team
+from pipeline.crf.cpu.vertices import CHUNK, link, merge, number_band
+from pipeline.errors import UserError
+
+_KEY_BITS = 62  # of a vertex's key; on a device the 63rd and those left over tell images apart
+# A kernel's feature axes: one that is not constant takes 4 bits of a key at least, the first 3; the remainder has its own.
+MOST_AXES = max(d for d in range(1, _KEY_BITS) if d.bit_length() + 4 * d - 1 <= _KEY_BITS)
+# Up to here float32 still tells apart sixteenths of a step between vertices. Where it does not tell apart the vertices
+# themselves, a pixel's corners are no simplex, and ranks and keys lead out of the tables.
+_MOST_REACH = 2.0**20
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The vertices of one or several kernels in one table of rows."""
+
+    vertex: np.ndarray  # (P, n) int32: the rows of each pixel's corners
+    weight: np.ndarray  # (P, n) float32: barycentric, sums to 1 over the corners of one kernel
+    corners: list[int]  # d + 1 of each kernel
+    response: np.ndarray  # (kernels, P) float32: the kernel's sum over all pixels, K 1
+    sweeps: list[Sweep]  # the blur: one after the other
+    ghosts: np.ndarray  # (G, 2) int32, ghost row and master row, sorted by master
+    fresh: list[
+        np.ndarray
+    ]  # of each band: (chunks, kernels, 2) int64, start and stop of the rows a chunk is the first to touch
+    bands: list[tuple[int, int]]  # of pixels, whole chunks
+    num_rows: int  # R
+
+
+def alpha(corners: int) -> np.float32:
+    """The factor that makes the blur's centre weight right: 1 / (1 + 2^-d)."""
+    return np.float32(1 / (1 + 2.0 ** -(corners - 1)))
+
+
+def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -> Lattice:
+    """The lattice of pixels with unit-variance features, one array a kernel.
+
+    Args:
+        features: (d, P or more) float32 each, every axis divided by its standard deviation; zeros behind the last pixel, up to
+            a whole number of vectors.
+    Raises:
+        UserError: features reach or span more of the lattice than float32 or a key can tell apart (widths far too small).
+    """
+    corners = [len(axes) + 1 for axes in features]
+    columns = np.cumsum([0, *corners])
+    vertex = team.empty(num_points, int(columns[-1]), dtype=np.int32)
+    weight = team.empty(num_points, int(columns[-1]))
+    bands = _bands(num_points)
+    packings = [packing(axes[:, :num_points]) for axes in features]
+    tasks = [
+        (axes, *key[:3], tuple(range(len(axes))), start, stop, first, vertex, weight)
+        for axes, key, first in zip(features, packings, columns, strict=False)
+        for start, stop in bands
+    ]
+    found = team.run(number_band, tasks)
+    mine = [found[k * len(bands) : (k + 1) * len(bands)] for k in range(len(features))]
+    counts = np.array([[len(keys) for keys, _, _ in kernel] for kernel in mine])
+    starts = np.cumsum([0, *counts.ravel()])  # the first row of each kernel's bands, kernel by kernel
+    offset, num_rows = starts[:-1].reshape(counts.shape), int(starts[-1])
+    keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
+    merged = team.run(merge, [(one,) for one in keys])
+    axes_of = [
+        (table, one, master, key.units, axis, int(base[0]))
+        for (table, master), one, key, base in zip(merged, keys, packings, offset, strict=True)
+        for axis in range(len(key.units))
+    ]
+    chains = team.run(link, axes_of)
+    sweeps = [
+        Sweep.of(team, [chains[first + axis] for first, size in zip(columns, corners, strict=False) if axis < size])
+        for axis in range(max(corners))
+    ]
+    master = np.concatenate([own + base[0] for (_, own), base in zip(merged, offset, strict=True)]).astype(np.int32)
+    ghost = np.flatnonzero(master != np.arange(num_rows, dtype=np.int32)).astype(np.int32)
+    ghosts = np.stack([ghost, master[ghost]], axis=1)[np.argsort(master[ghost], kind="stable")]
+    fresh = [
+        np.stack([_spans(mine[k][b][2] + offset[k, b]) for k in range(len(features))], axis=1)
+        for b in range(len(bands))
+    ]
+    sums = np.concatenate([sums for kernel in mine for _, sums, _ in kernel])
+    blur_sums(sums, sweeps, ghosts)
+    response = team.empty(len(features), num_points)
+    alphas = np.array([alpha(size) for size in corners])
+    team.run(
+        respond,
+        [(vertex, weight, columns, offset[:, b].copy(), sums, alphas, *bands[b], response) for b in range(len(bands))],
+    )
+    return Lattice(vertex, weight, corners, response, sweeps, ghosts, fresh, bands, num_rows)
+
+
+def _bands(num_points: int) -> list[tuple[int, int]]:
+    """Parts of nearly equal size, whole chunks: 16 in large images, so that each has many more pixels than its border."""
+    chunks = -(-num_points // CHUNK)
+    count = next(count for count in (16, 8, 4, 2, 1) if chunks >= 8 * count or count == 1)
+    cuts = [min(num_points, CHUNK * (chunks * band // count)) for band in range(count + 1)]
+    return list(pairwise(cuts))
+
+
+class Packing(NamedTuple):
+    """How the vertices of a kernel are packed into keys."""
+
+    scale: np.ndarray  # (d,) float32, of the elevation
+    low: np.ndarray  # (d,) int64, the smallest whole parts
+    units: np.ndarray  # (d + 1,) int64, the place of each axis in a key; 0 for the last
+    bits: int  # of the largest key, at most 62
+
+
+def packing(features: np.ndarray) -> Packing:
+    """The packing of (d, P) features, or of any (d, 2) ends between which they lie.
+
+    Raises:
+        UserError: the features reach further than float32 can tell apart, or span more than 62 bits can.
+    """
+    d = len(features)
+    scale = _elevation(d)
+    ends = check_reach(features) * scale
+    low, high = np.empty(d), np.empty(d)
+    for i in range(d):
+        # Elevation: coordinate 0 sums all axes; coordinate i those from i on, less i times the one before.
+        above = ends[:, i:].sum(axis=1)
+        low[i], high[i] = (above - i * ends[::-1, i - 1]) if i else above
+    low, high = np.floor(low / (d + 1)) - 3, np.ceil(high / (d + 1)) + 3  # room for other corners and for neighbours
+    bits = [int(d).bit_length()] + [int(span).bit_length() for span in high - low]
+    if sum(bits) > _KEY_BITS:
+        raise UserError(
+            f"CRF widths are too small: the lattice needs {sum(bits)} bits a key, {_KEY_BITS} are there; widen them"
+        )
+    units = np.append(2 ** np.cumsum(bits[:-1]), 0).astype(np.int64)
+    return Packing(scale, low.astype(np.int64), units, sum(bits))
+
+
+def check_reach(features: np.ndarray) -> np.ndarray:
+    """The least and the most of each axis (2, d) float64, of (d, P) features.
+
+    Raises:
+        UserError: float32 cannot tell their places on the lattice apart.
+    """
+    d = len(features)
+    ends = np.stack([features.min(axis=1), features.max(axis=1)]).astype(np.float64)
+    most = np.abs(ends * _elevation(d)).max(axis=0)
+    reach = max(most[i:].sum() + (i * most[i - 1] if i else 0) for i in range(d + 1))
+    if not reach <= _MOST_REACH:  # infinite or NaN where a width divides to more than float32 holds
+        raise UserError(
+            f"CRF widths are too small: coordinates on the lattice reach {reach:.3g}, and float32 tells them apart up to "
+            f"{_MOST_REACH:.3g}; widen them"
+        )
+    return ends
+
+
+def _elevation(d: int) -> np.ndarray:
+    """The factor (d,) float32 of each feature axis on its way to the lattice."""
+    # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
+    std = np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))
+    return np.array([1 / np.sqrt((i + 1) * (i + 2)) * std for i in range(d)]).astype(np.float32)
+
+
+def _spans(before: np.ndarray) -> np.ndarray:
+    return np.stack([before[:-1], before[1:]], axis=1)

@@ -1,0 +1,234 @@
+"""Compiled steps of building a lattice: place pixels, number vertices, merge the threads' numbers, link neighbours.
+
+A vertex has d + 1 coordinates that are all equal to one remainder r modulo d + 1 and sum to 0 (Adams et al. 2010, section 3).
+Its key packs r into the lowest bits and, above them, the whole part q of each of the first d coordinates: (c - r) / (d + 1).
+"""
+
+import numpy as np
+
+from pipeline.compiled import compiled
+from pipeline.crf.cpu.simd import LANES, add, is_less, load, multiply, nearest, prefetch, spread, store, subtract
+
+CHUNK = 4096  # pixels that are worked on together: a tile of 64x64, whose vertices stay in the cache
+_FREE = -1
+_RECENT = 4096  # vertices of a cache before the table: one tile's, near each other in memory as the table's are not
+_BATCH = 64  # look-ups that are on their way together
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbouring keys over the table
+
+
+@compiled()
+def _place(features, start, scale, axes, place, whole, rank):  # type: ignore[no-untyped-def]
+    """LANES pixels: for each of the d + 1 axes the whole part of the 0-coloured corner, the rank and the rest / (d + 1).
+
+    The order of operations is the original's: float32 throughout, nothing contracted.
+    """
+    d = len(axes)
+    stride = features.shape[1]
+    flat = features.reshape(-1)
+    up, down = spread(np.float32(d + 1)), spread(np.float32(1) / np.float32(d + 1))
+    zero, one = spread(np.float32(0)), spread(np.float32(1))
+    total = zero
+    for j in range(d, 0, -1):
+        scaled = multiply(load(flat, (j - 1) * stride + start), spread(scale[j - 1]))
+        store(place, j * LANES, subtract(total, multiply(spread(np.float32(j)), scaled)))
+        total = add(total, scaled)
+    store(place, 0, total)
+    excess = zero
+    for i in range(d + 1):
+        rounded = nearest(multiply(down, load(place, i * LANES)))
+        store(whole, i * LANES, rounded)
+        store(rank, i * LANES, zero)
+        excess = add(excess, rounded)
+    for i in range(d):
+        here = subtract(load(place, i * LANES), multiply(up, load(whole, i * LANES)))
+        for j in range(i + 1, d + 1):
+            there = subtract(load(place, j * LANES), multiply(up, load(whole, j * LANES)))
+            less = is_less(here, there)
+            store(rank, i * LANES, add(load(rank, i * LANES), less))
+            store(rank, j * LANES, add(load(rank, j * LANES), subtract(one, less)))
+    for i in range(d + 1):
+        moved = add(load(rank, i * LANES), excess)
+        # One period up where the rank fell below 0, one down where it passed d.
+        turn = subtract(is_less(moved, zero), subtract(one, is_less(moved, up)))
+        rounded = add(load(whole, i * LANES), turn)
+        store(rank, i * LANES, add(moved, multiply(up, turn)))
+        store(whole, i * LANES, rounded)
+        store(place, i * LANES, multiply(subtract(load(place, i * LANES), multiply(up, rounded)), down))
+
+
+@compiled()
+def number_band(features, scale, low, units, axes, start, stop, first, vertex, weight):  # type: ignore[no-untyped-def]
+    """Number the vertices of pixels start..stop in the order they are met, from 0.
+
+    Args:
+        features: (d, P or more) float32, zeros behind the last pixel up to a whole number of vectors.
+        scale: (d,) float32 of the elevation. low: (d,) smallest whole parts. units: (d + 1,) int64 places in the key, 0 for
+            the last axis. axes: a tuple of length d, so that d is known when this is compiled.
+        first: the column of this kernel in `vertex` (P, n) and `weight` (P, n), which are written.
+    Returns:
+        keys (M,), sums of the weights (M,) float32, and how many vertices were there before each chunk (chunks + 1,).
+    """
+    d = len(axes)
+    size = np.int64(1 << 16)
+    table = np.full(2 * size, _FREE, np.int64)
+    recent = np.full(2 * _RECENT, _FREE, np.int64)
+    keys = np.empty(size, np.int64)
+    sums = np.empty(size, np.float32)
+    before = np.zeros((stop - start + CHUNK - 1) // CHUNK + 1, np.int64)
+    count = np.int64(0)
+    for chunk in range(len(before) - 1):
+        before[chunk] = count
+        if (
+            2 * (count + (CHUNK + 1) * (d + 1)) > size
+        ):  # not in the loop over pixels, which a changing table would slow down
+            size *= 4
+            keys, sums = _longer(keys, size), _longer(sums, size)
+            table = _index(keys, count, size)
+        at = start + chunk * CHUNK
+        end = min(stop, at + CHUNK)
+        count = _number(
+            features, scale, low, units, axes, at, end, first, vertex, weight, recent, table, keys, sums, count
+        )
+    before[-1] = count
+    return keys[:count].copy(), sums[:count].copy(), before
+
+
+@compiled()
+def _number(features, scale, low, units, axes, start, stop, first, vertex, weight, recent, table, keys, sums, count):  # type: ignore[no-untyped-def]
+    """Corners and weights of pixels start..stop; the number of vertices afterwards."""
+    d = len(axes)
+    size = len(table) // 2
+    place, whole, rank = _scratch(d), _scratch(d), _scratch(d)
+    axis_at = np.empty(d + 1, np.int64)
+    rest = np.empty(d + 1, np.float32)
+    # The original works on four pixels at a time and lets the last ones, if missing, touch the lattice at features 0.
+    end = stop + 1 if stop == vertex.shape[0] and stop % 4 else stop
+    for block in range(start, end, LANES):
+        _place(features, block, scale, axes, place, whole, rank)
+        for lane in range(min(LANES, end - block)):
+            p = block + lane
+            key = np.int64(0)
+            for i in range(d + 1):
+                at = np.int64(rank[i * LANES + lane])
+                axis_at[at] = i
+                rest[at] = place[i * LANES + lane]
+                if i < d:
+                    key += (np.int64(whole[i * LANES + lane]) - low[i]) * units[i]
+            for r in range(d + 1):
+                if r == 0:
+                    share = rest[d] + (np.float32(1) - rest[0])
+                else:
+                    share = rest[d - r] - rest[d - r + 1]
+                    key += 1 - units[axis_at[d - r + 1]]
+                near = _slot(key, _RECENT)
+                number = recent[2 * near + 1]
+                if recent[2 * near] != key:
+                    slot = _slot(key, size)
+                    while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
+                        slot = (slot + 1) & (size - 1)
+                    number = table[2 * slot + 1]
+                    if number == _FREE:
+                        number = count
+                        table[2 * slot] = key
+                        table[2 * slot + 1] = number
+                        keys[number] = key
+                        sums[number] = 0
+                        count += 1
+                    recent[2 * near], recent[2 * near + 1] = key, number
+                if p < stop:
+                    vertex[p, first + r] = number
+                    weight[p, first + r] = share
+                    sums[number] += share
+    return count
+
+
+@compiled()
+def _scratch(d):  # type: ignore[no-untyped-def]
+    return np.empty((d + 1) * LANES, np.float32)
+
+
+@compiled(inline="always")
+def _slot(key, size):  # type: ignore[no-untyped-def]
+    mixed = np.uint64(key) * _MIX
+    return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(size - 1))
+
+
+@compiled()
+def _longer(values, size):  # type: ignore[no-untyped-def]
+    longer = np.empty(size, values.dtype)
+    longer[: len(values)] = values
+    return longer
+
+
+@compiled()
+def _index(keys, count, size):  # type: ignore[no-untyped-def]
+    """Open-addressing table of `size` (a power of two) pairs: key, number; number -1 where a slot is free."""
+    table = np.full(2 * size, _FREE, np.int64)
+    for number in range(count):
+        slot = _slot(keys[number], size)
+        while table[2 * slot + 1] != _FREE:
+            slot = (slot + 1) & (size - 1)
+        table[2 * slot], table[2 * slot + 1] = keys[number], number
+    return table
+
+
+@compiled()
+def merge(keys):  # type: ignore[no-untyped-def]
+    """For the keys of all bands, one after the other: a table of the distinct ones, and the first number of each (int32)."""
+    size = np.int64(1 << 13)
+    while size < 2 * len(keys):
+        size *= 2
+    table = np.full(2 * size, _FREE, np.int64)
+    master = np.empty(len(keys), np.int32)
+    for number in range(len(keys)):
+        key = keys[number]
+        slot = _slot(key, size)
+        while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
+            slot = (slot + 1) & (size - 1)
+        if table[2 * slot + 1] == _FREE:
+            table[2 * slot], table[2 * slot + 1] = key, number
+        master[number] = table[2 * slot + 1]
+    return table, master
+
+
+@compiled()
+def link(table, keys, master, units, axis, base):  # type: ignore[no-untyped-def]
+    """Chains of neighbours along one axis: (length,) int32 rows (number + base), ~row for the last of a chain.
+
+    Along axis j a neighbour's coordinates differ by d on j and by -1 on all others.
+    """
+    count, d, size = len(keys), len(units) - 1, len(table) // 2
+    remainder_mask = np.int64(1)
+    while remainder_mask <= d:
+        remainder_mask *= 2
+    after = np.full(count, -1, np.int32)
+    follows = np.zeros(count, np.bool_)
+    inner, outer = units[axis] - 1, units[axis] + d - units.sum()
+    wanted = np.empty(_BATCH, np.int64)
+    for first in range(0, count, _BATCH):
+        last = min(count, first + _BATCH)
+        for number in range(first, last):
+            key = keys[number]
+            key += outer if key & (remainder_mask - 1) == 0 else inner
+            wanted[number - first] = key
+            prefetch(table, 2 * _slot(key, size))
+        for number in range(first, last):
+            key = wanted[number - first]
+            slot = _slot(key, size)
+            while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
+                slot = (slot + 1) & (size - 1)
+            found = table[2 * slot + 1]
+            if found != _FREE and master[number] == number:
+                after[number] = found
+                follows[found] = True
+    rows = np.empty(count, np.int32)
+    length = 0
+    for number in range(count):
+        if after[number] >= 0 and not follows[number]:
+            at = number
+            while at >= 0:
+                rows[length] = at + base
+                length += 1
+                at = after[at]
+            rows[length - 1] = ~rows[length - 1]
+    return rows[:length].copy()

@@ -1,0 +1,154 @@
+"""Mean field over batches on a device: Krahenbuhl & Koltun 2011 (arXiv:1210.5644), algorithm 1.
+
+Letters: N images, C classes, H rows, W columns, P = H * W pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.config import CrfConfig
+from pipeline.crf import dense_crf
+from pipeline.crf.given import compat_of, image_of, widths_of
+from pipeline.crf.gpu.lattice import Kernel, build_lattice, most_images
+from pipeline.crf.gpu.steps import Steps
+from pipeline.errors import UserError
+
+SCORES_AT_ONCE = (
+    1 << 28
+)  # of a group of images, at least one: a table of them takes 1 GiB, and about eight are there at once
+PIXELS_AT_ONCE = 1 << 23  # the same for the lattice's tables, where classes are few
+IMAGES_AT_ONCE = (1 << 16) - 1  # they are the second axis of a CUDA grid
+_MOST_PIXELS = (1 << 31) // 16  # entries are counted in 32 bits
+
+
+@torch.inference_mode()
+def sharpen(probs: torch.Tensor, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1) -> torch.Tensor:
+    """The CRF of one image where its scores are: on their device, or on the CPU by `num_threads` threads.
+
+    Args:
+        probs: (C, H, W) float32. image: (H, W, 3) uint8 RGB.
+    Returns:
+        (C, H, W) float32 on the device of `probs`.
+    """
+    if probs.device.type == "cpu":
+        return torch.from_numpy(dense_crf(probs.numpy(), image, cfg, num_threads))
+    pixels = torch.from_numpy(image_of(image, probs.shape[1], probs.shape[2], probs.shape[0])).to(probs.device)
+    return dense_crf_batch(probs[None], pixels[None], cfg)[0]
+
+
+@torch.inference_mode()
+def dense_crf_batch(probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig) -> torch.Tensor:
+    """Class probabilities after mean-field inference with a smoothness and an appearance kernel (eq. 3).
+
+    Args:
+        probs: (N, C, H, W) float32, sums to 1 over C; clipped to at least 1e-5 as energies need.
+        images: (N, H, W, 3) uint8 RGB on the same device, the pixels that the network saw, not normalised.
+    Returns:
+        (N, C, H, W) float32 on the same device; `probs` itself where there is nothing to do (no step, no weight, one class).
+    Raises:
+        UserError: shapes, types or devices do not fit each other; probs hold NaN, infinity or negative values; widths are too
+            small for the lattice (`colour_levels` of 0.05 are, 0.1 are not) or the image is larger than 134 megapixels.
+    """
+    _check(probs, images)
+    num_classes, height, width = probs.shape[1:]
+    if cfg.iterations == 0 or (cfg.smooth_weight == 0 and cfg.colour_weight == 0) or num_classes == 1:
+        return probs
+    num_pixels = height * width
+    fitting = most_images([kernel.ends for kernel in kernels_of(images[:1], cfg)])
+    by_memory = min(PIXELS_AT_ONCE // num_pixels, SCORES_AT_ONCE // (num_classes * num_pixels))
+    group = max(1, min(by_memory, fitting, IMAGES_AT_ONCE))
+    steps = steps_for(probs.device)
+    with torch.cuda.device_of(probs):
+        done = [
+            infer(some.flatten(2), True, kernels_of(pixels, cfg), cfg.iterations, steps).view_as(some)
+            for some, pixels in zip(probs.split(group), images.split(group), strict=True)
+        ]
+    return done[0] if len(done) == 1 else torch.cat(done)
+
+
+def kernels_of(images: torch.Tensor, cfg: CrfConfig) -> list[Kernel]:
+    """The kernels with a weight: smoothness over x and y, appearance over x, y and the colours of images (N, H, W, 3)."""
+    kernels = []
+    if cfg.smooth_weight > 0:
+        near = widths_of(cfg.smooth_px, 2, "smooth_px")
+        kernels.append(_kernel(images[..., :0], near, cfg.smooth_weight))
+    if cfg.colour_weight > 0:
+        near, deep = widths_of(cfg.colour_px, 2, "colour_px"), widths_of(cfg.colour_levels, 3, "colour_levels")
+        kernels.append(_kernel(images, near + deep, cfg.colour_weight))
+    return kernels
+
+
+def _kernel(images: torch.Tensor, widths: tuple[float, ...], weight: float) -> Kernel:
+    """Features float32 over float32, as on the CPU; the ends are those of any image of this size."""
+    compat_of(weight, 1)
+    num_images, height, width, colours = images.shape
+    with np.errstate(over="ignore"):  # the lattice refuses what is infinite
+        most = np.array([width - 1, height - 1, *[255] * colours], np.float32) / np.array(widths, np.float32)
+    features = torch.empty(len(widths), num_images, height, width, device=images.device)
+    features[0] = torch.arange(width, device=images.device)
+    features[1] = torch.arange(height, device=images.device)[:, None]
+    features[2:] = images.permute(3, 0, 1, 2)
+    # Widths as a tensor: torch multiplies a CUDA tensor by the reciprocal of a number, which rounds differently.
+    features /= torch.tensor(widths, device=images.device)[:, None, None, None]
+    return Kernel(features.flatten(2), np.stack([np.zeros_like(most), most], axis=1), weight)
+
+
+def infer(
+    source: torch.Tensor, are_probs: bool, kernels: Sequence[Kernel], iterations: int, steps: Steps
+) -> torch.Tensor:
+    """Marginals (N, C, P) float32 after one or more steps, all pixels at once in each.
+
+    Args:
+        source: (N, C, P) float32, probabilities (clipped to at least 1e-5) or energies.
+    """
+    lattice = build_lattice(kernels, steps)
+    scores, marginals = steps.open(source.contiguous(), are_probs)
+    shape = source.shape[0], source.shape[1], source.shape[2]
+    for step in range(iterations):
+        values = steps.add_up(steps.add_up(marginals, lattice.pieces), lattice.rows)
+        for neighbours in lattice.neighbours:
+            values = steps.blur(values, neighbours)
+        state = values, lattice.vertex, lattice.weight, scores
+        if step == iterations - 1:
+            return steps.close(*state, shape)
+        marginals = steps.update(*state)
+    raise UserError(f"dense CRF: iterations is {iterations}; it must be 1 or more here")
+
+
+def _check(probs: torch.Tensor, images: torch.Tensor) -> None:
+    if not isinstance(probs, torch.Tensor) or not isinstance(images, torch.Tensor):
+        raise UserError(
+            f"dense CRF: probs are of type {type(probs).__name__} and the images {type(images).__name__}; give tensors"
+        )
+    shape = tuple(probs.shape)
+    if probs.ndim != 4 or 0 in shape or tuple(images.shape) != (shape[0], *shape[2:], 3):
+        raise UserError(
+            f"dense CRF: probs are {shape} and the images {tuple(images.shape)}; they must be (N, C, H, W) and (N, H, W, 3)"
+        )
+    if probs.dtype != torch.float32 or images.dtype != torch.uint8:
+        raise UserError(
+            f"dense CRF: probs are {probs.dtype} and the images {images.dtype}; they must be float32, and uint8 before "
+            "normalisation"
+        )
+    if probs.device != images.device:
+        raise UserError(f"dense CRF: probs are on {probs.device} and the images on {images.device}; move one of them")
+    if shape[2] * shape[3] > _MOST_PIXELS:
+        raise UserError(f"dense CRF: an image has {shape[2] * shape[3]} pixels, at most {_MOST_PIXELS} fit; cut it up")
+    low, high = probs.aminmax()
+    if not bool((low >= 0) & (high < np.inf)):  # NaN is neither
+        raise UserError("dense CRF: probs hold NaN, infinity or negative values; give probabilities, not logits")
+
+
+def steps_for(device: torch.device) -> Steps:
+    """Who works on a device."""
+    match device.type:
+        case "cuda":
+            from pipeline.crf.gpu import triton_steps
+
+            return triton_steps
+        case _:
+            from pipeline.crf.gpu import torch_steps
+
+            return torch_steps

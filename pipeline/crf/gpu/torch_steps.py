@@ -1,0 +1,54 @@
+"""The steps in torch's own operations: what the Triton kernels compute, readable, and the path of CPU tensors."""
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.crf.gpu.steps import FAR, FLOOR, NEVER, TINY, Sums, padded
+
+
+def open(source: torch.Tensor, are_probs: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    num_images, num_classes, num_pixels = source.shape
+    scores = source.new_full((num_images, num_pixels, padded(num_classes)), NEVER)
+    # In float64, as on the CPU path: ten steps make more of an energy's rounding.
+    planes = source.clamp(min=FLOOR).double().log().float() if are_probs else _reduced(-source)
+    scores[:, :, :num_classes] = planes.transpose(1, 2)
+    scores = scores.flatten(0, 1)
+    return scores, _softmax(scores)
+
+
+def add_up(table: torch.Tensor, sums: Sums) -> torch.Tensor:
+    return F.embedding_bag(
+        sums.index, table, sums.start, mode="sum", per_sample_weights=sums.weight, include_last_offset=True
+    )
+
+
+def blur(values: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
+    padding = torch.cat([values, torch.zeros_like(values[:1])])  # row -1 is the last: a neighbour that is not there
+    ahead, behind = neighbours.long()
+    return values + 0.5 * (padding[ahead] + padding[behind])
+
+
+def update(values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return _softmax(F.embedding_bag(vertex, values, mode="sum", per_sample_weights=weight) + scores)
+
+
+def close(
+    values: torch.Tensor,
+    vertex: torch.Tensor,
+    weight: torch.Tensor,
+    scores: torch.Tensor,
+    shape: tuple[int, int, int],
+) -> torch.Tensor:
+    num_images, num_classes, num_pixels = shape
+    marginals = update(values, vertex, weight, scores).view(num_images, num_pixels, -1)
+    return marginals[:, :, :num_classes].transpose(1, 2).contiguous()
+
+
+def _reduced(planes: torch.Tensor) -> torch.Tensor:
+    best = planes.amax(dim=1, keepdim=True)
+    return planes - torch.where(best.abs() > FAR, best, 0)
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    probs = scores.softmax(dim=1)
+    return probs.masked_fill_(probs < TINY, 0)

@@ -1,0 +1,24 @@
+"""DeepLabv3+'s encoders, by name: x -> [features at stride 4, features at the output stride]."""
+
+from typing import Literal
+
+from pipeline.models.backbones.efficientnet_lite import EfficientNetLite, LiteName
+from pipeline.models.backbones.mobilenet import COARSE, MobileNetV3Large
+from pipeline.models.backbones.resnet import ResNet
+from pipeline.models.backbones.xception import Xception65
+
+BackboneName = LiteName | Literal["mobilenet_v3_large", "resnet50", "resnet101", "xception65"]
+Backbone = EfficientNetLite | MobileNetV3Large | ResNet | Xception65
+
+
+def build_backbone(name: BackboneName, output_stride: Literal[8, 16, 32]) -> Backbone:
+    """The encoder of that name, with random weights."""
+    match name:
+        case "efficientnet_lite0" | "efficientnet_lite1" | "efficientnet_lite2":
+            return EfficientNetLite(name, output_stride)
+        case "mobilenet_v3_large":
+            return MobileNetV3Large((3, COARSE), output_stride)
+        case "resnet50" | "resnet101":
+            return ResNet(name, output_stride)
+        case "xception65":
+            return Xception65(output_stride)

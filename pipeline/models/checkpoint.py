@@ -1,0 +1,206 @@
+"""A trained network in one folder: weights as safetensors, and everything needed to use them as JSON.
+
+<uri>/model.safetensors    the weights
+<uri>/checkpoint.json      format, network config, label space, preprocessing, sha256 of the weights; written last
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from pipeline import labels, models, storage
+from pipeline.config import ModelConfig, parse_model
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpace
+from pipeline.models import Network, listing
+
+FORMAT = 1
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of weights as they are published
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network ready to predict, and what it was trained for."""
+
+    model: Network  # in eval mode, on the CPU
+    model_config: ModelConfig
+    label_space: LabelSpace
+    mean: tuple[float, float, float]  # RGB, of values in 0..1
+    std: tuple[float, float, float]
+    sha256: str  # of the weights file
+    info: dict[str, Any]  # how it was trained: epoch, metrics
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the masks: part of the identity of each run that is made with it."""
+        return {
+            "weights_sha256": self.sha256,
+            "model": self.model_config.model_dump(mode="json"),
+            "label_space": self.label_space.name,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+def save(uri: str, model: Network, cfg: ModelConfig, space: LabelSpace, info: dict[str, Any]) -> None:
+    """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit."""
+    weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    description = {
+        "format": FORMAT,
+        "model": cfg.model_dump(mode="json"),
+        "label_space": space.name,
+        "mean": list(model.mean),
+        "std": list(model.std),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "info": info,
+    }
+    storage.put(storage.join(uri, "model.safetensors"), weights)
+    storage.put(storage.join(uri, "checkpoint.json"), json.dumps(description, indent=2).encode())
+
+
+def load(uri: str) -> Checkpoint:
+    """The checkpoint at a URI.
+
+    Raises:
+        UserError: there is none, it is of another format, or its weights are damaged or do not fit its network.
+    """
+    description = _describe(uri)
+    try:
+        weights = storage.read(storage.join(uri, "model.safetensors"))
+    except FileNotFoundError:
+        raise UserError(
+            f"checkpoint {uri}: model.safetensors is missing; copy the whole folder, or train again"
+        ) from None
+    sha256 = hashlib.sha256(weights).hexdigest()
+    if sha256 != description["weights_sha256"]:
+        raise UserError(
+            f"checkpoint {uri}: model.safetensors has sha256 {sha256[:12]}, checkpoint.json says "
+            f"{description['weights_sha256'][:12]}; the file is damaged or from another checkpoint: copy the folder again"
+        )
+    if _of_another_resnet(description):
+        raise UserError(
+            f"checkpoint {uri}: the released DeepLab v2's weights, imported by a version that put them into another ResNet "
+            f"than their own, so that its masks are wrong; run maskmill import-weights again on {description['info']['source']}"
+        )
+    cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
+    space = labels.space(description["label_space"])
+    model = models.build(cfg, space.num_classes)
+    load_weights(model, weights, where=f"checkpoint {uri}")
+    return Checkpoint(
+        model=model.eval(),
+        model_config=cfg,
+        label_space=space,
+        mean=tuple(description["mean"]),
+        std=tuple(description["std"]),
+        sha256=sha256,
+        info=description["info"],
+    )
+
+
+def label_space_of(uri: str) -> LabelSpace:
+    """The label space of a checkpoint, without reading its weights."""
+    return labels.space(_describe(uri)["label_space"])
+
+
+def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> str:
+    """Turn a published .pth file into a checkpoint; returns the file's sha256, which the checkpoint keeps.
+
+    Args:
+        source: path or URI of the file: a dict of tensors, or one below the key state_dict or model_state.
+        output: URI of the checkpoint's folder.
+    Raises:
+        UserError: the file is not there or not a file of weights, or is of another network (differences are listed).
+    """
+    try:
+        data = storage.read(source)
+    except FileNotFoundError:
+        raise UserError(f"weights {source}: no such file; give a downloaded .pth") from None
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load answers bytes that are none of its own with errors of any kind
+        # Torch goes on to advise what the next words refuse.
+        first_line = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
+        raise UserError(
+            f"weights {source}: not a file of tensors alone ({first_line}); files that run code on loading "
+            "are refused: save its state_dict with torch.save first"
+        ) from None
+    for key in ("state_dict", "model_state", "model_state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise UserError(f"weights {source}: expected a dict of tensors, found {type(found).__name__}")
+    tensors = {name.removeprefix("module."): value for name, value in found.items()}
+    try:
+        cfg = models.published_config(tensors, cfg)
+        network = models.build(cfg, space.num_classes)
+        published = models.published_weights(tensors, network)
+    except UserError as error:
+        fits = listing.fitting(tensors, space.num_classes)
+        raise UserError(f"weights {source}: {error}{f'; {fits}' if fits else ''}") from None
+    network.load_state_dict(published.state)
+    network.mean, network.std = published.mean or network.mean, published.std or network.std
+    sha256 = hashlib.sha256(data).hexdigest()
+    save(output, network, cfg, space, {"source": storage.absolute(source), "source_sha256": sha256})
+    return sha256
+
+
+def load_weights(model: Network, weights: bytes, where: str) -> None:
+    """Put the bytes of a safetensors file into a network; UserError if they are unreadable or of another network."""
+    try:
+        state = safetensors.torch.load(weights)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{where}: the weights are not a readable safetensors file ({error}); copy it again") from None
+    expected = model.state_dict()
+    wrong = [
+        *(f"missing {key}" for key in expected.keys() - state.keys()),
+        *(f"unexpected {key}" for key in state.keys() - expected.keys()),
+        *(
+            f"{key} is {tuple(state[key].shape)}, the network's is {tuple(expected[key].shape)}"
+            for key in expected.keys() & state.keys()
+            if state[key].shape != expected[key].shape
+        ),
+    ]
+    if wrong:
+        raise UserError(
+            f"{where}: the weights are of another network: {len(wrong)} differences, first: {sorted(wrong)[0]}"
+        )
+    with torch.no_grad():
+        model.load_state_dict(state)
+
+
+def _of_another_resnet(description: dict[str, Any]) -> bool:
+    """Whether the checkpoint is an import of DeepLab v2 from before the network had the release's ResNet."""
+    model, imported = description["model"], "source_sha256" in description["info"]
+    of_caffe = min(description["std"]) < 1 / 200  # Caffe's networks see levels: 1/255. ImageNet's are above 0.2
+    return imported and of_caffe and model.get("name") == "deeplabv2" and "resnet" not in model
+
+
+def _describe(uri: str) -> dict[str, Any]:
+    try:
+        text = storage.read(storage.join(uri, "checkpoint.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        if uri.endswith(_WEIGHTS) or storage.is_file(uri):
+            raise UserError(
+                f"checkpoint {uri}: a file, and a checkpoint is a folder; turn published weights into one with `maskmill "
+                f"import-weights {uri} --model NAME --output FOLDER`, and give that folder"
+            ) from None
+        raise UserError(
+            f"checkpoint {uri}: no checkpoint.json there; give the folder that `maskmill train` wrote, e.g. <output>/best"
+        ) from None
+    try:
+        description = json.loads(text)
+        found = description["format"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"checkpoint {uri}: checkpoint.json is not readable; copy the folder again") from None
+    if found != FORMAT:
+        raise UserError(
+            f"checkpoint {uri}: format {found}, this version reads {FORMAT}; train again or use its version"
+        )
+    assert isinstance(description, dict)
+    return description

@@ -1,0 +1,107 @@
+"""A checkpoint as one file for other programs: `torch.export` or ONNX, checked against the checkpoint's own logits.
+
+The file takes pixels, not normalised values: uint8 RGB (N, 3, H, W), any N, H and W as it was exported for. It returns
+float32 logits (N, C, H, W).
+"""
+
+import importlib.util
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.models import checkpoint
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.predict import normalise
+
+Format = Literal["onnx", "torch_export"]
+TOLERANCE = 1e-3  # of a logit, as a part of the largest one
+
+
+@dataclass(frozen=True)
+class Exported:
+    uri: str
+    bytes: int
+    difference: float  # largest over the logits of two images, as a part of the largest logit
+
+
+class Pixels(nn.Module):
+    """A network with its normalisation, from uint8 pixels to the logits of the prediction."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, ready: Checkpoint) -> None:
+        super().__init__()
+        self.network = ready.model
+        self.register_buffer("mean", torch.tensor(ready.mean).mul(255).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(ready.std).mul(255).view(1, 3, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(normalise(image, self.mean, self.std))[-1]
+        return logits.float()
+
+
+def export(uri: str, form: Format, out: str, height: int, width: int) -> Exported:
+    """Write the checkpoint at `uri` for images of height x width pixels.
+
+    Raises:
+        UserError: there is no checkpoint, its network does not take that size, a package is missing, or the file's
+            logits are not the checkpoint's.
+    """
+    if form == "onnx":
+        _require_onnx()
+    pixels = Pixels(checkpoint.load(uri)).eval()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    with torch.no_grad():
+        expected = pixels(image)
+        data, found = _to_onnx(pixels, image) if form == "onnx" else _to_torch_export(pixels, image)
+    difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{uri}: the exported network's logits differ by {difference:.2g} of the largest, allowed is {TOLERANCE}; "
+            "nothing was written: try the other format, or another version of torch"
+        )
+    storage.put(out, data)
+    return Exported(out, len(data), difference)
+
+
+def _to_torch_export(pixels: Pixels, image: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+    """The file, and the logits that it gives."""
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(pixels, (image,), dynamic_shapes=(batch,))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    module = torch.export.load(io.BytesIO(file.getvalue())).module()
+    return file.getvalue(), torch.cat([module(one) for one in image.split(1)])  # another batch than it was made with
+
+
+def _to_onnx(pixels: Pixels, image: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            pixels, (image,), path, input_names=["image"], output_names=["logits"], dynamo=True, external_data=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        )  # fmt: skip
+        data = path.read_bytes()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    parts = [session.run(["logits"], {"image": one.numpy()})[0] for one in image.split(1)]
+    return data, torch.from_numpy(np.concatenate(parts))
+
+
+def _require_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"format onnx needs {', '.join(missing)}, not installed; pip install 'maskmill[export]', or choose torch_export"
+        )

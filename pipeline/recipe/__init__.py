@@ -1,9 +1,0 @@
-"""How a network learns: losses, class balance, parameter groups, learning rate, averaged weights."""
-
-from pipeline.recipe.balance import class_weights
-from pipeline.recipe.ema import Ema
-from pipeline.recipe.losses import Loss
-from pipeline.recipe.optimizer import build_optimizer, held_still, set_norm
-from pipeline.recipe.schedule import rate, set_lr
-
-__all__ = ["Ema", "Loss", "build_optimizer", "class_weights", "held_still", "rate", "set_lr", "set_norm"]

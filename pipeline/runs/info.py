@@ -1,0 +1,235 @@
+"""`run.json` and `_SUCCESS.json` as typed records: what a run is, what decides its output, and how it ended.
+
+Both are parsed here alone. A file that is damaged or was edited is a UserError that says what does not fit; `faults` of a
+record are what it says against itself, and `verify` holds the rest of it against the plan and the parts.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline import labels, storage
+from pipeline.config import canonical, differences
+from pipeline.errors import UserError
+from pipeline.runs.schema import FORMAT
+
+MAX_TOLD = 4  # faults in one sentence
+
+
+def _with_time_zone(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise UserError(f"{text} has no time zone")
+    return text
+
+
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Moment = Annotated[str, AfterValidator(_with_time_zone)]  # ISO 8601
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class PlanPart(_Record):
+    """One file of a plan."""
+
+    name: str  # below the run
+    first_shard: Count
+    rows: Count
+    sha256: Sha256
+
+
+class PlanInfo(_Record):
+    """What run.json says of the plan; `sha256` is of the bytes of all parts, one after the other."""
+
+    images: Count
+    shards: Count
+    sha256: Sha256
+    parts: tuple[PlanPart, ...]
+
+
+class LabelSpaceInfo(_Record):
+    """The label space, spelt out for readers without this package."""
+
+    name: str
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+
+
+class CompactedFrom(_Record):
+    """The run that a compacted copy was made from."""
+
+    uri: str
+    success_sha256: Sha256
+
+
+class RunInfo(_Record):
+    """`run.json`."""
+
+    format: int
+    fingerprint: Sha256
+    identity: dict[str, Any]  # what the fingerprint is the hash of
+    config: dict[str, Any]
+    label_space: LabelSpaceInfo
+    versions: dict[str, str]
+    created: Moment
+    plan: PlanInfo
+    compacted_from: CompactedFrom | None = None
+
+    def faults(self) -> list[str]:
+        """What the record says against itself, each as a sentence."""
+        return [f"run.json: {fault}" for fault in self._faults()]
+
+    def _faults(self) -> Iterator[str]:
+        if (made := fingerprint_of(self.identity)) != self.fingerprint:
+            yield f"the fingerprint {self.fingerprint[:12]} is not that of its identity, {made[:12]}"
+        if self.identity.get("plan_sha256") != self.plan.sha256:
+            yield "plan.sha256 is not identity.plan_sha256"
+        if (named := self.identity.get("label_space", self.label_space.name)) != self.label_space.name:
+            yield f"label_space.name is '{self.label_space.name}', identity.label_space '{named}'"
+        here = {key: self.config[key] for key in self.identity.keys() & self.config.keys() - {"label_space"}}
+        for change in differences({key: self.identity[key] for key in here}, here):
+            yield f"identity and config differ in {change}"
+        yield from self._label_space_faults()
+        yield from self._plan_faults()
+
+    def _label_space_faults(self) -> Iterator[str]:
+        said = self.label_space
+        try:
+            space = labels.space(said.name)
+        except UserError as error:
+            yield str(error)
+            return
+        if (said.classes, said.colours) != (space.classes, space.colours):
+            yield f"label_space has other classes or colours than {space.name}"
+
+    def _plan_faults(self) -> Iterator[str]:
+        plan = self.plan
+        if (rows := sum(part.rows for part in plan.parts)) != plan.images:
+            yield f"plan.images is {plan.images}, the plan's parts have {rows}"
+        firsts = [part.first_shard for part in plan.parts]
+        if firsts != sorted(set(firsts)) or firsts[:1] not in ([], [0]) or plan.shards <= max(firsts, default=-1):
+            yield f"plan.shards is {plan.shards}, the plan's parts begin with the shards {firsts[:MAX_TOLD]}"
+        if plan.shards > plan.images:
+            yield f"plan.shards is {plan.shards}, of {plan.images} images"
+        for number, part in enumerate(plan.parts):
+            if part.name != plan_name(number, part.sha256):
+                yield f"plan.parts[{number}] is named {part.name}, its sha256 is {part.sha256[:12]}"
+
+
+class PartEntry(_Record):
+    """What `_SUCCESS.json` says of one part."""
+
+    bytes: Count
+    rows: Count
+    footer_sha256: Sha256
+
+
+class Success(_Record):
+    """`_SUCCESS.json`."""
+
+    format: int
+    fingerprint: Sha256
+    finished: Moment
+    rows: Count
+    rejects: Count
+    rejects_by_reason: dict[str, Count]
+    parts: dict[str, PartEntry]
+
+    def faults(self) -> list[str]:
+        """What the record says against itself, each as a sentence."""
+        return [f"_SUCCESS.json: {fault}" for fault in self._faults()]
+
+    def _faults(self) -> Iterator[str]:
+        for key, kind, said in (("rows", "masks", self.rows), ("rejects", "rejects", self.rejects)):
+            if (rows := sum(part.rows for name, part in self.parts.items() if name.startswith(f"{kind}/"))) != said:
+                yield f"{key} is {said}, its {kind} parts have {rows}"
+        if (reasons := sum(self.rejects_by_reason.values())) != self.rejects:
+            yield f"rejects is {self.rejects}, its reasons have {reasons}"
+
+
+R = TypeVar("R", RunInfo, Success)
+
+
+def describe(uri: str) -> RunInfo:
+    """`run.json` of a run; UserError if there is no run, one of another format, or one whose run.json was edited."""
+    info = read_info(uri)
+    if faults := info.faults():
+        raise UserError(f"run {uri} is not what it was made as: {_told(faults)}; restore the file from a copy")
+    return info
+
+
+def read_info(uri: str) -> RunInfo:
+    """`run.json` of a run, whether or not it contradicts itself; UserError if there is none, or it cannot be read."""
+    try:
+        data = storage.read(storage.join(uri, "run.json"))
+    except FileNotFoundError:
+        raise UserError(f"run {uri}: no run.json there; give the output of `maskmill segment`") from None
+    return _parsed(RunInfo, data, f"run {uri}: run.json", "restore the file from a copy, or choose another output")
+
+
+def read_success(uri: str) -> Success | None:
+    """`_SUCCESS.json` of a run; None for a run that is not finished; UserError if it cannot be read."""
+    try:
+        data = storage.read(storage.join(uri, "_SUCCESS.json"))
+    except FileNotFoundError:
+        return None
+    return _parsed(Success, data, f"run {uri}: _SUCCESS.json", _rewrite(uri))
+
+
+def check_success(uri: str, success: Success, fingerprint: str) -> None:
+    """UserError if a `_SUCCESS.json` is another run's, or contradicts itself."""
+    faults = success.faults()
+    if success.fingerprint != fingerprint:
+        faults.append(f"_SUCCESS.json: its fingerprint is {success.fingerprint[:12]}, the run's is {fingerprint[:12]}")
+    if faults:
+        raise UserError(f"run {uri} did not end as it says: {_told(faults)}; {_rewrite(uri)}")
+
+
+def fingerprint_of(identity: dict[str, Any]) -> str:
+    """sha256 of everything that decides a run's output."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def plan_name(number: int, sha256: str) -> str:
+    """Of a plan's part, below the run."""
+    return f"plan/part-{number:05d}-{sha256[:8]}.parquet"
+
+
+def _rewrite(uri: str) -> str:
+    return f"delete the file and run `maskmill resume {uri}`, which writes it again from the parts"
+
+
+def _told(faults: list[str]) -> str:
+    more = len(faults) - MAX_TOLD
+    return "; ".join([*faults[:MAX_TOLD], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _parsed(record: type[R], data: bytes, where: str, advice: str) -> R:
+    """The record of a file's bytes; UserError says what does not fit."""
+    if not data.strip():
+        raise UserError(f"{where} is empty; {advice}")
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise UserError(f"{where} is not JSON, or only the beginning of it; {advice}") from None
+    if not isinstance(values, dict) or "format" not in values:
+        raise UserError(f"{where} is JSON, but no run wrote it: it has no `format`; {advice}")
+    if values["format"] != FORMAT:
+        raise UserError(
+            f"{where} has format {values['format']!r:.40}, this version reads {FORMAT}; use the version that wrote it"
+        )
+    try:
+        return record.model_validate_json(data)
+    except ValidationError as error:
+        raise UserError(f"{where} is damaged: {_told([_problem(dict(p)) for p in error.errors()])}; {advice}") from None
+
+
+def _problem(problem: dict[str, Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "the file"
+    return f"{key} is missing" if problem["type"] == "missing" else f"{key} cannot be {problem['input']!r:.40}"

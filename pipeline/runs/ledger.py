@@ -1,0 +1,264 @@
+"""The run ledger: which images a run must answer, which are answered, and by what.
+
+<uri>/run.json                 format, fingerprint and what it is made of, config, label space, versions, the plan's parts
+<uri>/plan/part-*.parquet      every image and its shard; never recomputed
+<uri>/_lease/*.json            who writes the run; the highest number holds
+<uri>/attempts/shard-*         there while a worker answers the shard; left behind only by one that died
+<uri>/attempts/retried-*       the images of a shard that were rejected and are tried again, until the run ends
+<uri>/masks/part-*.parquet     one a shard, created once: the first answer of a shard counts, and is whole
+<uri>/rejects/part-*.parquet   where there are rejects; they stand in the footer of the masks part too, and follow from it
+<uri>/_SUCCESS.json            written last
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import labels, storage
+from pipeline.config import canonical, differences
+from pipeline.corpus import Item, items_of
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpace
+from pipeline.runs.info import describe, fingerprint_of
+from pipeline.runs.lease import Lease
+from pipeline.runs.parts import Footer, Part, checked_parts, part_name, read_footer, read_table, scan_parts, write_part
+from pipeline.runs.plan import Plan, write_plan
+from pipeline.runs.schema import FORMAT, part_metadata
+from pipeline.runs.success import Finished, finished, rejects_part, write_success
+
+_RETRIED = "retried-"
+PACKAGES = ("maskmill", "torch", "torchvision", "ray", "pyarrow", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    uri: str
+    fingerprint: str
+    label_space: LabelSpace
+    plan: Plan
+
+    @classmethod
+    def open(cls, uri: str) -> "Run":
+        """The run at a URI; UserError if there is none."""
+        found = describe(uri)
+        return cls(uri, found.fingerprint, labels.space(found.label_space.name), Plan(uri, found.plan))
+
+    @classmethod
+    def open_or_create(
+        cls,
+        uri: str,
+        identity: dict[str, Any],
+        config: dict[str, Any],
+        space: LabelSpace,
+        make_plan: Callable[[], Iterable[pa.Table]],
+    ) -> "Run":
+        """Resume the run at a URI, or begin it.
+
+        Args:
+            identity: everything that decides the output bytes; two runs with equal identities are interchangeable.
+            config: the resolved config, kept for the reader.
+            make_plan: called only for a new run; tables as `plan_shards` gives them.
+        Raises:
+            UserError: the run there has another identity; the message names each field that differs.
+        """
+        if not storage.exists(storage.join(uri, "run.json")):
+            plan = write_plan(uri, make_plan())
+            whole = {**identity, "plan_sha256": plan["sha256"]}
+            description = {
+                "format": FORMAT,
+                "fingerprint": fingerprint_of(whole),
+                "identity": whole,
+                "config": config,
+                "label_space": {"name": space.name, "classes": space.classes, "colours": space.colours},
+                "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "plan": plan,
+            }
+            storage.create(storage.join(uri, "run.json"), json.dumps(description, indent=2).encode())
+        return cls.resumed(uri, identity)
+
+    @classmethod
+    def resumed(cls, uri: str, identity: dict[str, Any]) -> "Run":
+        """The run at a URI; UserError if it has another identity: the message names each field that differs."""
+        found = describe(uri).identity
+        wanted = json.loads(canonical({**identity, "plan_sha256": found["plan_sha256"]}))
+        if changed := differences(found, wanted):
+            raise UserError(
+                f"run {uri} was made with other settings: {'; '.join(changed)}; "
+                "choose another output, or restore the settings to resume this run"
+            )
+        return cls.open(uri)
+
+    @property
+    def num_images(self) -> int:
+        return self.plan.num_images
+
+    def shard_items(self, shard: int) -> list[Item]:
+        """The items of one shard, in the plan's order."""
+        return items_of(self.plan.shard(shard))
+
+    def shard_sizes(self) -> np.ndarray:
+        """(shards,) int64: images of each."""
+        return self.plan.sizes()
+
+    def pending(self) -> list[int]:
+        """Shards without an answer: a part is written whole or not at all. Reads the footer of each.
+
+        Raises:
+            UserError: a part is another run's, or cannot be read.
+        """
+        return self._without(checked_parts(self.uri, "masks", self.fingerprint))
+
+    def _pending(self) -> list[int]:
+        """The same by the names of the parts alone."""
+        return self._without(scan_parts(self.uri, "masks"))
+
+    def _without(self, parts: Iterable[Part]) -> list[int]:
+        answered = np.zeros(self.plan.num_shards, bool)
+        for part in parts:
+            answered[part.first : part.last + 1] = True
+        pending: list[int] = np.flatnonzero(~answered).tolist()
+        return pending
+
+    def reopen(self, lease: Lease | None = None) -> None:
+        """Withdraw `_SUCCESS.json` before anything is redone: a run is finished or it is being written.
+
+        Rejects of pending shards go too: an earlier try withdrew them and was killed halfway.
+        """
+        _check(lease)
+        storage.delete(storage.join(self.uri, "_SUCCESS.json"))
+        pending = set(self._pending())
+        for part in scan_parts(self.uri, "rejects"):
+            if part.first in pending:
+                _check(lease)
+                storage.delete(part.uri)
+
+    def answered(self, shard: int) -> list[str] | None:
+        """Reasons of a shard's rejects; None while it has no answer."""
+        found = self._footer(shard)
+        return None if found is None else [row["error"] for row in found.rejects]
+
+    def begin(self, shard: int) -> bool:
+        """Say that work on a shard begins; False if an earlier attempt began and never ended, so that its worker died."""
+        moment = datetime.now(UTC).isoformat()
+        return storage.create(self._attempt_uri(shard), moment.encode())
+
+    def leave(self, shard: int) -> None:
+        """Say that work on a shard ended without an answer, and not by its worker's death."""
+        storage.delete(self._attempt_uri(shard))
+
+    def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
+        """Write a shard's answer, unless there is one: the first counts, whoever else worked on it."""
+        metadata = part_metadata(self.fingerprint, self.label_space, shard, shard)
+        uri = storage.join(self.uri, "masks", part_name(shard, shard))
+        first = storage.create(uri, write_part(masks, metadata, rejects.to_pylist()))
+        if rejects.num_rows or not first:
+            self._settle(shard)
+        storage.delete(self._attempt_uri(shard))
+
+    def withdraw_rejects(self, lease: Lease | None = None) -> dict[int, int]:
+        """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too.
+
+        Only for a run that nobody else writes: a writer that was frozen for longer than its lease, in the moment between
+        its last look at the lease and the removal of a part, would remove one that another has made meanwhile. (S3 can
+        compare the part's ETag as it removes it; a disk has no such call, and rejects of equal bytes have equal ETags.)
+
+        Raises:
+            UserError: the run is a compacted copy, whose parts hold many shards.
+        """
+        if source := describe(self.uri).compacted_from:
+            raise UserError(
+                f"run {self.uri}: it is a compacted copy; retry the rejects of {source.uri}, then compact that again"
+            )
+        _check(lease)
+        storage.delete(storage.join(self.uri, "_SUCCESS.json"))
+        for mark in storage.list_files(storage.join(self.uri, "attempts")):
+            if mark.path.startswith("shard-"):  # its worker may have died between its answer and the answer's rejects
+                self._settle(int(mark.path.removeprefix("shard-")))
+        found = {}
+        for part in scan_parts(self.uri, "rejects"):
+            ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
+            found[part.first] = len(ids)
+            storage.put(storage.join(self.uri, "attempts", f"{_RETRIED}{part.first:05d}"), json.dumps(ids).encode())
+            for uri in (replace(part, kind="masks").uri, part.uri):
+                _check(lease)
+                storage.delete(uri)
+        return found
+
+    def retried(self) -> dict[int, list[str]]:
+        """Shard -> its images that were rejected and are tried again: they may have been mended since they were planned."""
+        marks = [mark for mark in storage.scan(storage.join(self.uri, "attempts")) if mark.path.startswith(_RETRIED)]
+        return {int(mark.path.removeprefix(_RETRIED)): _ids(mark.uri) for mark in marks}
+
+    def rejects(self) -> Counter[str]:
+        """Rejects so far, by reason."""
+        reasons: Counter[str] = Counter()
+        for part in scan_parts(self.uri, "rejects"):
+            reasons.update(read_table(storage.read(part.uri), ["error"])["error"].to_pylist())
+        return reasons
+
+    def finished(self) -> Finished | None:
+        """What `_SUCCESS.json` says; None for a run that is not finished."""
+        return finished(self.uri, self.fingerprint)
+
+    def finish(self, max_reject_rate: float, lease: Lease | None = None) -> Finished:
+        """Write `_SUCCESS.json` with rows, size and checksum of every part, from their footers.
+
+        Raises:
+            UserError: shards are pending, badly answered, or answered by a part of another run; or more images were
+                rejected than `max_reject_rate` allows
+                (counts by reason).
+        """
+        if pending := self._pending():
+            raise UserError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
+        for file in storage.list_files(storage.join(self.uri, "attempts")):
+            storage.delete(file.uri)
+        sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
+        return write_success(
+            self.uri, self.fingerprint, self.label_space, sizes, max_reject_rate, moment, lambda: _check(lease)
+        )
+
+    def _settle(self, shard: int) -> None:
+        """Write the rejects of which the shard's committed part speaks."""
+        if (found := self._footer(shard)) is not None and found.rejects:
+            name, data = rejects_part(self.fingerprint, self.label_space, shard, shard, found.rejects)
+            storage.put(storage.join(self.uri, name), data)
+
+    def _footer(self, shard: int) -> Footer | None:
+        """What a shard's committed part says; None while there is none."""
+        part = Part(self.uri, "masks", 0, shard, shard)
+        try:
+            return read_footer(replace(part, bytes=storage.size(part.uri)), self.fingerprint)
+        except FileNotFoundError:
+            return None
+
+    def _attempt_uri(self, shard: int) -> str:
+        return storage.join(self.uri, "attempts", f"shard-{shard:05d}")
+
+
+def _ids(uri: str) -> list[str]:
+    """What a mark of retried images holds."""
+    try:
+        ids = json.loads(storage.read(uri))
+    except ValueError:
+        ids = None
+    if not isinstance(ids, list) or not all(isinstance(image_id, str) for image_id in ids):
+        raise UserError(
+            f"{uri} does not hold the images that are tried again; delete the file and run the same command again"
+        )
+    return ids
+
+
+def _check(lease: Lease | None) -> None:
+    if lease is not None:
+        lease.check()

@@ -1,0 +1,167 @@
+"""The plan of a run as it is stored: parts of bounded size, read a few thousand rows at a time.
+
+<run>/plan/part-00000-<hash>.parquet, in the order of shards; no shard lies in two row groups. The hash is of the bytes, so
+that a writer that was overtaken cannot change a plan that another one made. run.json lists the parts that count.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.runs.info import PlanInfo, PlanPart, plan_name
+from pipeline.runs.parts import PartWriter
+
+PART_ROWS = 1 << 18  # about 5 MB; what an actor holds of the plan
+_LEFTOVER = re.compile(r"plan/part-\d{5}-([0-9a-f]{8})\.parquet")
+
+
+@dataclass
+class Proof:
+    """What the files of a plan hold, and what run.json says otherwise, each as a sentence."""
+
+    images: int = 0
+    shards: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+class Plan:
+    """What a run must answer; reads only the parts that a question needs, and checks each against run.json."""
+
+    def __init__(self, run_uri: str, info: PlanInfo) -> None:
+        self._run_uri, self._info = run_uri, info
+        self.parts, self.num_images, self.num_shards = info.parts, info.images, info.shards
+        self._open = lru_cache(maxsize=1)(self._read)
+
+    def shard(self, shard: int) -> pa.Table:
+        """The rows of one shard."""
+        part = max((part for part in self.parts if part.first_shard <= shard), key=lambda part: part.first_shard)
+        file = self._open(part)
+        column = file.schema_arrow.get_field_index("shard")
+        for group in range(file.metadata.num_row_groups):
+            shards = file.metadata.row_group(group).column(column).statistics
+            if shards.min <= shard <= shards.max:
+                table = file.read_row_group(group)
+                return table.filter(pc.equal(table["shard"], shard))
+        raise UserError(
+            f"run {self._run_uri}: shard {shard} is not in {part.name}, though run.json says so; restore run.json"
+        )
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """All rows, in order; whole shards, some thousand rows a table."""
+        for part in self.parts:
+            file = self._open(part)
+            for group in range(file.metadata.num_row_groups):
+                yield file.read_row_group(group, columns=columns)
+
+    def sizes(self) -> np.ndarray:
+        """(num_shards,) int64: images of each shard."""
+        sizes = np.zeros(self.num_shards, np.int64)
+        for table in self.tables(["shard"]):
+            found, counts = np.unique(table["shard"].to_numpy(), return_counts=True)
+            if found.size and found[-1] >= self.num_shards:
+                break
+            sizes[found] += counts
+        if sizes.sum() != self.num_images or not sizes.all():
+            raise UserError(
+                f"run {self._run_uri}: run.json says {self.num_images} images in {self.num_shards} shards, the plan holds "
+                "others; restore run.json"
+            )
+        return sizes
+
+    def prove(self) -> Proof:
+        """Read the whole plan: how many images and shards it has, and what does not fit run.json.
+
+        Raises:
+            UserError: a part is gone, or not the one that the run was made with.
+        """
+        proof, whole = Proof(), hashlib.sha256()
+        for part in self.parts:
+            whole.update(data := self._bytes(part))
+            first, images = proof.shards, proof.images
+            file = pq.ParquetFile(pa.BufferReader(data))
+            for group in range(file.metadata.num_row_groups):
+                shards = file.read_row_group(group, columns=["shard"])["shard"].to_numpy()
+                steps = np.diff(shards, prepend=proof.shards - 1)
+                if steps[0] != 1 or ((steps != 0) & (steps != 1)).any():
+                    proof.problems.append(f"{part.name}: its shards do not follow each other; restore run.json")
+                proof.shards, proof.images = int(shards[-1]) + 1, proof.images + len(shards)
+            if (part.first_shard, part.rows) != (first, proof.images - images):
+                proof.problems.append(
+                    f"run.json: plan says that {part.name} begins with shard {part.first_shard} and has {part.rows} images, "
+                    f"it begins with shard {first} and has {proof.images - images}"
+                )
+        for key, said, found in (
+            ("images", self._info.images, proof.images),
+            ("shards", self._info.shards, proof.shards),
+            ("sha256", self._info.sha256[:12], whole.hexdigest()[:12]),
+        ):
+            if said != found:
+                proof.problems.append(f"run.json: plan.{key} is {said}, the plan's is {found}")
+        return proof
+
+    def rows_of(self, ids: list[str]) -> pa.Table:
+        """The rows of some images."""
+        wanted = pa.array(ids, pa.string())
+        found = [table.filter(pc.is_in(table["image_id"], wanted)) for table in self.tables()]
+        return pa.concat_tables(found, promote_options="permissive").unify_dictionaries()
+
+    def _read(self, part: PlanPart) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(self._bytes(part)))
+
+    def _bytes(self, part: PlanPart) -> bytes:
+        try:
+            data = storage.read(storage.join(self._run_uri, part.name))
+        except FileNotFoundError:
+            raise UserError(f"run {self._run_uri}: {part.name} is gone; restore the file") from None
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            raise UserError(
+                f"run {self._run_uri}: {part.name} is not the plan this run was made with; restore the file"
+            )
+        return data
+
+
+def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
+    """Store a plan; what run.json says of it. Memory holds one part.
+
+    `sha256` is of the bytes of all parts, one after the other.
+    """
+    whole, parts, images, shards = hashlib.sha256(), list[dict[str, Any]](), 0, 0
+    for first, last, rows, data in _files(tables):
+        whole.update(data)
+        digest = hashlib.sha256(data).hexdigest()
+        name = plan_name(len(parts), digest)
+        storage.put(storage.join(run_uri, name), data)
+        parts.append({"name": name, "first_shard": first, "rows": rows, "sha256": digest})
+        images, shards = images + rows, last + 1
+    return {"images": images, "shards": shards, "sha256": whole.hexdigest(), "parts": parts}
+
+
+def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
+    """First and last shard, rows and bytes of each part: it ends with the table that brings it to `PART_ROWS`."""
+    writer, first, last, rows = None, 0, 0, 0
+    for table in tables:
+        if writer is None:
+            writer, first, rows = PartWriter(table.schema), table["shard"][0].as_py(), 0
+        writer.add(table)
+        last, rows = table["shard"][-1].as_py(), rows + table.num_rows
+        if rows >= PART_ROWS:
+            yield first, last, rows, writer.finish()
+            writer = None
+    if writer is not None:
+        yield first, last, rows, writer.finish()
+
+
+def leftover(name: str, uri: str) -> bool:
+    """Whether a file is a plan's part, whole, of a start that was killed before its run.json: nothing reads it."""
+    found = _LEFTOVER.fullmatch(name)
+    return found is not None and hashlib.sha256(storage.read(uri)).hexdigest().startswith(found[1])

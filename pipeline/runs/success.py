@@ -1,0 +1,123 @@
+"""`_SUCCESS.json`: the end of a run, from the footers of its parts."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpace
+from pipeline.read_ahead import ahead
+from pipeline.runs.info import check_success, read_success
+from pipeline.runs.parts import (
+    THREADS,
+    Footer,
+    Part,
+    footer_of,
+    part_name,
+    parts_of,
+    read_footer,
+    scan_parts,
+    write_part,
+)
+from pipeline.runs.schema import FORMAT, REJECT_SCHEMA, part_metadata
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What `_SUCCESS.json` says."""
+
+    rows: int
+    rejects: int
+    rejects_by_reason: dict[str, int]
+
+
+def finished(run_uri: str, fingerprint: str) -> Finished | None:
+    """What `_SUCCESS.json` says; None for a run that is not finished, or that has lost a part since.
+
+    Raises:
+        UserError: the file is damaged, contradicts itself, or is another run's.
+    """
+    success = read_success(run_uri)
+    if success is None:
+        return None
+    check_success(run_uri, success, fingerprint)
+    there = {part.name for kind in ("masks", "rejects") for part in scan_parts(run_uri, kind)}
+    if success.parts.keys() - there:
+        return None
+    return Finished(success.rows, success.rejects, success.rejects_by_reason)
+
+
+def rejects_part(
+    fingerprint: str, space: LabelSpace, first: int, last: int, rejects: list[dict[str, Any]]
+) -> tuple[str, bytes]:
+    """Name below the run and bytes of the rejects part of some shards: they follow from their masks part."""
+    table = pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA)
+    return f"rejects/{part_name(first, last)}", write_part(table, part_metadata(fingerprint, space, first, last))
+
+
+def write_success(
+    run_uri: str,
+    fingerprint: str,
+    space: LabelSpace,
+    sizes: np.ndarray,
+    max_reject_rate: float,
+    moment: str,
+    check: Callable[[], None],
+) -> Finished:
+    """Write `_SUCCESS.json`, after the rejects' parts were made to be those that the masks' footers speak of.
+
+    Args:
+        sizes: (shards,) images of each.
+        moment: when the run ended, ISO 8601.
+        check: called before what cannot be repeated.
+    Raises:
+        UserError: a part is another run's or does not answer its shards, or more images were rejected than
+            `max_reject_rate` allows.
+    """
+    rows, after, reasons, entries = 0, 0, Counter[str](), list[str]()
+    there = {part.first: part for part in scan_parts(run_uri, "rejects")}
+
+    def look(part: Part) -> tuple[Part, Footer]:
+        return part, read_footer(part, fingerprint)
+
+    for part, footer in ahead(look, parts_of(run_uri, "masks"), THREADS):
+        images = int(sizes[part.first : part.last + 1].sum())
+        if part.first < after or footer.rows + len(footer.rejects) != images:
+            raise UserError(
+                f"run {run_uri}: {part.name} answers {footer.rows + len(footer.rejects)} images, its shards have {images}, "
+                f"{max(0, after - part.first)} of them answered by another part; delete it and run the same command again"
+            )
+        rows, after = rows + footer.rows, part.last + 1
+        entries.append(_entry(part.name, part.bytes, footer))
+        if footer.rejects:
+            reasons.update(row["error"] for row in footer.rejects)
+            name, data = rejects_part(fingerprint, space, part.first, part.last, footer.rejects)
+            found = there.pop(part.first, None)
+            if found is None or (found.last, found.bytes) != (part.last, len(data)):
+                storage.put(storage.join(run_uri, name), data)
+            entries.append(_entry(name, len(data), footer_of(data, name)))
+    for stale in there.values():
+        check()
+        storage.delete(stale.uri)
+    done = Finished(rows, reasons.total(), dict(reasons.most_common()))
+    if done.rejects > max_reject_rate * sizes.sum():
+        counts = ", ".join(f"{count} {reason}" for reason, count in done.rejects_by_reason.items())
+        raise UserError(
+            f"run {run_uri}: {done.rejects} of {sizes.sum()} images were rejected ({counts}), more than "
+            f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
+        )
+    head = {"format": FORMAT, "fingerprint": fingerprint, "finished": moment}
+    text = json.dumps({**head, **vars(done)})[:-1] + ',\n"parts": {\n' + ",\n".join(entries) + "\n}}\n"
+    check()
+    storage.put(storage.join(run_uri, "_SUCCESS.json"), text.encode())
+    return done
+
+
+def _entry(name: str, size: int, footer: Footer) -> str:
+    return f'"{name}": ' + json.dumps({"bytes": size, "rows": footer.rows, "footer_sha256": footer.sha256})

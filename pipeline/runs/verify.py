@@ -1,0 +1,273 @@
+"""Proof of a run's promise: every image of the plan once, as a mask or a reject, every part readable and whole, and every
+number of `run.json` and `_SUCCESS.json` that of the plan and the parts."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import labels, storage
+from pipeline.errors import UserError
+from pipeline.imaging.mask_png import decode_mask
+from pipeline.labels import LabelSpace
+from pipeline.metrics.confusion import count_confusion
+from pipeline.read_ahead import ahead
+from pipeline.runs.info import PartEntry, Success, fingerprint_of, read_info, read_success
+from pipeline.runs.lease import lease_faults
+from pipeline.runs.parts import Footer, Part, body_sha256, footer_of, part_at, part_name
+from pipeline.runs.plan import Plan, leftover
+from pipeline.runs.schema import FINGERPRINT, REJECT_SCHEMA, SHARDS, mask_schema, part_metadata
+
+THREADS = 4  # parts in memory at a time, twice as many that wait
+MASK_COLUMNS = ["image_id", "height", "width", "mask", "pixels"]  # that a mask is proved by
+
+
+@dataclass
+class Verification:
+    """What was counted, and each fault as a sentence."""
+
+    images: int  # of the plan, as it was read
+    masks: int = 0
+    rejects: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Found:
+    """One part, read again."""
+
+    part: Part
+    ids: Counter[str] = field(default_factory=Counter)
+    rejects: list[dict[str, Any]] | None = None  # of a rejects part its rows, of a masks part those that its footer has
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What every part of the run must agree with."""
+
+    fingerprints: tuple[str, ...]  # of run.json; two, where run.json contradicts itself
+    space: LabelSpace
+    entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: there is none that can be read
+
+
+def verify(uri: str) -> Verification:
+    """Re-read every part of a run and count; never raises for a fault of the run, but lists it.
+
+    Parts are read a few at a time; what is held of each is compared with the plan of its own shards and forgotten.
+
+    Raises:
+        UserError: there is no run at the URI, its run.json cannot be read, or its plan is not the one it was made with.
+    """
+    info = read_info(uri)
+    plan = Plan(uri, info.plan)
+    proof = plan.prove()
+    parts, aliens = _listed(uri, plan)
+    problems = [*info.faults(), *proof.problems, *aliens, *lease_faults(uri)]
+    fingerprints = tuple(dict.fromkeys([info.fingerprint, fingerprint_of(info.identity)]))
+    success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
+    expected = _Expected(fingerprints, labels.space(info.label_space.name), None if success is None else success.parts)
+    found = ahead(lambda part: _look(part, expected), parts, THREADS)
+    planned = _shards(plan)
+    waiting, counted, reasons = next(found, None), Counter[str](), Counter[str]()
+    for first, last in _ranges(parts, proof.shards):
+        answers, here = Counter[str](), list[_Found]()
+        while waiting is not None and waiting.part.first <= last:
+            answers += waiting.ids
+            counted[waiting.part.kind] += waiting.ids.total()
+            if waiting.part.kind == "rejects":
+                reasons.update(row["error"] for row in waiting.rejects or ())
+            problems += waiting.problems
+            here.append(waiting)
+            waiting = next(found, None)
+        problems += _disagreements(here)
+        shards = islice(planned, last + 1 - first)  # none for a part that the plan does not know
+        images = [image_id for shard in shards for image_id in shard]
+        where = part_name(first, last)
+        for image_id in images:
+            if answers[image_id] != 1:
+                problems.append(f"image '{image_id}' is answered {answers[image_id]} times in {where}, it must be once")
+        for image_id in answers.keys() - set(images):
+            problems.append(f"image '{image_id}' is answered in {where} and is not in the plan of its shards")
+    if success is not None:
+        problems += _miscounts(success, counted, reasons)
+    return Verification(proof.images, counted["masks"], counted["rejects"], problems)
+
+
+def _listed(uri: str, plan: Plan) -> tuple[list[Part], list[str]]:
+    """The parts in the order of their shards, and a fault for each other file in their folders."""
+    parts, aliens, planned = list[Part](), list[str](), {part.name for part in plan.parts}
+    for kind in ("masks", "rejects", "plan"):
+        for file in storage.list_files(storage.join(uri, kind)):
+            name = f"{kind}/{file.path}"
+            part = None if kind == "plan" else part_at(uri, kind, file)
+            if part is not None:
+                parts.append(part)
+            elif name not in planned and not storage.is_temporary(file.path) and not leftover(name, file.uri):
+                aliens.append(f"{name} is no file of this run; move it away, readers of the folder would read it")
+    return sorted(parts, key=lambda part: (part.first, part.kind)), aliens
+
+
+def _recorded(
+    uri: str, created: str, fingerprints: tuple[str, ...], parts: list[Part], num_shards: int, problems: list[str]
+) -> Success | None:
+    """`_SUCCESS.json`, and what speaks against it before any part is read; None where there is none that can be read."""
+    try:
+        success = read_success(uri)
+    except UserError as error:
+        problems.append(str(error))
+        return None
+    if success is None:
+        covered = (part.last + 1 - max(part.first, before) for part, before in _after(parts))
+        pending = num_shards - sum(max(0, shards) for shards in covered)
+        problems.append(f"the run is not finished: {pending} shards are pending; run `segment` again")
+        return None
+    problems += success.faults()
+    if success.fingerprint not in fingerprints:
+        problems.append(
+            f"_SUCCESS.json: its fingerprint is {success.fingerprint[:12]}, run.json's is {fingerprints[0][:12]}"
+        )
+    if datetime.fromisoformat(success.finished) < datetime.fromisoformat(created):
+        problems.append(f"_SUCCESS.json: finished is {success.finished}, before the run was created, {created}")
+    gone = success.parts.keys() - {part.name for part in parts}
+    problems += [f"{name} is missing; run `segment` again, which redoes its shard" for name in sorted(gone)]
+    return success
+
+
+def _after(parts: list[Part]) -> Iterator[tuple[Part, int]]:
+    """Each masks part, and the shard up to which those before it answer."""
+    before = 0
+    for part in parts:
+        if part.kind == "masks":
+            yield part, before
+            before = max(before, part.last + 1)
+
+
+def _miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) -> Iterator[str]:
+    """What `_SUCCESS.json` counts otherwise than its parts, now that they were read."""
+    for key, said, found in (
+        ("rows", success.rows, counted["masks"]),
+        ("rejects", success.rejects, counted["rejects"]),
+        ("rejects_by_reason", success.rejects_by_reason, dict(reasons.most_common())),
+    ):
+        if said != found:
+            yield f"_SUCCESS.json: {key} is {said}, the parts have {found}"
+
+
+def _disagreements(here: list[_Found]) -> Iterator[str]:
+    """Rejects parts that do not hold what the masks parts of the same shards say of them."""
+    spoken = {found.part.shards: found for found in here if found.part.kind == "masks"}
+    for found in here:
+        masks = spoken.get(found.part.shards)
+        if found.part.kind == "masks" or masks is None or None in (found.rejects, masks.rejects):
+            continue
+        if found.rejects != masks.rejects:
+            yield f"{found.part.name} does not hold the rejects of which {masks.part.name} speaks"
+
+
+def _shards(plan: Plan) -> Iterator[list[str]]:
+    """The image ids of each shard, in order."""
+    for table in plan.tables(["image_id", "shard"]):
+        ids, shards = table["image_id"].to_pylist(), table["shard"].to_numpy()
+        starts = np.flatnonzero(np.diff(shards, prepend=-1))
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            yield ids[start:end]
+
+
+def _ranges(parts: list[Part], num_shards: int) -> Iterator[tuple[int, int]]:
+    """First and last shard of each stretch that is answered together; parts that share a shard are one stretch."""
+    first = last = -1
+    for part in parts:
+        if part.first <= last:
+            last = max(last, part.last)
+            continue
+        if last >= 0:
+            yield first, last
+        yield from ((shard, shard) for shard in range(last + 1, min(part.first, num_shards)))
+        first, last = part.first, part.last
+    if last >= 0:
+        yield first, last
+    yield from ((shard, shard) for shard in range(last + 1, num_shards))
+
+
+def _look(part: Part, expected: _Expected) -> _Found:
+    """One part: that it is the one that was committed, which images it answers, and its masks, decoded."""
+    found = _Found(part)
+    try:
+        data = storage.read(part.uri)
+        footer = footer_of(data, part.name)
+        found.problems += _footer_faults(part, footer, len(data), body_sha256(data), expected)
+        _read_rows(pq.ParquetFile(pa.BufferReader(data)), footer, expected.space, found)
+    except UserError as error:
+        found.problems.append(str(error))
+    except (OSError, ValueError, pa.ArrowException) as error:  # the last two, of damaged metadata
+        found.problems.append(f"{part.name} cannot be read ({error}); delete it and run `segment` again")
+    return found
+
+
+def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: _Expected) -> Iterator[str]:
+    """What a part's footer says otherwise than `_SUCCESS.json`, run.json and the part's own bytes."""
+    entry = (expected.entries or {}).get(part.name)
+    if expected.entries is not None and entry is None:
+        yield f"{part.name} is not listed in _SUCCESS.json"
+    if body != footer.body_sha256 or (entry is not None and entry.footer_sha256 != footer.sha256):
+        yield f"{part.name} is not the file that was committed (sha256 differs); delete it and run `segment` again"
+    if entry is not None and (entry.bytes, entry.rows) != (size, footer.rows):
+        yield (
+            f"_SUCCESS.json: {part.name} has {entry.bytes} bytes and {entry.rows} rows, the file has {size} and {footer.rows}"
+        )
+    mine = footer.metadata.get(FINGERPRINT, "none")
+    if mine not in expected.fingerprints:
+        yield (
+            f"{part.name} is a part of another run: it carries the fingerprint {mine[:12]}, this run's is "
+            f"{expected.fingerprints[0][:12]}; delete the file and run `segment` again"
+        )
+    for key, value in part_metadata(mine, expected.space, part.first, part.last).items():
+        if (said := footer.metadata.get(key)) != value:
+            known = f"{said!r:.40}, not {value!r:.40}" if key == SHARDS else "not that of the run"
+            yield f"{part.name} says of itself that its {key} is {known}; delete it and run `segment` again"
+
+
+def _read_rows(file: pq.ParquetFile, footer: Footer, space: LabelSpace, found: _Found) -> None:
+    """Every column of every row group; a few of them are looked at."""
+    masks, name = found.part.kind == "masks", found.part.name
+    schema = mask_schema(space.num_classes) if masks else REJECT_SCHEMA
+    if not file.schema_arrow.remove_metadata().equals(schema):
+        raise UserError(f"{name} has other columns than every part of a run; delete it and run `segment` again")
+    rejects = list[dict[str, Any]]()
+    for group in range(file.metadata.num_row_groups):
+        table = file.read_row_group(group, use_threads=False)  # the parts have threads of their own
+        found.ids.update(table["image_id"].to_pylist())
+        if masks:
+            _check_masks(table.select(MASK_COLUMNS), name, space.num_classes, found)
+        else:
+            rejects += table.to_pylist()
+    found.rejects = footer.rejects if masks else rejects
+
+
+def _check_masks(table: pa.Table, name: str, num_classes: int, found: _Found) -> None:
+    for row in table.to_pylist():
+        try:
+            mask = decode_mask(row["mask"]["bytes"])
+        except UserError as error:
+            found.problems.append(f"{name}: mask of '{row['image_id']}': {error}")
+            continue
+        if mask.shape != (row["height"], row["width"]):
+            found.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
+        elif _pixels(mask, num_classes) != row["pixels"]:
+            found.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
+
+
+def _pixels(mask: np.ndarray, num_classes: int) -> list[int] | None:
+    """Pixels of each class; None where there are others."""
+    try:
+        counts: list[int] = count_confusion(mask, mask, num_classes).diagonal().tolist()
+    except ValueError:
+        return None
+    return counts

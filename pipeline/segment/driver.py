@@ -1,0 +1,155 @@
+"""Ray Data: a corpus in, one Parquet row an image out. Rows of the dataset are shards; only their summaries come back."""
+
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from pipeline import cluster
+from pipeline.cluster.worker_env import worker_environment
+from pipeline.config import SegmentConfig, run_keys
+from pipeline.corpus import plan_shards, scan_items
+from pipeline.metrics.registry import check_metrics
+from pipeline.models import checkpoint
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.runs import SECONDS, Lease, Run
+from pipeline.segment import failures, telemetry
+from pipeline.segment.actor import Segmenter, decode
+from pipeline.segment.estimate import TASKS, TASKS_AN_ACTOR
+
+# Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
+# for ever.
+RESTARTS = 100
+# A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
+# the death of a node and the cluster's notice of it, when every try finds nobody.
+RETRIES = -1
+
+
+@dataclass
+class Progress:
+    """How far a run is; images of earlier starts count as done and not for the rate."""
+
+    images: int  # of the whole run
+    done: int
+    rejects: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
+    answered_now: int = 0
+    first_answer: float | None = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.first_answer = self.first_answer or time.monotonic() - (time.time() - row["began"])
+        self.done += row["images"]
+        self.answered_now += row["images"]
+        self.rejects.update(row["rejects"])
+        for name in SECONDS:
+            self.seconds[name] += row[name]
+
+    @property
+    def images_per_s(self) -> float:
+        """Since the first actor began to work; 0 before the first answer."""
+        return self.answered_now / (time.monotonic() - self.first_answer) if self.first_answer else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        return (self.images - self.done) / self.images_per_s if self.images_per_s else None
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """How a run ended."""
+
+    run: str
+    rows: int
+    rejects: dict[str, int]  # by reason
+    answered_now: int  # images of this start; the others were committed before
+    images_per_s: float
+
+
+def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda progress: None) -> Segmented:
+    """Answer every image of a corpus; shards already committed to the run are skipped.
+
+    Raises:
+        UserError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
+    """
+    with failures.explained(cfg.output):
+        return _segment(cfg, on_progress)
+
+
+def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Segmented:
+    ready = checkpoint.load(cfg.checkpoint)
+    check_metrics(cfg.metrics, ready.label_space)
+    with Lease(cfg.output) as lease:
+        run = Run.open_or_create(
+            cfg.output,
+            identity(cfg, ready),
+            cfg.model_dump(mode="json"),
+            ready.label_space,
+            make_plan=lambda: plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard),
+        )
+        pending = run.pending()
+        progress = Progress(run.num_images, run.num_images - int(run.shard_sizes()[pending].sum()))
+        if pending:
+            run.reopen(lease)
+            on_progress(progress)
+            rows = _answer(cfg, run, pending)
+            watched = telemetry.SegmentationMetrics(cfg.output, progress.images, progress.done)
+            for row in rows.iter_rows():
+                failures.raise_told(row["ended"])
+                progress.add(row)
+                watched.add(row, progress.done)
+                on_progress(progress)
+        finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
+    return Segmented(
+        cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s
+    )
+
+
+def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
+    """What decides the bytes of a run's output; machine-side knobs (actors, batch size, GPUs) are not in it."""
+    settings = cfg.model_dump(mode="json", include=run_keys(SegmentConfig))
+    return {**settings, **ready.identity}
+
+
+def _answer(cfg: SegmentConfig, run: Run, pending: list[int]) -> ray.data.Dataset:
+    """The stage chain: shard numbers -> summaries of committed shards."""
+    cluster.connect()
+    cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    tasks = min(len(pending), max(TASKS, TASKS_AN_ACTOR * cfg.actors))
+    shards: ray.data.Dataset = ray.data.from_items([{"shard": n} for n in pending], override_num_blocks=tasks)
+    bound = {"payload": cfg.model_dump(mode="json"), "fingerprint": run.fingerprint, "retried": run.retried()}
+    if cfg.decode == "tasks":  # on all nodes; not fused into the actor, since its restarts are set below
+        shards = shards.map_batches(
+            decode,  # type: ignore[arg-type]  # its second argument comes from fn_kwargs
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_kwargs=bound,
+            num_cpus=1,
+            scheduling_strategy="SPREAD",
+        )
+    # All actors start at once; where they could take the CPUs of decoding, Ray adds them one by one as it sees fit.
+    actors = min(cfg.actors, len(pending))
+    # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
+    return shards.map_batches(
+        Segmenter,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_kwargs=bound,
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=1 if cfg.decode == "tasks" else actors),
+        num_cpus=cfg.cpus_per_actor,
+        num_gpus=cfg.gpus_per_actor,
+        ray_remote_args_fn=lambda: {
+            "max_restarts": RESTARTS,
+            "max_task_retries": RETRIES,
+            "runtime_env": worker_environment(cfg.gpus_per_actor),
+        },
+    )

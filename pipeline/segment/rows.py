@@ -1,0 +1,81 @@
+"""The rows of a run's tables: what one answered image, or one rejected image, becomes."""
+
+import time
+
+import numpy as np
+
+from pipeline.config import MetricsConfig
+from pipeline.corpus import Item
+from pipeline.errors import Reject
+from pipeline.imaging.decode import as_stored
+from pipeline.imaging.mask_png import encode_mask
+from pipeline.labels import LabelSpace
+from pipeline.metrics.confusion import count_confusion
+from pipeline.metrics.iou import mean_iou, pixel_accuracy
+from pipeline.metrics.registry import chosen_counts
+from pipeline.predict import Prediction
+from pipeline.segment.loading import Loaded
+
+Row = dict[str, object]
+
+
+def mask_row(
+    loaded: Loaded, prediction: Prediction, raw: np.ndarray | None, space: LabelSpace, metrics: MetricsConfig
+) -> Row:
+    """The row of one image; `raw` is its mask before the CRF, where there is one."""
+    started = time.perf_counter()
+    mask, num_classes = prediction.mask, space.num_classes
+    stored = as_stored(mask, loaded.orientation)
+    encoded = encode_mask(stored)
+    counts: Row = {}
+    if loaded.label is not None:
+        counts = confusion_columns(count_confusion(loaded.label, mask, num_classes))
+        if raw is not None:
+            counts["confusion_raw"] = count_confusion(loaded.label, raw, num_classes).ravel().tolist()
+        counts |= chosen_counts(metrics, space, loaded.label, mask, raw, loaded.instances, loaded.confidence)
+    return {
+        **identity_columns(loaded.item),
+        "height": stored.shape[0],
+        "width": stored.shape[1],
+        "mask": {"bytes": encoded, "path": f"{loaded.item.image_id}.png"},
+        "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
+        **counts,
+        "confidence": prediction.confidence,
+        "entropy": prediction.entropy,
+        **loaded.seconds,
+        "seconds_encode": time.perf_counter() - started,
+    }
+
+
+def reject_row(item: Item, error: Reject) -> Row:
+    """The row of an image that cannot be answered."""
+    return {
+        "image_id": item.image_id,
+        "uri": item.image.uri,
+        "member": item.image.member,
+        "stage": error.stage,
+        "error": error.reason,
+        "message": str(error),
+        "attempts": 1,
+    }
+
+
+def confusion_columns(confusion: np.ndarray) -> Row:
+    """(C, C) counts and what follows from them alone."""
+    columns: Row = {"confusion": confusion.ravel().tolist()}
+    if confusion.any():
+        columns |= {"miou": mean_iou(confusion), "pixel_accuracy": pixel_accuracy(confusion)}
+    return columns
+
+
+def identity_columns(item: Item) -> Row:
+    """Which image it is, and its groups."""
+    return {
+        "image_id": item.image_id,
+        "uri": item.image.uri,
+        "member": item.image.member,
+        "split": item.split,
+        "city": item.city,
+        "sequence": item.sequence,
+        "frame": item.frame,
+    }

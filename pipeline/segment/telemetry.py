@@ -1,0 +1,39 @@
+"""What dashboards and alerts see of a segmentation run: metrics that Ray exports to Prometheus, there with the prefix `ray_`.
+
+They are set by the driver, once a shard, so that a run is one set of series however many workers it has.
+"""
+
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+from pipeline.runs import SECONDS
+
+RUN = ("run",)  # every series carries its run's URI
+
+
+class SegmentationMetrics:
+    """The series of one segmentation run."""
+
+    def __init__(self, run: str, images: int, done: int) -> None:
+        self._run = {"run": run}
+        self._images, self._planned = images, Gauge("maskmill_images_planned", "Images of the run's plan.", RUN)
+        self._done = Gauge("maskmill_images_done", "Images answered so far, by earlier starts of the run too.", RUN)
+        self._answered = Counter("maskmill_images_answered", "Images answered by this start.", RUN)
+        self._rejects = Counter("maskmill_images_rejected", "Images rejected by this start.", (*RUN, "reason"))
+        self._seconds = Counter("maskmill_stage_seconds", "Seconds of all actors in one stage.", (*RUN, "stage"))
+        self._tell(done)
+
+    def add(self, row: dict[str, Any], done: int) -> None:
+        """A shard was committed; `done` images of the run are answered now."""
+        self._tell(done)
+        self._answered.inc(row["images"], self._run)
+        for reason in row["rejects"]:
+            self._rejects.inc(1, {**self._run, "reason": reason})
+        for name in SECONDS:
+            if row[name] > 0:
+                self._seconds.inc(row[name], {**self._run, "stage": name.removeprefix("seconds_")})
+
+    def _tell(self, done: int) -> None:
+        self._planned.set(self._images, self._run)  # again each time: a value set once may leave with the first export
+        self._done.set(done, self._run)

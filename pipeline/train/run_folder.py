@@ -1,0 +1,142 @@
+"""What lies beside the checkpoints of a run: config, environment, label counts, and the sign that it is finished."""
+
+import importlib.metadata
+import json
+import platform
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from pipeline import labels, storage
+from pipeline.config import TrainConfig, differences, machine_keys
+from pipeline.corpus import Item, list_items
+from pipeline.errors import UserError
+from pipeline.train.data import count_label
+
+_PACKAGES = ("maskmill", "torch", "torchvision", "ray", "numpy", "pydantic", "pyarrow", "safetensors", "Pillow")
+_LABELS_A_TASK = 64
+
+
+def labelled(cfg: TrainConfig, split: str) -> list[Item]:
+    """The images of a split that have a label; UserError where there is none."""
+    items = [item for item in list_items(cfg.corpus, split) if item.label is not None]
+    if not items:
+        raise UserError(
+            f"{cfg.corpus.images}: split '{split}' has no labelled image; training needs labels, set corpus.labels"
+        )
+    return items
+
+
+def claim(cfg: TrainConfig) -> None:
+    """Write config.json, or make sure that the run already there is of the same config."""
+    uri = storage.join(cfg.output, "config.json")
+    wanted = cfg.model_dump(mode="json")
+    if not storage.create(uri, json.dumps(wanted, indent=2).encode()):
+        found = storage.read_json(uri)
+        changed = [line for line in differences(found, wanted) if line.split(":")[0] not in machine_keys(TrainConfig)]
+        if changed:
+            raise UserError(
+                f"{cfg.output} holds a training run of another config: {'; '.join(changed)}; "
+                "choose another output, or restore the config to continue that run"
+            )
+
+
+def add_environment(output: str) -> None:
+    """Add this start to environment.json: versions, the commit of the code, the machine that drives."""
+    uri = storage.join(output, "environment.json")
+    try:
+        starts = storage.read_json(uri)
+    except FileNotFoundError:
+        starts = []
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+    storage.put(uri, json.dumps([*starts, start], indent=2).encode())
+
+
+def is_finished(cfg: TrainConfig) -> bool:
+    return storage.exists(storage.join(cfg.output, "_SUCCESS.json"))
+
+
+def finish(cfg: TrainConfig) -> dict[str, Any]:
+    """Write the sign that the run has nothing left to do; how its best checkpoint was trained."""
+    best = storage.read(storage.join(cfg.output, "best", "checkpoint.json"))
+    info: dict[str, Any] = json.loads(best)["info"]
+    storage.put(storage.join(cfg.output, "_SUCCESS.json"), json.dumps({"best": info}, indent=2).encode())
+    return info
+
+
+def publish(stage: str, output: str) -> None:
+    """Copy the checkpoints of the last stage to where those of a run without stages lie."""
+    for name in ("best", "last"):
+        for file in ("model.safetensors", "checkpoint.json"):
+            storage.put(storage.join(output, name, file), storage.read(storage.join(stage, name, file)))
+
+
+def count_labels(cfg: TrainConfig) -> None:
+    """Write label_counts.json, if the recipe needs it: each training label is read once, by Ray tasks.
+
+    Raises:
+        UserError: from the first bad label.
+    """
+    uri = storage.join(cfg.output, "label_counts.json")
+    if not needs_counts(cfg) or storage.exists(uri):
+        return
+    items = labelled(cfg, cfg.train_split)
+    shards = [items[start : start + _LABELS_A_TASK] for start in range(0, len(items), _LABELS_A_TASK)]
+    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(counts_of)
+    try:
+        parts = ray.get([task.remote(shard, cfg.label_space, cfg.max_pixels) for shard in shards])
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UserError) else error from error
+    counts = {item.image_id: row.tolist() for item, row in zip(items, np.concatenate(parts), strict=True)}
+    storage.put(uri, json.dumps(counts).encode())
+
+
+def counts_of(items: list[Item], label_space: str, max_pixels: int) -> np.ndarray:
+    """(I, C) int64 labelled pixels of each item."""
+    return np.stack([count_label(item, labels.space(label_space), max_pixels) for item in items])
+
+
+def read_counts(cfg: TrainConfig, items: list[Item]) -> np.ndarray | None:
+    """(I, C) of `count_labels`, in the order of the items; None where the recipe needs no counts."""
+    if not needs_counts(cfg):
+        return None
+    counts = storage.read_json(storage.join(cfg.output, "label_counts.json"))
+    return np.array([counts[item.image_id] for item in items], np.int64)
+
+
+def needs_counts(cfg: TrainConfig) -> bool:
+    return bool(cfg.loss.class_weights or cfg.augment.class_uniform)
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with `+changes` where files differ from it; None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
