@@ -78,6 +78,7 @@ def unbroken(ray_session, corpus, tiny_checkpoint, tmp_path_factory):
     return rows(cfg.output)
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 28)
 @pytest.mark.parametrize("who", ["actor", "child"])
 def test_a_checkpoint_replaced_in_mid_run_ends_it_and_the_first_one_finishes_it(
@@ -121,6 +122,7 @@ def begun(cfg):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 28)
 def test_rejects_are_not_withdrawn_for_a_model_that_is_not_the_runs(unbroken, corpus, best, tmp_path):
     """Their shards' masks would be gone until the first checkpoint is put back."""
@@ -151,6 +153,7 @@ def test_other_preprocessing_than_the_runs_is_found_too(corpus, best, tmp_path):
         failures.raise_told(ended)
 
 
+@pytest.mark.slow
 def test_actors_and_decoding_tasks_work_for_the_run_of_their_driver_alone(corpus, best, tmp_path):
     cfg = config(corpus, best, tmp_path / "run", decode="tasks")
     run = begun(cfg)
@@ -213,6 +216,7 @@ def maskmill(folder, cfg, planted=None):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 30)
 @pytest.mark.parametrize("where", ["actor", "tasks"])
 def test_an_image_on_which_the_code_fails_is_rejected_alone_with_the_error(unbroken, corpus, best, tmp_path, where):
@@ -230,6 +234,7 @@ def test_an_image_on_which_the_code_fails_is_rejected_alone_with_the_error(unbro
     assert verify(str(output)).problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 30)
 def test_an_error_on_every_image_ends_the_run_at_once_with_its_traceback_and_rejects_nothing(
     unbroken, corpus, best, tmp_path

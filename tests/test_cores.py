@@ -33,6 +33,7 @@ def faults_of_a_pass(ours: bool) -> float:
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc's settings are glibc's")
 
 
+@pytest.mark.slow
 @glibc
 def test_freed_memory_is_used_again_without_page_faults():
     spawn = multiprocessing.get_context("spawn")
@@ -42,6 +43,7 @@ def test_freed_memory_is_used_again_without_page_faults():
     assert kept < plain / 10
 
 
+@pytest.mark.slow
 @glibc
 def test_workers_keep_it_in_the_threads_in_which_ray_computes(ray_session):
     class Passes:

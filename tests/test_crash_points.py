@@ -50,7 +50,7 @@ def content(uri):
 
 
 @pytest.mark.scorecard("fault", 19)
-@pytest.mark.parametrize("store", ["folder", "s3"])
+@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def test_after_a_kill_at_any_step_the_same_command_ends_as_if_nothing_had_been(store, request, tmp_path):
     root = str(tmp_path) if store == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
     whole, names = f"{root}/whole", {}

@@ -182,6 +182,7 @@ def test_the_number_of_an_image_leaves_room_in_a_key():
     assert lattice.most_images([wide]) == 2 ** (63 - packing(wide).bits) < 2**20
 
 
+@pytest.mark.slow
 def test_the_triton_kernels_equal_torch_in_the_interpreter(tmp_path):
     """In a process of its own: Triton reads TRITON_INTERPRET when kernels are defined."""
     pytest.importorskip("triton")

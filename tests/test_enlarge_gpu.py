@@ -40,6 +40,7 @@ def check_kernel(device):
     )  # of equals the lowest
 
 
+@pytest.mark.slow
 def test_the_kernel_gives_torchs_labels_in_tritons_interpreter():
     pytest.importorskip("triton")
     child = subprocess.run(

@@ -21,6 +21,7 @@ def expected_of(uri, image):
         return ready.model(normalise(image, mean, std))[-1]
 
 
+@pytest.mark.slow
 def test_torch_export_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_path):
     out = str(tmp_path / "model.pt2")
     done = export_model.export(tiny_checkpoint, "torch_export", out, 64, 96)
@@ -52,6 +53,7 @@ def test_a_size_that_the_network_does_not_take_is_told(tiny_checkpoint, tmp_path
         export_model.export(tiny_checkpoint, "torch_export", str(tmp_path / "x"), 64, 100)
 
 
+@pytest.mark.slow
 def test_logits_that_differ_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(export_model, "TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="nothing was written"):

@@ -17,7 +17,7 @@ from pipeline.runs import REJECT_SCHEMA, Run, mask_schema
 from pipeline.synthetic.scenes import write_corpus
 from tests.counting_proxy import Request, counting_proxy
 
-pytestmark = pytest.mark.timeout(900)  # a Ray of its own on a busy machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a Ray of its own on a busy machine
 SHARD = 4
 IMAGES = {"small": 8, "large": 24}
 HEADER_BYTES = 512  # of a zip member, and what is read beyond it

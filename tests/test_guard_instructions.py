@@ -137,6 +137,7 @@ def a_pixel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_kernels_take_few_machine_instructions_a_pixel(a_pixel):
     step = (a_pixel["crf, 5 steps"] - a_pixel["crf, 1 step"]) / 4

@@ -22,7 +22,7 @@ from pipeline.runs import REJECT_SCHEMA, Run, mask_schema, verify
 from pipeline.segment import ShardSegmenter
 from tests.bench.huge import Brightness, draw
 
-pytestmark = pytest.mark.timeout(1500)  # of the network, on a busy machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # of the network, on a busy machine
 HEIGHT, WIDTH = 14_000, 13_000
 SPACE = labels.space("camvid11")
 

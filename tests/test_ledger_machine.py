@@ -255,7 +255,7 @@ FULL = settings(
     database=None, phases=[Phase.generate], report_multiple_bugs=False,  # an example is short enough to read as it is
 )  # fmt: skip
 Ledger.TestCase.settings = FULL
-TestLedger = Ledger.TestCase
+TestLedger = pytest.mark.slow(Ledger.TestCase)
 
 SUCCESS = 'storage.delete(storage.join(self.uri, "_SUCCESS.json"))'
 # What is wrong: the function, its text, the text instead of it.
@@ -276,6 +276,7 @@ FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_machine_finds_a_planted_fault(fault, monkeypatch, record_property):
     owner, name, text, instead = FAULTS[fault]

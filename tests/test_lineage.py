@@ -36,6 +36,7 @@ def randomise_norms(network):
 # --- classifiers -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_convolutionalised_classifier_gives_the_classifiers_logits(name):
     torch.manual_seed(0)
@@ -51,6 +52,7 @@ def test_a_convolutionalised_classifier_gives_the_classifiers_logits(name):
     assert logits.std() > 0.01  # the weights say something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_without_padding_its_scores_equal_those_of_a_slid_window(name):
     network = randomise_norms(build(name="classifier", backbone=name, padding="valid", fc_channels=16))
@@ -112,6 +114,7 @@ def test_fcn_offsets_are_the_released_networks():
     assert alexnet.upscore.first - alexnet.centre == 18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [32, 16, 8])
 def test_fcn_scores_lie_where_the_image_says(stride):
     """With averaging weights, the logits that a dot in the image excites have their centre at the dot."""
@@ -147,6 +150,7 @@ def test_fcn_16s_begins_with_the_output_of_the_32s_it_starts_from():
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_with_interpolation_it_differs_only_by_interpolating_twice():
     """Between knots, linear interpolation of a linear interpolation is itself; at a knot it cuts the corner by at most an
     eighth of the second difference in each direction (the chord from a quarter before it to a quarter after it)."""

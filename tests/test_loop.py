@@ -119,6 +119,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(scenes, tmp_path
     assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
 
 
+@pytest.mark.slow
 def test_every_recipe_learns(ray_session, scenes, tmp_path):
     loss = {
         "terms": [
@@ -137,6 +138,7 @@ def test_every_recipe_learns(ray_session, scenes, tmp_path):
     assert storage.exists(f"{cfg.output}/best/model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER}) on this machine")
 def test_a_compiled_network_learns_the_same(scenes, tmp_path):
     small = QUICK | {"model": QUICK["model"] | {"depth": 1}, "epochs": 1}

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.scorecard("security", 13)
+pytestmark = [pytest.mark.slow, pytest.mark.scorecard("security", 13)]
 
 # In a process of its own: what all of Ray's processes listen on once an actor and a task run.
 STARTED = """

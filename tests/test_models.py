@@ -74,6 +74,7 @@ def network(values):
         return models.build(parse_model(values, where="test"), CLASSES)
 
 
+@pytest.mark.slow
 @every_network
 def test_logits_have_the_input_size_at_the_smallest_legal_and_an_odd_non_square_one(network):
     network.eval()
@@ -116,6 +117,7 @@ def test_each_layer_runs_once_an_image(network):
     assert {name: n for name, n in calls.items() if n != (0 if name in unused else times)} == {}
 
 
+@pytest.mark.slow
 @every_network
 def test_gradients_reach_every_parameter_and_a_checkpoint_keeps_the_logits(network, values, tmp_path):
     network.train()
@@ -145,6 +147,7 @@ def test_the_coarse_logits_enlarged_are_the_prediction(network):
     assert torch.allclose(nn.functional.interpolate(coarse, size, mode="bilinear"), logits, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_network
 def test_bf16_agrees_with_fp32(network):
     network.eval()
@@ -157,6 +160,7 @@ def test_bf16_agrees_with_fp32(network):
     assert (exact - rounded).abs().mean() < 0.05 * exact.abs().mean()
 
 
+@pytest.mark.slow
 @every_network
 def test_a_network_can_be_exported(network):
     network.eval()

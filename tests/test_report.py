@@ -400,6 +400,7 @@ def test_a_browser_runs_no_other_script(run, chromium, tmp_path):
     assert any("Content Security Policy" in complaint for complaint in chromium.complaints)
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.scorecard import ROWS
 
 
+@pytest.mark.slow
 def test_every_row_has_a_test_and_every_mark_a_row():
     """Collected in a process of its own: a collection inside a test would change this one's."""
     code = (

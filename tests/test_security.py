@@ -121,6 +121,7 @@ def test_a_member_is_counted_while_it_is_inflated(tmp_path, monkeypatch):
     assert found.value.reason == "too_large"
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("security", 8)
 def test_a_canary_key_never_shows(s3, ray_session, tiny_checkpoint, tmp_path, capfd, caplog):
     """The store's secret, looked for in everything that a run and its report leave behind, and in what it prints."""

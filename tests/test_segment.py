@@ -128,6 +128,7 @@ def test_after_a_deleted_part_only_its_shard_is_redone_with_the_same_answer(run)
     assert verify(run.output).problems == []
 
 
+@pytest.mark.slow
 def test_decoding_in_tasks_gives_the_same_rows(finished, tmp_path, capsys):
     """Pictures come from tasks of their own, through the object store."""
     cfg = finished.model_copy(update={"output": str(tmp_path / "run"), "decode": "tasks"})
@@ -140,6 +141,7 @@ def test_decoding_in_tasks_gives_the_same_rows(finished, tmp_path, capsys):
     assert "TaskPoolMapOperator[MapBatches(decode)]" in plan  # not run inside the actor
 
 
+@pytest.mark.slow
 def test_a_bad_picture_in_a_decoding_task_is_a_reject_and_a_deadly_shard_is_left_to_children(
     ray_session, tiny_checkpoint, tmp_path
 ):
@@ -156,6 +158,7 @@ def test_a_bad_picture_in_a_decoding_task_is_a_reject_and_a_deadly_shard_is_left
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_shard_that_killed_its_worker_is_answered_in_children_with_the_same_rows(run):
     """What a dead worker leaves behind: its attempt's mark, and no part."""
     before = rows(run.output, WITHOUT_SECONDS)
@@ -191,6 +194,7 @@ def test_the_part_of_another_run_is_refused_by_name_and_made_again_once_it_is_de
     assert verify(run.output).problems == []
 
 
+@pytest.mark.slow
 def test_a_task_of_many_shards_goes_on_where_its_worker_died(run, monkeypatch):
     """The first shard's part is there, the mark of the second too: the task that held both is tried again."""
     before = rows(run.output, WITHOUT_SECONDS)
@@ -213,6 +217,7 @@ def test_a_task_of_many_shards_goes_on_where_its_worker_died(run, monkeypatch):
     assert verify(run.output).problems == []
 
 
+@pytest.mark.slow
 def test_retried_rejects_are_answered_once_they_are_mended(ray_session, scenes, tiny_checkpoint, tmp_path):
     images, labels = write_corpus(str(tmp_path / "corpus"), {"val": 6}, 64, 128, seed=1, packed=False)
     (broken, *_) = sorted((tmp_path / "corpus/leftImg8bit").rglob("*.png"))

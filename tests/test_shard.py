@@ -202,6 +202,7 @@ def test_bad_pictures_are_rejected_while_they_are_streamed(tiny_checkpoint, tmp_
     }
 
 
+@pytest.mark.slow
 def test_an_image_larger_than_its_memory_is_answered():
     """240 MB decoded, 3.5 GB of scores: the child says how far its memory rose above a small picture's."""
     child = subprocess.run(
@@ -234,6 +235,7 @@ def test_a_corpus_of_other_scenes_is_untouched_by_streaming(tiny_checkpoint, tmp
     assert plain == ready
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_as_the_corpus_grows():
     """Ten times the images, less than a tenth more memory: what one image leaves behind would show."""
     few, many = (peak_of(images, (64, 128)) for images in (16, 160))

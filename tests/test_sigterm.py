@@ -15,7 +15,7 @@ from tests.small_train import config as train_config
 from tests.test_interrupts import ENDS_WITHIN_S, many, segment_file, written  # noqa: F401  # a fixture
 from tests.test_kill import starts
 
-pytestmark = pytest.mark.scorecard("fault", 31)
+pytestmark = [pytest.mark.slow, pytest.mark.scorecard("fault", 31)]
 
 
 class Command:

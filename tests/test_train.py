@@ -57,6 +57,7 @@ PLAIN_SGD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_workers_reach_the_weights_of_one(ray_session, scenes, tmp_path, parallel):
     """With norms frozen: batch statistics are each worker's own, and their synchronised form exists on GPUs alone."""
@@ -69,6 +70,7 @@ def test_two_workers_reach_the_weights_of_one(ray_session, scenes, tmp_path, par
     assert all(torch.allclose(single[name], double[name], atol=1e-5) for name in single)
 
 
+@pytest.mark.slow
 def test_stages_follow_each_other_and_the_last_one_is_the_run(ray_session, scenes, tmp_path):
     stages = [
         {"epochs": 1, "freeze_backbone": True, "augment": {"crop": [32, 32]}},
@@ -92,6 +94,7 @@ def test_stages_follow_each_other_and_the_last_one_is_the_run(ray_session, scene
     assert (again.miou, again.seconds < trained.seconds) == (trained.miou, True)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_training_with_the_step_and_what_to_do(ray_session, scenes, tmp_path):
     optimizer = config(scenes, tmp_path).optimizer.model_copy(update={"lr": 1e30, "name": "sgd"})
     cfg = config(scenes, tmp_path / "run", workers=1, max_failures=0, epochs=3)

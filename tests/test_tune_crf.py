@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from pipeline import storage
 from pipeline.config import CrfConfig, PredictConfig, SegmentConfig, load, parse
@@ -16,6 +17,7 @@ from pipeline.segment.tune_crf import RANGES, _judge, tune_crf
 from pipeline.train.data import load_pair
 
 
+@pytest.mark.slow
 def test_the_search_tells_what_each_setting_gives(ray_session, scenes, tiny_checkpoint, tmp_path):
     own = {"iterations": 1, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 1, "colour_px": 5, "colour_levels": 9}
     values = {
