@@ -9,16 +9,14 @@ import torch
 
 from pipeline.models import checkpoint
 from pipeline.models import export as export_model
-from pipeline.predict import normalise
 
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 def expected_of(uri, image):
-    ready = checkpoint.load(uri)
-    mean, std = (torch.tensor(v).mul(255).view(1, 3, 1, 1) for v in (ready.mean, ready.std))
+    model = checkpoint.load(uri).model
     with torch.no_grad():
-        return ready.model(normalise(image, mean, std))[-1]
+        return model(model.normalise(image))[-1]
 
 
 @pytest.mark.slow

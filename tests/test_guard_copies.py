@@ -92,7 +92,7 @@ def test_an_image_is_copied_once_between_decode_and_the_network(tiny_segmenter, 
     image = decode_image(read(items[0].image), 10**9)
     one_copy = 12 * HEIGHT * WIDTH
     lraspp = models.build(parse_model({"name": "lraspp"}, where="guard"), CLASSES).eval()
-    predictor = Predictor(lraspp, lraspp.mean, lraspp.std, PredictConfig())
+    predictor = Predictor(lraspp, PredictConfig())
     with Made() as made:
         predictor.masks([image])
     assert one_copy <= made.before_the_network() <= 1.3 * one_copy

@@ -29,7 +29,7 @@ SPACE = labels.space("camvid11")
 
 def segmented(cfg, items):
     """The answer of an actor, tile by tile: minutes on one core."""
-    ready = Checkpoint(Brightness(), parse_model({"name": "unet"}, where="test"), SPACE, (0.5,) * 3, (0.1,) * 3, "", {})
+    ready = Checkpoint(Brightness(), parse_model({"name": "unet"}, where="test"), SPACE, "", {})
     return ShardSegmenter(ready, cfg).answer(items)
 
 

@@ -312,8 +312,7 @@ def test_modes_of_prediction_reach_the_network(tmp_path):
     network = Tiny(atrous=False)
     image = torch.randint(0, 256, (24, 31, 3), dtype=torch.uint8).numpy()
     whole, stitched = (
-        Predictor(network, network.mean, network.std, PredictConfig(mode=mode)).probs([image])
-        for mode in ("whole", "shift_and_stitch")
+        Predictor(network, PredictConfig(mode=mode)).probs([image]) for mode in ("whole", "shift_and_stitch")
     )
     assert whole.shape == stitched.shape == (1, 5, 24, 31)
     assert torch.allclose(stitched.sum(1), torch.ones(1, 24, 31), atol=1e-5)
@@ -323,14 +322,14 @@ def test_modes_of_prediction_reach_the_network(tmp_path):
 def test_a_mode_that_does_not_fit_the_network_is_refused():
     image = torch.zeros(32, 32, 3, dtype=torch.uint8).numpy()
     network = build(name="unet", channels=4)
-    predictor = Predictor(network, network.mean, network.std, PredictConfig(mode="shift_and_stitch"))
+    predictor = Predictor(network, PredictConfig(mode="shift_and_stitch"))
     with pytest.raises(ValueError, match=r"needs a network whose scores lie on a coarse grid.*found UNet"):
         predictor.probs([image])
     skips = build(name="fcn", stride=8, fc_channels=8)
     with pytest.raises(ValueError, match="needs one grid of scores, found skips; set stride: 32"):
-        Predictor(skips, skips.mean, skips.std, PredictConfig(mode="shift_and_stitch")).probs([image])
+        Predictor(skips, PredictConfig(mode="shift_and_stitch")).probs([image])
     with pytest.raises(ValueError, match="sliding_window needs a classifier, found Tiny"):
-        Predictor(Tiny(False), (0, 0, 0), (1, 1, 1), PredictConfig(mode="sliding_window")).probs([image])
+        Predictor(Tiny(False), PredictConfig(mode="sliding_window")).probs([image])
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------

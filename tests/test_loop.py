@@ -18,7 +18,7 @@ from pipeline.corpus import list_items
 from pipeline.errors import UserError
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.labels import IGNORE, space
-from pipeline.models import checkpoint
+from pipeline.models import Network, checkpoint
 from pipeline.train import curves, failures, run_folder
 from pipeline.train.data import EpochOrder, epoch_batches
 from pipeline.train.metrics_log import MetricsLog, figure, read_records
@@ -178,16 +178,14 @@ def test_bf16_and_a_frozen_backbone_leave_the_backbone_as_it_was(scenes, tmp_pat
 
 
 def test_not_a_number_is_told_with_step_images_and_the_last_good_state(scenes, tmp_path, monkeypatch):
-    from pipeline.train import learner
-
     cfg = alone(scenes, tmp_path, batch_size=2, save_every=1)
-    original = learner.normalise
+    original = Network.normalise
     calls = iter(range(100))
 
-    def spoiled(x, mean, std):
-        return original(x, mean, std) * (float("nan") if next(calls) == 2 else 1)
+    def spoiled(network, pixels):
+        return original(network, pixels) * (float("nan") if next(calls) == 2 else 1)
 
-    monkeypatch.setattr(learner, "normalise", spoiled)
+    monkeypatch.setattr(Network, "normalise", spoiled)
     items = list_items(cfg.corpus, "train")
     order = EpochOrder(len(items), seed=0, epoch=0)
     ids = [items[order[place][0]].image_id for place in (4, 5)]

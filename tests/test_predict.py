@@ -13,14 +13,13 @@ from pipeline.predict import Predictor
 from pipeline.predict.tiles import Blend, Grid, ramps, spread
 
 RNG = np.random.default_rng(3)
-HALF = (0.5,) * 3
 
 
 class Levels(Network):
     """Three classes that win by the brightness of a pixel and its eight neighbours: sees one pixel far."""
 
-    min_size = 8
-    multiple_of = 8
+    mean = std = (0.5,) * 3
+    min_size = multiple_of = 8
 
     def forward(self, x):
         self.check_size(x)
@@ -60,7 +59,7 @@ class Bounded(Levels):
 
 
 def predictor(network, batch_size=1, **settings):
-    return Predictor(network, HALF, HALF, PredictConfig(**settings), batch_size=batch_size)
+    return Predictor(network, PredictConfig(**settings), batch_size=batch_size)
 
 
 def image(height, width):
@@ -237,8 +236,8 @@ def test_a_fused_enlargement_over_tiles_equals_the_whole_where_tiles_meet_the_gr
     """Without overlap each tile is enlarged on its own; a tile is an image of its own size to the network."""
     ready = checkpoint.load(tiny_checkpoint)
     picture = image(64, 96)
-    tiled, *_ = by_place(Predictor(ready.model, ready.mean, ready.std, PredictConfig(tile=(32, 96))), [picture])
-    plain = Predictor(ready.model, ready.mean, ready.std, PredictConfig())
+    tiled, *_ = by_place(Predictor(ready.model, PredictConfig(tile=(32, 96))), [picture])
+    plain = Predictor(ready.model, PredictConfig())
     halves = by_place(plain, [picture[:32], picture[32:]])
     assert np.array_equal(tiled.prediction.mask, np.concatenate([half.prediction.mask for half in halves]))
     assert tiled.entropy == pytest.approx((halves[0].entropy + halves[1].entropy) / 2, abs=1e-5)

@@ -17,8 +17,9 @@ from pipeline.train import run_folder
 from tests.small_train import config as train_config
 
 READY = Checkpoint(
-    model=None, model_config=parse_model({"name": "unet", "channels": 8, "depth": 2}, where="test"),
-    label_space=labels.space("cityscapes19"), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), sha256="0" * 64, info={},
+    model=SimpleNamespace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    model_config=parse_model({"name": "unet", "channels": 8, "depth": 2}, where="test"),
+    label_space=labels.space("cityscapes19"), sha256="0" * 64, info={},
 )  # fmt: skip
 CRF = {"iterations": 5, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 2, "colour_px": 12, "colour_levels": 12}
 CONFIG = {

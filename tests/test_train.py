@@ -157,7 +157,7 @@ def test_prediction_pads_to_a_legal_size_and_cuts_back():
 
     from pipeline.config import PredictConfig
 
-    predictor = Predictor(Slope(), (0.5,) * 3, (0.5,) * 3, PredictConfig())
+    predictor = Predictor(Slope(), PredictConfig())
     probs = predictor.probs([zeros((13, 21, 3), uint8)] * 2)
     assert probs.shape == (2, 2, 13, 21)
     assert probs.sum(1) == pytest.approx(torch.ones(2, 13, 21), abs=1e-6)
@@ -170,7 +170,7 @@ def test_a_mirror_image_is_predicted_and_turned_back():
 
     from pipeline.config import PredictConfig
 
-    predictor = Predictor(Slope(), (0.5,) * 3, (0.5,) * 3, PredictConfig(flip=True))
+    predictor = Predictor(Slope(), PredictConfig(flip=True))
     # The slope ignores the image, so prediction and turned-back prediction cancel: one half everywhere.
     probs = predictor.probs([zeros((16, 16, 3), uint8)])
     assert torch.allclose(probs, torch.full((1, 2, 16, 16), 0.5), atol=0.06)
@@ -183,9 +183,7 @@ def test_images_of_other_sizes_are_not_one_batch():
     from pipeline.config import PredictConfig
 
     with pytest.raises(ValueError, match="images of one size"):
-        Predictor(Slope(), (0.5,) * 3, (0.5,) * 3, PredictConfig()).probs(
-            [zeros((16, 16, 3), uint8), zeros((8, 8, 3), uint8)]
-        )
+        Predictor(Slope(), PredictConfig()).probs([zeros((16, 16, 3), uint8), zeros((8, 8, 3), uint8)])
 
 
 def test_a_checkpoint_gives_the_logits_back(tiny_checkpoint, tmp_path):

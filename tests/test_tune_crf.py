@@ -39,7 +39,7 @@ def test_the_search_tells_what_each_setting_gives(ray_session, scenes, tiny_chec
     chosen = np.random.default_rng(0).permutation(6)[:3]
     items = [list_items(cfg.corpus, "val")[index] for index in sorted(chosen)]
     ready = checkpoint.load(tiny_checkpoint)
-    predictor = Predictor(ready.model, ready.mean, ready.std, PredictConfig())
+    predictor = Predictor(ready.model, PredictConfig())
     confusion = np.zeros((19, 19), np.int64)
     for item in items:
         image, label = load_pair(item, ready.label_space, cfg.max_pixels)

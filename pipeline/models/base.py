@@ -1,5 +1,7 @@
 """What every segmentation network declares. Letters: N batch, C classes, H rows, W columns."""
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -18,16 +20,20 @@ class Network(nn.Module):
     """
 
     backbone: nn.Module  # the encoder: what starts from ImageNet weights
-    mean: Triple = IMAGENET_MEAN
+    mean: Triple = IMAGENET_MEAN  # RGB, of values in 0..1: what its weights were trained with
     std: Triple = IMAGENET_STD
     min_size: int
     multiple_of: int
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`
 
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) uint8 RGB -> x, float32, on the same device."""
+        return pixels.float().sub_(_levels(self.mean, pixels.device)).div_(_levels(self.std, pixels.device))
+
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) logits whose bilinear enlargement to x's size is forward(x)[-1], where `enlarges` is true.
 
-        For callers that need only the winning class: `imaging.enlarge` finds it without making logits of x's size.
+        For callers that need only the winning class: `predict.upsample_argmax` finds it without making logits of x's size.
         """
         raise AssertionError(f"{type(self).__name__} does not end by enlarging its logits")
 
@@ -61,6 +67,12 @@ class Network(nn.Module):
                 f"{type(self).__name__} takes sizes that are {multiples}at least {self.min_size}, "
                 f"found {height}x{width}; the next legal size is {legal[0]}x{legal[1]} (pad the image)"
             )
+
+
+@cache
+def _levels(values: Triple, device: torch.device) -> torch.Tensor:
+    """(1, 3, 1, 1): values of 0..1 as 8-bit levels. Kept per device, so that no batch waits for a copy to a GPU."""
+    return torch.tensor(values, device=device).mul(255).view(1, 3, 1, 1)
 
 
 class GridNetwork(Network):

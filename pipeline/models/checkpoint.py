@@ -28,11 +28,9 @@ _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of weights as the
 class Checkpoint:
     """A network ready to predict, and what it was trained for."""
 
-    model: Network  # in eval mode, on the CPU
+    model: Network  # in eval mode, on the CPU, with the mean and std that it was trained with
     model_config: ModelConfig
     label_space: LabelSpace
-    mean: tuple[float, float, float]  # RGB, of values in 0..1
-    std: tuple[float, float, float]
     sha256: str  # of the weights file
     info: dict[str, Any]  # how it was trained: epoch, metrics
 
@@ -43,8 +41,8 @@ class Checkpoint:
             "weights_sha256": self.sha256,
             "model": self.model_config.model_dump(mode="json"),
             "label_space": self.label_space.name,
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(self.model.mean),
+            "std": list(self.model.std),
         }
 
 
@@ -92,12 +90,11 @@ def load(uri: str) -> Checkpoint:
     space = labels.space(description["label_space"])
     model = models.build(cfg, space.num_classes)
     load_weights(model, weights, where=f"checkpoint {uri}")
+    model.mean, model.std = tuple(description["mean"]), tuple(description["std"])
     return Checkpoint(
         model=model.eval(),
         model_config=cfg,
         label_space=space,
-        mean=tuple(description["mean"]),
-        std=tuple(description["std"]),
         sha256=sha256,
         info=description["info"],
     )

@@ -17,9 +17,7 @@ from torch import nn
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.models import checkpoint
-from pipeline.models.checkpoint import Checkpoint
-from pipeline.predict import normalise
+from pipeline.models import Network, checkpoint
 
 Format = Literal["onnx", "torch_export"]
 TOLERANCE = 1e-3  # of a logit, as a part of the largest one
@@ -35,17 +33,12 @@ class Exported:
 class Pixels(nn.Module):
     """A network with its normalisation, from uint8 pixels to the logits of the prediction."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, ready: Checkpoint) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network = ready.model
-        self.register_buffer("mean", torch.tensor(ready.mean).mul(255).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(ready.std).mul(255).view(1, 3, 1, 1))
+        self.network = network
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(normalise(image, self.mean, self.std))[-1]
+        logits: torch.Tensor = self.network(self.network.normalise(image))[-1]
         return logits.float()
 
 
@@ -58,7 +51,7 @@ def export(uri: str, form: Format, out: str, height: int, width: int) -> Exporte
     """
     if form == "onnx":
         _require_onnx()
-    pixels = Pixels(checkpoint.load(uri)).eval()
+    pixels = Pixels(checkpoint.load(uri).model).eval()
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
     with torch.no_grad():

@@ -2,6 +2,6 @@
 
 from pipeline.predict.modes import shift_and_stitch, slide_window
 from pipeline.predict.prediction import Prediction, summarise
-from pipeline.predict.predictor import Predictor, normalise
+from pipeline.predict.predictor import Predictor
 
-__all__ = ["Prediction", "Predictor", "normalise", "shift_and_stitch", "slide_window", "summarise"]
+__all__ = ["Prediction", "Predictor", "shift_and_stitch", "slide_window", "summarise"]

@@ -4,7 +4,7 @@ Letters: N batch, C classes, H rows, W columns.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import lcm
 from operator import itemgetter
 
@@ -25,7 +25,7 @@ Key = tuple[object, ...]  # tiles of one key can share a batch
 
 
 class Predictor:
-    """A network with its preprocessing on one device; training's validation and `segment` both predict through it.
+    """A network on one device; training's validation and `segment` both predict through it.
 
     Args:
         batch_size: images or tiles of one pass, at most; fewer where the device's memory does not hold them.
@@ -35,8 +35,6 @@ class Predictor:
     def __init__(
         self,
         model: Network,
-        mean: Sequence[float],
-        std: Sequence[float],
         cfg: PredictConfig,
         device: torch.device | str = "cpu",
         batch_size: int = 1,
@@ -45,8 +43,6 @@ class Predictor:
         self.device = torch.device(device)
         self.model = model.place(self.device)
         self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
-        self._mean = torch.tensor(mean, device=self.device).mul(255).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=self.device).mul(255).view(1, 3, 1, 1)
         self._pieces = Fitting(self._pass, batch_size, self.model.multiple_of).pieces
 
     def probs(self, images: list[np.ndarray]) -> torch.Tensor:
@@ -185,7 +181,7 @@ class Predictor:
             pixels = torch.from_numpy(np.array(tile))  # a copy: decoders hand out memory that may not be written
             if self.device.type == "cuda":
                 pixels = pixels.pin_memory()
-            x = normalise(pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None], self._mean, self._std)
+            x = self.model.normalise(pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None])
             x = x if scale == 1 else _resize(x, _scaled(_size(tile), scale))
             views.append(x.flip(-1) if mirrored else x)
         if len(views) == 1 and _size_of(views[0]) == padded:
@@ -214,11 +210,6 @@ class Predictor:
                 case "sliding_window":
                     logits = slide_window(as_classifier(self.model), x)
         return logits
-
-
-def normalise(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) uint8 -> float32 with mean and std of ImageNet-like 0: `mean` and `std` are in 8-bit levels."""
-    return x.float().sub_(mean).div_(std)
 
 
 def _size(tile: np.ndarray) -> Size:

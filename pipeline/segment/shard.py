@@ -42,9 +42,7 @@ class ShardSegmenter:
         device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
         self.turns = Turns(cfg.cpus_per_actor)
         self.load = Loader(cfg, self.space, self.turns)
-        self.predictor = Predictor(
-            checkpoint.model, checkpoint.mean, checkpoint.std, cfg.predict, device, cfg.batch_size, cfg.cpus_per_actor
-        )
+        self.predictor = Predictor(checkpoint.model, cfg.predict, device, cfg.batch_size, cfg.cpus_per_actor)
         self._most = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
         self._models_cores = self.turns.all if device == "cpu" else nullcontext
 

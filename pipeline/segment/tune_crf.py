@@ -118,7 +118,7 @@ def _predict(payload: dict[str, Any], wanted: Sequence[tuple[Item, str]]) -> Non
     take_cores(cfg.cpus_per_actor)
     ready = checkpoint.load(cfg.checkpoint)
     device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
-    predictor = Predictor(ready.model, ready.mean, ready.std, cfg.predict, device)
+    predictor = Predictor(ready.model, cfg.predict, device)
     for item, uri in wanted:
         image, _ = load_pair(item, ready.label_space, cfg.max_pixels)
         file = io.BytesIO()

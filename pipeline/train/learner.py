@@ -9,7 +9,6 @@ import torch
 from pipeline import models
 from pipeline.config import TrainConfig
 from pipeline.models import Network, checkpoint
-from pipeline.predict import normalise
 from pipeline.train import parallel
 from pipeline.train.recipe import Ema, Loss, build_optimizer, class_weights, held_still, set_lr, set_norm
 
@@ -49,7 +48,7 @@ class Learner:
             start = checkpoint.load(cfg.start_from)
             models.check_encoder(self.network, start.model)
             models.start_from(self.network, start.model.state_dict())
-            self.network.mean, self.network.std = start.mean, start.std  # what its encoder learnt to see
+            self.network.mean, self.network.std = start.model.mean, start.model.std  # what its encoder learnt to see
         for part in held_still(self.network, cfg.freeze_backbone, cfg.freeze_all_but_head):
             part.requires_grad_(False)
         self.ema = Ema(self.network, cfg.ema) if cfg.ema is not None else None
@@ -60,8 +59,6 @@ class Learner:
         self.optimizer = build_optimizer(self.network, cfg.optimizer)
         weights = {} if counts is None else {kind: class_weights(counts, kind) for kind in cfg.loss.class_weights}
         self.loss = Loss(cfg.loss, weights, device)
-        mean, std = self.network.mean, self.network.std
-        self._mean, self._std = (torch.tensor(v, device=device).mul(255).view(1, 3, 1, 1) for v in (mean, std))
 
     def step(self, images: torch.Tensor, label: torch.Tensor, step: int, steps: int, data_wait_s: float) -> StepResult:
         """Learn from this worker's share of a batch: (n, 3, h, w) and (n, h, w), uint8. Steps count from 0."""
@@ -74,7 +71,7 @@ class Learner:
         parts = list(zip(images.chunk(self.cfg.accumulate), label.chunk(self.cfg.accumulate), strict=True))
         for number, (part, truth) in enumerate(parts, start=1):
             with parallel.gradients_shared(self.model, now=number == len(parts)):
-                x = normalise(part, self._mean, self._std).contiguous(memory_format=torch.channels_last)
+                x = self.network.normalise(part).contiguous(memory_format=torch.channels_last)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
                     logits = self.model(x)
                 share = self.loss(logits, truth.long(), totals)

@@ -69,7 +69,7 @@ def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.nda
     """(H, W, 3) uint8 RGB -> (H, W) uint8 train ids, by the calls with which `segment` answers an image."""
     device = next(network.parameters()).device
     settings = PredictConfig(precision=cfg.precision)
-    predictor = Predictor(network.eval(), network.mean, network.std, settings, device, num_threads=cfg.cpus_per_worker)
+    predictor = Predictor(network.eval(), settings, device, num_threads=cfg.cpus_per_worker)
 
     def mask_of(image: np.ndarray) -> np.ndarray:
         if cfg.validate_crf is None:

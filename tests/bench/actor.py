@@ -51,7 +51,7 @@ def bare(segmenter: ShardSegmenter, items: list[Item]) -> list[bytes]:
 @torch.inference_mode()
 def stock(ready: Checkpoint, items: list[Item]) -> list[bytes]:
     """The same with torch and Pillow as they come."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (ready.mean, ready.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (ready.model.mean, ready.model.std))
     encoded = []
     for item in items:
         image = np.array(Image.open(io.BytesIO(read(item.image))).convert("RGB"))

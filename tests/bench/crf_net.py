@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     args = parser.parse_args()
     ready = checkpoint.load(args.checkpoint)
-    predictor = Predictor(ready.model, ready.mean, ready.std, PredictConfig())
+    predictor = Predictor(ready.model, PredictConfig())
     changed, unequal, total, largest, distance, above = {}, {}, 0, {}, {}, {}
     for number in np.linspace(0, NUM_VAL - 1, args.images).astype(int):
         image, _ = photograph(CAMVID, int(number))

@@ -78,7 +78,7 @@ def enlargement(height: int, width: int, bytes_s: float) -> Iterator[list[str]]:
         def coarse(self, x: torch.Tensor) -> torch.Tensor:
             return scores
 
-    predictor = Predictor(Stored(), (0.5,) * 3, (0.5,) * 3, PredictConfig(), DEVICE)
+    predictor = Predictor(Stored(), PredictConfig(), DEVICE)
     image = np.zeros((height, width, 3), np.uint8)
 
     def stock() -> np.ndarray:

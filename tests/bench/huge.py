@@ -26,6 +26,7 @@ from pipeline.segment import ShardSegmenter
 class Brightness(Network):
     """Class 0 where a pixel is dark, 1 where it is bright, of 11: as cheap as a network can be."""
 
+    mean, std = (0.5,) * 3, (0.1,) * 3
     min_size = multiple_of = 8
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -57,7 +58,7 @@ def answer(height: int, width: int, tile: list[int], overlap: int) -> dict[str, 
         }  # fmt: skip
         cfg = parse(SegmentConfig, values, where="bench")
         network = parse_model({"name": "unet"}, where="bench")
-        ready = Checkpoint(Brightness(), network, labels.space("camvid11"), (0.5,) * 3, (0.1,) * 3, "", {})
+        ready = Checkpoint(Brightness(), network, labels.space("camvid11"), "", {})
         masks, rejects = ShardSegmenter(ready, cfg).answer(list_items(cfg.corpus, None))
         assert not rejects.num_rows, rejects.to_pylist()
         return masks.to_pylist()[0]

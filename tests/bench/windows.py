@@ -34,7 +34,7 @@ def main(rounds: int) -> None:
         model = models.build(parse_model(values, where=name), CLASSES).eval()
         ways = {}
         for mode in modes:
-            predictor = Predictor(model, model.mean, model.std, PredictConfig(mode=mode))
+            predictor = Predictor(model, PredictConfig(mode=mode))
             ways[mode] = lambda predictor=predictor: predictor.probs([image])
         compare(f"{name}, one image of {HEIGHT}x{WIDTH}, {torch.get_num_threads()} threads", ways, rounds, budget_s=30)
 
