@@ -83,16 +83,11 @@ def compat_of(given: ArrayLike, num_classes: int) -> np.ndarray:
     return np.diag(compat) if compat.ndim == 1 else compat
 
 
-def check_grid(shape: tuple[int, ...], colours: np.ndarray, widths: tuple[float, ...]) -> None:
-    """Raise UserError where float32 is too coarse for a grid of (W, H) pixels and colours (D, 2) from least to most.
-
-    Args:
-        widths: (2 + D,), in x, y and each colour.
-    """
-    check_axes(len(widths))
-    places = np.array([(0, size - 1) for size in shape], np.float32).reshape(-1, 2)
+def check_grid(most: tuple[int, ...], widths: tuple[float, ...]) -> None:
+    """Raise UserError where float32 is too coarse for places and colours from 0 to `most` over their widths, axis by axis."""
     with np.errstate(over="ignore", under="ignore"):
-        check_reach(np.concatenate([places, colours.astype(np.float32)]) / np.array(widths, np.float32)[:, None])
+        ends = np.array([(0, one) for one in most], np.float32) / np.array(widths, np.float32)[:, None]
+    check_reach(ends)
 
 
 def check_axes(count: int) -> None:

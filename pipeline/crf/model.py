@@ -153,8 +153,7 @@ class DenseCRF:
         near, deep = widths_of(px, 2, "px"), widths_of(levels, image.shape[2], "levels")
         kernel = _Kernel(compat_of(compat, self.num_classes), _checked(normalisation), image, None, near, deep)
         if kernel.compat.any():
-            colours = np.stack([image.min(axis=(0, 1)), image.max(axis=(0, 1))], axis=1)
-            check_grid((self.width, self.height), colours, (near[1], near[0], *deep))
+            check_grid((self.width - 1, self.height - 1, *(255 for _ in deep)), (near[1], near[0], *deep))
         self._kernels.append(kernel)
 
     def inference(self, iterations: int, num_threads: int = 1) -> np.ndarray:

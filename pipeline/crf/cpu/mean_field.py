@@ -19,6 +19,7 @@ from pipeline.crf.cpu.simd import (
     add,
     divide,
     exp,
+    is_less,
     keep_if_above,
     larger,
     load,
@@ -154,6 +155,7 @@ def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # ty
     """Scores (minus the energies) of `run` pixels from their planes by class."""
     width = len(blocks) * LANES
     floor, zero = spread(np.float32(1e-5)), spread(np.float32(0))
+    far, minus_far = spread(FAR), spread(-FAR)
     for i in range(0, run, LANES):
         for b in range(len(blocks)):
             transpose(planes, b * LANES * _RUN + i, _RUN, rows, i * width + b * LANES, width)
@@ -162,15 +164,18 @@ def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # ty
             value = load(rows, i * width + b * LANES)
             score = log(larger(value, floor)) if are_probs else subtract(zero, value)
             store(rows, i * width + b * LANES, score)
-        if not are_probs:
-            best = rows[i * width]
-            for c in range(1, num_classes):
-                best = max(best, rows[i * width + c])
-            if np.abs(best) > FAR:
-                for c in range(num_classes):
-                    rows[i * width + c] -= best
         for c in range(num_classes, width):
             rows[i * width + c] = NEVER
+        if not are_probs:
+            best = load(rows, i * width)
+            for b in range(1, len(blocks)):
+                best = larger(best, load(rows, i * width + b * LANES))
+            best = max_of_lanes(best)
+            # A factor instead of a branch: 1 where the best score is far from 0.
+            moved = multiply(add(is_less(far, best), is_less(best, minus_far)), best)
+            for b in range(len(blocks)):
+                here = i * width + b * LANES
+                store(rows, here, subtract(load(rows, here), moved))
         for b in range(len(blocks)):
             store(scores, (at + i) * width + b * LANES, load(rows, i * width + b * LANES))
 
