@@ -63,6 +63,7 @@ def ask(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 32)
 @pytest.mark.parametrize(
     ("change", "program", "named"),
@@ -165,6 +166,7 @@ print(DenseCRF(np.zeros((2, 4, 5), np.float32)).inference(0).sum())
 ALL = CRF + "import pipeline.segment.driver, pipeline.analysis"
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 33)
 def test_with_a_read_only_package_and_home_code_is_kept_among_the_temporary_files(read_only):
     folder, prefix = read_only
@@ -184,6 +186,7 @@ def test_with_a_read_only_package_and_home_code_is_kept_among_the_temporary_file
         assert {path: path.stat().st_mtime_ns for path in private.rglob("*.nbc")} == code  # found again
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 33)
 def test_where_nothing_private_can_be_written_code_is_not_kept(read_only):
     """Somebody else has made the folder that would be ours: what lies in it must not be run."""

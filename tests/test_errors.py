@@ -64,6 +64,7 @@ def _space():
     return labels.space("cityscapes19")
 
 
+@pytest.mark.slow
 def test_training_names_the_image_that_it_cannot_use(scenes, tmp_path):
     from pipeline.train.data import load_pair
 

@@ -51,6 +51,7 @@ def test_a_store_without_credentials_names_the_variables(tmp_path):
     assert line.startswith("error: the store asks for credentials, and none are found") and "AWS_ACCESS_KEY_ID" in line
 
 
+@pytest.mark.slow
 def test_a_store_that_nobody_answers_for_is_given_up_soon_and_said_early():
     (told, line), seconds = at_the_store(AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     assert told.startswith('the store does not answer (Could not connect to the endpoint URL: "http://127.0.0.1:9/')

@@ -75,6 +75,7 @@ def listed(uri):
     return list_items(CorpusConfig(images=uri, layout="manifest"), None)
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("security", 16)
 def test_a_run_over_signed_addresses_answers_them_and_leaves_no_secret(
     s3, ray_session, tiny_checkpoint, tmp_path, host, capfd, caplog

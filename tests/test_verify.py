@@ -305,6 +305,7 @@ def test_a_damaged_mark_of_retried_images_is_named(run):
         Run.open(str(run)).retried()
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 26)
 @pytest.mark.parametrize("step", [16, pytest.param(1, marks=pytest.mark.chaos)])
 def test_every_single_byte_of_a_footer_is_proved(tmp_path, step):
