@@ -10,7 +10,9 @@ import pytest
 from pipeline import storage
 from pipeline.errors import StoreRefused
 from pipeline.storage import retry
-from pipeline.storage.s3 import fetch
+from pipeline.storage import s3 as s3_store
+from pipeline.storage.disk import Disk
+from pipeline.storage.fsspec_store import FsspecStore
 
 
 @pytest.fixture(params=["folder", "memory", "s3", "gs", "az"])
@@ -86,7 +88,7 @@ def test_a_broken_write_leaves_nothing_that_readers_see(tmp_path, monkeypatch):
 
 
 def test_a_listing_of_many_pages_and_folders_is_complete(s3, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "LIST_PAGE", 2)
+    monkeypatch.setattr(s3_store, "LIST_PAGE", 2)
     names = ["a-b/1", "a.txt", "a/1", "a/2", "a/b/3", "b"]
     for prefix in (f"{s3}/{uuid.uuid4().hex}", str(tmp_path)):
         for name in names:
@@ -103,19 +105,19 @@ def test_an_error_that_passes_is_waited_out_and_another_is_raised_at_once(monkey
             raise errors.pop()
         return then()
 
-    assert retry.patiently(lambda: call(lambda: 7)) == 7
+    assert retry.retried(call)(lambda: 7) == 7
     assert errors == []
     tries = []
     with pytest.raises(FileNotFoundError):
-        retry.patiently(lambda: tries.append(1) or (_ for _ in ()).throw(FileNotFoundError()))
+        retry.retried(lambda: tries.append(1) or (_ for _ in ()).throw(FileNotFoundError()))()
     assert len(tries) == 1
-    monkeypatch.setattr(retry, "PATIENCE_S", -1)
+    monkeypatch.setattr(retry, "GIVE_UP_S", -1)
     with pytest.raises(ConnectionResetError):
-        retry.patiently(lambda: (_ for _ in ()).throw(ConnectionResetError()))
+        retry.retried(lambda: (_ for _ in ()).throw(ConnectionResetError()))()
 
 
 def test_a_store_that_is_not_there_is_an_os_error_in_the_end(s3, monkeypatch):
-    monkeypatch.setattr(retry, "PATIENCE_S", -1)
+    monkeypatch.setattr(retry, "GIVE_UP_S", -1)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -128,16 +130,17 @@ def test_a_store_that_is_not_there_is_an_os_error_in_the_end(s3, monkeypatch):
 
 def test_a_creator_whose_reply_was_lost_learns_that_it_was_first(prefix, monkeypatch):
     """Each try does its work, and its answer is lost once."""
-    real, lost = storage._create, []
+    owner = FsspecStore if "://" in prefix else Disk
+    real, lost = owner.create.__wrapped__, []
 
-    def losing(fs, path, data):
-        done = real(fs, path, data)
+    def losing(self, path, data):
+        done = real(self, path, data)
         if path not in lost:
             lost.append(path)
             raise ConnectionResetError
         return done
 
-    monkeypatch.setattr(storage, "_create", losing)
+    monkeypatch.setattr(owner, "create", retry.retried(losing))
     uri = storage.join(prefix, "part")
     assert storage.create(uri, b"mine")
     assert not storage.create(uri, b"another's")
@@ -175,12 +178,12 @@ def test_any_key_that_s3_takes_is_read_as_that_key(s3):
 def test_plain_keys_come_the_fast_way_and_wrong_credentials_are_told_by_the_other(s3, monkeypatch):
     uri = f"{s3}/{uuid.uuid4().hex}"
     storage.put(uri, b"0123")
-    fs, path = storage._filesystem(uri)
-    assert fetch(fs, path, None, None) == b"0123"
-    assert fetch(fs, path, None, (1, 9)) == b"123"
-    assert fetch(fs, f"{path}//x", None, None) is None
+    store, path = storage._store(uri)
+    assert store.fetch(path) == b"0123"
+    assert store.fetch(path, span=(1, 9)) == b"123"
+    assert store.fetch(f"{path}//x") is None
     with pytest.raises(FileNotFoundError):
-        fetch(fs, f"{path}.gone", None, None)
+        store.fetch(f"{path}.gone")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):

@@ -1,40 +1,31 @@
-"""URI -> bytes: the only file that opens a URI, so that a laptop's folder and an object store are one code path.
+"""URI -> bytes: the only room that opens a URI, so that a laptop's folder and an object store are one code path.
 
-A URI is a local path or whatever fsspec knows (`s3://`, `memory://`, ...). Credentials and endpoints come from the
-store's own standard environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), never from a config file.
+A URI is a local path, `s3://`, or whatever fsspec knows (`gs://`, `az://`, `memory://`, ...). Credentials and endpoints come
+from the store's own standard environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), never from a config file.
 
-Every call is repeated here, and only here, while a store's errors are of the kind that passes (pipeline/storage/retry.py); what
-is raised in the end is an OSError. All calls may be repeated without harm: whole objects are written, never appended.
+Every store repeats its calls while their errors are transient (pipeline/storage/retry.py); what is raised in the end is an
+OSError. All calls may be repeated without harm: whole objects are written, never appended.
 """
 
 import contextlib
 import json
-import logging
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow.fs
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UserError
-from pipeline.storage.retry import patiently
+from pipeline.storage.disk import Disk, is_temporary
+from pipeline.storage.store import LIST_PAGE, Changed, Store
 
-# Answers of S3 to a conditional PUT that lost: to an object, or to another PUT at the same moment.
-_ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
-# Names that fsspec has for stores whose client creates exclusively.
-EXCLUSIVE = {"file", "local", "s3", "gs", "gcs", "az", "abfs"}
-# What installs the client of a store.
-_EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
-CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
-logging.getLogger("fsspec.http").setLevel(logging.INFO)  # its debug lines are whole addresses, signatures too
-LIST_PAGE = 1000  # objects a request, the most that S3 gives
+__all__ = [
+    "LIST_PAGE", "Changed", "FileInfo", "absolute", "arrow_filesystem", "create", "delete", "exists", "is_dir", "is_file",
+    "is_temporary", "join", "list_files", "put", "read", "read_json", "read_range", "require_exclusive_create", "scan",
+    "size", "without_secrets",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,8 +38,19 @@ class FileInfo:
     etag: str | None = None  # of the content, where the store has one
 
 
-class Changed(OSError):
-    """An object is no longer the one that was listed."""
+def _store(uri: str) -> tuple[Store, str]:
+    """The store of a URI, by its scheme, and the path in it. A new store is a file of this folder and a case here."""
+    match uri.partition("://")[0] if "://" in uri else "file":
+        case "file" | "local":
+            return Disk.open(uri)
+        case "s3" | "s3a":
+            from pipeline.storage.s3 import S3  # no other store needs its clients, nor fsspec
+
+            return S3.open(uri)
+        case _:
+            from pipeline.storage.fsspec_store import FsspecStore
+
+            return FsspecStore.open(uri)
 
 
 def absolute(uri: str) -> str:
@@ -81,25 +83,25 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    fs, path = _filesystem(uri)
-    return bool(patiently(lambda: fs.exists(path)))
+    store, path = _store(uri)
+    return store.exists(path)
 
 
 def is_dir(uri: str) -> bool:
     """True for a folder or an object prefix with at least one object below it."""
-    fs, path = _filesystem(uri)
-    return bool(patiently(lambda: fs.isdir(path)))
+    store, path = _store(uri)
+    return store.is_dir(path)
 
 
 def is_file(uri: str) -> bool:
-    fs, path = _filesystem(uri)
-    return bool(patiently(lambda: fs.isfile(path)))
+    store, path = _store(uri)
+    return store.is_file(path)
 
 
 def size(uri: str) -> int:
     """Bytes of one object; FileNotFoundError if there is none."""
-    fs, path = _filesystem(uri)
-    return int(patiently(lambda: fs.info(path))["size"])
+    store, path = _store(uri)
+    return store.size(path)
 
 
 def list_files(uri: str) -> list[FileInfo]:
@@ -109,10 +111,10 @@ def list_files(uri: str) -> list[FileInfo]:
 
 def scan(uri: str) -> Iterator[FileInfo]:
     """Every file below a prefix, recursively, in the store's own order; a page or a folder in memory at a time."""
-    fs, root = _filesystem(uri)
+    store, root = _store(uri)
     root = root.rstrip("/")
     scheme = uri.split("://")[0] + "://" if "://" in uri else ""
-    for name, size_bytes, etag in _walk(fs, root):
+    for name, size_bytes, etag in store.scan(root):
         if name != root:
             yield FileInfo(uri=scheme + name, path=name[len(root) + 1 :], bytes=size_bytes, etag=etag)
 
@@ -123,24 +125,14 @@ def read(uri: str, etag: str | None = None) -> bytes:
     Raises:
         Changed: `etag` is given and no longer the object's.
     """
-    fs, path = _filesystem(uri)
-    if (fetched := _fetched(fs, path, etag)) is not None:
-        return fetched
-    if etag is not None:
-        return patiently(lambda: _read_listed(fs, path, etag))
-    # One request: s3fs would ask for the size first, to read large objects in pieces.
-    options = {"max_concurrency": 1} if "s3" in fs.protocol else {}
-    data: bytes = patiently(lambda: fs.cat_file(path, **options))
-    return data
+    store, path = _store(uri)
+    return store.read(path, etag)
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
     """`length` bytes from `offset`, in one request; fewer where the object ends before."""
-    fs, path = _filesystem(uri)
-    if (fetched := _fetched(fs, path, span=(offset, offset + length))) is not None:
-        return fetched
-    data: bytes = patiently(lambda: fs.cat_file(path, start=offset, end=offset + length))
-    return data
+    store, path = _store(uri)
+    return store.read_range(path, offset, length)
 
 
 def read_json(uri: str) -> Any:
@@ -161,13 +153,8 @@ def put(uri: str, data: bytes) -> None:
 
     A temporary name and a rename on a disk; one completed PUT on object storage.
     """
-    fs, path = _filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        with _temporary(path, data) as temporary:
-            os.replace(temporary, path)
-        _sync_folder(path)
-    else:
-        patiently(lambda: fs.pipe_file(path, data))
+    store, path = _store(uri)
+    store.put(path, data)
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -178,9 +165,9 @@ def create(uri: str, data: bytes) -> bool:
     Other stores look and then write, which two writers can do at once: `require_exclusive_create`. A refused PUT is looked
     at: the object may be ours, written by an earlier try whose answer was lost.
     """
-    fs, path = _filesystem(uri)
+    store, path = _store(uri)
     while True:
-        if patiently(lambda: _create(fs, path, data)):
+        if store.create(path, data):
             return True
         try:
             return read(uri) == data
@@ -194,43 +181,18 @@ def require_exclusive_create(uri: str, what: str) -> None:
     Args:
         what: is to be written there, for the sentence.
     """
-    fs, _ = _filesystem(uri)
-    names = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
-    if not names & EXCLUSIVE:
+    if not _store(uri)[0].exclusive_create:
         raise UserError(
             f"{uri}: {what} cannot be written to {uri.partition('://')[0]}://, which has no exclusive create: two writers "
             "would not see each other; give a path, or s3://, gs:// or az://"
         )
 
 
-def _create(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
-    try:
-        if isinstance(fs, LocalFileSystem):
-            with _temporary(path, data) as temporary:
-                os.link(temporary, path)
-            _sync_folder(path)
-        else:
-            fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:  # s3fs has no error of its own for "precondition failed"
-        response = getattr(error.__cause__, "response", {})
-        if response.get("Error", {}).get("Code") in _ALREADY_THERE:
-            return False
-        raise
-    return True
-
-
 def delete(uri: str) -> None:
     """Remove one object; one that is not there is fine."""
-    fs, path = _filesystem(uri)
+    store, path = _store(uri)
     with contextlib.suppress(FileNotFoundError):
-        patiently(lambda: fs.rm_file(path))
-
-
-def is_temporary(path: str) -> bool:
-    """Whether a file on a disk is one that `put` or `create` left behind, killed before they gave it its name."""
-    return bool(_TEMPORARY.fullmatch(path.rpartition("/")[2]))
+        store.delete(path)
 
 
 def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -238,142 +200,5 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
     Their requests do not pass through this file, so the store's client repeats them itself.
     """
-    fs, path = _filesystem(uri, attempts=8)
-    if isinstance(fs, LocalFileSystem):
-        return pyarrow.fs.LocalFileSystem(), path  # Arrow's own: each read through Python costs as much as a small part
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
-
-
-def _filesystem(uri: str, attempts: int = 1) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The store behind a URI and the path in it; `attempts` of its client for each request.
-
-    Listings are never cached: other processes write here too.
-    """
-    if not uri.startswith(("s3://", "s3a://")):
-        return _other(uri)
-    retries = {"mode": "standard", "total_max_attempts": attempts}
-    limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": retries, "max_pool_connections": 64}
-    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, config_kwargs=limits)
-    fs.retries = 1 if attempts == 1 else type(fs).retries  # s3fs has a loop of its own around botocore's
-    return fs, path
-
-
-def _other(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Of any store but S3.
-
-    Raises:
-        UserError: fsspec does not know the scheme, or the package for it is not installed.
-    """
-    scheme = uri.partition("://")[0]
-    options = {"use_listings_cache": False} if scheme in _EXTRAS else {}
-    try:
-        fs, path = fsspec.core.url_to_fs(uri, **options)
-    except ImportError as error:
-        words = " ".join(str(error).split())
-        if scheme in _EXTRAS:
-            words = f"pip install 'maskmill[{_EXTRAS[scheme]}]'"
-        raise UserError(
-            f"{uri}: {scheme}:// needs a package that is not installed here ({words}); install it on every machine of the run, "
-            "or put the data where s3:// or a path reaches it"
-        ) from None
-    except ValueError as error:
-        if "Protocol not known" not in str(error):
-            raise
-        raise UserError(
-            f"{uri}: no store is known as {scheme}://; give a path, s3://..., or a scheme that fsspec knows"
-        ) from None
-    return fs, path
-
-
-def _fetched(
-    fs: fsspec.AbstractFileSystem, path: str, etag: str | None = None, span: tuple[int, int] | None = None
-) -> bytes | None:
-    """The bytes where the store is S3 and answers at once; None: ask `fs`."""
-    if "s3" not in fs.protocol:
-        return None
-    from pipeline.storage.s3 import fetch  # no other store needs its client
-
-    return fetch(fs, path, etag, span)
-
-
-def _read_listed(fs: fsspec.AbstractFileSystem, path: str, etag: str) -> bytes:
-    """The whole S3 object, if it still has its etag: the store itself compares."""
-    bucket, _, key = path.partition("/")
-    try:
-        answer = fs.call_s3("get_object", Bucket=bucket, Key=key, IfMatch=etag)
-    except OSError as error:
-        if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in ("PreconditionFailed", "412"):
-            raise Changed(f"{path} changed after it was listed") from error
-        raise
-    data: bytes = fsspec.asyn.sync(fs.loop, answer["Body"].read)
-    return data
-
-
-def _walk(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int, str | None]]:
-    """(path, bytes, etag) of every file below a folder or prefix."""
-    if isinstance(fs, LocalFileSystem):
-        yield from _walk_folder(root)
-    elif "s3" in fs.protocol:
-        yield from _walk_bucket(fs, root)
-    else:
-        found: dict[str, dict[str, Any]] = patiently(lambda: fs.find(root, detail=True))
-        yield from ((name, int(info["size"]), None) for name, info in found.items())
-
-
-def _walk_folder(folder: str) -> Iterator[tuple[str, int, str | None]]:
-    """A link to a file is the file it leads to; a link to a folder is not followed, it could lead round in a circle."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk_folder(entry.path)
-        else:
-            try:
-                yield entry.path, entry.stat().st_size, None
-            except FileNotFoundError:  # a link to nothing is listed, and not found when it is read
-                yield entry.path, 0, None
-
-
-def _walk_bucket(fs: fsspec.AbstractFileSystem, root: str) -> Iterator[tuple[str, int, str | None]]:
-    bucket, _, prefix = root.partition("/")
-    request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "MaxKeys": LIST_PAGE}
-    while True:
-        try:
-            page = patiently(lambda: fs.call_s3("list_objects_v2", **request))
-        except FileNotFoundError:  # no such bucket
-            return
-        for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):  # a folder's mark, as consoles make them
-                yield f"{bucket}/{found['Key']}", found["Size"], found.get("ETag")
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
-
-
-@contextlib.contextmanager
-def _temporary(path: str, data: bytes) -> Iterator[str]:
-    """A file of these bytes, safe on the disk, beside where they belong; gone afterwards under this name."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    # A leading dot: plain readers that glob `part-*` never see it.
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _sync_folder(path: str) -> None:
-    """A new name survives a power cut only when its folder is on the disk too."""
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    store, path = _store(uri)
+    return store.arrow_filesystem(), path

@@ -1,34 +1,36 @@
-"""Errors of a store that pass, and how long to wait for that: 503, resets, timeouts, bodies cut short."""
+"""Which errors of a store are transient (503, resets, timeouts, bodies cut short), and how long a call is repeated for them."""
 
 import errno
+import functools
 import random
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pipeline.errors import StoreRefused
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-PATIENCE_S = 90.0  # after the first failure; a store that is restarted is back by then
+GIVE_UP_S = 90.0  # after the first failure; a store that is restarted is back by then
 # Of a command that has not heard from its store yet: an address that is wrong is likelier than a store that restarts.
-START_PATIENCE_S = 15.0
-TELL_S = 3.0  # of failing, before a command that starts says what it waits for
+GIVE_UP_AT_START_S = 15.0
+ANNOUNCE_S = 3.0  # of failing, before a command that starts says what it waits for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
-_BUSY = (408, 429)  # beside all from 500 on
-# S3's own names for errors that it answers with status 400, and that a second try may mend.
-_PASSING = ("RequestTimeout", "SlowDown", "Throttling", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
+_BUSY = (408, 429)  # HTTP status, beside all from 500 on
+# Codes that S3 sends with status 400, and that a second try may mend.
+_TRANSIENT = ("RequestTimeout", "SlowDown", "Throttling", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 
-# Its names for credentials that were good once, or never: of no object's fault, and not mended by waiting.
+# Its codes for credentials that have expired or are wrong: no fault of any object, and not mended by waiting.
 _REFUSALS = (
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed",
     "SignatureDoesNotMatch", "TokenRefreshRequired",
 )  # fmt: skip
 
-# Their lack, as botocore names it.
-_LACKS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoAuthTokenError", "TokenRetrievalError",
-          "SSOTokenLoadError", "UnauthorizedSSOTokenError", "CredentialRetrievalError")  # fmt: skip
+# botocore's errors for credentials that are missing.
+_MISSING = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoAuthTokenError", "TokenRetrievalError",
+            "SSOTokenLoadError", "UnauthorizedSSOTokenError", "CredentialRetrievalError")  # fmt: skip
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _starting = False  # a command starts in this process, and its store has not answered yet
@@ -40,52 +42,64 @@ def start() -> None:
     _starting = True
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """What a call returns, called again after each error that passes, with growing pauses, for `PATIENCE_S`.
+def retried(call: Callable[P, T]) -> Callable[P, T]:
+    """The same function, called again after each transient error, with growing pauses, until `GIVE_UP_S` have passed.
 
     Raises:
-        OSError: of the store, at once if it will not pass (no such file, no permission, disk full), else in the end.
-        StoreRefused: at once, for credentials that have expired or are wrong.
+        OSError: of the store, at once if it is not transient (no such file, no permission, disk full), else in the end.
+        StoreRefused: at once, for credentials that have expired, are wrong or missing.
     """
-    global _starting
-    pause, first, told = _FIRST_PAUSE_S, 0.0, False
-    while True:
-        began = time.monotonic()
-        try:
-            answer = call()
-        except Exception as error:
-            now, first = time.monotonic(), first or began
-            if type(error).__name__ in _LACKS and type(error).__module__.startswith("botocore."):
-                raise StoreRefused(
-                    f"the store asks for credentials, and none are found ({error}); set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, on every machine of the run"
-                ) from error
-            if (code := _code(error)) in _REFUSALS:
-                raise StoreRefused(
-                    f"the store refuses the credentials ({code}); renew them and run the same command again"
-                ) from error
-            if not passes(error):
-                if (status := _status(error)) and not isinstance(error, OSError):
-                    raise OSError(f"the host answers {status} {getattr(error, 'message', '')}") from error
-                raise
-            patience_s = START_PATIENCE_S if _starting else PATIENCE_S
-            if now > first + patience_s:
-                if isinstance(error, OSError) and not _starting:
-                    raise
-                words = " ".join(str(error).split()) or type(error).__name__
-                check = "; see that AWS_ENDPOINT_URL and the network are right" if _starting else ""
-                raise OSError(f"the store did not answer for {now - first:.0f} s ({words}){check}") from error
-            if _starting and not told and now > first + TELL_S:
-                told = True
-                print(
-                    f"the store does not answer ({error}); trying for {patience_s:.0f} s", file=sys.stderr, flush=True
-                )
-        else:
-            if "aiobotocore" in sys.modules:  # else it was a disk
-                _starting = False
-            return answer
-        time.sleep(pause * random.uniform(0.5, 1.0))  # workers that failed together do not come back together
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    @functools.wraps(call)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+        global _starting
+        pause, first_failure, announced = _FIRST_PAUSE_S, 0.0, False
+        while True:
+            began = time.monotonic()
+            try:
+                answer = call(*args, **kwargs)
+            except Exception as error:
+                _raise_unless_transient(error)
+                now, first_failure = time.monotonic(), first_failure or began
+                give_up_s = GIVE_UP_AT_START_S if _starting else GIVE_UP_S
+                if now > first_failure + give_up_s:
+                    if isinstance(error, OSError) and not _starting:
+                        raise
+                    words = " ".join(str(error).split()) or type(error).__name__
+                    check = "; see that AWS_ENDPOINT_URL and the network are right" if _starting else ""
+                    raise OSError(
+                        f"the store did not answer for {now - first_failure:.0f} s ({words}){check}"
+                    ) from error
+                if _starting and not announced and now > first_failure + ANNOUNCE_S:
+                    announced = True
+                    what = f"the store does not answer ({error}); trying for {give_up_s:.0f} s"
+                    print(what, file=sys.stderr, flush=True)
+            else:
+                if "aiobotocore" in sys.modules:  # else it was a disk
+                    _starting = False
+                return answer
+            time.sleep(pause * random.uniform(0.5, 1.0))  # workers that failed together do not come back together
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    return repeated
+
+
+def _raise_unless_transient(error: Exception) -> None:
+    """Raise what an error means, unless the same call may succeed later."""
+    if type(error).__name__ in _MISSING and type(error).__module__.startswith("botocore."):
+        raise StoreRefused(
+            f"the store asks for credentials, and none are found ({error}); set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, on every machine of the run"
+        ) from error
+    if (code := s3_code(error)) in _REFUSALS:
+        raise StoreRefused(
+            f"the store refuses the credentials ({code}); renew them and run the same command again"
+        ) from error
+    if is_transient(error):
+        return
+    if (status := _status(error)) and not isinstance(error, OSError):
+        raise OSError(f"the host answers {status} {getattr(error, 'message', '')}") from error
+    raise error
 
 
 def sentence(error: OSError) -> str:
@@ -101,22 +115,22 @@ def sentence(error: OSError) -> str:
     return f"{what}; run the same command again"
 
 
-def _code(error: BaseException) -> str:
-    """S3's name of an error; empty for others."""
+def s3_code(error: BaseException) -> str:
+    """S3's code of an error; empty for others."""
     return str(_response(error).get("Error", {}).get("Code", ""))
 
 
 def _response(error: BaseException) -> dict[str, Any]:
-    """S3's answer that an error tells of; empty for others."""
+    """The answer of S3 that an error reports; empty for others."""
     response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
     return response if isinstance(response, dict) else {}
 
 
-def passes(error: BaseException) -> bool:
-    """Whether an error is the kind that a store gives in passing."""
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later."""
     if response := _response(error):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status in _BUSY or _code(error) in _PASSING
+        return status >= 500 or status in _BUSY or s3_code(error) in _TRANSIENT
     if status := _status(error):
         return status >= 500 or status in _BUSY
     return isinstance(error, (ConnectionError, TimeoutError, *_client_errors()))

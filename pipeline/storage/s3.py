@@ -1,66 +1,152 @@
-"""Objects of S3, and ranges of them, by obstore: a sixth to two thirds of s3fs' processor time (configs/LOG.md, S3 readers).
+"""S3, by two clients: obstore reads objects and ranges of them, s3fs does all else.
 
-s3fs stays the client of all else and the one that is configured: endpoint, region and credentials are taken from it. What
-does not come this way is asked of s3fs again, whose errors are those that pipeline/storage/retry.py knows.
+obstore reads with a sixth to two thirds of s3fs' processor time (configs/LOG.md, S3's reader), but cannot be the only client:
+it lists `x//y` as `x/y`, fails a whole listing over a newline in one key, and gives S3's code of an error (ExpiredToken, ...)
+only as part of a message. So s3fs is the one that is configured, and is asked again for all that obstore could not answer.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import fsspec
 import obstore
+import pyarrow.fs
+from botocore.credentials import ReadOnlyCredentials
 from fsspec.asyn import sync
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-# Credentials are asked for again a few minutes before this has passed; botocore, which is asked, knows when they end.
-_KEPT = timedelta(minutes=15)
+from pipeline.storage.fsspec_store import FsspecStore
+from pipeline.storage.retry import retried, s3_code
+from pipeline.storage.store import LIST_PAGE, Changed, Listed
+
+CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
+# obstore asks botocore for the credentials again some minutes before this has passed; botocore knows when they end.
+_CREDENTIALS_KEPT = timedelta(minutes=15)
+_CHANGED = ("PreconditionFailed", "412")
+# Answers to a conditional PUT that lost: to an object, or to another PUT at the same moment.
+_ALREADY_THERE = (*_CHANGED, "ConditionalRequestConflict", "409")
 
 
-def fetch(fs: fsspec.AbstractFileSystem, path: str, etag: str | None, span: tuple[int, int] | None) -> bytes | None:
-    """An object, or bytes from .. to - 1 of it, in one request; None where s3fs must be asked.
+class S3(FsspecStore):
+    """Paths are bucket/key. Credentials, region and endpoint are those of the environment, as s3fs finds them."""
 
-    Args:
-        fs: s3fs' filesystem, whose limits are this client's.
-        path: bucket/key.
-        etag: what the object must still have.
-    Raises:
-        FileNotFoundError: the store has no such object.
-    """
-    bucket, _, key = path.partition("/")
-    if key.strip("/") != key:  # obstore would read the object without the slash
-        return None
-    stores: dict[str, S3Store | None] = vars(fs).setdefault("maskmill_stores", {})  # end with their filesystem
-    if bucket not in stores:
-        stores[bucket] = _store(fs, bucket)
-    if (store := stores[bucket]) is None:
-        return None
-    try:
-        if span is not None:
-            return bytes(obstore.get_range(store, key, start=span[0], end=span[1]))
-        return bytes(obstore.get(store, key, options={"if_match": etag} if etag else {}).bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(path) from None
-    except (BaseError, OSError, ValueError):
-        return None  # ValueError: the key is no path to obstore, it has an empty part or a newline
+    @classmethod
+    def open(cls, uri: str) -> tuple["S3", str]:
+        """The store of a URI and the path in it."""
+        fs, path = fsspec.core.url_to_fs(uri, **_options(attempts=1))
+        fs.retries = 1  # s3fs has a loop of its own around botocore's
+        return cls(fs), path
+
+    @property
+    def exclusive_create(self) -> bool:
+        return True
+
+    def read(self, path: str, etag: str | None) -> bytes:
+        if (data := self.fetch(path, etag)) is not None:
+            return data
+        return self._read_plain(path) if etag is None else self._read_listed(path, etag)
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        data = self.fetch(path, span=(offset, offset + length))
+        return super().read_range(path, offset, length) if data is None else data
+
+    def create(self, path: str, data: bytes) -> bool:
+        """By a conditional PUT (`If-None-Match: *`), which s3fs has no error of its own for."""
+        try:
+            return super().create(path, data)
+        except OSError as error:
+            if s3_code(error) in _ALREADY_THERE:
+                return False
+            raise
+
+    def scan(self, root: str) -> Iterator[Listed]:
+        bucket, _, prefix = root.partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "MaxKeys": LIST_PAGE}
+        while True:
+            try:
+                page = retried(self._fs.call_s3)("list_objects_v2", **request)
+            except FileNotFoundError:  # no such bucket
+                return
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):  # a folder's mark, as consoles make them
+                    yield Listed(f"{bucket}/{found['Key']}", found["Size"], found.get("ETag"))
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+        fs = fsspec.filesystem("s3", **_options(attempts=8))
+        fs.retries = type(fs).retries
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+    def fetch(self, path: str, etag: str | None = None, span: tuple[int, int] | None = None) -> bytes | None:
+        """An object, or bytes from .. to - 1 of it, by obstore in one request; None where s3fs must be asked.
+
+        Raises:
+            FileNotFoundError: the store has no such object.
+        """
+        bucket, _, key = path.partition("/")
+        if key.strip("/") != key:  # obstore would read the object without the slash
+            return None
+        clients: dict[str, S3Store | None] = vars(self._fs).setdefault(
+            "obstore_clients", {}
+        )  # end with their filesystem
+        if bucket not in clients:
+            clients[bucket] = _obstore(self._fs, bucket)
+        if (client := clients[bucket]) is None:
+            return None
+        try:
+            if span is not None:
+                return bytes(obstore.get_range(client, key, start=span[0], end=span[1]))
+            return bytes(obstore.get(client, key, options={"if_match": etag} if etag else {}).bytes())
+        except FileNotFoundError:
+            raise FileNotFoundError(path) from None
+        except (BaseError, OSError, ValueError):
+            return None  # ValueError: the key is no path to obstore, it has an empty part or a newline
+
+    @retried
+    def _read_plain(self, path: str) -> bytes:
+        # One request: s3fs would ask for the size first, to read large objects in pieces.
+        return self._fs.cat_file(path, max_concurrency=1)
+
+    @retried
+    def _read_listed(self, path: str, etag: str) -> bytes:
+        bucket, _, key = path.partition("/")
+        try:
+            answer = self._fs.call_s3("get_object", Bucket=bucket, Key=key, IfMatch=etag)
+        except OSError as error:
+            if s3_code(error) in _CHANGED:
+                raise Changed(f"{path} changed after it was listed") from error
+            raise
+        return sync(self._fs.loop, answer["Body"].read)
 
 
-def _store(fs: fsspec.AbstractFileSystem, bucket: str) -> S3Store | None:
-    """One client a bucket; None where s3fs was told what obstore has no word for, or has no credentials."""
+def _options(attempts: int) -> dict[str, Any]:
+    """s3fs' options; listings are never cached: other processes write here too."""
+    retries = {"mode": "standard", "total_max_attempts": attempts}
+    limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": retries, "max_pool_connections": 64}
+    return {"use_listings_cache": False, "config_kwargs": limits}
+
+
+def _obstore(fs: fsspec.AbstractFileSystem, bucket: str) -> S3Store | None:
+    """A client of one bucket; None where s3fs was told what obstore has no word for, or has no credentials."""
     if fs.s3_additional_kwargs or fs.req_kw or fs.version_aware or fs.client_kwargs:
         return None
     client = sync(fs.loop, fs.set_session)
-    held = client._request_signer._credentials  # botocore has no other name for those that a client was made with
-    if held is None and not fs.anon:
+    given = (
+        ReadOnlyCredentials(fs.key, fs.secret, fs.token) if fs.key and fs.secret else None
+    )  # in fsspec's own settings
+    held = None if given or fs.anon else sync(fs.loop, fs.session.get_credentials)
+    if not (given or held or fs.anon):
         return None
-    limits = fs.config_kwargs
 
     async def credentials() -> dict[str, Any]:
-        now = held.get_frozen_credentials()
-        frozen = await now if hasattr(now, "__await__") else now
+        frozen: Any = await held.get_frozen_credentials() if held else given
         return {
             "access_key_id": frozen.access_key, "secret_access_key": frozen.secret_key, "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _KEPT,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_KEPT,
         }  # fmt: skip
 
     endpoint = client.meta.endpoint_url
@@ -72,8 +158,8 @@ def _store(fs: fsspec.AbstractFileSystem, bucket: str) -> S3Store | None:
         skip_signature=bool(fs.anon),
         client_options={
             "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=limits["connect_timeout"]),
-            "timeout": timedelta(seconds=limits["read_timeout"]),
+            "connect_timeout": timedelta(seconds=CONNECT_S),
+            "timeout": timedelta(seconds=READ_S),
         },
-        retry_config={"max_retries": 0},  # pipeline/storage/retry.py repeats
+        retry_config={"max_retries": 0},  # s3fs is asked next
     )

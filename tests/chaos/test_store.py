@@ -46,7 +46,7 @@ def test_a_run_outlives_what_a_store_does_in_passing(drivers, world, unbroken, k
 
 @pytest.mark.scorecard("fault", 12)
 def test_a_run_outlives_requests_that_hang(drivers, world, unbroken, seeds):
-    """One image a seed, of the shards that are read first, so that the client's patience passes for all at once."""
+    """One image a seed, of the shards that are read first, so that the client waits for all at once."""
     output = world.new_output()
     names = [unbroken[k]["image_id"] for k in random.Random(0).sample(range(2 * IMAGES_PER_SHARD), len(seeds))]
 

@@ -1,0 +1,122 @@
+"""A folder of this machine, or one that is mounted on all machines."""
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs
+
+from pipeline.storage.retry import retried
+from pipeline.storage.store import Listed
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
+
+
+class Disk:
+    """Objects are files: put is a rename of a temporary file, create an exclusive link to one."""
+
+    exclusive_create = True
+
+    @classmethod
+    def open(cls, uri: str) -> tuple["Disk", str]:
+        """The store, and the absolute path of a `file://` URI or a plain path."""
+        path = uri.removeprefix("file://").removeprefix("local://")
+        if not path.startswith("/"):
+            path = str(Path(path).expanduser().absolute())
+        return cls(), path.rstrip("/") or "/"
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)
+
+    def is_dir(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def is_file(self, path: str) -> bool:
+        return os.path.isfile(path)
+
+    @retried
+    def size(self, path: str) -> int:
+        return Path(path).stat().st_size
+
+    @retried
+    def read(self, path: str, etag: str | None) -> bytes:
+        return Path(path).read_bytes()
+
+    @retried
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    @retried
+    def put(self, path: str, data: bytes) -> None:
+        with _temporary(path, data) as temporary:
+            os.replace(temporary, path)
+        _sync_folder(path)
+
+    @retried
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            with _temporary(path, data) as temporary:
+                os.link(temporary, path)
+        except FileExistsError:
+            return False
+        _sync_folder(path)
+        return True
+
+    @retried
+    def delete(self, path: str) -> None:
+        os.unlink(path)
+
+    def scan(self, root: str) -> Iterator[Listed]:
+        """A link to a file is the file it leads to; a link to a folder is not followed, it could lead round in a circle."""
+        try:
+            with os.scandir(root) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self.scan(entry.path)
+            else:
+                try:
+                    yield Listed(entry.path, entry.stat().st_size)
+                except FileNotFoundError:  # a link to nothing is listed, and not found when it is read
+                    yield Listed(entry.path, 0)
+
+    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+        return pyarrow.fs.LocalFileSystem()  # Arrow's own: each read through Python costs as much as a small part
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file is one that `put` or `create` left behind, killed before they gave it its name."""
+    return bool(_TEMPORARY.fullmatch(path.rpartition("/")[2]))
+
+
+@contextlib.contextmanager
+def _temporary(path: str, data: bytes) -> Iterator[str]:
+    """A file of these bytes, safe on the disk, beside where they belong; gone afterwards under this name."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    # A leading dot: plain readers that glob `part-*` never see it.
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _sync_folder(path: str) -> None:
+    """A new name survives a power cut only when its folder is on the disk too."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

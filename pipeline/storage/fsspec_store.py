@@ -1,0 +1,104 @@
+"""Whatever fsspec knows: Google's and Azure's stores, web servers, memory."""
+
+import logging
+from collections.abc import Iterator
+
+import fsspec
+import pyarrow.fs
+
+from pipeline.errors import UserError
+from pipeline.storage.retry import retried
+from pipeline.storage.store import Listed
+
+# What installs the client of a store.
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+# Google's client creates exclusively (`ifGenerationMatch=0`), and Azure's (`If-None-Match: *`); others look, then write.
+_EXCLUSIVE = {"gs", "gcs", "az", "abfs"}
+logging.getLogger("fsspec.http").setLevel(logging.INFO)  # its debug lines are whole addresses, signatures too
+
+
+class FsspecStore:
+    """A filesystem of fsspec as a store, by its client."""
+
+    def __init__(self, fs: fsspec.AbstractFileSystem) -> None:
+        self._fs = fs
+
+    @classmethod
+    def open(cls, uri: str) -> tuple["FsspecStore", str]:
+        """The store of a URI and the path in it.
+
+        Raises:
+            UserError: fsspec does not know the scheme, or the package for it is not installed.
+        """
+        scheme = uri.partition("://")[0]
+        options = {"use_listings_cache": False} if scheme in _EXTRAS else {}  # other processes write here too
+        try:
+            fs, path = fsspec.core.url_to_fs(uri, **options)
+        except ImportError as error:
+            words = " ".join(str(error).split())
+            if scheme in _EXTRAS:
+                words = f"pip install 'maskmill[{_EXTRAS[scheme]}]'"
+            raise UserError(
+                f"{uri}: {scheme}:// needs a package that is not installed here ({words}); install it on every machine of "
+                "the run, or put the data where s3:// or a path reaches it"
+            ) from None
+        except ValueError as error:
+            if "Protocol not known" not in str(error):
+                raise
+            raise UserError(
+                f"{uri}: no store is known as {scheme}://; give a path, s3://..., or a scheme that fsspec knows"
+            ) from None
+        return cls(fs), path
+
+    @property
+    def exclusive_create(self) -> bool:
+        protocol = self._fs.protocol
+        return not _EXCLUSIVE.isdisjoint({protocol} if isinstance(protocol, str) else protocol)
+
+    @retried
+    def exists(self, path: str) -> bool:
+        return bool(self._fs.exists(path))
+
+    @retried
+    def is_dir(self, path: str) -> bool:
+        return bool(self._fs.isdir(path))
+
+    @retried
+    def is_file(self, path: str) -> bool:
+        return bool(self._fs.isfile(path))
+
+    @retried
+    def size(self, path: str) -> int:
+        return int(self._fs.info(path)["size"])
+
+    @retried
+    def read(self, path: str, etag: str | None) -> bytes:
+        return self._fs.cat_file(path)
+
+    @retried
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        return self._fs.cat_file(path, start=offset, end=offset + length)
+
+    @retried
+    def put(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data)
+
+    @retried
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    @retried
+    def delete(self, path: str) -> None:
+        self._fs.rm_file(path)
+
+    def scan(self, root: str) -> Iterator[Listed]:
+        """fsspec gives a listing at once, not page by page, and no etags."""
+        found = retried(self._fs.find)(root, detail=True)
+        yield from (Listed(name, int(info["size"])) for name, info in found.items())
+
+    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs))
