@@ -23,10 +23,10 @@ from tests.test_segment import config as segment_config
 
 PLANTED = """
 import sys
-from pipeline import check
+from pipeline.corpus import samples
 def planted(*arguments, **keywords):
     raise ValueError("a planted bug")
-check.{name} = planted
+samples.{name} = planted
 from pipeline.cli import main
 main()
 """
@@ -66,7 +66,7 @@ def _space():
 
 @pytest.mark.slow
 def test_training_names_the_image_that_it_cannot_use(scenes, tmp_path):
-    from pipeline.train.data import load_pair
+    from pipeline.corpus.samples import load_pair
 
     images, truths = write_corpus(str(tmp_path), {"train": 1}, 32, 64, seed=0, packed=False)
     cfg = segment_config(images, truths, "unused", "unused").corpus

@@ -8,13 +8,13 @@ import pytest
 from pipeline import storage
 from pipeline.config import CrfConfig, PredictConfig, SegmentConfig, load, parse
 from pipeline.corpus import list_items
+from pipeline.corpus.samples import load_pair
 from pipeline.crf import dense_crf
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
 from pipeline.segment.tune_crf import RANGES, _judge, tune_crf
-from pipeline.train.data import load_pair
 
 
 @pytest.mark.slow

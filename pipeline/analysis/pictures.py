@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.analysis.run_counts import RunCounts
-from pipeline.corpus import Item, items_of, read
+from pipeline.corpus import Item, items_of
+from pipeline.corpus.samples import load
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.colours import blend, error_map
-from pipeline.imaging.decode import decode_label, decode_oriented, upright
+from pipeline.imaging.decode import upright
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import LabelSpace
 from pipeline.runs import read_table
@@ -72,13 +73,9 @@ def pictures_of(view: RunCounts, ids: Sequence[str]) -> dict[str, Pictures]:
 
 def _read(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int) -> Pictures:
     """The pixels of one item from where the corpus was; the corpus may have moved since, and the mask still stands."""
-    image = label = None
     try:
-        image, orientation = decode_oriented(read(item.image), max_pixels)
-        mask = upright(mask, orientation)  # as the label, it is stored the way the camera held the image
-        if item.label is not None:
-            stored = space.to_train(decode_label(read(item.label), max_pixels), where=item.image_id)
-            label = upright(stored, orientation)
-    except (Reject, UserError, OSError) as error:
+        sample = load(item, space, max_pixels, where=item.image_id)
+    except Reject as error:
         return Pictures(item.image_id, space, mask, None, None, str(error))
-    return Pictures(item.image_id, space, mask, image, label, None)
+    # Like the label, the mask is stored the way the camera held the image.
+    return Pictures(item.image_id, space, upright(mask, sample.orientation), sample.image, sample.label, None)

@@ -10,13 +10,13 @@ from pipeline.cli.console import console, segmenting, training
 from pipeline.cli.run_tables import iou_table
 from pipeline.config import Section, SegmentConfig, TrainConfig, parse
 from pipeline.corpus import Item, list_items
+from pipeline.corpus.samples import load_pair
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou
 from pipeline.runs import verify
 from pipeline.segment.driver import segment
 from pipeline.synthetic.scenes import write_corpus
 from pipeline.train import train
-from pipeline.train.data import load_pair
 
 SCENES = {"train": 240, "val": 48}
 HEIGHT, WIDTH = 160, 320

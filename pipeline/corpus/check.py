@@ -11,9 +11,9 @@ import numpy as np
 from pipeline import labels, storage
 from pipeline.config import CorpusConfig, parse
 from pipeline.config.base import located
-from pipeline.corpus import Item, list_files, list_items, read, unmatched_labels
+from pipeline.corpus import Item, list_files, list_items, unmatched_labels
+from pipeline.corpus.samples import load
 from pipeline.errors import Reject, UserError
-from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.labels import LabelSpace
 
 _SPACE_OF_LAYOUT = {"cityscapes": "cityscapes19", "camvid": "camvid11"}
@@ -120,17 +120,10 @@ def _look(
     """("", (size, labelled pixels of each class)) of a good pair, or (reason, sentence)."""
     pixels = np.zeros(space.num_classes if space else 0, np.int64)
     try:
-        image, orientation = decode_oriented(read(item.image), max_pixels)
-        height, width = image.shape[:2]
-        if item.label is not None:
-            stored = upright(decode_label(read(item.label), max_pixels), orientation)
-            if stored.shape != (height, width):
-                return "label_size", f"the label is {stored.shape[0]}x{stored.shape[1]}, the image {height}x{width}"
-            if space is not None:
-                label = space.to_train(stored, where="the label")
-                pixels = np.bincount(label.ravel(), minlength=256)[: space.num_classes]
+        sample = load(item, space, max_pixels)
     except Reject as error:
         return error.reason, str(error)
-    except OSError as error:
-        return "store_error", f"{type(error).__name__}: {error}"
+    if space is not None and sample.label is not None:
+        pixels = np.bincount(sample.label.ravel(), minlength=256)[: space.num_classes]
+    height, width = sample.image.shape[:2]
     return "", ((height, width), pixels)

@@ -5,6 +5,7 @@ import time
 import numpy as np
 
 from pipeline.config import SegmentConfig
+from pipeline.corpus.samples import wrong_size
 from pipeline.errors import Reject
 from pipeline.imaging.mask_png import MaskWriter
 from pipeline.imaging.strips import Strips
@@ -12,7 +13,7 @@ from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
-from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Streamed, wrong_size
+from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Streamed
 from pipeline.segment.rows import Row, confusion_columns, identity_columns
 
 

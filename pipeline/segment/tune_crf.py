@@ -21,6 +21,7 @@ from pipeline import cluster, storage
 from pipeline.cluster.worker_env import take_cores, worker_environment
 from pipeline.config import CrfConfig, SegmentConfig, parse
 from pipeline.corpus import Item, list_items
+from pipeline.corpus.samples import load_pair
 from pipeline.crf.gpu import sharpen
 from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
@@ -29,7 +30,6 @@ from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean, mean_accuracy, mean_iou, summary_scores
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
-from pipeline.train.data import load_pair
 
 # arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
 SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10

@@ -3,47 +3,18 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from pipeline.config import AugmentConfig, LossConfig
 from pipeline.corpus import Item, read
-from pipeline.errors import Reject, UserError
+from pipeline.corpus.samples import load_pair, no_rejects
 from pipeline.imaging.augment import augment, drop_cells
-from pipeline.imaging.decode import decode_label, decode_oriented, upright
+from pipeline.imaging.decode import decode_label
 from pipeline.labels import LabelSpace
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (N, 3, h, w) uint8 images, (N, h, w) uint8 labels
-
-
-def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W, 3) and label (H, W) in train ids of one item.
-
-    Raises:
-        UserError: unreadable bytes, no label, a label of another size, or an id outside the label space.
-    """
-    if item.label is None:
-        raise UserError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
-    with _usable(item):
-        image, orientation = decode_oriented(read(item.image), max_pixels)
-        label = upright(space.to_train(decode_label(read(item.label), max_pixels), where="the label"), orientation)
-    if label.shape != image.shape[:2]:
-        raise UserError(
-            f"{item.image_id}: the label is {label.shape[0]}x{label.shape[1]}, the image "
-            f"{image.shape[0]}x{image.shape[1]} (height x width); they must be equal: re-export the label"
-        )
-    return image, label
-
-
-@contextmanager
-def _usable(item: Item) -> Iterator[None]:
-    """Training has no rejects: an image that cannot be had ends it."""
-    try:
-        yield
-    except Reject as error:
-        raise UserError(f"{item.image_id}: {error}") from error
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:
@@ -147,6 +118,6 @@ def epoch_batches(
 def count_label(item: Item, space: LabelSpace, max_pixels: int) -> np.ndarray:
     """(C,) int64: labelled pixels of each class in one item's label."""
     assert item.label is not None
-    with _usable(item):
+    with no_rejects(item):
         label = space.to_train(decode_label(read(item.label), max_pixels), where="the label")
     return np.bincount(label.ravel(), minlength=256)[: space.num_classes].astype(np.int64)

@@ -10,12 +10,12 @@ import torch
 from pipeline import labels
 from pipeline.config import PredictConfig, TrainConfig
 from pipeline.corpus import Item
+from pipeline.corpus.samples import load_pair
 from pipeline.crf import dense_crf
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.models import Network
 from pipeline.predict import Predictor, summarise
-from pipeline.train.data import load_pair
 
 NUM_PICTURES = 4
 

@@ -20,9 +20,10 @@ from torchvision.transforms import v2
 from pipeline import labels
 from pipeline.config import AugmentConfig, CorpusConfig
 from pipeline.corpus import Item, list_items
+from pipeline.corpus.samples import load_pair
 from pipeline.imaging.augment import augment
 from pipeline.synthetic.scenes import write_corpus
-from pipeline.train.data import epoch_batches, load_pair
+from pipeline.train.data import epoch_batches
 from tests.bench.turns import compare
 
 SCENES, HEIGHT, WIDTH, CROP, BATCH, WORKERS, MAX_PIXELS = 16, 1024, 2048, (512, 1024), 4, 2, 50_000_000

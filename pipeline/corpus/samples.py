@@ -1,0 +1,132 @@
+"""The one loader: an item of a corpus -> its image with its label, or the reason why they cannot be had."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.corpus import Item, read
+from pipeline.corpus.readers.siblings import instances_of
+from pipeline.errors import Reject, UserError
+from pipeline.imaging.decode import decode_label, decode_oriented, upright
+from pipeline.imaging.instances import decode_instances
+from pipeline.labels import IGNORE, LabelSpace
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The files of one item as the corpus stores them."""
+
+    image: bytes
+    label: bytes | None = None
+    instances: bytes | None = None
+
+
+@dataclass
+class Sample:
+    """One decoded image of a corpus; all arrays are upright."""
+
+    item: Item
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    label: np.ndarray | None  # (H, W) uint8 train ids; stored ids where no label space is known
+    orientation: int  # EXIF, in which the corpus stores the image and a run its mask
+    instances: np.ndarray | None = None  # (H, W) int32 instanceIds, where they were asked for
+
+
+def fetch(item: Item, instances: bool = False) -> Encoded:
+    """Read the files of an item.
+
+    Args:
+        instances: also read the instanceIds beside the label, where there is one.
+    Raises:
+        Reject: at stage `read` or `label`; `store_error` carries the store's OSError as its cause.
+    """
+    with _at("read"):
+        image = read(item.image)
+    if item.label is None:
+        return Encoded(image)
+    with _at("label"):
+        return Encoded(image, read(item.label), read(instances_of(item.label)) if instances else None)
+
+
+def decode(item: Item, files: Encoded, space: LabelSpace | None, max_pixels: int, where: str = "the label") -> Sample:
+    """Decode the files of an item and check them against each other.
+
+    Args:
+        space: maps the label's stored ids to train ids; None leaves them as they are, unchecked.
+        max_pixels: an image or label of more is refused before it is decoded.
+        where: what messages call the label.
+    Raises:
+        Reject: at stage `decode` of the image, at `label` of the label or the instances.
+    """
+    image, orientation = decode_oriented(files.image, max_pixels)
+    sample = Sample(item, image, None, orientation)
+    if files.label is None:
+        return sample
+    try:
+        stored = decode_label(files.label, max_pixels)
+        ids = upright(stored if space is None else space.to_train(stored, where), orientation)
+        if ids.shape != image.shape[:2]:
+            raise wrong_size(where, ids.shape, image.shape)
+        sample.label = ids
+        if files.instances is not None:
+            instances = decode_instances(files.instances, stored.shape)
+            if space is not None:
+                classes = np.where(instances > 1000, instances // 1000, IGNORE)
+                space.to_train(classes, f"instances of {item.image_id}")
+            sample.instances = upright(instances, orientation)
+    except Reject as error:
+        raise error.at("label") from error
+    return sample
+
+
+def load(item: Item, space: LabelSpace | None, max_pixels: int, where: str = "the label") -> Sample:
+    """`fetch`, then `decode`; Reject as they have it."""
+    return decode(item, fetch(item), space, max_pixels, where)
+
+
+def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8 and label (H, W) uint8 train ids of an item that must have both.
+
+    Raises:
+        UserError: unreadable bytes, no label, a label of another size, or an id outside the label space.
+        OSError: the store's own.
+    """
+    if item.label is None:
+        raise UserError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
+    with no_rejects(item):
+        sample = load(item, space, max_pixels)
+    assert sample.label is not None
+    return sample.image, sample.label
+
+
+@contextmanager
+def no_rejects(item: Item) -> Iterator[None]:
+    """For work that needs every image: a Reject becomes a UserError, and a fault of the store stays the OSError it is."""
+    try:
+        yield
+    except Reject as error:
+        if error.reason == "store_error" and isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise UserError(f"{item.image_id}: {error}") from error
+
+
+def wrong_size(where: str, label: tuple[int, ...], image: tuple[int, ...]) -> Reject:
+    """The reject of a label whose (height, width) is not its image's."""
+    return Reject(
+        "label",
+        "label_size",
+        f"{where}: it is {label[0]}x{label[1]}, the image {image[0]}x{image[1]} (height x width); they must be equal: "
+        "re-export the label",
+    )
+
+
+@contextmanager
+def _at(stage: str) -> Iterator[None]:
+    try:
+        yield
+    except Reject as error:
+        raise error.at(stage) from error
+    except OSError as error:  # the store's, after its client's own retries
+        raise Reject(stage, "store_error", f"{type(error).__name__}: {error}") from error
