@@ -100,14 +100,16 @@ def _item(corpus: str, index: int, one: Drawn) -> Item:
         place = storage.join(corpus, f"{kind}{index}.png")
         storage.put(place, file.getvalue())
         stored[kind] = Place(place, bytes=len(file.getvalue()))
-    return Item(one.image_id, **stored, split="val", city=one.city, sequence=one.sequence, frame=one.frame)
+    groups = {"split": "val", "city": one.city, "sequence": one.sequence, "frame": one.frame}
+    return Item(one.image_id, **stored, groups={name: value for name, value in groups.items() if value is not None})
 
 
 def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig) -> dict[str, object]:
     assert one.mask is not None
     mask, num_classes = ids(one.mask), SPACE.num_classes
     row: dict[str, object] = {
-        **{name: getattr(item, name) for name in ("image_id", "split", "city", "sequence", "frame")},
+        "image_id": item.image_id,
+        **item.groups,
         "uri": item.image.uri,
         "height": mask.shape[0],
         "width": mask.shape[1],

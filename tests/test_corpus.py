@@ -51,7 +51,7 @@ def rows_of(scenes):
 
 
 def groups_of(item):
-    return {"split": item.split, "city": item.city, "sequence": item.sequence, "frame": item.frame}
+    return dict(item.groups)
 
 
 def write_manifest(folder, scenes):
@@ -120,7 +120,7 @@ def test_every_way_of_storing_a_corpus_gives_the_same_items_and_bytes(cityscapes
     items = list_items(cityscapes, "val")
     assert [item.image_id for item in items] == [item.image_id for item in reference]
     assert items[5].image_id == "val/dunmere/dunmere_000001_000010"
-    assert (items[5].split, items[5].city, items[5].sequence, items[5].frame) == ("val", "dunmere", "000001", 10)
+    assert items[5].groups == {"split": "val", "city": "dunmere", "sequence": "000001", "frame": 10}
     for item, other in zip(items, reference, strict=True):
         assert read(item.image) == read(other.image)
         assert read(item.label) == read(other.label)
@@ -153,7 +153,8 @@ def test_the_plan_holds_everything_that_reading_needs(scenes):
 def test_camvid_names_give_sequence_and_frame(tmp_path):
     members = {"images/train/Seq05VD_f00120.jpg": b"x", "labels/train/Seq05VD_f00120.png": b"y"}
     (item,) = list_items(CorpusConfig(images=make_zip(tmp_path / "a.zip", members), layout="camvid"), "train")
-    assert (item.image_id, item.sequence, item.frame) == ("train/Seq05VD_f00120", "Seq05VD", 120)
+    assert item.image_id == "train/Seq05VD_f00120"
+    assert item.groups == {"split": "train", "sequence": "Seq05VD", "frame": 120}
     assert read(item.label) == b"y"
 
 
@@ -559,7 +560,7 @@ def test_every_type_that_holds_the_same_values_is_read(tmp_path, layout, column,
     (item,) = list_items(CorpusConfig(images=str(tmp_path / "t.parquet"), layout=layout), None)
     assert read(item.image) == b"x" and item.label is None
     if column in ("image_id", "sequence", "frame"):
-        assert getattr(item, column) == (1 if column == "frame" else "1")
+        assert {"image_id": item.image_id, **item.groups}[column] == (1 if column == "frame" else "1")
 
 
 def test_a_frame_of_more_than_32_bits_is_refused(tmp_path):

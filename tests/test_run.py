@@ -16,7 +16,10 @@ from pipeline.runs.schema import part_metadata
 
 SPACE = space("camvid11")
 IDENTITY = {"crf": {"smooth_weight": 3.0}, "weights_sha256": "a"}
-ITEMS = [Item(f"val/s_{i}", Place(f"/corpus/{i}.png", bytes=1), split="val", sequence="s", frame=i) for i in range(5)]
+ITEMS = [
+    Item(f"val/s_{i}", Place(f"/corpus/{i}.png", bytes=1), groups={"split": "val", "sequence": "s", "frame": i})
+    for i in range(5)
+]
 
 
 def open_run(uri, identity=IDENTITY):
@@ -27,7 +30,7 @@ def tables(items, rejected=()):
     """Masks of 2x3 pixels, all of class 1, for the items that are not rejected."""
     mask = np.ones((2, 3), np.uint8)
     masks = [
-        {"image_id": item.image_id, "uri": item.image.uri, "split": item.split, "height": 2, "width": 3,
+        {"image_id": item.image_id, "uri": item.image.uri, "split": item.groups.get("split"), "height": 2, "width": 3,
          "mask": {"bytes": encode_mask(mask), "path": f"{item.image_id}.png"}, "pixels": [0, 6] + [0] * 9}
         for item in items if item.image_id not in rejected
     ]  # fmt: skip

@@ -2,22 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.analysis.sums import Key, Sums, sum_counts
-from pipeline.corpus import GROUP_FIELDS
+from pipeline.corpus import GROUPS
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.metrics import boundary, instances
 from pipeline.runs import Part, Plan, RunInfo, checked_parts, read_success, read_table
 
-GROUPS = tuple(group.name for group in GROUP_FIELDS)
 ALL = "all"  # index of the one row of an ungrouped answer
 ASKED_FOR = {"boundary": "boundary_px", "boundary_raw": "boundary_px", "instances": "instances",
              "calibration": "calibration_bins"}  # fmt: skip  # count column -> the key of config section `metrics`
@@ -43,6 +44,13 @@ class RunCounts:
             self._parts[kind] = checked_parts(self.uri, kind, self.description.fingerprint)
         return self._parts[kind]
 
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The run's group columns: those that every run has, then those of its corpus."""
+        filesystem, path = storage.arrow_filesystem(self.parts("masks")[0])
+        names = pq.read_schema(path, filesystem=filesystem).names
+        return tuple(names[names.index(GROUPS[0]) : names.index("height")])
+
     def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
         """The mask rows as a lazy Dask frame, one partition a part; name the columns, masks are large."""
         return dd.read_parquet(self.parts("masks"), columns=list(columns) if columns else None)
@@ -60,8 +68,8 @@ class RunCounts:
             UserError: `by` names something that is not a group column, or the run did not count this column.
         """
         for name in by:
-            if name not in GROUPS:
-                raise UserError(f"cannot group by '{name}'; the group columns are {', '.join(GROUPS)}")
+            if name not in self.groups:
+                raise UserError(f"cannot group by '{name}'; the group columns are {', '.join(self.groups)}")
         cells = self.cells(column)
         question = (column, tuple(by))
         if question not in self._answers:

@@ -12,7 +12,8 @@ RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a fol
 def evaluate(
     run: RunUri,
     by: Annotated[
-        list[str] | None, typer.Option(help="Also by this group column: split, city, sequence, frame.")
+        list[str] | None,
+        typer.Option(help="Also by this group column: split, city, sequence, frame, or one of the corpus's own."),
     ] = None,
 ) -> None:
     """Print a run's headline with intervals and the IoU of each class, raw beside CRF, from its counts."""

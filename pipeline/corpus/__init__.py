@@ -1,17 +1,18 @@
 """Where images come from: prefixes, zips, tars, tables in any store; dataset layouts; the shard plan."""
 
 from pipeline import storage
+from pipeline.corpus.groups import GROUP_FIELDS, GROUPS
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.listing import list_files, list_items, scan_items, unmatched_labels
 from pipeline.corpus.parquet import read_cell
-from pipeline.corpus.plan import GROUP_FIELDS, PLAN_SCHEMA, items_of, plan_shards
+from pipeline.corpus.plan import group_fields, items_of, plan_shards
 from pipeline.corpus.readers.tar import is_tar, read_tar_member
 from pipeline.corpus.readers.zip import read_member
 from pipeline.corpus.signed import is_signed, read_signed
 from pipeline.errors import Reject
 
 __all__ = [
-    "GROUP_FIELDS", "PLAN_SCHEMA", "Item", "Place", "items_of", "list_files", "list_items", "plan_shards",
+    "GROUPS", "GROUP_FIELDS", "Item", "Place", "group_fields", "items_of", "list_files", "list_items", "plan_shards",
     "read", "scan_items", "unmatched_labels",
 ]  # fmt: skip
 

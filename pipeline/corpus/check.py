@@ -12,11 +12,11 @@ from pipeline import labels, storage
 from pipeline.config import CorpusConfig, parse
 from pipeline.config.base import located
 from pipeline.corpus import Item, list_files, list_items, unmatched_labels
+from pipeline.corpus.layouts import LAYOUTS
 from pipeline.corpus.samples import load
 from pipeline.errors import Reject, UserError
 from pipeline.labels import LabelSpace
 
-_SPACE_OF_LAYOUT = {"cityscapes": "cityscapes19", "camvid": "camvid11"}
 THREADS = 2
 
 
@@ -56,7 +56,8 @@ def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
         if images and truths:
             uri, label_uri = storage.join(uri, images[0]), storage.join(uri, truths[0])
     tried = []
-    for layout in ("cityscapes", "camvid"):
+    guesses = [layout.name for layout in LAYOUTS.values() if layout.guessed]
+    for layout in guesses:
         cfg = parse(CorpusConfig, {"images": uri, "labels": label_uri, "layout": layout}, where="check")
         try:
             list_items(cfg, split=None)
@@ -68,8 +69,8 @@ def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
             return cfg
     files = list(list_files(uri))
     raise UserError(
-        f"corpus {uri}: no known layout fits its {len(files)} files (e.g. {', '.join(files[:2])}); tried cityscapes and "
-        "camvid: give --layout pairs with --images-glob and --labels-glob"
+        f"corpus {uri}: no known layout fits its {len(files)} files (e.g. {', '.join(files[:2])}); tried "
+        f"{' and '.join(guesses)}: give --layout pairs with --images-glob and --labels-glob"
     )
 
 
@@ -89,12 +90,13 @@ def check_corpus(
         UserError: nothing is there, or nothing matches the layout.
     """
     items = list_items(cfg, split)
-    space = space or (labels.space(_SPACE_OF_LAYOUT[cfg.layout]) if cfg.layout in _SPACE_OF_LAYOUT else None)
+    named = LAYOUTS[cfg.layout].label_space
+    space = space or (labels.space(named) if named else None)
     report = CorpusReport(
         images=len(items),
         labelled=sum(item.label is not None for item in items),
         labels_without_image=len(unmatched_labels(cfg)),
-        splits=dict(Counter(item.split or "none" for item in items)),
+        splits=dict(Counter(str(item.groups.get("split") or "none") for item in items)),
         bytes=sum(item.image.bytes + (item.label.bytes if item.label else 0) for item in items),
         classes=space.classes if space else (),
         pixels=np.zeros(space.num_classes if space else 0, np.int64),

@@ -7,9 +7,10 @@ import pyarrow as pa
 from pyarrow import types
 
 from pipeline import storage
+from pipeline.corpus.groups import GROUPS, Groups
 from pipeline.errors import UserError
 
-GROUPS = {"split": pa.string(), "city": pa.string(), "sequence": pa.string(), "frame": pa.int32()}
+_NO_GROUPS = ("image", "label", "image_id")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -53,7 +54,9 @@ _OTHER = {
 
 
 def check_columns(schema: pa.Schema, uri: str, layout: str) -> list[str]:
-    """The columns that a table has of those that its layout knows; one without any value may be of no type.
+    """The columns that are read of a table: those that its layout knows, then any other of text or whole numbers.
+
+    A column without any value may be of no type.
 
     Raises:
         UserError: there is no column `image`, a column is there twice, or one is of another type than it may be.
@@ -69,24 +72,34 @@ def check_columns(schema: pa.Schema, uri: str, layout: str) -> list[str]:
             raise UserError(f"{uri}: it has two columns '{name}'; rename one of them")
         if name not in schema.names:
             continue
-        kind = schema.field(name).type
-        if types.is_dictionary(kind):
-            kind = kind.value_type
+        kind = _values(schema.field(name).type)
         if types.is_null(kind) and name != "image":
             continue
         if not fits(kind):
             hint = f"; {_OTHER[layout]}" if name in ("image", "label") else ""
             raise UserError(f"{uri}: column '{name}' is of type {kind}, allowed is {words}; write it so{hint}")
         found.append(name)
+    # pandas writes a frame's index as `__index_level_0__`.
+    further = [field.name for field in schema if field.name not in allowed and not field.name.startswith("__")]
+    return found + [name for name in further if further.count(name) == 1 and _is_name(_values(schema.field(name).type))]
+
+
+def _values(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def groups_of(row: dict[str, Any], uri: str) -> Groups:
+    """The groups of a row: text, but whole numbers for `frame` and for columns of them that not every run has."""
+    found = {name: value for name, value in row.items() if name not in _NO_GROUPS}
+    for name, value in found.items():
+        bits = 32 if name == "frame" else 64
+        if isinstance(value, int) and (name == "frame" or name not in GROUPS):
+            if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+                what = "the frames of each sequence" if name == "frame" else "them"
+                raise UserError(f"{uri}: {name} {value} has more than {bits} bits; number {what} anew")
+        elif value is not None:
+            found[name] = str(value)
     return found
-
-
-def groups_of(row: dict[str, Any], uri: str) -> dict[str, Any]:
-    """Split, city, sequence and frame of a row, as far as it has them."""
-    found = {name: row[name] for name in GROUPS if row.get(name) is not None}
-    if not -(2**31) <= found.get("frame", 0) < 2**31:
-        raise UserError(f"{uri}: frame {found['frame']} has more than 32 bits; number the frames of each sequence anew")
-    return {name: value if name == "frame" else str(value) for name, value in found.items()}
 
 
 def id_of(row: dict[str, Any]) -> str | None:

@@ -7,11 +7,15 @@ stays below twice `_CACHE_KB`. 10 million images take about 3 GB below `TMPDIR` 
 import sqlite3
 from collections.abc import Iterator
 
+import pyarrow as pa
+
+from pipeline.corpus.groups import GROUP_FIELDS, GROUPS, PLAN_COLUMNS, Group, added_field
 from pipeline.corpus.item import Item, Place
 from pipeline.errors import UserError
 
 _CACHE_KB = 1 << 16  # of pages, and again as much of rows that are being sorted
 _BATCH = 1000  # rows an insert
+_SPLIT = f"g{GROUPS.index('split')}"
 _PLACE = "uri text, member text, offset integer, bytes integer, crc32 integer, etag text"
 _PLACE_NAMES = ("uri", "member", "offset", "bytes", "crc32", "etag")
 
@@ -25,17 +29,25 @@ class Catalogue:
         self._db = sqlite3.connect("", isolation_level=None)
         for pragma in (f"cache_size = -{_CACHE_KB}", "journal_mode = off", "temp_store = file"):
             self._db.execute(f"pragma {pragma}")
-        self._db.execute(
-            f"create table images (number integer primary key, id text, split text, city text, sequence text, frame integer,"
-            f" {_PLACE})"
-        )
+        self._db.execute(f"create table images (number integer primary key, id text, {_PLACE})")
         self._db.execute(f"create table labels (id text, {_PLACE})")
         self._waiting: dict[str, list[tuple[object, ...]]] = {"images": [], "labels": []}
+        self._groups: dict[str, type | None] = {}  # name -> what its values are; the column of number n is called gn
+        for name in GROUPS:
+            self._add_group(name)
+
+    @property
+    def group_fields(self) -> tuple[pa.Field, ...]:
+        """The columns of all groups that images were added with, those that every run has first."""
+        added = list(self._groups.items())[len(GROUPS) :]
+        return *GROUP_FIELDS, *(added_field(name, kind) for name, kind in added)
 
     def add_image(self, item: Item) -> None:
         """An image, and its label where it has one."""
-        groups = (item.split, item.city, item.sequence, item.frame)
-        self._add("images", (None, item.image_id, *groups, *item.image.values))
+        for name, value in item.groups.items():
+            if name not in GROUPS:
+                self._check_added(name, value)
+        self._add("images", (None, item.image_id, *item.image.values, *map(item.groups.get, self._groups)))
         if item.label is not None:
             self.add_label(item.image_id, item.label)
 
@@ -45,7 +57,7 @@ class Catalogue:
     def splits(self) -> list[str]:
         """Sorted."""
         self._flush()
-        query = "select distinct split from images where split is not null order by split"
+        query = f"select distinct {_SPLIT} from images where {_SPLIT} is not null order by {_SPLIT}"
         return [split for (split,) in self._db.execute(query)]
 
     def items(self, split: str | None, as_added: bool = False) -> Iterator[Item]:
@@ -57,11 +69,12 @@ class Catalogue:
         self._flush()
         self._refuse_doubles("images")
         self._db.execute("create index if not exists labels_by_id on labels (id)")
-        columns = ", ".join(f"images.{name}" for name in ("id", *_PLACE_NAMES, "split", "city", "sequence", "frame"))
+        columns = ", ".join(f"images.{name}" for name in ("id", *_PLACE_NAMES))
         columns += ", " + ", ".join(f"labels.{name}" for name in _PLACE_NAMES)
+        columns += ", " + ", ".join(f"images.g{number}" for number in range(len(self._groups)))
         rows = self._db.execute(
             f"select {columns} from images left join labels on labels.id = images.id "
-            f"{'' if split is None else 'where split = ?'} order by images.{'number' if as_added else 'id'}",
+            f"{'' if split is None else f'where {_SPLIT} = ?'} order by images.{'number' if as_added else 'id'}",
             () if split is None else (split,),
         )
         before = None
@@ -69,8 +82,9 @@ class Catalogue:
             if row[0] == before:
                 self._refuse_doubles("labels", before)
             before = row[0]
-            image_id, image, groups, label = row[0], row[1:7], row[7:11], row[11:17]
-            yield Item(image_id, Place(*image), None if label[0] is None else Place(*label), *groups)
+            image_id, image, label = row[0], row[1:7], row[7:13]
+            groups = {name: value for name, value in zip(self._groups, row[13:], strict=True) if value is not None}
+            yield Item(image_id, Place(*image), None if label[0] is None else Place(*label), groups)
 
     def has_pair(self) -> bool:
         """Whether at least one image has a label."""
@@ -89,6 +103,28 @@ class Catalogue:
         self._waiting[table].append(row)
         if len(self._waiting[table]) == _BATCH:
             self._flush()
+
+    def _check_added(self, name: str, value: Group) -> None:
+        """A column for a group that not every run has; UserError if its name is taken, or its values are of two types."""
+        if name not in self._groups:
+            if name in PLAN_COLUMNS:
+                raise UserError(
+                    f"corpus {self._uri}: '{name}' cannot be a group, every plan has a column of that name; rename it"
+                )
+            self._add_group(name)
+        if value is None:
+            return
+        known = self._groups[name]
+        if known not in (None, type(value)):
+            raise UserError(
+                f"corpus {self._uri}: group '{name}' has text in one file and whole numbers in another; write it as one of them"
+            )
+        self._groups[name] = type(value)
+
+    def _add_group(self, name: str) -> None:
+        self._flush()
+        self._db.execute(f"alter table images add column g{len(self._groups)}")
+        self._groups[name] = None
 
     def _flush(self) -> None:
         for table, rows in self._waiting.items():

@@ -1,6 +1,8 @@
 """One image of a corpus: where its bytes and its label's bytes lie, and which groups it belongs to."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+from pipeline.corpus.groups import Groups
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,7 @@ class Item:
     image_id: str  # the path inside the corpus without its suffix
     image: Place
     label: Place | None = None
-    split: str | None = None
-    city: str | None = None
-    sequence: str | None = None
-    frame: int | None = None
+    groups: Groups = field(default_factory=dict, hash=False)  # without those that have no value
 
     def as_it_is(self) -> "Item":
         """The same image, and label, though their files may have been mended since they were listed."""

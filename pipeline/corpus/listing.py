@@ -1,13 +1,15 @@
 """Corpus -> its items, sorted: which images there are, and which label belongs to each."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import CorpusConfig
 from pipeline.corpus.index import Catalogue
 from pipeline.corpus.item import Item, Place
-from pipeline.corpus.layouts import key_of, layout_of
-from pipeline.corpus.readers.tables import manifest_items, parquet_items
+from pipeline.corpus.layouts import LAYOUTS
 from pipeline.corpus.readers.tar import is_tar, scan_tar
 from pipeline.corpus.readers.zip import is_zip, scan_zip
 from pipeline.errors import UserError
@@ -58,7 +60,7 @@ def list_items(cfg: CorpusConfig, split: str | None) -> list[Item]:
     return list(scan_items(cfg, split))
 
 
-def scan_items(cfg: CorpusConfig, split: str | None) -> Iterator[Item]:
+def scan_items(cfg: CorpusConfig, split: str | None) -> "Listing":
     """Every image of a split (None: of the corpus) with its label where there is one; memory does not grow with them.
 
     Sorted by image id; those of Parquet files in the files' order, so that neighbours lie in one row group.
@@ -66,33 +68,41 @@ def scan_items(cfg: CorpusConfig, split: str | None) -> Iterator[Item]:
     Raises:
         UserError: nothing is there or nothing matches the layout, the split is unknown, or two files are one image.
     """
-    catalogue = _from_tables(cfg) if cfg.layout in ("manifest", "parquet") else _from_files(cfg)
+    layout = LAYOUTS[cfg.layout]
+    catalogue = _from_tables(cfg) if layout.rows else _from_files(cfg)
     splits = catalogue.splits()
     if split is not None and split not in splits:
         known = (
             f"choose one of {', '.join(splits)}" if splits else f"layout '{cfg.layout}' has none: leave the split out"
         )
         raise UserError(f"corpus {cfg.images}: split '{split}' is not there; {known}")
-    yield from catalogue.items(split, as_added=cfg.layout == "parquet")
+    return Listing(catalogue.items(split, layout.keeps_order), catalogue.group_fields)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The items of a corpus, each given once, and the columns of their groups."""
+
+    items: Iterator[Item]
+    group_fields: tuple[pa.Field, ...]
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.items
 
 
 def unmatched_labels(cfg: CorpusConfig) -> list[str]:
     """Paths of labels without an image, by what would be its id."""
-    if cfg.layout in ("manifest", "parquet") or layout_of(cfg).label is None:
+    patterns = LAYOUTS[cfg.layout].patterns
+    if patterns is None or patterns(cfg).label is None:
         return []
     root = (cfg.labels or cfg.images) + "/"
     return [place.member or place.uri.removeprefix(root) for place in _from_files(cfg).labels_without_image()]
 
 
 def _from_tables(cfg: CorpusConfig) -> Catalogue:
-    catalogue = Catalogue(cfg.images, rows=True)
-    if cfg.layout == "manifest":
-        items = manifest_items(cfg.images)
-    else:
-        files = [cfg.images] if cfg.images.endswith(".parquet") else [f.uri for f in storage.list_files(cfg.images)]
-        items = parquet_items([uri for uri in files if uri.endswith(".parquet")])
-    item = None
-    for item in items:
+    catalogue, rows, item = Catalogue(cfg.images, rows=True), LAYOUTS[cfg.layout].rows, None
+    assert rows is not None
+    for item in rows(cfg.images):
         catalogue.add_image(item)
     if item is None:
         raise UserError(f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials")
@@ -100,30 +110,33 @@ def _from_tables(cfg: CorpusConfig) -> Catalogue:
 
 
 def _from_files(cfg: CorpusConfig) -> Catalogue:
-    layout, catalogue = layout_of(cfg), Catalogue(cfg.images)
+    layout, catalogue = LAYOUTS[cfg.layout], Catalogue(cfg.images)
+    assert layout.patterns is not None
+    patterns = layout.patterns(cfg)
     apart = cfg.labels is not None and cfg.labels != cfg.images
     seen = _Seen(cfg.images)
     for path, place in scan_files(cfg.images):
         seen.add(path)
-        if key := key_of(layout.image, path):
+        if found := patterns.image.search(path):
             seen.matched += 1
-            catalogue.add_image(Item(key.image_id, place, None, key.split, key.city, key.sequence, key.frame))
-        if not apart and layout.label and (key := key_of(layout.label, path)):
-            catalogue.add_label(key.image_id, place)
+            image_id, groups = layout.key(found)
+            catalogue.add_image(Item(image_id, place, None, groups))
+        if not apart and patterns.label and (found := patterns.label.search(path)):
+            catalogue.add_label(layout.key(found)[0], place)
     if not seen.matched:
         raise UserError(
-            f"corpus {seen} matches layout '{cfg.layout}' ({layout.expects}); "
+            f"corpus {seen} matches layout '{cfg.layout}' ({patterns.expects}); "
             f"found e.g. {seen.examples}: choose another layout or URI"
         )
     if cfg.labels and apart:
         seen = _Seen(cfg.labels)
         for path, place in scan_files(cfg.labels):
             seen.add(path)
-            if layout.label and (key := key_of(layout.label, path)):
-                catalogue.add_label(key.image_id, place)
+            if patterns.label and (found := patterns.label.search(path)):
+                catalogue.add_label(layout.key(found)[0], place)
     if cfg.labels and not catalogue.has_pair():
         raise UserError(
-            f"corpus labels {seen} is the label of an image ({layout.expects}); "
+            f"corpus labels {seen} is the label of an image ({patterns.expects}); "
             f"found e.g. {seen.examples}: choose another URI, or leave corpus.labels out"
         )
     return catalogue

@@ -160,6 +160,7 @@ class Run:
     def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
         """Write a shard's answer, unless there is one: the first counts, whoever else worked on it."""
         metadata = part_metadata(self.fingerprint, self.label_space, shard, shard)
+        masks = self.plan.with_added_groups(shard, masks)
         uri = storage.join(self.uri, "masks", part_name(shard, shard))
         first = storage.create(uri, write_part(masks, metadata, rejects.to_pylist()))
         if rejects.num_rows or not first:

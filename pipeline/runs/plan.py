@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.corpus import GROUP_FIELDS, group_fields
 from pipeline.errors import UserError
 from pipeline.runs.info import PlanInfo, PlanPart, plan_name
 from pipeline.runs.parts import PartWriter
+from pipeline.runs.schema import mask_schema
 
 PART_ROWS = 1 << 18  # about 5 MB; what an actor holds of the plan
 _LEFTOVER = re.compile(r"plan/part-\d{5}-([0-9a-f]{8})\.parquet")
@@ -42,9 +44,29 @@ class Plan:
         self.parts, self.num_images, self.num_shards = info.parts, info.images, info.shards
         self._open = lru_cache(maxsize=1)(self._read)
 
+    @cached_property
+    def group_fields(self) -> tuple[pa.Field, ...]:
+        """The columns of its groups."""
+        return group_fields(self._open(self.parts[0]).schema_arrow) if self.parts else GROUP_FIELDS
+
+    def with_added_groups(self, shard: int, masks: pa.Table) -> pa.Table:
+        """The mask rows of a shard with the groups that its layout adds to those that every run has."""
+        added = group_fields(self._open(self._part(shard)).schema_arrow)[len(GROUP_FIELDS) :]
+        if not added:
+            return masks
+        rows = {row["image_id"]: row for row in self.shard(shard).to_pylist()}
+        place = masks.schema.get_field_index(GROUP_FIELDS[-1].name) + 1
+        for number, field in enumerate(added):
+            values = [rows[image_id][field.name] for image_id in masks["image_id"].to_pylist()]
+            masks = masks.add_column(place + number, field, pa.array(values, field.type))
+        return masks
+
+    def _part(self, shard: int) -> PlanPart:
+        return max((part for part in self.parts if part.first_shard <= shard), key=lambda part: part.first_shard)
+
     def shard(self, shard: int) -> pa.Table:
         """The rows of one shard."""
-        part = max((part for part in self.parts if part.first_shard <= shard), key=lambda part: part.first_shard)
+        part = self._part(shard)
         file = self._open(part)
         column = file.schema_arrow.get_field_index("shard")
         for group in range(file.metadata.num_row_groups):
@@ -151,6 +173,7 @@ def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
     writer, first, last, rows = None, 0, 0, 0
     for table in tables:
         if writer is None:
+            mask_schema(1, groups=group_fields(table.schema))  # their names are free
             writer, first, rows = PartWriter(table.schema), table["shard"][0].as_py(), 0
         writer.add(table)
         last, rows = table["shard"][-1].as_py(), rows + table.num_rows

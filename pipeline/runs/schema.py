@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 
 from pipeline.corpus import GROUP_FIELDS
+from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 
 FORMAT = 2  # 2: the plan in parts, rejects in the footers of masks
@@ -24,19 +25,24 @@ REJECT_SCHEMA = pa.schema(
 )
 
 
-def mask_schema(num_classes: int, boundary_px: tuple[int, ...] = ()) -> pa.Schema:
+def mask_schema(
+    num_classes: int, boundary_px: tuple[int, ...] = (), groups: tuple[pa.Field, ...] = GROUP_FIELDS
+) -> pa.Schema:
     """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
 
     Args:
         boundary_px: band widths of the boundary counts; kept as metadata of their columns.
+        groups: the columns of groups, those that every run has first.
+    Raises:
+        UserError: a group is called like another column.
     """
     widths = {"width_px": ",".join(str(width) for width in boundary_px)}
-    return pa.schema(
+    schema = pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
             pa.field("member", pa.string()),
-            *GROUP_FIELDS,
+            *groups,
             pa.field("height", pa.int32(), nullable=False),
             pa.field("width", pa.int32(), nullable=False),
             pa.field("mask", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
@@ -57,6 +63,10 @@ def mask_schema(num_classes: int, boundary_px: tuple[int, ...] = ()) -> pa.Schem
             *(pa.field(name, pa.float32()) for name in SECONDS),
         ]
     )
+    for group in groups:
+        if schema.names.count(group.name) > 1:
+            raise UserError(f"'{group.name}' cannot be a group, every run has a column of that name; rename it")
+    return schema
 
 
 def part_metadata(fingerprint: str, space: LabelSpace, first: int, last: int) -> dict[str, str]:

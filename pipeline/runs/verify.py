@@ -54,6 +54,7 @@ class _Expected:
 
     fingerprints: tuple[str, ...]  # of run.json; two, where run.json contradicts itself
     space: LabelSpace
+    groups: tuple[pa.Field, ...]  # columns of the plan's groups
     entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: there is none that can be read
 
 
@@ -72,7 +73,8 @@ def verify(uri: str) -> Verification:
     problems = [*info.faults(), *proof.problems, *aliens, *lease_faults(uri)]
     fingerprints = tuple(dict.fromkeys([info.fingerprint, fingerprint_of(info.identity)]))
     success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
-    expected = _Expected(fingerprints, labels.space(info.label_space.name), None if success is None else success.parts)
+    entries = None if success is None else success.parts
+    expected = _Expected(fingerprints, labels.space(info.label_space.name), plan.group_fields, entries)
     found = ahead(lambda part: _look(part, expected), parts, THREADS)
     planned = _shards(plan)
     waiting, counted, reasons = next(found, None), Counter[str](), Counter[str]()
@@ -203,7 +205,7 @@ def _look(part: Part, expected: _Expected) -> _Found:
         data = storage.read(part.uri)
         footer = footer_of(data, part.name)
         found.problems += _footer_faults(part, footer, len(data), body_sha256(data), expected)
-        _read_rows(pq.ParquetFile(pa.BufferReader(data)), footer, expected.space, found)
+        _read_rows(pq.ParquetFile(pa.BufferReader(data)), footer, expected, found)
     except UserError as error:
         found.problems.append(str(error))
     except (OSError, ValueError, pa.ArrowException) as error:  # the last two, of damaged metadata
@@ -234,10 +236,11 @@ def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: _
             yield f"{part.name} says of itself that its {key} is {known}; delete it and run `segment` again"
 
 
-def _read_rows(file: pq.ParquetFile, footer: Footer, space: LabelSpace, found: _Found) -> None:
+def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, found: _Found) -> None:
     """Every column of every row group; a few of them are looked at."""
     masks, name = found.part.kind == "masks", found.part.name
-    schema = mask_schema(space.num_classes) if masks else REJECT_SCHEMA
+    num_classes = expected.space.num_classes
+    schema = mask_schema(num_classes, groups=expected.groups) if masks else REJECT_SCHEMA
     if not file.schema_arrow.remove_metadata().equals(schema):
         raise UserError(f"{name} has other columns than every part of a run; delete it and run `segment` again")
     rejects = list[dict[str, Any]]()
@@ -245,7 +248,7 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, space: LabelSpace, found: _
         table = file.read_row_group(group, use_threads=False)  # the parts have threads of their own
         found.ids.update(table["image_id"].to_pylist())
         if masks:
-            _check_masks(table.select(MASK_COLUMNS), name, space.num_classes, found)
+            _check_masks(table.select(MASK_COLUMNS), name, num_classes, found)
         else:
             rejects += table.to_pylist()
     found.rejects = footer.rejects if masks else rejects

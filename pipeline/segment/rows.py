@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from pipeline.config import MetricsConfig
-from pipeline.corpus import Item
+from pipeline.corpus import GROUPS, Item
 from pipeline.errors import Reject
 from pipeline.imaging.decode import as_stored
 from pipeline.imaging.mask_png import encode_mask
@@ -69,13 +69,10 @@ def confusion_columns(confusion: np.ndarray) -> Row:
 
 
 def identity_columns(item: Item) -> Row:
-    """Which image it is, and its groups."""
+    """Which image it is, and the groups that every run has; a run adds others from its plan when rows are committed."""
     return {
         "image_id": item.image_id,
         "uri": item.image.uri,
         "member": item.image.member,
-        "split": item.split,
-        "city": item.city,
-        "sequence": item.sequence,
-        "frame": item.frame,
+        **{name: item.groups.get(name) for name in GROUPS},
     }

@@ -40,7 +40,7 @@ SIZES = {
 def items(count: int) -> list[Item]:
     return [
         Item(f"val/city{k % 20}/{k:09d}", Place("s3://bucket/corpus.zip", f"{k:09d}.png", 40_000 * k, 40_000, k),
-             split="val", city=f"city{k % 20}", sequence=str(k // 30), frame=k % 30)
+             groups={"split": "val", "city": f"city{k % 20}", "sequence": str(k // 30), "frame": k % 30})
         for k in range(count)
     ]  # fmt: skip
 
@@ -68,7 +68,7 @@ def write_run(folder: str, count: int) -> None:
     for shard in run.pending():
         found = run.shard_items(shard)
         rows = alike.slice(0, len(found))
-        for name, values in (("image_id", [i.image_id for i in found]), ("city", [i.city for i in found])):
+        for name, values in (("image_id", [i.image_id for i in found]), ("city", [i.groups["city"] for i in found])):
             index = rows.schema.get_field_index(name)
             rows = rows.set_column(index, rows.schema.field(index), pa.array(values, rows.schema.field(index).type))
         run.commit(shard, rows, nothing)

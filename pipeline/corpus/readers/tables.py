@@ -8,7 +8,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.corpus.columns import GROUPS, check_columns, groups_of, id_of
+from pipeline.corpus.columns import check_columns, groups_of, id_of
+from pipeline.corpus.groups import GROUPS
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.parquet import checked_rows, is_damage, open_parquet
 from pipeline.corpus.reach import resolved
@@ -22,7 +23,7 @@ _BATCH_ROWS = 4096
 def manifest_items(uri: str) -> Iterator[Item]:
     """Items of a CSV or Parquet file with a column `image` of URIs, relative ones to the manifest's folder; read in blocks.
 
-    Optional columns: `label`, `image_id` (else the image's URI without its suffix), split, city, sequence, frame. The user,
+    Optional columns: `label`, `image_id` (else the image's URI without its suffix), and groups. The user,
     password and query of a web address are kept out of ids and places.
 
     Raises:
@@ -37,7 +38,7 @@ def manifest_items(uri: str) -> Iterator[Item]:
             assert image is not None
             shown = storage.without_secrets(row["image"])
             image_id = id_of(row) or shown.rsplit(".", 1)[0].split("://")[-1].lstrip("/")
-            yield Item(image_id, image, label, **groups_of(row, uri))
+            yield Item(image_id, image, label, groups=groups_of(row, uri))
             row_number += 1
 
 
@@ -81,7 +82,7 @@ def _parquet_items(uri: str) -> Iterator[Item]:
                 image_id=id_of(row) or (path and path.rsplit(".", 1)[0]) or f"{stem}/{row_number:08d}",
                 image=Place(uri, "image", row_number),
                 label=Place(uri, "label", row_number) if "label" in found else None,
-                **groups_of(row, uri),
+                groups=groups_of(row, uri),
             )
             row_number += 1
         if row_number != end:
@@ -102,8 +103,8 @@ def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
             pa.PythonFile(RangeFile(uri), mode="r"),
             convert_options=pyarrow.csv.ConvertOptions(column_types=strings, strings_can_be_null=True),
         ) as reader:
-            check_columns(reader.schema, uri, "manifest")
-            yield from (batch.to_pylist() for batch in reader)
+            wanted = check_columns(reader.schema, uri, "manifest")
+            yield from (batch.select(wanted).to_pylist() for batch in reader)
     except FileNotFoundError:
         raise UserError(f"manifest {uri}: there is no such file; check the path or the bucket") from None
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
