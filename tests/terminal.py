@@ -51,13 +51,13 @@ class Terminal:
                 except OSError:  # Linux' answer when nobody holds the other end
                     return
 
-    def await_text(self, words: str, seconds: float = 90) -> None:
+    def await_text(self, words: str, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
         while words not in self.text:
             assert self.process.poll() is None and time.monotonic() < end, self.text[-3000:]
             self.read_for(0.05)
 
-    def await_listening(self, seconds: float = 30) -> None:
+    def await_listening(self, seconds: float = 60) -> None:
         """Until the command is past the start of Python itself, and hears keys."""
         end = time.monotonic() + seconds
         while not self._catches(signal.SIGALRM):

@@ -12,7 +12,7 @@ from tests.terminal import CTRL_C, Terminal
 from tests.test_cli import maskmill
 from tests.test_segment import config as segment_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ENDS_WITHIN_S = 30  # Ray's own processes are ended too
 

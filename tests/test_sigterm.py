@@ -15,7 +15,7 @@ from tests.small_train import config as train_config
 from tests.test_interrupts import ENDS_WITHIN_S, many, segment_file, written  # noqa: F401  # a fixture
 from tests.test_kill import starts
 
-pytestmark = [pytest.mark.slow, pytest.mark.scorecard("fault", 31)]
+pytestmark = [pytest.mark.slow, pytest.mark.scorecard("fault", 31), pytest.mark.timeout(900)]
 
 
 class Command:
@@ -27,7 +27,7 @@ class Command:
             program = str(Path(sys.executable).with_name("maskmill"))
             self.process = subprocess.Popen([program, *arguments], stdout=log, stderr=log, start_new_session=True)
 
-    def await_(self, condition, seconds=120):
+    def await_(self, condition, seconds=240):
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()

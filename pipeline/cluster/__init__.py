@@ -46,6 +46,13 @@ def _start() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # Ray's own words: it has no type for it
+            raise
+        raise UserError(
+            "Ray did not start on this machine in the 30 s that it allows itself: too much else runs here; stop that, and run "
+            "the same command again"
+        ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
 

@@ -1,0 +1,45 @@
+"""Ray that does not come up: one sentence, and the machine named as the reason."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.chaos.nodes import children, title
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def stop_raylet(pid: int, stopped: list[int]) -> None:
+    """Freeze the raylet of a process as soon as it is there, as a machine does that has no core left for it."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not stopped:
+        for child in children(pid):
+            if "raylet" in title(child):
+                os.kill(child, signal.SIGSTOP)
+                stopped.append(child)
+        time.sleep(0.005)
+
+
+def test_a_ray_that_does_not_start_in_time_is_told_in_a_sentence():
+    code = (
+        "from pipeline import cluster; from pipeline.cli import run; import sys; sys.exit(run(cluster.connect, False))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    frozen: list[int] = []
+    threading.Thread(target=stop_raylet, args=(process.pid, frozen), daemon=True).start()
+    try:
+        _, said = process.communicate(timeout=240)
+    finally:
+        for pid in frozen:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    assert frozen and process.returncode == 1, said
+    assert "Traceback" not in said
+    assert "error: Ray did not start on this machine" in said
