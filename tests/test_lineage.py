@@ -11,17 +11,16 @@ from pipeline.models.backbones import build_backbone
 from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.vgg import Vgg16
 from pipeline.models.base import place_on_pixels
-from pipeline.models.classifier import Classifier, convolutionalise
-from pipeline.models.fcn import Fcn
+from pipeline.models.classifier import convolutionalise
 from pipeline.models.weights import start_from
 from pipeline.predict import Predictor, shift_and_stitch, slide_window
 
 CLASSIFIERS = ("alexnet", "vgg16", "googlenet", "resnet18", "resnet50")
 
 
-def build(**values):
+def build(num_classes=7, **values):
     torch.manual_seed(0)
-    return models.build(parse_model(values, where="test"), 7).eval()
+    return models.build(parse_model(values, where="test"), num_classes).eval()
 
 
 def randomise_norms(network):
@@ -42,7 +41,7 @@ def test_a_convolutionalised_classifier_gives_the_classifiers_logits(name):
     torch.manual_seed(0)
     options = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
     classifier = randomise_norms(torchvision.models.get_model(name, weights=None, num_classes=7, **options)).eval()
-    network = Classifier(7, backbone=name).eval()
+    network = build(name="classifier", backbone=name)
     network.load_state_dict(convolutionalise(classifier.state_dict(), network))
     x = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
@@ -68,7 +67,7 @@ def test_an_unpadded_torchvision_classifier_slid_by_hand_gives_the_same_scores()
     """The window's classifier is torchvision's own module, not ours: AlexNet, its paddings set to zero."""
     torch.manual_seed(0)
     classifier = torchvision.models.alexnet(weights=None, num_classes=5).eval()
-    network = Classifier(5, backbone="alexnet", padding="valid").eval()
+    network = build(5, name="classifier", backbone="alexnet", padding="valid")
     network.load_state_dict(convolutionalise(classifier.state_dict(), network))
     for layer in classifier.features:
         if isinstance(layer, nn.Conv2d):
@@ -87,7 +86,7 @@ def test_with_padding_a_slid_window_differs_and_that_is_said():
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert not torch.allclose(network(x)[-1], slide_window(network, x), atol=1e-3)
-    assert "differ from those of a slid window" in " ".join(Classifier.__doc__.split())
+    assert "differ from those of a slid window" in " ".join(models.Classifier.__doc__.split())
 
 
 def test_scores_are_placed_on_the_pixels_they_belong_to():
@@ -101,16 +100,18 @@ def test_scores_are_placed_on_the_pixels_they_belong_to():
 
 def test_fcn_offsets_are_the_released_networks():
     """Crop offsets of the released prototxts: 19 for 32s; 5 and 27 for 16s; 5, 9 and 31 for 8s; AlexNet 18."""
-    coarse = Fcn(3, stride=8, fc_channels=8)
+    coarse = build(3, name="fcn", stride=8, fc_channels=8)
     assert coarse.centre == 12.5
     assert coarse.upscore2.first == 1.5 and coarse.upscore.first == 7.5
     fused16 = coarse.centre - 1.5 * 16
     fused8 = fused16 - 1.5 * 8
-    assert Fcn(3, stride=32, fc_channels=8).upscore.first - coarse.centre == 19
-    assert (fused16 - (-99 + 7.5)) / 16 == 5 and Fcn(3, stride=16, fc_channels=8).upscore.first - fused16 == 27
+    assert build(3, name="fcn", stride=32, fc_channels=8).upscore.first - coarse.centre == 19
+    assert (fused16 - (-99 + 7.5)) / 16 == 5 and build(
+        3, name="fcn", stride=16, fc_channels=8
+    ).upscore.first - fused16 == 27
     assert (fused8 - (-99 + 3.5)) / 8 == 9 and coarse.upscore.first - fused8 == 31
     with pytest.warns(UserWarning, match="checkerboard"):
-        alexnet = Fcn(3, backbone="alexnet", fc_channels=8)
+        alexnet = build(3, name="fcn", backbone="alexnet", stride=32, fc_channels=8)
     assert alexnet.upscore.first - alexnet.centre == 18
 
 

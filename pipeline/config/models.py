@@ -1,6 +1,9 @@
-"""One section a network family: the keywords of its class in pipeline/models/. Defaults are the papers'."""
+"""One section a network family: what its class in pipeline/models/ is built from. Defaults are the papers'.
 
-from typing import Annotated, Any, Literal
+The sections stand here and not beside their classes, so that reading a config does not import torch.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -10,6 +13,11 @@ UpsamplingName = Literal[
     "nearest", "bed_of_nails", "bilinear", "bicubic", "transposed", "transposed_fixed", "max_unpooling"
 ]
 Interpolation = Literal["nearest", "bed_of_nails", "bilinear", "bicubic", "transposed", "transposed_fixed"]
+ClassifierName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"]
+BackboneName = Literal[  # of DeepLabv3+
+    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v3_large", "resnet50", "resnet101",
+    "xception65",
+]  # fmt: skip
 Channels = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -20,57 +28,72 @@ def _added_later(default: Any) -> Any:
     return Field(default, exclude_if=lambda value: value == default)
 
 
-class ClassifierConfig(Section):
+class NetworkSection(Section):
+    """What the sections of all families have."""
+
+    network: ClassVar[str]  # module and class in pipeline/models/
+
+
+class ClassifierConfig(NetworkSection):
     """An image classifier at every place of the image: fully-connected layers as convolutions (arXiv:1411.4038, 3.1)."""
 
+    network = "classifier.Classifier"
     name: Literal["classifier"]
-    backbone: Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"] = "vgg16"
+    backbone: ClassifierName = "vgg16"
     padding: Literal["same", "valid"] = "same"  # valid: scores equal those of a slid window
-    dropout: Share = 0.5
-    fc_channels: Channels = 4096
+    dropout: Share = 0.5  # of the head
+    fc_channels: Channels = 4096  # of fc6 and fc7: AlexNet and VGG16 only
 
 
-class FcnConfig(Section):
+class FcnConfig(NetworkSection):
     """FCN-32s, -16s, -8s (arXiv:1411.4038)."""
 
+    network = "fcn.Fcn"
     name: Literal["fcn"]
     backbone: Literal["vgg16", "alexnet", "googlenet"] = "vgg16"
-    stride: Literal[32, 16, 8] = 8  # 16 and 8: VGG16 only
+    stride: Literal[32, 16, 8] = 8  # of the finest scores that are used; 16 and 8: VGG16 only
+    # Of the steps. `transposed` starts as bilinear interpolation and is learnt, as the paper's inner steps;
+    # `transposed_fixed` stays bilinear, as all steps of the released networks.
     upsampling: Interpolation = "transposed"
-    # Of the last step alone; absent: as `upsampling`. The paper fixes it to bilinear interpolation: transposed_fixed.
+    # Of the last step alone; absent: as `upsampling`. The paper's is `transposed_fixed` (section 4.3).
     last_upsampling: Interpolation | None = _added_later(None)
-    at_once: bool = False  # trained in one stage: skips are scaled down
-    fc_channels: Channels = 4096
-    dropout: Share = 0.5
+    at_once: bool = False  # trained in one stage: pool4 and pool3 are scaled by 0.01 and 0.0001, as released
+    fc_channels: Channels = 4096  # of fc6 and fc7: AlexNet and VGG16 only
+    dropout: Share = 0.5  # after fc6 and fc7
 
 
-class FcnResNetConfig(Section):
+class FcnResNetConfig(NetworkSection):
     """torchvision's FCN on a dilated ResNet."""
 
+    network = "fcn_resnet.FcnResNet"
     name: Literal["fcn_resnet"]
     backbone: Literal["resnet50", "resnet101"] = "resnet50"
     output_stride: Literal[8, 16, 32] = 8
-    aux: bool = True
+    aux: bool = True  # a second head on the third stage, for deep supervision
 
 
-class DeepLabV1Config(Section):
+class DeepLabV1Config(NetworkSection):
     """DeepLab-LargeFOV (arXiv:1412.7062)."""
 
+    network = "deeplab_v1.DeepLabV1"
     name: Literal["deeplabv1"]
-    rate: int = Field(12, ge=1)
-    fc_channels: Channels = 1024
-    dropout: Share = 0.5
+    rate: int = Field(12, ge=1)  # of fc6
+    fc_channels: Channels = 1024  # of fc6 and fc7
+    dropout: Share = 0.5  # after fc6 and fc7
 
 
-class DeepLabV2Config(Section):
+class DeepLabV2Config(NetworkSection):
     """DeepLab v2 (arXiv:1606.00915): atrous spatial pyramid."""
 
+    network = "deeplab_v2.DeepLabV2"
     name: Literal["deeplabv2"]
     backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101"
-    # ResNets only: torchvision's, whose ImageNet weights fit, or the released network's (`import-weights` sets it).
+    # ResNets only: torchvision's, whose ImageNet weights fit, or the released network's (`import-weights` sets it), which
+    # takes images of any size.
     resnet: Literal["torchvision", "caffe"] = _added_later("torchvision")
-    rates: Rates = (6, 12, 18, 24)  # ASPP-L; ASPP-S is 2, 4, 8, 12
-    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(min_length=1)] = (1.0,)  # input pyramid
+    rates: Rates = (6, 12, 18, 24)  # of the branches: ASPP-L; ASPP-S is 2, 4, 8, 12 (figure 7)
+    # Of the input, run with shared weights; the paper's multi-scale input is 1, 0.75, 0.5.
+    scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(min_length=1)] = (1.0,)
     fc_channels: Channels = 1024  # VGG16 only
     dropout: Share = 0.5  # VGG16 only
 
@@ -84,77 +107,83 @@ def deeplabv3_rates(backbone: str, output_stride: int) -> tuple[int, ...]:
     return (12, 24, 36) if doubled else (6, 12, 18)
 
 
-class DeepLabV3Config(Section):
+class DeepLabV3Config(NetworkSection):
     """DeepLabv3 (arXiv:1706.05587); at output stride 8, and on MobileNetV3, the defaults are torchvision's networks."""
 
+    network = "deeplab_v3.DeepLabV3"
     name: Literal["deeplabv3"]
     backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large"] = "resnet50"
-    output_stride: Literal[8, 16] = 8
+    output_stride: Literal[8, 16] = 8  # MobileNetV3: 16
+    # Relative rates of the last stage's three blocks; the paper's best is 1, 2, 4. Absent: torchvision's, which is 1, 1, 1
+    # with the first block at the rate of the stage before.
     multi_grid: Annotated[tuple[int, int, int], Field()] | None = None
     # Absent: 12, 24, 36 at output stride 8 and 6, 12, 18 at 16 (section 3.3); MobileNetV3 has torchvision's 12, 24, 36 at 16.
     rates: Rates = Field(default_factory=lambda before: deeplabv3_rates(before["backbone"], before["output_stride"]))
-    aux: bool = True
+    aux: bool = True  # a second head on an earlier map, for deep supervision: torchvision's, not the paper's
 
 
-class DeepLabV3PlusConfig(Section):
+class DeepLabV3PlusConfig(NetworkSection):
     """DeepLabv3+ (arXiv:1802.02611): atrous pyramid and decoder."""
 
+    network = "deeplab_v3plus.DeepLabV3Plus"
     name: Literal["deeplabv3plus"]
-    backbone: Literal[
-        "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v3_large", "resnet50", "resnet101",
-        "xception65",
-    ]  # fmt: skip
+    backbone: BackboneName
     output_stride: Literal[8, 16, 32] = 16
     aspp_channels: int = Field(256, ge=8)
     aspp_rates: Rates = (6, 12, 18)  # at output stride 16; doubled at 8, halved at 32
     low_level_channels: int = Field(48, ge=8)
     decoder_channels: int = Field(256, ge=8)
     separable: bool = True  # depthwise separable convolutions in pyramid and decoder, section 3.2
-    dropout: Share = 0.1
-    upsampling: Interpolation = "bilinear"
+    dropout: Share = 0.1  # after the pyramid
+    upsampling: Interpolation = "bilinear"  # of the pyramid and of the logits
 
 
-class LrasppConfig(Section):
+class LrasppConfig(NetworkSection):
     """Lite R-ASPP on MobileNetV3 (arXiv:1905.02244)."""
 
+    network = "lraspp.Lraspp"
     name: Literal["lraspp"]
-    inter_channels: Channels = 128
+    inter_channels: Channels = 128  # of the gated branch
 
 
-class SegNetConfig(Section):
+class SegNetConfig(NetworkSection):
     """SegNet and SegNet-Basic (arXiv:1511.00561)."""
 
+    network = "segnet.SegNet"
     name: Literal["segnet"]
     variant: Literal["vgg16", "basic"] = "vgg16"
-    upsampling: UpsamplingName = "max_unpooling"
+    upsampling: UpsamplingName = "max_unpooling"  # bilinear: the paper's Bilinear-Interpolation variant
 
 
-class DeconvNetConfig(Section):
+class DeconvNetConfig(NetworkSection):
     """DeconvNet (arXiv:1505.04366)."""
 
+    network = "deconvnet.DeconvNet"
     name: Literal["deconvnet"]
     upsampling: UpsamplingName = "max_unpooling"
-    fc_channels: Channels = 4096
+    fc_channels: Channels = 4096  # of fc6 and fc7
 
 
-class UNetConfig(Section):
+class UNetConfig(NetworkSection):
     """U-Net (arXiv:1505.04597)."""
 
+    network = "unet.UNet"
     name: Literal["unet"]
-    channels: Channels = 64
-    depth: int = Field(4, ge=1, le=6)
-    padding: Literal["same", "valid"] = "same"
-    batch_norm: bool = False
-    upsampling: Interpolation = "transposed"
+    channels: Channels = 64  # of the first stage; doubled at each pooling
+    depth: int = Field(4, ge=1, le=6)  # poolings
+    padding: Literal["same", "valid"] = "same"  # zeros; the paper's is `valid`
+    batch_norm: bool = False  # after each convolution
+    upsampling: Interpolation = "transposed"  # the paper's "up-convolution", with a 2x2 kernel
 
 
-class HourglassConfig(Section):
+class HourglassConfig(NetworkSection):
     """Stacked hourglass (arXiv:1603.06937)."""
 
+    network = "hourglass.Hourglass"
     name: Literal["hourglass"]
-    stacks: int = Field(2, ge=1)
-    channels: int = Field(256, ge=4, multiple_of=4)
-    depth: int = Field(4, ge=1, le=6)
+    stacks: int = Field(2, ge=1)  # hourglasses; the paper's best has 8. Each gives logits for supervision (section 3.2)
+    channels: int = Field(256, ge=4, multiple_of=4)  # of every residual module (section 3.1)
+    depth: int = Field(4, ge=1, le=6)  # halvings inside an hourglass: 64x64 down to 4x4
     upsampling: Interpolation = "nearest"
 
 
@@ -173,3 +202,8 @@ ModelConfig = Annotated[
     | HourglassConfig,
     Field(discriminator="name"),
 ]
+
+# name -> section of every family, as the union lists them
+NETWORK_SECTIONS: dict[str, type[NetworkSection]] = {
+    get_args(section.model_fields["name"].annotation)[0]: section for section in get_args(get_args(ModelConfig)[0])
+}

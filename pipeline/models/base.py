@@ -1,6 +1,7 @@
-"""What every segmentation network declares. Letters: N batch, C classes, H rows, W columns."""
+"""What a segmentation network declares. Letters: N batch, C classes, H rows, W columns."""
 
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -8,18 +9,20 @@ from torch import nn
 from pipeline.errors import UserError
 
 Triple = tuple[float, float, float]
+Variants = tuple[tuple[dict[str, object], str], ...]  # settings of the config, and where that network is described
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: what torchvision's weights were trained with
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 class Network(nn.Module):
-    """What every segmentation network declares beside its `forward(x) -> list of logits`.
+    """A segmentation network: `__init__(cfg, num_classes)` takes its section of `pipeline.config.models`.
 
     `forward` takes normalised x (N, 3, H, W), H and W at least `min_size` and multiples of `multiple_of`, and returns
     logits (N, C, H, W), of which the last is the prediction; the others are for deep supervision while training.
     """
 
     backbone: nn.Module  # the encoder: what starts from ImageNet weights
+    variants: ClassVar[Variants]  # what `maskmill models` lists of the family: those that differ in size or work
     mean: Triple = IMAGENET_MEAN  # RGB, of values in 0..1: what its weights were trained with
     std: Triple = IMAGENET_STD
     min_size: int

@@ -4,7 +4,6 @@ Parameter names are torchvision's; a classifier's weights load after `convolutio
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,9 @@ from torch import nn
 from torchvision.models.googlenet import Inception
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from pipeline.config.models import ClassifierConfig, ClassifierName
 from pipeline.models.base import GridNetwork, place_on_pixels
 
-ClassifierName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"]
 IMAGE_SIZE = 224  # of one classified image
 
 # Size whose output is one score where nothing is padded: the receptive field.
@@ -30,30 +29,31 @@ class Classifier(GridNetwork):
     is now the image around it. With `padding: valid` nothing is padded: each score sees its window (the receptive
     field) and nothing else, so the scores equal those of the slid classifier.
 
-    Args:
-        dropout: before the fully-connected layers, in AlexNet, VGG16 and GoogLeNet.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        backbone: ClassifierName = "vgg16",
-        padding: Literal["same", "valid"] = "same",
-        dropout: float = 0.5,
-        fc_channels: int = 4096,
-    ) -> None:
+    variants = (
+        ({"backbone": "alexnet"}, "arXiv:1404.5997, 1411.4038 s. 3.1"),
+        ({"backbone": "vgg16"}, "arXiv:1409.1556, 1411.4038 s. 3.1"),
+        ({"backbone": "googlenet"}, "arXiv:1409.4842, 1411.4038 s. 3.1"),
+        ({"backbone": "resnet18"}, "arXiv:1512.03385"),
+        ({"backbone": "resnet50"}, "arXiv:1512.03385"),
+    )
+
+    def __init__(self, cfg: ClassifierConfig, num_classes: int) -> None:
         super().__init__()
-        self.name, valid = backbone, padding == "valid"
+        self.name, valid = cfg.backbone, cfg.padding == "valid"
         self.stride = 32
-        self.window = _RECEPTIVE[backbone] if valid else IMAGE_SIZE
+        self.window = _RECEPTIVE[self.name] if valid else IMAGE_SIZE
         self.min_size, self.multiple_of = 32, 1 if valid else 32
         self.margin = (self.window - 31) // 2
         self.centre = (self.window - 1) / 2 - self.margin
-        self.backbone, width, size = _encoder(backbone)
+        self.backbone, width, size = _encoder(self.name)
         self.head = (
-            _fully_connected(width, size, fc_channels, num_classes, dropout, first=0 if backbone == "vgg16" else 1)
+            _fully_connected(
+                width, size, cfg.fc_channels, num_classes, cfg.dropout, first=0 if self.name == "vgg16" else 1
+            )
             if size
-            else nn.Sequential(nn.AvgPool2d(7, 1), nn.Dropout(dropout), nn.Conv2d(width, num_classes, 1))
+            else nn.Sequential(nn.AvgPool2d(7, 1), nn.Dropout(cfg.dropout), nn.Conv2d(width, num_classes, 1))
         )
         if valid:
             _remove_padding(self.backbone)

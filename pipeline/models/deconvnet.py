@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pipeline.config import UpsamplingName
+from pipeline.config.models import DeconvNetConfig
 from pipeline.models.backbones.vgg import VGG16_DEPTHS, VGG16_WIDTHS
 from pipeline.models.base import Network
 from pipeline.models.segnet import PooledEncoder
@@ -16,25 +16,23 @@ class DeconvNet(Network):
     251.8 M parameters with 21 classes (section 4.3: about 252 M). Deviation: fully convolutional, so that a whole image
     is taken at once, where the paper aggregates over object proposals. Its training has two stages: single objects cut out
     along their ground truth first, then proposals.
-
-    Args:
-        upsampling: the paper's is `max_unpooling`.
-        fc_channels: of fc6 and fc7; 4096 in the paper.
     """
 
-    def __init__(self, num_classes: int, upsampling: UpsamplingName = "max_unpooling", fc_channels: int = 4096) -> None:
+    variants = (({}, "arXiv:1505.04366"),)
+
+    def __init__(self, cfg: DeconvNetConfig, num_classes: int) -> None:
         super().__init__()
         self.multiple_of, self.min_size = 32, 224
         self.backbone = PooledEncoder(VGG16_WIDTHS, VGG16_DEPTHS)
         self.fc = nn.Sequential(
-            *_norm_relu(nn.Conv2d(512, fc_channels, 7)),
-            *_norm_relu(nn.Conv2d(fc_channels, fc_channels, 1)),
-            *_norm_relu(nn.ConvTranspose2d(fc_channels, 512, 7)),
+            *_norm_relu(nn.Conv2d(512, cfg.fc_channels, 7)),
+            *_norm_relu(nn.Conv2d(cfg.fc_channels, cfg.fc_channels, 1)),
+            *_norm_relu(nn.ConvTranspose2d(cfg.fc_channels, 512, 7)),
         )
         self.enlarge, self.decoder = nn.ModuleList(), nn.ModuleList()
         for stage in reversed(range(len(VGG16_WIDTHS))):
             width, out = VGG16_WIDTHS[stage], VGG16_WIDTHS[max(stage - 1, 0)]
-            self.enlarge.append(Upsample(upsampling, width, width, 2))
+            self.enlarge.append(Upsample(cfg.upsampling, width, width, 2))
             layers: list[nn.Module] = []
             for index in range(VGG16_DEPTHS[stage]):
                 end = out if index == VGG16_DEPTHS[stage] - 1 else width

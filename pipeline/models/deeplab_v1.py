@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.config.models import DeepLabV1Config
 from pipeline.models.backbones.vgg import Vgg16
 from pipeline.models.base import GridNetwork
 from pipeline.models.layers import upsample
@@ -15,25 +16,23 @@ class DeepLabV1(GridNetwork):
     Table 2's DeepLab-CRF-LargeFOV: 20.5 M parameters with 21 classes. The dense CRF is a setting of the segmentation
     run. Deviation: sizes are multiples of 8 and upsampling has half-pixel centres, where the released network takes
     8 k + 1 and aligns corners.
-
-    Args:
-        rate: of fc6; 12 is LargeFOV.
     """
 
+    variants = (({}, "arXiv:1412.7062 LargeFOV"),)
     enlarges = True
     centre = 0.0
 
-    def __init__(self, num_classes: int, rate: int = 12, fc_channels: int = 1024, dropout: float = 0.5) -> None:
+    def __init__(self, cfg: DeepLabV1Config, num_classes: int) -> None:
         super().__init__()
         self.multiple_of = self.min_size = self.stride = 8
         self.backbone = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))
-        self.fc6 = nn.Conv2d(512, fc_channels, 3, padding=rate, dilation=rate)
-        self.fc7 = nn.Conv2d(fc_channels, fc_channels, 1)
+        self.fc6 = nn.Conv2d(512, cfg.fc_channels, 3, padding=cfg.rate, dilation=cfg.rate)
+        self.fc7 = nn.Conv2d(cfg.fc_channels, cfg.fc_channels, 1)
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        self.fc8 = nn.Conv2d(fc_channels, num_classes, 1)
+        self.fc8 = nn.Conv2d(cfg.fc_channels, num_classes, 1)
         nn.init.normal_(self.fc8.weight, std=0.01)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(cfg.dropout)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, C, H / 8, W / 8)."""

@@ -1,14 +1,13 @@
 """DeepLab v2 (arXiv:1606.00915): the atrous spatial pyramid. Letters: N batch, C classes, H rows, W columns."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.models.backbones.resnet import ResNet, ResNetDefinition
+from pipeline.config.models import DeepLabV2Config
+from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.vgg import Vgg16
 from pipeline.models.base import GridNetwork
 from pipeline.models.layers import upsample
@@ -18,41 +17,29 @@ class DeepLabV2(GridNetwork):
     """Parallel atrous branches whose scores are summed, at stride 8, optionally on an image pyramid fused by maximum.
 
     On VGG16 a branch is fc6 (3x3, atrous), fc7, fc8; on ResNet-101 it is one atrous 3x3 classifier (section 4.1.2).
-
-    Args:
-        resnet: the ResNet's definition; `caffe` is that of the released weights, which the import sets. Such a network takes
-            images of any size, as the release does.
-        rates: of the branches: (6, 12, 18, 24) is ASPP-L, (2, 4, 8, 12) is ASPP-S (figure 7).
-        scales: sizes of the input that are run with shared weights; the paper's multi-scale input is (1, 0.75, 0.5).
-            With several, the list also holds each scale's logits, which the paper trains with their own losses.
+    With several scales the logits of each come before their maximum: the paper trains them with their own losses.
     """
 
+    variants = tuple(({"backbone": name}, "arXiv:1606.00915 ASPP-L") for name in ("vgg16", "resnet50", "resnet101"))
     enlarges = True
     centre = 0.0
 
-    def __init__(
-        self,
-        num_classes: int,
-        backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101",
-        resnet: ResNetDefinition = "torchvision",
-        rates: Sequence[int] = (6, 12, 18, 24),
-        scales: Sequence[float] = (1.0,),
-        fc_channels: int = 1024,
-        dropout: float = 0.5,
-    ) -> None:
+    def __init__(self, cfg: DeepLabV2Config, num_classes: int) -> None:
         super().__init__()
         self.stride = 8
-        self.multiple_of = 1 if resnet == "caffe" else 8
+        self.multiple_of = 1 if cfg.resnet == "caffe" else 8
         self.min_size = 32
-        self.scales = tuple(scales)
-        if backbone == "vgg16":
+        self.scales = cfg.scales
+        if cfg.backbone == "vgg16":
             self.backbone: Vgg16 | ResNet = Vgg16(pool=3, strides=(2, 2, 2, 1, 1))
-            self.branches = nn.ModuleList(_fully_connected(rate, fc_channels, num_classes, dropout) for rate in rates)
+            self.branches = nn.ModuleList(
+                _fully_connected(rate, cfg.fc_channels, num_classes, cfg.dropout) for rate in cfg.rates
+            )
         else:
-            self.backbone = ResNet(backbone, output_stride=8, definition=resnet)
+            self.backbone = ResNet(cfg.backbone, output_stride=8, definition=cfg.resnet)
             width = self.backbone.channels[3]
             self.branches = nn.ModuleList(
-                nn.Conv2d(width, num_classes, 3, padding=rate, dilation=rate) for rate in rates
+                nn.Conv2d(width, num_classes, 3, padding=rate, dilation=rate) for rate in cfg.rates
             )
         for module in self.branches.modules():
             if isinstance(module, nn.Conv2d) and module.out_channels == num_classes:

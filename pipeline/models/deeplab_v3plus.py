@@ -1,13 +1,12 @@
 """DeepLabv3+: an atrous pyramid over a backbone, and a decoder that adds detail (arXiv:1802.02611)."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import nn
 
-from pipeline.config import UpsamplingName
-from pipeline.models.backbones import BackboneName, build_backbone
+from pipeline.config.models import DeepLabV3PlusConfig
+from pipeline.models.backbones import build_backbone
 from pipeline.models.base import IMAGENET_MEAN, IMAGENET_STD, Network
 from pipeline.models.layers import conv_bn_relu, separable_conv_bn_relu
 from pipeline.models.upsampling import Upsample
@@ -39,43 +38,37 @@ class AtrousPyramid(nn.Module):
 class DeepLabV3Plus(Network):
     """DeepLabv3+ (arXiv:1802.02611, figure 2): logits at stride 4 from pyramid and fine features, then bilinear to full size.
 
-    Args:
-        aspp_rates: atrous rates of the pyramid at output stride 16; doubled at 8 and halved at 32, so that they span the same
-            part of the image (arXiv:1706.05587, section 3.3).
-        separable: depthwise separable convolutions in pyramid and decoder (section 3.2), else plain ones.
-        upsampling: of the pyramid and of the logits; the paper's is `bilinear`.
+    The pyramid's rates hold at output stride 16: doubled at 8 and halved at 32 they span the same part of the image
+    (arXiv:1706.05587, section 3.3).
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        backbone: BackboneName = "resnet101",
-        output_stride: Literal[8, 16, 32] = 16,
-        aspp_channels: int = 256,
-        aspp_rates: Sequence[int] = (6, 12, 18),
-        low_level_channels: int = 48,
-        decoder_channels: int = 256,
-        separable: bool = True,
-        dropout: float = 0.1,
-        upsampling: UpsamplingName = "bilinear",
-    ) -> None:
+    variants = (
+        ({"backbone": "efficientnet_lite0"}, "arXiv:1802.02611, 1905.11946"),
+        ({"backbone": "efficientnet_lite1"}, "arXiv:1802.02611, 1905.11946"),
+        ({"backbone": "efficientnet_lite2"}, "arXiv:1802.02611, 1905.11946"),
+        ({"backbone": "mobilenet_v3_large"}, "arXiv:1802.02611, 1905.02244"),
+        ({"backbone": "resnet50"}, "arXiv:1802.02611"),
+        ({"backbone": "resnet101"}, "arXiv:1802.02611"),
+        ({"backbone": "xception65"}, "arXiv:1802.02611"),
+    )
+
+    def __init__(self, cfg: DeepLabV3PlusConfig, num_classes: int) -> None:
         super().__init__()
-        self.enlarges = upsampling == "bilinear"
-        features = build_backbone(backbone, output_stride)
+        self.enlarges = cfg.upsampling == "bilinear"
+        features = build_backbone(cfg.backbone, cfg.output_stride)
         self.backbone = features
         self.mean, self.std = getattr(features, "mean", IMAGENET_MEAN), getattr(features, "std", IMAGENET_STD)
-        self.multiple_of = self.min_size = output_stride
+        self.multiple_of = self.min_size = cfg.output_stride
         fine, coarse = features.channels[0], features.channels[-1]
-        scaled = [max(1, rate * 16 // output_stride) for rate in aspp_rates]
-        self.pyramid = AtrousPyramid(coarse, aspp_channels, scaled, separable, dropout)
-        self.low_level = conv_bn_relu(fine, low_level_channels, 1)
-        conv = separable_conv_bn_relu if separable else conv_bn_relu
-        self.decoder = nn.Sequential(
-            conv(aspp_channels + low_level_channels, decoder_channels, 3), conv(decoder_channels, decoder_channels, 3)
-        )
-        self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
-        self.enlarge = Upsample(upsampling, aspp_channels, aspp_channels, output_stride // 4)
-        self.enlarge_logits = Upsample(upsampling, num_classes, num_classes, 4)
+        scaled = [max(1, rate * 16 // cfg.output_stride) for rate in cfg.aspp_rates]
+        self.pyramid = AtrousPyramid(coarse, cfg.aspp_channels, scaled, cfg.separable, cfg.dropout)
+        self.low_level = conv_bn_relu(fine, cfg.low_level_channels, 1)
+        conv = separable_conv_bn_relu if cfg.separable else conv_bn_relu
+        joined, width = cfg.aspp_channels + cfg.low_level_channels, cfg.decoder_channels
+        self.decoder = nn.Sequential(conv(joined, width, 3), conv(width, width, 3))
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.enlarge = Upsample(cfg.upsampling, cfg.aspp_channels, cfg.aspp_channels, cfg.output_stride // 4)
+        self.enlarge_logits = Upsample(cfg.upsampling, num_classes, num_classes, 4)
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from pipeline.config import UpsamplingName
+from pipeline.config.models import FcnConfig
 from pipeline.errors import UserError
 from pipeline.models.backbones.vgg import Vgg16
 from pipeline.models.base import GridNetwork
@@ -54,35 +55,27 @@ class Fcn(GridNetwork):
     paper starts it at zero (no gradient would reach the encoder in the first step); skip scores start at zero as in the
     paper, so that a finer network begins with the predictions of the coarser one it starts from.
 
-    Args:
-        backbone: vgg16 (stride 32, 16 or 8), alexnet or googlenet (32 only, paper table 1).
-        stride: of the finest scores that are used.
-        upsampling: of the steps; `transposed` starts as bilinear interpolation and is learnt, as the paper's inner steps;
-            `transposed_fixed` stays bilinear, as all steps of the released networks.
-        last_upsampling: of the last step, if another; the paper's is `transposed_fixed` (section 4.3). Deviation: by default
-            it is learnt too.
-        at_once: trained in one stage, with pool4 and pool3 scaled by 0.01 and 0.0001 as the released at-once networks do.
     Raises:
         UserError: stride 16 or 8 without VGG16.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        backbone: Literal["vgg16", "alexnet", "googlenet"] = "vgg16",
-        stride: Literal[32, 16, 8] = 32,
-        upsampling: UpsamplingName = "transposed",
-        last_upsampling: UpsamplingName | None = None,
-        at_once: bool = False,
-        fc_channels: int = 4096,
-        dropout: float = 0.5,
-    ) -> None:
+    variants = (
+        ({"backbone": "alexnet", "stride": 32}, "arXiv:1411.4038 table 1"),
+        ({"backbone": "googlenet", "stride": 32}, "arXiv:1411.4038 table 1"),
+        ({"backbone": "vgg16", "stride": 32}, "arXiv:1411.4038 table 2"),
+        ({"backbone": "vgg16", "stride": 16}, "arXiv:1411.4038 table 2"),
+        ({"backbone": "vgg16", "stride": 8}, "arXiv:1411.4038 table 2"),
+    )
+
+    def __init__(self, cfg: FcnConfig, num_classes: int) -> None:
         super().__init__()
-        if backbone != "vgg16" and stride != 32:
-            raise UserError(f"fcn: stride {stride} needs the skips of backbone vgg16, found {backbone}; set stride: 32")
+        if cfg.backbone != "vgg16" and cfg.stride != 32:
+            raise UserError(
+                f"fcn: stride {cfg.stride} needs the skips of backbone vgg16, found {cfg.backbone}; set stride: 32"
+            )
         self.multiple_of, self.min_size, self.stride = 1, 32, 32
-        self.backbone_name, kernel = backbone, None
-        match backbone:
+        self.backbone_name, kernel = cfg.backbone, None
+        match cfg.backbone:
             case "vgg16":
                 self.backbone, width, size = Vgg16(first_padding=_PADDING), 512, 7
                 # conv1_1 shifts by 1 - 100 pixels, five poolings by 1/2, 1, 2, 4, 8, fc6 by 3 of 32 pixels
@@ -96,24 +89,24 @@ class Fcn(GridNetwork):
                 # conv1 is centred, three poolings of 3 and one of 2, rounded up without padding
                 self.centre = 2 + 4 + 8 + 8
         if size:
-            self.fc6, self.fc7 = nn.Conv2d(width, fc_channels, size), nn.Conv2d(fc_channels, fc_channels, 1)
+            self.fc6, self.fc7 = nn.Conv2d(width, cfg.fc_channels, size), nn.Conv2d(cfg.fc_channels, cfg.fc_channels, 1)
             for layer in (self.fc6, self.fc7):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            width = fc_channels
-        self.dropout = nn.Dropout(dropout)
+            width = cfg.fc_channels
+        self.dropout = nn.Dropout(cfg.dropout)
         self.score_fr = nn.Conv2d(width, num_classes, 1)
         nn.init.normal_(self.score_fr.weight, std=0.01)
 
-        def enlarge(factor: int, how: UpsamplingName = upsampling) -> Upsample:
+        def enlarge(factor: int, how: UpsamplingName = cfg.upsampling) -> Upsample:
             return Upsample(how, num_classes, num_classes, factor, kernel, crop=False)
 
-        self.skips = 0 if stride == 32 else 1 if stride == 16 else 2
+        self.skips = {32: 0, 16: 1, 8: 2}[cfg.stride]
         if self.skips > 0:
             self.upscore2, self.score_pool4 = enlarge(2), _skip(512, num_classes)
         if self.skips > 1:
             self.upscore_pool4, self.score_pool3 = enlarge(2), _skip(256, num_classes)
-        self.upscore = enlarge(stride, last_upsampling or upsampling)
-        self.skip_scales = (0.01, 0.0001) if at_once else (1.0, 1.0)
+        self.upscore = enlarge(cfg.stride, cfg.last_upsampling or cfg.upsampling)
+        self.skip_scales = (0.01, 0.0001) if cfg.at_once else (1.0, 1.0)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, C, h, w): FCN-32s' scores.

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config import UpsamplingName
+from pipeline.config.models import HourglassConfig
 from pipeline.models.base import Network
 from pipeline.models.layers import upsample
 from pipeline.models.upsampling import Upsample
@@ -14,30 +15,20 @@ class Hourglass(Network):
     """Hourglasses on a stride-4 map, each followed by its own prediction, which is fed on to the next (figure 1).
 
     Deviations: made for poses, here for classes a pixel, so logits are enlarged from stride 4 to the input's size.
-
-    Args:
-        stacks: hourglasses, the paper's best has 8; each gives logits for intermediate supervision (section 3.2).
-        channels: of every residual module; 256 in the paper (section 3.1).
-        depth: halvings inside an hourglass; 4 in the paper (64x64 down to 4x4).
-        upsampling: the paper's is `nearest` (section 3.1).
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        stacks: int = 2,
-        channels: int = 256,
-        depth: int = 4,
-        upsampling: UpsamplingName = "nearest",
-    ) -> None:
+    variants = (({"stacks": 2}, "arXiv:1603.06937"), ({"stacks": 8}, "arXiv:1603.06937"))
+
+    def __init__(self, cfg: HourglassConfig, num_classes: int) -> None:
         super().__init__()
         self.enlarges = True
-        self.multiple_of = self.min_size = 4 * 2**depth
+        channels, stacks = cfg.channels, cfg.stacks
+        self.multiple_of = self.min_size = 4 * 2**cfg.depth
         self.backbone = nn.Sequential(
             nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(inplace=True), Residual(64, channels // 2),
             nn.MaxPool2d(2), Residual(channels // 2, channels // 2), Residual(channels // 2, channels),
         )  # fmt: skip
-        self.hourglasses = nn.ModuleList(_OneHourglass(depth, channels, upsampling) for _ in range(stacks))
+        self.hourglasses = nn.ModuleList(_OneHourglass(cfg.depth, channels, cfg.upsampling) for _ in range(stacks))
         self.features = nn.ModuleList(
             nn.Sequential(
                 Residual(channels, channels),

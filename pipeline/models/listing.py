@@ -15,42 +15,11 @@ from pipeline.errors import UserError
 CLASSES, HEIGHT, WIDTH = 19, 512, 1024
 
 # Every network with its variants that differ in size or work, and where it is described.
-ROWS: tuple[tuple[dict[str, object], str], ...] = (
-    ({"name": "classifier", "backbone": "alexnet"}, "arXiv:1404.5997, 1411.4038 s. 3.1"),
-    ({"name": "classifier", "backbone": "vgg16"}, "arXiv:1409.1556, 1411.4038 s. 3.1"),
-    ({"name": "classifier", "backbone": "googlenet"}, "arXiv:1409.4842, 1411.4038 s. 3.1"),
-    ({"name": "classifier", "backbone": "resnet18"}, "arXiv:1512.03385"),
-    ({"name": "classifier", "backbone": "resnet50"}, "arXiv:1512.03385"),
-    ({"name": "fcn", "backbone": "alexnet", "stride": 32}, "arXiv:1411.4038 table 1"),
-    ({"name": "fcn", "backbone": "googlenet", "stride": 32}, "arXiv:1411.4038 table 1"),
-    ({"name": "fcn", "backbone": "vgg16", "stride": 32}, "arXiv:1411.4038 table 2"),
-    ({"name": "fcn", "backbone": "vgg16", "stride": 16}, "arXiv:1411.4038 table 2"),
-    ({"name": "fcn", "backbone": "vgg16", "stride": 8}, "arXiv:1411.4038 table 2"),
-    ({"name": "fcn_resnet", "backbone": "resnet50"}, "torchvision"),
-    ({"name": "fcn_resnet", "backbone": "resnet101"}, "torchvision"),
-    ({"name": "deeplabv1"}, "arXiv:1412.7062 LargeFOV"),
-    ({"name": "deeplabv2", "backbone": "vgg16"}, "arXiv:1606.00915 ASPP-L"),
-    ({"name": "deeplabv2", "backbone": "resnet50"}, "arXiv:1606.00915 ASPP-L"),
-    ({"name": "deeplabv2", "backbone": "resnet101"}, "arXiv:1606.00915 ASPP-L"),
-    ({"name": "deeplabv3", "backbone": "resnet50"}, "arXiv:1706.05587, torchvision"),
-    ({"name": "deeplabv3", "backbone": "resnet101"}, "arXiv:1706.05587, torchvision"),
-    ({"name": "deeplabv3", "backbone": "mobilenet_v3_large", "output_stride": 16}, "torchvision"),
-    ({"name": "lraspp"}, "arXiv:1905.02244, torchvision"),
-    ({"name": "deeplabv3plus", "backbone": "efficientnet_lite0"}, "arXiv:1802.02611, 1905.11946"),
-    ({"name": "deeplabv3plus", "backbone": "efficientnet_lite1"}, "arXiv:1802.02611, 1905.11946"),
-    ({"name": "deeplabv3plus", "backbone": "efficientnet_lite2"}, "arXiv:1802.02611, 1905.11946"),
-    ({"name": "deeplabv3plus", "backbone": "mobilenet_v3_large"}, "arXiv:1802.02611, 1905.02244"),
-    ({"name": "deeplabv3plus", "backbone": "resnet50"}, "arXiv:1802.02611"),
-    ({"name": "deeplabv3plus", "backbone": "resnet101"}, "arXiv:1802.02611"),
-    ({"name": "deeplabv3plus", "backbone": "xception65"}, "arXiv:1802.02611"),
-    ({"name": "segnet", "variant": "basic"}, "arXiv:1511.00561 table 1"),
-    ({"name": "segnet", "variant": "vgg16"}, "arXiv:1511.00561"),
-    ({"name": "deconvnet"}, "arXiv:1505.04366"),
-    ({"name": "unet", "padding": "same"}, "arXiv:1505.04597"),
-    ({"name": "unet", "padding": "valid"}, "arXiv:1505.04597"),
-    ({"name": "hourglass", "stacks": 2}, "arXiv:1603.06937"),
-    ({"name": "hourglass", "stacks": 8}, "arXiv:1603.06937"),
-)
+ROWS = [
+    ({"name": name, **settings}, source)
+    for name, network in models.NETWORKS.items()
+    for settings, source in network.variants
+]
 
 
 def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:

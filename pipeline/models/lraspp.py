@@ -3,6 +3,7 @@
 import torch
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
+from pipeline.config.models import LrasppConfig
 from pipeline.models.backbones.mobilenet import COARSE, FINE, MobileNetV3Large
 from pipeline.models.base import Network
 from pipeline.models.layers import upsample
@@ -14,14 +15,15 @@ class Lraspp(Network):
     torchvision's deviation: it pools the whole image where the paper pools 49x49 windows with stride (16, 20).
     """
 
+    variants = (({}, "arXiv:1905.02244, torchvision"),)
     enlarges = True
     multiple_of, min_size = 1, 32
 
-    def __init__(self, num_classes: int, inter_channels: int = 128) -> None:
+    def __init__(self, cfg: LrasppConfig, num_classes: int) -> None:
         super().__init__()
         self.backbone = MobileNetV3Large((FINE, COARSE), 16, torchvision_rates=True)
         fine, coarse = self.backbone.channels
-        self.classifier = LRASPPHead(fine, coarse, num_classes, inter_channels)
+        self.classifier = LRASPPHead(fine, coarse, num_classes, cfg.inter_channels)
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)

@@ -1,13 +1,12 @@
 """SegNet (arXiv:1511.00561): a decoder that puts values back where pooling found them. Letters: N batch, C classes."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.config import UpsamplingName
+from pipeline.config.models import SegNetConfig
 from pipeline.models.backbones.vgg import VGG16_DEPTHS, VGG16_WIDTHS
 from pipeline.models.base import Network
 from pipeline.models.upsampling import Upsample
@@ -51,19 +50,13 @@ class SegNet(Network):
     Parameters with 11 classes: 29.44 M (the paper's table 6: 29.45 M), SegNet-Basic 1.418 M (table 1: 1.425 M; the paper
     does not say what the other 7 k are). SegNet-Basic's decoder has no ReLU, and batch norm takes the place of its local
     contrast normalisation of the input (section 3.1).
-
-    Args:
-        upsampling: the paper's is `max_unpooling`; `bilinear` is its Bilinear-Interpolation variant.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        variant: Literal["vgg16", "basic"] = "vgg16",
-        upsampling: UpsamplingName = "max_unpooling",
-    ) -> None:
+    variants = (({"variant": "basic"}, "arXiv:1511.00561 table 1"), ({"variant": "vgg16"}, "arXiv:1511.00561"))
+
+    def __init__(self, cfg: SegNetConfig, num_classes: int) -> None:
         super().__init__()
-        basic = variant == "basic"
+        basic = cfg.variant == "basic"
         widths = (64,) * 4 if basic else VGG16_WIDTHS
         depths = (1,) * 4 if basic else VGG16_DEPTHS
         kernel = 7 if basic else 3
@@ -72,7 +65,7 @@ class SegNet(Network):
         self.enlarge, self.decoder = nn.ModuleList(), nn.ModuleList()
         for stage in reversed(range(len(widths))):
             out = widths[max(stage - 1, 0)]
-            self.enlarge.append(Upsample(upsampling, widths[stage], widths[stage], 2))
+            self.enlarge.append(Upsample(cfg.upsampling, widths[stage], widths[stage], 2))
             mirrored = [widths[stage]] * (depths[stage] - 1)
             last = [] if stage == 0 and not basic else [out]  # the classifier is the last convolution
             self.decoder.append(convs(widths[stage], mirrored + last, kernel, relu=not basic))

@@ -1,53 +1,37 @@
 """U-Net (arXiv:1505.04597): a decoder with the encoder's maps beside its own. Letters: N batch, C classes."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.config import UpsamplingName
+from pipeline.config.models import UNetConfig
 from pipeline.models.base import Network
 from pipeline.models.upsampling import Upsample
 
 
 class UNet(Network):
-    """The U-Net of figure 1, with 3 input channels: 31.03 M parameters with 2 classes.
+    """The U-Net of figure 1, with 3 input channels: 31.03 M parameters with 2 classes."""
 
-    Args:
-        channels: of the first stage; doubled at each of `depth` poolings.
-        padding: `valid` is the paper's: no convolution pads, so the map shrinks by 92 pixels a side; the image is extended
-            by mirroring (section 2, overlap-tile) so that logits have its size. `same` pads with zeros instead.
-        batch_norm: after each convolution; the paper has none.
-        upsampling: the paper's "up-convolution" is `transposed` with a 2x2 kernel.
-    """
+    variants = (({"padding": "same"}, "arXiv:1505.04597"), ({"padding": "valid"}, "arXiv:1505.04597"))
 
-    def __init__(
-        self,
-        num_classes: int,
-        channels: int = 64,
-        depth: int = 4,
-        padding: Literal["same", "valid"] = "same",
-        batch_norm: bool = False,
-        upsampling: UpsamplingName = "transposed",
-    ) -> None:
+    def __init__(self, cfg: UNetConfig, num_classes: int) -> None:
         super().__init__()
-        step = 2**depth
+        step = 2**cfg.depth
         # Two valid convolutions take 4 rows at each stage's stride, on the way down and up. Sizes stay even at each pooling
         # where the extended size is 4 less than a multiple of `step`.
         lost = 2 * 4 * (step - 1) + 4 * step
-        self.margin = (lost + (-4 - lost) % step) // 2 if padding == "valid" else 0
+        self.margin = (lost + (-4 - lost) % step) // 2 if cfg.padding == "valid" else 0
         self.multiple_of = step
         self.min_size = (self.margin // step + 1) * step  # a mirror image is smaller than its image
-        widths = [channels * 2**level for level in range(depth + 1)]
-        pad = 1 if padding == "same" else 0
-        self.backbone = _Encoder(widths, pad, batch_norm)
+        widths = [cfg.channels * 2**level for level in range(cfg.depth + 1)]
+        pad = 1 if cfg.padding == "same" else 0
+        self.backbone = _Encoder(widths, pad, cfg.batch_norm)
         self.enlarge = nn.ModuleList(
-            Upsample(upsampling, deep, out, 2, kernel=2)
+            Upsample(cfg.upsampling, deep, out, 2, kernel=2)
             for out, deep in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
-        self.decoder = nn.ModuleList(_double(2 * out, out, pad, batch_norm) for out in widths[-2::-1])
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.decoder = nn.ModuleList(_double(2 * out, out, pad, cfg.batch_norm) for out in widths[-2::-1])
+        self.classifier = nn.Conv2d(cfg.channels, num_classes, 1)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from pipeline.models.backbones.efficientnet_lite import EfficientNetLite, LiteName
+from pipeline.config.models import BackboneName
+from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
 from pipeline.models.backbones.mobilenet import COARSE, MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.xception import Xception65
 
-BackboneName = LiteName | Literal["mobilenet_v3_large", "resnet50", "resnet101", "xception65"]
 Backbone = EfficientNetLite | MobileNetV3Large | ResNet | Xception65
 
 
