@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from pipeline.crf import dense_crf
-from pipeline.crf.brute_force import brute_force
 from pipeline.crf.cpu.lattice import build_lattice as build_on_cpu
 from pipeline.crf.cpu.lattice import packing
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.gpu import dense_crf_batch, inference, lattice, sharpen, torch_steps
 from pipeline.crf.gpu.lattice import Kernel, build_lattice
 from pipeline.synthetic.street import draw_scene
+from tests.brute_force import brute_force
 from tests.conftest import ROOT
 from tests.crf_cases import SHARP, SOFT, noisy_probs, on_device, photograph, smooth_probs
 from tests.device_kernels import CASES, compile_for_hopper

@@ -9,10 +9,10 @@ import torch
 
 from pipeline.config import CrfConfig
 from pipeline.crf import DenseCRF, dense_crf
-from pipeline.crf.brute_force import brute_force
 from pipeline.crf.cpu.lattice import MOST_AXES
 from pipeline.crf.gpu import dense_crf_batch, inference, sharpen, torch_steps
 from pipeline.errors import UserError
+from tests.brute_force import brute_force
 from tests.conftest import ROOT
 from tests.crf_cases import SOFT, energies_of, noisy_probs, position_and_colour, street_scene
 

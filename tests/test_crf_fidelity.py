@@ -5,9 +5,9 @@ import pytest
 
 from pipeline.config import CrfConfig
 from pipeline.crf import dense_crf
-from pipeline.crf.brute_force import brute_force
 from pipeline.synthetic.street import draw_scene
 from tests.bench import crf_fidelity
+from tests.brute_force import brute_force
 from tests.crf_cases import (
     SHARP,
     SOFT,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pipeline.crf import DenseCRF
-from pipeline.crf.brute_force import brute_force
 from pipeline.crf.cpu.threads import _kept, _lock
 from pipeline.synthetic.street import draw_scene
+from tests.brute_force import brute_force
 from tests.crf_cases import energies_of, noisy_probs, position_and_colour, street_scene
 
 NORMALISATIONS = ["symmetric", "before", "after", "none"]
