@@ -2,13 +2,11 @@
 overtaken, lose replies, do tasks twice and disagree about which images can be read; parts are lost, rejects are retried, and
 the run is compacted. After each step on the store the run is compared with a model of it.
 
-What the machine is worth is seen by planting faults in the ledger (`FAULTS`): it must find each.
+What the machine is worth is seen by planting faults in the ledger: tests/ledger_faults.py, outside the gate.
 """
 
-import inspect
 import json
 import tempfile
-import textwrap
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +15,9 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from pipeline.runs import Lease, Run, compact, lease, ledger, verify
-from pipeline.runs import compact as compaction
+from pipeline.runs import Lease, Run, compact, lease, verify
 from pipeline.runs.parts import Footer, footer_of, read_table
 from tests import ledger_play
 from tests.test_run import ITEMS
@@ -256,41 +253,3 @@ FULL = settings(
 )  # fmt: skip
 Ledger.TestCase.settings = FULL
 TestLedger = pytest.mark.slow(Ledger.TestCase)
-
-SUCCESS = 'storage.delete(storage.join(self.uri, "_SUCCESS.json"))'
-# What is wrong: the function, its text, the text instead of it.
-FAULTS = {
-    "commit overwrites an earlier answer": (Run, "commit", "first = storage.create(", "first = not storage.put("),
-    "commit does not settle rejects": (Run, "commit", "if rejects.num_rows or not first:", "if False:"),
-    "begin is always the first": (Run, "begin", "moment.encode())", "moment.encode()) or True"),
-    "pending forgets a shard": (Run, "_without", "np.flatnonzero(~answered)", "np.flatnonzero(~answered)[:-1]"),
-    "reopen leaves _SUCCESS": (Run, "reopen", SUCCESS, "pass"),
-    "reopen leaves withdrawn rejects": (Run, "reopen", "if part.first in pending:", "if False:"),
-    "finish does not settle rejects": (ledger, "write_success", "storage.put(storage.join(run_uri, name), data)", "pass"),
-    "withdraw leaves _SUCCESS": (Run, "withdraw_rejects", SUCCESS, "pass"),
-    "withdraw leaves rejects still unsaid": (Run, "withdraw_rejects", 'startswith("shard-")', 'startswith("?")'),
-    "withdraw removes rejects first": (
-        Run, "withdraw_rejects", '(replace(part, kind="masks").uri, part.uri)', '(part.uri, replace(part, kind="masks").uri)'
-    ),
-    "compact takes a run that lost its parts": (compaction, "_success", "source.finished() is not None", "True"),
-}  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_machine_finds_a_planted_fault(fault, monkeypatch, record_property):
-    owner, name, text, instead = FAULTS[fault]
-    right = getattr(owner, name)
-    source = textwrap.dedent(inspect.getsource(right))
-    assert source.count(text) == 1, f"{name} reads otherwise now: plant this fault anew"
-    exec(source.replace(text, instead), right.__globals__, made := {})
-    monkeypatch.setattr(owner, name, made[name])
-    machines = []
-
-    def machine():
-        machines.append(Ledger())
-        return machines[-1]
-
-    with pytest.raises(AssertionError) as found:
-        run_state_machine_as_test(machine, settings=settings(FULL, max_examples=400))
-    record_property("found", f"{len(machines)} runs, {sum(m.steps for m in machines)} steps: {found.value!r}")

@@ -81,12 +81,11 @@ def test_an_unpadded_torchvision_classifier_slid_by_hand_gives_the_same_scores()
                 assert torch.allclose(classifier(window), scores[..., row, column], atol=1e-4)
 
 
-def test_with_padding_a_slid_window_differs_and_that_is_said():
+def test_with_padding_a_slid_window_differs():
     network = build(name="classifier", backbone="resnet18")
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert not torch.allclose(network(x)[-1], slide_window(network, x), atol=1e-3)
-    assert "differ from those of a slid window" in " ".join(models.Classifier.__doc__.split())
 
 
 def test_scores_are_placed_on_the_pixels_they_belong_to():
