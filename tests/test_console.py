@@ -16,7 +16,7 @@ from pipeline.models import checkpoint
 from pipeline.runs import SECONDS, Run
 from pipeline.segment import ShardSegmenter
 from pipeline.segment.driver import Progress, Segmented, identity
-from pipeline.segment.dry_run import rehearse
+from pipeline.segment.estimate import Prices, estimate
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 
@@ -99,15 +99,16 @@ def config(scenes, checkpoint, output, **changes):
 
 def test_a_dry_run_plans_and_estimates_and_writes_nothing(printed, scenes, tiny_checkpoint, tmp_path):
     cfg = config(scenes, tiny_checkpoint, str(tmp_path / "run"))
-    found = rehearse(cfg)
-    assert (found.images, found.labelled, found.shards, found.splits) == (6, 6, 2, {"val": 6})
+    found = estimate(cfg, starting=True)
+    listing = found.listing
+    assert (listing.images, listing.labelled, len(listing.shard_images), listing.splits) == (6, 6, 2, {"val": 6})
     assert found.done is None
     assert found.sample.images == 4
     assert found.sample.rejects == Counter()
     assert found.sample.seconds["seconds_forward"] > 0
     assert found.sample.memory_bytes > 100e6  # torch alone is more
-    assert found.sizing.hours * 3600 > 6 / (2 * found.images_per_s)
-    console.print_dry_run(console.console, found, cfg.actors)
+    assert found.sizing.hours * 3600 > 6 / (2 * found.rates.images_per_s)
+    console.print_estimate(console.console, found, Prices(), cfg.actors)
     lines = printed()
     assert lines[0].startswith("plan: 6 images (val 6), 6 with a label, ")
     assert lines[-1] == "nothing was written"
@@ -117,9 +118,9 @@ def test_a_dry_run_plans_and_estimates_and_writes_nothing(printed, scenes, tiny_
 
 def test_a_dry_run_takes_another_runs_rates(scenes, tiny_checkpoint, tmp_path):
     like = make_run(str(tmp_path / "like"), [Drawn("a", "01"), Drawn("b", "11")])
-    found = rehearse(config(scenes, tiny_checkpoint, str(tmp_path / "run")), like)
+    found = estimate(config(scenes, tiny_checkpoint, str(tmp_path / "run")), like=like, starting=True)
     assert found.sample is None
-    assert found.images_per_s == pytest.approx(1)  # one core: a quarter, a half and a quarter of a second
+    assert found.rates.images_per_s == pytest.approx(1)  # one core: a quarter, a half and a quarter of a second
     assert not storage.exists(str(tmp_path / "run"))
 
 
@@ -131,8 +132,8 @@ def test_a_dry_run_of_a_begun_run_tells_what_is_left_and_refuses_other_settings(
     run = Run.open_or_create(cfg.output, identity(cfg, ready), described, ready.label_space, lambda: plan)
     run.commit(1, *ShardSegmenter(ready, cfg).answer(run.shard_items(1)))
     before = {file.uri: file.bytes for file in storage.list_files(cfg.output)}
-    found = rehearse(cfg)
-    assert (found.images, found.done, found.pending_shards, found.sizing.images) == (6, 2, 1, 4)
+    found = estimate(cfg)
+    assert (found.listing.images, found.done, found.pending_shards, found.sizing.images) == (6, 2, 1, 4)
     with pytest.raises(ValueError, match=r"images_per_shard: 4, now 2.*choose another output"):
-        rehearse(config(scenes, tiny_checkpoint, cfg.output, images_per_shard=2))
+        estimate(config(scenes, tiny_checkpoint, cfg.output, images_per_shard=2))
     assert {file.uri: file.bytes for file in storage.list_files(cfg.output)} == before

@@ -1,4 +1,4 @@
-"""`maskmill plan`: what is counted equals hand arithmetic, what is measured comes from a run's own parts."""
+"""`maskmill estimate`: what is counted equals hand arithmetic, what is measured comes from a run's own parts."""
 
 import json
 import random
@@ -9,7 +9,6 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import SegmentConfig, parse
-from pipeline.segment import driver as segment
 from pipeline.segment import estimate
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
@@ -53,12 +52,11 @@ def test_a_shard_of_large_images_holds_fewer():
 def test_rays_driver_may_be_slower_than_its_devices():
     found = estimate.size(config(images_per_shard=1), 100_000, 0, estimate.Rates(100, 3e5, 25e3), 1000)
     assert found.device_hours == pytest.approx((60 + 100_000 * (9e-3 + 0.6e-3)) / 3600 * 1000)
-    assert (estimate.TASKS, estimate.TASKS_AN_ACTOR) == (segment.TASKS, segment.TASKS_AN_ACTOR)
 
 
 def test_the_cost_is_devices_and_requests_and_a_month_of_masks():
     found = estimate.size(config(), 64_000, 0, estimate.Rates(10, 1e6, 25e3), 1)
-    cost = found.cost(device_hour=3, million_gets=0.4, thousand_puts=0.005, gb_month=0.02)
+    cost = found.cost(estimate.Prices(device_hour=3, million_gets=0.4, thousand_puts=0.005, gb_month=0.02))
     requests = found.gets * 0.4e-6 + (found.puts + found.lists) * 0.005e-3
     assert cost == pytest.approx(found.device_hours * 3 + requests + 1.6 * 0.02)
 
@@ -184,20 +182,24 @@ def test_a_number_that_is_not_above_0_is_named(images, rate, devices):
         estimate.size(config(), images, 0, estimate.Rates(rate, 1, 1), devices)
 
 
-def test_a_corpus_is_counted_by_listing_it(scenes, tmp_path):
+def test_a_corpus_is_counted_by_planning_it(scenes, tmp_path):
     images, labels = scenes
-    cfg = config(corpus={"images": images, "labels": labels, "layout": "cityscapes"})
-    count, mean_bytes, listed = estimate.corpus(cfg)
-    assert (count, listed, estimate.listed(cfg, count)) == (6, 0, 0)
-    assert 1_000 < mean_bytes < 100_000
+    cfg = config(corpus={"images": images, "labels": labels, "layout": "cityscapes"}, output=str(tmp_path / "new"))
+    found = estimate.estimate(cfg, rate=1.0)
+    listing = found.listing
+    assert (listing.images, listing.labelled, listing.objects, estimate.objects_of(cfg, 6)) == (6, 6, 0, 0)
+    assert 1_000 < listing.bytes / 6 < 100_000
     folder = f"{make_run(str(tmp_path / 'run'), [Drawn('a', '01'), Drawn('b', '01')])}-corpus"
-    loose = config(corpus={"images": folder, "layout": "pairs", "image_glob": "*.png"}, split=None)
+    loose = {"corpus": {"images": folder, "layout": "pairs", "image_glob": "*.png"}, "split": None}
+    found = estimate.estimate(config(**loose, output=str(tmp_path / "new")), rate=1.0)
     sizes = [file.bytes for file in storage.list_files(folder)]
-    assert estimate.corpus(loose) == (2, sum(sizes) / 2, 2)
-    assert estimate.listed(loose, 2) == 2
+    assert (found.listing.images, found.listing.bytes, found.listing.objects) == (2, sum(sizes), 2)
+    assert (found.sizing.read_bytes, found.sizing.written_bytes) == (sum(sizes), 2 * estimate.MASK_BYTES)
+    assert found.sizing.lists > estimate.size(config(**loose), 2, 0, found.rates, 2).lists
+    assert estimate.objects_of(config(**loose), 2) == 2
 
 
-def test_the_guides_table_is_what_plan_computes():
+def test_the_guides_table_is_what_is_computed():
     rows = [
         line.strip("| ").split(" | ")
         for line in GUIDE.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The commands of `maskmill`: thin over the functions that jobs/ call too."""
+"""The commands of `maskmill`; jobs/ call `run_training` and `run_segmentation` too."""
 
 from typing import Annotated
 
@@ -85,17 +85,7 @@ def check(
 @app.command()
 def train(config: Config, overrides: Overrides = None) -> None:
     """Train a network with Ray Train; a run that was broken off continues."""
-    from pipeline.cli.console import console, training
-    from pipeline.train import train as run
-
-    cfg = load(TrainConfig, config, overrides)
-    kept = f"the snapshots written so far are kept in {cfg.output}, run the same command again to go on from the newest"
-    with keeping(kept), training("training") as on_record:
-        trained = run(cfg, on_record)
-    console.print(
-        f"best mIoU {100 * trained.miou:.2f} after epoch {trained.best_epoch}, {trained.seconds / 60:.1f} min: "
-        f"{trained.checkpoint}"
-    )
+    run_training(load(TrainConfig, config, overrides))
 
 
 @app.command()
@@ -130,12 +120,11 @@ def segment(
     if like is not None and not dry_run:
         raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
     if not dry_run:
-        _segment(cfg)
-        return
-    from pipeline.cli.console import console, print_dry_run
-    from pipeline.segment.dry_run import rehearse
+        raise typer.Exit(run_segmentation(cfg))
+    from pipeline.cli.console import console, print_estimate
+    from pipeline.segment.estimate import Prices, estimate
 
-    print_dry_run(console, rehearse(cfg, like), cfg.actors)
+    print_estimate(console, estimate(cfg, like=like, starting=True), Prices(), cfg.actors)
 
 
 @app.command()
@@ -161,7 +150,8 @@ def resume(run: RunUri) -> None:
     """Go on with a run from its folder alone: its config is in run.json."""
     from pipeline.runs import describe
 
-    _segment(parse(SegmentConfig, describe(storage.absolute(run)).config, where=f"{run}/run.json"))
+    cfg = parse(SegmentConfig, describe(storage.absolute(run)).config, where=f"{run}/run.json")
+    raise typer.Exit(run_segmentation(cfg))
 
 
 @app.command()
@@ -244,13 +234,26 @@ for command in (
     cli_models.models, cli_models.import_weights, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)
-app.command()(cli_cluster.plan)
+app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
-app.add_typer(cli_cluster.job, name="job")
-app.add_typer(cli_cluster.cluster, name="cluster")
 
 
-def _segment(cfg: SegmentConfig) -> None:
+def run_training(cfg: TrainConfig) -> None:
+    """Train in front of a person."""
+    from pipeline.cli.console import console, training
+    from pipeline.train import train as run
+
+    kept = f"the snapshots written so far are kept in {cfg.output}, run the same command again to go on from the newest"
+    with keeping(kept), training("training") as on_record:
+        trained = run(cfg, on_record)
+    console.print(
+        f"best mIoU {100 * trained.miou:.2f} after epoch {trained.best_epoch}, {trained.seconds / 60:.1f} min: "
+        f"{trained.checkpoint}"
+    )
+
+
+def run_segmentation(cfg: SegmentConfig) -> int:
+    """Segment in front of a person; the exit code: 0 clean, 2 done with rejects."""
     from pipeline.cli.console import console, print_segmented, segmenting
     from pipeline.segment.driver import Progress
     from pipeline.segment.driver import segment as run
@@ -266,5 +269,4 @@ def _segment(cfg: SegmentConfig) -> None:
 
         done = run(cfg, on_progress)
     print_segmented(console, done, newest)
-    if done.rejects:
-        raise typer.Exit(2)
+    return 2 if done.rejects else 0

@@ -17,7 +17,7 @@ from pipeline.cli.printing import clean
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.segment.driver import Progress as SegmentProgress
     from pipeline.segment.driver import Segmented
-    from pipeline.segment.dry_run import DryRun
+    from pipeline.segment.estimate import Estimate, Prices
     from pipeline.train.metrics_log import Record
 
 PLAIN_EVERY_S = 60.0  # between two lines where there is no terminal
@@ -193,20 +193,23 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
         console.print(f"  {name:<{width}}  {words}", soft_wrap=True)
 
 
-def print_dry_run(console: Console, found: "DryRun", actors: int) -> None:
-    """What `maskmill segment --dry-run` found."""
-    splits = ", ".join(f"{name} {count}" for name, count in sorted(found.splits.items()))
-    console.print(
-        f"plan: {found.images} images ({splits}), {found.labelled} with a label, {found.bytes / 1e6:.1f} MB to read, "
-        f"{found.shards} shards"
-    )
-    if found.done is None:
-        console.print(f"output: {found.output}, a new run", soft_wrap=True)
-    else:
+def print_estimate(console: Console, found: "Estimate", prices: "Prices", actors: int) -> None:
+    """What `maskmill estimate` and `maskmill segment --dry-run` found."""
+    from pipeline.segment.estimate import bytes_words, time_words
+
+    if (listing := found.listing) is not None:
+        splits = ", ".join(f"{name} {count}" for name, count in sorted(listing.splits.items()))
+        state = (
+            "a new run"
+            if found.done is None
+            else f"{found.done} images are answered, {found.pending_shards} shards are pending"
+        )
         console.print(
-            f"output: {found.output}, {found.done} images are answered, {found.pending_shards} shards are pending",
+            f"plan: {listing.images} images ({splits}), {listing.labelled} with a label, {listing.bytes / 1e6:.1f} MB to "
+            f"read, {len(listing.shard_images)} shards",
             soft_wrap=True,
         )
+        console.print(f"output: {found.output}, {state}", soft_wrap=True)
     if (sample := found.sample) is not None:
         gpu = f" and {sample.gpu_bytes / 1e9:.2f} GB of GPU memory" if sample.gpu_bytes else ""
         console.print(
@@ -217,12 +220,18 @@ def print_dry_run(console: Console, found: "DryRun", actors: int) -> None:
             f"sample: {sample.images} images answered here, {_rejects(sample.rejects)}, {shares(sample.seconds)}"
         )
     elif found.sizing is not None:
-        console.print("memory: not measured; leave out --like to answer a few images here")
-    if found.sizing is not None:
-        console.print(
-            f"time: about {_clock(3600 * found.sizing.hours)} at {found.images_per_s:.2f} images/s an actor, "
-            f"start and end included; writes {found.sizing.written_bytes / 1e6:.1f} MB"
-        )
-        for warning in found.sizing.warnings:
-            console.print(f"warning: {warning}")
+        console.print("memory: not measured; without --like and --rate a few images are answered here")
+    if (sizing := found.sizing) is not None:
+        for line in (
+            f"time: {sizing.images:,} images on {sizing.devices} devices at {found.rates.images_per_s:.2f} images/s each: "
+            f"{time_words(sizing.hours)} ({sizing.device_hours:.1f} device-hours), of it {time_words(sizing.plan_hours)} to "
+            f"list the corpus and {time_words(sizing.finish_hours)} to finish",
+            f"data: reads {bytes_words(sizing.read_bytes)}, writes {bytes_words(sizing.written_bytes)} in {sizing.shards:,} "
+            f"parts ({sizing.parts_per_s:.2f} a second), stores a plan of {bytes_words(sizing.plan_file_bytes)}",
+            f"store requests: {sizing.gets:,} reads, {sizing.puts:,} writes, {sizing.lists:,} listings",
+            f"cost: {sizing.cost(prices):.2f} (device-hours x price + requests + a month of masks)",
+        ):
+            console.print(line, soft_wrap=True)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
     console.print("nothing was written")

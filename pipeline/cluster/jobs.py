@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster, behind its token: a job's status, log, exit code and end."""
+"""The job server of a Ray cluster, behind its token: connect to it, follow a job to its exit code."""
 
 import asyncio
 import contextlib
@@ -108,29 +108,6 @@ def exit_code(details: "JobDetails") -> int:
     if details.status == "SUCCEEDED":
         return 0
     return details.driver_exit_code or 1
-
-
-def info(client: "JobSubmissionClient", name: str) -> "JobDetails":
-    """What the server knows of a job; UserError with the known ids if there is none of this id."""
-    for details in (jobs := client.list_jobs()):
-        if details.submission_id == name:
-            return details
-    known = ", ".join(sorted(details.submission_id for details in jobs if details.submission_id)) or "none"
-    raise UserError(f"no job {name} on this cluster; jobs there: {known}")
-
-
-def stop(client: "JobSubmissionClient", name: str, timeout_s: float = 60) -> str:
-    """End a job and wait until it has ended; its status."""
-    info(client, name)
-    client.stop_job(name)
-    deadline = time.monotonic() + timeout_s
-    while not (details := client.get_job_info(name)).status.is_terminal():
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"job {name} has not ended {timeout_s:.0f} s after it was told to; ask again for its status"
-            )
-        time.sleep(POLL_S)
-    return str(details.status.value)
 
 
 def _status_without_token(address: str) -> int:

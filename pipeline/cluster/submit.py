@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["segment", "train"]
 SCHEMAS: dict[str, type[SegmentConfig] | type[TrainConfig]] = {"segment": SegmentConfig, "train": TrainConfig}
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parent.parent.parent
 TRAVELS = ("pipeline", "jobs")
 MAX_BYTES = 100_000_000  # the job server's own limit for a working_dir
 SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
@@ -147,7 +147,7 @@ def _running(details: "JobDetails", job: Job) -> str:
     if theirs != job.digest:
         raise UserError(
             f"job {name} is writing {job.config['output']} with another config; wait for it, stop it "
-            f"(maskmill job stop {name}), or choose another output"
+            f"(ray job stop {name}), or choose another output"
         )
     return name
 

@@ -22,7 +22,6 @@ from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import SECONDS, Lease, Run
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
-from pipeline.segment.estimate import TASKS, TASKS_AN_ACTOR
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
 # for ever.
@@ -30,6 +29,8 @@ RESTARTS = 100
 # A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
 # the death of a node and the cluster's notice of it, when every try finds nobody.
 RETRIES = -1
+# Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
+TASKS, TASKS_AN_ACTOR = 2000, 100
 
 
 @dataclass

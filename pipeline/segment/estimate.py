@@ -1,25 +1,39 @@
-"""How long, how large, how dear a segmentation run will be, from rates that were measured and numbers that can be counted.
+"""How long a segmentation run will take, how large its output is and what it costs, before anything is written.
 
-Units: bytes, seconds unless a name says hours; prices in whatever currency they are given in. infra/README.md has the formula
-and says which numbers below were measured, and which are assumed.
+Rates come from a finished run, from the caller, or from a few images that are answered on this machine. Units: bytes, seconds
+unless a name says hours; prices in whatever currency they are given in. infra/README.md has the formula and says which numbers
+below were measured, and which are assumed.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import random
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from math import ceil
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from pipeline import storage
+from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, differences, pace_keys, parse
-from pipeline.corpus import scan_items
+from pipeline.corpus import Item, items_of, plan_shards, scan_items
 from pipeline.corpus.readers.tar import is_tar
 from pipeline.corpus.readers.zip import is_zip
 from pipeline.errors import UserError
-from pipeline.runs import SECONDS, describe, read_success
+from pipeline.metrics.registry import check_metrics
+from pipeline.models import checkpoint
+from pipeline.models.checkpoint import Checkpoint
+from pipeline.runs import SECONDS, Run, describe, read_success
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
+from pipeline.segment import ShardSegmenter
+from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity
 
 OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
 STARTUP_S = 60.0  # Ray, actors, weights
@@ -27,13 +41,14 @@ PLAN_S, PLAN_FILE_BYTES, PLAN_DISK_BYTES = 31e-6, 15, 600  # of an image: CPU, P
 REQUEST_S, LIST_S = 0.02, 0.1  # one small request to a store; one page of a listing
 COMMIT_S = 3 * REQUEST_S  # a shard's begin, part and end: one after the other, and the device waits
 TASK_S, SHARD_S = 9e-3, 0.6e-3  # of Ray's driver (configs/LOG.md, Ray's tasks)
-# Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
-TASKS, TASKS_AN_ACTOR = 2000, 100
 S3_READS_S = 5500  # that S3 promises of one prefix
 SAMPLE_PARTS = 64  # of a finished run, whose seconds are read
 SLOW_S = 1800.0  # without a sign of life: the alert of infra/watch
 MUCH_COMMITTING = 0.2  # of a device's time
 MANY_PARTS, MUCH_DISK_BYTES = 200_000, 10e9
+MASK_BYTES = 30e3  # of a row, where nothing tells it
+# Images that are timed here, drawn from the whole corpus; one more is answered before them, for what happens once.
+SAMPLE = 4
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,18 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Prices:
+    """In one currency."""
+
+    device_hour: float = 0.0
+    million_gets: float = 0.4
+    thousand_puts: float = 0.005  # writes and listings
+    gb_month: float = 0.023
+
+
+@dataclass(frozen=True)
 class Sizing:
-    """A run before it is started."""
+    """What follows from a number of images and the rates."""
 
     images: int
     devices: int
@@ -65,24 +90,123 @@ class Sizing:
     plan_file_bytes: float
     warnings: tuple[str, ...]
 
-    def cost(self, device_hour: float, million_gets: float, thousand_puts: float, gb_month: float) -> float:
+    def cost(self, prices: Prices) -> float:
         """Devices + requests + one month of the masks: the formula of infra/README.md."""
-        requests = self.gets / 1e6 * million_gets + (self.puts + self.lists) / 1e3 * thousand_puts
-        return self.device_hours * device_hour + requests + self.written_bytes / 1e9 * gb_month
+        requests = self.gets / 1e6 * prices.million_gets + (self.puts + self.lists) / 1e3 * prices.thousand_puts
+        return self.device_hours * prices.device_hour + requests + self.written_bytes / 1e9 * prices.gb_month
 
 
-def corpus(cfg: SegmentConfig) -> tuple[int, float, int]:
-    """Images of a corpus, mean bytes to read for one with its label, and how many objects its listing returns."""
-    images, total, objects = 0, 0, 0
-    for item in scan_items(cfg.corpus, cfg.split):
-        images += 1
-        for place in (item.image, item.label):
-            if place is not None:
-                total, objects = total + place.bytes, objects + (place.member is None)
-    return images, total / images, 0 if cfg.corpus.layout in ("manifest", "parquet") else objects
+@dataclass(frozen=True)
+class Sample:
+    """Images answered on this machine, with one actor's threads."""
+
+    images: int
+    seconds: dict[str, float]  # of all images together, by stage
+    rejects: Counter[str]
+    memory_bytes: int  # the largest that this process was: what an actor takes beside Ray
+    gpu_bytes: int  # 0 on a CPU
 
 
-def listed(cfg: SegmentConfig, images: int) -> int:
+@dataclass
+class Listing:
+    """What the plan of a run holds, counted table by table, and a few of its items, drawn with equal chances."""
+
+    images: int = 0
+    labelled: int = 0
+    bytes: int = 0  # of images and labels as stored
+    objects: int = 0  # images and labels that are objects of the store, not members of an archive
+    shard_images: Counter[int] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    some: list[Item] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, tables: Iterable[pa.Table]) -> "Listing":
+        """Of the tables of a plan."""
+        listing, draw = cls(), random.Random(0)
+        for table in tables:
+            for row in range(table.num_rows):
+                place = draw.randrange(listing.images + row + 1)  # of a reservoir (Vitter 1985, algorithm R)
+                if len(listing.some) <= SAMPLE:
+                    listing.some += items_of(table.slice(row, 1))
+                elif place <= SAMPLE:
+                    listing.some[place : place + 1] = items_of(table.slice(row, 1))
+            labels = table.num_rows - table["label_uri"].null_count
+            members = [table.num_rows - table[name].null_count for name in ("member", "label_member")]
+            listing.images += table.num_rows
+            listing.labelled += labels
+            listing.objects += table.num_rows + labels - sum(members)
+            listing.bytes += sum(pc.sum(table[name]).as_py() or 0 for name in ("bytes", "label_bytes"))
+            listing.shard_images.update(table["shard"].to_pylist())
+            listing.splits.update(split or "none" for split in table["split"].to_pylist())
+        return listing
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A run before it is started."""
+
+    output: str
+    listing: Listing | None  # None: the number of images was given
+    done: int | None  # images that an earlier start has answered; None: there is no run yet
+    pending_shards: int  # of the listing
+    rates: Rates
+    sizing: Sizing | None  # of the images that are left; None: none is
+    sample: Sample | None  # None: the rates were given, or are another run's
+    warnings: tuple[str, ...]
+
+
+def estimate(
+    cfg: SegmentConfig,
+    *,
+    like: str | None = None,
+    rate: float | None = None,
+    mask_bytes: float = MASK_BYTES,
+    images: int | None = None,
+    image_bytes: float | None = None,
+    devices: int | None = None,
+    starting: bool = False,
+) -> Estimate:
+    """Plan a run and estimate it; nothing is written.
+
+    Args:
+        like: a finished run whose rates hold here too.
+        rate: images/s of one device; without it and `like`, a few images are answered on this machine.
+        mask_bytes: of one mask row, with `rate`.
+        images, image_bytes: stand for the corpus, which is not listed then.
+        devices: instead of the config's actors.
+        starting: also refuse what `segment` would refuse at its start.
+    Raises:
+        UserError: arguments exclude each other, `like` is no finished run, or `segment` would refuse the config.
+    """
+    if like is not None and rate is not None:
+        raise UserError("estimate: --like RUN and --rate IMAGES_PER_S both give the rate; leave out one of them")
+    if (images is None) != (image_bytes is None):
+        raise UserError(
+            "estimate: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
+        )
+    rates = measured(storage.absolute(like)) if like is not None else None
+    if rate is not None:
+        rates = Rates(rate, 0.0, mask_bytes)
+    if rates is None and images is not None:
+        raise UserError("estimate: --images lists no corpus to try images of; give the rate as --like RUN or --rate")
+    ready = _loaded(cfg) if starting or rates is None else None
+    listing, done, sample = None, None, None
+    pending: list[int] = []
+    if images is None or image_bytes is None:
+        listing, done, pending = _listed(cfg, ready)
+        images, image_bytes = sum(listing.shard_images[shard] for shard in pending), listing.bytes / listing.images
+        objects = 0 if done is not None or cfg.corpus.layout in ("manifest", "parquet") else listing.objects
+        if ready is not None and rates is None and pending:
+            sample, rates = _answer(cfg, ready, listing.some)
+    else:
+        objects = objects_of(cfg, images)
+    rates = replace(rates or Rates(0.0, 0.0, 0.0), image_bytes=image_bytes)
+    sizing = None if listing and not pending else size(cfg, images, objects, rates, devices or cfg.actors)
+    warnings = (*(sizing.warnings if sizing else ()), *(unlike(storage.absolute(like), cfg) if like else ()))
+    return Estimate(cfg.output, listing, done, len(pending), rates, sizing, sample, warnings)
+
+
+def objects_of(cfg: SegmentConfig, images: int) -> int:
     """How many objects a listing returns if there are so many images: an archive and a table are one object."""
     if cfg.corpus.layout in ("manifest", "parquet"):
         return 0
@@ -144,7 +268,7 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
     """
     for name, value in (("images", images), ("images/s of a device", rates.images_per_s), ("devices", devices)):
         if value <= 0:
-            raise UserError(f"plan: {name} is {value:g}; it must be above 0")
+            raise UserError(f"estimate: {name} is {value:g}; it must be above 0")
     a_shard = cfg.images_per_shard
     if rates.image_bytes:
         a_shard = max(1, min(a_shard, int(cfg.bytes_per_shard / rates.image_bytes)))
@@ -180,18 +304,44 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
     return replace(found, warnings=tuple(_warnings(cfg, found, rates, shard_s, corpus_pages * LIST_S)))
 
 
-def lines(sizing: Sizing, images_per_s: float, cost: float) -> list[str]:
-    """A sizing as a person reads it."""
-    return [
-        f"{sizing.images:,} images on {sizing.devices} devices at {images_per_s:.2f} images/s each: "
-        f"{_time(sizing.hours)} ({sizing.device_hours:.1f} device-hours)",
-        f"plan: {_time(sizing.plan_hours)} to list the corpus, {_bytes(sizing.plan_file_bytes)} stored",
-        f"reads {_bytes(sizing.read_bytes)}, writes {_bytes(sizing.written_bytes)} in {sizing.shards:,} parts "
-        f"({sizing.parts_per_s:.2f} a second); finish: {_time(sizing.finish_hours)}",
-        f"store requests: {sizing.gets:,} reads, {sizing.puts:,} writes, {sizing.lists:,} listings",
-        f"cost: {cost:.2f} (device-hours x price + requests + a month of masks)",
-        *(f"warning: {warning}" for warning in sizing.warnings),
-    ]
+def _loaded(cfg: SegmentConfig) -> Checkpoint:
+    """The checkpoint, which gives what the config asks to be counted."""
+    ready = checkpoint.load(cfg.checkpoint)
+    check_metrics(cfg.metrics, ready.label_space)
+    return ready
+
+
+def _listed(cfg: SegmentConfig, ready: Checkpoint | None) -> tuple[Listing, int | None, list[int]]:
+    """The plan that a start would make, or find; of a run that it would resume, images done; the pending shards.
+
+    Raises:
+        UserError: the run that is there has other settings.
+    """
+    if not storage.exists(storage.join(cfg.output, "run.json")):
+        listing = Listing.of(plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard))
+        return listing, None, list(listing.shard_images)
+    run = Run.resumed(cfg.output, identity(cfg, ready or _loaded(cfg)))
+    listing, pending = Listing.of(run.plan.tables()), run.pending()
+    return listing, listing.images - sum(listing.shard_images[shard] for shard in pending), pending
+
+
+def _answer(cfg: SegmentConfig, ready: Checkpoint, items: list[Item]) -> tuple[Sample, Rates]:
+    """Some images answered and timed here, and the rates that follow."""
+    take_cores(cfg.cpus_per_actor)
+    segmenter = ShardSegmenter(ready, cfg)
+    segmenter.answer(items[:1])  # loops are compiled and memory is first touched here
+    timed = items[1:] or items
+    started = time.perf_counter()
+    masks, rejects = segmenter.answer(timed)
+    rates = Rates(len(timed) / (time.perf_counter() - started), 0.0, masks.nbytes / max(1, masks.num_rows))
+    sample = Sample(
+        len(timed),
+        {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS},
+        Counter(rejects["error"].to_pylist()),
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        torch.cuda.max_memory_allocated() if cfg.gpus_per_actor > 0 else 0,
+    )
+    return sample, rates
 
 
 def _seconds(run: str, name: str) -> dict[str, float]:
@@ -205,7 +355,8 @@ def _seconds(run: str, name: str) -> dict[str, float]:
     return {column: sum(value or 0.0 for value in table[column].to_pylist()) for column in SECONDS}
 
 
-def _bytes(number: float) -> str:
+def bytes_words(number: float) -> str:
+    """Three digits and a unit, for a person."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
@@ -213,7 +364,8 @@ def _bytes(number: float) -> str:
     return f"{number:,.3g} TB"
 
 
-def _time(hours: float) -> str:
+def time_words(hours: float) -> str:
+    """Seconds, minutes or hours, for a person."""
     seconds = hours * 3600
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -236,7 +388,7 @@ def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, l
         )
     elif shard_s > SLOW_S:
         yield (
-            f"a shard takes {_time(shard_s / 3600)}: as much is lost with an actor that dies, and a run of few devices is "
+            f"a shard takes {time_words(shard_s / 3600)}: as much is lost with an actor that dies, and a run of few devices is "
             f"reported as stuck; set images_per_shard to {max(1, int(SLOW_S / 6 * rates.images_per_s))}"
         )
     small = dict[str, int]()  # what small shards lead to -> so many images would do
@@ -255,11 +407,11 @@ def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, l
         )
     if listing_s > SLOW_S:
         yield (
-            f"the corpus is listed page by page in {_time(listing_s / 3600)}, before any device has work; keep it as zip, tar, "
-            "Parquet or a manifest, or cut it into several runs by prefix: counts add up across runs"
+            f"the corpus is listed page by page in {time_words(listing_s / 3600)}, before any device has work; keep it as zip, "
+            "tar, Parquet or a manifest, or cut it into several runs by prefix: counts add up across runs"
         )
     if (disk := found.images * PLAN_DISK_BYTES) > MUCH_DISK_BYTES:
-        yield f"planning takes {_bytes(disk)} below TMPDIR of the driver's node; give it a volume of that size"
+        yield f"planning takes {bytes_words(disk)} below TMPDIR of the driver's node; give it a volume of that size"
 
 
 def _larger(cfg: SegmentConfig, images: int, rates: Rates) -> str:

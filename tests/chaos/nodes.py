@@ -30,6 +30,7 @@ class Nodes:
         # Ray notes the newest cluster of a machine for whoever starts without an address: this one is no one else's.
         ray._common.utils.reset_ray_address()
         self.address: str = self._cluster.gcs_address
+        self.dashboard = f"http://{self._cluster.webui_url}"
 
     def add(self, **arguments: object):
         """One more worker node."""
