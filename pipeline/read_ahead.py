@@ -1,7 +1,7 @@
-"""Many small requests at a time, their answers in order."""
+"""Bounded read-ahead: many small requests at a time, their results in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -9,17 +9,24 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def ahead(ask: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[T]:
-    """`ask` of each item, in the items' order; at most 2 x `threads` answers wait in memory."""
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(ask, item))
-                if len(waiting) >= 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def read_ahead(
+    load: Callable[[S], T], items: Iterable[S], threads: int, depth: int | None = None
+) -> Generator[tuple[S, Future[T]], None, None]:
+    """Each item with the future of `load(item)`, in the items' order; what `load` raises is raised by the future.
+
+    Args:
+        threads: calls of `load` that run at the same time.
+        depth: items that are loading or loaded and not yet taken, at most; by default two for each thread.
+    """
+    depth = depth or 2 * threads
+    waiting: deque[tuple[S, Future[T]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(load, item)))
+            if len(waiting) == depth:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)

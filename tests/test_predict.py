@@ -68,7 +68,9 @@ def image(height, width):
 
 
 def by_place(model, images, keep_probs=False):
-    return [assembly for _, assembly in sorted(model.answers(images, keep_probs), key=lambda answer: answer[0])]
+    return [
+        assembly for _, assembly in sorted(model.answers(enumerate(images), keep_probs), key=lambda answer: answer[0])
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.corpus.layouts import LAYOUTS
 from pipeline.corpus.samples import load
 from pipeline.errors import Reject, UserError
 from pipeline.labels import LabelSpace
+from pipeline.read_ahead import read_ahead
 
 THREADS = 2
 
@@ -102,16 +102,16 @@ def check_corpus(
         pixels=np.zeros(space.num_classes if space else 0, np.int64),
     )
     started = time.perf_counter()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for item, (reason, found) in zip(items, pool.map(lambda i: _look(i, space, max_pixels), items), strict=True):
-            report.checked += 1
-            if isinstance(found, str):
-                report.bad.setdefault(reason, []).append(f"{item.image_id}: {found}")
-            else:
-                size, pixels = found
-                report.sizes[size] += 1
-                report.pixels += pixels
-            on_progress(report.checked, report.images)
+    for item, look in read_ahead(lambda item: _look(item, space, max_pixels), items, THREADS):
+        reason, found = look.result()
+        report.checked += 1
+        if isinstance(found, str):
+            report.bad.setdefault(reason, []).append(f"{item.image_id}: {found}")
+        else:
+            size, pixels = found
+            report.sizes[size] += 1
+            report.pixels += pixels
+        on_progress(report.checked, report.images)
     report.seconds = time.perf_counter() - started
     return report
 

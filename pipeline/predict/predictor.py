@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from math import lcm
 from operator import itemgetter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from pipeline.predict.prediction import Prediction, summarise
 from pipeline.predict.tiles import Assembly, Grid, Size
 from pipeline.predict.upsample_argmax import enlarge_argmax
 
-Key = tuple[object, ...]  # tiles of one key can share a batch
+T = TypeVar("T")
 
 
 class Predictor:
@@ -60,43 +61,51 @@ class Predictor:
             raise UserError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
         return torch.stack(self._probs(images))
 
-    def answers(self, images: Iterable[np.ndarray], keep_probs: bool = False) -> Iterator[tuple[int, Assembly]]:
-        """(place, answer) of each image, as they are ready: tiles of any images share batches where their padded sizes agree.
+    def answers(self, images: Iterable[tuple[T, np.ndarray]], keep_probs: bool = False) -> Iterator[tuple[T, Assembly]]:
+        """(token, answer) of each image, as they are ready: tiles of any images share batches where their padded sizes agree.
 
-        An image is answered alone as in any company, to rounding. At most 2 * batch_size images wait for company.
+        Which images share a batch changes an answer by rounding at most. At most 2 * batch_size images wait for others.
 
         Args:
-            images: (H, W, 3) uint8 RGB, of any sizes.
+            images: (token, (H, W, 3) uint8 RGB), of any sizes; the token is the caller's, and comes back with the answer.
             keep_probs: full-size probabilities are asked for; else they are never made where the network ends by enlarging.
         """
-        waiting: dict[Key, list[tuple[int, Assembly, np.ndarray]]] = {}
-
-        def run(key: Key) -> Iterator[tuple[int, Assembly]]:
-            batch = waiting.pop(key)
-            started = time.perf_counter()
-            pieces = self._pieces([tile for _, _, tile in batch], fused=bool(key[0]))
-            for (_, assembly, _), piece in zip(batch, pieces, strict=True):
-                assembly.add(piece)
-            for _, assembly, _ in batch:
-                assembly.seconds += (time.perf_counter() - started) / len(batch)
-            yield from {place: assembly for place, assembly, _ in batch if assembly.complete}.items()
-
-        for place, image in enumerate(images):
+        batches: dict[
+            tuple[bool, tuple[Size, ...]], list[tuple[T, Assembly, np.ndarray]]
+        ] = {}  # of (fused, padded sizes)
+        for token, image in images:
             grid = Grid.over((image.shape[0], image.shape[1]), self.cfg.tile, self.cfg.overlap)
             assembly = Assembly(grid, keep_probs)
+            fused = self.fuses and not keep_probs and not grid.overlaps
             for tile in grid.cut(image):
-                key = (self.fuses and not keep_probs and not grid.overlaps, *self._paddings(tile))
-                waiting.setdefault(key, []).append((place, assembly, tile))
-                if len(waiting[key]) == self.batch_size:
-                    yield from run(key)
-            if len({place for batch in waiting.values() for place, _, _ in batch}) >= 2 * self.batch_size:
-                yield from run(next(iter(waiting)))
-        while waiting:
-            yield from run(next(iter(waiting)))
+                key = fused, self._paddings(tile)
+                batches.setdefault(key, []).append((token, assembly, tile))
+                if len(batches[key]) == self.batch_size:
+                    yield from self._completed(batches.pop(key), fused)
+            if len({assembly for batch in batches.values() for _, assembly, _ in batch}) >= 2 * self.batch_size:
+                key = next(iter(batches))
+                yield from self._completed(batches.pop(key), key[0])
+        while batches:
+            key = next(iter(batches))
+            yield from self._completed(batches.pop(key), key[0])
+
+    def _completed(self, batch: list[tuple[T, Assembly, np.ndarray]], fused: bool) -> Iterator[tuple[T, Assembly]]:
+        """Run a batch of tiles; (token, answer) of each image of which this was the last tile."""
+        started = time.perf_counter()
+        pieces = self._pieces([tile for _, _, tile in batch], fused)
+        for (_, assembly, _), piece in zip(batch, pieces, strict=True):
+            assembly.add(piece)
+        for _, assembly, _ in batch:
+            assembly.seconds += (time.perf_counter() - started) / len(batch)
+        complete = {assembly: token for token, assembly, _ in batch if assembly.complete}
+        batch.clear()  # the caller may let go of an image while the others of its batch wait
+        while complete:
+            assembly = next(iter(complete))
+            yield complete.pop(assembly), assembly
 
     def masks(self, images: list[np.ndarray]) -> list[Prediction]:
         """The answers of images at hand, in their order."""
-        return [assembly.prediction for _, assembly in sorted(self.answers(images), key=itemgetter(0))]
+        return [assembly.prediction for _, assembly in sorted(self.answers(enumerate(images)), key=itemgetter(0))]
 
     def strips(self, grid: Grid, strip: Callable[[int, int], np.ndarray]) -> Iterator[tuple[Assembly, np.ndarray]]:
         """An image that is never whole in memory: the rows of its mask from the top, as they are ready.

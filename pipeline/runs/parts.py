@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.read_ahead import ahead
+from pipeline.read_ahead import read_ahead
 from pipeline.runs.schema import FINGERPRINT, REJECT_SCHEMA, SHARDS
 
 SHA256, REJECTS = "maskmill.sha256", "maskmill.rejects"
@@ -162,13 +162,12 @@ def read_footer(part: Part, fingerprint: str) -> Footer:
 def checked_parts(run_uri: str, kind: str, fingerprint: str) -> list[Part]:
     """The parts that are there, in the order of their shards; UserError for one of another run: footers are read for it."""
 
-    def look(part: Part) -> Part | None:
+    checked = []
+    for part, footer in read_ahead(lambda part: read_footer(part, fingerprint), parts_of(run_uri, kind), THREADS):
         with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-            read_footer(part, fingerprint)
-            return part
-        return None
-
-    return [part for part in ahead(look, parts_of(run_uri, kind), THREADS) if part]
+            footer.result()
+            checked.append(part)
+    return checked
 
 
 def footer_of(data: bytes, name: str) -> Footer:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.read_ahead import ahead
+from pipeline.read_ahead import read_ahead
 from pipeline.runs.info import check_success, read_success
 from pipeline.runs.parts import (
     THREADS,
@@ -82,11 +82,8 @@ def write_success(
     """
     rows, after, reasons, entries = 0, 0, Counter[str](), list[str]()
     there = {part.first: part for part in scan_parts(run_uri, "rejects")}
-
-    def look(part: Part) -> tuple[Part, Footer]:
-        return part, read_footer(part, fingerprint)
-
-    for part, footer in ahead(look, parts_of(run_uri, "masks"), THREADS):
+    for part, reading in read_ahead(lambda part: read_footer(part, fingerprint), parts_of(run_uri, "masks"), THREADS):
+        footer = reading.result()
         images = int(sizes[part.first : part.last + 1].sum())
         if part.first < after or footer.rows + len(footer.rejects) != images:
             raise UserError(

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
-from pipeline.read_ahead import ahead
+from pipeline.read_ahead import read_ahead
 from pipeline.runs.info import PartEntry, Success, fingerprint_of, read_info, read_success
 from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import Footer, Part, body_sha256, footer_of, part_at, part_name
@@ -39,7 +39,7 @@ class Verification:
 
 
 @dataclass
-class _Found:
+class _Answer:
     """One part, read again."""
 
     part: Part
@@ -75,28 +75,20 @@ def verify(uri: str) -> Verification:
     success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
     entries = None if success is None else success.parts
     expected = _Expected(fingerprints, labels.space(info.label_space.name), plan.group_fields, entries)
-    found = ahead(lambda part: _look(part, expected), parts, THREADS)
+    reading = read_ahead(lambda part: _read_again(part, expected), parts, THREADS)
     planned = _shards(plan)
-    waiting, counted, reasons = next(found, None), Counter[str](), Counter[str]()
-    for first, last in _ranges(parts, proof.shards):
-        answers, here = Counter[str](), list[_Found]()
-        while waiting is not None and waiting.part.first <= last:
-            answers += waiting.ids
-            counted[waiting.part.kind] += waiting.ids.total()
-            if waiting.part.kind == "rejects":
-                reasons.update(row["error"] for row in waiting.rejects or ())
-            problems += waiting.problems
-            here.append(waiting)
-            waiting = next(found, None)
-        problems += _disagreements(here)
+    counted, reasons = Counter[str](), Counter[str]()
+    for first, last, num_parts in _ranges(parts, proof.shards):
+        answers = [answer.result() for _, answer in islice(reading, num_parts)]
+        for answer in answers:
+            counted[answer.part.kind] += answer.ids.total()
+            if answer.part.kind == "rejects":
+                reasons.update(row["error"] for row in answer.rejects or ())
+            problems += answer.problems
+        problems += _disagreements(answers)
         shards = islice(planned, last + 1 - first)  # none for a part that the plan does not know
         images = [image_id for shard in shards for image_id in shard]
-        where = part_name(first, last)
-        for image_id in images:
-            if answers[image_id] != 1:
-                problems.append(f"image '{image_id}' is answered {answers[image_id]} times in {where}, it must be once")
-        for image_id in answers.keys() - set(images):
-            problems.append(f"image '{image_id}' is answered in {where} and is not in the plan of its shards")
+        problems += _unanswered(images, answers, where=part_name(first, last))
     if success is not None:
         problems += _miscounts(success, counted, reasons)
     return Verification(proof.images, counted["masks"], counted["rejects"], problems)
@@ -162,15 +154,25 @@ def _miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) -
             yield f"_SUCCESS.json: {key} is {said}, the parts have {found}"
 
 
-def _disagreements(here: list[_Found]) -> Iterator[str]:
+def _unanswered(images: list[str], answers: list[_Answer], where: str) -> Iterator[str]:
+    """Images of some shards that are not answered once, and answers to images that are not theirs."""
+    times = sum((answer.ids for answer in answers), Counter[str]())
+    for image_id in images:
+        if times[image_id] != 1:
+            yield f"image '{image_id}' is answered {times[image_id]} times in {where}, it must be once"
+    for image_id in times.keys() - set(images):
+        yield f"image '{image_id}' is answered in {where} and is not in the plan of its shards"
+
+
+def _disagreements(answers: list[_Answer]) -> Iterator[str]:
     """Rejects parts that do not hold what the masks parts of the same shards say of them."""
-    spoken = {found.part.shards: found for found in here if found.part.kind == "masks"}
-    for found in here:
-        masks = spoken.get(found.part.shards)
-        if found.part.kind == "masks" or masks is None or None in (found.rejects, masks.rejects):
+    masks_of = {answer.part.shards: answer for answer in answers if answer.part.kind == "masks"}
+    for answer in answers:
+        masks = masks_of.get(answer.part.shards)
+        if answer.part.kind == "masks" or masks is None or None in (answer.rejects, masks.rejects):
             continue
-        if found.rejects != masks.rejects:
-            yield f"{found.part.name} does not hold the rejects of which {masks.part.name} speaks"
+        if answer.rejects != masks.rejects:
+            yield f"{answer.part.name} does not hold the rejects of which {masks.part.name} speaks"
 
 
 def _shards(plan: Plan) -> Iterator[list[str]]:
@@ -182,35 +184,35 @@ def _shards(plan: Plan) -> Iterator[list[str]]:
             yield ids[start:end]
 
 
-def _ranges(parts: list[Part], num_shards: int) -> Iterator[tuple[int, int]]:
-    """First and last shard of each stretch that is answered together; parts that share a shard are one stretch."""
-    first = last = -1
+def _ranges(parts: list[Part], num_shards: int) -> Iterator[tuple[int, int, int]]:
+    """First shard, last shard and number of parts of each range that is answered together: its parts share shards."""
+    first, last, num_parts = -1, -1, 0
     for part in parts:
         if part.first <= last:
-            last = max(last, part.last)
+            last, num_parts = max(last, part.last), num_parts + 1
             continue
-        if last >= 0:
-            yield first, last
-        yield from ((shard, shard) for shard in range(last + 1, min(part.first, num_shards)))
-        first, last = part.first, part.last
-    if last >= 0:
-        yield first, last
-    yield from ((shard, shard) for shard in range(last + 1, num_shards))
+        if num_parts:
+            yield first, last, num_parts
+        yield from ((shard, shard, 0) for shard in range(last + 1, min(part.first, num_shards)))
+        first, last, num_parts = part.first, part.last, 1
+    if num_parts:
+        yield first, last, num_parts
+    yield from ((shard, shard, 0) for shard in range(last + 1, num_shards))
 
 
-def _look(part: Part, expected: _Expected) -> _Found:
+def _read_again(part: Part, expected: _Expected) -> _Answer:
     """One part: that it is the one that was committed, which images it answers, and its masks, decoded."""
-    found = _Found(part)
+    answer = _Answer(part)
     try:
         data = storage.read(part.uri)
         footer = footer_of(data, part.name)
-        found.problems += _footer_faults(part, footer, len(data), body_sha256(data), expected)
-        _read_rows(pq.ParquetFile(pa.BufferReader(data)), footer, expected, found)
+        answer.problems += _footer_faults(part, footer, len(data), body_sha256(data), expected)
+        _read_rows(pq.ParquetFile(pa.BufferReader(data)), footer, expected, answer)
     except UserError as error:
-        found.problems.append(str(error))
+        answer.problems.append(str(error))
     except (OSError, ValueError, pa.ArrowException) as error:  # the last two, of damaged metadata
-        found.problems.append(f"{part.name} cannot be read ({error}); delete it and run `segment` again")
-    return found
+        answer.problems.append(f"{part.name} cannot be read ({error}); delete it and run `segment` again")
+    return answer
 
 
 def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: _Expected) -> Iterator[str]:
@@ -236,9 +238,9 @@ def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: _
             yield f"{part.name} says of itself that its {key} is {known}; delete it and run `segment` again"
 
 
-def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, found: _Found) -> None:
+def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, answer: _Answer) -> None:
     """Every column of every row group; a few of them are looked at."""
-    masks, name = found.part.kind == "masks", found.part.name
+    masks, name = answer.part.kind == "masks", answer.part.name
     num_classes = expected.space.num_classes
     schema = mask_schema(num_classes, groups=expected.groups) if masks else REJECT_SCHEMA
     if not file.schema_arrow.remove_metadata().equals(schema):
@@ -246,25 +248,25 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, found:
     rejects = list[dict[str, Any]]()
     for group in range(file.metadata.num_row_groups):
         table = file.read_row_group(group, use_threads=False)  # the parts have threads of their own
-        found.ids.update(table["image_id"].to_pylist())
+        answer.ids.update(table["image_id"].to_pylist())
         if masks:
-            _check_masks(table.select(MASK_COLUMNS), name, num_classes, found)
+            _check_masks(table.select(MASK_COLUMNS), name, num_classes, answer)
         else:
             rejects += table.to_pylist()
-    found.rejects = footer.rejects if masks else rejects
+    answer.rejects = footer.rejects if masks else rejects
 
 
-def _check_masks(table: pa.Table, name: str, num_classes: int, found: _Found) -> None:
+def _check_masks(table: pa.Table, name: str, num_classes: int, answer: _Answer) -> None:
     for row in table.to_pylist():
         try:
             mask = decode_mask(row["mask"]["bytes"])
         except UserError as error:
-            found.problems.append(f"{name}: mask of '{row['image_id']}': {error}")
+            answer.problems.append(f"{name}: mask of '{row['image_id']}': {error}")
             continue
         if mask.shape != (row["height"], row["width"]):
-            found.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
+            answer.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
         elif _pixels(mask, num_classes) != row["pixels"]:
-            found.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
+            answer.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
 
 
 def _pixels(mask: np.ndarray, num_classes: int) -> list[int] | None:

@@ -1,8 +1,7 @@
 """Decoded images of a shard as one Arrow row, to be decoded on other nodes than the model's; pixels travel as they lie."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,13 @@ import pyarrow as pa
 
 from pipeline.corpus import Item
 from pipeline.errors import Reject
+from pipeline.read_ahead import read_ahead
 from pipeline.segment.loading import Load, Loaded, Loader, Streamed
 
 # `outcomes` is JSON: image id -> what became of it, with the places of its arrays in `pixels`. 64-bit offsets, since the
 # pictures of one shard may be more than 2 GB.
 FIELDS = [pa.field("shard", pa.int64()), pa.field("outcomes", pa.string()),
           pa.field("pixels", pa.large_list(pa.large_binary()))]  # fmt: skip
-
-Outcome = Loaded | Streamed | Reject
 
 
 def pack(shard: int, items: list[Item] | None, load: Loader | None = None, threads: int = 1) -> pa.Table:
@@ -26,9 +24,8 @@ def pack(shard: int, items: list[Item] | None, load: Loader | None = None, threa
     outcomes = None
     if items is not None:
         assert load is not None
-        with ThreadPoolExecutor(threads) as pool:
-            found = zip(items, pool.map(partial(_outcome, load=load), items), strict=True)
-            outcomes = json.dumps({item.image_id: _described(outcome, pixels) for item, outcome in found})
+        loading = read_ahead(load, items, threads)
+        outcomes = json.dumps({item.image_id: _described(future, pixels) for item, future in loading})
     arrays = [pa.array([value], field.type) for value, field in zip((shard, outcomes, pixels), FIELDS, strict=True)]
     return pa.Table.from_arrays(arrays, schema=pa.schema(FIELDS))
 
@@ -54,17 +51,12 @@ def unpack(row: pa.Table) -> Load | None:
     return load
 
 
-def _outcome(item: Item, load: Loader) -> Outcome:
+def _described(loading: Future[Loaded | Streamed], pixels: list[memoryview]) -> dict[str, Any]:
+    """JSON of an image, or of why there is none; its arrays are added to `pixels`."""
     try:
-        return load(item)
-    except Reject as error:
-        return error
-
-
-def _described(outcome: Outcome, pixels: list[memoryview]) -> dict[str, Any]:
-    """JSON of an outcome, whose arrays join `pixels`."""
-    if isinstance(outcome, Reject):
-        return {"reject": [outcome.stage, outcome.reason, str(outcome)]}
+        outcome = loading.result()
+    except Reject as reject:
+        return {"reject": [reject.stage, reject.reason, str(reject)]}
     if isinstance(outcome, Loaded):
         arrays = {"image": outcome.image, "label": outcome.label, "instances": outcome.instances}
         rest: dict[str, Any] = {"orientation": outcome.orientation}

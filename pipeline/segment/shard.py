@@ -1,11 +1,9 @@
 """A shard's images through the model: read and decoded ahead of it, encoded behind it; scores never leave this room."""
 
-import itertools
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +17,7 @@ from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Prediction, Predictor, summarise
 from pipeline.predict.out_of_memory import memory_is_full
 from pipeline.predict.tiles import Assembly
+from pipeline.read_ahead import read_ahead
 from pipeline.runs import REJECT_SCHEMA, mask_schema
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader, Streamed
@@ -43,8 +42,9 @@ class ShardSegmenter:
         self.turns = Turns(cfg.cpus_per_actor)
         self.load = Loader(cfg, self.space, self.turns)
         self.predictor = Predictor(checkpoint.model, cfg.predict, device, cfg.batch_size, cfg.cpus_per_actor)
-        self._most = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
-        self._models_cores = self.turns.all if device == "cpu" else nullcontext
+        self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
+        self._keep_probs = cfg.crf is not None or bool(cfg.metrics.calibration_bins)
+        self._cores_of_model = self.turns.all if device == "cpu" else nullcontext
 
     def answer(self, items: list[Item], load: Load | None = None) -> tuple[pa.Table, pa.Table]:
         """Mask rows in the items' order, and reject rows: together one for each item.
@@ -52,94 +52,98 @@ class ShardSegmenter:
         Args:
             load: where decoded images come from; by default they are read and decoded here.
         """
-        rows: dict[str, Future[Row]] = {}
+        masks: dict[str, Future[Row]] = {}  # image id -> its row, encoded or about to be
         rejects: list[Row] = []
-        in_flight: dict[int, Loaded] = {}
-        places = itertools.count()
-        cores, keep_probs = self.cfg.cpus_per_actor, self.cfg.crf is not None or bool(self.cfg.metrics.calibration_bins)
+        cores = self.cfg.cpus_per_actor
         with (
-            ThreadPoolExecutor(READERS + cores, thread_name_prefix="load") as loaders,
+            closing(read_ahead(load or self.load, items, READERS + cores, self._depth)) as loading,
             ThreadPoolExecutor(cores, thread_name_prefix="encode") as encoders,
-            self._models_cores(),
+            self._cores_of_model(),
         ):
-
-            def images() -> Iterator[np.ndarray]:
-                for item, future in self._ahead(items, load or self.load, loaders):
-                    try:
-                        loaded = self._result(future)
-                        if isinstance(loaded, Streamed):
-                            row = self._streamed(loaded)
-                            rows[item.image_id] = Future()
-                            rows[item.image_id].set_result(row)
-                            continue
-                    except Reject as error:
-                        rejects.append(reject_row(item, error))
-                        continue
-                    in_flight[next(places)] = loaded
-                    yield loaded.image
-
-            for place, assembly in self.predictor.answers(images(), keep_probs):
-                loaded = in_flight.pop(place)
-                loaded.seconds["seconds_forward"] = assembly.seconds
+            images = self._whole_images(loading, masks, rejects)
+            for loaded, assembly in self.predictor.answers(images, self._keep_probs):
                 try:
-                    prediction, raw = self._final(loaded, assembly)
-                except (MemoryError, RuntimeError) as error:
-                    if not memory_is_full(error):
-                        raise
-                    rejects.append(reject_row(loaded.item, NO_MEMORY))
+                    prediction, mask_before_crf = self._final(loaded, assembly)
+                except Reject as reject:
+                    rejects.append(reject_row(loaded.item, reject))
                     continue
-                if not np.isfinite(prediction.entropy):
-                    rejects.append(reject_row(loaded.item, NOT_FINITE))
-                    continue
-                rows[loaded.item.image_id] = encoders.submit(self._row, loaded, prediction, raw)
-                if len(rows) > self._most:  # what waits to be encoded is bounded
-                    self._result(list(rows.values())[-self._most])
-            masks = [self._result(rows[item.image_id]) for item in items if item.image_id in rows]
+                masks[loaded.item.image_id] = encoders.submit(self._row, loaded, prediction, mask_before_crf)
+                if len(masks) > self._depth:  # what waits to be encoded is bounded
+                    self._result(list(masks.values())[-self._depth])
+            rows = [self._result(masks[item.image_id]) for item in items if item.image_id in masks]
         return (
-            pa.Table.from_pylist(masks, schema=mask_schema(self.space.num_classes, self.cfg.metrics.boundary_px)),
+            pa.Table.from_pylist(rows, schema=mask_schema(self.space.num_classes, self.cfg.metrics.boundary_px)),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )
 
+    def _whole_images(
+        self,
+        loading: Iterator[tuple[Item, Future[Loaded | Streamed]]],
+        masks: dict[str, Future[Row]],
+        rejects: list[Row],
+    ) -> Iterator[tuple[Loaded, np.ndarray]]:
+        """What is predicted as a whole image, with its pixels; rows of streamed images and of rejects are made on the way."""
+        for item, future in loading:
+            try:
+                loaded = self._result(future)
+                if isinstance(loaded, Streamed):
+                    row = self._streamed(loaded)
+                    masks[item.image_id] = Future()
+                    masks[item.image_id].set_result(row)
+                    continue
+            except Reject as reject:
+                rejects.append(reject_row(item, reject))
+                continue
+            yield loaded, loaded.image
+
     def _result(self, future: Future[T]) -> T:
-        """What another thread makes; the model's cores are lent as long as it is not there."""
+        """What another thread makes; the model's cores are lent until it is there."""
         if not future.done():
             with self.turns.lent():
                 wait([future])
         return future.result()
 
-    def _ahead(
-        self, items: list[Item], load: Load, loaders: ThreadPoolExecutor
-    ) -> Iterator[tuple[Item, Future[Loaded | Streamed]]]:
-        """Each item with its image in the making, so many of them ahead of the one that is taken."""
-        waiting: deque[tuple[Item, Future[Loaded | Streamed]]] = deque()
-        for item in items:
-            waiting.append((item, loaders.submit(load, item)))
-            if len(waiting) == self._most:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-
     def _final(self, loaded: Loaded, assembly: Assembly) -> tuple[Prediction, np.ndarray | None]:
-        """The prediction of one image, and its mask (H, W) before the CRF where there is one."""
-        raw, probs = assembly.prediction, assembly.probs
-        if probs is None or not np.isfinite(raw.entropy):
-            return raw, None
-        final, before = raw, None
+        """The prediction of one image, and its mask (H, W) before the CRF where there is one.
+
+        Raises:
+            Reject: its scores are not finite, or do not fit the memory.
+        """
+        loaded.seconds["seconds_forward"] = assembly.seconds
+        try:
+            prediction, mask_before_crf = self._sharpened(loaded, assembly)
+        except (MemoryError, RuntimeError) as error:
+            if not memory_is_full(error):
+                raise
+            raise NO_MEMORY.at("predict") from error
+        if not np.isfinite(prediction.entropy):
+            raise NOT_FINITE.at("predict")
+        return prediction, mask_before_crf
+
+    def _sharpened(self, loaded: Loaded, assembly: Assembly) -> tuple[Prediction, np.ndarray | None]:
+        """The prediction after the CRF, and the mask before it; counts of confidence on the way, where asked for."""
+        before, probs = assembly.prediction, assembly.probs
+        if probs is None or not np.isfinite(before.entropy):
+            return before, None
+        final, mask_before_crf = before, None
         with self.turns.all():
             if self.cfg.crf is not None:
                 started = time.perf_counter()
                 placed = probs if self.cfg.crf_on == "device" else probs.cpu()
                 probs = sharpen(placed, loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
-                final, before = summarise(probs), raw.mask  # waits for the device, so that its time is counted
+                final, mask_before_crf = (
+                    summarise(probs),
+                    before.mask,
+                )  # waits for the device, so that its time is counted
                 loaded.seconds["seconds_crf"] = time.perf_counter() - started
             if self.cfg.metrics.calibration_bins and loaded.label is not None:
                 loaded.confidence = probs.amax(dim=0).float().cpu().numpy()
-        return final, before
+        return final, mask_before_crf
 
     def _streamed(self, streamed: Streamed) -> Row:
         with self.turns.all():
             return streamed_row(streamed, self.predictor, self.cfg, self.space)
 
-    def _row(self, loaded: Loaded, prediction: Prediction, raw: np.ndarray | None) -> Row:
+    def _row(self, loaded: Loaded, prediction: Prediction, mask_before_crf: np.ndarray | None) -> Row:
         with self.turns.one():
-            return mask_row(loaded, prediction, raw, self.space, self.cfg.metrics)
+            return mask_row(loaded, prediction, mask_before_crf, self.space, self.cfg.metrics)

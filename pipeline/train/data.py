@@ -1,8 +1,8 @@
 """Corpus items -> training batches: read, decoded and augmented ahead of the model, in an order fixed by the seed."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pipeline.corpus.samples import load_pair, no_rejects
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.imaging.decode import decode_label
 from pipeline.labels import LabelSpace
+from pipeline.read_ahead import read_ahead
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (N, 3, h, w) uint8 images, (N, h, w) uint8 labels
 
@@ -93,26 +94,15 @@ def epoch_batches(
         image, label = augment(*load_pair(items[index], space, max_pixels), cfg, rng, holding)
         return image, label if loss is None else drop_cells(label, loss.sample, loss.sample_px, rng)
 
-    def places(step: int) -> range:
-        start = step * batch_size + rank * share
-        return range(start, start + share)
-
-    def collect(views: list[Future[Batch]]) -> Batch:
-        pairs = [view.result() for view in views]
-        images, labels = torch.stack([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+    def collect(views: list[Batch]) -> Batch:
+        images, labels = (torch.stack(tensors) for tensors in zip(*views, strict=True))
         return (images.pin_memory(), labels.pin_memory()) if pin else (images, labels)
 
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="views")
-    try:
-        waiting: deque[list[Future[Batch]]] = deque()
-        for step in range(first, steps_per_epoch(len(items), batch_size)):
-            waiting.append([pool.submit(view, place) for place in places(step)])
-            if len(waiting) > ahead:
-                yield collect(waiting.popleft())
-        while waiting:
-            yield collect(waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
+    steps = range(first, steps_per_epoch(len(items), batch_size))
+    places = (step * batch_size + rank * share + own for step in steps for own in range(share))
+    with closing(read_ahead(view, places, num_threads, depth=ahead * share + 1)) as views:
+        for _ in steps:
+            yield collect([view.result() for _, view in islice(views, share)])
 
 
 def count_label(item: Item, space: LabelSpace, max_pixels: int) -> np.ndarray:

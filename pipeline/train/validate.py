@@ -1,8 +1,7 @@
 """Counts of the validation split, with the predictor that `segment` uses."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.models import Network
 from pipeline.predict import Predictor, summarise
+from pipeline.read_ahead import read_ahead
 
 NUM_PICTURES = 4
 
@@ -55,14 +55,9 @@ def example_masks(
 
 def _loaded(items: list[Item], space: LabelSpace, cfg: TrainConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Image and label of each item, read and decoded ahead of the network."""
-    with ThreadPoolExecutor(cfg.read_threads, thread_name_prefix="validation") as pool:
-        waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
-        for item in items:
-            waiting.append(pool.submit(load_pair, item, space, cfg.max_pixels))
-            if len(waiting) > cfg.read_threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    load = partial(load_pair, space=space, max_pixels=cfg.max_pixels)
+    for _, pair in read_ahead(load, items, cfg.read_threads, depth=cfg.read_threads + 1):
+        yield pair.result()
 
 
 def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
