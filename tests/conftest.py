@@ -10,7 +10,7 @@ import pytest
 from tests import cloud_emulators, s3_server
 
 if TYPE_CHECKING:
-    from pipeline.segment import ShardSegmenter
+    from pipeline.segment.shard import ShardSegmenter
 
 ROOT = Path(__file__).parent.parent
 CAMVID = ROOT.parent / "shared" / "data" / "camvid" / "camvid_trainval.zip"
@@ -117,7 +117,7 @@ def tiny_segmenter(tiny_checkpoint: str) -> "ShardSegmenter":
     """That checkpoint in the hands of an actor of one core, without a CRF."""
     from pipeline.config import SegmentConfig
     from pipeline.models import checkpoint
-    from pipeline.segment import ShardSegmenter
+    from pipeline.segment.shard import ShardSegmenter
 
     cfg = SegmentConfig.model_validate(
         {"corpus": {"images": "unused", "layout": "cityscapes"}, "checkpoint": tiny_checkpoint, "output": "unused",

@@ -14,7 +14,7 @@ from pipeline.runs import Run, ledger
 from pipeline.runs import compact as compaction
 from tests.test_ledger_machine import FULL, Ledger
 
-SUCCESS = 'storage.delete(storage.join(self.uri, "_SUCCESS.json"))'
+SUCCESS = "delete_success(self.uri)"
 # What is wrong: the function, its text, the text instead of it.
 FAULTS = {
     "commit overwrites an earlier answer": (Run, "commit", "first = storage.create(", "first = not storage.put("),

@@ -7,7 +7,7 @@ from pipeline.config import SegmentConfig, TrainConfig, parse
 from pipeline.corpus import list_items
 from pipeline.metrics.iou import summary_scores
 from pipeline.models import checkpoint
-from pipeline.segment import ShardSegmenter
+from pipeline.segment.shard import ShardSegmenter
 from pipeline.train import run_folder
 from pipeline.train.loop import run_worker
 from pipeline.train.metrics_log import loss_curve, read_records

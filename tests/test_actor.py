@@ -21,9 +21,11 @@ from pipeline.corpus import Item, Place, list_items, plan_shards
 from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.runs import REJECT_SCHEMA, SECONDS, Run, verify
-from pipeline.segment import answer_apart, failures, unpack
+from pipeline.segment import failures
 from pipeline.segment.actor import Segmenter, decode
+from pipeline.segment.crash_isolation import isolate_errors
 from pipeline.segment.driver import identity, segment
+from pipeline.segment.packed import unpack
 from pipeline.synthetic.scenes import write_corpus
 from tests.chaos.nodes import children, title
 
@@ -150,7 +152,7 @@ def test_other_preprocessing_than_the_runs_is_found_too(corpus, best, tmp_path):
     (best / "checkpoint.json").write_text(json.dumps(description | {"mean": [0.5, 0.5, 0.5]}))
     (ended,) = Segmenter(cfg.model_dump(mode="json"), run.fingerprint, {})(shard(0))["ended"].to_pylist()
     with pytest.raises(UserError, match=r"mean: \[.*\], now \[0\.5, 0\.5, 0\.5\]"):
-        failures.raise_told(ended)
+        failures.raise_encoded(ended)
 
 
 @pytest.mark.slow
@@ -165,7 +167,7 @@ def test_actors_and_decoding_tasks_work_for_the_run_of_their_driver_alone(corpus
         with pytest.raises(
             UserError, match=rf"its fingerprint was of another run when this command began and is {run.fingerprint} now"
         ):
-            failures.raise_told(summary["ended"])
+            failures.raise_encoded(summary["ended"])
     assert run.pending() == list(range(IMAGES))
     assert unpack(decode(shard(0), **bound | {"fingerprint": run.fingerprint})) is not None
 
@@ -266,7 +268,7 @@ def answering(bad, error, calls):
 @pytest.mark.parametrize("bad", [set(), {"c"}, {"a", "f"}, set("abcdefgh")])
 def test_only_images_that_fail_alone_are_rejected(bad):
     items, calls = [Item(name, Place(f"/{name}.png")) for name in "abcdefgh"], []
-    masks, rejects = answer_apart(answering(bad, TypeError("oh\nno"), calls), items, SCHEMA)
+    masks, rejects = isolate_errors(answering(bad, TypeError("oh\nno"), calls), items, SCHEMA)
     assert masks["image_id"].to_pylist() == [name for name in "abcdefgh" if name not in bad]
     assert rejects["image_id"].to_pylist() == sorted(bad)
     assert set(rejects["error"].to_pylist()) <= {"worker_error"}
@@ -278,10 +280,10 @@ def test_only_images_that_fail_alone_are_rejected(bad):
 def test_what_concerns_the_whole_run_is_blamed_on_no_image(error):
     calls = []
     with pytest.raises(type(error)):
-        answer_apart(answering({"a"}, error, calls), [Item("a", Place("/a")), Item("b", Place("/b"))], SCHEMA)
+        isolate_errors(answering({"a"}, error, calls), [Item("a", Place("/a")), Item("b", Place("/b"))], SCHEMA)
     assert len(calls) == 1
 
 
 def test_memory_that_ends_on_one_image_alone_keeps_its_own_reason():
-    _, rejects = answer_apart(answering({"a"}, MemoryError(), []), [Item("a", Place("/a"))], SCHEMA)
+    _, rejects = isolate_errors(answering({"a"}, MemoryError(), []), [Item("a", Place("/a"))], SCHEMA)
     assert rejects["error"].to_pylist() == ["out_of_memory"]

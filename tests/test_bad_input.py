@@ -13,8 +13,8 @@ from pipeline.config.models import DeepLabV3PlusConfig
 from pipeline.corpus import list_items, unmatched_labels
 from pipeline.models import checkpoint
 from pipeline.runs import SECONDS, verify
-from pipeline.segment import ShardSegmenter
 from pipeline.segment.driver import segment
+from pipeline.segment.shard import ShardSegmenter
 from tests.bad_inputs import (
     CASES,
     LABEL,

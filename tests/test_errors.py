@@ -14,7 +14,8 @@ from pipeline.config.base import Section
 from pipeline.corpus import list_items
 from pipeline.errors import Reject, UserError
 from pipeline.labels import LabelSpace
-from pipeline.segment import Loader, Turns
+from pipeline.segment.core_turns import Turns
+from pipeline.segment.loading import Loader
 from pipeline.synthetic.scenes import write_corpus
 from pipeline.train import run_folder
 from pipeline.train.metrics_log import read_records

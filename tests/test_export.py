@@ -18,7 +18,7 @@ from pipeline.corpus import list_items, plan_shards
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import space
 from pipeline.runs import Run
-from pipeline.segment import ShardSegmenter
+from pipeline.segment.shard import ShardSegmenter
 from tests.bad_inputs import pack, pack_table, picture, put
 from tests.small_run import SPACE, Drawn, ids, make_run
 

@@ -61,18 +61,18 @@ def test_a_bug_in_a_worker_is_no_sentence_and_keeps_its_traceback(error):
 
 
 def test_what_ended_an_actor_reaches_its_driver_as_what_it_was():
-    failures.raise_told(None)
+    failures.raise_encoded(None)
     with pytest.raises(UserError, match=r"^run /r: a disk is full .* free space"):
-        failures.raise_told(failures.tell("/r", OSError(errno.ENOSPC, "No space left on device"), "shard 3"))
+        failures.raise_encoded(failures.encode("/r", OSError(errno.ENOSPC, "No space left on device"), "shard 3"))
     with pytest.raises(UserError, match=r"^put it back$"):
-        failures.raise_told(failures.tell("/r", UserError("put it back"), "shard 3"))
+        failures.raise_encoded(failures.encode("/r", UserError("put it back"), "shard 3"))
     try:
         [].index("image")
     except ValueError as error:
         error.add_note("on image a/b")
-        told = failures.tell("/r", error, "shard 3")
+        told = failures.encode("/r", error, "shard 3")
     with pytest.raises(
         failures.ActorError, match=r"^run /r, shard 3: on image a/b: ValueError: 'image' is not in list"
     ) as met:
-        failures.raise_told(told)
+        failures.raise_encoded(told)
     assert '[].index("image")' in "".join(met.value.__notes__)

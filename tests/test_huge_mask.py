@@ -19,7 +19,7 @@ from pipeline.imaging.decode import open_of_any_size
 from pipeline.imaging.mask_png import decode_mask, encode_mask
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import REJECT_SCHEMA, Run, mask_schema, verify
-from pipeline.segment import ShardSegmenter
+from pipeline.segment.shard import ShardSegmenter
 from tests.bench.huge import Brightness, draw
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # of the network, on a busy machine

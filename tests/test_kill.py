@@ -12,7 +12,7 @@ import time
 import pytest
 
 from pipeline import storage
-from pipeline.train import train
+from pipeline.train.driver import train
 from pipeline.train.metrics_log import read_records
 from tests.small_train import config, curve, train_alone
 
@@ -22,7 +22,7 @@ STEPS = 24
 DRIVER = """
 import sys
 from pipeline.config import TrainConfig, load
-from pipeline.train import train
+from pipeline.train.driver import train
 train(load(TrainConfig, sys.argv[1]))
 """
 

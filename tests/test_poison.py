@@ -10,7 +10,7 @@ import pytest
 from pipeline.corpus import Item, Place
 from pipeline.errors import UserError
 from pipeline.runs import REJECT_SCHEMA
-from pipeline.segment.crash_isolation import answer_in_children
+from pipeline.segment.crash_isolation import isolate_crashes
 
 SCHEMA = pa.schema([pa.field("image_id", pa.string())])
 
@@ -50,7 +50,7 @@ def items(*names):
 def test_only_the_deadly_image_is_rejected(tmp_path, deadly):
     names = ("a", "b", "bad", "c", "d", "f")
     log = tmp_path / "log"
-    masks, rejects = answer_in_children(partial(make, deadly, log), items(*names), SCHEMA)
+    masks, rejects = isolate_crashes(partial(make, deadly, log), items(*names), SCHEMA)
     assert masks["image_id"].to_pylist() == [name for name in names if name not in (*deadly, "bad")]
     found = dict(zip(rejects["image_id"].to_pylist(), rejects["error"].to_pylist(), strict=True))
     assert found == {"bad": "corrupt", **dict.fromkeys(deadly, "worker_crash")}
@@ -58,14 +58,14 @@ def test_only_the_deadly_image_is_rejected(tmp_path, deadly):
 
 
 def test_the_reject_says_how_its_worker_died(tmp_path):
-    _, rejects = answer_in_children(partial(make, ("a",), tmp_path / "log"), items("a"), SCHEMA)
+    _, rejects = isolate_crashes(partial(make, ("a",), tmp_path / "log"), items("a"), SCHEMA)
     (row,) = rejects.to_pylist()
     assert row["stage"] == "worker" and "signal SIGKILL" in row["message"] and "retry-rejects" in row["message"]
 
 
 def test_a_fault_of_the_run_is_not_blamed_on_an_image(tmp_path):
     with pytest.raises(UserError, match="the checkpoint is gone"):
-        answer_in_children(partial(wrong, tmp_path), items("a", "b"), SCHEMA)
+        isolate_crashes(partial(wrong, tmp_path), items("a", "b"), SCHEMA)
 
 
 class Awkward(Exception):
@@ -81,5 +81,5 @@ def awkward():
 
 def test_a_bug_in_a_child_keeps_its_name_words_and_traceback():
     with pytest.raises(RuntimeError, match=r"^Awkward: oh no") as met:
-        answer_in_children(awkward, items("a", "b"), SCHEMA)
+        isolate_crashes(awkward, items("a", "b"), SCHEMA)
     assert "in awkward" in "".join(met.value.__notes__)

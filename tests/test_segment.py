@@ -22,8 +22,8 @@ from pipeline.metrics.boundary import count_boundary
 from pipeline.metrics.instances import count_instances
 from pipeline.models import checkpoint
 from pipeline.runs import SECONDS, Run, mask_schema, verify
-from pipeline.segment import ShardSegmenter
 from pipeline.segment.driver import _answer, segment
+from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
 from tests.test_cli import maskmill
 

@@ -21,9 +21,10 @@ from pipeline.imaging.mask_png import decode_mask
 from pipeline.imaging.strips import Strips
 from pipeline.models import checkpoint
 from pipeline.runs import SECONDS
-from pipeline.segment import ShardSegmenter, pack, unpack
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import Loaded, Streamed
+from pipeline.segment.packed import pack, unpack
+from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
 from tests.bench.memory import peak_of
 

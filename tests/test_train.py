@@ -12,8 +12,8 @@ from pipeline.corpus import list_items
 from pipeline.labels import space
 from pipeline.models import Network, checkpoint
 from pipeline.predict import Predictor
-from pipeline.train import train
 from pipeline.train.data import epoch_batches, steps_per_epoch
+from pipeline.train.driver import train
 from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
 
 CRF = {"iterations": 3, "smooth_weight": 3, "smooth_px": 3, "colour_weight": 4, "colour_px": 20, "colour_levels": 5}

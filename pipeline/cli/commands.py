@@ -241,7 +241,7 @@ app.command()(cli_cluster.submit)
 def run_training(cfg: TrainConfig) -> None:
     """Train in front of a person."""
     from pipeline.cli.console import console, training
-    from pipeline.train import train as run
+    from pipeline.train.driver import train as run
 
     kept = f"the snapshots written so far are kept in {cfg.output}, run the same command again to go on from the newest"
     with keeping(kept), training("training") as on_record:

@@ -16,7 +16,7 @@ from pipeline.metrics.iou import mean_iou
 from pipeline.runs import verify
 from pipeline.segment.driver import segment
 from pipeline.synthetic.scenes import write_corpus
-from pipeline.train import train
+from pipeline.train.driver import train
 
 SCENES = {"train": 240, "val": 48}
 HEIGHT, WIDTH = 160, 320

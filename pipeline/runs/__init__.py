@@ -2,7 +2,7 @@
 
 from pipeline.runs.compact import compact
 from pipeline.runs.identity import check_checkpoint
-from pipeline.runs.info import RunInfo, describe, read_success
+from pipeline.runs.info import RunInfo, describe, read_success, run_exists
 from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
 from pipeline.runs.parts import Part, checked_parts, parts_of, read_table
@@ -14,5 +14,5 @@ from pipeline.runs.verify import Verification, verify
 __all__ = [
     "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Part", "Plan", "Run", "RunInfo", "Verification",
     "check_checkpoint", "checked_parts", "compact", "describe", "mask_schema", "parts_of", "read_success", "read_table",
-    "verify",
+    "run_exists", "verify",
 ]  # fmt: skip

@@ -5,9 +5,6 @@ run at any moment sees that run's images once each. The copy holds the same rows
 fingerprint, and is finished by its own `_SUCCESS.json`; from then on readers can use it, and the first run can be deleted.
 """
 
-import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +12,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.runs.info import CompactedFrom, describe, read_success
+from pipeline.runs.info import CompactedFrom, create_info, describe, read_success, run_exists, success_sha256
 from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
 from pipeline.runs.parts import Part, PartWriter, footer_of, parts_of, read_table
@@ -37,8 +34,7 @@ def compact(
         UserError: the run is not finished, or changed meanwhile; something else is at `out`.
     """
     source = Run.open(run_uri)
-    success = _success(source)
-    made_from = {"uri": run_uri, "success_sha256": hashlib.sha256(success).hexdigest()}
+    made_from = CompactedFrom(uri=run_uri, success_sha256=_success(source))
     if storage.join(run_uri) == storage.join(out):
         raise UserError(f"compact {run_uri}: the copy needs a folder of its own; give another --out")
     with Lease(out) as lease:
@@ -46,13 +42,13 @@ def compact(
         if done := Run.open(out).finished():
             return done
         groups = list(_groups(parts_of(run_uri, "masks"), part_bytes))
-        there = {part.first for part in parts_of(out, "masks")}
+        written = {part.first for part in parts_of(out, "masks")}
         for number, group in enumerate(groups):
-            if group[0].first not in there:
+            if group[0].first not in written:
                 _write(source, out, group)
             on_part(number + 1, len(groups))
         lease.check()
-        if _success(source) != success:
+        if _success(source) != made_from.success_sha256:
             raise UserError(f"run {run_uri}: it was changed while it was compacted; delete {out} and compact it again")
         ended = read_success(run_uri)
         assert ended is not None  # it is the same as before
@@ -60,26 +56,24 @@ def compact(
         return write_success(out, source.fingerprint, source.label_space, source.shard_sizes(), 1, moment, lease.check)
 
 
-def _success(source: Run) -> bytes:
-    with contextlib.suppress(FileNotFoundError):
-        success = storage.read(storage.join(source.uri, "_SUCCESS.json"))
-        if source.finished() is not None:
-            return success
+def _success(source: Run) -> str:
+    """sha256 of the end of the run; UserError if it is not finished."""
+    sha256 = success_sha256(source.uri)
+    if sha256 is not None and source.finished() is not None:
+        return sha256
     raise UserError(
         f"run {source.uri} is not finished (no _SUCCESS.json, or a part of which it speaks is gone); finish it first: "
         "maskmill resume"
     )
 
 
-def _describe(source: Run, out: str, made_from: dict[str, str]) -> None:
+def _describe(source: Run, out: str, made_from: CompactedFrom) -> None:
     """The copy's plan and run.json."""
-    if not storage.exists(storage.join(out, "run.json")):
+    if not run_exists(out):
         for part in source.plan.parts:
             storage.put(storage.join(out, part.name), storage.read(storage.join(source.uri, part.name)))
-        whole = json.loads(storage.read(storage.join(source.uri, "run.json")))
-        description = json.dumps({**whole, "compacted_from": made_from}, indent=2)
-        storage.create(storage.join(out, "run.json"), description.encode())
-    if describe(out).compacted_from != CompactedFrom(**made_from):
+        create_info(out, describe(source.uri).model_copy(update={"compacted_from": made_from}))
+    if describe(out).compacted_from != made_from:
         raise UserError(
             f"compact: {out} is another run, or the copy of another state of {source.uri}; give another --out"
         )

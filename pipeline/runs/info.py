@@ -1,6 +1,6 @@
 """`run.json` and `_SUCCESS.json` as typed records: what a run is, what decides its output, and how it ended.
 
-Both are parsed here alone. A file that is damaged or was edited is a UserError that says what does not fit; `faults` of a
+Both are read and written here alone. A file that is damaged or was edited is a UserError that says what does not fit; `faults` of a
 record are what it says against itself, and `verify` holds the rest of it against the plan and the parts.
 """
 
@@ -152,6 +152,12 @@ class Success(_Record):
         if (reasons := sum(self.rejects_by_reason.values())) != self.rejects:
             yield f"rejects is {self.rejects}, its reasons have {reasons}"
 
+    def text(self) -> str:
+        """JSON with a line for each part."""
+        head = json.dumps(self.model_dump(exclude={"parts"}))
+        parts = ",\n".join(f'"{name}": {json.dumps(entry.model_dump())}' for name, entry in self.parts.items())
+        return head[:-1] + ',\n"parts": {\n' + parts + "\n}}\n"
+
 
 R = TypeVar("R", RunInfo, Success)
 
@@ -167,19 +173,48 @@ def describe(uri: str) -> RunInfo:
 def read_info(uri: str) -> RunInfo:
     """`run.json` of a run, whether or not it contradicts itself; UserError if there is none, or it cannot be read."""
     try:
-        data = storage.read(storage.join(uri, "run.json"))
+        data = storage.read(_info_uri(uri))
     except FileNotFoundError:
         raise UserError(f"run {uri}: no run.json there; give the output of `maskmill segment`") from None
     return _parsed(RunInfo, data, f"run {uri}: run.json", "restore the file from a copy, or choose another output")
 
 
+def run_exists(uri: str) -> bool:
+    """Whether a run was begun at a URI."""
+    return storage.exists(_info_uri(uri))
+
+
+def create_info(uri: str, info: RunInfo) -> None:
+    """Write `run.json`, unless another writer was first."""
+    values = info.model_dump(exclude=None if info.compacted_from else {"compacted_from"})
+    storage.create(_info_uri(uri), json.dumps(values, indent=2).encode())
+
+
 def read_success(uri: str) -> Success | None:
     """`_SUCCESS.json` of a run; None for a run that is not finished; UserError if it cannot be read."""
     try:
-        data = storage.read(storage.join(uri, "_SUCCESS.json"))
+        data = storage.read(_success_uri(uri))
     except FileNotFoundError:
         return None
     return _parsed(Success, data, f"run {uri}: _SUCCESS.json", _rewrite(uri))
+
+
+def success_sha256(uri: str) -> str | None:
+    """sha256 of a run's `_SUCCESS.json`; None for a run that is not finished."""
+    try:
+        return hashlib.sha256(storage.read(_success_uri(uri))).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def put_success(uri: str, success: Success) -> None:
+    """Write `_SUCCESS.json`: the run is finished."""
+    storage.put(_success_uri(uri), success.text().encode())
+
+
+def delete_success(uri: str) -> None:
+    """Remove `_SUCCESS.json`: the run is being written again."""
+    storage.delete(_success_uri(uri))
 
 
 def check_success(uri: str, success: Success, fingerprint: str) -> None:
@@ -199,6 +234,14 @@ def fingerprint_of(identity: dict[str, Any]) -> str:
 def plan_name(number: int, sha256: str) -> str:
     """Of a plan's part, below the run."""
     return f"plan/part-{number:05d}-{sha256[:8]}.parquet"
+
+
+def _info_uri(uri: str) -> str:
+    return storage.join(uri, "run.json")
+
+
+def _success_uri(uri: str) -> str:
+    return storage.join(uri, "_SUCCESS.json")
 
 
 def _rewrite(uri: str) -> str:

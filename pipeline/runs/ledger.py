@@ -3,7 +3,8 @@
 <uri>/run.json                 format, fingerprint and what it is made of, config, label space, versions, the plan's parts
 <uri>/plan/part-*.parquet      every image and its shard; never recomputed
 <uri>/_lease/*.json            who writes the run; the highest number holds
-<uri>/attempts/shard-*         there while a worker answers the shard; left behind only by one that died
+<uri>/attempts/shard-*         exists while a worker answers the shard; left behind only by one that died
+<uri>/attempts/decode-*        exists while a task decodes the shard; left behind only by one that failed
 <uri>/attempts/retried-*       the images of a shard that were rejected and are tried again, until the run ends
 <uri>/masks/part-*.parquet     one a shard, created once: the first answer of a shard counts, and is whole
 <uri>/rejects/part-*.parquet   where there are rejects; they stand in the footer of the masks part too, and follow from it
@@ -27,7 +28,7 @@ from pipeline.config import canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.runs.info import describe, fingerprint_of
+from pipeline.runs.info import LabelSpaceInfo, RunInfo, create_info, delete_success, describe, fingerprint_of, run_exists
 from pipeline.runs.lease import Lease
 from pipeline.runs.parts import Footer, Part, checked_parts, part_name, read_footer, read_table, scan_parts, write_part
 from pipeline.runs.plan import Plan, write_plan
@@ -71,20 +72,20 @@ class Run:
         Raises:
             UserError: the run there has another identity; the message names each field that differs.
         """
-        if not storage.exists(storage.join(uri, "run.json")):
+        if not run_exists(uri):
             plan = write_plan(uri, make_plan())
-            whole = {**identity, "plan_sha256": plan["sha256"]}
-            description = {
-                "format": FORMAT,
-                "fingerprint": fingerprint_of(whole),
-                "identity": whole,
-                "config": config,
-                "label_space": {"name": space.name, "classes": space.classes, "colours": space.colours},
-                "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "plan": plan,
-            }
-            storage.create(storage.join(uri, "run.json"), json.dumps(description, indent=2).encode())
+            whole = {**identity, "plan_sha256": plan.sha256}
+            info = RunInfo(
+                format=FORMAT,
+                fingerprint=fingerprint_of(whole),
+                identity=whole,
+                config=config,
+                label_space=LabelSpaceInfo(name=space.name, classes=space.classes, colours=space.colours),
+                versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                plan=plan,
+            )
+            create_info(uri, info)
         return cls.resumed(uri, identity)
 
     @classmethod
@@ -136,7 +137,7 @@ class Run:
         Rejects of pending shards go too: an earlier try withdrew them and was killed halfway.
         """
         _check(lease)
-        storage.delete(storage.join(self.uri, "_SUCCESS.json"))
+        delete_success(self.uri)
         pending = set(self._pending())
         for part in scan_parts(self.uri, "rejects"):
             if part.first in pending:
@@ -156,6 +157,14 @@ class Run:
     def leave(self, shard: int) -> None:
         """Say that work on a shard ended without an answer, and not by its worker's death."""
         storage.delete(self._attempt_uri(shard))
+
+    def begin_decoding(self, shard: int) -> bool:
+        """Say that a task begins to decode a shard; False if an earlier one began and never ended."""
+        return storage.create(self._mark_uri(f"decode-{shard:05d}"), b"decoding")
+
+    def end_decoding(self, shard: int) -> None:
+        """Say that decoding a shard ended, or that it is no longer needed."""
+        storage.delete(self._mark_uri(f"decode-{shard:05d}"))
 
     def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
         """Write a shard's answer, unless there is one: the first counts, whoever else worked on it."""
@@ -182,15 +191,15 @@ class Run:
                 f"run {self.uri}: it is a compacted copy; retry the rejects of {source.uri}, then compact that again"
             )
         _check(lease)
-        storage.delete(storage.join(self.uri, "_SUCCESS.json"))
-        for mark in storage.list_files(storage.join(self.uri, "attempts")):
+        delete_success(self.uri)
+        for mark in storage.list_files(self._marks):
             if mark.path.startswith("shard-"):  # its worker may have died between its answer and the answer's rejects
                 self._settle(int(mark.path.removeprefix("shard-")))
         found = {}
         for part in scan_parts(self.uri, "rejects"):
             ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
             found[part.first] = len(ids)
-            storage.put(storage.join(self.uri, "attempts", f"{_RETRIED}{part.first:05d}"), json.dumps(ids).encode())
+            storage.put(self._mark_uri(f"{_RETRIED}{part.first:05d}"), json.dumps(ids).encode())
             for uri in (replace(part, kind="masks").uri, part.uri):
                 _check(lease)
                 storage.delete(uri)
@@ -198,7 +207,7 @@ class Run:
 
     def retried(self) -> dict[int, list[str]]:
         """Shard -> its images that were rejected and are tried again: they may have been mended since they were planned."""
-        marks = [mark for mark in storage.scan(storage.join(self.uri, "attempts")) if mark.path.startswith(_RETRIED)]
+        marks = [mark for mark in storage.scan(self._marks) if mark.path.startswith(_RETRIED)]
         return {int(mark.path.removeprefix(_RETRIED)): _ids(mark.uri) for mark in marks}
 
     def rejects(self) -> Counter[str]:
@@ -222,7 +231,7 @@ class Run:
         """
         if pending := self._pending():
             raise UserError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
-        for file in storage.list_files(storage.join(self.uri, "attempts")):
+        for file in storage.list_files(self._marks):
             storage.delete(file.uri)
         sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
         return write_success(
@@ -244,7 +253,14 @@ class Run:
             return None
 
     def _attempt_uri(self, shard: int) -> str:
-        return storage.join(self.uri, "attempts", f"shard-{shard:05d}")
+        return self._mark_uri(f"shard-{shard:05d}")
+
+    def _mark_uri(self, name: str) -> str:
+        return storage.join(self._marks, name)
+
+    @property
+    def _marks(self) -> str:
+        return storage.join(self.uri, "attempts")
 
 
 def _ids(uri: str) -> list[str]:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -152,20 +151,17 @@ class Plan:
         return data
 
 
-def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> dict[str, Any]:
-    """Store a plan; what run.json says of it. Memory holds one part.
-
-    `sha256` is of the bytes of all parts, one after the other.
-    """
-    whole, parts, images, shards = hashlib.sha256(), list[dict[str, Any]](), 0, 0
+def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> PlanInfo:
+    """Store a plan; what run.json says of it. Memory holds one part."""
+    whole, parts, images, shards = hashlib.sha256(), list[PlanPart](), 0, 0
     for first, last, rows, data in _files(tables):
         whole.update(data)
         digest = hashlib.sha256(data).hexdigest()
         name = plan_name(len(parts), digest)
         storage.put(storage.join(run_uri, name), data)
-        parts.append({"name": name, "first_shard": first, "rows": rows, "sha256": digest})
+        parts.append(PlanPart(name=name, first_shard=first, rows=rows, sha256=digest))
         images, shards = images + rows, last + 1
-    return {"images": images, "shards": shards, "sha256": whole.hexdigest(), "parts": parts}
+    return PlanInfo(images=images, shards=shards, sha256=whole.hexdigest(), parts=tuple(parts))
 
 
 def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:

@@ -1,6 +1,5 @@
 """`_SUCCESS.json`: the end of a run, from the footers of its parts."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.read_ahead import read_ahead
-from pipeline.runs.info import check_success, read_success
+from pipeline.runs.info import PartEntry, Success, check_success, put_success, read_success
 from pipeline.runs.parts import (
     THREADS,
     Footer,
@@ -47,8 +46,7 @@ def finished(run_uri: str, fingerprint: str) -> Finished | None:
     if success is None:
         return None
     check_success(run_uri, success, fingerprint)
-    there = {part.name for kind in ("masks", "rejects") for part in scan_parts(run_uri, kind)}
-    if success.parts.keys() - there:
+    if success.parts.keys() - {part.name for kind in ("masks", "rejects") for part in scan_parts(run_uri, kind)}:
         return None
     return Finished(success.rows, success.rejects, success.rejects_by_reason)
 
@@ -80,8 +78,8 @@ def write_success(
         UserError: a part is another run's or does not answer its shards, or more images were rejected than
             `max_reject_rate` allows.
     """
-    rows, after, reasons, entries = 0, 0, Counter[str](), list[str]()
-    there = {part.first: part for part in scan_parts(run_uri, "rejects")}
+    rows, after, reasons, entries = 0, 0, Counter[str](), dict[str, PartEntry]()
+    stale = {part.first: part for part in scan_parts(run_uri, "rejects")}  # until their masks speak of them
     for part, reading in read_ahead(lambda part: read_footer(part, fingerprint), parts_of(run_uri, "masks"), THREADS):
         footer = reading.result()
         images = int(sizes[part.first : part.last + 1].sum())
@@ -91,17 +89,17 @@ def write_success(
                 f"{max(0, after - part.first)} of them answered by another part; delete it and run the same command again"
             )
         rows, after = rows + footer.rows, part.last + 1
-        entries.append(_entry(part.name, part.bytes, footer))
+        entries[part.name] = _entry(part.bytes, footer)
         if footer.rejects:
             reasons.update(row["error"] for row in footer.rejects)
             name, data = rejects_part(fingerprint, space, part.first, part.last, footer.rejects)
-            found = there.pop(part.first, None)
-            if found is None or (found.last, found.bytes) != (part.last, len(data)):
+            written = stale.pop(part.first, None)
+            if written is None or (written.last, written.bytes) != (part.last, len(data)):
                 storage.put(storage.join(run_uri, name), data)
-            entries.append(_entry(name, len(data), footer_of(data, name)))
-    for stale in there.values():
+            entries[name] = _entry(len(data), footer_of(data, name))
+    for part in stale.values():
         check()
-        storage.delete(stale.uri)
+        storage.delete(part.uri)
     done = Finished(rows, reasons.total(), dict(reasons.most_common()))
     if done.rejects > max_reject_rate * sizes.sum():
         counts = ", ".join(f"{count} {reason}" for reason, count in done.rejects_by_reason.items())
@@ -109,12 +107,11 @@ def write_success(
             f"run {run_uri}: {done.rejects} of {sizes.sum()} images were rejected ({counts}), more than "
             f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
         )
-    head = {"format": FORMAT, "fingerprint": fingerprint, "finished": moment}
-    text = json.dumps({**head, **vars(done)})[:-1] + ',\n"parts": {\n' + ",\n".join(entries) + "\n}}\n"
     check()
-    storage.put(storage.join(run_uri, "_SUCCESS.json"), text.encode())
+    success = Success(format=FORMAT, fingerprint=fingerprint, finished=moment, **vars(done), parts=entries)
+    put_success(run_uri, success)
     return done
 
 
-def _entry(name: str, size: int, footer: Footer) -> str:
-    return f'"{name}": ' + json.dumps({"bytes": size, "rows": footer.rows, "footer_sha256": footer.sha256})
+def _entry(size: int, footer: Footer) -> PartEntry:
+    return PartEntry(bytes=size, rows=footer.rows, footer_sha256=footer.sha256)

@@ -1,12 +1,16 @@
-"""One shard of images in, its mask rows and rejects out: the whole work of one actor, without Ray."""
+"""Ray Data: a corpus in, one mask row or reject row an image out. Files are imported by name: few of them need Ray.
 
-from pipeline.segment.apart import WORKER_ERROR, answer_apart
-from pipeline.segment.core_turns import Turns
-from pipeline.segment.loading import Load, Loaded, Loader, Streamed
-from pipeline.segment.packed import pack, unpack
-from pipeline.segment.shard import READERS, ShardSegmenter
-
-__all__ = [
-    "READERS", "WORKER_ERROR", "Load", "Loaded", "Loader", "ShardSegmenter", "Streamed", "Turns", "answer_apart", "pack",
-    "unpack",
-]  # fmt: skip
+driver.py           one call: check, open the run, shards to actors, progress, what a failure means
+actor.py            one worker: shard after shard, resumed or begun, answered and committed; decoding tasks
+loading.py          one image of the plan: read, decoded and checked beside its label, or rejected
+shard.py            a shard through the model: read ahead of it, encoded behind it
+streamed.py         an image too large to be decoded whole, row by row
+rows.py             what an answered or a rejected image becomes in the tables
+packed.py           decoded images as one Arrow row, where other nodes decode
+core_turns.py       the cores of an actor, shared by the model and the threads around it
+crash_isolation.py  images that raise errors or kill their process, found by bisection
+failures.py         what ends a run: a sentence, or a bug with its traceback
+telemetry.py        metrics that Ray exports
+estimate.py         memory, time and machines of a run before it is started
+tune_crf.py         DeepLab's search for CRF settings
+"""

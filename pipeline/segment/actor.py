@@ -2,13 +2,13 @@
 
 import contextlib
 import time
+from collections.abc import Iterator
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage
 from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item
@@ -16,25 +16,18 @@ from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import SECONDS, Run, check_checkpoint, mask_schema
-from pipeline.segment import (
-    READERS,
-    WORKER_ERROR,
-    Load,
-    Loader,
-    ShardSegmenter,
-    Turns,
-    answer_apart,
-    failures,
-    pack,
-    unpack,
-)
-from pipeline.segment.crash_isolation import Answerer, Tables, answer_in_children
+from pipeline.segment import failures
+from pipeline.segment.core_turns import Turns
+from pipeline.segment.crash_isolation import WORKER_ERROR, Answer, Tables, isolate_crashes, isolate_errors
+from pipeline.segment.loading import Load, Loader
+from pipeline.segment.packed import pack, unpack
+from pipeline.segment.shard import READERS, ShardSegmenter
 
 WITNESSES = 7  # images of other shards that are tried before an error is called one of the images that met it
 
 
 class Segmenter:
-    """The actor. It raises nothing: Ray would try again what has no other outcome, and tell it in words of its own.
+    """The actor. It raises nothing: Ray would retry what can only fail again, and report it in words of its own.
 
     Args:
         payload: the segment config.
@@ -44,8 +37,8 @@ class Segmenter:
 
     def __init__(self, payload: dict[str, Any], fingerprint: str, retried: dict[int, list[str]]) -> None:
         self.payload, self.fingerprint, self.retried = payload, fingerprint, retried
-        self.first = True  # until a shard has no answer: a task that was broken off begins with those that have one
-        self.ended: str | None = None  # what ended the run; its shards still to come are left
+        self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
+        self.failure: str | None = None  # what ended the run; the shards that are left are skipped
 
     @cached_property
     def cfg(self) -> SegmentConfig:
@@ -64,53 +57,57 @@ class Segmenter:
     def __call__(self, row: pa.Table) -> pa.Table:
         """The summary of one shard."""
         shard = row["shard"][0].as_py()
-        if self.ended is None:
+        if self.failure is None:
             try:
                 return self._answer(shard, row)
             except Exception as error:
-                self.ended = failures.tell(self.payload["output"], error, f"shard {shard}")
-        return _summary(shard, 0, [], {}, time.time(), self.ended)
+                self.failure = failures.encode(self.payload["output"], error, f"shard {shard}")
+        return _summary(shard, 0, [], {}, time.time(), self.failure)
 
     def _answer(self, shard: int, row: pa.Table) -> pa.Table:
         segmenter, began = self.segmenter, time.time()
         items = _items(self.run, shard, self.retried)
-        if self.first and (rejects := self.run.answered(shard)) is not None:
-            return _summary(shard, len(items), rejects, {}, began)
-        self.first = False
+        if self.resuming and (reasons := self.run.answered(shard)) is not None:
+            return _summary(shard, len(items), reasons, {}, began)
+        self.resuming = False
         load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
-        began_first = self.run.begin(shard)  # else a worker died on it: one of its images may be deadly
+        first_try = self.run.begin(shard)
+        with self._leaving(shard):
+            # A worker died on it, or failed to decode it: one of its images may be deadly.
+            masks, rejects = self._answer_here(items, load) if first_try and load else self._answer_in_children(items)
+            if rejects["error"].to_pylist() == [WORKER_ERROR] * len(items):
+                self._check_others(shard, items)
+        self.run.commit(shard, masks, rejects)
+        if load is None:
+            self.run.end_decoding(shard)
+        seconds = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
+        return _summary(shard, len(items), rejects["error"].to_pylist(), seconds, began)
+
+    @contextlib.contextmanager
+    def _leaving(self, shard: int) -> Iterator[None]:
+        """Where the block fails, the shard counts as never begun."""
         try:
-            masks, rejects = self._tables(shard, items, load if began_first else None)
+            yield
         except Exception:
             with contextlib.suppress(OSError):
                 self.run.leave(shard)
             raise
-        self.run.commit(shard, masks, rejects)
-        if load is None:
-            storage.delete(_decoding(self.run.uri, shard))
-        stages = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
-        return _summary(shard, len(items), rejects["error"].to_pylist(), stages, began)
 
-    def _tables(self, shard: int, items: list[Item], load: Load | None) -> Tables:
-        """Mask rows and rejects of a shard.
+    def _answer_here(self, items: list[Item], load: Load) -> Tables:
+        return isolate_errors(partial(self.segmenter.answer, load=load), items, self._schema)
 
-        Args:
-            load: gives its images; None where one of them may be deadly.
-        """
-        schema = mask_schema(self.run.label_space.num_classes, self.cfg.metrics.boundary_px)
-        if load is None:
-            masks, rejects = answer_in_children(partial(_answerer, self.payload), items, schema)
-        else:
-            masks, rejects = answer_apart(partial(self.segmenter.answer, load=load), items, schema)
-        if rejects["error"].to_pylist() == [WORKER_ERROR] * len(items):
-            self._accuse(shard, items, schema)
-        return masks, rejects
+    def _answer_in_children(self, items: list[Item]) -> Tables:
+        return isolate_crashes(partial(_answer_of_child, self.payload), items, self._schema)
 
-    def _accuse(self, shard: int, items: list[Item], schema: pa.Schema) -> None:
+    @property
+    def _schema(self) -> pa.Schema:
+        return mask_schema(self.run.label_space.num_classes, self.cfg.metrics.boundary_px)
+
+    def _check_others(self, shard: int, items: list[Item]) -> None:
         """Raise the error that every image of a shard met, unless images of other shards are answered: then it is theirs."""
         others = np.unique(np.linspace(0, self.run.plan.num_shards - 1, WITNESSES + 1).round().astype(int)).tolist()
         witnesses = [_items(self.run, other, self.retried)[0] for other in others if other != shard]
-        masks, _ = answer_in_children(partial(_answerer, self.payload), witnesses, schema)
+        masks, _ = self._answer_in_children(witnesses)
         if masks.num_rows:
             return
         try:
@@ -125,17 +122,16 @@ class Segmenter:
 def decode(row: pa.Table, payload: dict[str, Any], fingerprint: str, retried: dict[int, list[str]]) -> pa.Table:
     """A shard number -> the shard's decoded images; none of them where that fails, or an earlier try died on one of them.
 
-    The actor then answers the shard's images apart, and says what is wrong.
+    The actor then answers the shard in child processes, and says what is wrong.
     """
     cfg, shard, items = parse(SegmentConfig, payload, where="segment config"), row["shard"][0].as_py(), None
-    mark = _decoding(cfg.output, shard)
     try:
         run = _opened(cfg.output, fingerprint)
-        if storage.create(mark, b"decoding"):
+        if run.begin_decoding(shard):
             items = _items(run, shard, retried)
         packed = pack(shard, items, Loader(cfg, run.label_space, Turns(1)), threads=READERS + 1)
         if items is not None:
-            storage.delete(mark)
+            run.end_decoding(shard)
     except Exception:
         return pack(shard, None)
     return packed
@@ -164,31 +160,27 @@ def _checkpoint(cfg: SegmentConfig) -> Checkpoint:
     return ready
 
 
-def _answerer(payload: dict[str, Any]) -> Answerer:
+def _answer_of_child(payload: dict[str, Any]) -> Answer:
     """What answers items in a child process."""
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
     ready = _checkpoint(cfg)
     schema = mask_schema(ready.label_space.num_classes, cfg.metrics.boundary_px)
-    return partial(answer_apart, ShardSegmenter(ready, cfg).answer, schema=schema)
+    return partial(isolate_errors, ShardSegmenter(ready, cfg).answer, schema=schema)
 
 
 def _items(run: Run, shard: int, retried: dict[int, list[str]]) -> list[Item]:
+    """A shard's items; those that are retried as their files are now, not as they were planned."""
     again = set(retried.get(shard, ()))
     return [item.as_it_is() if item.image_id in again else item for item in run.shard_items(shard)]
 
 
-def _decoding(run: str, shard: int) -> str:
-    """There while a task decodes a shard; left behind only by one that failed."""
-    return storage.join(run, "attempts", f"decode-{shard:05d}")
-
-
 def _summary(
-    shard: int, images: int, rejects: list[str], stages: dict[str, float], began: float, ended: str | None = None
+    shard: int, images: int, rejects: list[str], seconds: dict[str, float], began: float, ended: str | None = None
 ) -> pa.Table:
     """One small row a shard: all that comes back to the driver."""
     values = {"shard": shard, "images": images, "rejects": rejects, "began": began, "ended": ended}
-    values |= dict.fromkeys(SECONDS, 0.0) | stages
+    values |= dict.fromkeys(SECONDS, 0.0) | seconds
     fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "began": pa.float64(),
               "ended": pa.string()}  # fmt: skip
     return pa.Table.from_pylist([values], schema=pa.schema({**fields, **dict.fromkeys(SECONDS, pa.float64())}))

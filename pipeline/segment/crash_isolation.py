@@ -1,4 +1,4 @@
-"""Images that kill the process that reads them: found by bisection in child processes, and rejected one by one."""
+"""Images on which the code raises, or that kill its process: found by bisection, and rejected one by one."""
 
 import multiprocessing
 import signal
@@ -9,14 +9,37 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.corpus import Item
-from pipeline.errors import UserError
+from pipeline.errors import Reject, UserError
+from pipeline.predict.out_of_memory import memory_is_full
 from pipeline.runs import REJECT_SCHEMA
+from pipeline.segment.loading import NO_MEMORY
+from pipeline.segment.rows import reject_row
 
+WORKER_ERROR = "worker_error"
 Tables = tuple[pa.Table, pa.Table]  # masks and rejects
-Answerer = Callable[[list[Item]], Tables]
+Answer = Callable[[list[Item]], Tables]
 
 
-def answer_in_children(make: Callable[[], Answerer], items: list[Item], schema: pa.Schema) -> Tables:
+def isolate_errors(answer: Answer, items: list[Item], schema: pa.Schema) -> Tables:
+    """Mask rows and reject rows of items, where `answer` may raise on some of them.
+
+    After an error each half is answered by itself, and so on. An image on which an error is raised when it is alone becomes
+    a reject `worker_error`, or `out_of_memory`. What concerns the whole run, `UserError`, is raised.
+
+    Args:
+        schema: of the mask rows.
+    """
+    try:
+        return answer(items)
+    except UserError:
+        raise
+    except Exception as error:
+        if len(items) == 1:
+            return _rejected(items[0], NO_MEMORY if memory_is_full(error) else _worker_error(items[0], error), schema)
+    return _in_halves(lambda half: isolate_errors(answer, half, schema), items)
+
+
+def isolate_crashes(make: Callable[[], Answer], items: list[Item], schema: pa.Schema) -> Tables:
     """Mask rows and reject rows of items, where some may kill the process that works on them.
 
     A child answers all of them; if it dies, two children answer a half each, and so on: k deadly images among n cost about
@@ -26,18 +49,37 @@ def answer_in_children(make: Callable[[], Answerer], items: list[Item], schema: 
         make: called in the child (so it must be picklable), gives the function that answers items.
         schema: of the mask rows.
     """
-    done = _in_child(make, items)
-    if isinstance(done, tuple):
-        return done
+    tables = _in_child(make, items)
+    if isinstance(tables, tuple):
+        return tables
     if len(items) == 1:
-        return schema.empty_table(), _crashed(items[0], done)
+        return _rejected(items[0], _worker_crash(items[0], tables), schema)
+    return _in_halves(lambda half: isolate_crashes(make, half, schema), items)
+
+
+def _in_halves(answer: Answer, items: list[Item]) -> Tables:
     middle = len(items) // 2
-    halves = [answer_in_children(make, part, schema) for part in (items[:middle], items[middle:])]
-    masks, rejects = (pa.concat_tables(tables) for tables in zip(*halves, strict=True))
-    return masks, rejects
+    masks, rejects = zip(answer(items[:middle]), answer(items[middle:]), strict=True)
+    return pa.concat_tables(masks), pa.concat_tables(rejects)
 
 
-def _in_child(make: Callable[[], Answerer], items: list[Item]) -> Tables | str:
+def _rejected(item: Item, reject: Reject, schema: pa.Schema) -> Tables:
+    row = reject_row(item, reject) | {"attempts": 2}
+    return schema.empty_table(), pa.Table.from_pylist([row], schema=REJECT_SCHEMA)
+
+
+def _worker_error(item: Item, error: Exception) -> Reject:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    words = " ".join(str(error).split())
+    return Reject(
+        "worker",
+        WORKER_ERROR,
+        f"{item.image_id}: {type(error).__name__}: {words} ({frame.filename}:{frame.lineno}, in {frame.name}); the code "
+        "failed on this image, alone and beside others: report it with the image, then run `maskmill retry-rejects`",
+    )
+
+
+def _in_child(make: Callable[[], Answer], items: list[Item]) -> Tables | str:
     """The child's tables, or how it died."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -58,7 +100,7 @@ def _in_child(make: Callable[[], Answerer], items: list[Item]) -> Tables | str:
     return masks, rejects
 
 
-def _work(sender: Any, make: Callable[[], Answerer], items: list[Item]) -> None:
+def _work(sender: Any, make: Callable[[], Answer], items: list[Item]) -> None:
     try:
         sender.send([_serialised(table) for table in make()(items)])
     except Exception as error:  # a fault of the run, not of one image: the parent raises it
@@ -81,15 +123,10 @@ def _serialised(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _crashed(item: Item, how: str) -> pa.Table:
-    row = {
-        "image_id": item.image_id,
-        "uri": item.image.uri,
-        "member": item.image.member,
-        "stage": "worker",
-        "error": "worker_crash",
-        "message": f"{item.image_id}: the process that worked on it died ({how}), alone and beside others; look at the image, "
+def _worker_crash(item: Item, how: str) -> Reject:
+    return Reject(
+        "worker",
+        "worker_crash",
+        f"{item.image_id}: the process that worked on it died ({how}), alone and beside others; look at the image, "
         "or give the worker more memory and run `maskmill retry-rejects`",
-        "attempts": 2,
-    }
-    return pa.Table.from_pylist([row], schema=REJECT_SCHEMA)
+    )

@@ -102,7 +102,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
             rows = _answer(cfg, run, pending)
             watched = telemetry.SegmentationMetrics(cfg.output, progress.images, progress.done)
             for row in rows.iter_rows():
-                failures.raise_told(row["ended"])
+                failures.raise_encoded(row["ended"])
                 progress.add(row)
                 watched.add(row, progress.done)
                 on_progress(progress)

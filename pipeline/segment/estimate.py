@@ -28,11 +28,11 @@ from pipeline.errors import UserError
 from pipeline.metrics.registry import check_metrics
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.runs import SECONDS, Run, describe, read_success
+from pipeline.runs import SECONDS, Run, describe, read_success, run_exists
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
-from pipeline.segment import ShardSegmenter
+from pipeline.segment.shard import ShardSegmenter
 from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity
 
 OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
@@ -317,7 +317,7 @@ def _listed(cfg: SegmentConfig, ready: Checkpoint | None) -> tuple[Listing, int 
     Raises:
         UserError: the run that is there has other settings.
     """
-    if not storage.exists(storage.join(cfg.output, "run.json")):
+    if not run_exists(cfg.output):
         listing = Listing.of(plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard))
         return listing, None, list(listing.shard_images)
     run = Run.resumed(cfg.output, identity(cfg, ready or _loaded(cfg)))

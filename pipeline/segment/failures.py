@@ -52,8 +52,8 @@ def explained(output: str) -> Iterator[None]:
         over.set()
 
 
-def tell(output: str, error: Exception, where: str) -> str:
-    """What ended an actor, as text for its driver, which `raise_told` understands.
+def encode(output: str, error: Exception, where: str) -> str:
+    """What ended an actor, as text for its driver, which `raise_encoded` understands.
 
     Args:
         where: what the actor was at, such as its shard.
@@ -65,20 +65,20 @@ def tell(output: str, error: Exception, where: str) -> str:
     return json.dumps({"bug": words, "trace": "".join(traceback.format_exception(error))})
 
 
-def raise_told(told: str | None) -> None:
+def raise_encoded(failure: str | None) -> None:
     """Raise what ended an actor; nothing where nothing did.
 
     Raises:
         UserError: whoever runs the command can mend it.
         ActorError: a bug.
     """
-    if told is None:
+    if failure is None:
         return
-    found = json.loads(told)
-    if "sentence" in found:
-        raise UserError(found["sentence"])
-    bug = ActorError(found["bug"])
-    bug.add_note(f"in the actor:\n{found['trace']}")
+    decoded = json.loads(failure)
+    if "sentence" in decoded:
+        raise UserError(decoded["sentence"])
+    bug = ActorError(decoded["bug"])
+    bug.add_note(f"in the actor:\n{decoded['trace']}")
     raise bug
 
 

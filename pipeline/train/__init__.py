@@ -1,14 +1,18 @@
-"""Ray Train: a labelled corpus in, a checkpoint out.
+"""Ray Train: a labelled corpus in, a checkpoint out. Files are imported by name: few of them need Ray.
 
-driver.py      one call: check, claim the output, one Ray trainer a stage, what a failure means
-loop.py        one worker, from the first step to the last
-learner.py     network, optimiser, loss: what one step does
-parallel.py    how the workers' networks are kept one
-state.py       snapshots and checkpoints of a run, and how one goes on
-validate.py    counts of the validation split
-faults.py      what to say about NaN and about memory that is full
-folder.py      config, environment, label counts: what lies beside the checkpoints
-board.py       TensorBoard; curves.py: learning curves as a picture; tracking.py: MLflow
+driver.py       one call: check, claim the output, one Ray trainer a stage, what a failure means
+loop.py         one worker, from the first step to the last
+data.py         items -> batches, augmented ahead of the model in an order fixed by the seed
+learner.py      network, optimizer, loss: what one step does
+recipe/         what a learner is made of: losses, class weights, optimizer, schedule, averaged weights
+parallel.py     how the workers' networks are kept equal: DDP or FSDP
+validate.py     counts of the validation split
+state.py        how far a run is: what is saved and restored; snapshots.py: how snapshots are stored
+run_folder.py   config, environment, label counts: what lies beside the checkpoints
+metrics_log.py  metrics.jsonl; curves.py: learning curves as a picture; tensorboard.py, mlflow.py: the same elsewhere
+failures.py     what to say about NaN, memory that is full, workers that are lost
+telemetry.py    metrics that Ray exports
+tune.py         Ray Tune over any key of the config
 
 <output>/config.json       the resolved config
 <output>/environment.json  of each start: versions of the packages, commit of the code, machine
@@ -18,7 +22,3 @@ board.py       TensorBoard; curves.py: learning curves as a picture; tracking.py
 <output>/_SUCCESS.json     written last: the run has nothing left to do
 <output>/stage-N/...       the same of each stage, where the config has `stages`
 """
-
-from pipeline.train.driver import Trained, train
-
-__all__ = ["Trained", "train"]

@@ -20,7 +20,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from pipeline import cluster, storage
 from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, open_tree, stage_configs, with_values
 from pipeline.errors import UserError
-from pipeline.train import train
+from pipeline.train.driver import train
 from pipeline.train.metrics_log import figure, read_records
 
 

@@ -22,7 +22,7 @@ from pipeline.imaging.decode import decode_image
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.segment import ShardSegmenter
+from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
 
 HEIGHT, WIDTH = 1024, 2048

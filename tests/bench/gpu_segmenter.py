@@ -33,7 +33,7 @@ def end_to_end(height: int, width: int, batch: int, images: int) -> Iterator[lis
     from pipeline.corpus import list_items, read
     from pipeline.imaging.decode import decode_image
     from pipeline.models import checkpoint
-    from pipeline.segment import ShardSegmenter
+    from pipeline.segment.shard import ShardSegmenter
     from pipeline.synthetic.scenes import write_corpus
 
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from pipeline.corpus import list_items
 from pipeline.imaging.mask_png import MaskWriter
 from pipeline.models import Network
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.segment import ShardSegmenter
+from pipeline.segment.shard import ShardSegmenter
 
 
 class Brightness(Network):

@@ -20,8 +20,8 @@ from pipeline.config.models import DeepLabV3PlusConfig
 from pipeline.corpus import list_items, plan_shards
 from pipeline.models import checkpoint
 from pipeline.runs import Run
-from pipeline.segment import ShardSegmenter
 from pipeline.segment.driver import identity
+from pipeline.segment.shard import ShardSegmenter
 from tests.bench.turns import show
 
 

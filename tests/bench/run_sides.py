@@ -23,8 +23,8 @@ from pipeline.imaging.decode import decode_image
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
-from pipeline.segment import ShardSegmenter
 from pipeline.segment.driver import segment
+from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.street import draw_scene
 from tests.bench.run_peers import CLASSES, Chunk, empty_network, normalised, ray_data, stock
 from tests.local_ray import start_ray

@@ -8,7 +8,7 @@ from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items
 from pipeline.models import checkpoint
 from pipeline.runs import SECONDS
-from pipeline.segment import ShardSegmenter
+from pipeline.segment.shard import ShardSegmenter
 from tests.bad_inputs import picture
 
 pytestmark = pytest.mark.chaos
