@@ -29,7 +29,7 @@ def compact(
     """Write a finished run's copy with large parts at `out`; again to go on after a kill. Memory holds one part.
 
     Args:
-        on_part: told how many parts are done, and of how many.
+        on_part: called with (parts done, all).
     Raises:
         UserError: the run is not finished, or changed meanwhile; something else is at `out`.
     """

@@ -17,7 +17,7 @@ from pipeline.config import canonical, differences
 from pipeline.errors import UserError
 from pipeline.runs.schema import FORMAT
 
-MAX_TOLD = 4  # faults in one sentence
+MAX_FAULTS = 4  # in one sentence
 
 
 def _with_time_zone(text: str) -> str:
@@ -114,7 +114,7 @@ class RunInfo(_Record):
             yield f"plan.images is {plan.images}, the plan's parts have {rows}"
         firsts = [part.first_shard for part in plan.parts]
         if firsts != sorted(set(firsts)) or firsts[:1] not in ([], [0]) or plan.shards <= max(firsts, default=-1):
-            yield f"plan.shards is {plan.shards}, the plan's parts begin with the shards {firsts[:MAX_TOLD]}"
+            yield f"plan.shards is {plan.shards}, the plan's parts begin with the shards {firsts[:MAX_FAULTS]}"
         if plan.shards > plan.images:
             yield f"plan.shards is {plan.shards}, of {plan.images} images"
         for number, part in enumerate(plan.parts):
@@ -166,7 +166,7 @@ def describe(uri: str) -> RunInfo:
     """`run.json` of a run; UserError if there is no run, one of another format, or one whose run.json was edited."""
     info = read_info(uri)
     if faults := info.faults():
-        raise UserError(f"run {uri} is not what it was made as: {_told(faults)}; restore the file from a copy")
+        raise UserError(f"run {uri} is not what it was made as: {_first_faults(faults)}; restore the file from a copy")
     return info
 
 
@@ -223,7 +223,7 @@ def check_success(uri: str, success: Success, fingerprint: str) -> None:
     if success.fingerprint != fingerprint:
         faults.append(f"_SUCCESS.json: its fingerprint is {success.fingerprint[:12]}, the run's is {fingerprint[:12]}")
     if faults:
-        raise UserError(f"run {uri} did not end as it says: {_told(faults)}; {_rewrite(uri)}")
+        raise UserError(f"run {uri} did not end as it says: {_first_faults(faults)}; {_rewrite(uri)}")
 
 
 def fingerprint_of(identity: dict[str, Any]) -> str:
@@ -248,9 +248,9 @@ def _rewrite(uri: str) -> str:
     return f"delete the file and run `maskmill resume {uri}`, which writes it again from the parts"
 
 
-def _told(faults: list[str]) -> str:
-    more = len(faults) - MAX_TOLD
-    return "; ".join([*faults[:MAX_TOLD], *([f"and {more} more"] if more > 0 else [])])
+def _first_faults(faults: list[str]) -> str:
+    more = len(faults) - MAX_FAULTS
+    return "; ".join([*faults[:MAX_FAULTS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _parsed(record: type[R], data: bytes, where: str, advice: str) -> R:
@@ -270,7 +270,7 @@ def _parsed(record: type[R], data: bytes, where: str, advice: str) -> R:
     try:
         return record.model_validate_json(data)
     except ValidationError as error:
-        raise UserError(f"{where} is damaged: {_told([_problem(dict(p)) for p in error.errors()])}; {advice}") from None
+        raise UserError(f"{where} is damaged: {_first_faults([_problem(dict(p)) for p in error.errors()])}; {advice}") from None
 
 
 def _problem(problem: dict[str, Any]) -> str:

@@ -105,8 +105,8 @@ class Lease:
     @staticmethod
     def holder(run_uri: str) -> str | None:
         """Who writes a run now, in words; None if nobody does."""
-        found = _read(run_uri, max(_numbers(run_uri), default=0))
-        return _name(found) if found and _alive(found) else None
+        holder = _read(run_uri, max(_numbers(run_uri), default=0))
+        return _name(holder) if holder and _alive(holder) else None
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
@@ -132,13 +132,13 @@ def _numbers(run_uri: str) -> list[int]:
 
 def lease_faults(run_uri: str) -> list[str]:
     """Lease files that cannot be read, each as a sentence."""
-    found = []
+    faults = []
     for number in sorted(_numbers(run_uri)):
         try:
             _read(run_uri, number)
         except UserError as error:
-            found.append(str(error))
-    return found
+            faults.append(str(error))
+    return faults
 
 
 def _read(run_uri: str, number: int) -> _Holder | None:

@@ -51,8 +51,8 @@ class Run:
     @classmethod
     def open(cls, uri: str) -> "Run":
         """The run at a URI; UserError if there is none."""
-        found = describe(uri)
-        return cls(uri, found.fingerprint, labels.space(found.label_space.name), Plan(uri, found.plan))
+        info = describe(uri)
+        return cls(uri, info.fingerprint, labels.space(info.label_space.name), Plan(uri, info.plan))
 
     @classmethod
     def open_or_create(
@@ -74,11 +74,11 @@ class Run:
         """
         if not run_exists(uri):
             plan = write_plan(uri, make_plan())
-            whole = {**identity, "plan_sha256": plan.sha256}
+            complete = {**identity, "plan_sha256": plan.sha256}
             info = RunInfo(
                 format=FORMAT,
-                fingerprint=fingerprint_of(whole),
-                identity=whole,
+                fingerprint=fingerprint_of(complete),
+                identity=complete,
                 config=config,
                 label_space=LabelSpaceInfo(name=space.name, classes=space.classes, colours=space.colours),
                 versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
@@ -91,9 +91,9 @@ class Run:
     @classmethod
     def resumed(cls, uri: str, identity: dict[str, Any]) -> "Run":
         """The run at a URI; UserError if it has another identity: the message names each field that differs."""
-        found = describe(uri).identity
-        wanted = json.loads(canonical({**identity, "plan_sha256": found["plan_sha256"]}))
-        if changed := differences(found, wanted):
+        recorded = describe(uri).identity
+        wanted = json.loads(canonical({**identity, "plan_sha256": recorded["plan_sha256"]}))
+        if changed := differences(recorded, wanted):
             raise UserError(
                 f"run {uri} was made with other settings: {'; '.join(changed)}; "
                 "choose another output, or restore the settings to resume this run"
@@ -146,8 +146,8 @@ class Run:
 
     def answered(self, shard: int) -> list[str] | None:
         """Reasons of a shard's rejects; None while it has no answer."""
-        found = self._footer(shard)
-        return None if found is None else [row["error"] for row in found.rejects]
+        footer = self._footer(shard)
+        return None if footer is None else [row["error"] for row in footer.rejects]
 
     def begin(self, shard: int) -> bool:
         """Say that work on a shard begins; False if an earlier attempt began and never ended, so that its worker died."""
@@ -195,15 +195,15 @@ class Run:
         for mark in storage.list_files(self._marks):
             if mark.path.startswith("shard-"):  # its worker may have died between its answer and the answer's rejects
                 self._settle(int(mark.path.removeprefix("shard-")))
-        found = {}
+        num_rejects = {}
         for part in scan_parts(self.uri, "rejects"):
             ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
-            found[part.first] = len(ids)
+            num_rejects[part.first] = len(ids)
             storage.put(self._mark_uri(f"{_RETRIED}{part.first:05d}"), json.dumps(ids).encode())
             for uri in (replace(part, kind="masks").uri, part.uri):
                 _check(lease)
                 storage.delete(uri)
-        return found
+        return num_rejects
 
     def retried(self) -> dict[int, list[str]]:
         """Shard -> its images that were rejected and are tried again: they may have been mended since they were planned."""
@@ -240,8 +240,8 @@ class Run:
 
     def _settle(self, shard: int) -> None:
         """Write the rejects of which the shard's committed part speaks."""
-        if (found := self._footer(shard)) is not None and found.rejects:
-            name, data = rejects_part(self.fingerprint, self.label_space, shard, shard, found.rejects)
+        if (footer := self._footer(shard)) is not None and footer.rejects:
+            name, data = rejects_part(self.fingerprint, self.label_space, shard, shard, footer.rejects)
             storage.put(storage.join(self.uri, name), data)
 
     def _footer(self, shard: int) -> Footer | None:

@@ -91,9 +91,9 @@ def scan_parts(run_uri: str, kind: str) -> Iterator[Part]:
 
 def part_at(run_uri: str, kind: str, file: storage.FileInfo) -> Part | None:
     """The part that a file below `masks` or `rejects` is by its name; None for any other file."""
-    if not (found := _NAME.fullmatch(file.path)):
+    if not (match := _NAME.fullmatch(file.path)):
         return None
-    part = Part(run_uri, kind, file.bytes, int(found[1]), int(found[2] or found[1]))
+    part = Part(run_uri, kind, file.bytes, int(match[1]), int(match[2] or match[1]))
     return part if part.first <= part.last and part.name == f"{kind}/{file.path}" else None
 
 
@@ -174,8 +174,8 @@ def footer_of(data: bytes, name: str) -> Footer:
     """The footer at the end of some bytes; UserError if there is none."""
     try:
         footer = data[max(0, len(data) - _footer_bytes(data)) :]
-        found = pq.read_metadata(pa.BufferReader(footer))
-        metadata = {key.decode(): value.decode() for key, value in (found.metadata or {}).items()}
+        parquet = pq.read_metadata(pa.BufferReader(footer))
+        metadata = {key.decode(): value.decode() for key, value in (parquet.metadata or {}).items()}
         rejects = json.loads(metadata.pop(REJECTS, "[]"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{name} cannot be read ({error}); delete it and run `segment` again") from None
@@ -183,7 +183,7 @@ def footer_of(data: bytes, name: str) -> Footer:
     if body is None or not _are_rejects(rejects):
         raise UserError(f"{name} is no part of a run, or its footer is damaged; delete it and run `segment` again")
     described = {key: value for key, value in metadata.items() if key.startswith("maskmill.")}
-    return Footer(found.num_rows, rejects, body, hashlib.sha256(footer).hexdigest(), described)
+    return Footer(parquet.num_rows, rejects, body, hashlib.sha256(footer).hexdigest(), described)
 
 
 def _are_rejects(rows: Any) -> bool:

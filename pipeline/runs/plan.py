@@ -88,10 +88,10 @@ class Plan:
         """(num_shards,) int64: images of each shard."""
         sizes = np.zeros(self.num_shards, np.int64)
         for table in self.tables(["shard"]):
-            found, counts = np.unique(table["shard"].to_numpy(), return_counts=True)
-            if found.size and found[-1] >= self.num_shards:
+            shards, counts = np.unique(table["shard"].to_numpy(), return_counts=True)
+            if shards.size and shards[-1] >= self.num_shards:
                 break
-            sizes[found] += counts
+            sizes[shards] += counts
         if sizes.sum() != self.num_images or not sizes.all():
             raise UserError(
                 f"run {self._run_uri}: run.json says {self.num_images} images in {self.num_shards} shards, the plan holds "
@@ -105,9 +105,9 @@ class Plan:
         Raises:
             UserError: a part is gone, or not the one that the run was made with.
         """
-        proof, whole = Proof(), hashlib.sha256()
+        proof, digest = Proof(), hashlib.sha256()
         for part in self.parts:
-            whole.update(data := self._bytes(part))
+            digest.update(data := self._bytes(part))
             first, images = proof.shards, proof.images
             file = pq.ParquetFile(pa.BufferReader(data))
             for group in range(file.metadata.num_row_groups):
@@ -121,20 +121,20 @@ class Plan:
                     f"run.json: plan says that {part.name} begins with shard {part.first_shard} and has {part.rows} images, "
                     f"it begins with shard {first} and has {proof.images - images}"
                 )
-        for key, said, found in (
+        for key, recorded, counted in (
             ("images", self._info.images, proof.images),
             ("shards", self._info.shards, proof.shards),
-            ("sha256", self._info.sha256[:12], whole.hexdigest()[:12]),
+            ("sha256", self._info.sha256[:12], digest.hexdigest()[:12]),
         ):
-            if said != found:
-                proof.problems.append(f"run.json: plan.{key} is {said}, the plan's is {found}")
+            if recorded != counted:
+                proof.problems.append(f"run.json: plan.{key} is {recorded}, the plan's is {counted}")
         return proof
 
     def rows_of(self, ids: list[str]) -> pa.Table:
         """The rows of some images."""
         wanted = pa.array(ids, pa.string())
-        found = [table.filter(pc.is_in(table["image_id"], wanted)) for table in self.tables()]
-        return pa.concat_tables(found, promote_options="permissive").unify_dictionaries()
+        tables = [table.filter(pc.is_in(table["image_id"], wanted)) for table in self.tables()]
+        return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
 
     def _read(self, part: PlanPart) -> pq.ParquetFile:
         return pq.ParquetFile(pa.BufferReader(self._bytes(part)))
@@ -153,15 +153,15 @@ class Plan:
 
 def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> PlanInfo:
     """Store a plan; what run.json says of it. Memory holds one part."""
-    whole, parts, images, shards = hashlib.sha256(), list[PlanPart](), 0, 0
+    digest, parts, images, shards = hashlib.sha256(), list[PlanPart](), 0, 0
     for first, last, rows, data in _files(tables):
-        whole.update(data)
-        digest = hashlib.sha256(data).hexdigest()
-        name = plan_name(len(parts), digest)
+        digest.update(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        name = plan_name(len(parts), sha256)
         storage.put(storage.join(run_uri, name), data)
-        parts.append(PlanPart(name=name, first_shard=first, rows=rows, sha256=digest))
+        parts.append(PlanPart(name=name, first_shard=first, rows=rows, sha256=sha256))
         images, shards = images + rows, last + 1
-    return PlanInfo(images=images, shards=shards, sha256=whole.hexdigest(), parts=tuple(parts))
+    return PlanInfo(images=images, shards=shards, sha256=digest.hexdigest(), parts=tuple(parts))
 
 
 def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
@@ -182,5 +182,5 @@ def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
 
 def leftover(name: str, uri: str) -> bool:
     """Whether a file is a plan's part, whole, of a start that was killed before its run.json: nothing reads it."""
-    found = _LEFTOVER.fullmatch(name)
-    return found is not None and hashlib.sha256(storage.read(uri)).hexdigest().startswith(found[1])
+    match = _LEFTOVER.fullmatch(name)
+    return match is not None and hashlib.sha256(storage.read(uri)).hexdigest().startswith(match[1])

@@ -101,16 +101,20 @@ def write_success(
         check()
         storage.delete(part.uri)
     done = Finished(rows, reasons.total(), dict(reasons.most_common()))
-    if done.rejects > max_reject_rate * sizes.sum():
-        counts = ", ".join(f"{count} {reason}" for reason, count in done.rejects_by_reason.items())
-        raise UserError(
-            f"run {run_uri}: {done.rejects} of {sizes.sum()} images were rejected ({counts}), more than "
-            f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
-        )
+    _check_rejects(run_uri, done, int(sizes.sum()), max_reject_rate)
     check()
     success = Success(format=FORMAT, fingerprint=fingerprint, finished=moment, **vars(done), parts=entries)
     put_success(run_uri, success)
     return done
+
+
+def _check_rejects(run_uri: str, done: Finished, images: int, max_reject_rate: float) -> None:
+    if done.rejects > max_reject_rate * images:
+        counts = ", ".join(f"{count} {reason}" for reason, count in done.rejects_by_reason.items())
+        raise UserError(
+            f"run {run_uri}: {done.rejects} of {images} images were rejected ({counts}), more than "
+            f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
+        )
 
 
 def _entry(size: int, footer: Footer) -> PartEntry:

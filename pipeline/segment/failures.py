@@ -1,4 +1,4 @@
-"""What ends a segmentation run, told by an actor or by its cluster: a sentence, or a bug with its traceback."""
+"""What ends a segmentation run, in an actor or in its cluster: a sentence, or a bug with its traceback."""
 
 import contextlib
 import errno

@@ -38,15 +38,15 @@ def unpack(row: pa.Table) -> Load | None:
     pixels = [part.as_buffer() for part in row["pixels"][0]]
 
     def load(item: Item) -> Loaded | Streamed:
-        found = outcomes[item.image_id]
-        if "reject" in found:
-            raise Reject(*found["reject"])
-        arrays = {name: _array(place, pixels) for name, place in found["arrays"].items()}
+        outcome = outcomes[item.image_id]
+        if "reject" in outcome:
+            raise Reject(*outcome["reject"])
+        arrays = {name: _array(place, pixels) for name, place in outcome["arrays"].items()}
         image, label = arrays["image"], arrays["label"]
         assert image is not None
-        if "orientation" in found:
-            return Loaded(item, image, label, found["orientation"], arrays["instances"], seconds=found["seconds"])
-        return Streamed(item, image.tobytes(), None if label is None else label.tobytes(), found["seconds"])
+        if "orientation" in outcome:
+            return Loaded(item, image, label, outcome["orientation"], arrays["instances"], seconds=outcome["seconds"])
+        return Streamed(item, image.tobytes(), None if label is None else label.tobytes(), outcome["seconds"])
 
     return load
 

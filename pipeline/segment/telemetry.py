@@ -22,11 +22,11 @@ class SegmentationMetrics:
         self._answered = Counter("maskmill_images_answered", "Images answered by this start.", RUN)
         self._rejects = Counter("maskmill_images_rejected", "Images rejected by this start.", (*RUN, "reason"))
         self._seconds = Counter("maskmill_stage_seconds", "Seconds of all actors in one stage.", (*RUN, "stage"))
-        self._tell(done)
+        self._set(done)
 
     def add(self, row: dict[str, Any], done: int) -> None:
         """A shard was committed; `done` images of the run are answered now."""
-        self._tell(done)
+        self._set(done)
         self._answered.inc(row["images"], self._run)
         for reason in row["rejects"]:
             self._rejects.inc(1, {**self._run, "reason": reason})
@@ -34,6 +34,6 @@ class SegmentationMetrics:
             if row[name] > 0:
                 self._seconds.inc(row[name], {**self._run, "stage": name.removeprefix("seconds_")})
 
-    def _tell(self, done: int) -> None:
+    def _set(self, done: int) -> None:
         self._planned.set(self._images, self._run)  # again each time: a value set once may leave with the first export
         self._done.set(done, self._run)

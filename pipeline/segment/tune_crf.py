@@ -34,7 +34,7 @@ from pipeline.predict import Predictor
 # arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
 SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10
 RANGES = {"colour_weight": (3.0, 6.0), "colour_px": (30.0, 100.0), "colour_levels": (3.0, 6.0)}
-BOUNDARY_PX = 3  # band whose boundary IoU is told
+BOUNDARY_PX = 3  # band of the boundary IoU
 SEED = 0  # of the choice of images and of the intervals
 
 
@@ -84,9 +84,9 @@ def tune_crf(
     best = max((crf for crf in tried if crf is not None), key=lambda crf: mean_iou(_sum(tried[crf], space.num_classes)))
     fine = [crf for crf in _around(cfg, best) if crf not in tried]
     tried |= _evaluate(payload, cfg, items, scores, fine, on_progress)
-    found = _judge(tried, len(items), space.num_classes, space.classes)
-    _write(cfg, found)
-    return found
+    tuned = _judge(tried, len(items), space.num_classes, space.classes)
+    _write(cfg, tuned)
+    return tuned
 
 
 def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
@@ -154,14 +154,14 @@ def _count(payload: dict[str, Any], item: Item, uri: str, settings: Sequence[dic
     image, label = load_pair(item, space, cfg.max_pixels)
     device = "cuda" if cfg.gpus_per_actor > 0 and cfg.crf_on == "device" else "cpu"
     probs = torch.from_numpy(np.load(io.BytesIO(storage.read(uri))).astype(np.float32)).to(device)
-    found = []
+    counts = []
     for values in settings:
         marginals = probs if values is None else sharpen(probs, image, CrfConfig(**values), cfg.cpus_per_actor)
         mask = marginals.argmax(dim=0).to(torch.uint8).cpu().numpy()
         confusion = count_confusion(label, mask, space.num_classes)
         boundary = count_boundary(label, mask, space.num_classes, (BOUNDARY_PX,))
-        found.append(np.concatenate([confusion.ravel(), boundary.ravel()]))
-    return np.stack(found)
+        counts.append(np.concatenate([confusion.ravel(), boundary.ravel()]))
+    return np.stack(counts)
 
 
 def _grid(cfg: SegmentConfig, values: dict[str, list[float]]) -> list[CrfConfig]:
@@ -220,18 +220,18 @@ def _figures(sums: np.ndarray, num_classes: int) -> np.ndarray:
     return np.stack([scores["miou"], scores["mean_accuracy"], boundary], axis=1)
 
 
-def _write(cfg: SegmentConfig, found: Tuned) -> None:
+def _write(cfg: SegmentConfig, tuned: Tuned) -> None:
     values = cfg.model_dump(mode="json") | {
-        "crf": found.best.crf.model_dump() if found.helps and found.best.crf else None
+        "crf": tuned.best.crf.model_dump() if tuned.helps and tuned.best.crf else None
     }
     storage.put(storage.join(cfg.output, "best.yaml"), yaml.safe_dump(values, sort_keys=False).encode())
 
     def plain(setting: Setting) -> dict[str, Any]:
         return asdict(setting) | {"crf": None if setting.crf is None else setting.crf.model_dump()}
 
-    told = asdict(found) | {
-        "raw": plain(found.raw),
-        "best": plain(found.best),
-        "settings": [plain(s) for s in found.settings],
+    record = asdict(tuned) | {
+        "raw": plain(tuned.raw),
+        "best": plain(tuned.best),
+        "settings": [plain(s) for s in tuned.settings],
     }
-    storage.put(storage.join(cfg.output, "tune_crf.json"), json.dumps(told, indent=2).encode())
+    storage.put(storage.join(cfg.output, "tune_crf.json"), json.dumps(record, indent=2).encode())

@@ -45,11 +45,11 @@ class EpochOrder:
             return index, None
         assert self._counts is not None
         rng = np.random.default_rng([self.seed, self.epoch, place, 1])
-        there = np.flatnonzero(self._counts.any(axis=0))
-        if rng.random() >= self._share or not len(there):
+        classes = np.flatnonzero(self._counts.any(axis=0))
+        if rng.random() >= self._share or not len(classes):
             return index, None
-        holding = int(rng.choice(there))
-        return int(rng.choice(np.flatnonzero(self._counts[:, holding]))), holding
+        wanted = int(rng.choice(classes))
+        return int(rng.choice(np.flatnonzero(self._counts[:, wanted]))), wanted
 
 
 def epoch_batches(

@@ -12,7 +12,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 
-_IDS_TOLD = 8
+_MAX_IDS = 8
 _NODE_USE = re.compile(r"was (\S+) used / (\S+) limit")  # in what Ray says of a node that is full
 
 
@@ -29,7 +29,7 @@ def check_finite(
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {gradient_norm}"
-    ids = ", ".join(image_ids[:_IDS_TOLD]) + (f" and {len(image_ids) - _IDS_TOLD} more" * (len(image_ids) > _IDS_TOLD))
+    ids = ", ".join(image_ids[:_MAX_IDS]) + (f" and {len(image_ids) - _MAX_IDS} more" * (len(image_ids) > _MAX_IDS))
     raise UserError(
         f"{what} at step {step} (epoch {epoch}), images {ids}; look at these labels, lower optimizer.lr, set "
         f"optimizer.clip_norm, lengthen optimizer.warmup_steps, or set precision to fp32; {good}"

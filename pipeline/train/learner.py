@@ -81,8 +81,8 @@ class Learner:
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.network.state_dict(), step)
-        told = torch.stack([loss, torch.tensor(data_wait_s / self.world_size, device=self.device)])
-        loss, wait = parallel.sum_over_workers(told, self.world_size)
+        shares = torch.stack([loss, torch.tensor(data_wait_s / self.world_size, device=self.device)])
+        loss, wait = parallel.sum_over_workers(shares, self.world_size)
         return StepResult(lr, loss, norm, wait)
 
     def resting(self) -> Network:
@@ -107,5 +107,5 @@ class Learner:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.cfg.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.cfg.optimizer.clip_norm, norm)
-        whole: torch.Tensor = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
-        return whole.detach()
+        full_norm: torch.Tensor = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
+        return full_norm.detach()

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def _train_epoch(
     cfg: TrainConfig, data: _Data, learner: Learner, position: state.Position, log: MetricsLog, epoch: int
 ) -> None:
     """The steps of an epoch that are left, with a snapshot each `save_every` steps."""
-    steps = cfg.epochs * data.steps
+    log_step = partial(_log_step, cfg, data, log, epoch)
     batches = epoch_batches(
         data.train_items,
         data.space,
@@ -113,43 +114,46 @@ def _train_epoch(
         num_threads=cfg.read_threads,
         pin=learner.device.type == "cuda",
     )
-
-    def told(step: int, result: StepResult, seconds: float) -> None:
-        loss, norm, wait_s = torch.stack([result.loss, result.gradient_norm, result.data_wait_s]).tolist()
-        if not (np.isfinite(loss) and np.isfinite(norm)):
-            log.flush()
-            ids = _image_ids(cfg, data, epoch, step)
-            failures.check_finite(loss, norm, step=step + 1, epoch=epoch + 1, image_ids=ids, good=state.good_state(cfg))
-        log.step(
-            step=step + 1,
-            steps=steps,
-            epoch=epoch + 1,
-            loss=loss,
-            lr=result.lr,
-            gradient_norm=norm,
-            seconds=seconds,
-            data_wait=min(1.0, wait_s / max(seconds, 1e-9)),
-            batch_size=cfg.batch_size,
-        )
-
-    before: tuple[int, StepResult, float] | None = None  # read one step late, while the GPU works on the next
+    unlogged: tuple[int, StepResult, float] | None = None  # read one step late, while the GPU works on the next
     begun = time.monotonic()
     for (images, label), wait_s in _timed(batches):
         step = position.step
-        result = learner.step(images, label, step, steps, wait_s)
-        if before is not None:
-            told(*before)
+        result = learner.step(images, label, step, cfg.epochs * data.steps, wait_s)
+        if unlogged is not None:
+            log_step(*unlogged)
         now = time.monotonic()
-        before, begun = (step, result, now - begun), now
+        unlogged, begun = (step, result, now - begun), now
         position.step += 1
         if cfg.save_every and position.step % cfg.save_every == 0 and position.step % data.steps:
-            told(*before)
-            before = None
+            log_step(*unlogged)
+            unlogged = None
             log.flush()
             state.save_snapshot(cfg, learner, position, learner.rank)
             begun = time.monotonic()
-    if before is not None:
-        told(*before)
+    if unlogged is not None:
+        log_step(*unlogged)
+
+
+def _log_step(
+    cfg: TrainConfig, data: _Data, log: MetricsLog, epoch: int, step: int, result: StepResult, seconds: float
+) -> None:
+    """Add a step to the log; UserError where its loss or its gradient is NaN or infinite."""
+    loss, norm, wait_s = torch.stack([result.loss, result.gradient_norm, result.data_wait_s]).tolist()
+    if not (np.isfinite(loss) and np.isfinite(norm)):
+        log.flush()
+        ids = _image_ids(cfg, data, epoch, step)
+        failures.check_finite(loss, norm, step=step + 1, epoch=epoch + 1, image_ids=ids, good=state.good_state(cfg))
+    log.step(
+        step=step + 1,
+        steps=cfg.epochs * data.steps,
+        epoch=epoch + 1,
+        loss=loss,
+        lr=result.lr,
+        gradient_norm=norm,
+        seconds=seconds,
+        data_wait=min(1.0, wait_s / max(seconds, 1e-9)),
+        batch_size=cfg.batch_size,
+    )
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:

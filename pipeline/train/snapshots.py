@@ -64,19 +64,19 @@ def _read(uri: str) -> Snapshot | None:
 
 def _steps(folder: str) -> dict[int, list[storage.FileInfo]]:
     """The files of each step's folder, whether they are whole or not."""
-    found: dict[int, list[storage.FileInfo]] = {}
+    files_of: dict[int, list[storage.FileInfo]] = {}
     for file in storage.list_files(folder):
         match = re.match(r"step-(\d{9})/", file.path)
         if match:
-            found.setdefault(int(match[1]), []).append(file)
-    return found
+            files_of.setdefault(int(match[1]), []).append(file)
+    return files_of
 
 
 def _prune(folder: str, newest: int) -> None:
     """Remove what is older than the two newest whole ones; newer ones are from before a fall back, and go too."""
     steps = _steps(folder)
-    whole = [step for step, files in steps.items() if any(file.path.endswith(_MARKER) for file in files)]
-    kept = sorted((step for step in whole if step <= newest), reverse=True)[:KEEP]
+    complete = [step for step, files in steps.items() if any(file.path.endswith(_MARKER) for file in files)]
+    kept = sorted((step for step in complete if step <= newest), reverse=True)[:KEEP]
     for step in steps.keys() - set(kept):
         for file in sorted(steps[step], key=lambda file: not file.path.endswith(_MARKER)):  # the marker first
             storage.delete(file.uri)
