@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from pipeline.runs import Run, ledger
-from pipeline.runs import compact as compaction
+from pipeline.runs import compaction
 from tests.test_ledger_machine import FULL, Ledger
 
 SUCCESS = "delete_success(self.uri)"

@@ -30,7 +30,7 @@ def sizes(uri):
 
 
 def test_a_compacted_run_gives_every_answer_of_the_run(run, monkeypatch):
-    monkeypatch.setattr("pipeline.runs.compact.GROUP_BYTES", 20_000)
+    monkeypatch.setattr("pipeline.runs.compaction.GROUP_BYTES", 20_000)
     copy = f"{run}-copy"
     done = compact(run, copy, part_bytes=sum(sizes(run)) // 3)
     assert (done.rows, done.rejects_by_reason) == (18, {"truncated": 2})

@@ -1,6 +1,6 @@
 """The output contract: rows, the ledger of a run, one writer at a time, and the proof that nothing is lost."""
 
-from pipeline.runs.compact import compact
+from pipeline.runs.compaction import compact
 from pipeline.runs.identity import check_checkpoint
 from pipeline.runs.info import RunInfo, describe, read_success, run_exists
 from pipeline.runs.lease import Lease

@@ -32,8 +32,8 @@ from pipeline.runs import SECONDS, Run, describe, read_success, run_exists
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
-from pipeline.segment.shard import ShardSegmenter
 from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity
+from pipeline.segment.shard import ShardSegmenter
 
 OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
 STARTUP_S = 60.0  # Ray, actors, weights
