@@ -10,8 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from pipeline.runs import Run, ledger
-from pipeline.runs import compaction
+from pipeline.runs import Run, compaction, ledger
 from tests.test_ledger_machine import FULL, Ledger
 
 SUCCESS = "delete_success(self.uri)"
