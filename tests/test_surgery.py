@@ -129,7 +129,7 @@ def test_the_released_fcn_gives_its_own_logits(stride, at_once, tmp_path):
     cfg, output = parse_model(values, where="test"), str(tmp_path / "ckpt")
     checkpoint.import_published(str(tmp_path / "fcn.pth"), cfg, labels.space("voc21"), output)
     found = checkpoint.load(output)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.mean, found.std))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.model.mean, found.model.std))
     for size in ((45, 60), (64, 33)):
         image = torch.randint(0, 256, (1, 3, *size), generator=torch.Generator().manual_seed(5)).float()
         levels = image.flip(1) - torch.tensor([104.00698793, 116.66876762, 122.67891434]).view(1, 3, 1, 1)
@@ -231,7 +231,7 @@ def test_the_released_deeplab_v2_gives_its_own_logits(released_deeplab2, tmp_pat
     maskmill("import-weights", str(file), "--model", "deeplabv2", *to)
     found = checkpoint.load(str(tmp_path / "ckpt"))
     assert found.model_config.resnet == "caffe"
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.mean, found.std))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (found.model.mean, found.model.std))
     for size, scales in (((64, 96), ()), ((65, 97), ()), ((58, 75), ()), ((59, 98), (0.5, 0.75))):
         network.scales, found.model.scales = scales, (1, *scales)
         assert found.model.legal_size(*size) == size
