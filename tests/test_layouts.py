@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.config import CorpusConfig
 from pipeline.corpus import GROUPS, items_of, list_items, plan_shards, scan_items
+from pipeline.corpus.groups import ROW_COLUMNS
 from pipeline.corpus.layouts import LAYOUTS
 from pipeline.corpus.layouts.base import Layout, Patterns
 from pipeline.errors import UserError
@@ -89,11 +90,14 @@ def test_further_columns_of_a_csv_are_groups(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["uri", "shard", "mask", "height"])
-def test_a_group_called_like_a_column_of_the_plan_or_the_run_is_refused(tmp_path, name):
-    pq.write_table(pa.table({"image": [b"x"], name: ["a"]}), tmp_path / "t.parquet")
-    cfg = CorpusConfig(images=str(tmp_path / "t.parquet"), layout="parquet")
-    with pytest.raises(UserError, match=f"'{name}' cannot be a group"):
-        make_run(str(tmp_path / "run"), cfg)
+def test_a_column_called_like_one_of_the_plan_or_of_every_row_is_no_group(tmp_path, name):
+    pq.write_table(pa.table({"image": [b"x"], name: ["a"], "weather": ["rain"]}), tmp_path / "t.parquet")
+    (item,) = list_items(CorpusConfig(images=str(tmp_path / "t.parquet"), layout="parquet"), None)
+    assert item.groups == {"weather": "rain"}
+
+
+def test_the_columns_of_every_row_are_named_where_groups_are():
+    assert set(mask_schema(3).names) == {"image_id", "uri", "member", *GROUPS, *ROW_COLUMNS}
 
 
 def test_files_that_disagree_on_a_groups_type_are_refused(tmp_path):

@@ -16,10 +16,10 @@ import json, os, time
 from pathlib import Path
 
 import ray
-from pipeline import cluster
+from pipeline.cluster import connection
 from tests.chaos.nodes import children, title
 
-cluster.connect()
+connection.connect()
 
 @ray.remote(num_cpus=0)
 class Actor:
@@ -78,7 +78,13 @@ def test_every_process_of_an_embedded_ray_listens_on_loopback_alone(tmp_path):
     assert list(token.parent.iterdir()) == [token]
 
 
-TOKEN = "from pipeline import cluster; cluster._keep_token_private(); import os; print(os.environ.get('RAY_AUTH_TOKEN', ''))"
+TOKEN = """
+import os
+from pipeline.cluster.connection import _keep_token_private
+
+_keep_token_private()
+print(os.environ.get("RAY_AUTH_TOKEN", ""))
+"""
 
 
 def test_a_token_of_an_earlier_start_is_kept_and_closed_to_others(tmp_path):

@@ -27,7 +27,8 @@ def stop_raylet(pid: int, stopped: list[int]) -> None:
 
 def test_a_ray_that_does_not_start_in_time_is_told_in_a_sentence():
     code = (
-        "from pipeline import cluster; from pipeline.cli import run; import sys; sys.exit(run(cluster.connect, False))"
+        "import sys; from pipeline.cli import run; from pipeline.cluster.connection import connect; "
+        "sys.exit(run(connect, debug=False))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     frozen: list[int] = []

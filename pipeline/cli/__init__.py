@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from pipeline import interrupts
 from pipeline.cli.printing import clean_streams
-from pipeline.cluster import interrupts
 from pipeline.errors import Stopped, UserError
 from pipeline.storage import retry
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cluster.interrupts import keeping
+from pipeline.interrupts import keeping
 
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
 

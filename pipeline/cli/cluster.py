@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cluster.interrupts import keeping
 from pipeline.cluster.submit import Kind
+from pipeline.interrupts import keeping
 
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, e.g. http://127.0.0.1:8265")

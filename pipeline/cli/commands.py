@@ -9,9 +9,9 @@ from pipeline.cli import analysis as cli_analysis
 from pipeline.cli import cluster as cli_cluster
 from pipeline.cli import models as cli_models
 from pipeline.cli.analysis import RunUri
-from pipeline.cluster.interrupts import keeping
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
 from pipeline.errors import UserError
+from pipeline.interrupts import keeping
 
 app = typer.Typer(
     invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="rich",

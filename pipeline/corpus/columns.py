@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from pipeline import storage
-from pipeline.corpus.groups import GROUPS, Groups
+from pipeline.corpus.groups import GROUPS, PLAN_COLUMNS, ROW_COLUMNS, Groups
 from pipeline.errors import UserError
 
 _NO_GROUPS = ("image", "label", "image_id")
@@ -79,8 +79,9 @@ def check_columns(schema: pa.Schema, uri: str, layout: str) -> list[str]:
             hint = f"; {_OTHER[layout]}" if name in ("image", "label") else ""
             raise UserError(f"{uri}: column '{name}' is of type {kind}, allowed is {words}; write it so{hint}")
         found.append(name)
+    others = {*allowed, *PLAN_COLUMNS, *ROW_COLUMNS}
     # pandas writes a frame's index as `__index_level_0__`.
-    further = [field.name for field in schema if field.name not in allowed and not field.name.startswith("__")]
+    further = [field.name for field in schema if field.name not in others and not field.name.startswith("__")]
     return found + [name for name in further if further.count(name) == 1 and _is_name(_values(schema.field(name).type))]
 
 

@@ -36,6 +36,11 @@ PLAN_FIELDS = (  # of every plan, before its groups
     pa.field("label_etag", pa.string()),
 )
 PLAN_COLUMNS = tuple(field.name for field in PLAN_FIELDS)
+# Columns that every mask row has: a table's column of one of these names is no group.
+ROW_COLUMNS = (
+    "height", "width", "mask", "pixels", "confusion", "confusion_raw", "boundary", "boundary_raw", "instances", "calibration",
+    "miou", "pixel_accuracy", "confidence", "entropy", "seconds_decode", "seconds_forward", "seconds_crf", "seconds_encode",
+)  # fmt: skip
 
 
 def added_field(name: str, kind: type | None) -> pa.Field:

@@ -12,7 +12,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipeline import cluster
+from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import SegmentConfig, run_keys
 from pipeline.corpus import plan_shards, scan_items
@@ -120,8 +120,8 @@ def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
 
 def _answer(cfg: SegmentConfig, run: Run, pending: list[int]) -> ray.data.Dataset:
     """The stage chain: shard numbers -> summaries of committed shards."""
-    cluster.connect()
-    cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
+    connection.connect()
+    connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     tasks = min(len(pending), max(TASKS, TASKS_AN_ACTOR * cfg.actors))

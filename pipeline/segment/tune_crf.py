@@ -17,7 +17,8 @@ import ray
 import torch
 import yaml
 
-from pipeline import cluster, storage
+from pipeline import storage
+from pipeline.cluster import connection
 from pipeline.cluster.worker_env import take_cores, worker_environment
 from pipeline.config import CrfConfig, SegmentConfig, parse
 from pipeline.corpus import Item, list_items
@@ -74,8 +75,8 @@ def tune_crf(
     """
     ready = checkpoint.load(cfg.checkpoint)
     items = _draw(cfg, num_images)
-    cluster.connect()
-    cluster.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "a task of the search")
+    connection.connect()
+    connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "a task of the search")
     payload, space = cfg.model_dump(mode="json"), ready.label_space
     scores = _predict_all(payload, cfg, items)
     coarse = _grid(cfg, {name: np.linspace(*ends, 3).tolist() for name, ends in RANGES.items()})

@@ -11,7 +11,8 @@ import torch
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipeline import cluster, labels, models, storage
+from pipeline import labels, models, storage
+from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.models import checkpoint
@@ -44,8 +45,8 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
     stages = stage_configs(cfg)
     _check(cfg, stages)
     run_folder.claim(cfg)
-    cluster.connect()
-    cluster.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers")
+    connection.connect()
+    connection.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers")
     run_folder.add_environment(cfg.output)
     watched = telemetry.TrainingMetrics(cfg.output)
     with mlflow.mlflow_run(cfg) as track:

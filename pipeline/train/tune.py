@@ -17,7 +17,8 @@ import ray.tune
 import yaml
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from pipeline import cluster, storage
+from pipeline import storage
+from pipeline.cluster import connection
 from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, open_tree, stage_configs, with_values
 from pipeline.errors import UserError
 from pipeline.train.driver import train
@@ -48,8 +49,8 @@ def tune(
     """
     for key, axis in space.space.items():
         with_values(cfg, {key: axis.first()}, where="space")
-    cluster.connect()
-    cluster.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers of a trial")
+    connection.connect()
+    connection.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers of a trial")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trials keep their own records
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the progress line is ours
     logging.getLogger("ray.tune").setLevel(logging.ERROR)

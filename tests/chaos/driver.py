@@ -81,13 +81,13 @@ def _fill(size_bytes: int, held: list[object]) -> dict[str, object]:
 def main() -> None:
     from dataclasses import asdict
 
-    from pipeline import cluster
+    from pipeline.cluster import connection
     from pipeline.config import SegmentConfig, parse
     from pipeline.segment.driver import segment
 
     out = os.fdopen(os.dup(1), "w", buffering=1)  # what libraries print goes to the log
     os.dup2(2, 1)
-    cluster.connect()
+    connection.connect()
     print(json.dumps({"ready": True}), file=out)
     held: list[object] = []
     for line in sys.stdin:

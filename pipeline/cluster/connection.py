@@ -1,0 +1,97 @@
+"""Ray inside this process, or the cluster this process runs in: the same calls either way."""
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+
+from pipeline import interrupts
+from pipeline.errors import UserError
+
+LOOPBACK = "127.0.0.1"
+
+
+def connect() -> None:
+    """Join the running cluster (`RAY_ADDRESS`, or a job's own); on a lone machine start Ray inside this process."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job on a closed network has nobody to report to
+    with interrupts.kept():  # on SIGTERM, Ray's own handler would print a stack of its C++ and end this process
+        _join() if os.environ.get("RAY_ADDRESS") else _start()
+
+
+def _join() -> None:
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _start() -> None:
+    # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    _keep_token_private()
+    # Ray's processes listen on loopback alone where their node has its address. Ray takes another in its place, except where
+    # it is not built for clusters (Windows, macOS); nothing else depends on this switch, which has no public name.
+    ray_constants.ENABLE_RAY_CLUSTER, clusters = False, ray_constants.ENABLE_RAY_CLUSTER
+    try:
+        # "local": without an address Ray would join whatever `ray start` left running on this machine, of whomever.
+        ray.init(
+            "local",
+            _node_ip_address=LOOPBACK,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:
+        if "timed out during startup" not in str(error):  # Ray's own words: it has no type for it
+            raise
+        raise UserError(
+            "Ray did not start on this machine in the 30 s that it allows itself: too much else runs here; stop that, and run "
+            "the same command again"
+        ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _keep_token_private() -> None:
+    """The token that Ray's processes ask for, where Ray looks for it: Ray itself would write a file that all may read."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or os.environ.get(
+        "RAY_AUTH_MODE", "token"
+    ) != "token":
+        return
+    token, path = secrets.token_hex(32), Path.home() / ".ray" / "auth_token"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:  # readable by its owner alone
+            draft.write(token)
+            draft.flush()
+            with contextlib.suppress(FileExistsError):
+                os.link(draft.name, path)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+    except OSError:  # a home that cannot be written: the token is this process's and its children's
+        if not os.path.exists(path):
+            os.environ["RAY_AUTH_TOKEN"] = token
+
+
+def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
+    """Refuse a job that the cluster can never place, instead of waiting for ever.
+
+    Raises:
+        UserError: the cluster, grown as far as its autoscaler may, is smaller than `num_workers` times (cpus, gpus).
+    """
+    total = ray.cluster_resources()
+    # None on a cluster that does not grow; there is no public call for what an autoscaler may add.
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    total = {kind: max(total.get(kind, 0), limits.get(kind, 0)) for kind in total.keys() | limits.keys()}
+    for kind, each in (("CPU", cpus), ("GPU", gpus)):
+        needed, there = num_workers * each, total.get(kind, 0)
+        if needed > there:
+            raise UserError(
+                f"{what} need {needed:g} {kind}s ({num_workers} x {each:g}) and the cluster has {there:g}; "
+                "lower the number of workers or what each takes, or add nodes"
+            )
