@@ -1,7 +1,7 @@
 """A finished run over hand-drawn labels and masks, written through the ledger as `maskmill segment` writes it."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
+from pipeline.metrics.metric import LabelledImage
 from pipeline.metrics.registry import chosen_counts
 from pipeline.runs import REJECT_SCHEMA, Run, mask_schema
 
@@ -44,7 +45,7 @@ def ids(drawing: str) -> np.ndarray:
 
 def make_run(
     uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, finish: bool = True, boundary_px: tuple[int, ...] = (),
-    calibration_bins: int = 0
+    calibration_bins: int = 0, metrics: Mapping[str, object] = {}
 ) -> str:  # fmt: skip
     """Write corpus (below `<uri>-corpus`) and run; `crf` is in the config where one of the images has a raw mask."""
     corpus = f"{uri}-corpus"
@@ -55,7 +56,7 @@ def make_run(
             "output": uri,
             "crf": {"iterations": 5, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 2, "colour_px": 12,
                     "colour_levels": 12} if any(one.raw for one in drawn) else None,
-            "metrics": {"boundary_px": boundary_px, "calibration_bins": calibration_bins},
+            "metrics": {"boundary_px": boundary_px, "calibration_bins": calibration_bins, **metrics},
             "images_per_shard": images_per_shard,
             "max_reject_rate": 1,
             "actors": 1,
@@ -76,7 +77,7 @@ def make_run(
         rejects = [_reject_row(item, one) for item, one in here if one.mask is None]
         run.commit(
             shard,
-            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes, boundary_px)),
+            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes, dict(cfg.metrics))),
             pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA),
         )
     if finish:
@@ -130,7 +131,7 @@ def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig) -> dict[str, objec
             row["confusion_raw"] = count_confusion(ids(one.label), ids(one.raw), num_classes).ravel().tolist()
         raw = None if one.raw is None else ids(one.raw)
         sure = np.full(mask.shape, one.confidence, np.float32) if metrics.calibration_bins else None
-        row |= chosen_counts(metrics, SPACE, ids(one.label), mask, raw, None, sure)
+        row |= chosen_counts(dict(metrics), LabelledImage(SPACE, ids(one.label), mask, raw, None, sure))
     return row
 
 

@@ -12,7 +12,7 @@ from pipeline.analysis.run_counts import RunCounts
 from pipeline.analysis.sums import add_rows, batches, counted, over_parts
 from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
-from pipeline.metrics.iou import mean
+from pipeline.metrics.iou import margin_scores
 
 MAX_IMAGES = 10_000  # drawn one by one; more are drawn in as many bundles, by a hash of the image id
 SCORES = ("miou", "mean_accuracy", "pixel_accuracy")
@@ -31,7 +31,7 @@ class Comparison:
 def score_intervals(view: RunCounts, raw: bool, seed: int) -> pd.DataFrame:
     """See `RunView.intervals`."""
     margins = _units(view, raw).to_numpy()[:, 1:]
-    low, high = interval(resample(margins, _of_margins, seed))
+    low, high = interval(resample(margins, margin_scores, seed))
     return pd.DataFrame({"value": _value(margins), "low": low, "high": high}, index=_names(view))
 
 
@@ -56,7 +56,7 @@ def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
     one, two = one.loc[common], two.loc[common]
     first, second = one.to_numpy()[:, 1:], two.to_numpy()[:, 1:]
     # One seed: each draw is of the same images in both.
-    low, high = interval(resample(second, _of_margins, seed) - resample(first, _of_margins, seed))
+    low, high = interval(resample(second, margin_scores, seed) - resample(first, margin_scores, seed))
     table = pd.DataFrame({"before": _value(first), "after": _value(second)}, index=_names(before))
     table["difference"] = table["after"] - table["before"]
     return Comparison(table.assign(low=low, high=high), int(one["images"].sum()), only_before, only_after)
@@ -69,17 +69,7 @@ def excludes_zero(row: pd.Series) -> bool:
 
 def _value(margins: np.ndarray) -> np.ndarray:
     """(C + 3,) scores of the summed margins."""
-    return _of_margins(margins.sum(axis=0, keepdims=True))[0]
-
-
-def _of_margins(margins: np.ndarray) -> np.ndarray:
-    """(D, 3 C) right, predicted and labelled pixels of each class -> (D, C + 3): class IoU, then SCORES."""
-    right, predicted, labelled = np.split(margins, 3, axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = right / (predicted + labelled - right)
-        accuracy = right / labelled
-        pixels = right.sum(axis=1) / labelled.sum(axis=1)
-    return np.column_stack([iou, mean(iou), mean(accuracy), pixels])
+    return margin_scores(margins.sum(axis=0, keepdims=True))[0]
 
 
 def _units(view: RunCounts, raw: bool, bundled: bool | None = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline.analysis.sums import batches, counted
+from pipeline.metrics.iou import iou_of
 
 RANKS = ("miou", "pixel_accuracy", "confidence")  # columns of one image that it can be ranked by
 
@@ -37,8 +38,7 @@ def _class_iou(values: np.ndarray, index: int, num_classes: int) -> np.ndarray:
     """(rows,) float64: IoU of one class in each row of (rows, C * C) counts; NaN where the class is not."""
     right = values[:, index * (num_classes + 1)]
     labelled = values[:, index * num_classes : (index + 1) * num_classes].sum(1)
-    whole = labelled + values[:, index::num_classes].sum(1) - right
-    return np.where(whole > 0, right / np.maximum(whole, 1), np.nan)
+    return iou_of(right, values[:, index::num_classes].sum(1), labelled)
 
 
 def most_confused(

@@ -16,12 +16,12 @@ from pipeline.analysis.sums import Key, Sums, sum_counts
 from pipeline.corpus import GROUPS
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.metrics import boundary, instances
+from pipeline.metrics.metric import Metric
+from pipeline.metrics.registry import METRICS
 from pipeline.runs import Part, Plan, RunInfo, checked_parts, read_success, read_table
 
 ALL = "all"  # index of the one row of an ungrouped answer
-ASKED_FOR = {"boundary": "boundary_px", "boundary_raw": "boundary_px", "instances": "instances",
-             "calibration": "calibration_bins"}  # fmt: skip  # count column -> the key of config section `metrics`
+METRIC_OF = {column: metric for metric in METRICS for column in metric.columns}  # count column -> its metric
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RunCounts:
         """Sums of a count column over the images that have it.
 
         Args:
-            column: `pixels`, `confusion`, `confusion_raw`, and what the run was asked for in its config section `metrics`:
+            column: `pixels`, `confusion`, `confusion_raw`, and those of the metrics that the run's config asked for:
                 `boundary`, `boundary_raw`, `instances`, `calibration`.
 
         Returns:
@@ -95,34 +95,31 @@ class RunCounts:
         return _matrix(counts.loc[ALL].to_numpy(), self.space.num_classes)
 
     @property
-    def _metrics(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Config section `metrics`; runs from before it had one counted nothing more."""
         return self.description.config.get("metrics") or {}
+
+    def metric_scores(self, metric: Metric, raw: bool = False) -> Any:
+        """A metric's scores over the whole run, `raw` = from before the CRF; UserError if the run did not count it."""
+        setting = self.settings.get(metric.key)
+        return metric.scores(lambda column: self.counts(column).loc[ALL].to_numpy()[1:], setting, self.space, raw)
 
     def cells(self, column: str) -> int:
         """Numbers in one row of a count column. ValueError: there is no such column, or the run did not count it."""
         num_classes = self.space.num_classes
-        if column in ASKED_FOR and not self._metrics.get(ASKED_FOR[column]):
-            raise UserError(
-                f"run {self.uri}: it did not count '{column}'; set metrics.{ASKED_FOR[column]} in a new run's config"
-            )
+        if metric := METRIC_OF.get(column):
+            if not (setting := self.settings.get(metric.key)):
+                raise UserError(
+                    f"run {self.uri}: it did not count '{column}'; set metrics.{metric.key} in a new run's config"
+                )
+            return metric.cells(setting, num_classes)
         match column:
             case "pixels":
                 return num_classes
             case "confusion" | "confusion_raw":
                 return num_classes**2
-            case "boundary" | "boundary_raw":
-                return len(self._metrics["boundary_px"]) * len(boundary.ROWS) * num_classes
-            case "instances":
-                return num_classes * len(instances.COLUMNS)
-            case "calibration":
-                return 3 * int(self._metrics["calibration_bins"])
-        known = ", ".join(["pixels", "confusion", "confusion_raw", *ASKED_FOR])
+        known = ", ".join(["pixels", "confusion", "confusion_raw", *METRIC_OF])
         raise UserError(f"'{column}' is no count column; choose one of {known}")
-
-    def counted(self, column: str) -> bool:
-        """Whether the run was asked to keep `boundary`, `instances` or `calibration` counts."""
-        return bool(self._metrics.get(ASKED_FOR[column]))
 
     def has_raw(self) -> bool:
         """Whether the run kept the counts from before a CRF."""

@@ -13,11 +13,10 @@ from pipeline import labels, storage
 from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
 from pipeline.analysis.pictures import Pictures, pictures_of, read_masks
 from pipeline.analysis.ranking import RANKS, lowest, most_confused
-from pipeline.analysis.run_counts import ALL, RunCounts
-from pipeline.analysis.scores import boundary_scores, calibration_bins, instance_scores
+from pipeline.analysis.run_counts import METRIC_OF, RunCounts
 from pipeline.analysis.sums import over_parts, sum_counts
 from pipeline.errors import UserError
-from pipeline.metrics.iou import category_iou, class_iou, summary_scores
+from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
 from pipeline.runs import SECONDS, describe
 
 
@@ -67,17 +66,22 @@ class RunView(RunCounts):
 
         The second index level is `boundary_iou`, `boundary_f` or `trimap_iou`: metrics/boundary.py.
         """
-        counts = self.counts("boundary_raw" if raw else "boundary").loc[ALL].to_numpy()[1:]
-        return boundary_scores(counts, self._metrics["boundary_px"], self.space)
+        scores = self.metric_scores(METRIC_OF["boundary"], raw)
+        table = pd.DataFrame.from_dict(scores, orient="index", columns=list(self.space.classes))
+        table.index = pd.MultiIndex.from_tuples(scores, names=["width_px", "score"])
+        return table.assign(mean=mean(table.to_numpy()))
 
     def instance_iou(self) -> dict[str, float]:
         """iIoU of the classes and categories that have instances, as cityscapesScripts: metrics/instances.py."""
-        counts = self.counts("instances").loc[ALL].to_numpy()[1:].reshape(self.space.num_classes, -1)
-        return instance_scores(counts, self.confusion(), self.space)
+        scores: dict[str, float] = self.metric_scores(METRIC_OF["instances"])
+        return scores
 
     def calibration(self) -> pd.DataFrame:
         """One row a confidence bin: `pixels`, `accuracy`, `confidence`; the expected calibration error in `.attrs["ece"]`."""
-        return calibration_bins(self.counts("calibration").loc[ALL].to_numpy()[1:].reshape(3, -1))
+        scores = self.metric_scores(METRIC_OF["calibration"])
+        table = pd.DataFrame({name: scores[name] for name in ("pixels", "accuracy", "confidence")})
+        table.attrs["ece"] = scores["ece"]
+        return table
 
     def intervals(self, raw: bool = False, seed: int = 0) -> pd.DataFrame:
         """`value` with the `low` and `high` end of its 95 % bootstrap interval by image: each class IoU, `miou`,

@@ -8,6 +8,8 @@ from pipeline.analysis.intervals import SCORES, Comparison, excludes_zero
 from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView
 from pipeline.errors import UserError
+from pipeline.metrics.metric import percent
+from pipeline.metrics.registry import chosen
 
 WORDS = {"miou": "mIoU", "mean_accuracy": "class accuracy", "pixel_accuracy": "pixel accuracy"}
 
@@ -48,14 +50,9 @@ def headline_table(view: RunView) -> Table:
     table.add_row("Dice", percent(scores["mean_dice"]), "")
     categories = [value for value in view.categories().values() if not math.isnan(value)]
     table.add_row("category IoU", percent(sum(categories) / len(categories) if categories else math.nan), "")
-    if view.counted("boundary"):
-        for (width, score), value in view.boundary()["mean"].items():
-            table.add_row(f"{str(score).replace('_iou', ' IoU').replace('_f', ' F')}, {width} px", percent(value), "")
-    if view.counted("instances"):
-        for name, value in view.instance_iou().items():
-            table.add_row(f"iIoU {name}", percent(value), "")
-    if view.counted("calibration"):
-        table.add_row("calibration error (ECE)", percent(view.calibration().attrs["ece"]), "")
+    for metric, _ in chosen(view.settings):
+        for name, value in metric.headline(view.metric_scores(metric)).items():
+            table.add_row(name, percent(value), "")
     return table
 
 
@@ -78,10 +75,6 @@ def comparison_table(comparison: Comparison) -> Table:
             style="bold" if name in SCORES else None,
         )
     return table
-
-
-def percent(value: float, sign: str = "") -> str:
-    return "–" if math.isnan(value) else f"{100 * value:{sign}.2f}"
 
 
 def _need_labels(view: RunView) -> None:

@@ -1,12 +1,13 @@
 """A segmentation run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from pipeline.config.base import Key, Precision, Section, Size, Uri
 from pipeline.config.corpus import CorpusConfig
 from pipeline.errors import UserError
+from pipeline.metrics.registry import METRICS
 
 
 class CrfConfig(Section):
@@ -48,14 +49,11 @@ class PredictConfig(Section):
         return self
 
 
-class MetricsConfig(Section):
-    """Counts kept beside the confusion matrix, each a column of its own; all of them need labels."""
+_metric_keys: dict[str, Any] = {metric.key: metric.declaration for metric in METRICS}
 
-    boundary_px: tuple[
-        Annotated[int, Field(ge=1, le=254)], ...
-    ] = ()  # band widths of boundary IoU, F and trimap; () = off
-    instances: bool = False  # iIoU, from the instanceIds beside Cityscapes' labelIds
-    calibration_bins: int = Field(0, ge=0, le=1000)  # of the confidence histogram; 0 = off
+
+class MetricsConfig(create_model("_MetricsConfig", __base__=Section, **_metric_keys)):  # type: ignore[misc]
+    """Counts kept beside the confusion matrix, columns of their own; all of them need labels. Keys: `metrics/`, one a file."""
 
 
 class SegmentConfig(Section):

@@ -5,11 +5,17 @@ truth and one in prediction, so a class that neither holds is counted nowhere. I
 prediction is taken as ignored too.
 """
 
+from collections.abc import Callable
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field
 
 from pipeline.compiled import compiled
 from pipeline.errors import UserError
-from pipeline.labels import IGNORE
+from pipeline.labels import IGNORE, LabelSpace
+from pipeline.metrics.iou import iou_of, mean, ratio
+from pipeline.metrics.metric import LabelledImage, Metric, Section, percent, points
 
 ROWS = (
     "band_right", "band_predicted", "band_labelled",  # pixels of a class within `width` of its edge
@@ -17,6 +23,59 @@ ROWS = (
     "trimap_right", "trimap_predicted", "trimap_labelled",  # all pixels within `width` of an edge of the truth
 )  # fmt: skip
 _FAR = 255
+
+Widths = tuple[int, ...]
+Scores = dict[tuple[int, str], np.ndarray]  # (band width, score) -> (C,)
+
+
+class Boundary(Metric):
+    """Boundary IoU, boundary F and mIoU in the trimap; setting: band widths in pixels, () = off."""
+
+    key, declaration = "boundary_px", (tuple[Annotated[int, Field(ge=1, le=_FAR - 1)], ...], ())
+    columns, in_every_part = ("boundary", "boundary_raw"), True  # widths * 10 * C, as count_boundary
+
+    def metadata(self, setting: Widths) -> dict[str, str]:
+        return {"width_px": ",".join(str(width) for width in setting)}
+
+    def cells(self, setting: Widths, num_classes: int) -> int:
+        return len(setting) * len(ROWS) * num_classes
+
+    def count(self, image: LabelledImage, setting: Widths) -> dict[str, np.ndarray]:
+        masks = {"boundary": image.mask, "boundary_raw": image.raw}
+        return {
+            name: count_boundary(image.label, mask, image.space.num_classes, setting)
+            for name, mask in masks.items()
+            if mask is not None
+        }
+
+    def scores(
+        self, summed: Callable[[str], np.ndarray], setting: Widths, space: LabelSpace, raw: bool = False
+    ) -> Scores:
+        """(band width, `boundary_iou`, `boundary_f` or `trimap_iou`) -> (C,) float64."""
+        counts = summed("boundary_raw" if raw else "boundary").reshape(len(setting), len(ROWS), -1)
+        return {
+            (width, score.__name__): score(values)
+            for width, values in zip(setting, counts, strict=True)
+            for score in (boundary_iou, boundary_f, trimap_iou)
+        }
+
+    def headline(self, scores: Scores) -> dict[str, float]:
+        words = {"boundary_iou": "boundary IoU", "boundary_f": "boundary F", "trimap_iou": "trimap IoU"}
+        return {f"{words[score]}, {width} px": float(mean(values)) for (width, score), values in scores.items()}
+
+    def section(self, scores: Scores, raw: Scores | None) -> Section:
+        words = {"boundary_iou": "boundary IoU", "boundary_f": "boundary F", "trimap_iou": "mIoU in the trimap"}
+        rows = []
+        for (width, score), values in scores.items():
+            value, row = float(mean(values)), [words[score], str(width)]
+            if raw is None:
+                rows.append([*row, percent(value)])
+            else:
+                before = float(mean(raw[width, score]))
+                rows.append([*row, percent(before), percent(value), points(value - before)])
+        shown = ["value"] if raw is None else ["raw", "with CRF", "change"]
+        headings = ["score, mean of classes", "band, px", *shown]
+        return Section(id="boundary", title="Near class boundaries, percent", headings=headings, rows=rows)
 
 
 def count_boundary(label: np.ndarray, mask: np.ndarray, num_classes: int, widths_px: tuple[int, ...]) -> np.ndarray:
@@ -55,13 +114,13 @@ def count_boundary(label: np.ndarray, mask: np.ndarray, num_classes: int, widths
 
 def boundary_iou(counts: np.ndarray) -> np.ndarray:
     """(C,) float64 of summed counts (10, C); NaN for a class in neither band."""
-    return _ratio(counts[0], counts[1] + counts[2] - counts[0])
+    return iou_of(counts[0], counts[1], counts[2])
 
 
 def boundary_f(counts: np.ndarray) -> np.ndarray:
     """(C,) float64: 2 P R / (P + R) of contour pixels; NaN for a class with no contour in either picture."""
     predicted, predicted_hit, labelled, labelled_hit = counts[3:7]
-    precision, recall = _ratio(predicted_hit, predicted), _ratio(labelled_hit, labelled)
+    precision, recall = ratio(predicted_hit, predicted), ratio(labelled_hit, labelled)
     both = np.nan_to_num(precision) + np.nan_to_num(recall)
     score = 2 * np.nan_to_num(precision) * np.nan_to_num(recall) / np.where(both > 0, both, 1)
     return np.where(predicted + labelled > 0, score, np.nan)
@@ -69,11 +128,7 @@ def boundary_f(counts: np.ndarray) -> np.ndarray:
 
 def trimap_iou(counts: np.ndarray) -> np.ndarray:
     """(C,) float64: IoU of the pixels within the band around the truth's boundaries."""
-    return _ratio(counts[7], counts[8] + counts[9] - counts[7])
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+    return iou_of(counts[7], counts[8], counts[9])
 
 
 @compiled()

@@ -1,12 +1,49 @@
 """Confidence histograms: how often the network is right at each confidence, as counts that can be summed."""
 
+from collections.abc import Callable
+from typing import Annotated, Any
+
 import numpy as np
+from pydantic import Field
 
 from pipeline.compiled import compiled
 from pipeline.errors import UserError
-from pipeline.labels import IGNORE
+from pipeline.labels import IGNORE, LabelSpace
+from pipeline.metrics.metric import Card, LabelledImage, Metric, Section, percent
 
 LEVELS = 65535  # confidences are summed as whole numbers of 1/LEVELS, so that sums are exact in any order
+
+
+class Calibration(Metric):
+    """How far the network's confidence is from its accuracy; setting: bins of the confidence histogram, 0 = off."""
+
+    key, declaration = "calibration_bins", (Annotated[int, Field(ge=0, le=1000)], 0)
+    columns, in_every_part = ("calibration",), True  # 3 * bins, as count_confidence
+    needs = frozenset({"confidence"})
+
+    def cells(self, setting: int, num_classes: int) -> int:
+        return 3 * setting
+
+    def count(self, image: LabelledImage, setting: int) -> dict[str, np.ndarray]:
+        assert image.confidence is not None
+        return {"calibration": count_confidence(image.label, image.mask, image.confidence, setting)}
+
+    def scores(
+        self, summed: Callable[[str], np.ndarray], setting: int, space: LabelSpace, raw: bool = False
+    ) -> dict[str, Any]:
+        """`pixels`, `accuracy`, `confidence`: (bins,) each; `ece`: the expected calibration error."""
+        counts = summed("calibration").reshape(3, -1)
+        pixels, right, confidence = counts
+        whole = np.where(pixels > 0, pixels, np.nan)
+        bins = {"pixels": pixels, "accuracy": right / whole, "confidence": confidence / LEVELS / whole}
+        return bins | {"ece": calibration_error(counts)}
+
+    def headline(self, scores: dict[str, Any]) -> dict[str, float]:
+        return {"calibration error (ECE)": scores["ece"]}
+
+    def section(self, scores: dict[str, Any], raw: None) -> Section:
+        note = f"expected, {len(scores['pixels'])} bins"
+        return Section((Card("ece", "calibration error, %", percent(scores["ece"]), note),))
 
 
 def count_confidence(label: np.ndarray, mask: np.ndarray, confidence: np.ndarray, bins: int) -> np.ndarray:

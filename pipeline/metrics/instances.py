@@ -1,10 +1,15 @@
 """Instance-weighted counts for iIoU: every thing weighs the same, however large it appears in the image."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
+from pipeline.metrics.iou import ratio
+from pipeline.metrics.metric import LabelledImage, Metric
 
 COLUMNS = ("instances", "pixels", "right", "right_share", "right_category", "right_category_share")
 SHARE = 1 << 36  # shares of an instance are whole numbers of 1/SHARE, so that sums are exact in any order
@@ -23,6 +28,40 @@ MEAN_PIXELS: dict[str, dict[str, float]] = {
         "bicycle": 4672.3249222261,
     }
 }
+
+
+class Instances(Metric):
+    """iIoU, from the instanceIds beside Cityscapes' labelIds; setting: on or off."""
+
+    key, declaration = "instances", (bool, False)
+    columns, in_every_part = ("instances",), True  # C * 6, as count_instances
+    needs = frozenset({"instances"})
+
+    def check(self, space: LabelSpace) -> None:
+        if space.name not in MEAN_PIXELS:
+            raise UserError(
+                f"metrics.instances: label space {space.name} has no mean instance sizes, iIoU is defined for "
+                f"{', '.join(MEAN_PIXELS)}; set it to false"
+            )
+
+    def cells(self, setting: bool, num_classes: int) -> int:
+        return num_classes * len(COLUMNS)
+
+    def count(self, image: LabelledImage, setting: bool) -> dict[str, np.ndarray]:
+        assert image.instances is not None
+        return {"instances": count_instances(image.instances, image.mask, image.space)}
+
+    def scores(
+        self, summed: Callable[[str], np.ndarray], setting: bool, space: LabelSpace, raw: bool = False
+    ) -> dict[str, float]:
+        """iIoU of the classes, then of the categories, that have instances."""
+        counts, confusion = (summed(name).reshape(space.num_classes, -1) for name in ("instances", "confusion"))
+        classes = zip(space.classes, instance_iou(counts, confusion, space), strict=True)
+        scores = {name: float(iou) for name, iou in classes if not math.isnan(iou)}
+        return scores | category_instance_iou(counts, confusion, space)
+
+    def headline(self, scores: dict[str, float]) -> dict[str, float]:
+        return {f"iIoU {name}": value for name, value in scores.items()}
 
 
 def count_instances(instances: np.ndarray, mask: np.ndarray, space: LabelSpace) -> np.ndarray:
@@ -67,8 +106,7 @@ def instance_iou(counts: np.ndarray, confusion: np.ndarray, space: LabelSpace) -
     mean = _mean_pixels(space)
     found, all_found = mean * counts[:, 3] / SHARE, mean * counts[:, 0]
     false_positive = confusion.sum(0) - np.diagonal(confusion)
-    whole = all_found + false_positive
-    return np.where((mean > 0) & (whole > 0), found / np.where(whole > 0, whole, 1), np.nan)
+    return np.where(mean > 0, ratio(found, all_found + false_positive), np.nan)
 
 
 def category_instance_iou(counts: np.ndarray, confusion: np.ndarray, space: LabelSpace) -> dict[str, float]:
@@ -79,10 +117,10 @@ def category_instance_iou(counts: np.ndarray, confusion: np.ndarray, space: Labe
         inside = list(members)
         if not (mean[inside] > 0).all():
             continue
-        found = float((mean * counts[:, 5] / SHARE)[inside].sum())
-        whole = float((mean * counts[:, 0])[inside].sum() + confusion[:, inside].sum())
-        whole -= float(confusion[np.ix_(inside, inside)].sum())
-        scores[name] = found / whole if whole else float("nan")
+        found = (mean * counts[:, 5] / SHARE)[inside].sum()
+        whole = (mean * counts[:, 0])[inside].sum() + confusion[:, inside].sum()
+        whole -= confusion[np.ix_(inside, inside)].sum()
+        scores[name] = float(ratio(found, whole))
     return scores
 
 

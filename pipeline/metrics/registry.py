@@ -1,41 +1,39 @@
-"""The counts a run was asked for beside the confusion matrix: one list column each."""
+"""The metrics that a run can be asked for beside the confusion matrix."""
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
-from pipeline.config import MetricsConfig
-from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.metrics.boundary import count_boundary
-from pipeline.metrics.calibration import count_confidence
-from pipeline.metrics.instances import MEAN_PIXELS, count_instances
+from pipeline.metrics.boundary import Boundary
+from pipeline.metrics.calibration import Calibration
+from pipeline.metrics.instances import Instances
+from pipeline.metrics.metric import LabelledImage, Metric
+
+METRICS: tuple[Metric, ...] = (Boundary(), Instances(), Calibration())  # in the order of their columns
+
+Settings = Mapping[str, Any]  # config section `metrics`: key -> value; a key that is not there is off
 
 
-def check_metrics(cfg: MetricsConfig, space: LabelSpace) -> None:
+def chosen(settings: Settings) -> list[tuple[Metric, Any]]:
+    """The metrics that a run was asked for, with their settings."""
+    return [(metric, settings[metric.key]) for metric in METRICS if settings.get(metric.key)]
+
+
+def needs(settings: Settings) -> set[str]:
+    """What the chosen metrics need beside label and mask: `instances`, `confidence`."""
+    return {need for metric, _ in chosen(settings) for need in metric.needs}
+
+
+def check_metrics(settings: Settings, space: LabelSpace) -> None:
     """UserError if the label space has no such metric: asked before a cluster starts."""
-    if cfg.instances and space.name not in MEAN_PIXELS:
-        raise UserError(
-            f"metrics.instances: label space {space.name} has no mean instance sizes, iIoU is defined for "
-            f"{', '.join(MEAN_PIXELS)}; set it to false"
-        )
+    for metric, _ in chosen(settings):
+        metric.check(space)
 
 
-def chosen_counts(
-    cfg: MetricsConfig, space: LabelSpace, label: np.ndarray, mask: np.ndarray, raw: np.ndarray | None,
-    instances: np.ndarray | None, confidence: np.ndarray | None
-) -> dict[str, object]:  # fmt: skip
-    """Column -> flattened int64 counts of one labelled image; columns that were not asked for are left out.
-
-    Args:
-        label, mask, raw: (H, W) uint8 train ids; `raw` is the mask before the CRF.
-        instances: (H, W) instanceIds; confidence: (H, W) float32. Each is needed where its metric is on.
-    """
+def chosen_counts(settings: Settings, image: LabelledImage) -> dict[str, object]:
+    """Column -> flat list of counts of one image; columns that were not asked for are left out."""
     counts: dict[str, object] = {}
-    if cfg.boundary_px:
-        for name, found in (("boundary", mask), ("boundary_raw", raw)):
-            if found is not None:
-                counts[name] = count_boundary(label, found, space.num_classes, cfg.boundary_px).ravel().tolist()
-    if instances is not None:
-        counts["instances"] = count_instances(instances, mask, space).ravel().tolist()
-    if confidence is not None:
-        counts["calibration"] = count_confidence(label, mask, confidence, cfg.calibration_bins).ravel().tolist()
+    for metric, setting in chosen(settings):
+        if all(getattr(image, need) is not None for need in metric.needs):
+            counts |= {name: values.ravel().tolist() for name, values in metric.count(image, setting).items()}
     return counts

@@ -1,12 +1,14 @@
 """The tables of a run: one mask row an image, one reject row a failed image, as plain Arrow types in one declared schema."""
 
 import json
+from collections.abc import Iterator
 
 import pyarrow as pa
 
 from pipeline.corpus import GROUP_FIELDS
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
+from pipeline.metrics.registry import METRICS, Settings
 
 FORMAT = 2  # 2: the plan in parts, rejects in the footers of masks
 FINGERPRINT, SHARDS = "maskmill.fingerprint", "maskmill.shards"  # keys of a part's metadata
@@ -26,17 +28,16 @@ REJECT_SCHEMA = pa.schema(
 
 
 def mask_schema(
-    num_classes: int, boundary_px: tuple[int, ...] = (), groups: tuple[pa.Field, ...] = GROUP_FIELDS
+    num_classes: int, settings: Settings | None = None, groups: tuple[pa.Field, ...] = GROUP_FIELDS
 ) -> pa.Schema:
     """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
 
     Args:
-        boundary_px: band widths of the boundary counts; kept as metadata of their columns.
+        settings: config section `metrics`, which decides on columns of its own.
         groups: the columns of groups, those that every run has first.
     Raises:
         UserError: a group is called like another column.
     """
-    widths = {"width_px": ",".join(str(width) for width in boundary_px)}
     schema = pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
@@ -51,11 +52,7 @@ def mask_schema(
                 "confusion", pa.list_(pa.int64())
             ),  # C * C, row = truth, column = prediction; null without a label
             pa.field("confusion_raw", pa.list_(pa.int64())),  # the same before the CRF; null without CRF or label
-            # Counts that a run was asked for (config section `metrics`), flattened; null where not asked for or no label.
-            pa.field("boundary", pa.list_(pa.int64()), metadata=widths),  # widths * 10 * C: metrics/boundary.py
-            pa.field("boundary_raw", pa.list_(pa.int64()), metadata=widths),  # the same before the CRF
-            pa.field("instances", pa.list_(pa.int64())),  # C * 6: metrics/instances.py
-            pa.field("calibration", pa.list_(pa.int64())),  # 3 * bins: metrics/calibration.py
+            *_metric_fields(settings or {}),
             pa.field("miou", pa.float32()),
             pa.field("pixel_accuracy", pa.float32()),
             pa.field("confidence", pa.float32()),  # mean over the scores' grid of the highest probability
@@ -67,6 +64,15 @@ def mask_schema(
         if schema.names.count(group.name) > 1:
             raise UserError(f"'{group.name}' cannot be a group, every run has a column of that name; rename it")
     return schema
+
+
+def _metric_fields(settings: Settings) -> Iterator[pa.Field]:
+    """Counts that a run was asked for, flattened; null where not asked for or no label."""
+    for metric in METRICS:
+        setting = settings.get(metric.key)
+        if setting or metric.in_every_part:
+            metadata = metric.metadata(setting or metric.declaration[1])
+            yield from (pa.field(name, pa.list_(pa.int64()), metadata=metadata) for name in metric.columns)
 
 
 def part_metadata(fingerprint: str, space: LabelSpace, first: int, last: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
+from pipeline.metrics.registry import METRICS
 from pipeline.read_ahead import read_ahead
 from pipeline.runs.info import PartEntry, Success, fingerprint_of, read_info, read_success
 from pipeline.runs.lease import lease_faults
@@ -243,7 +244,9 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, answer
     masks, name = answer.part.kind == "masks", answer.part.name
     num_classes = expected.space.num_classes
     schema = mask_schema(num_classes, groups=expected.groups) if masks else REJECT_SCHEMA
-    if not file.schema_arrow.remove_metadata().equals(schema):
+    asked_for = {name for metric in METRICS if not metric.in_every_part for name in metric.columns}
+    columns = pa.schema([field for field in file.schema_arrow if not (masks and field.name in asked_for)])
+    if not columns.equals(schema):
         raise UserError(f"{name} has other columns than every part of a run; delete it and run `segment` again")
     rejects = list[dict[str, Any]]()
     for group in range(file.metadata.num_row_groups):

@@ -101,7 +101,7 @@ class Segmenter:
 
     @property
     def _schema(self) -> pa.Schema:
-        return mask_schema(self.run.label_space.num_classes, self.cfg.metrics.boundary_px)
+        return mask_schema(self.run.label_space.num_classes, dict(self.cfg.metrics))
 
     def _check_others(self, shard: int, items: list[Item]) -> None:
         """Raise the error that every image of a shard met, unless images of other shards are answered: then it is theirs."""
@@ -165,7 +165,7 @@ def _answer_of_child(payload: dict[str, Any]) -> Answer:
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
     ready = _checkpoint(cfg)
-    schema = mask_schema(ready.label_space.num_classes, cfg.metrics.boundary_px)
+    schema = mask_schema(ready.label_space.num_classes, dict(cfg.metrics))
     return partial(isolate_errors, ShardSegmenter(ready, cfg).answer, schema=schema)
 
 

@@ -85,7 +85,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
 
 def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Segmented:
     ready = checkpoint.load(cfg.checkpoint)
-    check_metrics(cfg.metrics, ready.label_space)
+    check_metrics(dict(cfg.metrics), ready.label_space)
     with Lease(cfg.output) as lease:
         run = Run.open_or_create(
             cfg.output,

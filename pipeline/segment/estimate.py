@@ -25,7 +25,7 @@ from pipeline.corpus import Item, items_of, plan_shards, scan_items
 from pipeline.corpus.readers.tar import is_tar
 from pipeline.corpus.readers.zip import is_zip
 from pipeline.errors import UserError
-from pipeline.metrics.registry import check_metrics
+from pipeline.metrics.registry import check_metrics, needs
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import SECONDS, Run, describe, read_success, run_exists
@@ -283,7 +283,7 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
     finish_s = shards * REQUEST_S / THREADS + 2 * shard_pages * LIST_S
     hours = (plan_s + STARTUP_S + work_s + finish_s) / 3600
     renewals = ceil(hours * 3600 / RENEW_S)
-    files = 1 + (cfg.corpus.labels is not None) + cfg.metrics.instances
+    files = 1 + (cfg.corpus.labels is not None) + ("instances" in needs(dict(cfg.metrics)))
     found = Sizing(
         images=images,
         devices=devices,
@@ -307,7 +307,7 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
 def _loaded(cfg: SegmentConfig) -> Checkpoint:
     """The checkpoint, which gives what the config asks to be counted."""
     ready = checkpoint.load(cfg.checkpoint)
-    check_metrics(cfg.metrics, ready.label_space)
+    check_metrics(dict(cfg.metrics), ready.label_space)
     return ready
 
 

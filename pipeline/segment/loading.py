@@ -13,6 +13,7 @@ from pipeline.corpus.samples import decode as decode_sample
 from pipeline.errors import Reject
 from pipeline.imaging.decode import open_header
 from pipeline.labels import LabelSpace
+from pipeline.metrics.registry import needs
 from pipeline.segment.core_turns import Turns
 
 NOT_FINITE = Reject(
@@ -62,7 +63,7 @@ class Loader:
             Reject: the image, its label or its instances cannot be had or do not fit each other.
         """
         started = time.perf_counter()
-        files = fetch(item, self.cfg.metrics.instances)
+        files = fetch(item, "instances" in needs(dict(self.cfg.metrics)))
         waited = time.perf_counter()
         with self.turns.one():
             waited = time.perf_counter() - waited

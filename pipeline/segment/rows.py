@@ -12,6 +12,7 @@ from pipeline.imaging.mask_png import encode_mask
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
+from pipeline.metrics.metric import LabelledImage
 from pipeline.metrics.registry import chosen_counts
 from pipeline.predict import Prediction
 from pipeline.segment.loading import Loaded
@@ -32,7 +33,8 @@ def mask_row(
         counts = confusion_columns(count_confusion(loaded.label, mask, num_classes))
         if raw is not None:
             counts["confusion_raw"] = count_confusion(loaded.label, raw, num_classes).ravel().tolist()
-        counts |= chosen_counts(metrics, space, loaded.label, mask, raw, loaded.instances, loaded.confidence)
+        image = LabelledImage(space, loaded.label, mask, raw, loaded.instances, loaded.confidence)
+        counts |= chosen_counts(dict(metrics), image)
     return {
         **identity_columns(loaded.item),
         "height": stored.shape[0],

@@ -13,6 +13,7 @@ from pipeline.config import SegmentConfig
 from pipeline.corpus import Item
 from pipeline.crf.gpu import sharpen
 from pipeline.errors import Reject
+from pipeline.metrics.registry import needs
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Prediction, Predictor, summarise
 from pipeline.predict.out_of_memory import memory_is_full
@@ -43,7 +44,8 @@ class ShardSegmenter:
         self.load = Loader(cfg, self.space, self.turns)
         self.predictor = Predictor(checkpoint.model, cfg.predict, device, cfg.batch_size, cfg.cpus_per_actor)
         self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
-        self._keep_probs = cfg.crf is not None or bool(cfg.metrics.calibration_bins)
+        self._keep_confidence = "confidence" in needs(dict(cfg.metrics))
+        self._keep_probs = cfg.crf is not None or self._keep_confidence
         self._cores_of_model = self.turns.all if device == "cpu" else nullcontext
 
     def answer(self, items: list[Item], load: Load | None = None) -> tuple[pa.Table, pa.Table]:
@@ -72,7 +74,7 @@ class ShardSegmenter:
                     self._result(list(masks.values())[-self._depth])
             rows = [self._result(masks[item.image_id]) for item in items if item.image_id in masks]
         return (
-            pa.Table.from_pylist(rows, schema=mask_schema(self.space.num_classes, self.cfg.metrics.boundary_px)),
+            pa.Table.from_pylist(rows, schema=mask_schema(self.space.num_classes, dict(self.cfg.metrics))),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )
 
@@ -136,7 +138,7 @@ class ShardSegmenter:
                     before.mask,
                 )  # waits for the device, so that its time is counted
                 loaded.seconds["seconds_crf"] = time.perf_counter() - started
-            if self.cfg.metrics.calibration_bins and loaded.label is not None:
+            if self._keep_confidence and loaded.label is not None:
                 loaded.confidence = probs.amax(dim=0).float().cpu().numpy()
         return final, mask_before_crf
 

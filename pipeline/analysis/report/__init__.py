@@ -19,6 +19,8 @@ from pipeline.analysis.run_view import RunView, open_run
 from pipeline.errors import UserError
 from pipeline.imaging.palette import safe_colours
 from pipeline.labels import Colour
+from pipeline.metrics.metric import Section, percent, points
+from pipeline.metrics.registry import chosen
 
 GROUP_TABLES = (("split",), ("city",), ("city", "sequence"))  # cities number their sequences each from 0
 MAX_GROUP_ROWS = 60  # of a table by group; more are in the Parquet
@@ -39,11 +41,9 @@ def write_report(run_uri: str, num_worst: int = 8, beside_uri: str | None = None
     environment = Environment(
         loader=PackageLoader("pipeline.analysis.report"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["percent"] = lambda value: "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+    environment.filters["percent"] = percent
     environment.filters["width"] = lambda value: "0" if value is None or math.isnan(value) else f"{100 * value:.2f}"
-    environment.filters["points"] = lambda value: (
-        "–" if math.isnan(value) else f"{100 * value:+.2f}".replace("-", "\u2212")
-    )
+    environment.filters["points"] = points
     environment.filters["count"] = lambda value: f"{int(value):,}".replace(",", "\u202f")
     # The one script that may run is named by its hash; without it the masks stay at the opacity of the style sheet.
     script = environment.get_template("opacity.js").render().encode()
@@ -73,8 +73,7 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
         "scores": view.scores().loc[ALL] if labelled else None,
         "beside": None if comparison is None else _beside(view, beside, comparison),
         "classes": _classes(view, comparison) if labelled else _areas(view),
-        "boundary": _boundary(view) if labelled and view.counted("boundary") else [],
-        "calibration": view.calibration() if labelled and view.counted("calibration") else None,
+        "metrics": _metrics(view) if labelled else [],
         "heat": heat,
         "pairs": pairs,
         "groups": [table for table in (_group(view, by) for by in GROUP_TABLES) if table] if labelled else [],
@@ -165,14 +164,14 @@ def _areas(view: RunView) -> list[dict[str, Any]]:
     ]
 
 
-def _boundary(view: RunView) -> list[dict[str, Any]]:
-    """Mean scores near boundaries, one row a width and score, raw beside final."""
-    final = view.boundary()["mean"]
-    raw = view.boundary(raw=True)["mean"] if view.has_raw() else None
-    words = {"boundary_iou": "boundary IoU", "boundary_f": "boundary F", "trimap_iou": "mIoU in the trimap"}
+def _metrics(view: RunView) -> list[Section]:
+    """What each metric that the run counted has to show, the result from before the CRF beside the final one."""
     return [
-        {"name": words[score], "width": width, "final": value, "raw": None if raw is None else raw[width, score]}
-        for (width, score), value in final.items()
+        metric.section(
+            view.metric_scores(metric),
+            view.metric_scores(metric, raw=True) if view.has_raw() and len(metric.columns) > 1 else None,
+        )
+        for metric, _ in chosen(view.settings)
     ]
 
 
