@@ -37,7 +37,7 @@ def test_errors_and_tracebacks_are_inert(tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
     assert_inert(done.stderr)
     assert r"a\x1b[31m.pth: not a file of tensors alone" in done.stderr
-    planted = "from pipeline import check\ncheck.guess_corpus = lambda *words: {}['\\x1b[31m\\udcff']\n"
+    planted = "from pipeline.corpus import check\ncheck.guess_corpus = lambda *words: {}['\\x1b[31m\\udcff']\n"
     command = [sys.executable, "-c", planted + "from pipeline.cli import main; main()", "check", "\x1b[32m"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "Traceback" in done.stderr and "a bug of maskmill" in done.stderr
