@@ -34,6 +34,8 @@ class S3Server:
         """Start it, maybe again; it answers a few seconds later."""
         command = [str(program()), "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += [f"-s3.config={self._folder / 's3.json'}", "-webdav=false", "-admin.ui=false"]
+        # Its catalogs have one port each by default, for which servers that start at once compete.
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
         command += [f"-{name}.port={port}" for name, port in self._ports.items()]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with (self._folder / "weed.log").open("ab") as log:
