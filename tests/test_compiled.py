@@ -13,7 +13,7 @@ from pipeline import compiled
 from tests.conftest import ROOT
 
 # What a test asks of a copy of the package, and a change of a file that the function does not stand in.
-EXP = ("crf/vectors.py", "_fill(_VF32, -80.0)", "_fill(_VF32, -1.0)")
+EXP = ("crf/cpu/simd.py", "_fill(_VF32, -80.0)", "_fill(_VF32, -1.0)")
 SOFTMAX = """
 import numpy as np
 from pipeline.crf.cpu.mean_field import softmax
@@ -29,7 +29,7 @@ label = np.full((8, 8), 7, np.uint8)
 label[4:] = 1
 print(count_boundary(label, label, 9, (1,)).sum())
 """
-CHUNK = ("crf/numbering.py", "CHUNK = 4096", "CHUNK = 2048")
+CHUNK = ("crf/cpu/vertices.py", "CHUNK = 4096", "CHUNK = 2048")
 MARGINALS = """
 import hashlib, numpy as np
 from pipeline.crf import DenseCRF
