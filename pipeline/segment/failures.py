@@ -1,7 +1,6 @@
 """What ends a segmentation run, in an actor or in its cluster: a sentence, or a bug with its traceback."""
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -16,11 +15,11 @@ import ray
 import ray.exceptions
 
 from pipeline.errors import UserError
+from pipeline.storage.retry import FULL
 
 # Ray's own key: a driver whose head is away for so long is ended by Ray, without an exception.
 RECONNECT_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -108,7 +107,7 @@ def sentence(output: str, error: BaseException) -> str | None:
     if isinstance(cause, UserError):
         return str(cause)
     if isinstance(cause, OSError):
-        if cause.errno in _FULL:
+        if cause.errno in FULL:
             return f"run {output}: a disk is full ({cause}); free space and run the same command again"
         if isinstance(cause, PermissionError):
             return (
@@ -116,7 +115,7 @@ def sentence(output: str, error: BaseException) -> str | None:
             )
         return f"run {output}: {cause}; run the same command again, which does only what is missing"
     words = _last_line(str(error))  # of a remote traceback the last line is the error
-    if any(os.strerror(number) in str(error) for number in _FULL):
+    if any(os.strerror(number) in str(error) for number in FULL):
         return f"run {output}: a disk is full ({words}); free space and run the same command again"
     if cause is not None or isinstance(error, ray.exceptions.RayTaskError):
         return None
