@@ -17,6 +17,7 @@ from pipeline.metrics.metric import Card, Metric, Section
 
 class Labelled(Metric):
     key, declaration = "labelled", (bool, False)
+    doc = "Count the labelled pixels."
     columns = ("labelled",)
 
     def cells(self, setting, num_classes):

@@ -324,7 +324,7 @@ def test_one_cycle_rises_for_three_tenths_and_falls_to_nothing():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"schedule": "step"}, "schedule 'step' needs milestones"),
+        ({"schedule": "step", "milestones": None}, "schedule 'step' needs milestones"),
         ({"schedule": "cosine", "final_factor": 0, "poly_power": 1}, "poly_power belongs to schedule 'poly'"),
         ({"schedule": "one_cycle", "warmup_steps": 3}, "has its own warm-up"),
     ],

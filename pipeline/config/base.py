@@ -26,7 +26,9 @@ Precision = Literal["fp32", "bf16"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """Part of a config. The string below each key documents it, and begins with its unit in brackets where it has one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)

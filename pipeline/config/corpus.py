@@ -12,11 +12,16 @@ class CorpusConfig(Section):
     """Where images and labels lie: each a prefix of files or one zip, read in place."""
 
     images: Uri
-    labels: Uri | None = None  # absent: the same place as the images, or no labels at all
-    # pairs: two globs; manifest: a CSV or Parquet file of URIs; parquet: files that hold the image bytes
+    """URI of the images: a folder, a prefix in an object store, a zip, a tar, or a table; read in place."""
+    labels: Uri | None = None
+    """URI of the labels. Absent: they lie in the same place as the images, or there are none."""
     layout: Literal["cityscapes", "camvid", "pairs", "manifest", "parquet"]
-    image_glob: str | None = None  # layout `pairs` only, e.g. "images/**/*.jpg"
+    """How the files are named and which label belongs to which image. `pairs`: two globs; `manifest`: a CSV or Parquet
+    file of URIs; `parquet`: files that hold the image bytes."""
+    image_glob: str | None = None
+    """Pattern of the images' paths, such as images/**/*.jpg; layout `pairs` only."""
     label_glob: str | None = None
+    """Pattern of the labels' paths, such as labels/**/*.png; layout `pairs` only."""
 
     @model_validator(mode="after")
     def _globs_belong_to_pairs(self) -> "CorpusConfig":

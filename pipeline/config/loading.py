@@ -123,7 +123,8 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where
             raised = problem.get("ctx", {}).get("error")
             if isinstance(raised, Exception) and not isinstance(raised, UserError):
                 raise raised from None  # of our own validators: no fault of the config
-        problems = "; ".join(_explain(schema, dict(problem)) for problem in error.errors())
+        faults = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # follow from another
+        problems = "; ".join(_explain(schema, dict(problem)) for problem in faults)
         raise UserError(f"{where}: {problems}") from None
 
 

@@ -39,10 +39,15 @@ class ClassifierConfig(NetworkSection):
 
     network = "classifier.Classifier"
     name: Literal["classifier"]
+    """Chooses this network."""
     backbone: ClassifierName = "vgg16"
-    padding: Literal["same", "valid"] = "same"  # valid: scores equal those of a slid window
-    dropout: Share = 0.5  # of the head
-    fc_channels: Channels = 4096  # of fc6 and fc7: AlexNet and VGG16 only
+    """The classifier whose layers are taken."""
+    padding: Literal["same", "valid"] = "same"
+    """`same` pads with zeros; with `valid` the scores equal those of a slid window."""
+    dropout: Share = 0.5
+    """Share of the head's features that is dropped at each training step."""
+    fc_channels: Channels = 4096
+    """[channels] Of fc6 and fc7; AlexNet and VGG16 only."""
 
 
 class FcnConfig(NetworkSection):
@@ -50,16 +55,22 @@ class FcnConfig(NetworkSection):
 
     network = "fcn.Fcn"
     name: Literal["fcn"]
+    """Chooses this network."""
     backbone: Literal["vgg16", "alexnet", "googlenet"] = "vgg16"
-    stride: Literal[32, 16, 8] = 8  # of the finest scores that are used; 16 and 8: VGG16 only
-    # Of the steps. `transposed` starts as bilinear interpolation and is learnt, as the paper's inner steps;
-    # `transposed_fixed` stays bilinear, as all steps of the released networks.
+    """The encoder."""
+    stride: Literal[32, 16, 8] = 8
+    """[pixels] Stride of the finest scores that are used; 16 and 8: VGG16 only."""
     upsampling: Interpolation = "transposed"
-    # Of the last step alone; absent: as `upsampling`. The paper's is `transposed_fixed` (section 4.3).
+    """How scores are enlarged at each step. `transposed` starts as bilinear interpolation and is learnt, as the paper's
+    inner steps; `transposed_fixed` stays bilinear, as all steps of the released networks."""
     last_upsampling: Interpolation | None = _added_later(None)
-    at_once: bool = False  # trained in one stage: pool4 and pool3 are scaled by 0.01 and 0.0001, as released
-    fc_channels: Channels = 4096  # of fc6 and fc7: AlexNet and VGG16 only
-    dropout: Share = 0.5  # after fc6 and fc7
+    """The last step's way alone. Absent: as `upsampling`. The paper's is `transposed_fixed` (section 4.3)."""
+    at_once: bool = False
+    """Train in one stage: pool4 and pool3 are scaled by 0.01 and 0.0001, as released."""
+    fc_channels: Channels = 4096
+    """[channels] Of fc6 and fc7; AlexNet and VGG16 only."""
+    dropout: Share = 0.5
+    """Share of the features after fc6 and fc7 that is dropped at each training step."""
 
 
 class FcnResNetConfig(NetworkSection):
@@ -67,9 +78,13 @@ class FcnResNetConfig(NetworkSection):
 
     network = "fcn_resnet.FcnResNet"
     name: Literal["fcn_resnet"]
+    """Chooses this network."""
     backbone: Literal["resnet50", "resnet101"] = "resnet50"
+    """The encoder."""
     output_stride: Literal[8, 16, 32] = 8
-    aux: bool = True  # a second head on the third stage, for deep supervision
+    """[pixels] Stride of the encoder's last map: 8 is finest and slowest."""
+    aux: bool = True
+    """Add a second head on the third stage, for deep supervision."""
 
 
 class DeepLabV1Config(NetworkSection):
@@ -77,9 +92,13 @@ class DeepLabV1Config(NetworkSection):
 
     network = "deeplab_v1.DeepLabV1"
     name: Literal["deeplabv1"]
-    rate: int = Field(12, ge=1)  # of fc6
-    fc_channels: Channels = 1024  # of fc6 and fc7
-    dropout: Share = 0.5  # after fc6 and fc7
+    """Chooses this network."""
+    rate: int = Field(12, ge=1)
+    """[pixels] Distance between the taps of fc6."""
+    fc_channels: Channels = 1024
+    """[channels] Of fc6 and fc7."""
+    dropout: Share = 0.5
+    """Share of the features after fc6 and fc7 that is dropped at each training step."""
 
 
 class DeepLabV2Config(NetworkSection):
@@ -87,15 +106,20 @@ class DeepLabV2Config(NetworkSection):
 
     network = "deeplab_v2.DeepLabV2"
     name: Literal["deeplabv2"]
+    """Chooses this network."""
     backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101"
-    # ResNets only: torchvision's, whose ImageNet weights fit, or the released network's (`import-weights` sets it), which
-    # takes images of any size.
+    """The encoder."""
     resnet: Literal["torchvision", "caffe"] = _added_later("torchvision")
-    rates: Rates = (6, 12, 18, 24)  # of the branches: ASPP-L; ASPP-S is 2, 4, 8, 12 (figure 7)
-    # Of the input, run with shared weights; the paper's multi-scale input is 1, 0.75, 0.5.
+    """Which ResNet: torchvision's, whose ImageNet weights fit, or the released network's (`import-weights` sets it), which
+    takes images of any size. ResNets only."""
+    rates: Rates = (6, 12, 18, 24)
+    """[pixels] Distances between the taps of the branches: ASPP-L; ASPP-S is 2, 4, 8, 12 (figure 7)."""
     scales: Annotated[tuple[Annotated[float, Field(gt=0, le=2)], ...], Field(min_length=1)] = (1.0,)
-    fc_channels: Channels = 1024  # VGG16 only
-    dropout: Share = 0.5  # VGG16 only
+    """Sizes of the input that run with shared weights, as factors; the paper's multi-scale input is 1, 0.75, 0.5."""
+    fc_channels: Channels = 1024
+    """[channels] Of fc6 and fc7; VGG16 only."""
+    dropout: Share = 0.5
+    """Share of the features that is dropped at each training step; VGG16 only."""
 
 
 def deeplabv3_rates(backbone: str, output_stride: int) -> tuple[int, ...]:
@@ -112,14 +136,19 @@ class DeepLabV3Config(NetworkSection):
 
     network = "deeplab_v3.DeepLabV3"
     name: Literal["deeplabv3"]
+    """Chooses this network."""
     backbone: Literal["resnet50", "resnet101", "mobilenet_v3_large"] = "resnet50"
-    output_stride: Literal[8, 16] = 8  # MobileNetV3: 16
-    # Relative rates of the last stage's three blocks; the paper's best is 1, 2, 4. Absent: torchvision's, which is 1, 1, 1
-    # with the first block at the rate of the stage before.
+    """The encoder."""
+    output_stride: Literal[8, 16] = 8
+    """[pixels] Stride of the encoder's last map: 8 is finest and slowest; MobileNetV3: 16."""
     multi_grid: Annotated[tuple[int, int, int], Field()] | None = None
-    # Absent: 12, 24, 36 at output stride 8 and 6, 12, 18 at 16 (section 3.3); MobileNetV3 has torchvision's 12, 24, 36 at 16.
+    """Relative rates of the last stage's three blocks; the paper's best is 1, 2, 4. Absent: torchvision's, which is 1, 1, 1
+    with the first block at the rate of the stage before."""
     rates: Rates = Field(default_factory=lambda before: deeplabv3_rates(before["backbone"], before["output_stride"]))
-    aux: bool = True  # a second head on an earlier map, for deep supervision: torchvision's, not the paper's
+    """[pixels] Distances between the taps of the branches. Absent: 12, 24, 36 at output stride 8 and 6, 12, 18 at 16 (section
+    3.3); MobileNetV3 has torchvision's 12, 24, 36 at 16."""
+    aux: bool = True
+    """Add a second head on an earlier map, for deep supervision: torchvision's, not the paper's."""
 
 
 class DeepLabV3PlusConfig(NetworkSection):
@@ -127,15 +156,25 @@ class DeepLabV3PlusConfig(NetworkSection):
 
     network = "deeplab_v3plus.DeepLabV3Plus"
     name: Literal["deeplabv3plus"]
-    backbone: BackboneName
+    """Chooses this network."""
+    backbone: BackboneName = "efficientnet_lite0"
+    """The encoder; efficientnet_lite0 is the lightest, resnet101 and xception65 are the paper's."""
     output_stride: Literal[8, 16, 32] = 16
+    """[pixels] Stride of the encoder's last map: 8 is finest and slowest."""
     aspp_channels: int = Field(256, ge=8)
-    aspp_rates: Rates = (6, 12, 18)  # at output stride 16; doubled at 8, halved at 32
+    """[channels] Of the pyramid; the paper's is 256."""
+    aspp_rates: Rates = (6, 12, 18)
+    """[pixels] Distances between the taps of the branches at output stride 16; doubled at 8, halved at 32."""
     low_level_channels: int = Field(48, ge=8)
+    """[channels] Of the fine map that the decoder takes."""
     decoder_channels: int = Field(256, ge=8)
-    separable: bool = True  # depthwise separable convolutions in pyramid and decoder, section 3.2
-    dropout: Share = 0.1  # after the pyramid
-    upsampling: Interpolation = "bilinear"  # of the pyramid and of the logits
+    """[channels] Of the decoder; the paper's is 256."""
+    separable: bool = True
+    """Use depthwise separable convolutions in pyramid and decoder, section 3.2."""
+    dropout: Share = 0.1
+    """Share of the pyramid's features that is dropped at each training step."""
+    upsampling: Interpolation = "bilinear"
+    """How the pyramid and the logits are enlarged."""
 
 
 class LrasppConfig(NetworkSection):
@@ -143,7 +182,9 @@ class LrasppConfig(NetworkSection):
 
     network = "lraspp.Lraspp"
     name: Literal["lraspp"]
-    inter_channels: Channels = 128  # of the gated branch
+    """Chooses this network."""
+    inter_channels: Channels = 128
+    """[channels] Of the gated branch."""
 
 
 class SegNetConfig(NetworkSection):
@@ -151,8 +192,11 @@ class SegNetConfig(NetworkSection):
 
     network = "segnet.SegNet"
     name: Literal["segnet"]
+    """Chooses this network."""
     variant: Literal["vgg16", "basic"] = "vgg16"
-    upsampling: UpsamplingName = "max_unpooling"  # bilinear: the paper's Bilinear-Interpolation variant
+    """`vgg16` is SegNet, `basic` the small SegNet-Basic."""
+    upsampling: UpsamplingName = "max_unpooling"
+    """How the decoder enlarges; bilinear: the paper's Bilinear-Interpolation variant."""
 
 
 class DeconvNetConfig(NetworkSection):
@@ -160,8 +204,11 @@ class DeconvNetConfig(NetworkSection):
 
     network = "deconvnet.DeconvNet"
     name: Literal["deconvnet"]
+    """Chooses this network."""
     upsampling: UpsamplingName = "max_unpooling"
-    fc_channels: Channels = 4096  # of fc6 and fc7
+    """How the decoder enlarges."""
+    fc_channels: Channels = 4096
+    """[channels] Of fc6 and fc7."""
 
 
 class UNetConfig(NetworkSection):
@@ -169,11 +216,17 @@ class UNetConfig(NetworkSection):
 
     network = "unet.UNet"
     name: Literal["unet"]
-    channels: Channels = 64  # of the first stage; doubled at each pooling
-    depth: int = Field(4, ge=1, le=6)  # poolings
-    padding: Literal["same", "valid"] = "same"  # zeros; the paper's is `valid`
-    batch_norm: bool = False  # after each convolution
-    upsampling: Interpolation = "transposed"  # the paper's "up-convolution", with a 2x2 kernel
+    """Chooses this network."""
+    channels: Channels = 64
+    """[channels] Of the first stage; doubled at each pooling."""
+    depth: int = Field(4, ge=1, le=6)
+    """[poolings] Halvings of the image on the way down."""
+    padding: Literal["same", "valid"] = "same"
+    """`same` pads with zeros; the paper's is `valid`."""
+    batch_norm: bool = False
+    """Normalise after each convolution."""
+    upsampling: Interpolation = "transposed"
+    """How the way up enlarges: the paper's "up-convolution", with a 2x2 kernel."""
 
 
 class HourglassConfig(NetworkSection):
@@ -181,10 +234,15 @@ class HourglassConfig(NetworkSection):
 
     network = "hourglass.Hourglass"
     name: Literal["hourglass"]
-    stacks: int = Field(2, ge=1)  # hourglasses; the paper's best has 8. Each gives logits for supervision (section 3.2)
-    channels: int = Field(256, ge=4, multiple_of=4)  # of every residual module (section 3.1)
-    depth: int = Field(4, ge=1, le=6)  # halvings inside an hourglass: 64x64 down to 4x4
+    """Chooses this network."""
+    stacks: int = Field(2, ge=1)
+    """[hourglasses] Hourglasses in a row; the paper's best has 8. Each gives logits for supervision (section 3.2)."""
+    channels: int = Field(256, ge=4, multiple_of=4)
+    """[channels] Of every residual module (section 3.1)."""
+    depth: int = Field(4, ge=1, le=6)
+    """[halvings] Inside an hourglass: 4 brings 64x64 down to 4x4."""
     upsampling: Interpolation = "nearest"
+    """How maps are enlarged on the way up."""
 
 
 ModelConfig = Annotated[

@@ -13,27 +13,40 @@ from pipeline.metrics.registry import METRICS
 class CrfConfig(Section):
     """Dense CRF weights and widths: Krahenbuhl & Koltun 2011 (arXiv:1210.5644), eq. 3."""
 
-    iterations: int = Field(ge=0)  # mean-field steps; 0 = leave probs alone
-    smooth_weight: float = Field(ge=0)
-    smooth_px: float = Field(gt=0)  # std, pixels
-    colour_weight: float = Field(ge=0)
-    colour_px: float = Field(gt=0)  # std, pixels
-    colour_levels: float = Field(gt=0)  # std, 8-bit levels
+    iterations: int = Field(10, ge=0)
+    """[steps] Mean-field steps; 0 leaves the probabilities as they are. 10: DeepLab, arXiv:1606.00915 section 4.2."""
+    smooth_weight: float = Field(3, ge=0)
+    """Weight of the smoothness term, which joins neighbours whatever their colour. This and the four defaults below are
+    those of DeepLab v2's release; `maskmill tune-crf` finds better ones for a corpus."""
+    smooth_px: float = Field(1, gt=0)
+    """[pixels] Standard deviation of the distance, in the smoothness term."""
+    colour_weight: float = Field(4, ge=0)
+    """Weight of the appearance term, which joins pixels that are near and alike."""
+    colour_px: float = Field(67, gt=0)
+    """[pixels] Standard deviation of the distance, in the appearance term."""
+    colour_levels: float = Field(3, gt=0)
+    """[8-bit levels] Standard deviation of the colour, in the appearance term."""
 
 
 class PredictConfig(Section):
     """How scores of one image come about: averaged over scales and, if asked for, mirror images."""
 
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    """Sizes at which an image is predicted, as factors of its own; the scores are averaged. More are slower and better."""
     flip: bool = False
-    # whole: one pass. shift_and_stitch: stride^2 passes instead of upsampling. sliding_window: a classifier, window by window
+    """Predict the mirror image too, and average the scores: twice the work."""
     mode: Literal["whole", "shift_and_stitch", "sliding_window"] = "whole"
+    """`whole`: one pass. `shift_and_stitch`: stride^2 passes instead of upsampling. `sliding_window`: a classifier, window
+    by window."""
     precision: Precision = "fp32"
-    tile: Size | None = None  # (height, width), pixels: larger images are predicted a tile at a time; absent = at once
-    overlap: int = Field(0, ge=0)  # pixels that neighbouring tiles share at least, blended from one to the other
-    # Images are padded to multiples of it, and to the network's. Those of one padded size share batches: 1 pads least,
-    # a larger one lets more sizes share.
+    """Numbers of the forward pass: `bf16` is about twice as fast on GPUs that have it, and rounds scores."""
+    tile: Size | None = None
+    """[pixels] (height, width) of the tiles in which larger images are predicted, which bounds memory. Absent: at once."""
+    overlap: int = Field(0, ge=0)
+    """[pixels] What neighbouring tiles share at least; scores are blended from one to the other."""
     pad_multiple: int = Field(1, ge=1)
+    """[pixels] Images are padded to multiples of it, and to the network's. Images of one padded size share batches: 1 pads
+    least, a larger one lets more sizes share."""
 
     @model_validator(mode="after")
     def _tiles_advance(self) -> "PredictConfig":
@@ -49,7 +62,11 @@ class PredictConfig(Section):
         return self
 
 
-_metric_keys: dict[str, Any] = {metric.key: metric.declaration for metric in METRICS}
+_metric_keys: dict[str, Any] = {
+    metric.key: (kind, Field(default, description=metric.doc))
+    for metric in METRICS
+    for kind, default in [metric.declaration]
+}
 
 
 class MetricsConfig(create_model("_MetricsConfig", __base__=Section, **_metric_keys)):  # type: ignore[misc]
@@ -60,29 +77,44 @@ class SegmentConfig(Section):
     """One segmentation run: corpus in, masks and counts out."""
 
     corpus: CorpusConfig
-    split: str | None = None  # absent = the whole corpus
-    # It carries network, label space, preprocessing and weights: never repeated here.
+    """Where the images lie, and the labels to count against where there are some."""
+    split: str | None = None
+    """The split that is segmented, such as `val`. Absent: the whole corpus."""
     checkpoint: Annotated[Uri, Key("address", pace=True)]
+    """URI of a trained network, such as <output of a training>/best. It carries network, label space, preprocessing and
+    weights, so none of them is repeated here."""
     output: Annotated[Uri, Key("address")]
+    """URI of the folder or prefix that the run is written to: masks, counts, rejects."""
     predict: Annotated[PredictConfig, Key(pace=True)] = PredictConfig()
-    crf: Annotated[CrfConfig | None, Key(pace=True)] = None  # absent = off
-    # Where it runs: where the network's scores are, or on the CPU.
+    """How the scores of an image are computed."""
+    crf: Annotated[CrfConfig | None, Key(pace=True)] = None
+    """Dense CRF that sharpens the masks' edges. Absent: off; `crf: {}` is DeepLab v2's."""
     crf_on: Annotated[Literal["device", "cpu"], Key("machine", pace=True)] = "device"
+    """Where the CRF runs: on the device that holds the network's scores, or on the CPU."""
     metrics: Annotated[MetricsConfig, Key(pace=True)] = MetricsConfig()
+    """Counts beside the confusion matrix; all of them need labels."""
     images_per_shard: int = Field(16, ge=1)
-    bytes_per_shard: int = Field(256_000_000, ge=1)  # of images and labels as stored: a shard of large ones holds fewer
-    max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones become rejects
-    # Images of more pixels are read, predicted and written a strip of tiles at a time, never whole; absent = none are.
+    """[images] Unit of work and of retries; a shard becomes one Parquet file."""
+    bytes_per_shard: int = Field(256_000_000, ge=1)
+    """[bytes] Images and labels of a shard as stored: a shard of large images holds fewer than `images_per_shard`."""
+    max_pixels: int = Field(50_000_000, ge=1)
+    """[pixels] Larger images become rejects before they are decoded, which bounds memory."""
     stream_above_pixels: Annotated[int | None, Key(pace=True)] = Field(None, ge=1)
-    max_reject_rate: Annotated[float, Key("machine")] = Field(ge=0, le=1)  # over it the run fails
-    # Images, or tiles, of one padded size a forward pass.
+    """[pixels] Larger images are read, predicted and written a strip of tiles at a time, never whole. Absent: none are."""
+    max_reject_rate: Annotated[float, Key("machine")] = Field(0.1, ge=0, le=1)
+    """Share of the images that may become rejects; over it the run fails. 0.1: more than a few broken files mean that the
+    config or the corpus is wrong."""
     batch_size: Annotated[int, Key("machine", pace=True)] = Field(1, ge=1)
-    # Where pictures are decoded: in the actor's own threads, or in Ray tasks on any node, which suits a cluster whose GPU
-    # nodes have too few cores to feed their GPUs.
+    """[images] Images, or tiles, of one padded size in a forward pass. 1 is right for CPUs; 8 or more for GPUs."""
     decode: Annotated[Literal["actor", "tasks"], Key("machine", pace=True)] = "actor"
-    actors: Annotated[int, Key("machine")] = Field(ge=1)
-    cpus_per_actor: Annotated[int, Key("machine", pace=True)] = Field(ge=1)
-    gpus_per_actor: Annotated[float, Key("machine", pace=True)] = Field(0, ge=0)  # 0 = predict on the CPU
+    """Where pictures are decoded: in the actor's own threads, or in Ray tasks on any node, which suits a cluster whose GPU
+    nodes have too few cores to feed their GPUs."""
+    actors: Annotated[int, Key("machine")] = Field(1, ge=1)
+    """[processes] Processes that segment side by side, each with a network of its own: as many as there are GPUs."""
+    cpus_per_actor: Annotated[int, Key("machine", pace=True)] = Field(2, ge=1)
+    """[cores] CPU cores of each actor; on a CPU the network computes on all of them. 2: what every laptop has."""
+    gpus_per_actor: Annotated[float, Key("machine", pace=True)] = Field(0, ge=0)
+    """[GPUs] GPUs of each actor, or a share of one. 0: predict on the CPU, which every machine can."""
 
     @model_validator(mode="after")
     def _streams_fit(self) -> "SegmentConfig":

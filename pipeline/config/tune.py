@@ -15,10 +15,14 @@ Range = tuple[float, float]
 class AxisConfig(Section):
     """The values that one key may take: exactly one of the four is given."""
 
-    grid: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None  # every value is tried
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None  # one of these at random
-    uniform: Range | None = None  # a number between, at random
-    loguniform: Range | None = None  # the same, evenly over its magnitudes
+    grid: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    """Values that are all tried."""
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    """Values of which each trial draws one at random."""
+    uniform: Range | None = None
+    """Lowest and highest number; each trial draws one between them at random."""
+    loguniform: Range | None = None
+    """As `uniform`, but drawn evenly over the magnitudes: for learning rates."""
 
     @model_validator(mode="after")
     def _one_is_given(self) -> "AxisConfig":
@@ -41,9 +45,13 @@ class TuneConfig(Section):
     """A search: its axes by the config key they set, and how many draws it takes."""
 
     space: Annotated[dict[str, AxisConfig], Field(min_length=1)]
-    num_samples: int = Field(1, ge=1)  # draws at each point of the grid
-    at_once: int | None = Field(None, ge=1)  # trials side by side; absent = as many as the cluster holds
-    seed: int = Field(0, ge=0)  # the same seed and space give the same trials
+    """The keys of the training config that are searched, such as `optimizer.lr`, each with the values it may take."""
+    num_samples: int = Field(1, ge=1)
+    """[trials] Random draws at each point of the grid."""
+    at_once: int | None = Field(None, ge=1)
+    """[trials] Trials that run side by side. Absent: as many as the cluster holds."""
+    seed: int = Field(0, ge=0)
+    """Start of the random draws: the same seed and space give the same trials."""
 
     @property
     def num_trials(self) -> int:

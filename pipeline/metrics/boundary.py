@@ -32,6 +32,7 @@ class Boundary(Metric):
     """Boundary IoU, boundary F and mIoU in the trimap; setting: band widths in pixels, () = off."""
 
     key, declaration = "boundary_px", (tuple[Annotated[int, Field(ge=1, le=_FAR - 1)], ...], ())
+    doc = "[pixels] Widths of the bands along edges in which boundary IoU and F-score are counted, such as [1, 3]; empty = off."
     columns, in_every_part = ("boundary", "boundary_raw"), True  # widths * 10 * C, as count_boundary
 
     def metadata(self, setting: Widths) -> dict[str, str]:

@@ -18,6 +18,7 @@ class Calibration(Metric):
     """How far the network's confidence is from its accuracy; setting: bins of the confidence histogram, 0 = off."""
 
     key, declaration = "calibration_bins", (Annotated[int, Field(ge=0, le=1000)], 0)
+    doc = "[bins] Bins of confidence in which it is compared with accuracy, such as 15; 0 = off."
     columns, in_every_part = ("calibration",), True  # 3 * bins, as count_confidence
     needs = frozenset({"confidence"})
 

@@ -34,6 +34,7 @@ class Instances(Metric):
     """iIoU, from the instanceIds beside Cityscapes' labelIds; setting: on or off."""
 
     key, declaration = "instances", (bool, False)
+    doc = "Count iIoU, which needs instanceIds beside the labels as Cityscapes has them."
     columns, in_every_part = ("instances",), True  # C * 6, as count_instances
     needs = frozenset({"instances"})
 

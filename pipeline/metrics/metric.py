@@ -49,6 +49,7 @@ class Metric:
 
     key: ClassVar[str]  # of config section `metrics`; a false value there = not counted
     declaration: ClassVar[tuple[Any, Any]]  # type and default of that key, for pydantic
+    doc: ClassVar[str]  # what the key means; begins with its unit in brackets where it has one
     columns: ClassVar[tuple[str, ...]]  # list columns of int64; the second, where there is one, is from before the CRF
     needs: ClassVar[frozenset[str]] = frozenset()  # `instances`, `confidence` of LabelledImage
     in_every_part: ClassVar[bool] = (
