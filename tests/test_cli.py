@@ -8,18 +8,8 @@ import pytest
 
 from pipeline import __version__
 from pipeline.synthetic.scenes import write_corpus
+from tests.command import maskmill, maskmill_from_nothing
 from tests.small_run import Drawn, make_run
-
-
-def maskmill(*arguments, debug=False):
-    command = [
-        sys.executable,
-        "-c",
-        "from pipeline.cli import main; main()",
-        *(["--debug"] if debug else []),
-        *arguments,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -48,17 +38,16 @@ def test_mistakes_are_one_sentence_and_exit_code_1(arguments, sentence):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_command_started_from_nothing_says_and_returns_the_same():
+    for words in (("verify", "/nowhere"), ("segmnt",), ("models", "--help")):
+        forked, started = maskmill(*words), maskmill_from_nothing(*words)
+        assert (forked.returncode, forked.stdout, forked.stderr) == (started.returncode, started.stdout, started.stderr)
+
+
 def test_debug_shows_the_traceback():
     done = maskmill("verify", "/nowhere", debug=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-
-
-def test_models_lists_every_network():
-    done = maskmill("models")
-    assert done.returncode == 0
-    assert "efficientnet_lite0" in done.stdout
-    assert "mobilenet_v3_large" in done.stdout
 
 
 def test_check_counts_a_good_corpus(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.analysis import export, open_run
-from pipeline.analysis.export import _file_name
+from pipeline.analysis.export.coco_rle import _file_name
 from pipeline.analysis.export.rle import encode_rle
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.test_cli import maskmill
+from tests.command import maskmill
 
 CONFIG = "configs/camvid/segment_deeplab_v3plus.yaml"
 

@@ -46,7 +46,7 @@ def items(*names):
     return [Item(name, Place(f"/{name}.png")) for name in names]
 
 
-@pytest.mark.parametrize("deadly", [(), ("c",), ("a", "f")])
+@pytest.mark.parametrize("deadly", [(), ("c",), pytest.param(("a", "f"), marks=pytest.mark.slow)])
 def test_only_the_deadly_image_is_rejected(tmp_path, deadly):
     names = ("a", "b", "bad", "c", "d", "f")
     log = tmp_path / "log"

@@ -21,7 +21,7 @@ from pipeline.models import checkpoint
 from pipeline.segment.driver import segment
 from pipeline.synthetic.scenes import write_corpus
 from tests.s3_server import SECRET
-from tests.test_cli import maskmill
+from tests.command import maskmill
 
 ROOT = Path(__file__).parent.parent
 LOCK = (ROOT / "infra" / "requirements.lock").read_text()

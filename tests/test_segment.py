@@ -25,7 +25,7 @@ from pipeline.runs import SECONDS, Run, mask_schema, verify
 from pipeline.segment.driver import _answer, segment
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
-from tests.test_cli import maskmill
+from tests.command import maskmill
 
 WITHOUT_SECONDS = [name for name in mask_schema(19).names if name not in SECONDS]
 CRF = {"iterations": 2, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 1, "colour_px": 8, "colour_levels": 10}

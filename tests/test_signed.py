@@ -19,7 +19,7 @@ from pipeline.errors import Reject, UserError
 from pipeline.runs import Run
 from pipeline.segment.driver import segment
 from tests.bad_inputs import picture
-from tests.test_cli import maskmill
+from tests.command import maskmill
 
 PASSWORD, SIGNATURE = "p4ssw0rd-canary", "s1gnature-canary"
 

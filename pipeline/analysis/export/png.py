@@ -1,0 +1,23 @@
+"""PNG files with the classes' colours as palette."""
+
+from PIL import Image
+
+from pipeline import storage
+from pipeline.analysis.export.base import Exported, masks_of, png_of
+from pipeline.analysis.run_view import RunView
+from pipeline.errors import UserError
+from pipeline.imaging.mask_png import decode_mask
+
+
+def write(view: RunView, out: str) -> Exported:
+    """`<image id>.png` of train ids; UserError where an image's id leads out of the folder."""
+    palette = [level for colour in view.space.colours for level in colour]
+    written = 0
+    for image_id, data in masks_of(view):
+        if ".." in image_id.split("/") or image_id.startswith("/"):
+            raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
+        picture = Image.fromarray(decode_mask(data)).convert("P")
+        picture.putpalette(palette)
+        storage.put(storage.join(out, f"{image_id}.png"), png_of(picture))
+        written += 1
+    return Exported(out, written)
