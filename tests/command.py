@@ -1,6 +1,6 @@
 """`maskmill` as a person runs it: a process of its own, whose words come through files.
 
-Most of the time of a short command goes to imports. `maskmill` therefore forks each command from one process that has done them;
+Most of the time of a short command goes to imports, so `maskmill` forks each command from one process that has done them;
 `tests/test_cli.py` compares that with a process started from nothing.
 """
 
@@ -26,7 +26,7 @@ def maskmill(*arguments: str, debug: bool = False) -> subprocess.CompletedProces
     told = [*(["--debug"] if debug else []), *arguments]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = _server.Process(target=_command, args=(told, os.getcwd(), dict(os.environ), *map(str, files)))
+        process = _server.Process(target=_command, args=(told, str(Path.cwd()), dict(os.environ), *map(str, files)))
         process.start()
         process.join(LIMIT_S)
         if process.exitcode is None:

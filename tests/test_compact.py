@@ -10,8 +10,8 @@ import pytest
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.runs import Lease, Run, compact, verify
-from tests.small_run import Drawn, make_run
 from tests.command import maskmill
+from tests.small_run import Drawn, make_run
 
 DRAWN = [
     Drawn(f"i{n:02d}", None if n in (3, 9) else f"00{n % 4}{n % 3}", label="0012", city=f"c{n % 5}", sequence=str(n))

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from pipeline.synthetic.scenes import write_corpus
+from tests.command import maskmill
 from tests.small_train import config as train_config
 from tests.terminal import CTRL_C, Terminal
-from tests.command import maskmill
 from tests.test_segment import config as segment_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -20,8 +20,8 @@ from pipeline.imaging.decode import decode_image
 from pipeline.models import checkpoint
 from pipeline.segment.driver import segment
 from pipeline.synthetic.scenes import write_corpus
-from tests.s3_server import SECRET
 from tests.command import maskmill
+from tests.s3_server import SECRET
 
 ROOT = Path(__file__).parent.parent
 LOCK = (ROOT / "infra" / "requirements.lock").read_text()

@@ -18,8 +18,8 @@ from pipeline.models import checkpoint
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
 from pipeline.models.weights import load_imagenet, published_weights, rename_lite0, rename_vgg16, start_from
 from pipeline.train.learner import Learner
-from tests.small_train import config
 from tests.command import maskmill
+from tests.small_train import config
 
 
 def build(num_classes=21, **values):

@@ -15,8 +15,8 @@ from pipeline.runs import Lease, Run, compact, read_success, verify
 from pipeline.runs.info import fingerprint_of
 from pipeline.runs.success import rejects_part
 from tests import test_run
-from tests.small_run import SPACE, Drawn, make_run
 from tests.command import maskmill
+from tests.small_run import SPACE, Drawn, make_run
 from tests.test_run import complete, tables
 
 OTHER = {"crf": {"smooth_weight": 3.0}, "weights_sha256": "b"}
