@@ -7,6 +7,7 @@ import typer
 from pipeline import __version__, storage
 from pipeline.cli import analysis as cli_analysis
 from pipeline.cli import cluster as cli_cluster
+from pipeline.cli import config as cli_config
 from pipeline.cli import models as cli_models
 from pipeline.cli.analysis import RunUri
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
@@ -234,6 +235,7 @@ for command in (
     cli_models.models, cli_models.import_weights, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)
+app.command()(cli_config.config)
 app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
 
