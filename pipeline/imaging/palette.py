@@ -1,6 +1,5 @@
 """Class colours that stay apart for colour-blind eyes."""
 
-from pipeline.errors import UserError
 from pipeline.labels import Colour
 
 # Each colour is the farthest, in CIELAB, from those before it, as seen with normal sight and with protanopia, deuteranopia
@@ -12,10 +11,6 @@ SAFE_COLOURS: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
-def safe_colours(num_classes: int) -> tuple[Colour, ...]:
-    """As many colours as classes; UserError for more than there are."""
-    if num_classes > len(SAFE_COLOURS):
-        raise UserError(
-            f"{num_classes} classes need as many colours; the colour-blind-safe palette has {len(SAFE_COLOURS)}"
-        )
-    return SAFE_COLOURS[:num_classes]
+def safe_colours(num_classes: int) -> tuple[Colour, ...] | None:
+    """As many colours as classes; None for more classes than such colours can be told apart."""
+    return SAFE_COLOURS[:num_classes] if num_classes <= len(SAFE_COLOURS) else None

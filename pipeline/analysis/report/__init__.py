@@ -12,12 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline import storage
 from pipeline.analysis.intervals import Comparison, excludes_zero
-from pipeline.analysis.report.gallery import ERRORS, cards
+from pipeline.analysis.report.gallery import ERRORS, cards, palettes
 from pipeline.analysis.report.snippets import snippets
 from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView, open_run
+from pipeline.corpus.groups import GROUPS
 from pipeline.errors import UserError
-from pipeline.imaging.palette import safe_colours
 from pipeline.labels import Colour
 from pipeline.metrics.metric import Section, percent, points
 from pipeline.metrics.registry import chosen
@@ -76,19 +76,15 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
         "metrics": _metrics(view) if labelled else [],
         "heat": heat,
         "pairs": pairs,
-        "groups": [table for table in (_group(view, by) for by in GROUP_TABLES) if table] if labelled else [],
+        "groups": [table for table in (_group(view, by) for by in _group_tables(view)) if table] if labelled else [],
         "worst": _gallery(view, worst),
         "confused": confused,
         "places": {
             image_id: place
             for place, image_id in enumerate([*worst["image_id"], *(card["image_id"] for card in confused)])
         },
-        "legend": [
-            {"name": name, "data": _hex(colour), "safe": _hex(safe)}
-            for name, colour, safe in zip(
-                view.space.classes, view.space.colours, safe_colours(view.space.num_classes), strict=True
-            )
-        ],
+        "legend": _legend(view, labelled),
+        "palettes": list(palettes(view.space)),
         "errors": {name: _hex(colour) for name, colour in ERRORS.items()},
         "rejects": [
             {"reason": reason, "count": len(rows), "examples": rows.head(3).to_dict("records")}
@@ -98,6 +94,24 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
         "config": yaml.safe_dump(view.description.config, sort_keys=False),
         "description": view.description,
     }
+
+
+def _group_tables(view: RunView) -> list[tuple[str, ...]]:
+    """The groups that have a table: those of `GROUP_TABLES`, and each column that the corpus has of its own."""
+    return [*GROUP_TABLES, *((name,) for name in view.groups if name not in GROUPS)]
+
+
+def _legend(view: RunView, labelled: bool) -> list[dict[str, str]]:
+    """Name and colours of each class that is in a mask or, where there are labels, in a label."""
+    seen = view.areas().loc[ALL][list(view.space.classes)].to_numpy()
+    if labelled:
+        seen = seen + view.confusion().sum(axis=1)
+    colours = palettes(view.space)
+    return [
+        {"name": name, **{palette: _hex(table[index]) for palette, table in colours.items()}}
+        for index, name in enumerate(view.space.classes)
+        if seen[index]
+    ]
 
 
 def _title(view: RunView) -> str:

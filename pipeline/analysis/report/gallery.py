@@ -12,7 +12,7 @@ from pipeline.analysis.pictures import Pictures
 from pipeline.analysis.run_view import RunView
 from pipeline.imaging.colours import IGNORED, WRONG
 from pipeline.imaging.palette import safe_colours
-from pipeline.labels import IGNORE, Colour
+from pipeline.labels import IGNORE, Colour, LabelSpace
 
 THUMBNAIL_PX = 320  # width
 AT_A_TIME = 8  # whole images in memory
@@ -30,10 +30,16 @@ def cards(view: RunView, ids: Sequence[str]) -> list[dict[str, Any]]:
     return made
 
 
+def palettes(space: LabelSpace) -> dict[str, Sequence[Colour]]:
+    """The colours that the report can show a mask in: the data set's, and colour-blind-safe ones where there are enough."""
+    safe = safe_colours(space.num_classes)
+    return {"data": space.colours, **({} if safe is None else {"safe": safe})}
+
+
 def _card(one: Pictures) -> dict[str, Any]:
     size = _size(*one.mask.shape)
     base = None if one.image is None else _photograph(one.image, size)
-    colours = one.space.colours, safe_colours(one.space.num_classes)
+    colours = palettes(one.space)
     prediction = {"name": "prediction", "base": base, "layers": _layers(one.mask, colours, size)}
     if base is None:
         pictures = [prediction]
@@ -64,12 +70,8 @@ def _photograph(image: np.ndarray, size: tuple[int, int]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _layers(
-    mask: np.ndarray, colours: tuple[Sequence[Colour], Sequence[Colour]], size: tuple[int, int]
-) -> dict[str, str]:
-    return {
-        name: _layer(mask, table, size, clear=IGNORE) for name, table in zip(("data", "safe"), colours, strict=True)
-    }
+def _layers(mask: np.ndarray, colours: dict[str, Sequence[Colour]], size: tuple[int, int]) -> dict[str, str]:
+    return {name: _layer(mask, table, size, clear=IGNORE) for name, table in colours.items()}
 
 
 def _layer(ids: np.ndarray, colours: Sequence[Colour], size: tuple[int, int], clear: int) -> str:
