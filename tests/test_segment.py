@@ -169,6 +169,7 @@ def test_a_shard_that_killed_its_worker_is_answered_in_children_with_the_same_ro
     assert verify(run.output).problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 29)
 def test_the_part_of_another_run_is_refused_by_name_and_made_again_once_it_is_deleted(run, tmp_path):
     """Begun with another CRF weight, over the same images: it would pass for this run's by all but its fingerprint."""

@@ -288,6 +288,7 @@ def test_a_torchvision_file_becomes_a_checkpoint(tmp_path, capsys):
     assert len(found.info["source_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_classifiers_file_is_imported_as_what_it_is_and_the_options_for_it_are_told(tmp_path):
     """`--model classifier` alone is VGG16; the file is AlexNet's, whose matrices are of another size."""
     torch.manual_seed(6)
