@@ -33,7 +33,7 @@ def write_configs(folder, store):
     corpus = segment_values(store)["corpus"]
     assert (images, labels) == (corpus["images"], corpus["labels"])
     train = {
-        "corpus": corpus, "train_split": "train", "val_split": "train", "label_space": "cityscapes19",
+        "corpus": corpus, "train_split": "train", "val_split": "val", "label_space": "cityscapes19",
         "model": {"name": "deeplabv3plus", "backbone": "efficientnet_lite0", "aspp_channels": 16,
                   "low_level_channels": 8, "decoder_channels": 16},
         "weights": "random", "output": storage.join(store, "train"), "epochs": 1, "batch_size": 4,

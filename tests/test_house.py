@@ -20,6 +20,7 @@ HOMES = {
     "mlflow": {"train"},
     "onnx": {"models"},
     "onnxruntime": {"models"},
+    "pycocotools": {"corpus"},
     "pyvips": {"imaging"},
     "torchcodec": {"imaging"},
     "triton": {"predict", "crf"},

@@ -1,7 +1,6 @@
 """A layout is one object: a planted one, with groups of its own, goes from the listing to the answers of a run."""
 
 import re
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -107,5 +106,9 @@ def test_files_that_disagree_on_a_groups_type_are_refused(tmp_path):
         list_items(CorpusConfig(images=str(tmp_path), layout="parquet"), None)
 
 
-def test_the_config_knows_the_layouts_that_there_are():
-    assert get_args(CorpusConfig.model_fields["layout"].annotation) == tuple(LAYOUTS)
+def test_a_layout_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    storage.put(str(tmp_path / "a.png"), b"x")
+    with pytest.raises(
+        UserError, match=r"corpus\.layout: found 'vok'; choose one of cityscapes, .*voc, .*, or leave it out"
+    ):
+        list_items(CorpusConfig(images=str(tmp_path), layout="vok"), None)

@@ -52,11 +52,9 @@ def demo(folder: Annotated[str, typer.Option(help="Where everything is written."
 
 @app.command()
 def check(
-    uri: Annotated[
-        str, typer.Argument(help="Images (and labels): a prefix, a zip, or a folder with the pair of zips.")
-    ],
+    uri: Annotated[str, typer.Argument(help="Images (and labels): a folder, a prefix, a zip, a tar, a manifest.")],
     labels: Annotated[str | None, typer.Option(help="Labels, where they lie apart.")] = None,
-    layout: Annotated[str | None, typer.Option(help="cityscapes, camvid or pairs; found out if not given.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Such as cityscapes or folder; found out if not given.")] = None,
     images_glob: Annotated[str | None, typer.Option(help="Layout pairs: images/**/*.jpg")] = None,
     labels_glob: Annotated[str | None, typer.Option(help="Layout pairs: labels/**/*.png")] = None,
     label_space: Annotated[str | None, typer.Option(help="Check ids against cityscapes19, voc21 or camvid11.")] = None,
@@ -69,16 +67,19 @@ def check(
     from pipeline.cli.tables import print_check
     from pipeline.config import parse
     from pipeline.corpus.check import check_corpus, guess_corpus
+    from pipeline.corpus.detect import Found
 
     if layout is None and images_glob is None:
-        cfg = guess_corpus(uri, labels)
+        found = guess_corpus(uri, labels)
     else:
         values = {"images": uri, "labels": labels, "layout": layout or "pairs"}
-        cfg = parse(CorpusConfig, values | {"image_glob": images_glob, "label_glob": labels_glob}, where="check")
+        found = Found(
+            parse(CorpusConfig, values | {"image_glob": images_glob, "label_glob": labels_glob}, where="check")
+        )
     space = spaces.space(label_space) if label_space else None
     with counting("checking") as on_progress:
-        report = check_corpus(cfg, split, space, max_pixels, on_progress)
-    print_check(console, cfg, report)
+        report = check_corpus(found.cfg, split, space, max_pixels, on_progress)
+    print_check(console, found, report)
     if report.bad:
         raise typer.Exit(2)
 

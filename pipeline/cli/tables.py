@@ -7,22 +7,23 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import CorpusConfig
-
 if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.corpus.check import CorpusReport
+    from pipeline.corpus.detect import Found
     from pipeline.models.listing import CatalogueRow
     from pipeline.segment.tune_crf import Tuned
     from pipeline.train.tune import Trial
 
 
-def print_check(console: Console, cfg: CorpusConfig, report: "CorpusReport") -> None:
+def print_check(console: Console, found: "Found", report: "CorpusReport") -> None:
     """What `maskmill check` found."""
     from pipeline.corpus.check import THREADS
 
     console.print(
-        f"layout {cfg.layout}: {report.images} images, {report.labelled} with a label, {report.bytes / 1e6:.1f} MB"
+        f"layout {found.cfg.layout}: {report.images} images, {report.labelled} with a label, {report.bytes / 1e6:.1f} MB"
     )
+    for name, reason in found.others.items():
+        console.print(f"  not {name}: {reason}", soft_wrap=True)
     console.print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(report.splits.items())))
     sizes = ", ".join(f"{h}x{w} ({count})" for (h, w), count in report.sizes.most_common(5))
     console.print(f"sizes (height x width): {sizes or 'none could be read'}")

@@ -1,34 +1,86 @@
 """Where a corpus lies."""
 
-from typing import Literal
+import re
+from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from pipeline.config.base import Section, Uri
 from pipeline.errors import UserError
 
+_NAMED = r"\{(.*?)\}"  # a named wildcard of a glob
+_SPLIT_KEYS = ("lists", "fractions", "seed", "by")
+
+
+class SplitsConfig(Section):
+    """Which split an image belongs to, where its layout does not say so, or says otherwise: by lists, or by fractions."""
+
+    lists: dict[str, Uri] | None = None
+    """Split -> a text file with one image a line: its id, or its path with or without suffix. An image in no list is in no
+    split. `splits: {train: train.txt, val: val.txt}` is the short form."""
+    fractions: dict[str, float] | None = None
+    """Split -> its share of the images, 0 to 1; together at most 1, what is left over is in no split."""
+    seed: int = 0
+    """Of the hash that deals images out to the fractions. An image stays where it is when others are added."""
+    by: str | None = None
+    """A group column whose images stay together, such as `sequence`; absent = each image is dealt out by itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values and not values.keys() & set(_SPLIT_KEYS):
+            return {"lists": values}
+        return values
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "SplitsConfig":
+        if (self.lists is None) == (self.fractions is None):
+            raise UserError(
+                "splits are given by lists, e.g. {train: train.txt, val: val.txt}, or by fractions, e.g. "
+                "{fractions: {train: 0.8, val: 0.2}}: give one of both"
+            )
+        if self.lists is not None and (self.by is not None or self.seed):
+            raise UserError("splits by lists have no `by` and no `seed`: leave them out, or give fractions")
+        shares = (self.fractions or {"all": 1.0}).values()
+        if min(shares) <= 0 or sum(shares) > 1 + 1e-9:
+            raise UserError(
+                f"splits.fractions: found {', '.join(f'{share:g}' for share in shares)}; each must be above 0, and together "
+                "they are at most 1"
+            )
+        return self
+
 
 class CorpusConfig(Section):
-    """Where images and labels lie: each a prefix of files or one zip, read in place."""
+    """Where images and labels lie: each a prefix of files or one archive, read in place."""
 
     images: Uri
-    """URI of the images: a folder, a prefix in an object store, a zip, a tar, or a table; read in place."""
+    """URI of the images: a folder, a prefix in an object store, a zip, a tar, or a table (CSV or Parquet); read in place."""
     labels: Uri | None = None
-    """URI of the labels. Absent: they lie in the same place as the images, or there are none."""
-    layout: Literal["cityscapes", "camvid", "pairs", "manifest", "parquet"]
-    """How the files are named and which label belongs to which image. `pairs`: two globs; `manifest`: a CSV or Parquet
-    file of URIs; `parquet`: files that hold the image bytes."""
+    """URI of the labels: a folder, a prefix, a zip, a tar, or a JSON file in COCO's form. Absent: they lie in the same place
+    as the images, or there are none."""
+    layout: str | None = None
+    """How images, labels and groups are told by their paths: a name that `maskmill check` prints, such as `cityscapes`,
+    `folder`, `pairs`, `manifest`. Absent = found out from the files, and kept with the run."""
     image_glob: str | None = None
-    """Pattern of the images' paths, such as images/**/*.jpg; layout `pairs` only."""
+    """Layout `pairs`: paths of the images, e.g. `images/**/*.jpg`. `*` stays inside a folder, `**` crosses folders, and
+    `{name}` is a part of a path that becomes the group column `name`: `{split}/images/*.jpg`."""
     label_glob: str | None = None
-    """Pattern of the labels' paths, such as labels/**/*.png; layout `pairs` only."""
+    """Layout `pairs`: paths of the labels; its wildcards stand for the same parts as the image's."""
+    splits: SplitsConfig | None = Field(None, exclude_if=lambda value: value is None)
+    """Which images are for training and which for validation, where the layout does not say it; absent = as it says."""
 
     @model_validator(mode="after")
     def _globs_belong_to_pairs(self) -> "CorpusConfig":
-        if self.layout == "pairs" and self.image_glob is None:
+        if (self.layout == "pairs" or self.label_glob) and self.image_glob is None:
             raise UserError(
                 "layout 'pairs' needs image_glob, e.g. 'images/**/*.jpg' (and label_glob where there are labels)"
             )
-        if self.layout != "pairs" and (self.image_glob or self.label_glob):
+        if self.layout not in (None, "pairs") and (self.image_glob or self.label_glob):
             raise UserError(f"image_glob and label_glob belong to layout 'pairs', found layout '{self.layout}'")
+        for key, glob in (("image_glob", self.image_glob), ("label_glob", self.label_glob)):
+            for name in re.findall(_NAMED, glob or ""):
+                if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+                    raise UserError(
+                        f"{key}: found '{{{name}}}'; a named wildcard is a word of letters, digits and _, e.g. {{split}}"
+                    )
         return self

@@ -1,56 +1,24 @@
 """Where images come from: prefixes, zips, tars, tables in any store; dataset layouts; the shard plan."""
 
-from pipeline import storage
+from pipeline.corpus.files import list_files
 from pipeline.corpus.groups import GROUP_FIELDS, GROUPS
 from pipeline.corpus.item import Item, Place
-from pipeline.corpus.listing import list_files, list_items, scan_items, unmatched_labels
-from pipeline.corpus.parquet import read_cell
+from pipeline.corpus.listing import list_items, scan_items, unmatched_labels
+from pipeline.corpus.plain import read_plain
 from pipeline.corpus.plan import group_fields, items_of, plan_shards
-from pipeline.corpus.readers.tar import is_tar, read_tar_member
-from pipeline.corpus.readers.zip import read_member
-from pipeline.corpus.signed import is_signed, read_signed
-from pipeline.errors import Reject
+from pipeline.corpus.readers.coco import is_coco, read_coco
 
 __all__ = [
     "GROUPS", "GROUP_FIELDS", "Item", "Place", "group_fields", "items_of", "list_files", "list_items", "plan_shards",
     "read", "scan_items", "unmatched_labels",
 ]  # fmt: skip
 
-_TRIES = 3  # a machine between us and the store may cut a body and shorten its header to fit
-
 
 def read(place: Place) -> bytes:
-    """The bytes of one file, in one request.
+    """The bytes of one file; of a label that a JSON describes, those of a PNG that is made of it.
 
     Raises:
         Reject: the file is gone (`not_found`), another than the plan's (`source_changed`), or its bytes are not what
             the archive says.
     """
-    try:
-        if place.member is None:
-            return _read_file(place)
-        if is_signed(place):
-            return read_signed(place)
-        if place.uri.endswith(".parquet"):
-            return read_cell(place)
-        return read_tar_member(place) if is_tar(place.uri) else read_member(place)
-    except FileNotFoundError:
-        raise Reject(
-            "read", "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew"
-        ) from None
-
-
-def _read_file(place: Place) -> bytes:
-    """A whole object, held against what its listing said: its size, and its etag where the store has one."""
-    data = b""
-    try:
-        for _ in range(_TRIES):
-            data = storage.read(place.uri, place.etag)
-            if place.bytes in (0, len(data)):
-                return data
-        what = f"it has {len(data)} bytes, {place.bytes} were planned"
-    except storage.Changed:
-        what = "its etag is not the planned one"
-    raise Reject(
-        "read", "source_changed", f"{place.uri}: {what}; restore the file, or segment the new one into another output"
-    ) from None
+    return read_coco(place, read_plain) if is_coco(place) else read_plain(place)

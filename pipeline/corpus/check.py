@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline import labels, storage
+from pipeline import labels
 from pipeline.config import CorpusConfig, parse
-from pipeline.config.base import located
-from pipeline.corpus import Item, list_files, list_items, unmatched_labels
-from pipeline.corpus.layouts import LAYOUTS
+from pipeline.corpus import Item, list_items, unmatched_labels
+from pipeline.corpus.detect import Found, find_layout, settled
+from pipeline.corpus.layouts import layout_of
 from pipeline.corpus.samples import load
-from pipeline.errors import Reject, UserError
+from pipeline.errors import Reject
 from pipeline.labels import LabelSpace
 from pipeline.read_ahead import read_ahead
 
@@ -42,36 +42,9 @@ class CorpusReport:
         return self.seconds / max(self.checked, 1) * self.images
 
 
-def guess_corpus(uri: str, label_uri: str | None = None) -> CorpusConfig:
-    """The layout under a URI: tries each that needs no patterns, and a folder's pair of Cityscapes zips.
-
-    Raises:
-        UserError: none matches; the message says what was tried.
-    """
-    uri = located(uri)
-    if label_uri is None and storage.is_dir(uri):
-        names = [file.path for file in storage.list_files(uri) if "/" not in file.path and file.path.endswith(".zip")]
-        images = [name for name in names if name.startswith("leftImg8bit")]
-        truths = [name for name in names if name.startswith("gtFine")]
-        if images and truths:
-            uri, label_uri = storage.join(uri, images[0]), storage.join(uri, truths[0])
-    tried = []
-    guesses = [layout.name for layout in LAYOUTS.values() if layout.guessed]
-    for layout in guesses:
-        cfg = parse(CorpusConfig, {"images": uri, "labels": label_uri, "layout": layout}, where="check")
-        try:
-            list_items(cfg, split=None)
-        except UserError as error:
-            if not storage.exists(uri):
-                raise
-            tried.append(f"{layout} ({error})")
-        else:
-            return cfg
-    files = list(list_files(uri))
-    raise UserError(
-        f"corpus {uri}: no known layout fits its {len(files)} files (e.g. {', '.join(files[:2])}); tried "
-        f"{' and '.join(guesses)}: give --layout pairs with --images-glob and --labels-glob"
-    )
+def guess_corpus(uri: str, label_uri: str | None = None) -> Found:
+    """The layout under a URI, found out, and why it is no other; UserError where there is no picture."""
+    return find_layout(parse(CorpusConfig, {"images": uri, "labels": label_uri}, where="check"))
 
 
 def check_corpus(
@@ -89,9 +62,10 @@ def check_corpus(
     Raises:
         UserError: nothing is there, or nothing matches the layout.
     """
+    cfg = settled(cfg)
     items = list_items(cfg, split)
-    named = LAYOUTS[cfg.layout].label_space
-    space = space or (labels.space(named) if named else None)
+    named = layout_of(cfg).label_space
+    space = space or (labels.space(named) if named in labels.SPACES else None)
     report = CorpusReport(
         images=len(items),
         labelled=sum(item.label is not None for item in items),

@@ -54,6 +54,15 @@ class Catalogue:
     def add_label(self, image_id: str, place: Place) -> None:
         self._add("labels", (image_id, *place.values))
 
+    def put_into_split(self, split: str, names: list[str]) -> None:
+        """Say which images are in a split, by the last parts of their ids; names of no image are passed over."""
+        self._flush()
+        self._db.execute("create temporary table if not exists listed (name text primary key)")
+        self._db.execute("delete from listed")
+        self._db.executemany("insert or ignore into listed values (?)", ((name,) for name in names))
+        last_part = "replace(id, rtrim(id, replace(id, '/', '')), '')"  # SQLite has no function for it
+        self._db.execute(f"update images set {_SPLIT} = ? where {last_part} in (select name from listed)", (split,))
+
     def splits(self) -> list[str]:
         """Sorted."""
         self._flush()

@@ -1,58 +1,20 @@
 """Corpus -> its items, sorted: which images there are, and which label belongs to each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import CorpusConfig
+from pipeline.corpus.detect import settled
+from pipeline.corpus.files import scan_files
 from pipeline.corpus.index import Catalogue
 from pipeline.corpus.item import Item, Place
-from pipeline.corpus.layouts import LAYOUTS
-from pipeline.corpus.readers.tar import is_tar, scan_tar
-from pipeline.corpus.readers.zip import is_zip, scan_zip
-from pipeline.errors import UserError
-
-_HIDDEN = ("__MACOSX", ".")
-
-
-def list_files(uri: str) -> dict[str, Place]:
-    """path -> place of every file of a prefix, a zip or a tar, sorted; UserError as `scan_files`."""
-    return dict(sorted(scan_files(uri)))
-
-
-def scan_files(uri: str) -> Iterator[tuple[str, Place]]:
-    """(path, place) of every file of a prefix, a zip or a tar, as they come; hidden files and folders are left out.
-
-    Tars below a prefix (WebDataset shards) are looked into: their members' paths begin with the tar's, without its suffix.
-
-    Raises:
-        UserError: nothing is there, or a file's name is not UTF-8.
-    """
-    for path, place in _scan(uri):
-        if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
-            raise UserError(
-                f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
-            )
-        if not any(part.startswith(_HIDDEN) for part in path.split("/")):
-            yield path, place
-
-
-def _scan(uri: str) -> Iterator[tuple[str, Place]]:
-    if is_zip(uri):
-        yield from scan_zip(uri)
-    elif is_tar(uri):
-        yield from scan_tar(uri)
-    else:
-        file = None
-        for file in storage.scan(uri):
-            if is_tar(file.path):
-                yield from ((f"{file.path[: -len('.tar')]}/{path}", place) for path, place in scan_tar(file.uri))
-            else:
-                yield file.path, Place(file.uri, bytes=file.bytes, etag=file.etag)
-        if file is None:
-            raise UserError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
+from pipeline.corpus.layouts import layout_of
+from pipeline.corpus.plain import read_plain
+from pipeline.corpus.splits import lines, splitter_of, stem
+from pipeline.errors import Reject, UserError
 
 
 def list_items(cfg: CorpusConfig, split: str | None) -> list[Item]:
@@ -68,15 +30,32 @@ def scan_items(cfg: CorpusConfig, split: str | None) -> "Listing":
     Raises:
         UserError: nothing is there or nothing matches the layout, the split is unknown, or two files are one image.
     """
-    layout = LAYOUTS[cfg.layout]
-    catalogue = _from_tables(cfg) if layout.rows else _from_files(cfg)
-    splits = catalogue.splits()
-    if split is not None and split not in splits:
-        known = (
-            f"choose one of {', '.join(splits)}" if splits else f"layout '{cfg.layout}' has none: leave the split out"
-        )
-        raise UserError(f"corpus {cfg.images}: split '{split}' is not there; {known}")
+    cfg = settled(cfg)
+    layout, splitter = layout_of(cfg), splitter_of(cfg)
+    try:
+        catalogue = (_from_rows if layout.rows else _from_files)(cfg, splitter or (lambda item: item))
+    except UserError as error:
+        if layout.source and not storage.exists(cfg.images) and not storage.is_dir(cfg.images):
+            raise UserError(f"{error}{_source(cfg)}") from None
+        raise
+    if splitter:
+        splitter.finish()
+    if split is not None and split not in (splits := catalogue.splits()):
+        raise UserError(f"corpus {cfg.images}: {_no_split(cfg, split, splits)}")
     return Listing(catalogue.items(split, layout.keeps_order), catalogue.group_fields)
+
+
+def _no_split(cfg: CorpusConfig, split: str, splits: list[str]) -> str:
+    """Why a split has no image, and what to do."""
+    if cfg.splits and split in (cfg.splits.lists or cfg.splits.fractions or {}):
+        return f"split '{split}' is empty: corpus.splits puts no image into it; make its fraction or its list larger"
+    known = f"choose one of {', '.join(splits)}"
+    if not splits:
+        known = (
+            f"layout '{cfg.layout}' has none: leave the split out, or say which images are in it with corpus.splits, e.g. "
+            "{fractions: {train: 0.8, val: 0.2}}"
+        )
+    return f"split '{split}' is not there; {known}"
 
 
 @dataclass(frozen=True)
@@ -92,27 +71,33 @@ class Listing:
 
 def unmatched_labels(cfg: CorpusConfig) -> list[str]:
     """Paths of labels without an image, by what would be its id."""
-    patterns = LAYOUTS[cfg.layout].patterns
-    if patterns is None or patterns(cfg).label is None:
+    cfg = settled(cfg)
+    layout = layout_of(cfg)
+    if layout.rows or layout.patterns is None or layout.patterns(cfg).label is None:
         return []
     root = (cfg.labels or cfg.images) + "/"
-    return [place.member or place.uri.removeprefix(root) for place in _from_files(cfg).labels_without_image()]
+    found = _from_files(cfg, lambda item: item).labels_without_image()
+    return [place.member or place.uri.removeprefix(root) for place in found]
 
 
-def _from_tables(cfg: CorpusConfig) -> Catalogue:
-    catalogue, rows, item = Catalogue(cfg.images, rows=True), LAYOUTS[cfg.layout].rows, None
-    assert rows is not None
-    for item in rows(cfg.images):
-        catalogue.add_image(item)
+def _from_rows(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogue:
+    layout, item = layout_of(cfg), None
+    catalogue = Catalogue(cfg.images, rows=layout.patterns is None)
+    assert layout.rows is not None
+    for item in layout.rows(cfg):
+        catalogue.add_image(in_split(item))
     if item is None:
-        raise UserError(f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials")
+        what = "no row in it" if layout.patterns is None else f"no image of layout '{layout.name}' in it"
+        raise UserError(
+            f"corpus {cfg.images}: there is {what}; check the path or the bucket and its credentials{_source(cfg)}"
+        )
     return catalogue
 
 
-def _from_files(cfg: CorpusConfig) -> Catalogue:
-    layout, catalogue = LAYOUTS[cfg.layout], Catalogue(cfg.images)
+def _from_files(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogue:
+    layout, catalogue = layout_of(cfg), Catalogue(cfg.images)
     assert layout.patterns is not None
-    patterns = layout.patterns(cfg)
+    patterns, lists = layout.patterns(cfg), dict[str, tuple[str, Place]]()
     apart = cfg.labels is not None and cfg.labels != cfg.images
     seen = _Seen(cfg.images)
     for path, place in scan_files(cfg.images):
@@ -120,13 +105,15 @@ def _from_files(cfg: CorpusConfig) -> Catalogue:
         if found := patterns.image.search(path):
             seen.matched += 1
             image_id, groups = layout.key(found)
-            catalogue.add_image(Item(image_id, place, None, groups))
+            catalogue.add_image(in_split(Item(image_id, place, None, groups)))
         if not apart and patterns.label and (found := patterns.label.search(path)):
             catalogue.add_label(layout.key(found)[0], place)
+        if layout.lists and (found := layout.lists.search(path)):
+            lists[path] = found["split"], place
     if not seen.matched:
         raise UserError(
             f"corpus {seen} matches layout '{cfg.layout}' ({patterns.expects}); "
-            f"found e.g. {seen.examples}: choose another layout or URI"
+            f"found e.g. {seen.examples}: choose another layout or URI{_source(cfg)}"
         )
     if cfg.labels and apart:
         seen = _Seen(cfg.labels)
@@ -134,12 +121,32 @@ def _from_files(cfg: CorpusConfig) -> Catalogue:
             seen.add(path)
             if patterns.label and (found := patterns.label.search(path)):
                 catalogue.add_label(layout.key(found)[0], place)
+            if layout.lists and (found := layout.lists.search(path)):
+                lists[path] = found["split"], place
     if cfg.labels and not catalogue.has_pair():
         raise UserError(
             f"corpus labels {seen} is the label of an image ({patterns.expects}); "
             f"found e.g. {seen.examples}: choose another URI, or leave corpus.labels out"
         )
+    if cfg.splits is None:
+        for path, (split, place) in sorted(lists.items()):
+            catalogue.put_into_split(split, _listed(path, place))
     return catalogue
+
+
+def _listed(path: str, place: Place) -> list[str]:
+    """The names that a list of the corpus itself holds: the last parts of its lines, of more columns the first."""
+    try:
+        text = read_plain(place)
+    except Reject as error:
+        raise UserError(f"{path}: {error}") from None
+    return [stem(line.split()[0]).rpartition("/")[2] for line in lines(text, path)]
+
+
+def _source(cfg: CorpusConfig) -> str:
+    """Where the data set of the layout is to be had, as the end of a sentence."""
+    source = layout_of(cfg).source
+    return f". The data set: {source}" if source else ""
 
 
 class _Seen:

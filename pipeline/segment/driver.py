@@ -16,10 +16,11 @@ from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import SegmentConfig, run_keys
 from pipeline.corpus import plan_shards, scan_items
+from pipeline.corpus.detect import settled
 from pipeline.metrics.registry import check_metrics
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.runs import SECONDS, Lease, Run
+from pipeline.runs import SECONDS, Lease, Run, describe, run_exists
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
 
@@ -86,6 +87,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
 def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Segmented:
     ready = checkpoint.load(cfg.checkpoint)
     check_metrics(dict(cfg.metrics), ready.label_space)
+    cfg = with_layout(cfg)
     with Lease(cfg.output) as lease:
         run = Run.open_or_create(
             cfg.output,
@@ -110,6 +112,14 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
     return Segmented(
         cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s
     )
+
+
+def with_layout(cfg: SegmentConfig) -> SegmentConfig:
+    """The config with its corpus' layout: found out where neither it nor the run at its output names one."""
+    if cfg.corpus.layout is not None:
+        return cfg
+    kept = describe(cfg.output).config["corpus"] if run_exists(cfg.output) else None
+    return cfg.model_copy(update={"corpus": settled(cfg.corpus, kept)})
 
 
 def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:

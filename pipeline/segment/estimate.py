@@ -32,7 +32,7 @@ from pipeline.runs import SECONDS, Run, describe, read_success, run_exists
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
-from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity
+from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity, with_layout
 from pipeline.segment.shard import ShardSegmenter
 
 OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
@@ -184,6 +184,8 @@ def estimate(
         raise UserError(
             "estimate: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
         )
+    if images is None:
+        cfg = with_layout(cfg)
     rates = measured(storage.absolute(like)) if like is not None else None
     if rate is not None:
         rates = Rates(rate, 0.0, mask_bytes)

@@ -42,6 +42,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
             memory ran out.
     """
     started = time.monotonic()
+    cfg = run_folder.with_layouts(cfg)
     stages = stage_configs(cfg)
     _check(cfg, stages)
     run_folder.claim(cfg)
@@ -63,8 +64,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
 def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     """What can be known to fail before a cluster is started."""
     for stage in stages:
-        for split in (stage.train_split, stage.val_split):
-            run_folder.labelled(stage, split)
+        run_folder.require_splits(stage)
         with torch.device("meta"):
             network = models.build(stage.model, labels.space(stage.label_space).num_classes)
             network.check_size(torch.zeros(1, 3, *stage.augment.crop))

@@ -13,13 +13,29 @@ import numpy as np
 import ray
 
 from pipeline import labels, storage
-from pipeline.config import TrainConfig, differences, machine_keys
+from pipeline.config import TrainConfig, differences, machine_keys, stage_configs
 from pipeline.corpus import Item, list_items
+from pipeline.corpus.detect import settled
 from pipeline.errors import UserError
 from pipeline.train.data import count_label
 
 _PACKAGES = ("maskmill", "torch", "torchvision", "ray", "numpy", "pydantic", "pyarrow", "safetensors", "Pillow")
 _LABELS_A_TASK = 64
+
+
+def with_layouts(cfg: TrainConfig) -> TrainConfig:
+    """The config with the layout of its corpus, and of each stage's own: found out where neither it nor the run names one."""
+    if cfg.corpus.layout is not None:
+        return cfg
+    uri = storage.join(cfg.output, "config.json")
+    kept = storage.read_json(uri) if storage.exists(uri) else {}
+    stages = []
+    for number, (stage, whole) in enumerate(zip(cfg.stages, stage_configs(cfg), strict=False)):
+        if "corpus" in stage:
+            held = kept["stages"][number].get("corpus") if len(kept.get("stages", ())) == len(cfg.stages) else None
+            stage = stage | {"corpus": settled(whole.corpus, held).model_dump(mode="json")}
+        stages.append(stage)
+    return cfg.model_copy(update={"corpus": settled(cfg.corpus, kept.get("corpus")), "stages": tuple(stages)})
 
 
 def labelled(cfg: TrainConfig, split: str) -> list[Item]:
@@ -30,6 +46,30 @@ def labelled(cfg: TrainConfig, split: str) -> list[Item]:
             f"{cfg.corpus.images}: split '{split}' has no labelled image; training needs labels, set corpus.labels"
         )
     return items
+
+
+def require_splits(cfg: TrainConfig) -> None:
+    """UserError where a split has no label, or an image is both trained on and validated with: by its id, or by its file."""
+    train, val = (labelled(cfg, split) for split in (cfg.train_split, cfg.val_split))
+    seen: dict[object, str] = {}
+    for item in train:
+        seen[item.image_id] = seen[_file(item)] = item.image_id
+    both = [(seen.get(item.image_id) or seen[_file(item)], item.image_id) for item in val if _is_in(item, seen)]
+    if both:
+        one, other = both[0]
+        what = f"'{one}'" if one == other else f"'{one}' and '{other}', which are one file"
+        raise UserError(
+            f"{cfg.corpus.images}: {len(both)} images of val_split '{cfg.val_split}' are in train_split '{cfg.train_split}' "
+            f"too, e.g. {what}; choose splits that share none, or make them with corpus.splits"
+        )
+
+
+def _file(item: Item) -> tuple[object, ...]:
+    return item.image.uri, item.image.member, item.image.offset
+
+
+def _is_in(item: Item, seen: dict[object, str]) -> bool:
+    return item.image_id in seen or _file(item) in seen
 
 
 def claim(cfg: TrainConfig) -> None:

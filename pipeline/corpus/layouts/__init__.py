@@ -1,7 +1,44 @@
-"""Dataset layouts, one a file. A new one stands in this list, and in the choices of config/corpus.py."""
+"""Dataset layouts, one a file. A new one stands in this list; the first of several that fit a corpus alike is taken."""
 
-from pipeline.corpus.layouts import camvid, cityscapes, manifest, pairs, parquet
+from pipeline.config import CorpusConfig
+from pipeline.corpus.layouts import (
+    ade20k,
+    bdd100k,
+    camvid,
+    camvid32,
+    cityscapes,
+    coco,
+    coco_json,
+    coco_stuff,
+    folder,
+    kitti,
+    manifest,
+    mapillary,
+    mapillary_v2,
+    nyu,
+    pairs,
+    parquet,
+    voc,
+    voc_aug,
+)
+from pipeline.corpus.layouts.base import Layout
+from pipeline.errors import UserError
 
 LAYOUTS = {
-    layout.name: layout for layout in (cityscapes.LAYOUT, camvid.LAYOUT, pairs.LAYOUT, manifest.LAYOUT, parquet.LAYOUT)
-}
+    layout.name: layout
+    for layout in (
+        cityscapes.LAYOUT, ade20k.LAYOUT, bdd100k.LAYOUT, kitti.LAYOUT, mapillary_v2.LAYOUT, mapillary.LAYOUT, voc_aug.LAYOUT,
+        voc.LAYOUT, coco.LAYOUT, coco_stuff.LAYOUT, coco_json.LAYOUT, nyu.LAYOUT, camvid.LAYOUT, camvid32.LAYOUT,
+        folder.LAYOUT, pairs.LAYOUT, manifest.LAYOUT, parquet.LAYOUT,
+    )
+}  # fmt: skip
+
+
+def layout_of(cfg: CorpusConfig) -> Layout:
+    """The layout that a config names; UserError lists the known ones."""
+    assert cfg.layout is not None
+    if cfg.layout not in LAYOUTS:
+        raise UserError(
+            f"corpus.layout: found '{cfg.layout}'; choose one of {', '.join(LAYOUTS)}, or leave it out to have it found out"
+        )
+    return LAYOUTS[cfg.layout]

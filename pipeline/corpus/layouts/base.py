@@ -8,7 +8,7 @@ from pipeline.config import CorpusConfig
 from pipeline.corpus.groups import Groups
 from pipeline.corpus.item import Item
 
-IMAGE_SUFFIX = r"\.(?:png|jpe?g|webp|bmp|tiff?)$"
+IMAGE_SUFFIX = r"\.(?:png|jpe?g|webp|bmp|gif|tiff?)$"
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,28 @@ class Patterns:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay out a data set: either paths with a meaning, or a table with a row an image."""
+    """One way to lay out a data set: paths with a meaning, or rows that say what there is."""
 
     name: str
     # Of paths: the patterns, and what a match says: the image's id and its groups, whichever they are.
     patterns: Callable[[CorpusConfig], Patterns] | None = None
     key: Callable[[re.Match[str]], tuple[str, Groups]] = lambda found: (found[0], {})
-    # Of tables: the items of the tables at a URI, with their groups.
-    rows: Callable[[str], Iterator[Item]] | None = None
+    # Text files of the corpus that list the images of a split, by the last part of their ids; the path captures `split`.
+    lists: re.Pattern[str] | None = None
+    # Of tables and of files that describe others: the items, with their groups. `patterns` then only tell the layout.
+    rows: Callable[[CorpusConfig], Iterator[Item]] | None = None
     keeps_order: bool = False  # items stay as they are listed, not sorted by id: neighbours are read together
     label_space: str | None = None  # of its labels, where the layout is one data set's
-    guessed: bool = False  # `maskmill check` tries it where no layout is given
+    guessed: bool = False  # it is tried where no layout is given
+    known_by_images: bool = False  # the paths of its images alone are its own, so it is found without labels too
+    source: str = ""  # where the data set is to be had, for whoever has not got it
+
+
+def by_split_and_stem(found: re.Match[str]) -> tuple[str, Groups]:
+    """The key of layouts whose images are told by a split and a name: the id is <split>/<stem>."""
+    return f"{found['split']}/{found['stem']}", {"split": found["split"]}
+
+
+def frame_of(digits: str) -> int | None:
+    """The number of a frame as its column holds it, 31 bits; None where there are no digits."""
+    return int(digits) % 2**31 if digits else None

@@ -3,7 +3,7 @@
 import re
 
 from pipeline.corpus.groups import Groups
-from pipeline.corpus.layouts.base import IMAGE_SUFFIX, Layout, Patterns
+from pipeline.corpus.layouts.base import IMAGE_SUFFIX, Layout, Patterns, frame_of
 
 _ID = r"(?P<split>[^/]+)/(?P<city>[^/]+)/(?P<stem>[^/]+?_(?P<sequence>\d+)_(?P<frame>\d+))"
 _PATTERNS = Patterns(
@@ -16,12 +16,16 @@ _PATTERNS = Patterns(
 
 def _key(found: re.Match[str]) -> tuple[str, Groups]:
     split, city, stem, sequence, frame = found.group("split", "city", "stem", "sequence", "frame")
-    return f"{split}/{city}/{stem}", {
-        "split": split,
-        "city": city,
-        "sequence": sequence,
-        "frame": int(frame) % 2**31,
-    }
+    return f"{split}/{city}/{stem}", {"split": split, "city": city, "sequence": sequence, "frame": frame_of(frame)}
 
 
-LAYOUT = Layout("cityscapes", patterns=lambda cfg: _PATTERNS, key=_key, label_space="cityscapes19", guessed=True)
+LAYOUT = Layout(
+    "cityscapes",
+    patterns=lambda cfg: _PATTERNS,
+    key=_key,
+    label_space="cityscapes19",
+    guessed=True,
+    known_by_images=True,
+    source="leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, after registration at "
+    "https://www.cityscapes-dataset.com/downloads/",
+)

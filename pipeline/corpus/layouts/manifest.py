@@ -3,4 +3,4 @@
 from pipeline.corpus.layouts.base import Layout
 from pipeline.corpus.readers.tables import manifest_items
 
-LAYOUT = Layout("manifest", rows=manifest_items)
+LAYOUT = Layout("manifest", rows=lambda cfg: manifest_items(cfg.images))

@@ -1,10 +1,12 @@
-"""Pairs: two globs, of images and of labels; the id is what the wildcards stand for."""
+"""Pairs: two globs, of images and of labels; the id is what the wildcards stand for, and named ones are groups."""
 
 import re
 
 from pipeline.config import CorpusConfig
 from pipeline.corpus.groups import Groups
-from pipeline.corpus.layouts.base import Layout, Patterns
+from pipeline.corpus.layouts.base import Layout, Patterns, frame_of
+
+_WILD = {"**/": "((?:[^/]+/)*)", "**": "(.*)", "*": "([^/]*)"}
 
 
 def _patterns(cfg: CorpusConfig) -> Patterns:
@@ -15,14 +17,24 @@ def _patterns(cfg: CorpusConfig) -> Patterns:
 
 
 def _key(found: re.Match[str]) -> tuple[str, Groups]:
-    return "/".join(part.strip("/") for part in found.groups() if part), {}
+    groups: dict[str, str | int | None] = dict(found.groupdict())
+    if "frame" in groups:
+        groups["frame"] = frame_of(re.sub(r"\D", "", found["frame"]))
+    return "/".join(part.strip("/") for part in found.groups() if part), groups
 
 
 def _glob_pattern(glob: str) -> str:
-    """A regex with one group a wildcard: `*` stays inside a folder, `**` crosses folders."""
-    parts = re.split(r"(\*\*/|\*\*|\*)", glob.strip("/"))
-    wild = {"**/": "((?:[^/]+/)*)", "**": "(.*)", "*": "([^/]*)"}
-    return "^" + "".join(wild.get(part, re.escape(part)) for part in parts) + "$"
+    """A regex with one group a wildcard: `*` stays inside a folder, `**` crosses folders, `{name}` is a named `*`."""
+    seen: set[str] = set()
+    pattern = ""
+    for part in re.split(r"(\*\*/|\*\*|\*|\{\w+\})", glob.strip("/")):
+        if part[:1] == "{" and part[-1:] == "}":
+            name = part[1:-1]
+            pattern += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+            seen.add(name)
+        else:
+            pattern += _WILD.get(part, re.escape(part))
+    return "^" + pattern + "$"
 
 
 LAYOUT = Layout("pairs", patterns=_patterns, key=_key)

@@ -34,7 +34,7 @@ def instances_of(label: Place) -> Place:
             "not_found",
             f"{name}: its signature is for itself alone; leave metrics.instances off for this corpus",
         )
-    place = _members(label.uri).get(sibling)
+    place = members_of(label.uri).get(sibling)
     if place is None:
         raise Reject(
             "read", "not_found", f"{label.uri}: it holds no {sibling}; leave metrics.instances off for this corpus"
@@ -43,6 +43,6 @@ def instances_of(label: Place) -> Place:
 
 
 @lru_cache(maxsize=4)
-def _members(uri: str) -> dict[str, Place]:
+def members_of(uri: str) -> dict[str, Place]:
     """The places of a zip or a tar, listed once a process."""
     return list_tar(uri) if is_tar(uri) else list_members(uri)

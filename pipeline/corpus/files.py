@@ -1,0 +1,52 @@
+"""Every file of a prefix or an archive, with its place."""
+
+from collections.abc import Iterator
+
+from pipeline import storage
+from pipeline.corpus.item import Place
+from pipeline.corpus.readers.tar import is_tar, scan_tar
+from pipeline.corpus.readers.zip import is_zip, scan_zip
+from pipeline.errors import UserError
+
+_HIDDEN = ("__MACOSX", ".")
+
+
+def list_files(uri: str) -> dict[str, Place]:
+    """path -> place of every file of a prefix, a zip or a tar, sorted; UserError as `scan_files`."""
+    return dict(sorted(scan_files(uri)))
+
+
+def scan_files(uri: str) -> Iterator[tuple[str, Place]]:
+    """(path, place) of every file of a prefix, a zip or a tar, as they come; hidden files and folders are left out.
+
+    Tars below a prefix (WebDataset shards) are looked into: their members' paths begin with the tar's, without its suffix.
+    A JSON file is its only file.
+
+    Raises:
+        UserError: nothing is there, or a file's name is not UTF-8.
+    """
+    for path, place in _scan(uri):
+        if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
+            raise UserError(
+                f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
+            )
+        if not any(part.startswith(_HIDDEN) for part in path.split("/")):
+            yield path, place
+
+
+def _scan(uri: str) -> Iterator[tuple[str, Place]]:
+    if is_zip(uri):
+        yield from scan_zip(uri)
+    elif is_tar(uri):
+        yield from scan_tar(uri)
+    elif uri.endswith(".json") and storage.is_file(uri):
+        yield uri.rsplit("/", 1)[-1], Place(uri)
+    else:
+        file = None
+        for file in storage.scan(uri):
+            if is_tar(file.path):
+                yield from ((f"{file.path[: -len('.tar')]}/{path}", place) for path, place in scan_tar(file.uri))
+            else:
+                yield file.path, Place(file.uri, bytes=file.bytes, etag=file.etag)
+        if file is None:
+            raise UserError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")

@@ -1,0 +1,232 @@
+"""Labels that COCO's JSON files describe, read as if each were a PNG of stored ids (the category ids of the file).
+
+Panoptic: a picture of segment ids (R + 256 G + 65536 B) whose categories stand in the JSON. Annotations: polygons and runs,
+drawn by pycocotools: crowds first, as 255 (ignore), then the others from the largest to the smallest, so that a small object
+lies on a large one; of two of one size the later lies on the earlier. A pixel of no annotation is 0, or 255 where a category
+has the id 0 itself.
+
+The place of such a label is that of the picture, or of the JSON, with what to do at the end of its URI:
+`<png>#coco_panoptic=<json>` and `<json>#coco_json=<id of the image>`.
+"""
+
+import io
+import json
+import re
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.corpus.item import Place
+from pipeline.corpus.readers.siblings import members_of
+from pipeline.errors import Reject, UserError
+
+Read = Callable[[Place], bytes]
+_MARK = re.compile(r"(?P<uri>.*)#(?P<kind>coco_panoptic|coco_json)=(?P<value>.*)", re.S)
+_ARCHIVED = re.compile(r"(?P<uri>.*\.(?:zip|tar))!(?P<member>.*)", re.S | re.I)
+_SPACE = re.compile(r"[ \t\r\n]*")
+_CROWD = 255
+
+
+def panoptic_place(picture: Place, description: Place) -> Place:
+    """The label in a picture of segments that a JSON file describes."""
+    return Place(f"{picture.uri}#coco_panoptic={_reference(description)}", *picture.values[1:])
+
+
+def drawn_place(description: Place, image: int | str) -> Place:
+    """The label that the annotations of an image in a JSON file make."""
+    return Place(f"{description.uri}#coco_json={image}", description.member, etag=description.etag)
+
+
+def is_coco(place: Place) -> bool:
+    """Whether a place is one of these."""
+    return "#coco_" in place.uri and _MARK.fullmatch(place.uri) is not None
+
+
+def read_coco(place: Place, read: Read) -> bytes:
+    """The label as a PNG of stored ids; `read` gives the bytes of an ordinary place.
+
+    Raises:
+        Reject: `corrupt`, the JSON or an annotation is no COCO's, or does not fit the picture; or as `read`.
+    """
+    parts = _MARK.fullmatch(place.uri)
+    assert parts is not None
+    if parts["kind"] == "coco_json":
+        return _png(_drawn(_opened(_within(parts["uri"], place), read), parts["value"], place.uri))
+    archived = _ARCHIVED.fullmatch(parts["value"])
+    json_place = _within(archived["uri"], Place("", archived["member"])) if archived else Place(parts["value"])
+    picture = read(Place(parts["uri"], *place.values[1:]))
+    name = (place.member or parts["uri"]).rsplit("/", 1)[-1]
+    return _png(_categories(picture, _opened(json_place, read), name, place.uri))
+
+
+class CocoFile:
+    """A JSON in COCO's form: its text, and where in it the annotations of each image stand.
+
+    The text stays as it is, so a file of 450 MB (instances_train2017.json) takes that much and 80 bytes an annotation;
+    objects are made of one image at a time.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.images: dict[str, tuple[str, int, int]] = {}  # id -> file name, height, width
+        self._spans: dict[str, array[int]] = {}  # id of the image, or name of the picture of its segments -> start, end
+        self.has_zero = self.is_deep = False  # whether a category is 0; whether one does not fit into 8 bits
+        for key, value, start, end in _elements(text):
+            if key == "images":
+                size = int(value.get("height", 0)), int(value.get("width", 0))
+                self.images[str(value["id"])] = (str(value["file_name"]), *size)
+            elif key == "annotations":
+                of = value["file_name"] if "segments_info" in value else value["image_id"]
+                self._spans.setdefault(str(of), array("q")).extend((start, end))
+                for part in value.get("segments_info", (value,)):
+                    category = int(part["category_id"])
+                    self.has_zero |= category == 0
+                    self.is_deep |= category >= _CROWD
+
+    @property
+    def nothing(self) -> int:
+        """What is stored where no annotation is."""
+        return _CROWD if self.has_zero else 0
+
+    def annotations(self, of: str) -> list[dict[str, Any]]:
+        """The annotations of an image, in the file's order."""
+        spans = self._spans.get(of, array("q"))
+        return [json.loads(self._text[start:end]) for start, end in zip(spans[::2], spans[1::2], strict=True)]
+
+
+def _elements(text: str) -> Iterator[tuple[str, Any, int, int]]:
+    """(key, element, start, end) of every element of the lists at the top of a JSON object; ValueError if it is none."""
+    decode = json.JSONDecoder().raw_decode
+    skip = lambda at: _SPACE.match(text, at).end()  # type: ignore[union-attr]  # noqa: E731
+    at = skip(0)
+    if text[at : at + 1] != "{":
+        raise ValueError("it is no object")
+    at = skip(at + 1)
+    while text[at : at + 1] == '"':
+        key, at = decode(text, at)
+        at = skip(skip(at) + 1)
+        if text[at : at + 1] != "[":
+            at = decode(text, at)[1]
+        else:
+            at = skip(at + 1)
+            while text[at : at + 1] != "]":
+                value, end = decode(text, at)
+                yield key, value, at, end
+                at = skip(end)
+                if text[at : at + 1] not in (",", "]"):
+                    raise ValueError(f"no comma at letter {at}")
+                at = skip(at + 1) if text[at] == "," else at
+            at += 1
+        at = skip(at)
+        at = skip(at + 1) if text[at : at + 1] == "," else at
+    if text[at : at + 1] != "}":
+        raise ValueError(f"no end at letter {at}")
+
+
+_held: dict[tuple[str, str | None, str | None], CocoFile] = {}  # of this process, each read once
+_opening = threading.Lock()
+
+
+def _opened(place: Place, read: Read) -> CocoFile:
+    key = place.uri, place.member, place.etag
+    with _opening:
+        if key not in _held:
+            try:
+                found = CocoFile(read(place).decode())
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise Reject("read", "corrupt", f"{_shown(place)}: not a JSON in COCO's form ({error!r})") from None
+            while len(_held) >= 4:
+                del _held[next(iter(_held))]
+            _held[key] = found
+        return _held[key]
+
+
+def open_coco(place: Place, read: Read) -> CocoFile:
+    """A JSON file of a corpus; UserError where it is none in COCO's form."""
+    try:
+        return _opened(place, read)
+    except Reject as error:
+        raise UserError(f"corpus {error}; export it again") from None
+
+
+def _categories(data: bytes, described: CocoFile, name: str, where: str) -> np.ndarray:
+    """(H, W) category ids of a picture of segments."""
+    try:
+        colours = np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)).convert("RGB"), np.uint32)
+    except Exception as error:  # Pillow has many for bytes that are no picture
+        raise Reject("label", "corrupt", f"{where}: the picture of segments cannot be decoded ({error})") from None
+    segments = [part for one in described.annotations(name) for part in one["segments_info"]]
+    if not segments and not described.annotations(name):
+        raise Reject("label", "not_found", f"{where}: the JSON describes no picture {name}")
+    drawn = colours @ np.array([1, 256, 65536], np.uint32)
+    ids = np.array([0, *(part["id"] for part in segments)], np.uint32)
+    values = np.array([described.nothing, *(part["category_id"] for part in segments)])
+    order = np.argsort(ids, kind="stable")
+    ids, values = ids[order], values[order]
+    at = np.searchsorted(ids, drawn).clip(max=len(ids) - 1)
+    if (unknown := ids[at] != drawn).any():
+        raise Reject(
+            "label", "corrupt", f"{where}: segment {drawn[unknown][0]} of the picture is not described in the JSON"
+        )
+    return values[at].astype(np.uint16 if described.is_deep else np.uint8)
+
+
+def _drawn(described: CocoFile, image: str, where: str) -> np.ndarray:
+    """(H, W) category ids of an image's polygons and runs."""
+    from pycocotools import mask as runs
+
+    if image not in described.images:
+        raise Reject("label", "not_found", f"{where}: the JSON describes no image {image}")
+    _, height, width = described.images[image]
+    canvas = np.full((height, width), described.nothing, np.uint16 if described.is_deep else np.uint8)
+    shapes: list[tuple[bool, int, int, Any]] = []
+    for one in described.annotations(image):
+        if shape := one.get("segmentation"):
+            try:
+                coded = _runs(shape, height, width)
+                shapes.append((not one.get("iscrowd"), -int(runs.area(coded)), int(one["category_id"]), coded))
+            except Exception as error:  # pycocotools checks little itself
+                raise Reject(
+                    "label", "corrupt", f"{where}: annotation {one.get('id')} cannot be drawn ({error!r})"
+                ) from None
+    for is_one, _, category, coded in sorted(shapes, key=lambda shape: shape[:2]):
+        canvas[runs.decode(coded) != 0] = category if is_one else _CROWD
+    return canvas
+
+
+def _runs(shape: Any, height: int, width: int) -> Any:
+    """Polygons, or runs as numbers or as text, as pycocotools' compressed runs."""
+    from pycocotools import mask as runs
+
+    if isinstance(shape, list):
+        return runs.merge(runs.frPyObjects(shape, height, width))
+    if list(shape["size"]) != [height, width]:
+        raise ValueError(f"its size is {shape['size']}, the image's {[height, width]}")
+    return runs.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
+
+
+def _png(ids: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(ids).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _reference(place: Place) -> str:
+    return place.uri if place.member is None else f"{place.uri}!{place.member}"
+
+
+def _shown(place: Place) -> str:
+    return f"{place.uri} member '{place.member}'" if place.member else place.uri
+
+
+def _within(uri: str, place: Place) -> Place:
+    """A JSON file, or the member of an archive that it is."""
+    if place.member is None:
+        return Place(uri, etag=place.etag)
+    if (found := members_of(uri).get(place.member)) is None:
+        raise Reject("read", "not_found", f"{uri}: it holds no '{place.member}'; restore it, or plan the run anew")
+    return found

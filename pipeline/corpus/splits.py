@@ -1,0 +1,132 @@
+"""Splits that a config lays over a corpus: by lists of images, or by fractions dealt out by a hash."""
+
+import hashlib
+import re
+from dataclasses import replace
+
+from pipeline import storage
+from pipeline.config import CorpusConfig
+from pipeline.corpus.item import Item
+from pipeline.corpus.layouts.base import IMAGE_SUFFIX
+from pipeline.errors import UserError
+
+_SUFFIX = re.compile(IMAGE_SUFFIX, re.I)
+
+
+class Lists:
+    """The images of `splits.lists`, looked for while a corpus is listed: memory grows with the lists."""
+
+    def __init__(self, cfg: CorpusConfig) -> None:
+        assert cfg.splits is not None and cfg.splits.lists is not None
+        self._corpus, self._uris = cfg.images, cfg.splits.lists
+        self._splits: dict[str, str] = {}  # line without suffix -> split
+        self._found: dict[str, str] = {}  # that -> the image that it is
+        for split, uri in self._uris.items():
+            for line in lines_of(uri):
+                name = stem(line)
+                if self._splits.setdefault(name, split) != split:
+                    raise UserError(
+                        f"'{line}' is in the lists of both '{self._splits[name]}' and '{split}'; an image is in one split"
+                    )
+
+    def __call__(self, item: Item) -> Item:
+        """The item with its split; UserError where the lists do not agree on one."""
+        wanted = {name: self._splits[name] for name in _names(item) if name in self._splits}
+        if len(set(wanted.values())) > 1:
+            raise UserError(
+                f"image '{item.image_id}' is in the lists of both {' and '.join(map(repr, sorted(set(wanted.values()))))}; "
+                "an image is in one split"
+            )
+        for name in wanted:
+            if (other := self._found.setdefault(name, item.image_id)) != item.image_id:
+                raise UserError(
+                    f"{self._uris[wanted[name]]}: '{name}' is both image '{other}' and image '{item.image_id}'; give more of "
+                    "its path"
+                )
+        return _in_split(item, next(iter(wanted.values()), None))
+
+    def finish(self) -> None:
+        """Once every image was seen: UserError where a list names one that is not there."""
+        for split, uri in self._uris.items():
+            missing = [name for name, of in self._splits.items() if of == split and name not in self._found]
+            if missing:
+                raise UserError(
+                    f"{uri}: {len(missing)} of its images are not in corpus {self._corpus}, e.g. '{missing[0]}'; a line is an "
+                    "image's id or its path, with or without suffix"
+                )
+
+
+class Fractions:
+    """`splits.fractions`: the hash of an image's id, or of its group, decides, so that no other image moves it."""
+
+    def __init__(self, cfg: CorpusConfig) -> None:
+        assert cfg.splits is not None and cfg.splits.fractions is not None
+        self._corpus, self._splits, self._shares = cfg.images, cfg.splits, cfg.splits.fractions
+        self._groups: set[str] = set()
+        self._has_group = self._splits.by is None
+
+    def __call__(self, item: Item) -> Item:
+        self._groups |= item.groups.keys()
+        value = item.groups.get(self._splits.by) if self._splits.by else None
+        self._has_group |= value is not None
+        # What has no value of the group is dealt out by itself.
+        key = f"{self._splits.seed}\n{item.image_id if value is None else f'={value}'}"
+        at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
+        for split, share in self._shares.items():
+            at -= share
+            if at < 0:
+                return _in_split(item, split)
+        return _in_split(item, None)
+
+    def finish(self) -> None:
+        """Once every image was seen: UserError where none has the group that the config names."""
+        if not self._has_group:
+            groups = ", ".join(sorted(self._groups)) or "none"
+            raise UserError(
+                f"corpus {self._corpus}: splits.by is '{self._splits.by}', and no image has a group of that name; its groups "
+                f"are: {groups}; leave `by` out to deal out each image by itself"
+            )
+
+
+def splitter_of(cfg: CorpusConfig) -> Lists | Fractions | None:
+    """What puts the items of a corpus into splits; None where its layout does."""
+    if cfg.splits is None:
+        return None
+    return Lists(cfg) if cfg.splits.lists is not None else Fractions(cfg)
+
+
+def lines_of(uri: str) -> list[str]:
+    """The lines of a list that are not empty."""
+    try:
+        return lines(storage.read(uri), uri)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"corpus.splits: there is no list {uri}; check the path") from None
+
+
+def lines(data: bytes, uri: str) -> list[str]:
+    """The lines of a text that are not empty, each without a second column (of labels)."""
+    try:
+        found = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise UserError(f"{uri}: it is no text in UTF-8; a list has one image a line") from None
+    return [line.split("\t")[0].strip() for line in found if line]
+
+
+def stem(line: str) -> str:
+    """A line's path without the suffix of a picture."""
+    return _SUFFIX.sub("", line.removeprefix("./"))
+
+
+def _names(item: Item) -> list[str]:
+    """How a list may call an image: each end of its id or its path that begins at a folder."""
+    path = item.image.uri if item.image.member is None else item.image.member
+    found: dict[str, None] = {}
+    for whole in (item.image_id, stem(path)):
+        parts = whole.split("/")
+        found |= dict.fromkeys("/".join(parts[start:]) for start in range(len(parts)))
+    return list(found)
+
+
+def _in_split(item: Item, split: str | None) -> Item:
+    groups = {name: value for name, value in item.groups.items() if name != "split"}
+    return replace(item, groups=groups | ({"split": split} if split else {}))
