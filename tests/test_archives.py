@@ -344,7 +344,8 @@ def test_a_folder_of_labels_goes_with_a_folder_of_images_by_the_path(tmp_path):
 
 def test_a_corpus_without_pictures_is_told(tmp_path):
     with pytest.raises(
-        UserError, match=r"no known layout fits its 1 files \(e\.g\. a\.txt\); tried .*: none of them is a picture"
+        UserError,
+        match=r"no known layout fits its 1 files \(e\.g\. a\.txt\); tried .*: none of them is a picture: give",
     ):
         find_layout(CorpusConfig(images=write(tmp_path, {"a.txt": b"x"})))
 

@@ -1,6 +1,5 @@
 """Where a corpus lies."""
 
-import re
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -8,7 +7,6 @@ from pydantic import Field, model_validator
 from pipeline.config.base import Section, Uri
 from pipeline.errors import UserError
 
-_NAMED = r"\{(.*?)\}"  # a named wildcard of a glob
 _SPLIT_KEYS = ("lists", "fractions", "seed", "by")
 
 
@@ -77,10 +75,4 @@ class CorpusConfig(Section):
             )
         if self.layout not in (None, "pairs") and (self.image_glob or self.label_glob):
             raise UserError(f"image_glob and label_glob belong to layout 'pairs', found layout '{self.layout}'")
-        for key, glob in (("image_glob", self.image_glob), ("label_glob", self.label_glob)):
-            for name in re.findall(_NAMED, glob or ""):
-                if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
-                    raise UserError(
-                        f"{key}: found '{{{name}}}'; a named wildcard is a word of letters, digits and _, e.g. {{split}}"
-                    )
         return self

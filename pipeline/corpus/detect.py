@@ -140,8 +140,8 @@ class _Look:
                 "and --labels-glob (in a config layout, image_glob, label_glob)"
             )
         return (
-            f"{found}; tried {', '.join(why)}: none of them is a picture; give the folder, zip or tar that holds pictures, or "
-            "a manifest"
+            f"{found}; tried {', '.join(why)}: none of them is a picture: give the folder, zip or tar that holds pictures, a "
+            "manifest, or, where pictures have other suffixes, --layout pairs with --images-glob"
         )
 
 

@@ -27,8 +27,8 @@ def _glob_pattern(glob: str) -> str:
     """A regex with one group a wildcard: `*` stays inside a folder, `**` crosses folders, `{name}` is a named `*`."""
     seen: set[str] = set()
     pattern = ""
-    for part in re.split(r"(\*\*/|\*\*|\*|\{\w+\})", glob.strip("/")):
-        if part[:1] == "{" and part[-1:] == "}":
+    for part in re.split(r"(\*\*/|\*\*|\*|\{[A-Za-z]\w*\})", glob.strip("/")):
+        if re.fullmatch(r"\{[A-Za-z]\w*\}", part):
             name = part[1:-1]
             pattern += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
             seen.add(name)
