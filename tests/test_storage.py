@@ -4,8 +4,11 @@ import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import botocore.session
 import fsspec
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from pipeline import storage
 from pipeline.errors import StoreRefused
@@ -13,6 +16,8 @@ from pipeline.storage import retry
 from pipeline.storage import s3 as s3_store
 from pipeline.storage.disk import Disk
 from pipeline.storage.fsspec_store import FsspecStore
+from tests.faulty_store import FaultyStore, answers
+from tests.s3_server import KEY, SECRET
 
 
 @pytest.fixture(params=["folder", "memory", "s3", "gs", "az"])
@@ -189,3 +194,20 @@ def test_plain_keys_come_the_fast_way_and_wrong_credentials_are_told_by_the_othe
     with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
         storage.read(uri)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "transient"),
+    [(503, "SlowDown", True), (500, "InternalError", True), (429, "TooManyRequests", True), (400, "RequestTimeout", True),
+     (403, "AccessDenied", False), (404, "NoSuchKey", False), (400, "InvalidArgument", False)],
+)  # fmt: skip
+def test_an_answer_of_the_store_is_asked_for_again_where_that_may_help(s3_process, s3, status, code, transient):
+    """The client's own error, of a real server behind a proxy that answers in its place."""
+    with FaultyStore(s3_process.url) as proxy, proxy.fault(answers(status, code), lambda asked: asked.method == "GET"):
+        options = {"endpoint_url": proxy.url, "region_name": "us-east-1", "config": Config(retries={"max_attempts": 0})}
+        client = botocore.session.get_session().create_client(
+            "s3", aws_access_key_id=KEY, aws_secret_access_key=SECRET, **options
+        )
+        with pytest.raises(ClientError) as met:
+            client.get_object(Bucket="maskmill", Key="a")
+    assert retry.is_transient(met.value) is transient
