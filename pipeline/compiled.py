@@ -24,7 +24,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvid
 from numba.misc.appdirs import AppDirs
 
 _KEPT = 4  # states of a room's sources whose code stays: branches one goes to and fro between
-_SHARED = ("compiled.py", "labels.py")  # beside the rooms
+_SHARED = ("compiled.py", "labels/label_space.py")  # beside the rooms
 
 
 def compiled(inline: Literal["never", "always"] = "never") -> Callable[[Callable[..., Any]], Any]:
@@ -62,7 +62,7 @@ class _Cache(FunctionCache):
 
 def state_of(room: Path) -> str:
     """A hash of the sources that are compiled into a room's functions."""
-    files = [*sorted(room.glob("*.py")), *(Path(__file__).with_name(name) for name in _SHARED)]
+    files = [*sorted(room.glob("*.py")), *(Path(__file__).parent / name for name in _SHARED)]
     state = hashlib.sha256()
     for file in files:
         text = file.read_bytes()

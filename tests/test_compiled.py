@@ -21,7 +21,7 @@ rows = np.array([0, -5, -5, -5, -5, -5, -5, -5], np.float32)
 softmax(rows, np.arange(1), 1)
 print(rows[1])
 """
-IGNORED = ("labels.py", "IGNORE = 255", "IGNORE = 7")
+IGNORED = ("labels/label_space.py", "IGNORE = 255", "IGNORE = 7")
 COUNTS = """
 import numpy as np
 from pipeline.metrics.boundary import count_boundary

@@ -14,12 +14,13 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from pipeline import storage
 from pipeline.config import FIGURES
-from pipeline.corpus import list_items
+from pipeline.corpus import list_items, read
 from pipeline.errors import UserError
 from pipeline.imaging.augment import augment, drop_cells
+from pipeline.imaging.decode import decode_label
 from pipeline.labels import IGNORE, space
 from pipeline.models import Network, checkpoint
-from pipeline.train import curves, failures, run_folder
+from pipeline.train import curves, failures, label_check, run_folder
 from pipeline.train.data import EpochOrder, epoch_batches
 from pipeline.train.metrics_log import MetricsLog, figure, read_records
 from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
@@ -330,8 +331,13 @@ def test_a_bad_label_is_told_while_labels_are_counted(scenes, tmp_path):
     cfg = alone(
         scenes, tmp_path, augment={"crop": [8, 8], "scale": [1, 1], "flip": False, "colour": 0, "class_uniform": 1}
     )
-    items = run_folder.labelled(cfg, "train")
-    counts = run_folder.counts_of(items, "cityscapes19", 10**6)
+    items = label_check.labelled(cfg, "train")
+    counts, foreign = run_folder.counts_of(items, space("cityscapes19"), 10**6)
     assert counts.shape == (8, 19)
-    with pytest.raises(ValueError, match=r"label id \d+ is outside voc21"):
-        run_folder.counts_of(items, "voc21", 10**6)
+    assert not foreign.pixels
+    _, foreign = run_folder.counts_of(items, space("voc21"), 10**6)
+    words = foreign.sentence("voc21")
+    assert re.search(r"label space voc21 lacks: \d+ on \d+ pixels in 8 files \(\S+, ", words), words
+    stored = np.concatenate([decode_label(read(item.label), 10**6).ravel() for item in items])
+    values, pixels = np.unique(stored[(stored > 20) & (stored < 255)], return_counts=True)
+    assert foreign.pixels == {str(value): count for value, count in zip(values, pixels, strict=True)}

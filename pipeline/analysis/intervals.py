@@ -37,9 +37,9 @@ def score_intervals(view: RunCounts, raw: bool, seed: int) -> pd.DataFrame:
 
 def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
     """See `RunView.compare`."""
-    if before.space.name != after.space.name:
+    if before.space.classes != after.space.classes:
         raise UserError(
-            f"{before.uri} is in {before.space.name} and {after.uri} in {after.space.name}: "
+            f"{before.uri} is in {before.space.name} and {after.uri} in {after.space.name}, which have other classes: "
             "compare runs of one label space"
         )
     bundled = max(_rows(before), _rows(after)) > MAX_IMAGES

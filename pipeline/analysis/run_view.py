@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import labels, storage
+from pipeline import storage
 from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
 from pipeline.analysis.pictures import Pictures, pictures_of, read_masks
 from pipeline.analysis.ranking import RANKS, lowest, most_confused
@@ -24,7 +24,7 @@ def open_run(uri: str) -> "RunView":
     """The run at a URI, finished or not; UserError if there is none, nothing is answered yet, or a part is another run's."""
     uri = storage.absolute(uri)
     description = describe(uri)
-    view = RunView(uri, description, labels.space(description.label_space.name))
+    view = RunView(uri, description, description.label_space.space)
     if not view.parts("masks"):
         raise UserError(f"run {uri}: no image is answered yet; run `maskmill segment` on it first")
     return view

@@ -57,15 +57,16 @@ def check(
     layout: Annotated[str | None, typer.Option(help="Such as cityscapes or folder; found out if not given.")] = None,
     images_glob: Annotated[str | None, typer.Option(help="Layout pairs: images/**/*.jpg")] = None,
     labels_glob: Annotated[str | None, typer.Option(help="Layout pairs: labels/**/*.png")] = None,
-    label_space: Annotated[str | None, typer.Option(help="Check ids against cityscapes19, voc21 or camvid11.")] = None,
+    label_space: Annotated[
+        str | None, typer.Option(help="Check labels against it: a built-in name, or a YAML file of classes.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     max_pixels: Annotated[int, typer.Option(help="Larger images count as bad.")] = 50_000_000,
 ) -> None:
     """Read a corpus without a model: counts, matched labels, sizes, bad files by reason, estimated time."""
-    from pipeline import labels as spaces
     from pipeline.cli.console import console, counting
     from pipeline.cli.tables import print_check
-    from pipeline.config import parse
+    from pipeline.config import read_label_space
     from pipeline.corpus.check import check_corpus, guess_corpus
     from pipeline.corpus.detect import Found
 
@@ -76,7 +77,7 @@ def check(
         found = Found(
             parse(CorpusConfig, values | {"image_glob": images_glob, "label_glob": labels_glob}, where="check")
         )
-    space = spaces.space(label_space) if label_space else None
+    space = read_label_space(label_space, where="--label-space") if label_space else None
     with counting("checking") as on_progress:
         report = check_corpus(found.cfg, split, space, max_pixels, on_progress)
     print_check(console, found, report)

@@ -4,7 +4,7 @@ import numpy as np
 import yaml
 from rich.text import Text
 
-from pipeline import labels, storage
+from pipeline import storage
 from pipeline.analysis import open_run, write_report
 from pipeline.cli.console import console, segmenting, training
 from pipeline.cli.run_tables import iou_table
@@ -69,7 +69,7 @@ def colour_guess(cfg: TrainConfig) -> float:
 
     Each of 16x16x16 colours is given the class it has most often in the training split.
     """
-    space = labels.space(cfg.label_space)
+    space = cfg.label_space.space
     votes = np.zeros((1 << 3 * COLOUR_BITS, 256), np.int64)
     for item in list_items(cfg.corpus, cfg.train_split):
         bins, label = _bins(item, cfg)
@@ -84,7 +84,7 @@ def colour_guess(cfg: TrainConfig) -> float:
 
 def _bins(item: Item, cfg: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
     """(H, W) colour bin of each pixel, and the label."""
-    image, label = load_pair(item, labels.space(cfg.label_space), cfg.max_pixels)
+    image, label = load_pair(item, cfg.label_space.space, cfg.max_pixels)
     levels = (image >> (8 - COLOUR_BITS)).astype(np.int64)
     return (levels[..., 0] << 2 * COLOUR_BITS) | (levels[..., 1] << COLOUR_BITS) | levels[..., 2], label
 

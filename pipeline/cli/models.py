@@ -37,21 +37,22 @@ def import_weights(
     source: Annotated[str, typer.Argument(help="A published .pth file: path or URI.")],
     model: Annotated[str, typer.Option("--model", help="Name of the network: see `maskmill models`.")],
     output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
-    label_space: Annotated[str, typer.Option("--label-space", help="What its classes mean.")] = "voc21",
+    label_space: Annotated[
+        str, typer.Option("--label-space", help="What its classes mean: a built-in name, or a YAML file of classes.")
+    ] = "voc21",
     values: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of the network, e.g. backbone=resnet101")
     ] = None,
 ) -> None:
     """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint."""
-    from pipeline import labels
     from pipeline.cli.console import console
-    from pipeline.config import parse_model
+    from pipeline.config import parse_model, read_label_space
     from pipeline.config.loading import value_of
     from pipeline.models import checkpoint
 
     pairs = [value.partition("=") for value in values or []]
     cfg = parse_model({"name": model, **{key: value_of(text) for key, _, text in pairs}}, where="--model")
-    sha256 = checkpoint.import_published(source, cfg, labels.space(label_space), output)
+    sha256 = checkpoint.import_published(source, cfg, read_label_space(label_space, where="--label-space"), output)
     console.print(f"checkpoint: {output} · source sha256 {sha256[:12]}", soft_wrap=True)
 
 

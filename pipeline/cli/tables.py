@@ -36,6 +36,8 @@ def print_check(console: Console, found: "Found", report: "CorpusReport") -> Non
         console.print(f"bad: {len(sentences)} {reason}")
         for sentence in sentences[:3]:
             console.print(f"  {sentence}", soft_wrap=True)
+    if report.foreign.pixels:
+        console.print(report.foreign.sentence(report.label_space), soft_wrap=True)
     rate = report.checked / max(report.seconds, 1e-9)
     console.print(
         f"read and decoded {rate:.1f} images/s on {THREADS} threads: about {report.estimated_s:.0f} s for one pass"

@@ -2,6 +2,7 @@
 
 from pipeline.config.base import Section, machine_keys, pace_keys, run_keys
 from pipeline.config.corpus import CorpusConfig
+from pipeline.config.label_space import LabelSpaceConfig, read_label_space
 from pipeline.config.loading import canonical, differences, load, parse, parse_model
 from pipeline.config.models import ModelConfig, UpsamplingName
 from pipeline.config.recipe import (
@@ -28,6 +29,7 @@ __all__ = [
     "CrossEntropyConfig",
     "DiceConfig",
     "FocalConfig",
+    "LabelSpaceConfig",
     "LossConfig",
     "LossTerm",
     "LovaszConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "pace_keys",
     "open_tree",
     "parse",
+    "read_label_space",
     "run_keys",
     "stage_configs",
     "with_values",

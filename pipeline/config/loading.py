@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pipeline import labels
 from pipeline.config.base import Section
 from pipeline.config.models import ModelConfig
 from pipeline.errors import UserError
@@ -58,11 +59,19 @@ def differences(before: dict[str, Any], after: dict[str, Any], path: str = "") -
     found = []
     for key in sorted(before.keys() | after.keys()):
         old, new, name = before.get(key), after.get(key), f"{path}{key}"
+        if name == "label_space" and old and new:
+            found += _label_changes(old, new) if old != new else []
+            continue
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, f"{name}.")
         elif old != new:
             found.append(f"{name}: {json.dumps(old)}, now {json.dumps(new)}")
     return found
+
+
+def _label_changes(old: Any, new: Any) -> list[str]:
+    before, after = (labels.from_section(space, where="label_space") for space in (old, new))
+    return [f"label_space: {words}" for words in labels.changes(before, after)]
 
 
 def _set(schema: type[Section], values: dict[str, Any], override: str) -> None:
@@ -207,6 +216,8 @@ def _walk(schema: Any, path: tuple[str, ...]) -> tuple[list[type[BaseModel]], li
             sections = named
             continue
         keys.append(part)
+        if part.isdigit():  # a place in a list
+            continue
         fields = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
         sections = _sections(fields[0]) if fields else []
     return sections, keys
@@ -214,7 +225,8 @@ def _walk(schema: Any, path: tuple[str, ...]) -> tuple[list[type[BaseModel]], li
 
 def _name_of(section: type[BaseModel]) -> str | None:
     field = section.model_fields.get("name")
-    return None if field is None else field.annotation.__args__[0]  # type: ignore[union-attr]  # a Literal
+    chosen = get_args(field.annotation) if field is not None else ()  # of a Literal
+    return chosen[0] if chosen else None
 
 
 def _keys_of(schema: Any, path: tuple[str, ...]) -> list[str]:

@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline import labels, storage
+from pipeline import storage
 from pipeline.config.base import Key, Precision, Section, Uri
 from pipeline.config.corpus import CorpusConfig
+from pipeline.config.label_space import LabelSpaceConfig
 from pipeline.config.loading import parse
 from pipeline.config.models import DeepLabV3PlusConfig, ModelConfig
 from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
@@ -32,8 +33,10 @@ class TrainConfig(Section):
     """The split that is learnt from."""
     val_split: str = "val"
     """The split by which checkpoints are judged; the network never learns from it."""
-    label_space: Literal["cityscapes19", "voc21", "camvid11"]
-    """The classes: their names, colours, and the values that stand for them in the labels."""
+    label_space: LabelSpaceConfig
+    """The classes: their names, colours, and the values that stand for them in the labels. The name of a built-in list
+    (cityscapes19, voc21, camvid11, cityscapes34, camvid32, ade20k150, cocostuff171, coco133, mapillary65, mapillary124,
+    bdd100k, kitti, nyu40), the URI of a YAML file, or the section itself: `label_space: {classes: [background, crack]}`."""
     model: ModelConfig = DeepLabV3PlusConfig(
         name="deeplabv3plus", backbone="efficientnet_lite0", aspp_channels=128, decoder_channels=128
     )
@@ -123,7 +126,7 @@ class TrainConfig(Section):
     def _parts_fit(self) -> "TrainConfig":
         if self.norm == "sync" and not self.gpus_per_worker:
             raise UserError("norm 'sync' exists on GPUs alone: set gpus_per_worker, or choose 'batch' or 'frozen'")
-        known = [*FIGURES, *(f"iou.{name}" for name in labels.space(self.label_space).classes)]
+        known = [*FIGURES, *(f"iou.{name}" for name in self.label_space.space.classes)]
         if self.best_by not in known:
             raise UserError(f"best_by: found '{self.best_by}'; choose one of {', '.join(known)}")
         if self.ema is not None and self.parallel == "fsdp":

@@ -14,7 +14,7 @@ from pipeline.corpus.detect import Found, find_layout, settled
 from pipeline.corpus.layouts import layout_of
 from pipeline.corpus.samples import load
 from pipeline.errors import Reject
-from pipeline.labels import LabelSpace
+from pipeline.labels import ForeignValues, LabelSpace, Outside
 from pipeline.read_ahead import read_ahead
 
 THREADS = 2
@@ -29,10 +29,12 @@ class CorpusReport:
     labels_without_image: int
     splits: dict[str, int]
     bytes: int
+    label_space: str = ""  # its name; empty where none is known
     classes: tuple[str, ...] = ()  # of the label space; empty where none is known
     checked: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> images
     bad: dict[str, list[str]] = field(default_factory=dict)  # reason -> sentences
+    foreign: ForeignValues = field(default_factory=ForeignValues)  # in labels, and not in the label space
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # labelled pixels of each class
     seconds: float = 0.0  # wall time of the checked images, read and decoded on `THREADS` threads
 
@@ -72,15 +74,18 @@ def check_corpus(
         labels_without_image=len(unmatched_labels(cfg)),
         splits=dict(Counter(str(item.groups.get("split") or "none") for item in items)),
         bytes=sum(item.image.bytes + (item.label.bytes if item.label else 0) for item in items),
+        label_space=space.name if space else "",
         classes=space.classes if space else (),
         pixels=np.zeros(space.num_classes if space else 0, np.int64),
     )
     started = time.perf_counter()
     for item, look in read_ahead(lambda item: _look(item, space, max_pixels), items, THREADS):
-        reason, found = look.result()
+        found = look.result()
         report.checked += 1
-        if isinstance(found, str):
-            report.bad.setdefault(reason, []).append(f"{item.image_id}: {found}")
+        if isinstance(found, Reject):
+            report.bad.setdefault(found.reason, []).append(f"{item.image_id}: {found}")
+            if isinstance(found, Outside):
+                report.foreign.add(item.image_id, found.found)
         else:
             size, pixels = found
             report.sizes[size] += 1
@@ -90,16 +95,14 @@ def check_corpus(
     return report
 
 
-def _look(
-    item: Item, space: LabelSpace | None, max_pixels: int
-) -> tuple[str, str | tuple[tuple[int, int], np.ndarray]]:
-    """("", (size, labelled pixels of each class)) of a good pair, or (reason, sentence)."""
+def _look(item: Item, space: LabelSpace | None, max_pixels: int) -> Reject | tuple[tuple[int, int], np.ndarray]:
+    """(size, labelled pixels of each class) of a good pair, or what is wrong with it."""
     pixels = np.zeros(space.num_classes if space else 0, np.int64)
     try:
         sample = load(item, space, max_pixels)
     except Reject as error:
-        return error.reason, str(error)
+        return error
     if space is not None and sample.label is not None:
         pixels = np.bincount(sample.label.ravel(), minlength=256)[: space.num_classes]
     height, width = sample.image.shape[:2]
-    return "", ((height, width), pixels)
+    return (height, width), pixels

@@ -65,13 +65,13 @@ def decode(item: Item, files: Encoded, space: LabelSpace | None, max_pixels: int
     if files.label is None:
         return sample
     try:
-        stored = decode_label(files.label, max_pixels)
-        ids = upright(stored if space is None else space.to_train(stored, where), orientation)
+        stored, ids = decode_ids(files.label, space, max_pixels, where)
+        ids = upright(ids, orientation)
         if ids.shape != image.shape[:2]:
             raise wrong_size(where, ids.shape, image.shape)
         sample.label = ids
         if files.instances is not None:
-            instances = decode_instances(files.instances, stored.shape)
+            instances = decode_instances(files.instances, stored.shape[:2])
             if space is not None:
                 classes = np.where(instances > 1000, instances // 1000, IGNORE)
                 space.to_train(classes, f"instances of {item.image_id}")
@@ -79,6 +79,21 @@ def decode(item: Item, files: Encoded, space: LabelSpace | None, max_pixels: int
     except Reject as error:
         raise error.at("label") from error
     return sample
+
+
+def decode_ids(
+    data: bytes, space: LabelSpace | None, max_pixels: int, where: str = "the label"
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a label picture stores, and its train ids (H, W) uint8; without a label space, both are the stored ids.
+
+    Raises:
+        Reject: it is no picture, holds colours where the label space has ids alone, or values that the space lacks.
+    """
+    if space is None:
+        stored = decode_label(data, max_pixels)
+        return stored, stored
+    stored = decode_label(data, max_pixels, ids=space.has_ids, colours=space.has_colours)
+    return stored, space.to_train(stored, where)
 
 
 def load(item: Item, space: LabelSpace | None, max_pixels: int, where: str = "the label") -> Sample:
@@ -102,10 +117,16 @@ def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarra
 
 
 @contextmanager
-def no_rejects(item: Item) -> Iterator[None]:
-    """For work that needs every image: a Reject becomes a UserError, and a fault of the store stays the OSError it is."""
+def no_rejects(item: Item, but: tuple[type[Reject], ...] = ()) -> Iterator[None]:
+    """For work that needs every image: a Reject becomes a UserError, and a fault of the store stays the OSError it is.
+
+    Args:
+        but: rejects that stay what they are.
+    """
     try:
         yield
+    except but:
+        raise
     except Reject as error:
         if error.reason == "store_error" and isinstance(error.__cause__, OSError):
             raise error.__cause__ from None

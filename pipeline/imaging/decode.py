@@ -62,27 +62,34 @@ def decode_oriented(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     return upright(np.asarray(picture), left), before if left == 1 else left
 
 
-def decode_label(data: bytes, max_pixels: int) -> np.ndarray:
-    """(H, W) uint8 ids as stored: grey values, or palette indices (not their colours). An orientation is the image's.
+def decode_label(data: bytes, max_pixels: int, ids: bool = True, colours: bool = False) -> np.ndarray:
+    """What a label picture holds as it is stored. An orientation is the image's.
 
+    Args:
+        ids: grey values and palette indices (not the palette's colours) are ids.
+        colours: colour pictures are legal; so are grey ones and palettes for their colours, where they are not ids.
+    Returns:
+        (H, W) uint8 or int32 ids, or (H, W, 3) uint8 colours; alpha is dropped.
     Raises:
-        Reject: `label_not_indexed` for colour pictures, `label_out_of_range` for ids over 255, or as for images.
+        Reject: `label_not_indexed` for colour pictures where they are not legal, or as for images.
     """
     picture = open_header(data, max_pixels)
-    if picture.mode not in ("L", "P", *_BIT_DEPTH_16[:4]):
-        raise Reject(
-            "decode",
-            "label_not_indexed",
-            f"the label is a colour picture (mode {picture.mode}); store class ids, not colours",
-        )
-    ids = np.asarray(_load(picture, data))
-    if ids.dtype != np.uint8:
-        if ids.min() < 0 or ids.max() > 255:
-            raise Reject(
-                "decode", "label_out_of_range", f"the label holds id {ids.max()}; ids are 0..255, 255 = ignore"
-            )
-        ids = ids.astype(np.uint8)
-    return ids
+    if picture.mode in ("L", "P", "1", *_BIT_DEPTH_16[:4]) and (ids or not colours):
+        stored = np.asarray(_load(picture, data))
+        return stored if stored.dtype == np.uint8 else stored.astype(np.int32)
+    if not colours:
+        raise _not_indexed(picture)
+    require_8_bits(picture)
+    return np.asarray(_load(picture, data).convert("RGB"))
+
+
+def _not_indexed(picture: Image.Image) -> Reject:
+    return Reject(
+        "decode",
+        "label_not_indexed",
+        f"the label is a colour picture (mode {picture.mode}); store class ids, not colours, or say in label_space which "
+        "colour means which class: `colour_labels: true`, or `stored_colours` of each class",
+    )
 
 
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:

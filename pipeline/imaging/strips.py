@@ -27,7 +27,8 @@ class Strips:
             raise Reject(
                 "decode",
                 "label_not_indexed",
-                f"the label of a streamed image is 8-bit grey, found mode {header.mode}; store class ids",
+                f"the label of a streamed image is 8-bit grey, or RGB where its label space has colours; found mode "
+                f"{header.mode}: store class ids",
             )
         if not ids:
             require_8_bits(header)

@@ -40,7 +40,7 @@ class Checkpoint:
         return {
             "weights_sha256": self.sha256,
             "model": self.model_config.model_dump(mode="json"),
-            "label_space": self.label_space.name,
+            "label_space": labels.identity_of(self.label_space),
             "mean": list(self.model.mean),
             "std": list(self.model.std),
         }
@@ -52,7 +52,7 @@ def save(uri: str, model: Network, cfg: ModelConfig, space: LabelSpace, info: di
     description = {
         "format": FORMAT,
         "model": cfg.model_dump(mode="json"),
-        "label_space": space.name,
+        "label_space": space.to_section(),
         "mean": list(model.mean),
         "std": list(model.std),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -87,7 +87,7 @@ def load(uri: str) -> Checkpoint:
             f"than their own, so that its masks are wrong; run maskmill import-weights again on {description['info']['source']}"
         )
     cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
-    space = labels.space(description["label_space"])
+    space = _space(uri, description)
     model = models.build(cfg, space.num_classes)
     load_weights(model, weights, where=f"checkpoint {uri}")
     model.mean, model.std = tuple(description["mean"]), tuple(description["std"])
@@ -102,7 +102,11 @@ def load(uri: str) -> Checkpoint:
 
 def label_space_of(uri: str) -> LabelSpace:
     """The label space of a checkpoint, without reading its weights."""
-    return labels.space(_describe(uri)["label_space"])
+    return _space(uri, _describe(uri))
+
+
+def _space(uri: str, description: dict[str, Any]) -> LabelSpace:
+    return labels.from_section(description["label_space"], where=f"checkpoint {uri}, label_space")
 
 
 def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pipeline import labels, storage
 from pipeline.config import canonical, differences
 from pipeline.errors import UserError
+from pipeline.labels import LabelSpace
 from pipeline.runs.schema import FORMAT
 
 MAX_FAULTS = 4  # in one sentence
@@ -54,11 +55,31 @@ class PlanInfo(_Record):
 
 
 class LabelSpaceInfo(_Record):
-    """The label space, spelt out for readers without this package."""
+    """The label space, spelt out for readers without this package; runs from before it was data hold no `section`."""
 
     name: str
     classes: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
+    section: dict[str, Any] | None = None  # all of it
+
+    @classmethod
+    def of(cls, space: LabelSpace) -> "LabelSpaceInfo":
+        return cls(name=space.name, classes=space.classes, colours=space.colours, section=space.to_section())
+
+    @property
+    def space(self) -> LabelSpace:
+        """The space itself; UserError where it is damaged."""
+        return labels.from_section(self.section or self.name, where="run.json: label_space")
+
+    def faults(self) -> Iterator[str]:
+        """What it says against itself."""
+        try:
+            space = self.space
+        except UserError as error:
+            yield str(error).removeprefix("run.json: ")
+            return
+        if (self.name, self.classes, self.colours) != (space.name, space.classes, space.colours):
+            yield f"label_space has other classes or colours than {space.name}"
 
 
 class CompactedFrom(_Record):
@@ -90,8 +111,6 @@ class RunInfo(_Record):
             yield f"the fingerprint {self.fingerprint[:12]} is not that of its identity, {made[:12]}"
         if self.identity.get("plan_sha256") != self.plan.sha256:
             yield "plan.sha256 is not identity.plan_sha256"
-        if (named := self.identity.get("label_space", self.label_space.name)) != self.label_space.name:
-            yield f"label_space.name is '{self.label_space.name}', identity.label_space '{named}'"
         here = {key: self.config[key] for key in self.identity.keys() & self.config.keys() - {"label_space"}}
         for change in differences({key: self.identity[key] for key in here}, here):
             yield f"identity and config differ in {change}"
@@ -99,14 +118,18 @@ class RunInfo(_Record):
         yield from self._plan_faults()
 
     def _label_space_faults(self) -> Iterator[str]:
-        said = self.label_space
-        try:
-            space = labels.space(said.name)
-        except UserError as error:
-            yield str(error)
+        if faults := list(self.label_space.faults()):
+            yield from faults
             return
-        if (said.classes, said.colours) != (space.classes, space.colours):
-            yield f"label_space has other classes or colours than {space.name}"
+        bound = self.identity.get("label_space")
+        if bound is not None and bound != labels.identity_of(self.label_space.space):
+            named = bound if isinstance(bound, str) else bound.get("name")
+            if named != self.label_space.name:
+                yield f"label_space.name is '{self.label_space.name}', identity.label_space '{named}'"
+            else:
+                known = labels.from_section(bound, where="run.json: identity.label_space")
+                changed = labels.changes(known, self.label_space.space)
+                yield f"label_space is not identity.label_space: {'; '.join(changed) or 'it is not the built-in one'}"
 
     def _plan_faults(self) -> Iterator[str]:
         plan = self.plan

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import labels, storage
+from pipeline import storage
 from pipeline.config import canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
@@ -52,7 +52,7 @@ class Run:
     def open(cls, uri: str) -> "Run":
         """The run at a URI; UserError if there is none."""
         info = describe(uri)
-        return cls(uri, info.fingerprint, labels.space(info.label_space.name), Plan(uri, info.plan))
+        return cls(uri, info.fingerprint, info.label_space.space, Plan(uri, info.plan))
 
     @classmethod
     def open_or_create(
@@ -80,7 +80,7 @@ class Run:
                 fingerprint=fingerprint_of(complete),
                 identity=complete,
                 config=config,
-                label_space=LabelSpaceInfo(name=space.name, classes=space.classes, colours=space.colours),
+                label_space=LabelSpaceInfo.of(space),
                 versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 plan=plan,

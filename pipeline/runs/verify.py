@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import labels, storage
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import LabelSpace
@@ -75,7 +75,7 @@ def verify(uri: str) -> Verification:
     fingerprints = tuple(dict.fromkeys([info.fingerprint, fingerprint_of(info.identity)]))
     success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
     entries = None if success is None else success.parts
-    expected = _Expected(fingerprints, labels.space(info.label_space.name), plan.group_fields, entries)
+    expected = _Expected(fingerprints, info.label_space.space, plan.group_fields, entries)
     reading = read_ahead(lambda part: _read_again(part, expected), parts, THREADS)
     planned = _shards(plan)
     counted, reasons = Counter[str](), Counter[str]()

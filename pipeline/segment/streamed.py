@@ -7,6 +7,7 @@ import numpy as np
 from pipeline.config import SegmentConfig
 from pipeline.corpus.samples import wrong_size
 from pipeline.errors import Reject
+from pipeline.imaging.decode import open_header
 from pipeline.imaging.mask_png import MaskWriter
 from pipeline.imaging.strips import Strips
 from pipeline.labels import LabelSpace
@@ -15,6 +16,12 @@ from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Streamed
 from pipeline.segment.rows import Row, confusion_columns, identity_columns
+
+
+def _holds_ids(label: bytes, cfg: SegmentConfig, space: LabelSpace) -> bool:
+    """Whether a label picture holds ids rather than colours."""
+    coloured = space.has_colours and (open_header(label, cfg.max_pixels).mode != "L" or not space.has_ids)
+    return not coloured
 
 
 def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, space: LabelSpace) -> Row:
@@ -32,7 +39,7 @@ def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, s
         size = (picture.height, picture.width)
         stage, label = "label", None
         if streamed.label is not None:
-            label = Strips(streamed.label, cfg.max_pixels, ids=True)
+            label = Strips(streamed.label, cfg.max_pixels, ids=_holds_ids(streamed.label, cfg, space))
             if (label.height, label.width) != size:
                 raise wrong_size(f"label of {item.image_id}", (label.height, label.width), size)
         stage = "decode"

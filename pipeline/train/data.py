@@ -9,10 +9,9 @@ import torch
 
 from pipeline.config import AugmentConfig, LossConfig
 from pipeline.corpus import Item, read
-from pipeline.corpus.samples import load_pair, no_rejects
+from pipeline.corpus.samples import decode_ids, load_pair, no_rejects
 from pipeline.imaging.augment import augment, drop_cells
-from pipeline.imaging.decode import decode_label
-from pipeline.labels import LabelSpace
+from pipeline.labels import LabelSpace, Outside
 from pipeline.read_ahead import read_ahead
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # (N, 3, h, w) uint8 images, (N, h, w) uint8 labels
@@ -106,8 +105,8 @@ def epoch_batches(
 
 
 def count_label(item: Item, space: LabelSpace, max_pixels: int) -> np.ndarray:
-    """(C,) int64: labelled pixels of each class in one item's label."""
+    """(C,) int64: labelled pixels of each class in one item's label; Outside where it holds values that the space lacks."""
     assert item.label is not None
-    with no_rejects(item):
-        label = space.to_train(decode_label(read(item.label), max_pixels), where="the label")
+    with no_rejects(item, but=(Outside,)):
+        _, label = decode_ids(read(item.label), space, max_pixels)
     return np.bincount(label.ravel(), minlength=256)[: space.num_classes].astype(np.int64)

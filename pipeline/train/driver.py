@@ -11,12 +11,12 @@ import torch
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipeline import labels, models, storage
+from pipeline import models, storage
 from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.models import checkpoint
-from pipeline.train import curves, failures, mlflow, run_folder, telemetry, tensorboard
+from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
 from pipeline.train.metrics_log import Record, following
 
@@ -45,6 +45,8 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
     cfg = run_folder.with_layouts(cfg)
     stages = stage_configs(cfg)
     _check(cfg, stages)
+    if not run_folder.is_finished(cfg):
+        label_check.look_at_labels(stages[0])
     run_folder.claim(cfg)
     connection.connect()
     connection.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers")
@@ -66,7 +68,7 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     for stage in stages:
         run_folder.require_splits(stage)
         with torch.device("meta"):
-            network = models.build(stage.model, labels.space(stage.label_space).num_classes)
+            network = models.build(stage.model, stage.label_space.space.num_classes)
             network.check_size(torch.zeros(1, 3, *stage.augment.crop))
     if stages[0].start_from:
         checkpoint.load(stages[0].start_from)

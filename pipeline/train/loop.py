@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import labels
 from pipeline.cluster.worker_env import take_cores
 from pipeline.config import TrainConfig
 from pipeline.corpus import Item
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.train import failures, run_folder, state, tensorboard
+from pipeline.train import failures, label_check, run_folder, state, tensorboard
 from pipeline.train.data import Batch, EpochOrder, epoch_batches, steps_per_epoch
 from pipeline.train.learner import Learner, StepResult
 from pipeline.train.metrics_log import MetricsLog
@@ -73,10 +72,10 @@ class _Data:
 
 
 def _open(cfg: TrainConfig) -> _Data:
-    train_items, val_items = (run_folder.labelled(cfg, split) for split in (cfg.train_split, cfg.val_split))
+    train_items, val_items = (label_check.labelled(cfg, split) for split in (cfg.train_split, cfg.val_split))
     counts = run_folder.read_counts(cfg, train_items)
     steps = steps_per_epoch(len(train_items), cfg.batch_size)
-    return _Data(labels.space(cfg.label_space), train_items, val_items, counts, steps)
+    return _Data(cfg.label_space.space, train_items, val_items, counts, steps)
 
 
 def _set_up(cfg: TrainConfig, device: torch.device) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline import labels, storage
+from pipeline import storage
 from pipeline.config import TrainConfig, differences, machine_keys, stage_configs
-from pipeline.corpus import Item, list_items
+from pipeline.corpus import Item
 from pipeline.corpus.detect import settled
 from pipeline.errors import UserError
+from pipeline.labels import ForeignValues, LabelSpace, Outside
 from pipeline.train.data import count_label
+from pipeline.train.label_check import labelled, refuse_foreign
 
 _PACKAGES = ("maskmill", "torch", "torchvision", "ray", "numpy", "pydantic", "pyarrow", "safetensors", "Pillow")
 _LABELS_A_TASK = 64
@@ -36,16 +38,6 @@ def with_layouts(cfg: TrainConfig) -> TrainConfig:
             stage = stage | {"corpus": settled(whole.corpus, held).model_dump(mode="json")}
         stages.append(stage)
     return cfg.model_copy(update={"corpus": settled(cfg.corpus, kept.get("corpus")), "stages": tuple(stages)})
-
-
-def labelled(cfg: TrainConfig, split: str) -> list[Item]:
-    """The images of a split that have a label; UserError where there is none."""
-    items = [item for item in list_items(cfg.corpus, split) if item.label is not None]
-    if not items:
-        raise UserError(
-            f"{cfg.corpus.images}: split '{split}' has no labelled image; training needs labels, set corpus.labels"
-        )
-    return items
 
 
 def require_splits(cfg: TrainConfig) -> None:
@@ -127,7 +119,7 @@ def count_labels(cfg: TrainConfig) -> None:
     """Write label_counts.json, if the recipe needs it: each training label is read once, by Ray tasks.
 
     Raises:
-        UserError: from the first bad label.
+        UserError: from the first bad label; or from all, where labels hold values that the label space lacks.
     """
     uri = storage.join(cfg.output, "label_counts.json")
     if not needs_counts(cfg) or storage.exists(uri):
@@ -136,16 +128,24 @@ def count_labels(cfg: TrainConfig) -> None:
     shards = [items[start : start + _LABELS_A_TASK] for start in range(0, len(items), _LABELS_A_TASK)]
     task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(counts_of)
     try:
-        parts = ray.get([task.remote(shard, cfg.label_space, cfg.max_pixels) for shard in shards])
+        parts = ray.get([task.remote(shard, cfg.label_space.space, cfg.max_pixels) for shard in shards])
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from error
-    counts = {item.image_id: row.tolist() for item, row in zip(items, np.concatenate(parts), strict=True)}
+    refuse_foreign(cfg, [foreign for _, foreign in parts])
+    rows = np.concatenate([counts for counts, _ in parts])
+    counts = {item.image_id: row.tolist() for item, row in zip(items, rows, strict=True)}
     storage.put(uri, json.dumps(counts).encode())
 
 
-def counts_of(items: list[Item], label_space: str, max_pixels: int) -> np.ndarray:
-    """(I, C) int64 labelled pixels of each item."""
-    return np.stack([count_label(item, labels.space(label_space), max_pixels) for item in items])
+def counts_of(items: list[Item], space: LabelSpace, max_pixels: int) -> tuple[np.ndarray, ForeignValues]:
+    """(I, C) int64 labelled pixels of each item, and the values that the label space lacks."""
+    counts, foreign = np.zeros((len(items), space.num_classes), np.int64), ForeignValues()
+    for place, item in enumerate(items):
+        try:
+            counts[place] = count_label(item, space, max_pixels)
+        except Outside as error:
+            foreign.add(item.image_id, error.found)
+    return counts, foreign
 
 
 def read_counts(cfg: TrainConfig, items: list[Item]) -> np.ndarray | None:

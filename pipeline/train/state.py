@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import safetensors.torch
 import torch
 
-from pipeline import labels, storage
+from pipeline import storage
 from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 from pipeline.models import Network, checkpoint
@@ -70,7 +70,7 @@ def save_snapshot(cfg: TrainConfig, learner: Learner, position: Position, rank: 
 
 def save_checkpoint(cfg: TrainConfig, network: Network, position: Position, validation: Record) -> None:
     """`last`, and `best` if this validation is the best so far; rank 0 alone calls it."""
-    space = labels.space(cfg.label_space)
+    space = cfg.label_space.space
     info = {
         "epoch": validation["epoch"],
         "miou": validation["miou"],

@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline import labels
 from pipeline.config import PredictConfig, TrainConfig
 from pipeline.corpus import Item
 from pipeline.corpus.samples import load_pair
@@ -29,7 +28,7 @@ def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, w
     if world_size > 1:
         for buffer in network.buffers():  # batch statistics drift apart between workers; rank 0's are what is saved
             torch.distributed.broadcast(buffer, src=0)
-    space = labels.space(cfg.label_space)
+    space = cfg.label_space.space
     mask_of = _masker(network, cfg)
     confusion = np.zeros((space.num_classes, space.num_classes), np.int64)
     for image, label in _loaded(items[rank::world_size], space, cfg):
@@ -48,7 +47,7 @@ def example_masks(
     mask_of = _masker(network, cfg)
     count = min(NUM_PICTURES, len(items))
     chosen = [items[index * len(items) // count] for index in range(count)]
-    space = labels.space(cfg.label_space)
+    space = cfg.label_space.space
     pairs = _loaded(chosen, space, cfg)
     return [(item.image_id, *pair, mask_of(pair[0])) for item, pair in zip(chosen, pairs, strict=True)]
 

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 import yaml
 
-from pipeline import labels
 from pipeline.config import TrainConfig, parse
 from pipeline.corpus import list_items
 from pipeline.synthetic.scenes import write_corpus
-from pipeline.train import run_folder
+from pipeline.train import label_check
 from pipeline.train.data import epoch_batches
 from pipeline.train.metrics_log import read_records
 from tests.bench.turns import show
@@ -65,7 +64,7 @@ def waits(network: str, cfg: TrainConfig) -> list[object]:
 
 def views(cfg: TrainConfig, threads: int) -> list[object]:
     """The loader alone: wall and processor time of a view."""
-    items, space = run_folder.labelled(cfg, "train"), labels.space(cfg.label_space)
+    items, space = label_check.labelled(cfg, "train"), cfg.label_space.space
     wall, cpu, count = time.monotonic(), time.process_time(), 0
     for epoch in range(2):
         for images, _ in epoch_batches(items, space, cfg.augment, batch_size=BATCH, epoch=epoch, seed=SEED, rank=0,

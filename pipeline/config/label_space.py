@@ -1,0 +1,51 @@
+"""A label space as configs and command lines name it: built in, a YAML file, or the classes themselves."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator
+
+from pipeline import labels, storage
+from pipeline.config.base import Section, located
+from pipeline.config.loading import parse
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpace, LabelSpaceSection
+
+_ENDINGS = (".yaml", ".yml", ".json")
+
+
+def _inline(value: Any) -> Any:
+    """What a YAML file holds, so that nobody reads the file again; a built-in name or a section stays as it is."""
+    if not isinstance(value, str) or value in labels.SPACES:
+        return value
+    if not value.endswith(_ENDINGS) and "/" not in value:
+        labels.space(value)  # says which there are
+    uri = located(value)
+    try:
+        found = yaml.safe_load(storage.read(uri).decode())
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(
+            f"{uri}: no such file; give a YAML file of classes, or one of {', '.join(labels.SPACES)}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{uri} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{uri}: expected keys and values such as `classes: [background, crack]`, found {type(found).__name__}"
+        )
+    stem = PurePosixPath(uri).stem
+    return {"name": stem if stem not in labels.SPACES else f"own-{stem}"} | found
+
+
+LabelSpaceConfig = Annotated[LabelSpaceSection, BeforeValidator(_inline)]
+
+
+class _Named(Section):
+    label_space: LabelSpaceConfig
+    """A built-in name, or the URI of a YAML file."""
+
+
+def read_label_space(value: str, where: str) -> LabelSpace:
+    """The label space of a built-in name or a YAML file; UserError names `where`."""
+    return parse(_Named, {"label_space": value}, where).label_space.space

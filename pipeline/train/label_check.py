@@ -1,0 +1,57 @@
+"""The labelled images of a split, and whether their labels are of the label space that they are said to be in."""
+
+from collections.abc import Iterable, Mapping
+
+from pipeline.config import TrainConfig
+from pipeline.corpus import Item, list_items
+from pipeline.errors import UserError
+from pipeline.labels import ForeignValues, Outside
+from pipeline.read_ahead import read_ahead
+from pipeline.train.data import count_label
+
+LOOKED_AT = 64  # labels of a split, before training begins
+_THREADS = 4
+
+
+def labelled(cfg: TrainConfig, split: str) -> list[Item]:
+    """The images of a split that have a label; UserError where there is none."""
+    items = [item for item in list_items(cfg.corpus, split) if item.label is not None]
+    if not items:
+        raise UserError(
+            f"{cfg.corpus.images}: split '{split}' has no labelled image; training needs labels, set corpus.labels"
+        )
+    return items
+
+
+def look_at_labels(cfg: TrainConfig) -> None:
+    """Hold some labels of each split, spread evenly, against the label space, before a cluster is started.
+
+    Raises:
+        UserError: they hold values that it lacks; all of these are named.
+    """
+    foreign = ForeignValues()
+    for split in (cfg.train_split, cfg.val_split):
+        items = labelled(cfg, split)
+        chosen = [items[place] for place in sorted({i * len(items) // LOOKED_AT for i in range(LOOKED_AT)})]
+        for item, look in read_ahead(lambda item: _foreign_of(item, cfg), chosen, _THREADS):
+            foreign.add(item.image_id, look.result())
+    refuse_foreign(cfg, [foreign])
+
+
+def refuse_foreign(cfg: TrainConfig, found: Iterable[ForeignValues]) -> None:
+    """UserError where labels hold values that the label space lacks: which, on how many pixels, in which files."""
+    foreign = ForeignValues()
+    for part in found:
+        foreign.update(part)
+    if foreign.pixels:
+        raise UserError(f"{cfg.corpus.labels or cfg.corpus.images}: {foreign.sentence(cfg.label_space.space.name)}")
+
+
+def _foreign_of(item: Item, cfg: TrainConfig) -> Mapping[str, int]:
+    try:
+        count_label(item, cfg.label_space.space, cfg.max_pixels)
+    except Outside as error:
+        return error.found
+    except (UserError, OSError):
+        pass  # training says so when it comes to this label
+    return {}
