@@ -13,8 +13,7 @@ from PIL import Image
 from pipeline import labels, storage
 from pipeline.analysis import open_run, write_report
 from pipeline.analysis.report.gallery import ERRORS
-from pipeline.imaging.colours import IGNORED, WRONG
-from pipeline.imaging.palette import safe_colours
+from pipeline.imaging.colours import IGNORED, WRONG, safe_colours
 from tests.browser import browser, needs_chromium
 from tests.small_run import SPACE, Drawn, ids, make_run
 

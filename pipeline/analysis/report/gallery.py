@@ -10,8 +10,7 @@ from PIL import Image
 
 from pipeline.analysis.pictures import Pictures
 from pipeline.analysis.run_view import RunView
-from pipeline.imaging.colours import IGNORED, WRONG
-from pipeline.imaging.palette import safe_colours
+from pipeline.imaging.colours import IGNORED, WRONG, safe_colours
 from pipeline.labels import IGNORE, Colour, LabelSpace
 
 THUMBNAIL_PX = 320  # width
