@@ -12,6 +12,7 @@ from pipeline import labels, storage
 from pipeline.config import MetricsConfig, SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.mask_png import encode_mask
+from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.metrics.metric import LabelledImage
@@ -45,7 +46,7 @@ def ids(drawing: str) -> np.ndarray:
 
 def make_run(
     uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, finish: bool = True, boundary_px: tuple[int, ...] = (),
-    calibration_bins: int = 0, metrics: Mapping[str, object] = {}
+    calibration_bins: int = 0, metrics: Mapping[str, object] = {}, space: LabelSpace = SPACE
 ) -> str:  # fmt: skip
     """Write corpus (below `<uri>-corpus`) and run; `crf` is in the config where one of the images has a raw mask."""
     corpus = f"{uri}-corpus"
@@ -68,16 +69,16 @@ def make_run(
         uri,
         {"crf": cfg.model_dump(mode="json")["crf"]},
         cfg.model_dump(mode="json"),
-        SPACE,
+        space,
         lambda: plan_shards(items, images_per_shard),
     )
     for shard in run.pending():
         here = list(zip(items, drawn, strict=True))[shard * images_per_shard : (shard + 1) * images_per_shard]
-        masks = [_mask_row(item, one, cfg.metrics) for item, one in here if one.mask is not None]
+        masks = [_mask_row(item, one, cfg.metrics, space) for item, one in here if one.mask is not None]
         rejects = [_reject_row(item, one) for item, one in here if one.mask is None]
         run.commit(
             shard,
-            pa.Table.from_pylist(masks, schema=mask_schema(SPACE.num_classes, dict(cfg.metrics))),
+            pa.Table.from_pylist(masks, schema=mask_schema(space.num_classes, dict(cfg.metrics))),
             pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA),
         )
     if finish:
@@ -105,9 +106,9 @@ def _item(corpus: str, index: int, one: Drawn) -> Item:
     return Item(one.image_id, **stored, groups={name: value for name, value in groups.items() if value is not None})
 
 
-def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig) -> dict[str, object]:
+def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig, space: LabelSpace) -> dict[str, object]:
     assert one.mask is not None
-    mask, num_classes = ids(one.mask), SPACE.num_classes
+    mask, num_classes = ids(one.mask), space.num_classes
     row: dict[str, object] = {
         "image_id": item.image_id,
         **item.groups,
@@ -131,7 +132,7 @@ def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig) -> dict[str, objec
             row["confusion_raw"] = count_confusion(ids(one.label), ids(one.raw), num_classes).ravel().tolist()
         raw = None if one.raw is None else ids(one.raw)
         sure = np.full(mask.shape, one.confidence, np.float32) if metrics.calibration_bins else None
-        row |= chosen_counts(dict(metrics), LabelledImage(SPACE, ids(one.label), mask, raw, None, sure))
+        row |= chosen_counts(dict(metrics), LabelledImage(space, ids(one.label), mask, raw, None, sure))
     return row
 
 

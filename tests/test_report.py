@@ -191,6 +191,17 @@ def test_wrong_pixels_have_one_red_in_the_report_and_in_overlays(run, page):
     assert overlay[0, 2].tolist() == list(WRONG)
 
 
+def test_a_report_of_many_classes_has_the_data_sets_colours_alone_and_a_legend_of_what_occurs(tmp_path):
+    space = labels.space("ade20k150")
+    run = make_run(str(tmp_path / "run"), [Drawn("val/a", "0012/0011", label="0011/0041")], space=space)
+    page = Page(Path(write_report(run)).read_text())
+    named = [attributes["class"].split()[1] for tag, attributes in page.tags if tag == "img" and not attributes["alt"]]
+    assert named == ["data", "data", "errors"]
+    assert not [attributes for tag, attributes in page.tags if attributes.get("id") == "colours-safe"]
+    swatches = [attributes["style"] for _, attributes in page.tags if attributes.get("class") == "swatch data"]
+    assert swatches == ["background:#" + bytes(space.colours[index]).hex() for index in (0, 1, 2, 4)]
+
+
 def test_safe_colours_stay_apart_for_colour_blind_eyes():
     """Smallest distance in CIELAB between two classes, for the worst of four kinds of sight."""
     assert smallest_distance(safe_colours(21)) > 17
