@@ -202,6 +202,15 @@ def test_a_report_of_many_classes_has_the_data_sets_colours_alone_and_a_legend_o
     assert swatches == ["background:#" + bytes(space.colours[index]).hex() for index in (0, 1, 2, 4)]
 
 
+def test_of_many_classes_the_confusion_matrix_shows_those_with_most_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.analysis.report.MAX_HEAT_CLASSES", 2)
+    run = make_run(str(tmp_path / "run"), [Drawn("val/a", "0012/0011", label="0011/0041")])
+    page = Page(Path(write_report(run)).read_text())
+    (head,) = [row for row in page.rows if row[0] == "" and len(row) == 3]
+    assert head[1:] == ["sky", "building"]
+    assert "Shown are the 2 classes with most pixels, of 4." in Path(run, "report.html").read_text()
+
+
 def test_safe_colours_stay_apart_for_colour_blind_eyes():
     """Smallest distance in CIELAB between two classes, for the worst of four kinds of sight."""
     assert smallest_distance(safe_colours(21)) > 17

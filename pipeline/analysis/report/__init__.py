@@ -24,6 +24,7 @@ from pipeline.metrics.registry import chosen
 
 GROUP_TABLES = (("split",), ("city",), ("city", "sequence"))  # cities number their sequences each from 0
 MAX_GROUP_ROWS = 60  # of a table by group; more are in the Parquet
+MAX_HEAT_CLASSES = 40  # of the confusion matrix; the whole one is in the Parquet
 NUM_PAIRS, IMAGES_A_PAIR = 8, 3  # confusions that are listed with their worst images
 
 
@@ -194,9 +195,11 @@ def _hex(colour: Colour) -> str:
 
 
 def _heat(view: RunView) -> dict[str, Any]:
-    """The confusion matrix with each row divided by its truth, for classes that occur; the largest confusions by pixels."""
+    """The confusion matrix with each row divided by its truth, of the classes with most pixels; the largest confusions."""
     confusion, names = view.confusion(), view.space.classes
-    present = [i for i in range(len(confusion)) if confusion[i].any() or confusion[:, i].any()]
+    pixels = confusion.sum(axis=0) + confusion.sum(axis=1)
+    num_present = int(np.count_nonzero(pixels))
+    present = sorted(np.argsort(-pixels, kind="stable")[: min(num_present, MAX_HEAT_CLASSES)].tolist())
     wrong = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_PAIRS]
     largest = [(int(cell) // len(confusion), int(cell) % len(confusion)) for cell in order if wrong.flat[cell]]
@@ -218,7 +221,7 @@ def _heat(view: RunView) -> dict[str, Any]:
          "share": float(confusion[i, j] / confusion[i].sum())}
         for i, j in largest
     ]  # fmt: skip
-    return {"names": [names[i] for i in present], "rows": rows, "pairs": pairs}
+    return {"names": [names[i] for i in present], "num_present": num_present, "rows": rows, "pairs": pairs}
 
 
 def _group(view: RunView, by: tuple[str, ...]) -> dict[str, Any] | None:
