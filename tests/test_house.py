@@ -22,6 +22,7 @@ HOMES = {
     "onnxruntime": {"models"},
     "pycocotools": {"corpus"},
     "pyvips": {"imaging"},
+    "rasterio": {"imaging"},
     "torchcodec": {"imaging"},
     "triton": {"predict", "crf"},
     "numba": {"compiled", "crf"},

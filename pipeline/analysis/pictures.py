@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.analysis.run_counts import RunCounts
+from pipeline.config import ImageConfig
 from pipeline.corpus import Item, items_of
 from pipeline.corpus.samples import load
 from pipeline.errors import Reject, UserError
+from pipeline.imaging.bands import as_picture
 from pipeline.imaging.colours import blend, error_map
 from pipeline.imaging.decode import upright
 from pipeline.imaging.mask_png import decode_mask
@@ -67,15 +69,18 @@ def read_masks(view: RunCounts, ids: Sequence[str]) -> dict[str, np.ndarray]:
 def pictures_of(view: RunCounts, ids: Sequence[str]) -> dict[str, Pictures]:
     """See `RunView.pictures`."""
     masks, wanted = read_masks(view, ids), view.plan().rows_of(list(ids))
-    max_pixels = view.description.config["max_pixels"]
-    return {item.image_id: _read(item, masks[item.image_id], view.space, max_pixels) for item in items_of(wanted)}
+    max_pixels, declared = view.description.config["max_pixels"], view.description.image
+    return {
+        item.image_id: _read(item, masks[item.image_id], view.space, max_pixels, declared) for item in items_of(wanted)
+    }
 
 
-def _read(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int) -> Pictures:
+def _read(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int, declared: ImageConfig | None) -> Pictures:
     """The pixels of one item from where the corpus was; the corpus may have moved since, and the mask still stands."""
     try:
-        sample = load(item, space, max_pixels, where=item.image_id)
+        sample = load(item, space, max_pixels, where=item.image_id, declared=declared)
     except Reject as error:
         return Pictures(item.image_id, space, mask, None, None, str(error))
     # Like the label, the mask is stored the way the camera held the image.
-    return Pictures(item.image_id, space, upright(mask, sample.orientation), sample.image, sample.label, None)
+    picture = as_picture(sample.image)
+    return Pictures(item.image_id, space, upright(mask, sample.orientation), picture, sample.label, None)

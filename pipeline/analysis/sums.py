@@ -52,13 +52,13 @@ def sum_counts(
     return totals, means
 
 
-def batches(uris: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Some columns of parts, a few thousand rows at a time; the bytes of the others, masks above all, are not read."""
+def batches(uris: Sequence[str], columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """Some columns of parts, so many rows at a time; the bytes of the others, masks above all, are not read."""
     for uri in uris:
         filesystem, path = storage.arrow_filesystem(uri)
         with filesystem.open_input_file(path) as file:
             yield from pq.ParquetFile(file, pre_buffer=True).iter_batches(
-                BATCH_ROWS, columns=list(columns), use_threads=False
+                rows, columns=list(columns), use_threads=False
             )
 
 

@@ -48,7 +48,7 @@ def compare(
 
 def export(
     run: RunUri,
-    form: Annotated[str, typer.Option("--format", help="cityscapes, png or coco-rle.")],
+    form: Annotated[str, typer.Option("--format", help="cityscapes, png, coco-rle or geotiff.")],
     out: Annotated[str, typer.Option("--out", help="Folder or object prefix to write below.")],
 ) -> None:
     """Write a run's masks for other programs: a Cityscapes submission, PNG files with a palette, COCO RLE."""

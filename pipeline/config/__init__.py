@@ -2,6 +2,7 @@
 
 from pipeline.config.base import Section, machine_keys, pace_keys, run_keys
 from pipeline.config.corpus import CorpusConfig
+from pipeline.config.image import ImageConfig
 from pipeline.config.label_space import LabelSpaceConfig, read_label_space
 from pipeline.config.loading import canonical, differences, load, parse, parse_model
 from pipeline.config.models import ModelConfig, UpsamplingName
@@ -30,6 +31,7 @@ __all__ = [
     "DiceConfig",
     "FocalConfig",
     "LabelSpaceConfig",
+    "ImageConfig",
     "LossConfig",
     "LossTerm",
     "LovaszConfig",

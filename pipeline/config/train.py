@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from pipeline import storage
 from pipeline.config.base import Key, Precision, Section, Uri
 from pipeline.config.corpus import CorpusConfig
+from pipeline.config.image import ImageConfig
 from pipeline.config.label_space import LabelSpaceConfig
 from pipeline.config.loading import parse
 from pipeline.config.models import DeepLabV3PlusConfig, ModelConfig
@@ -37,6 +38,9 @@ class TrainConfig(Section):
     """The classes: their names, colours, and the values that stand for them in the labels. The name of a built-in list
     (cityscapes19, voc21, camvid11, cityscapes34, camvid32, ade20k150, cocostuff171, coco133, mapillary65, mapillary124,
     bdd100k, kitti, nyu40), the URI of a YAML file, or the section itself: `label_space: {classes: [background, crack]}`."""
+    image: ImageConfig | None = Field(None, exclude_if=lambda value: value is None)
+    """Bands and range of images of 16 bits or of other than three bands (PNG, GeoTIFF), such as {bands: [3, 2, 1], range: [0,
+    4095]}; the checkpoint keeps it, and segmentation reads images as training did. Absent: 8-bit pictures, seen as RGB."""
     model: ModelConfig = DeepLabV3PlusConfig(
         name="deeplabv3plus", backbone="efficientnet_lite0", aspp_channels=128, decoder_channels=128
     )

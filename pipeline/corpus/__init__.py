@@ -4,13 +4,13 @@ from pipeline.corpus.files import list_files
 from pipeline.corpus.groups import GROUP_FIELDS, GROUPS
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.listing import list_items, scan_items, unmatched_labels
-from pipeline.corpus.plain import read_plain
+from pipeline.corpus.plain import open_file, read_plain
 from pipeline.corpus.plan import group_fields, items_of, plan_shards
 from pipeline.corpus.readers.coco import is_coco, read_coco
 
 __all__ = [
-    "GROUPS", "GROUP_FIELDS", "Item", "Place", "group_fields", "items_of", "list_files", "list_items", "plan_shards",
-    "read", "scan_items", "unmatched_labels",
+    "GROUPS", "GROUP_FIELDS", "Item", "Place", "group_fields", "items_of", "list_files", "list_items", "open_file",
+    "plan_shards", "read", "scan_items", "unmatched_labels",
 ]  # fmt: skip
 
 

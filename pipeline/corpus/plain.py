@@ -1,5 +1,8 @@
 """One file read as it is stored: an object, a member of an archive, a cell of a table."""
 
+from collections.abc import Callable
+from functools import partial
+
 from pipeline import storage
 from pipeline.corpus.item import Place
 from pipeline.corpus.parquet import read_cell
@@ -7,6 +10,7 @@ from pipeline.corpus.readers.tar import is_tar, read_tar_member
 from pipeline.corpus.readers.zip import read_member
 from pipeline.corpus.signed import is_signed, read_signed
 from pipeline.errors import Reject
+from pipeline.storage.range_file import RangeFile
 
 _TRIES = 3  # a machine between us and the store may cut a body and shorten its header to fit
 
@@ -27,9 +31,25 @@ def read_plain(place: Place) -> bytes:
             return read_cell(place)
         return read_tar_member(place) if is_tar(place.uri) else read_member(place)
     except FileNotFoundError:
-        raise Reject(
-            "read", "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew"
-        ) from None
+        raise _gone(place) from None
+
+
+def open_file(place: Place) -> Callable[[], RangeFile]:
+    """What opens a whole object for ranged reads, through the store's own client: any store, its credentials and retries.
+
+    Raises:
+        Reject: as `read_plain`; an etag is not compared, since each range is a request of its own.
+    """
+    assert place.member is None
+    try:
+        found = storage.size(place.uri)
+    except FileNotFoundError:
+        raise _gone(place) from None
+    except OSError as error:
+        raise Reject("read", "store_error", f"{type(error).__name__}: {error}") from error
+    if place.bytes not in (0, found):
+        raise _changed(place, f"it has {found} bytes, {place.bytes} were planned")
+    return partial(RangeFile, place.uri)
 
 
 def _read_file(place: Place) -> bytes:
@@ -43,6 +63,14 @@ def _read_file(place: Place) -> bytes:
         what = f"it has {len(data)} bytes, {place.bytes} were planned"
     except storage.Changed:
         what = "its etag is not the planned one"
-    raise Reject(
+    raise _changed(place, what) from None
+
+
+def _gone(place: Place) -> Reject:
+    return Reject("read", "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew")
+
+
+def _changed(place: Place, what: str) -> Reject:
+    return Reject(
         "read", "source_changed", f"{place.uri}: {what}; restore the file, or segment the new one into another output"
-    ) from None
+    )

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.config import ImageConfig
 from pipeline.corpus import Item, read
 from pipeline.corpus.readers.siblings import instances_of
 from pipeline.errors import Reject, UserError
+from pipeline.imaging.bands import decode_bands, void_of
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.imaging.instances import decode_instances
 from pipeline.labels import IGNORE, LabelSpace
@@ -28,10 +30,11 @@ class Sample:
     """One decoded image of a corpus; all arrays are upright."""
 
     item: Item
-    image: np.ndarray  # (H, W, 3) uint8 RGB
+    image: np.ndarray  # (H, W, 3) uint8 RGB; of declared bands (H, W, N) float32 levels, NaN where there is no data
     label: np.ndarray | None  # (H, W) uint8 train ids; stored ids where no label space is known
     orientation: int  # EXIF, in which the corpus stores the image and a run its mask
     instances: np.ndarray | None = None  # (H, W) int32 instanceIds, where they were asked for
+    georeference: str | None = None  # of declared bands: pipeline/imaging/bands.py
 
 
 def fetch(item: Item, instances: bool = False) -> Encoded:
@@ -44,24 +47,45 @@ def fetch(item: Item, instances: bool = False) -> Encoded:
     """
     with _at("read"):
         image = read(item.image)
-    if item.label is None:
-        return Encoded(image)
+    label = fetch_label(item)
+    if label is None or item.label is None or not instances:
+        return Encoded(image, label)
     with _at("label"):
-        return Encoded(image, read(item.label), read(instances_of(item.label)) if instances else None)
+        return Encoded(image, label, read(instances_of(item.label)))
 
 
-def decode(item: Item, files: Encoded, space: LabelSpace | None, max_pixels: int, where: str = "the label") -> Sample:
+def fetch_label(item: Item) -> bytes | None:
+    """The label's file, where there is one; Reject at stage `label`."""
+    if item.label is None:
+        return None
+    with _at("label"):
+        return read(item.label)
+
+
+def decode(
+    item: Item,
+    files: Encoded,
+    space: LabelSpace | None,
+    max_pixels: int,
+    where: str = "the label",
+    declared: ImageConfig | None = None,
+) -> Sample:
     """Decode the files of an item and check them against each other.
 
     Args:
+        declared: bands and range of the image; None = an 8-bit picture. Pixels without data are ignored in the label.
         space: maps the label's stored ids to train ids; None leaves them as they are, unchecked.
         max_pixels: an image or label of more is refused before it is decoded.
         where: what messages call the label.
     Raises:
         Reject: at stage `decode` of the image, at `label` of the label or the instances.
     """
-    image, orientation = decode_oriented(files.image, max_pixels)
-    sample = Sample(item, image, None, orientation)
+    georeference, orientation = None, 1
+    if declared is None:
+        image, orientation = decode_oriented(files.image, max_pixels)
+    else:
+        image, georeference = decode_bands(files.image, declared, max_pixels)
+    sample = Sample(item, image, None, orientation, georeference=georeference)
     if files.label is None:
         return sample
     try:
@@ -69,6 +93,8 @@ def decode(item: Item, files: Encoded, space: LabelSpace | None, max_pixels: int
         ids = upright(ids, orientation)
         if ids.shape != image.shape[:2]:
             raise wrong_size(where, ids.shape, image.shape)
+        if (void := void_of(image)) is not None:
+            ids = np.where(void, np.uint8(IGNORE), ids)
         sample.label = ids
         if files.instances is not None:
             instances = decode_instances(files.instances, stored.shape[:2])
@@ -96,13 +122,21 @@ def decode_ids(
     return stored, space.to_train(stored, where)
 
 
-def load(item: Item, space: LabelSpace | None, max_pixels: int, where: str = "the label") -> Sample:
+def load(
+    item: Item,
+    space: LabelSpace | None,
+    max_pixels: int,
+    where: str = "the label",
+    declared: ImageConfig | None = None,
+) -> Sample:
     """`fetch`, then `decode`; Reject as they have it."""
-    return decode(item, fetch(item), space, max_pixels, where)
+    return decode(item, fetch(item), space, max_pixels, where, declared)
 
 
-def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W, 3) uint8 and label (H, W) uint8 train ids of an item that must have both.
+def load_pair(
+    item: Item, space: LabelSpace, max_pixels: int, declared: ImageConfig | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image, as `Sample` has it, and label (H, W) uint8 train ids of an item that must have both.
 
     Raises:
         UserError: unreadable bytes, no label, a label of another size, or an id outside the label space.
@@ -111,7 +145,7 @@ def load_pair(item: Item, space: LabelSpace, max_pixels: int) -> tuple[np.ndarra
     if item.label is None:
         raise UserError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
     with no_rejects(item):
-        sample = load(item, space, max_pixels)
+        sample = load(item, space, max_pixels, declared=declared)
     assert sample.label is not None
     return sample.image, sample.label
 

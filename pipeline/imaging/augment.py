@@ -16,13 +16,14 @@ def augment(
     The crop window is cut out before it is resized, so a view costs its own pixels and not the whole image's.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, or (H, W, N) float32 levels, NaN where there is no data.
         label: (H, W) uint8 train ids.
         cfg: ranges; `crop` is the size of the view, (height, width).
         rng: the only source of chance: the same state gives the same view.
         holding: a class; the window then holds a pixel of it, drawn from all those in the image, if there is one.
     Returns:
-        (3, h, w) uint8 and (h, w) uint8; where the window passes the image's edge: the image's mean colour and ignore.
+        The image (D, h, w) in its own type, and (h, w) uint8; where the window passes the image's edge: the image's mean
+        colour and ignore. Pixels without data are ignored too.
     """
     crop_h, crop_w = cfg.crop
     factor = float(np.exp(rng.uniform(np.log(cfg.scale[0]), np.log(cfg.scale[1]))))
@@ -37,11 +38,22 @@ def augment(
         y = F.resize(y[None], [crop_h, crop_w], interpolation=F.InterpolationMode.NEAREST_EXACT)[0]
     if cfg.flip and rng.random() < 0.5:
         x, y = x.flip(-1), y.flip(-1)
+    if x.is_floating_point():
+        return _recoloured(x, cfg.colour, rng), y.masked_fill(x[0].isnan(), IGNORE)
     if cfg.colour > 0:
         low, high = 1 - cfg.colour / 2, 1 + cfg.colour / 2
         for change in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
             x = change(x, float(rng.uniform(low, high)))
     return x, y
+
+
+def _recoloured(x: torch.Tensor, strength: float, rng: np.random.Generator) -> torch.Tensor:
+    """Brightness and contrast of all bands (N, h, w) together; saturation is defined for red, green and blue alone."""
+    if strength > 0:
+        bright, contrast = (float(rng.uniform(1 - strength / 2, 1 + strength / 2)) for _ in range(2))
+        x = (x * bright).clamp(0, 255)
+        x = (contrast * x + (1 - contrast) * x.nanmean()).clamp(0, 255)
+    return x
 
 
 def drop_cells(label: torch.Tensor, share: float, cell_px: int, rng: np.random.Generator) -> torch.Tensor:
@@ -76,8 +88,8 @@ def _cut(
         return image, label
     above, before = int(rng.integers(0, missing_h + 1)), int(rng.integers(0, missing_w + 1))
     place = slice(above, above + label.shape[0]), slice(before, before + label.shape[1])
-    padded_image = np.empty((window_h, window_w, 3), np.uint8)
-    padded_image[:] = image.mean(axis=(0, 1)).astype(np.uint8)
+    padded_image = np.empty((window_h, window_w, image.shape[2]), image.dtype)
+    padded_image[:] = image.mean(axis=(0, 1)).astype(image.dtype)  # no data where the window holds a pixel without
     padded_image[place] = image
     padded_label = np.full((window_h, window_w), IGNORE, np.uint8)
     padded_label[place] = label

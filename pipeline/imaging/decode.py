@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from pipeline.errors import Reject
 
@@ -20,7 +20,7 @@ _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _MARKS = {"transparency", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what a plain PNG's header has not
 _BIT_DEPTH_16 = ("I;16", "I;16B", "I;16L", "I", "F")
-_BITS_PER_SAMPLE = 258  # TIFF 6.0, section 8
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277  # TIFF 6.0, section 8
 
 # EXIF orientation -> quarter turns against the clock, then whether left and right change places (EXIF 2.32, 4.6.4 A).
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
@@ -114,19 +114,26 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
     except MemoryError:
         raise _NO_MEMORY from None
     except Exception as error:  # parsers of hostile headers raise anything; all of it means the same
+        if words := _deep_tiff(data):
+            raise _not_declared(words) from None
         raise Reject(
             "decode",
             "not_an_image",
             f"no {', '.join(FORMATS)} image (it starts with {str(data[:12])[1:]}): {type(error).__name__}",
         ) from None
-    if picture.width * picture.height > max_pixels:
+    require_size(picture.height, picture.width, max_pixels)
+    return picture
+
+
+def require_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise Reject where an image has too many pixels."""
+    if width * height > max_pixels:
         raise Reject(
             "decode",
             "too_large",
-            f"{picture.height}x{picture.width} pixels (height x width) are more than max_pixels {max_pixels}; "
+            f"{height}x{width} pixels (height x width) are more than max_pixels {max_pixels}; "
             "raise max_pixels, or cut the image into tiles",
         )
-    return picture
 
 
 def require_8_bits(picture: Image.Image) -> None:
@@ -144,9 +151,30 @@ def require_8_bits(picture: Image.Image) -> None:
         most = max(bits) if isinstance(bits, tuple) else bits
         deep, words = deep or most > 8, f"{words}, {most} bits"
     if deep:
-        raise Reject(
-            "decode", "unsupported_mode", f"the image has more than 8 bits a channel ({words}); convert it to 8 bits"
-        )
+        raise _not_declared(f"more than 8 bits a channel ({words})")
+
+
+def _not_declared(what: str) -> Reject:
+    return Reject(
+        "decode",
+        "unsupported_mode",
+        f"the image has {what}, and what they mean is not declared; convert it to 8 bits, or train with its bands and range: "
+        "image: {bands: [1], range: [0, 4095]}",
+    )
+
+
+def _deep_tiff(data: bytes) -> str | None:
+    """Bands and bits of a TIFF that Pillow knows no mode for; None of any other file."""
+    start = 16 if data[2:4] in (b"+\0", b"\0+") else 8  # BigTIFF's header is longer
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:start])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits = tags[_BITS_PER_SAMPLE]
+        return f"{tags.get(_SAMPLES_PER_PIXEL, 1)} bands of {max(bits)} bits"
+    except Exception:  # as above
+        return None
 
 
 def open_of_any_size(data: bytes, formats: tuple[str, ...]) -> Image.Image:

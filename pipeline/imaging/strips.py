@@ -75,6 +75,22 @@ class Strips:
         self._first, self._kept = top, found
         return found
 
+    def __enter__(self) -> "Strips":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """As `Windows`, which holds a file open."""
+
+    def levels(self, rows: np.ndarray) -> np.ndarray:
+        """The rows themselves: `Windows` scales what is stored."""
+        return rows
+
+    def void(self, top: int, bottom: int) -> np.ndarray | None:
+        """None: each pixel of an 8-bit picture has data."""
+        return None
+
+    georeference: str | None = None  # as a run's rows have it
+
 
 def _region(data: bytes, ids: bool):  # type: ignore[no-untyped-def]  # libvips' wrapper has no types
     try:

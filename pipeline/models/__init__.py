@@ -4,9 +4,17 @@ from importlib import import_module
 
 from pipeline.config import ModelConfig
 from pipeline.config.models import NETWORK_SECTIONS, NetworkSection
+from pipeline.models.bands import input_bands, widen
 from pipeline.models.base import GridNetwork, Network, place_on_pixels
 from pipeline.models.classifier import Classifier
-from pipeline.models.weights import check_encoder, load_imagenet, published_config, published_weights, start_from
+from pipeline.models.weights import (
+    check_encoder,
+    fit_bands,
+    load_imagenet,
+    published_config,
+    published_weights,
+    start_from,
+)
 
 __all__ = [
     "NETWORKS",
@@ -15,10 +23,13 @@ __all__ = [
     "Network",
     "build",
     "check_encoder",
+    "fit_bands",
+    "input_bands",
     "place_on_pixels",
     "published_config",
     "published_weights",
     "start_from",
+    "widen",
 ]
 
 
@@ -31,8 +42,10 @@ def _network_of(section: type[NetworkSection]) -> type[Network]:
 NETWORKS = {name: _network_of(section) for name, section in NETWORK_SECTIONS.items()}
 
 
-def build(cfg: ModelConfig, num_classes: int, pretrained: bool = False) -> Network:
+def build(cfg: ModelConfig, num_classes: int, pretrained: bool = False, bands: int = 3) -> Network:
     """The network a config describes; with `pretrained`, its backbone holds published ImageNet weights.
+
+    Images of other than three bands get a first convolution of their own (`bands.widen`).
 
     >>> import torch
     >>> from pipeline.config import parse_model
@@ -48,4 +61,6 @@ def build(cfg: ModelConfig, num_classes: int, pretrained: bool = False) -> Netwo
     network = NETWORKS[cfg.name](cfg, num_classes)
     if pretrained:
         load_imagenet(network)
+    if bands != 3:
+        widen(network, bands, inflate=pretrained)
     return network

@@ -9,6 +9,7 @@ from torch import nn
 from pipeline.errors import UserError
 
 Triple = tuple[float, float, float]
+Levels = tuple[float, ...]  # one for each band that a network sees
 Variants = tuple[tuple[dict[str, object], str], ...]  # settings of the config, and where that network is described
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: what torchvision's weights were trained with
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
@@ -17,21 +18,24 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 class Network(nn.Module):
     """A segmentation network: `__init__(cfg, num_classes)` takes its section of `pipeline.config.models`.
 
-    `forward` takes normalised x (N, 3, H, W), H and W at least `min_size` and multiples of `multiple_of`, and returns
-    logits (N, C, H, W), of which the last is the prediction; the others are for deep supervision while training.
+    `forward` takes normalised x (N, D, H, W), D = 3 unless `bands.widen` made it another number, H and W at least `min_size`
+    and multiples of `multiple_of`, and returns logits (N, C, H, W), of which the last is the prediction; the others are for
+    deep supervision while training.
     """
 
     backbone: nn.Module  # the encoder: what starts from ImageNet weights
     variants: ClassVar[Variants]  # what `maskmill models` lists of the family: those that differ in size or work
-    mean: Triple = IMAGENET_MEAN  # RGB, of values in 0..1: what its weights were trained with
-    std: Triple = IMAGENET_STD
+    mean: Levels = IMAGENET_MEAN  # of each band, of values in 0..1: what its weights were trained with
+    std: Levels = IMAGENET_STD
     min_size: int
     multiple_of: int
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) uint8 RGB -> x, float32, on the same device."""
-        return pixels.float().sub_(_levels(self.mean, pixels.device)).div_(_levels(self.std, pixels.device))
+        """(N, D, H, W) uint8, or float32 levels 0..255 -> x, float32, on the same device; no data (NaN) becomes the mean, 0."""
+        x = pixels.to(torch.float32, copy=True)
+        x = x.sub_(_levels(self.mean, pixels.device)).div_(_levels(self.std, pixels.device))
+        return torch.where(x.isnan(), 0.0, x) if pixels.is_floating_point() else x
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) logits whose bilinear enlargement to x's size is forward(x)[-1], where `enlarges` is true.
@@ -73,9 +77,9 @@ class Network(nn.Module):
 
 
 @cache
-def _levels(values: Triple, device: torch.device) -> torch.Tensor:
-    """(1, 3, 1, 1): values of 0..1 as 8-bit levels. Kept per device, so that no batch waits for a copy to a GPU."""
-    return torch.tensor(values, device=device).mul(255).view(1, 3, 1, 1)
+def _levels(values: Levels, device: torch.device) -> torch.Tensor:
+    """(1, D, 1, 1): values of 0..1 as 8-bit levels. Kept per device, so that no batch waits for a copy to a GPU."""
+    return torch.tensor(values, device=device).mul(255).view(1, -1, 1, 1)
 
 
 class GridNetwork(Network):

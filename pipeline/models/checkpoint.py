@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from pipeline import labels, models, storage
-from pipeline.config import ModelConfig, parse_model
+from pipeline.config import ImageConfig, ModelConfig, parse, parse_model
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.models import Network, listing
@@ -33,6 +33,7 @@ class Checkpoint:
     label_space: LabelSpace
     sha256: str  # of the weights file
     info: dict[str, Any]  # how it was trained: epoch, metrics
+    image: ImageConfig | None = None  # bands and range of the images that it was trained on; None = 8-bit RGB pictures
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -43,10 +44,18 @@ class Checkpoint:
             "label_space": labels.identity_of(self.label_space),
             "mean": list(self.model.mean),
             "std": list(self.model.std),
+            **_declared(self.image),
         }
 
 
-def save(uri: str, model: Network, cfg: ModelConfig, space: LabelSpace, info: dict[str, Any]) -> None:
+def save(
+    uri: str,
+    model: Network,
+    cfg: ModelConfig,
+    space: LabelSpace,
+    info: dict[str, Any],
+    image: ImageConfig | None = None,
+) -> None:
     """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit."""
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     description = {
@@ -55,6 +64,7 @@ def save(uri: str, model: Network, cfg: ModelConfig, space: LabelSpace, info: di
         "label_space": space.to_section(),
         "mean": list(model.mean),
         "std": list(model.std),
+        **_declared(image),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": info,
     }
@@ -87,8 +97,8 @@ def load(uri: str) -> Checkpoint:
             f"than their own, so that its masks are wrong; run maskmill import-weights again on {description['info']['source']}"
         )
     cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
-    space = _space(uri, description)
-    model = models.build(cfg, space.num_classes)
+    space, image = _space(uri, description), _image(description, uri)
+    model = models.build(cfg, space.num_classes, bands=3 if image is None else len(image.bands))
     load_weights(model, weights, where=f"checkpoint {uri}")
     model.mean, model.std = tuple(description["mean"]), tuple(description["std"])
     return Checkpoint(
@@ -97,6 +107,7 @@ def load(uri: str) -> Checkpoint:
         label_space=space,
         sha256=sha256,
         info=description["info"],
+        image=image,
     )
 
 
@@ -107,6 +118,21 @@ def label_space_of(uri: str) -> LabelSpace:
 
 def _space(uri: str, description: dict[str, Any]) -> LabelSpace:
     return labels.from_section(description["label_space"], where=f"checkpoint {uri}, label_space")
+
+
+def image_of(uri: str) -> ImageConfig | None:
+    """Bands and range of the images that a checkpoint was trained on, without reading its weights."""
+    return _image(_describe(uri), uri)
+
+
+def _image(description: dict[str, Any], uri: str) -> ImageConfig | None:
+    values = description.get("image")
+    return None if values is None else parse(ImageConfig, values, where=f"checkpoint {uri}, image")
+
+
+def _declared(image: ImageConfig | None) -> dict[str, Any]:
+    """Where nothing is declared, there is no key: descriptions and fingerprints are those of before."""
+    return {} if image is None else {"image": image.model_dump(mode="json")}
 
 
 def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> str:

@@ -1,7 +1,8 @@
 """A checkpoint as one file for other programs: `torch.export` or ONNX, checked against the checkpoint's own logits.
 
-The file takes pixels, not normalised values: uint8 RGB (N, 3, H, W), any N, H and W as it was exported for. It returns
-float32 logits (N, C, H, W).
+The file takes pixels, not normalised values: uint8 RGB (N, 3, H, W), any N, H and W as it was exported for; of a checkpoint
+that declares bands, those bands as float32 levels, 0 = low end of the declared range, 255 = high end. It returns float32 logits
+(N, C, H, W).
 """
 
 import importlib.util
@@ -51,9 +52,12 @@ def export(uri: str, form: Format, out: str, height: int, width: int) -> Exporte
     """
     if form == "onnx":
         _require_onnx()
-    pixels = Pixels(checkpoint.load(uri).model).eval()
+    ready = checkpoint.load(uri)
+    pixels = Pixels(ready.model).eval()
     generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    bands = 3 if ready.image is None else len(ready.image.bands)
+    image = torch.randint(0, 256, (2, bands, height, width), dtype=torch.uint8, generator=generator)
+    image = image if ready.image is None else image.float()
     with torch.no_grad():
         expected = pixels(image)
         data, found = _to_onnx(pixels, image) if form == "onnx" else _to_torch_export(pixels, image)

@@ -18,6 +18,7 @@ from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
 from pipeline.models.backbones.mobilenet import MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.vgg import VGG16_DEPTHS, Vgg16
+from pipeline.models.bands import RGB, input_bands, widen
 from pipeline.models.base import Network, Triple
 from pipeline.models.classifier import Classifier, convolutionalise
 from pipeline.models.deeplab_v2 import DeepLabV2
@@ -163,6 +164,22 @@ def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[lis
         )
     network.load_state_dict({**own, **fits})
     return sorted(fits), sorted(own.keys() - fits.keys())
+
+
+def fit_bands(network: Network, start: Network) -> None:
+    """Let `start`, a checkpoint's network, see as many bands as `network`: one for RGB is inflated.
+
+    Raises:
+        UserError: it sees another number of bands than three, and than `network`.
+    """
+    wanted, found = input_bands(network), input_bands(start)
+    if wanted != found and found != RGB:
+        raise UserError(
+            f"start_from: that checkpoint's network sees {found} bands, the config's {wanted}; give a checkpoint of {wanted} "
+            f"bands or of RGB pictures, or name {found} bands in image.bands"
+        )
+    if wanted != found:
+        widen(start, wanted, inflate=True)
 
 
 def check_encoder(network: Network, start: Network) -> None:

@@ -28,7 +28,7 @@ class Fitting:
     """Runs tiles through a pass, all together where memory allows; remembers what it did not allow.
 
     Args:
-        run: tiles (H, W, 3) of one padded size, and whether probabilities may be left out -> a piece of each.
+        run: tiles (H, W, D) of one padded size, and whether probabilities may be left out -> a piece of each.
         multiple_of: of the network: parts of a tile begin on its grid.
     """
 

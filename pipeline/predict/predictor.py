@@ -50,7 +50,7 @@ class Predictor:
         """Class probabilities of whole images of one size.
 
         Args:
-            images: N arrays (H, W, 3) uint8 RGB, all of the same height and width.
+            images: N arrays (H, W, 3) uint8 RGB, or (H, W, D) float32 levels, all of the same height and width.
         Returns:
             (N, C, H, W) float32 on the predictor's device, summing to 1 over C. The mean over scales and mirror images
             of the softmax at each.
@@ -67,7 +67,7 @@ class Predictor:
         Which images share a batch changes an answer by rounding at most. At most 2 * batch_size images wait for others.
 
         Args:
-            images: (token, (H, W, 3) uint8 RGB), of any sizes; the token is the caller's, and comes back with the answer.
+            images: (token, image as `probs` takes it), of any sizes; the token is the caller's, and comes back with the answer.
             keep_probs: full-size probabilities are asked for; else they are never made where the network ends by enlarging.
         """
         batches: dict[
@@ -107,12 +107,18 @@ class Predictor:
         """The answers of images at hand, in their order."""
         return [assembly.prediction for _, assembly in sorted(self.answers(enumerate(images)), key=itemgetter(0))]
 
-    def strips(self, grid: Grid, strip: Callable[[int, int], np.ndarray]) -> Iterator[tuple[Assembly, np.ndarray]]:
+    def strips(
+        self,
+        grid: Grid,
+        strip: Callable[[int, int], np.ndarray],
+        levels: Callable[[np.ndarray], np.ndarray] = lambda tile: tile,
+    ) -> Iterator[tuple[Assembly, np.ndarray]]:
         """An image that is never whole in memory: the rows of its mask from the top, as they are ready.
 
         Args:
             grid: of its tiles.
-            strip: (H, W, 3) uint8 RGB of rows from .. to - 1; asked for from the top down, rows that tiles share twice.
+            strip: (h, W, D) of rows from .. to - 1; asked for from the top down, rows that tiles share twice.
+            levels: makes of a tile of a strip what `probs` takes, a few tiles at a time: stored values are often smaller.
         Raises:
             MemoryError: a tile does not fit.
         Yields:
@@ -120,13 +126,18 @@ class Predictor:
         """
         assembly = Assembly(grid)
         for top, bottom in grid.rows:
-            rows = strip(top, bottom)
-            tiles = [rows[:, left:right] for left, right in grid.columns]
-            for first in range(0, len(tiles), self.batch_size):
-                for piece in self._pieces(tiles[first : first + self.batch_size], self.fuses and not grid.overlaps):
-                    assembly.add(piece)
+            self._predict_strip(assembly, strip(top, bottom), levels)
             assembly.check()
             yield assembly, assembly.bands.pop()
+
+    def _predict_strip(self, assembly: Assembly, rows: np.ndarray, levels: Callable[[np.ndarray], np.ndarray]) -> None:
+        """The next row of tiles; its pixels are let go of at the end, before those of the next are read."""
+        grid = assembly.grid
+        for first in range(0, len(grid.columns), self.batch_size):
+            spans = grid.columns[first : first + self.batch_size]
+            tiles = [levels(rows[:, left:right]) for left, right in spans]
+            for piece in self._pieces(tiles, self.fuses and not grid.overlaps):
+                assembly.add(piece)
 
     @property
     def fuses(self) -> bool:
@@ -180,7 +191,7 @@ class Predictor:
         return [total / passes if passes > 1 else total for total in totals if total is not None]
 
     def _input(self, tiles: list[np.ndarray], scale: float, mirrored: bool) -> torch.Tensor:
-        """(N, 3, H, W) float32, channels last: each tile scaled, turned, and padded at the bottom and right to a legal size.
+        """(N, D, H, W) float32, channels last: each tile scaled, turned, and padded at the bottom and right to a legal size.
 
         Padding is zero: the mean colour, after normalisation.
         """
@@ -195,7 +206,9 @@ class Predictor:
             views.append(x.flip(-1) if mirrored else x)
         if len(views) == 1 and _size_of(views[0]) == padded:
             return views[0].contiguous(memory_format=torch.channels_last)
-        batch = torch.zeros((len(views), 3, *padded), device=self.device).contiguous(memory_format=torch.channels_last)
+        batch = torch.zeros((len(views), views[0].shape[1], *padded), device=self.device).contiguous(
+            memory_format=torch.channels_last
+        )
         for place, x in zip(batch, views, strict=True):
             place[:, : x.shape[-2], : x.shape[-1]] = x[0]
         return batch
@@ -209,7 +222,7 @@ class Predictor:
         return self.model.legal_size(*(-(-n // step) * step if self.cfg.pad_multiple > 1 else n for n in size))
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) logits of (N, 3, H, W) of a legal size."""
+        """(N, C, H, W) logits of (N, D, H, W) of a legal size."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
             match self.cfg.mode:
                 case "whole":

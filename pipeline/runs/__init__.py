@@ -7,12 +7,12 @@ from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
 from pipeline.runs.parts import Part, checked_parts, parts_of, read_table
 from pipeline.runs.plan import Plan
-from pipeline.runs.schema import REJECT_SCHEMA, SECONDS, mask_schema
+from pipeline.runs.schema import GEOREFERENCE, REJECT_SCHEMA, SECONDS, mask_schema
 from pipeline.runs.success import Finished
 from pipeline.runs.verify import Verification, verify
 
 __all__ = [
-    "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Part", "Plan", "Run", "RunInfo", "Verification",
+    "GEOREFERENCE", "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Part", "Plan", "Run", "RunInfo", "Verification",
     "check_checkpoint", "checked_parts", "compact", "describe", "mask_schema", "parts_of", "read_success", "read_table",
     "run_exists", "verify",
 ]  # fmt: skip

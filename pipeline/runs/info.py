@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import labels, storage
-from pipeline.config import canonical, differences
+from pipeline.config import ImageConfig, canonical, differences, parse
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.runs.schema import FORMAT
@@ -101,6 +101,12 @@ class RunInfo(_Record):
     created: Moment
     plan: PlanInfo
     compacted_from: CompactedFrom | None = None
+
+    @property
+    def image(self) -> ImageConfig | None:
+        """Bands and range of the images, as the checkpoint declares them; None = 8-bit pictures."""
+        values = self.identity.get("image")
+        return None if values is None else parse(ImageConfig, values, where="run.json: identity.image")
 
     def faults(self) -> list[str]:
         """What the record says against itself, each as a sentence."""

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.config import canonical, differences
+from pipeline.config import ImageConfig, canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
@@ -47,12 +47,13 @@ class Run:
     fingerprint: str
     label_space: LabelSpace
     plan: Plan
+    image: ImageConfig | None = None  # bands and range of the images, as the checkpoint declares them
 
     @classmethod
     def open(cls, uri: str) -> "Run":
         """The run at a URI; UserError if there is none."""
         info = describe(uri)
-        return cls(uri, info.fingerprint, info.label_space.space, Plan(uri, info.plan))
+        return cls(uri, info.fingerprint, info.label_space.space, Plan(uri, info.plan), info.image)
 
     @classmethod
     def open_or_create(

@@ -169,7 +169,7 @@ def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
     writer, first, last, rows = None, 0, 0, 0
     for table in tables:
         if writer is None:
-            mask_schema(1, groups=group_fields(table.schema))  # their names are free
+            mask_schema(1, groups=group_fields(table.schema), georeferenced=True)  # their names are free
             writer, first, rows = PartWriter(table.schema), table["shard"][0].as_py(), 0
         writer.add(table)
         last, rows = table["shard"][-1].as_py(), rows + table.num_rows

@@ -27,14 +27,21 @@ REJECT_SCHEMA = pa.schema(
 )
 
 
+GEOREFERENCE = "georeference"  # a column of runs whose checkpoint declares bands
+
+
 def mask_schema(
-    num_classes: int, settings: Settings | None = None, groups: tuple[pa.Field, ...] = GROUP_FIELDS
+    num_classes: int,
+    settings: Settings | None = None,
+    groups: tuple[pa.Field, ...] = GROUP_FIELDS,
+    georeferenced: bool = False,
 ) -> pa.Schema:
     """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
 
     Args:
         settings: config section `metrics`, which decides on columns of its own.
         groups: the columns of groups, those that every run has first.
+        georeferenced: with the column of CRS and transform (pipeline/imaging/bands.py), null for images that have none.
     Raises:
         UserError: a group is called like another column.
     """
@@ -46,6 +53,7 @@ def mask_schema(
             *groups,
             pa.field("height", pa.int32(), nullable=False),
             pa.field("width", pa.int32(), nullable=False),
+            *([pa.field(GEOREFERENCE, pa.string())] if georeferenced else []),
             pa.field("mask", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
             pa.field("pixels", pa.list_(pa.int64(), num_classes), nullable=False),  # of each class, predicted
             pa.field(

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
-from pipeline.labels import LabelSpace
+from pipeline.labels import IGNORE, LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.registry import METRICS
 from pipeline.read_ahead import read_ahead
@@ -56,6 +56,7 @@ class _Expected:
     fingerprints: tuple[str, ...]  # of run.json; two, where run.json contradicts itself
     space: LabelSpace
     groups: tuple[pa.Field, ...]  # columns of the plan's groups
+    declared: bool  # whether images have declared bands: with a column of georeferences, and pixels without data
     entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: there is none that can be read
 
 
@@ -75,7 +76,8 @@ def verify(uri: str) -> Verification:
     fingerprints = tuple(dict.fromkeys([info.fingerprint, fingerprint_of(info.identity)]))
     success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
     entries = None if success is None else success.parts
-    expected = _Expected(fingerprints, info.label_space.space, plan.group_fields, entries)
+    declared = "image" in info.identity
+    expected = _Expected(fingerprints, info.label_space.space, plan.group_fields, declared, entries)
     reading = read_ahead(lambda part: _read_again(part, expected), parts, THREADS)
     planned = _shards(plan)
     counted, reasons = Counter[str](), Counter[str]()
@@ -243,7 +245,9 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, answer
     """Every column of every row group; a few of them are looked at."""
     masks, name = answer.part.kind == "masks", answer.part.name
     num_classes = expected.space.num_classes
-    schema = mask_schema(num_classes, groups=expected.groups) if masks else REJECT_SCHEMA
+    schema = (
+        mask_schema(num_classes, groups=expected.groups, georeferenced=expected.declared) if masks else REJECT_SCHEMA
+    )
     asked_for = {name for metric in METRICS if not metric.in_every_part for name in metric.columns}
     columns = pa.schema([field for field in file.schema_arrow if not (masks and field.name in asked_for)])
     if not columns.equals(schema):
@@ -253,13 +257,14 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, answer
         table = file.read_row_group(group, use_threads=False)  # the parts have threads of their own
         answer.ids.update(table["image_id"].to_pylist())
         if masks:
-            _check_masks(table.select(MASK_COLUMNS), name, num_classes, answer)
+            _check_masks(table.select(MASK_COLUMNS), name, expected, answer)
         else:
             rejects += table.to_pylist()
     answer.rejects = footer.rejects if masks else rejects
 
 
-def _check_masks(table: pa.Table, name: str, num_classes: int, answer: _Answer) -> None:
+def _check_masks(table: pa.Table, name: str, expected: _Expected, answer: _Answer) -> None:
+    num_classes = expected.space.num_classes
     for row in table.to_pylist():
         try:
             mask = decode_mask(row["mask"]["bytes"])
@@ -268,12 +273,15 @@ def _check_masks(table: pa.Table, name: str, num_classes: int, answer: _Answer) 
             continue
         if mask.shape != (row["height"], row["width"]):
             answer.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
-        elif _pixels(mask, num_classes) != row["pixels"]:
+        elif _pixels(mask, num_classes, expected.declared) != row["pixels"]:
             answer.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
 
 
-def _pixels(mask: np.ndarray, num_classes: int) -> list[int] | None:
-    """Pixels of each class; None where there are others."""
+def _pixels(mask: np.ndarray, num_classes: int, may_be_void: bool) -> list[int] | None:
+    """Pixels of each class; None where there are others, but for 255, no data, where images may have such pixels."""
+    if may_be_void:
+        found = np.bincount(mask.ravel(), minlength=256)
+        return None if found[num_classes:IGNORE].any() else found[:num_classes].tolist()
     try:
         counts: list[int] = count_confusion(mask, mask, num_classes).diagonal().tolist()
     except ValueError:

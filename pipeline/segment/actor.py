@@ -101,7 +101,8 @@ class Segmenter:
 
     @property
     def _schema(self) -> pa.Schema:
-        return mask_schema(self.run.label_space.num_classes, dict(self.cfg.metrics))
+        declared = self.run.image is not None
+        return mask_schema(self.run.label_space.num_classes, dict(self.cfg.metrics), georeferenced=declared)
 
     def _check_others(self, shard: int, items: list[Item]) -> None:
         """Raise the error that every image of a shard met, unless images of other shards are answered: then it is theirs."""
@@ -129,7 +130,7 @@ def decode(row: pa.Table, payload: dict[str, Any], fingerprint: str, retried: di
         run = _opened(cfg.output, fingerprint)
         if run.begin_decoding(shard):
             items = _items(run, shard, retried)
-        packed = pack(shard, items, Loader(cfg, run.label_space, Turns(1)), threads=READERS + 1)
+        packed = pack(shard, items, Loader(cfg, run.label_space, Turns(1), run.image), threads=READERS + 1)
         if items is not None:
             run.end_decoding(shard)
     except Exception:
@@ -165,7 +166,8 @@ def _answer_of_child(payload: dict[str, Any]) -> Answer:
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
     ready = _checkpoint(cfg)
-    schema = mask_schema(ready.label_space.num_classes, dict(cfg.metrics))
+    declared = ready.image is not None
+    schema = mask_schema(ready.label_space.num_classes, dict(cfg.metrics), georeferenced=declared)
     return partial(isolate_errors, ShardSegmenter(ready, cfg).answer, schema=schema)
 
 

@@ -17,6 +17,7 @@ from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import SegmentConfig, run_keys
 from pipeline.corpus import plan_shards, scan_items
 from pipeline.corpus.detect import settled
+from pipeline.imaging.bands import require_rasterio
 from pipeline.metrics.registry import check_metrics
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
@@ -87,6 +88,8 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
 def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Segmented:
     ready = checkpoint.load(cfg.checkpoint)
     check_metrics(dict(cfg.metrics), ready.label_space)
+    if ready.image is not None:
+        require_rasterio()
     cfg = with_layout(cfg)
     with Lease(cfg.output) as lease:
         run = Run.open_or_create(

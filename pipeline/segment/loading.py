@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.config import SegmentConfig
-from pipeline.corpus import Item
-from pipeline.corpus.samples import Encoded, Sample, fetch
+from pipeline.config import ImageConfig, SegmentConfig
+from pipeline.corpus import Item, open_file
+from pipeline.corpus.samples import Encoded, Sample, fetch, fetch_label
 from pipeline.corpus.samples import decode as decode_sample
 from pipeline.errors import Reject
+from pipeline.imaging.bands import size_of
 from pipeline.imaging.decode import open_header
 from pipeline.labels import LabelSpace
 from pipeline.metrics.registry import needs
@@ -39,10 +40,13 @@ class Loaded(Sample):
 
 @dataclass
 class Streamed:
-    """One image that is too large to be decoded whole: its bytes, and its label's."""
+    """One image that is too large to be decoded whole: its bytes, and its label's.
+
+    `image` is None where windows are read from where the file lies: of declared bands, outside of archives.
+    """
 
     item: Item
-    image: bytes
+    image: bytes | None
     label: bytes | None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -51,10 +55,16 @@ Load = Callable[[Item], Loaded | Streamed]
 
 
 class Loader:
-    """What a run asks of its images, and the turns in which they are decoded."""
+    """What a run asks of its images, and the turns in which they are decoded.
 
-    def __init__(self, cfg: SegmentConfig, space: LabelSpace, turns: Turns) -> None:
-        self.cfg, self.space, self.turns = cfg, space, turns
+    Args:
+        declared: bands and range of the images; None = 8-bit pictures.
+    """
+
+    def __init__(
+        self, cfg: SegmentConfig, space: LabelSpace, turns: Turns, declared: ImageConfig | None = None
+    ) -> None:
+        self.cfg, self.space, self.turns, self.declared = cfg, space, turns, declared
 
     def __call__(self, item: Item) -> Loaded | Streamed:
         """Read without a turn, since that is waiting; decode in one.
@@ -63,6 +73,9 @@ class Loader:
             Reject: the image, its label or its instances cannot be had or do not fit each other.
         """
         started = time.perf_counter()
+        if (windows := self._in_windows(item)) is not None:
+            windows.seconds["seconds_decode"] = time.perf_counter() - started
+            return windows
         files = fetch(item, "instances" in needs(dict(self.cfg.metrics)))
         waited = time.perf_counter()
         with self.turns.one():
@@ -71,9 +84,23 @@ class Loader:
         loaded.seconds["seconds_decode"] = time.perf_counter() - started - waited
         return loaded
 
+    def _in_windows(self, item: Item) -> Streamed | None:
+        """A large image of declared bands that is a file of its own: its pixels stay where they lie; else None."""
+        limit = self.cfg.stream_above_pixels
+        if self.declared is None or limit is None or item.image.member is not None:
+            return None
+        height, width = size_of(open_file(item.image))
+        return Streamed(item, None, fetch_label(item)) if height * width > limit else None
+
     def _decoded(self, item: Item, files: Encoded) -> Loaded | Streamed:
-        if self.cfg.stream_above_pixels is not None:
-            picture = open_header(files.image, self.cfg.max_pixels)
-            if picture.width * picture.height > self.cfg.stream_above_pixels:
+        limit, declared = self.cfg.stream_above_pixels, self.declared
+        if limit is not None:
+            if declared is not None:
+                height, width = size_of(files.image)
+            else:
+                header = open_header(files.image, self.cfg.max_pixels)
+                height, width = header.height, header.width
+            if height * width > limit:
                 return Streamed(item, files.image, files.label)
-        return Loaded(**vars(decode_sample(item, files, self.space, self.cfg.max_pixels, f"label of {item.image_id}")))
+        where = f"label of {item.image_id}"
+        return Loaded(**vars(decode_sample(item, files, self.space, self.cfg.max_pixels, where, declared)))

@@ -43,10 +43,12 @@ def unpack(row: pa.Table) -> Load | None:
             raise Reject(*outcome["reject"])
         arrays = {name: _array(place, pixels) for name, place in outcome["arrays"].items()}
         image, label = arrays["image"], arrays["label"]
-        assert image is not None
         if "orientation" in outcome:
-            return Loaded(item, image, label, outcome["orientation"], arrays["instances"], seconds=outcome["seconds"])
-        return Streamed(item, image.tobytes(), None if label is None else label.tobytes(), outcome["seconds"])
+            assert image is not None
+            rest = outcome["orientation"], arrays["instances"], outcome["georeference"]
+            return Loaded(item, image, label, *rest, seconds=outcome["seconds"])
+        encoded, truth = (None if array is None else array.tobytes() for array in (image, label))
+        return Streamed(item, encoded, truth, outcome["seconds"])
 
     return load
 
@@ -59,7 +61,7 @@ def _described(loading: Future[Loaded | Streamed], pixels: list[memoryview]) -> 
         return {"reject": [reject.stage, reject.reason, str(reject)]}
     if isinstance(outcome, Loaded):
         arrays = {"image": outcome.image, "label": outcome.label, "instances": outcome.instances}
-        rest: dict[str, Any] = {"orientation": outcome.orientation}
+        rest: dict[str, Any] = {"orientation": outcome.orientation, "georeference": outcome.georeference}
     else:
         stored = {"image": outcome.image, "label": outcome.label}
         arrays = {name: None if data is None else np.frombuffer(data, np.uint8) for name, data in stored.items()}

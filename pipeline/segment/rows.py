@@ -7,9 +7,10 @@ import numpy as np
 from pipeline.config import MetricsConfig
 from pipeline.corpus import GROUPS, Item
 from pipeline.errors import Reject
+from pipeline.imaging.bands import void_of
 from pipeline.imaging.decode import as_stored
 from pipeline.imaging.mask_png import encode_mask
-from pipeline.labels import LabelSpace
+from pipeline.labels import IGNORE, LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.metrics.metric import LabelledImage
@@ -26,7 +27,8 @@ def mask_row(
     """The row of one image; `raw` is its mask before the CRF, where there is one."""
     started = time.perf_counter()
     mask, num_classes = prediction.mask, space.num_classes
-    stored = as_stored(mask, loaded.orientation)
+    kept = without_void(mask, void_of(loaded.image))
+    stored = as_stored(kept, loaded.orientation)
     encoded = encode_mask(stored)
     counts: Row = {}
     if loaded.label is not None:
@@ -40,13 +42,19 @@ def mask_row(
         "height": stored.shape[0],
         "width": stored.shape[1],
         "mask": {"bytes": encoded, "path": f"{loaded.item.image_id}.png"},
-        "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
+        "georeference": loaded.georeference,
+        "pixels": np.bincount(kept.ravel(), minlength=num_classes)[:num_classes].tolist(),
         **counts,
         "confidence": prediction.confidence,
         "entropy": prediction.entropy,
         **loaded.seconds,
         "seconds_encode": time.perf_counter() - started,
     }
+
+
+def without_void(mask: np.ndarray, void: np.ndarray | None) -> np.ndarray:
+    """A mask with 255 where the image has no data."""
+    return mask if void is None else np.where(void, np.uint8(IGNORE), mask)
 
 
 def reject_row(item: Item, error: Reject) -> Row:

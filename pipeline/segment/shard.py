@@ -13,6 +13,7 @@ from pipeline.config import SegmentConfig
 from pipeline.corpus import Item
 from pipeline.crf.gpu import sharpen
 from pipeline.errors import Reject
+from pipeline.imaging.bands import as_picture
 from pipeline.metrics.registry import needs
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Prediction, Predictor, summarise
@@ -41,7 +42,8 @@ class ShardSegmenter:
         self.cfg, self.space = cfg, checkpoint.label_space
         device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
         self.turns = Turns(cfg.cpus_per_actor)
-        self.load = Loader(cfg, self.space, self.turns)
+        self.declared = checkpoint.image
+        self.load = Loader(cfg, self.space, self.turns, self.declared)
         self.predictor = Predictor(checkpoint.model, cfg.predict, device, cfg.batch_size, cfg.cpus_per_actor)
         self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
         self._keep_confidence = "confidence" in needs(dict(cfg.metrics))
@@ -73,8 +75,10 @@ class ShardSegmenter:
                 if len(masks) > self._depth:  # what waits to be encoded is bounded
                     self._result(list(masks.values())[-self._depth])
             rows = [self._result(masks[item.image_id]) for item in items if item.image_id in masks]
+        declared = self.declared is not None
+        schema = mask_schema(self.space.num_classes, dict(self.cfg.metrics), georeferenced=declared)
         return (
-            pa.Table.from_pylist(rows, schema=mask_schema(self.space.num_classes, dict(self.cfg.metrics))),
+            pa.Table.from_pylist(rows, schema=schema),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )
 
@@ -132,7 +136,7 @@ class ShardSegmenter:
             if self.cfg.crf is not None:
                 started = time.perf_counter()
                 placed = probs if self.cfg.crf_on == "device" else probs.cpu()
-                probs = sharpen(placed, loaded.image, self.cfg.crf, self.cfg.cpus_per_actor)
+                probs = sharpen(placed, as_picture(loaded.image), self.cfg.crf, self.cfg.cpus_per_actor)
                 final, mask_before_crf = (
                     summarise(probs),
                     before.mask,
@@ -144,7 +148,7 @@ class ShardSegmenter:
 
     def _streamed(self, streamed: Streamed) -> Row:
         with self.turns.all():
-            return streamed_row(streamed, self.predictor, self.cfg, self.space)
+            return streamed_row(streamed, self.predictor, self.cfg, self.space, self.declared)
 
     def _row(self, loaded: Loaded, prediction: Prediction, mask_before_crf: np.ndarray | None) -> Row:
         with self.turns.one():

@@ -1,12 +1,15 @@
 """An image too large to be decoded whole: strips of tiles through the model, the mask's PNG and all counts row by row."""
 
 import time
+from contextlib import ExitStack
 
 import numpy as np
 
-from pipeline.config import SegmentConfig
+from pipeline.config import ImageConfig, SegmentConfig
+from pipeline.corpus import open_file
 from pipeline.corpus.samples import wrong_size
 from pipeline.errors import Reject
+from pipeline.imaging.bands import Windows
 from pipeline.imaging.decode import open_header
 from pipeline.imaging.mask_png import MaskWriter
 from pipeline.imaging.strips import Strips
@@ -15,50 +18,53 @@ from pipeline.metrics.confusion import count_confusion
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Streamed
-from pipeline.segment.rows import Row, confusion_columns, identity_columns
+from pipeline.segment.rows import Row, confusion_columns, identity_columns, without_void
 
 
-def _holds_ids(label: bytes, cfg: SegmentConfig, space: LabelSpace) -> bool:
-    """Whether a label picture holds ids rather than colours."""
-    coloured = space.has_colours and (open_header(label, cfg.max_pixels).mode != "L" or not space.has_ids)
-    return not coloured
-
-
-def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, space: LabelSpace) -> Row:
+def streamed_row(
+    streamed: Streamed,
+    predictor: Predictor,
+    cfg: SegmentConfig,
+    space: LabelSpace,
+    declared: ImageConfig | None = None,
+) -> Row:
     """The row of one streamed image.
 
-    In memory at once: the encoded image, label and mask, two strips of the image a tile high, and scores of C x overlap x W.
+    In memory at once: the encoded label and mask, the encoded image if it lies in an archive or has no declared bands, two
+    strips of the image a tile high as it is stored, and scores of C x overlap x W.
 
+    Args:
+        declared: bands and range of the image; None = an 8-bit picture.
     Raises:
         Reject: as a whole image's; a fault in the last row is found after all others were predicted.
     """
     item, started = streamed.item, time.perf_counter()
     stage = "decode"
     try:
-        picture = Strips(streamed.image, cfg.max_pixels)
-        size = (picture.height, picture.width)
-        stage, label = "label", None
-        if streamed.label is not None:
-            label = Strips(streamed.label, cfg.max_pixels, ids=_holds_ids(streamed.label, cfg, space))
-            if (label.height, label.width) != size:
-                raise wrong_size(f"label of {item.image_id}", (label.height, label.width), size)
-        stage = "decode"
-        num_classes, top = space.num_classes, 0
-        pixels = np.zeros(num_classes, np.int64)
-        confusion = np.zeros((num_classes, num_classes), np.int64)
-        writer = MaskWriter(*size)
-        grid = Grid.over(size, cfg.predict.tile, cfg.predict.overlap)
-        for assembly, band in predictor.strips(grid, picture.rows):
-            if not np.isfinite(assembly.entropy):
-                raise NOT_FINITE
-            writer.add(band)
-            pixels += np.bincount(band.ravel(), minlength=num_classes)
-            if label is not None:
-                stage = "label"
-                ids = space.to_train(label.rows(top, top + len(band)), f"label of {item.image_id}")
-                confusion += count_confusion(ids, band, num_classes)
-                stage = "decode"
-            top += len(band)
+        with ExitStack() as stack:
+            picture = _picture(streamed, cfg, declared)
+            stack.enter_context(picture)
+            size = (picture.height, picture.width)
+            stage, label = "label", None
+            if streamed.label is not None:
+                label = _ids(streamed.label, cfg, space, declared)
+                stack.enter_context(label)
+                if (label.height, label.width) != size:
+                    raise wrong_size(f"label of {item.image_id}", (label.height, label.width), size)
+            stage = "decode"
+            tally = _Tally(size, space.num_classes)
+            grid = Grid.over(size, cfg.predict.tile, cfg.predict.overlap)
+            for assembly, band in predictor.strips(grid, picture.rows, picture.levels):
+                if not np.isfinite(assembly.entropy):
+                    raise NOT_FINITE
+                top, bottom = tally.next_rows(len(band))
+                void, ids = picture.void(top, bottom), None
+                if label is not None:
+                    stage = "label"
+                    ids = without_void(space.to_train(label.rows(top, bottom), f"label of {item.image_id}"), void)
+                    stage = "decode"
+                tally.add(band, void, ids)
+            georeference = picture.georeference
     except Reject as error:
         raise (error.at(stage) if error.stage == "decode" else error) from error
     except MemoryError as error:
@@ -67,11 +73,54 @@ def streamed_row(streamed: Streamed, predictor: Predictor, cfg: SegmentConfig, s
         **identity_columns(item),
         "height": size[0],
         "width": size[1],
-        "mask": {"bytes": writer.finish(), "path": f"{item.image_id}.png"},
-        "pixels": pixels.tolist(),
-        **({} if label is None else confusion_columns(confusion)),
+        "georeference": georeference,
+        "mask": {"bytes": tally.writer.finish(), "path": f"{item.image_id}.png"},
+        "pixels": tally.pixels.tolist(),
+        **({} if label is None else confusion_columns(tally.confusion)),
         "confidence": assembly.confidence,
         "entropy": assembly.entropy,
         **streamed.seconds,
         "seconds_forward": time.perf_counter() - started,  # decoding and encoding, which go with it, too
     }
+
+
+class _Tally:
+    """The mask's PNG and all counts, as rows of the mask come in."""
+
+    def __init__(self, size: tuple[int, int], num_classes: int) -> None:
+        self._num_classes, self._top = num_classes, 0
+        self.pixels = np.zeros(num_classes, np.int64)
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        self.writer = MaskWriter(*size)
+
+    def next_rows(self, count: int) -> tuple[int, int]:
+        return self._top, self._top + count
+
+    def add(self, band: np.ndarray, void: np.ndarray | None, ids: np.ndarray | None) -> None:
+        """The next rows: (h, W) train ids, where there is no data, and the truth where there is one."""
+        kept = without_void(band, void)
+        self.writer.add(kept)
+        self.pixels += np.bincount(kept.ravel(), minlength=self._num_classes)[: self._num_classes]
+        if ids is not None:
+            self.confusion += count_confusion(ids, band, self._num_classes)
+        self._top += len(band)
+
+
+def _picture(streamed: Streamed, cfg: SegmentConfig, declared: ImageConfig | None) -> Strips | Windows:
+    if declared is not None:
+        source = open_file(streamed.item.image) if streamed.image is None else streamed.image
+        return Windows(source, cfg.max_pixels, declared)
+    assert streamed.image is not None
+    return Strips(streamed.image, cfg.max_pixels)
+
+
+def _ids(label: bytes, cfg: SegmentConfig, space: LabelSpace, declared: ImageConfig | None) -> Strips | Windows:
+    """Ids by the library that the image is read by, so that one extra is enough; colours by libvips."""
+    ids = _holds_ids(label, cfg, space)
+    return Windows(label, cfg.max_pixels, None) if ids and declared is not None else Strips(label, cfg.max_pixels, ids)
+
+
+def _holds_ids(label: bytes, cfg: SegmentConfig, space: LabelSpace) -> bool:
+    """Whether a label picture holds ids rather than colours."""
+    coloured = space.has_colours and (open_header(label, cfg.max_pixels).mode != "L" or not space.has_ids)
+    return not coloured

@@ -25,6 +25,7 @@ from pipeline.corpus import Item, list_items
 from pipeline.corpus.samples import load_pair
 from pipeline.crf.gpu import sharpen
 from pipeline.errors import UserError
+from pipeline.imaging.bands import as_picture
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.boundary import boundary_iou, count_boundary
 from pipeline.metrics.confusion import count_confusion
@@ -121,7 +122,7 @@ def _predict(payload: dict[str, Any], wanted: Sequence[tuple[Item, str]]) -> Non
     device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
     predictor = Predictor(ready.model, cfg.predict, device)
     for item, uri in wanted:
-        image, _ = load_pair(item, ready.label_space, cfg.max_pixels)
+        image, _ = load_pair(item, ready.label_space, cfg.max_pixels, ready.image)
         file = io.BytesIO()
         np.save(file, predictor.probs([image])[0].cpu().numpy().astype(np.float16))
         storage.put(uri, file.getvalue())
@@ -151,13 +152,14 @@ def _evaluate(
 def _count(payload: dict[str, Any], item: Item, uri: str, settings: Sequence[dict[str, Any] | None]) -> np.ndarray:
     """(settings, K) counts of one image."""
     cfg = parse(SegmentConfig, payload, where="segment config")
-    space = checkpoint.label_space_of(cfg.checkpoint)
-    image, label = load_pair(item, space, cfg.max_pixels)
+    space, declared = checkpoint.label_space_of(cfg.checkpoint), checkpoint.image_of(cfg.checkpoint)
+    image, label = load_pair(item, space, cfg.max_pixels, declared)
+    picture = as_picture(image)
     device = "cuda" if cfg.gpus_per_actor > 0 and cfg.crf_on == "device" else "cpu"
     probs = torch.from_numpy(np.load(io.BytesIO(storage.read(uri))).astype(np.float32)).to(device)
     counts = []
     for values in settings:
-        marginals = probs if values is None else sharpen(probs, image, CrfConfig(**values), cfg.cpus_per_actor)
+        marginals = probs if values is None else sharpen(probs, picture, CrfConfig(**values), cfg.cpus_per_actor)
         mask = marginals.argmax(dim=0).to(torch.uint8).cpu().numpy()
         confusion = count_confusion(label, mask, space.num_classes)
         boundary = count_boundary(label, mask, space.num_classes, (BOUNDARY_PX,))

@@ -7,14 +7,14 @@ from itertools import islice
 import numpy as np
 import torch
 
-from pipeline.config import AugmentConfig, LossConfig
+from pipeline.config import AugmentConfig, ImageConfig, LossConfig
 from pipeline.corpus import Item, read
 from pipeline.corpus.samples import decode_ids, load_pair, no_rejects
 from pipeline.imaging.augment import augment, drop_cells
 from pipeline.labels import LabelSpace, Outside
 from pipeline.read_ahead import read_ahead
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # (N, 3, h, w) uint8 images, (N, h, w) uint8 labels
+Batch = tuple[torch.Tensor, torch.Tensor]  # (N, D, h, w) images as `augment` has them, (N, h, w) uint8 labels
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:
@@ -64,6 +64,7 @@ def epoch_batches(
     max_pixels: int,
     counts: np.ndarray | None = None,
     loss: LossConfig | None = None,
+    declared: ImageConfig | None = None,
     first: int = 0,
     num_threads: int = 1,
     ahead: int = 3,
@@ -77,6 +78,7 @@ def epoch_batches(
     Args:
         batch_size: of all workers together; a multiple of `world_size`.
         counts: (I, C) labelled pixels of each item, for class-uniform views.
+        declared: bands and range of the images; absent = 8-bit pictures.
         loss: says which share of the pixels counts; absent = all.
         first: batches of the epoch that are done already.
         ahead: batches prepared before they are asked for.
@@ -90,7 +92,7 @@ def epoch_batches(
     def view(place: int) -> Batch:
         index, holding = order[place]
         rng = np.random.default_rng([seed, epoch, place])
-        image, label = augment(*load_pair(items[index], space, max_pixels), cfg, rng, holding)
+        image, label = augment(*load_pair(items[index], space, max_pixels, declared), cfg, rng, holding)
         return image, label if loss is None else drop_cells(label, loss.sample, loss.sample_px, rng)
 
     def collect(views: list[Batch]) -> Batch:

@@ -15,6 +15,7 @@ from pipeline import models, storage
 from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
+from pipeline.imaging.bands import require_rasterio
 from pipeline.models import checkpoint
 from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
@@ -68,10 +69,13 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     for stage in stages:
         run_folder.require_splits(stage)
         with torch.device("meta"):
-            network = models.build(stage.model, stage.label_space.space.num_classes)
+            bands = 3 if stage.image is None else len(stage.image.bands)
+            network = models.build(stage.model, stage.label_space.space.num_classes, bands=bands)
             network.check_size(torch.zeros(1, 3, *stage.augment.crop))
+    if cfg.image is not None:
+        require_rasterio()
     if stages[0].start_from:
-        checkpoint.load(stages[0].start_from)
+        models.fit_bands(network, checkpoint.load(stages[0].start_from).model)
     if cfg.tensorboard:
         tensorboard.require_tensorboard()
     if cfg.mlflow:

@@ -43,10 +43,12 @@ class Learner:
         self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
         torch.manual_seed(cfg.seed)
         pretrained = cfg.weights == "imagenet" and cfg.start_from is None
-        self.network: Network = models.build(cfg.model, num_classes, pretrained=pretrained).place(device)
+        bands = 3 if cfg.image is None else len(cfg.image.bands)
+        self.network: Network = models.build(cfg.model, num_classes, pretrained, bands).place(device)
         if cfg.start_from is not None:
             start = checkpoint.load(cfg.start_from)
             models.check_encoder(self.network, start.model)
+            models.fit_bands(self.network, start.model)
             models.start_from(self.network, start.model.state_dict())
             self.network.mean, self.network.std = start.model.mean, start.model.std  # what its encoder learnt to see
         for part in held_still(self.network, cfg.freeze_backbone, cfg.freeze_all_but_head):
@@ -61,7 +63,7 @@ class Learner:
         self.loss = Loss(cfg.loss, weights, device)
 
     def step(self, images: torch.Tensor, label: torch.Tensor, step: int, steps: int, data_wait_s: float) -> StepResult:
-        """Learn from this worker's share of a batch: (n, 3, h, w) and (n, h, w), uint8. Steps count from 0."""
+        """Learn from this worker's share of a batch: (n, D, h, w) images and (n, h, w) uint8. Steps count from 0."""
         torch.manual_seed(self.cfg.seed + 1_000_003 * step + self.rank)
         lr = set_lr(self.optimizer, self.cfg.optimizer, step, steps)
         images, label = (batch.to(self.device, non_blocking=True) for batch in (images, label))

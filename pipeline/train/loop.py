@@ -109,6 +109,7 @@ def _train_epoch(
         max_pixels=cfg.max_pixels,
         counts=data.counts,
         loss=cfg.loss,
+        declared=cfg.image,
         first=position.step % data.steps,
         num_threads=cfg.read_threads,
         pin=learner.device.type == "cuda",

@@ -77,11 +77,11 @@ def save_checkpoint(cfg: TrainConfig, network: Network, position: Position, vali
         "corpus": cfg.corpus.model_dump(),
         "split": cfg.train_split,
     }
-    checkpoint.save(storage.join(cfg.output, "last"), network, cfg.model, space, info)
+    checkpoint.save(storage.join(cfg.output, "last"), network, cfg.model, space, info, cfg.image)
     value = figure(validation, cfg.best_by)
     if position.best is None or value > position.best:
         position.best = value
-        checkpoint.save(storage.join(cfg.output, "best"), network, cfg.model, space, info)
+        checkpoint.save(storage.join(cfg.output, "best"), network, cfg.model, space, info, cfg.image)
 
 
 def good_state(cfg: TrainConfig) -> str:

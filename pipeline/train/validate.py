@@ -10,6 +10,7 @@ from pipeline.config import PredictConfig, TrainConfig
 from pipeline.corpus import Item
 from pipeline.corpus.samples import load_pair
 from pipeline.crf import dense_crf
+from pipeline.imaging.bands import as_picture
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.models import Network
@@ -43,32 +44,35 @@ def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, w
 def example_masks(
     network: Network, cfg: TrainConfig, items: list[Item]
 ) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """(image id, image, label, mask) of four images that are spread evenly over the split: the same ones each time."""
+    """(image id, picture, label, mask) of four images that are spread evenly over the split: the same ones each time."""
     mask_of = _masker(network, cfg)
     count = min(NUM_PICTURES, len(items))
     chosen = [items[index * len(items) // count] for index in range(count)]
     space = cfg.label_space.space
     pairs = _loaded(chosen, space, cfg)
-    return [(item.image_id, *pair, mask_of(pair[0])) for item, pair in zip(chosen, pairs, strict=True)]
+    return [
+        (item.image_id, as_picture(image), label, mask_of(image))
+        for item, (image, label) in zip(chosen, pairs, strict=True)
+    ]
 
 
 def _loaded(items: list[Item], space: LabelSpace, cfg: TrainConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Image and label of each item, read and decoded ahead of the network."""
-    load = partial(load_pair, space=space, max_pixels=cfg.max_pixels)
+    load = partial(load_pair, space=space, max_pixels=cfg.max_pixels, declared=cfg.image)
     for _, pair in read_ahead(load, items, cfg.read_threads, depth=cfg.read_threads + 1):
         yield pair.result()
 
 
 def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """(H, W, 3) uint8 RGB -> (H, W) uint8 train ids, by the calls with which `segment` answers an image."""
+    """A decoded image -> (H, W) uint8 train ids, by the calls with which `segment` answers an image."""
     device = next(network.parameters()).device
     settings = PredictConfig(precision=cfg.precision)
     predictor = Predictor(network.eval(), settings, device, num_threads=cfg.cpus_per_worker)
 
     def mask_of(image: np.ndarray) -> np.ndarray:
-        if cfg.validate_crf is None:
+        if (crf := cfg.validate_crf) is None:
             return predictor.masks([image])[0].mask
         probs = predictor.probs([image])[0].cpu().numpy()
-        return summarise(torch.from_numpy(dense_crf(probs, image, cfg.validate_crf, cfg.cpus_per_worker))).mask
+        return summarise(torch.from_numpy(dense_crf(probs, as_picture(image), crf, cfg.cpus_per_worker))).mask
 
     return mask_of

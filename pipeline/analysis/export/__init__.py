@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from pipeline import storage
-from pipeline.analysis.export import cityscapes, coco_rle, png
+from pipeline.analysis.export import cityscapes, coco_rle, geotiff, png
 from pipeline.analysis.export.base import Exported
 from pipeline.analysis.run_view import RunView
 from pipeline.errors import UserError
@@ -12,6 +12,7 @@ FORMATS: dict[str, Callable[[RunView, str], Exported]] = {
     "cityscapes": cityscapes.write,
     "png": png.write,
     "coco-rle": coco_rle.write,
+    "geotiff": geotiff.write,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.analysis.run_view import RunView
-from pipeline.analysis.sums import batches
+from pipeline.analysis.sums import BATCH_ROWS, batches
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Exported:
     masks: int
 
 
-def rows_of(view: RunView, *columns: str) -> Iterator[dict[str, Any]]:
-    """These columns of each answered image, a few parts' worth of rows in memory at a time."""
-    for batch in batches(view.parts("masks"), list(columns)):
+def rows_of(view: RunView, *columns: str, batch_rows: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
+    """These columns of each answered image, so many rows in memory at a time."""
+    for batch in batches(view.parts("masks"), list(columns), batch_rows):
         yield from batch.to_pylist()
 
 

@@ -10,6 +10,7 @@ from pipeline.analysis.export.base import Exported, rows_of
 from pipeline.analysis.export.rle import encode_rle
 from pipeline.analysis.run_view import RunView
 from pipeline.imaging.mask_png import decode_mask
+from pipeline.labels import IGNORE
 
 
 def write(view: RunView, out: str) -> Exported:
@@ -24,7 +25,7 @@ def write(view: RunView, out: str) -> Exported:
         height, width = mask.shape
         name = _file_name(corpus, row["image_id"], row["uri"], row["member"])
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        for index in np.unique(mask).tolist():
+        for index in np.unique(mask[mask != IGNORE]).tolist():  # no data has no class
             region = mask == index
             rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
             top, left = int(rows[0]), int(columns[0])

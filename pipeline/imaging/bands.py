@@ -1,0 +1,333 @@
+"""Images whose stored values a config declares: bands of 8 to 64 bits in PNG and TIFF, whole or a window of rows at a time.
+
+rasterio (GDAL) reads them; it is imported here and in `geotiff.py` alone. Decoded values are float32 levels, 0 = low end of the
+declared range and 255 = high end, so that the network's mean and std mean the same as for 8-bit pictures: 12-bit values keep
+their 4096 levels, of which uint8 would leave 256. Pixels that are nodata in a band (the value that the file calls so, NaN or
+infinite) are NaN in every band: the network sees the mean there, their labels are ignored, and masks have 255.
+
+Letters: H rows, W columns, N bands.
+"""
+
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from pipeline.config import ImageConfig
+from pipeline.errors import Reject, UserError
+from pipeline.imaging.decode import require_size
+
+Source = bytes | Callable[[], io.RawIOBase]  # a whole file, or what opens it for ranged reads
+_DRIVERS = {b"\x89PNG": "PNG", b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff"}
+_CACHE_BYTES = 128 << 20  # of GDAL's decoded blocks, of all threads of the process
+_CHUNK_ROWS = 128  # read at once, at least: whole blocks of the file
+_PURE_DIGITS = "biuf"  # kinds of numpy types that are levels: no complex numbers
+
+
+def require_rasterio() -> Any:
+    """The library; UserError says how to install it."""
+    try:
+        import rasterio
+        import rasterio.crs
+        import rasterio.errors
+        import rasterio.io
+        import rasterio.session
+        import rasterio.windows
+    except ImportError as error:
+        raise UserError(
+            f"images with declared bands and GeoTIFFs are read by rasterio ({error}); run: pip install 'maskmill[geo]', on "
+            "every node"
+        ) from None
+    return rasterio
+
+
+def decode_bands(source: Source, declared: ImageConfig, max_pixels: int) -> tuple[np.ndarray, str | None]:
+    """(H, W, N) float32 levels, NaN where there is no data, as the file stores them; and its georeference.
+
+    Raises:
+        Reject: as `Windows`.
+    """
+    with Windows(source, max_pixels, declared) as windows:
+        levels = np.empty((windows.height, windows.width, len(declared.bands)), np.float32)
+        for top in range(0, windows.height, 4 * _CHUNK_ROWS):
+            bottom = min(windows.height, top + 4 * _CHUNK_ROWS)
+            levels[top:bottom] = windows.levels(windows.rows(top, bottom))
+        return levels, windows.georeference
+
+
+def size_of(source: Source) -> tuple[int, int]:
+    """(height, width) of a file, from its header."""
+    with ExitStack() as stack:
+        dataset, _ = _opened(source, stack)
+        return dataset.height, dataset.width
+
+
+def georeference_of(source: Source) -> str | None:
+    """As `Windows.georeference`, of any PNG or TIFF."""
+    with ExitStack() as stack:
+        return _georeference(_opened(source, stack)[0])
+
+
+class Windows:
+    """One PNG or TIFF, open: its declared bands as stored, row after row, never the whole of it.
+
+    Args:
+        declared: bands and range of an image; None = a label, whose only band holds ids of 8 bits.
+    Raises:
+        Reject: `not_an_image`, `corrupt`, `too_large`, `missing_band`, `bit_depth`, `unsupported_mode`,
+            `label_not_indexed`; `store_error` where the store failed.
+        UserError: rasterio is not installed.
+    """
+
+    def __init__(self, source: Source, max_pixels: int, declared: ImageConfig | None) -> None:
+        with ExitStack() as stack:
+            self._dataset, self._failure = _opened(source, stack)
+            self.height, self.width = self._dataset.height, self._dataset.width
+            require_size(self.height, self.width, max_pixels)
+            self._declared = declared
+            if declared is None:
+                _check_ids(self._dataset)
+            else:
+                _check_bands(self._dataset, declared)
+            self._bands = [1] if declared is None else list(declared.bands)
+            self._dtype = np.result_type(*(self._dataset.dtypes[band - 1] for band in self._bands))
+            self._nodata = [self._dataset.nodatavals[band - 1] for band in self._bands]
+            self._first, self._kept = 0, self._empty(0)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Windows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """(bottom - top, W, N) as stored, of a label (bottom - top, W); neither may be less than in the call before.
+
+        Raises:
+            Reject: `corrupt`, or `store_error`.
+        """
+        have = self._first + len(self._kept)
+        assert self._first <= top <= have <= bottom <= self.height, "rows are read once, from the top down"
+        self._kept = self._kept[top - self._first :].copy()  # lets go of the rows above
+        found = self._empty(bottom - top)
+        found[: have - top] = self._kept
+        block = self._dataset.block_shapes[0][0]
+        chunk = -(-_CHUNK_ROWS // block) * block
+        row = have
+        while row < bottom:
+            end = min(bottom, (row // chunk + 1) * chunk)
+            found[row - top : end - top] = self._read(row, end).reshape(found[row - top : end - top].shape)
+            row = end
+        self._first, self._kept = top, found
+        return found
+
+    def levels(self, stored: np.ndarray) -> np.ndarray:
+        """(h, W, N) as stored -> float32 levels 0..255, NaN where there is no data."""
+        assert self._declared is not None
+        low, high = np.array(self._declared.spans, np.float64).T
+        scaled = stored.astype(np.float32)
+        scaled -= low.astype(np.float32)
+        scaled *= (255 / (high - low)).astype(np.float32)
+        np.clip(scaled, 0, 255, out=scaled)
+        if (void := self._void(stored)) is not None:
+            scaled[void] = np.nan
+        return scaled
+
+    def void(self, top: int, bottom: int) -> np.ndarray | None:
+        """(bottom - top, W) bool: pixels without data, of rows that `rows` gave last; None where none can be."""
+        return self._void(self._kept[top - self._first : bottom - self._first])
+
+    @property
+    def georeference(self) -> str | None:
+        """JSON: `crs` as WKT, and `transform`, the six numbers of GDAL's affine; None where the file has no CRS."""
+        return _georeference(self._dataset)
+
+    def _empty(self, count: int) -> np.ndarray:
+        shape = (count, self.width) if self._declared is None else (count, self.width, len(self._bands))
+        return np.empty(shape, self._dtype)
+
+    def _read(self, top: int, bottom: int) -> np.ndarray:
+        """(bottom - top, W, N)."""
+        from rasterio.windows import Window
+
+        with _explained(f"at row {top}", self._failure), settings():
+            window = Window(0, top, self.width, bottom - top)
+            return np.moveaxis(self._dataset.read(self._bands, window=window), 0, -1)
+
+    def _void(self, stored: np.ndarray) -> np.ndarray | None:
+        void = None if stored.dtype.kind != "f" else ~np.isfinite(stored).all(axis=-1)
+        for place, nodata in enumerate(self._nodata):
+            if nodata is not None and not np.isnan(nodata):
+                here = stored[..., place] == nodata
+                void = here if void is None else void | here
+        return void
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 of a decoded image, for eyes and the CRF: the first three bands, one band three times, no data black."""
+    if image.dtype == np.uint8:
+        return image
+    chosen = image[..., [0, 1, 2] if image.shape[-1] >= 3 else [0, 0, 0]]
+    return np.nan_to_num(chosen).round().astype(np.uint8)
+
+
+def void_of(image: np.ndarray) -> np.ndarray | None:
+    """(H, W) bool, pixels of a decoded image without data; None where there are none."""
+    if image.dtype == np.uint8:
+        return None
+    void: np.ndarray = np.isnan(image[..., 0])
+    return void if void.any() else None
+
+
+def _opened(source: Source, stack: ExitStack) -> tuple[Any, Callable[[], OSError | None]]:
+    """The dataset, closed with the stack; and what tells the store's failure behind an error of GDAL's."""
+    rasterio = require_rasterio()
+    start, failure = _start(source)
+    driver = _DRIVERS.get(start)
+    if driver is None:
+        raise Reject(
+            "decode",
+            "not_an_image",
+            f"no PNG or TIFF, which is what `image` declares bands of (it starts with {str(start)[1:]}); convert it",
+        )
+    with _explained("", failure.told), settings(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        if isinstance(source, bytes):
+            file = stack.enter_context(rasterio.io.MemoryFile(source))
+            dataset = file.open(driver=driver, sharing=False)
+        else:
+            name = f"{uuid4()}.tif"  # GDAL keeps one opener a name
+            dataset = rasterio.open(name, driver=driver, sharing=False, opener=partial(failure.open, source, name))
+    return stack.enter_context(dataset), failure.told
+
+
+class _Failure:
+    """What the store raised beneath GDAL, which would say no more than that a read failed."""
+
+    def __init__(self) -> None:
+        self._error: OSError | None = None
+
+    def told(self) -> OSError | None:
+        return self._error
+
+    def open(self, source: Callable[[], io.RawIOBase], name: str, path: str, mode: str = "rb") -> io.RawIOBase:
+        """The file under its own name; GDAL also looks for others beside it."""
+        if os.path.basename(path) != name:
+            raise FileNotFoundError(path)
+        file = source()
+        read = file.read
+
+        def remembered(length: int = -1) -> bytes | None:
+            try:
+                return read(length)
+            except OSError as error:
+                self._error = error
+                raise
+
+        file.read = remembered  # type: ignore[method-assign]
+        return file
+
+
+def _start(source: Source) -> tuple[bytes, _Failure]:
+    if isinstance(source, bytes):
+        if not source:
+            raise Reject("decode", "empty", "the file is empty; copy it again")
+        return source[:4], _Failure()
+    with source() as file:
+        return file.read(4) or b"", _Failure()
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """GDAL as every call of ours has it: a bounded cache, and no files beside the one that is named."""
+    rasterio = require_rasterio()
+    with rasterio.Env(
+        rasterio.session.DummySession(),
+        GDAL_CACHEMAX=_CACHE_BYTES,
+        GDAL_PAM_ENABLED="NO",  # neither reads nor writes files beside an image
+        GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+    ):
+        yield
+
+
+@contextmanager
+def _explained(where: str, failure: Callable[[], OSError | None]) -> Iterator[None]:
+    """GDAL's errors as a Reject."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        if (met := failure()) is not None:
+            raise Reject("read", "store_error", f"{type(met).__name__}: {met}") from met
+        sentence = " ".join(str(error.__cause__ or error).split())
+        raise Reject(
+            "decode",
+            "corrupt",
+            f"the image cannot be decoded{f' {where}' if where else ''} ({sentence}); copy it again",
+        ) from None
+
+
+def _check_bands(dataset: Any, declared: ImageConfig) -> None:
+    """Raise Reject where a file has not what is declared of it."""
+    for band, (low, high) in zip(declared.bands, declared.spans, strict=True):
+        if band > dataset.count:
+            raise Reject(
+                "decode",
+                "missing_band",
+                f"image.bands asks for band {band}, and the file has {dataset.count}; set image.bands to bands that it has",
+            )
+        if dataset.colorinterp[band - 1].name == "palette":
+            raise Reject(
+                "decode",
+                "unsupported_mode",
+                f"band {band} holds places in a palette, which are no levels; convert the image to grey or RGB",
+            )
+        dtype = np.dtype(dataset.dtypes[band - 1])
+        if dtype.kind not in _PURE_DIGITS:
+            raise Reject(
+                "decode", "unsupported_mode", f"band {band} is {dtype}, which are no levels; convert the image"
+            )
+        least, most, words = _limits(dataset, band, dtype)
+        if high > most or low < least:
+            raise Reject(
+                "decode",
+                "bit_depth",
+                f"image.range is [{low:g}, {high:g}], and band {band} of the file is {words}, {least:g} to {most:g}; convert "
+                "the image to the depth of the others, or declare a range of its own in another run",
+            )
+
+
+def _limits(dataset: Any, band: int, dtype: np.dtype) -> tuple[float, float, str]:
+    """The least and the most that a band can hold, and its type in words."""
+    if dtype.kind == "f":
+        return -np.inf, np.inf, str(dtype)
+    bits = dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS")
+    if bits is not None and dtype.kind == "u":
+        return 0, 2 ** int(bits) - 1, f"of {bits} bits"
+    info = np.iinfo(dtype)
+    return info.min, info.max, str(dtype)
+
+
+def _check_ids(dataset: Any) -> None:
+    if dataset.count != 1 or dataset.dtypes[0] != "uint8":
+        raise Reject(
+            "decode",
+            "label_not_indexed",
+            f"the label of a streamed image is one band of 8 bits, found {dataset.count} of {dataset.dtypes[0]}; store class "
+            "ids",
+        )
+
+
+def _georeference(dataset: Any) -> str | None:
+    if dataset.crs is None:
+        return None
+    return json.dumps({"crs": dataset.crs.to_wkt(), "transform": list(dataset.transform.to_gdal())})
