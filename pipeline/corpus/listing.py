@@ -87,10 +87,10 @@ def _from_rows(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogue
     for item in layout.rows(cfg):
         catalogue.add_image(in_split(item))
     if item is None:
-        what = "no row in it" if layout.patterns is None else f"no image of layout '{layout.name}' in it"
-        raise UserError(
-            f"corpus {cfg.images}: there is {what}; check the path or the bucket and its credentials{_source(cfg)}"
-        )
+        if layout.patterns is not None:
+            expects = layout.patterns(cfg).expects
+            raise UserError(f"corpus {cfg.images}: it has no image of layout '{layout.name}' ({expects}){_source(cfg)}")
+        raise UserError(f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials")
     return catalogue
 
 

@@ -1,0 +1,278 @@
+"""COCO: pictures of segments with their JSON, polygons and runs; each label is what COCO's own programs make of it."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import storage
+from pipeline.config import CorpusConfig
+from pipeline.corpus import items_of, list_items, plan_shards, read, scan_items
+from pipeline.corpus.detect import find_layout
+from pipeline.corpus.readers import coco
+from pipeline.corpus.samples import load
+from pipeline.errors import Reject, UserError
+from tests.test_archives import JPEG, write, zipped
+
+SIZE = (40, 60)  # height, width
+
+
+def photo():
+    file = io.BytesIO()
+    Image.new("RGB", SIZE[::-1], (10, 20, 30)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def id2rgb(ids):
+    """cocodataset.org/#format-data, 4. Panoptic Segmentation: ids=R+G*256+B*256^2."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+
+
+def draw_panoptic(split="val2017", number=3, seed=0):
+    """Files, and {image id: the category of each pixel, 0 where there is none}."""
+    rng = np.random.default_rng(seed)
+    files, truth, annotations = {}, {}, []
+    for image in range(1, number + 1):
+        name, ids, categories = f"{image:012d}", np.zeros(SIZE, np.int64), np.zeros(SIZE, np.int64)
+        segments = []
+        for category in rng.choice([1, 3, 44, 90, 92, 184, 200], 5):
+            segment = int(rng.integers(1, 1 << 24))
+            top, left = rng.integers(0, 30), rng.integers(0, 45)
+            ids[top : top + 15, left : left + 20], categories[top : top + 15, left : left + 20] = segment, category
+            segments.append(
+                {"id": segment, "category_id": int(category), "iscrowd": 0, "area": 300, "bbox": [0, 0, 1, 1]}
+            )
+        segments = [part for part in segments if (ids == part["id"]).any()]
+        annotations.append({"image_id": image, "file_name": f"{name}.png", "segments_info": segments})
+        files[f"{split}/{name}.jpg"] = photo()
+        files[f"annotations/panoptic_{split}/{name}.png"] = png(id2rgb(ids))
+        truth[f"{split}/{name}"] = categories
+    described = {
+        "info": {"year": 2018}, "licenses": [],
+        "images": [{"id": n, "file_name": f"{n:012d}.jpg", "height": SIZE[0], "width": SIZE[1]} for n in range(1, number + 1)],
+        "annotations": annotations, "categories": [{"id": 1, "name": "person", "isthing": 1}],
+    }  # fmt: skip
+    files[f"annotations/panoptic_{split}.json"] = json.dumps(described).encode()
+    return files, truth
+
+
+def labels_of(uri, **values):
+    cfg = find_layout(CorpusConfig(images=uri, **values)).cfg
+    items = list_items(cfg, None)
+    (plan,) = plan_shards(scan_items(cfg, None), 100)
+    assert items_of(plan) == items
+    return cfg.layout, {item.image_id: load(item, None, 1 << 20).label for item in items}
+
+
+def test_a_picture_of_segments_becomes_the_category_of_each_pixel(tmp_path):
+    files, truth = draw_panoptic()
+    for uri in (write(tmp_path / "coco", files), zipped(tmp_path / "a.zip", files, "coco/")):
+        layout, found = labels_of(uri)
+        assert (layout, sorted(found)) == ("coco", sorted(truth))
+        for image_id, label in found.items():
+            np.testing.assert_array_equal(label, truth[image_id])
+    assert any(truth[name].max() >= 184 for name in truth) and all((truth[name] == 0).any() for name in truth)
+    assert list_items(CorpusConfig(images=uri, layout="coco"), "val2017")[0].groups == {"split": "val2017"}
+
+
+def test_a_picture_of_segments_agrees_with_panopticapi(tmp_path):
+    utils = pytest.importorskip("panopticapi.utils", reason="panopticapi asks for numpy 1, so it is no extra of ours")
+    files, _ = draw_panoptic(seed=1)
+    folder = write(tmp_path, files)
+    described = json.loads(files["annotations/panoptic_val2017.json"])
+    _, found = labels_of(folder)
+    for one in described["annotations"]:
+        drawn = np.asarray(Image.open(f"{folder}/annotations/panoptic_val2017/{one['file_name']}"))
+        np.testing.assert_array_equal(utils.id2rgb(utils.rgb2id(drawn)), drawn)
+        wanted = np.zeros(SIZE, np.uint8)
+        for part in one["segments_info"]:
+            wanted[utils.rgb2id(drawn) == part["id"]] = part["category_id"]
+        np.testing.assert_array_equal(found[f"val2017/{one['file_name'][:-4]}"], wanted)
+
+
+def draw_annotations(categories=(1, 2, 18), number=2, split="val2017"):
+    """instances_<split>.json with polygons of one and of several parts, runs as numbers and as text, and a crowd."""
+    from pycocotools import mask as runs
+
+    rng = np.random.default_rng(3)
+    annotations = []
+    for image in range(1, number + 1):
+        blob = np.zeros(SIZE, np.uint8)
+        blob[5:25, 10:30] = rng.integers(0, 2, (20, 20))
+        text = runs.encode(np.asfortranarray(blob))
+        crowd = np.zeros(SIZE, np.uint8)
+        crowd[2:35, 2:50] = 1
+        columns = crowd.ravel(order="F")
+        counts = np.diff(np.flatnonzero(np.diff(np.r_[0, columns, 0]) != 0), prepend=0).tolist()
+        shapes = [
+            ([[3.5, 3.5, 40.2, 5.1, 30.7, 33.3, 4.4, 30.9]], 0),
+            ([[20, 2, 58, 2, 58, 20, 20, 20], [5, 30, 12, 30, 12, 38, 5, 38]], 0),
+            ({"size": list(SIZE), "counts": [*counts, SIZE[0] * SIZE[1] - sum(counts)]}, 1),
+            ({"size": list(SIZE), "counts": text["counts"].decode()}, 0),
+            ([[6, 6, 12, 6, 12, 12, 6, 12]], 0),
+            ([[6, 6, 12, 6, 12, 12, 6, 12]], 0),  # of one size: the later lies on the earlier
+        ]
+        for number_, (shape, crowded) in enumerate(shapes):
+            category = categories[number_ % len(categories)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": category,
+                    "segmentation": shape,
+                    "iscrowd": crowded,
+                }
+            )
+    images = [
+        {"id": n, "file_name": f"{n:012d}.jpg", "height": SIZE[0], "width": SIZE[1]} for n in range(1, number + 2)
+    ]
+    described = {"images": images, "annotations": annotations, "categories": [{"id": c} for c in categories]}
+    return {f"{split}/{one['file_name']}": photo() for one in images} | {
+        f"annotations/instances_{split}.json": json.dumps(described, indent=1).encode()
+    }
+
+
+def by_pycocotools(json_path, image, nothing=0):
+    """What pycocotools decodes, laid one on the other: crowds, then from the largest to the smallest."""
+    from pycocotools.coco import COCO
+
+    api = COCO(json_path)
+    canvas = np.full(SIZE, nothing, np.uint16)
+    masks = [(one, api.annToMask(one)) for one in api.loadAnns(api.getAnnIds(imgIds=[image]))]
+    for one, mask in sorted(masks, key=lambda pair: (not pair[0]["iscrowd"], -int(pair[1].sum()))):
+        canvas[mask == 1] = 255 if one["iscrowd"] else one["category_id"]
+    return canvas
+
+
+@pytest.mark.parametrize(("categories", "nothing"), [((1, 2, 18), 0), ((0, 4, 9), 255)])
+def test_polygons_and_runs_are_drawn_as_pycocotools_decodes_them(tmp_path, categories, nothing):
+    files = draw_annotations(categories)
+    folder = write(tmp_path / "coco", files)
+    wanted = {
+        f"val2017/{n:012d}": by_pycocotools(f"{folder}/annotations/instances_val2017.json", n, nothing)
+        for n in (1, 2, 3)
+    }
+    for uri in (folder, zipped(tmp_path / "a.zip", files, "coco/")):
+        layout, found = labels_of(uri)
+        assert (layout, sorted(found)) == ("coco_json", sorted(wanted))
+        for image_id, label in found.items():
+            np.testing.assert_array_equal(label, wanted[image_id])
+    assert set(np.unique(found["val2017/000000000001"])) == {*categories, nothing, 255}
+    assert (found["val2017/000000000003"] == nothing).all()  # an image without an annotation
+
+
+def test_categories_beyond_eight_bits_are_stored_in_sixteen(tmp_path):
+    folder = write(tmp_path, draw_annotations((1, 300, 1000)))
+    item = list_items(CorpusConfig(images=folder, layout="coco_json"), None)[0]
+    stored = np.asarray(Image.open(io.BytesIO(read(item.label))))
+    np.testing.assert_array_equal(stored, by_pycocotools(f"{folder}/annotations/instances_val2017.json", 1))
+    assert stored.max() == 1000
+
+
+def test_a_json_of_ones_own_goes_with_a_folder_of_photographs(tmp_path):
+    files = draw_annotations()
+    photographs = write(
+        tmp_path / "photos",
+        {f"may/{name.rpartition('/')[2]}": data for name, data in files.items() if name.endswith("jpg")},
+    )
+    storage.put(str(tmp_path / "export.json"), files["annotations/instances_val2017.json"])
+    layout, found = labels_of(photographs, labels=str(tmp_path / "export.json"))
+    assert (layout, sorted(found)) == ("coco_json", [f"{n:012d}" for n in (1, 2, 3)])
+    np.testing.assert_array_equal(found[f"{1:012d}"], by_pycocotools(str(tmp_path / "export.json"), 1))
+
+
+def test_a_json_beside_the_pictures_of_each_split_is_read(tmp_path):
+    """The form of Roboflow's export, whose names are the same in each split."""
+    files = {}
+    for split, category in (("train", 1), ("valid", 2)):
+        one = {
+            "id": 1,
+            "image_id": 0,
+            "category_id": category,
+            "segmentation": [[0, 0, 60, 0, 60, 40, 0, 40]],
+            "iscrowd": 0,
+        }
+        images = [{"id": 0, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}]
+        files[f"{split}/_annotations.coco.json"] = json.dumps({"images": images, "annotations": [one]}).encode()
+        files[f"{split}/a.jpg"] = photo()
+    layout, found = labels_of(write(tmp_path, files))
+    assert layout == "coco_json"
+    assert {name: label[20, 30] for name, label in found.items()} == {"train/a": 1, "valid/a": 2}
+
+
+def test_a_json_is_read_once_a_process(tmp_path, monkeypatch):
+    uri = zipped(tmp_path / "a.zip", draw_annotations())
+    taken = []
+    made = coco.CocoFile
+    monkeypatch.setattr(coco, "CocoFile", lambda text: taken.append(1) or made(text))
+    for item in list_items(CorpusConfig(images=uri, layout="coco_json"), None):
+        read(item.label)
+    assert len(taken) == 1
+
+
+def test_a_split_whose_pictures_are_not_there_is_passed_over_and_a_missing_picture_is_told(tmp_path):
+    files = draw_annotations() | {
+        "annotations/instances_train2017.json": draw_annotations(split="train2017")[
+            "annotations/instances_train2017.json"
+        ].replace(b"0000000", b"9999999")
+    }
+    folder = write(tmp_path / "val only", files)
+    assert len(list_items(CorpusConfig(images=folder, layout="coco_json"), None)) == 3
+    del files["val2017/000000000002.jpg"]
+    with pytest.raises(
+        UserError, match=r"instances_val2017\.json names 1 pictures that are not there.* '000000000002\.jpg'"
+    ):
+        list_items(CorpusConfig(images=write(tmp_path / "less", files), layout="coco_json"), None)
+
+
+def test_what_a_panoptic_archive_lacks_is_told(tmp_path):
+    files, _ = draw_panoptic()
+    without = {name: data for name, data in files.items() if not name.endswith(".json")}
+    with pytest.raises(UserError, match=r"it has panoptic_val2017/ and no panoptic_val2017\.json"):
+        list_items(CorpusConfig(images=write(tmp_path / "a", without), layout="coco"), None)
+    described = json.loads(files["annotations/panoptic_val2017.json"])
+    gone = described["annotations"][0]["segments_info"].pop()
+    del described["annotations"][1]
+    files["annotations/panoptic_val2017.json"] = json.dumps(described).encode()
+    first, second, third = list_items(CorpusConfig(images=write(tmp_path / "b", files), layout="coco"), None)
+    with pytest.raises(Reject, match=f"segment {gone['id']} of the picture is not described") as rejected:
+        load(first, None, 1 << 20)
+    assert (rejected.value.stage, rejected.value.reason) == ("label", "corrupt")
+    with pytest.raises(Reject, match=r"the JSON describes no picture 000000000002\.png"):
+        load(second, None, 1 << 20)
+    load(third, None, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[]", "no { at letter 0"),
+        (b'{"images": [', "not a JSON in COCO's form"),
+        (b'{"images": [{"id": 1}]}', "file_name"),
+        (b'{"images": [] "annotations": []}', "not a JSON in COCO's form"),
+        (b"\xff\xfe", "not a JSON in COCO's form"),
+    ],
+)
+def test_a_json_that_is_none_is_told(tmp_path, text, words):
+    folder = write(tmp_path, {"val2017/1.jpg": JPEG, "annotations/instances_val2017.json": text})
+    with pytest.raises(UserError, match=f"{words}.*export it again"):
+        list_items(CorpusConfig(images=folder, layout="coco_json"), None)
+
+
+def test_an_annotation_that_cannot_be_drawn_rejects_its_image_alone(tmp_path):
+    files = draw_annotations()
+    described = json.loads(files["annotations/instances_val2017.json"])
+    described["annotations"][0]["segmentation"] = {"size": [1, 1], "counts": "0"}
+    files["annotations/instances_val2017.json"] = json.dumps(described).encode()
+    first, second, _ = list_items(CorpusConfig(images=write(tmp_path, files), layout="coco_json"), None)
+    with pytest.raises(Reject, match=r"annotation 1 cannot be drawn .*its size is"):
+        load(first, None, 1 << 20)
+    load(second, None, 1 << 20)
