@@ -28,9 +28,9 @@ PLANTED = Layout(
 )
 
 
-def make_run(uri: str, cfg: CorpusConfig) -> str:
+def make_run(uri: str, cfg: CorpusConfig, config: dict[str, object] | None = None) -> str:
     """Every image of the corpus, two a shard: truth 0 1, and a mask that is right where its name ends in 0."""
-    run = Run.open_or_create(uri, {}, {"crf": None}, SPACE, lambda: plan_shards(scan_items(cfg, None), 2))
+    run = Run.open_or_create(uri, {}, config or {"crf": None}, SPACE, lambda: plan_shards(scan_items(cfg, None), 2))
     for shard in run.pending():
         rows = []
         for item in run.shard_items(shard):
