@@ -10,12 +10,15 @@ from PIL import Image
 
 from pipeline import labels as spaces
 from pipeline import storage
-from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig
+from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, parse
 from pipeline.config import load as load_config
 from pipeline.corpus import list_items, read
 from pipeline.corpus.detect import find_layout
+from pipeline.corpus.layouts import LAYOUTS
 from pipeline.corpus.samples import load
 from pipeline.errors import UserError
+from pipeline.runs import describe, verify
+from tests.command import maskmill
 
 
 def picture(value, mode="RGB", suffix="png"):
@@ -314,8 +317,6 @@ def test_colour_labels_are_matched_though_their_ids_are_colours(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name, (*_, space) in ARCHIVES.items() if space])
 def test_a_data_set_names_its_label_space_and_where_it_is_to_be_had(name):
-    from pipeline.corpus.layouts import LAYOUTS
-
     assert LAYOUTS[name].label_space == ARCHIVES[name][2]
     assert "http" in LAYOUTS[name].source
 
@@ -405,3 +406,38 @@ def test_the_shipped_cityscapes_configs_take_the_two_zips_as_they_come(tmp_path,
     cfg = load_config(TrainConfig if name.startswith("train") else SegmentConfig, path)
     items = list_items(cfg.corpus, "val")
     assert len(items) == 6 and all(item.label for item in items)
+
+
+def test_check_names_the_layout_and_why_it_is_no_other(tmp_path):
+    done = maskmill("check", write(tmp_path, ARCHIVES["kitti"][0]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("layout kitti: 2 images, 1 with a label") for line in lines)
+    assert "splits: testing 1, training 1" in lines
+    reasons = [line.strip().partition(": ") for line in lines if line.startswith("  ")]
+    assert [name for name, _, _ in reasons] == [
+        name for name, one in LAYOUTS.items() if (one.guessed and name != "kitti") or name == "folder"
+    ]
+    assert all(reason for _, _, reason in reasons)
+
+
+@pytest.mark.slow
+def test_a_plain_folder_of_photographs_is_segmented_without_a_word_about_its_layout(
+    tmp_path, tiny_checkpoint, ray_session
+):
+    from pipeline.segment.driver import segment
+
+    corpus = write(tmp_path / "photos", {f"2019/{n}.jpg": JPEG for n in range(3)} | {"notes.txt": b"x"})
+    values = {
+        "corpus": {"images": corpus},
+        "checkpoint": tiny_checkpoint,
+        "output": str(tmp_path / "run"),
+        "max_reject_rate": 0,
+    }
+    cfg = parse(SegmentConfig, values | {"actors": 1, "cpus_per_actor": 1}, where="test")
+    assert segment(cfg).rows == 3
+    write(tmp_path / "photos", {"training/image_2/000000_10.png": PHOTO})  # now it could be another's
+    again = segment(cfg)
+    assert (again.rows, again.answered_now) == (3, 0)
+    assert describe(cfg.output).config["corpus"]["layout"] == "folder"
+    assert verify(cfg.output).problems == []

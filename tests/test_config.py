@@ -161,6 +161,10 @@ def test_keys_that_came_later_are_in_no_text_of_a_config_that_does_without():
     assert (
         load(TrainConfig, CAMVID, ["freeze_all_but_head=true"]).model_dump(mode="json")["freeze_all_but_head"] is True
     )
+    corpus = CorpusConfig(images="a", layout="camvid").model_dump(mode="json")
+    assert list(corpus) == ["images", "labels", "layout", "image_glob", "label_glob"]
+    split = CorpusConfig(images="a", splits={"fractions": {"train": 0.5}})
+    assert CorpusConfig.model_validate(split.model_dump(mode="json")) == split
     for values, key in (({"name": "fcn"}, "last_upsampling"), ({"name": "deeplabv2"}, "resnet")):
         assert key not in parse_model(values, where="test").model_dump(mode="json")
     cfg = parse_model({"name": "deeplabv2", "resnet": "caffe"}, where="test")

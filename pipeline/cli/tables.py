@@ -22,8 +22,6 @@ def print_check(console: Console, found: "Found", report: "CorpusReport") -> Non
     console.print(
         f"layout {found.cfg.layout}: {report.images} images, {report.labelled} with a label, {report.bytes / 1e6:.1f} MB"
     )
-    for name, reason in found.others.items():
-        console.print(f"  not {name}: {reason}", soft_wrap=True)
     console.print("splits: " + ", ".join(f"{name} {count}" for name, count in sorted(report.splits.items())))
     sizes = ", ".join(f"{h}x{w} ({count})" for (h, w), count in report.sizes.most_common(5))
     console.print(f"sizes (height x width): {sizes or 'none could be read'}")
@@ -42,6 +40,10 @@ def print_check(console: Console, found: "Found", report: "CorpusReport") -> Non
     console.print(
         f"read and decoded {rate:.1f} images/s on {THREADS} threads: about {report.estimated_s:.0f} s for one pass"
     )
+    if found.others:
+        console.print(f"why the layout is '{found.cfg.layout}' and no other; --layout NAME takes another:")
+    for name, reason in found.others.items():
+        console.print(f"  {name}: {reason}", soft_wrap=True)
 
 
 def print_groups(console: Console, iou: pd.DataFrame) -> None:
