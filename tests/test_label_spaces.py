@@ -358,10 +358,10 @@ def test_a_run_is_not_gone_on_with_in_another_space_and_what_changed_is_named(pa
         begin(tmp_path, other)
 
 
-def test_a_run_is_read_by_what_it_holds_and_not_by_code(tmp_path, monkeypatch):
+def test_a_run_is_read_by_what_it_holds_and_not_by_code(tmp_path):
     """Its space is nowhere but in run.json; the parts hold names, colours and ids too."""
-    monkeypatch.setattr("tests.small_run.SPACE", ours := from_section(OWN, where="test"))
-    run = make_run(str(tmp_path / "run"), [Drawn("val/a", "012", "01."), Drawn("val/b", "0", "0")])
+    ours = from_section(OWN, where="test")
+    run = make_run(str(tmp_path / "run"), [Drawn("val/a", "012", "01."), Drawn("val/b", "0", "0")], space=ours)
     view = open_run(run)
     assert view.space == ours == Run.open(run).label_space
     assert list(view.iou().columns[:3]) == ["wall", "crack", "rust"]
