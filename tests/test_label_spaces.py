@@ -317,10 +317,10 @@ def test_a_checkpoint_that_only_names_its_space_still_opens_with_the_same_identi
         checkpoint.load(str(tmp_path))
 
 
-def begin(folder, section):
+def begin(folder, section, classes=3):
     """A run made with a checkpoint in that space: what `maskmill segment` does before it starts a cluster."""
     cfg = SegmentConfig.model_validate(
-        {"corpus": {"images": str(folder), "layout": "cityscapes"}, "checkpoint": save(folder / "model", section),
+        {"corpus": {"images": str(folder), "layout": "cityscapes"}, "checkpoint": save(folder / "model", section, classes),
          "output": str(folder / "run")}
     )  # fmt: skip
     ready = checkpoint.load(cfg.checkpoint)
@@ -380,6 +380,18 @@ def test_a_run_from_before_spaces_were_data_opens_and_verifies(tmp_path):
     info["label_space"]["colours"][0] = [1, 2, 3]
     (tmp_path / "run/run.json").write_text(json.dumps(info))
     assert verify(run).problems == ["run.json: label_space has other classes or colours than camvid11"]
+
+
+def test_a_run_from_before_spaces_were_data_is_gone_on_with(tmp_path):
+    first = begin(tmp_path, "camvid11", classes=11)
+    info = json.loads((tmp_path / "run/run.json").read_text())
+    assert info["identity"]["label_space"] == "camvid11"  # what the fingerprints of such runs are made of
+    del info["label_space"]["section"]
+    (tmp_path / "run/run.json").write_text(json.dumps(info))
+    again = begin(tmp_path, "camvid11", classes=11)
+    assert (again.fingerprint, again.label_space) == (first.fingerprint, space("camvid11"))
+    with pytest.raises(UserError, match=r'label_space: class 0 "sky", now "wall"'):
+        begin(tmp_path, OWN)
 
 
 def test_an_edited_space_of_a_run_is_held_against_its_identity(tmp_path):

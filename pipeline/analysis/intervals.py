@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.analysis.run_counts import RunCounts
-from pipeline.analysis.sums import add_rows, batches, counted, over_parts
+from pipeline.analysis.sums import add_rows, batches, counted, over_parts, rows_at_once
 from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.iou import margin_scores
@@ -75,19 +75,20 @@ def _value(margins: np.ndarray) -> np.ndarray:
 def _units(view: RunCounts, raw: bool, bundled: bool | None = None) -> pd.DataFrame:
     """One row an image (index: image id) or bundle (index: its number): `images`, then 3 C margins, int64."""
     bundled = _rows(view) > MAX_IMAGES if bundled is None else bundled
-    column, num_classes = "confusion_raw" if raw else "confusion", view.space.num_classes
-    found = over_parts(view.parts("masks"), lambda uris: _margins(uris, column, num_classes, bundled))
+    column, shape = "confusion_raw" if raw else "confusion", view.shape
+    found = over_parts(view.parts("masks"), lambda uris: _margins(uris, column, shape, bundled))
     table = pd.concat(found)
     return table.groupby(level=0).sum() if bundled else table.sort_index()
 
 
-def _margins(uris: Sequence[str], column: str, num_classes: int, bundled: bool) -> pd.DataFrame:
-    ids, rows = [], []
+def _margins(uris: Sequence[str], column: str, shape: tuple[int, int], bundled: bool) -> pd.DataFrame:
+    ids, rows, num_classes = [], [], shape[0]
     sums = np.zeros((MAX_IMAGES if bundled else 0, 1 + 3 * num_classes), np.int64)
-    for batch in batches(uris, ["image_id", column]):
-        batch, values = counted(batch, column, num_classes**2)
-        matrices = values.reshape(-1, num_classes, num_classes)
-        margins = np.concatenate([np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(1), matrices.sum(2)], axis=1)
+    for batch in batches(uris, ["image_id", column], rows_at_once(shape[0] * shape[1])):
+        batch, values = counted(batch, column, shape[0] * shape[1])
+        matrices = values.reshape(-1, *shape)
+        predicted = matrices.sum(1)[:, :num_classes]
+        margins = np.concatenate([np.diagonal(matrices, axis1=1, axis2=2), predicted, matrices.sum(2)], axis=1)
         names = batch.column("image_id").to_numpy(zero_copy_only=False)
         if bundled:
             places = pd.util.hash_array(names.astype(object), categorize=False) % MAX_IMAGES

@@ -7,20 +7,22 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.analysis.sums import batches, counted
+from pipeline.analysis.sums import batches, counted, rows_at_once
 from pipeline.metrics.iou import iou_of
 
 RANKS = ("miou", "pixel_accuracy", "confidence")  # columns of one image that it can be ranked by
 
 
-def lowest(uris: Sequence[str], n: int, by: str, index: int | None, num_classes: int) -> pd.DataFrame:
-    """The n lowest rows of some parts; `index` is the class to rank by, None for a column."""
+def lowest(uris: Sequence[str], n: int, by: str, index: int | None, shape: tuple[int, int]) -> pd.DataFrame:
+    """The n lowest rows of some parts; `index` is the class to rank by, None for a column; `shape` that of the confusions."""
     kept: list[pa.Table] = []
-    for batch in batches(uris, ["image_id", *RANKS, *([] if index is None else ["confusion"])]):
+    for batch in batches(
+        uris, ["image_id", *RANKS, *([] if index is None else ["confusion"])], rows_at_once(shape[0] * shape[1])
+    ):
         if index is not None:
-            batch, values = counted(batch, "confusion", num_classes**2)
+            batch, values = counted(batch, "confusion", shape[0] * shape[1])
             batch = batch.drop_columns(["confusion"]).append_column(
-                by, pa.array(_class_iou(values, index, num_classes))
+                by, pa.array(_class_iou(values.reshape(-1, *shape), index))
             )
         ranks = batch.column(by).to_numpy(zero_copy_only=False)
         # All rows as low as the n-th: which of equals come first is decided by name, at the end.
@@ -34,23 +36,22 @@ def lowest(uris: Sequence[str], n: int, by: str, index: int | None, num_classes:
     return frame.dropna(subset=[by]).sort_values([by, "image_id"]).head(n)
 
 
-def _class_iou(values: np.ndarray, index: int, num_classes: int) -> np.ndarray:
-    """(rows,) float64: IoU of one class in each row of (rows, C * C) counts; NaN where the class is not."""
-    right = values[:, index * (num_classes + 1)]
-    labelled = values[:, index * num_classes : (index + 1) * num_classes].sum(1)
-    return iou_of(right, values[:, index::num_classes].sum(1), labelled)
+def _class_iou(confusions: np.ndarray, index: int) -> np.ndarray:
+    """(rows,) float64: IoU of one class in each confusion; NaN where the class is not."""
+    predicted, labelled = confusions[:, :, index].sum(1), confusions[:, index].sum(1)
+    return iou_of(confusions[:, index, index], predicted, labelled)
 
 
 def most_confused(
-    uris: Sequence[str], pairs: Sequence[tuple[int, int]], n: int, num_classes: int
+    uris: Sequence[str], pairs: Sequence[tuple[int, int]], n: int, shape: tuple[int, int]
 ) -> dict[tuple[int, int], list[tuple[int, str]]]:
     """(truth, prediction) -> (pixels, image id) of the n images that hold most of that confusion, among some parts."""
     found: dict[tuple[int, int], list[tuple[int, str]]] = {pair: [] for pair in pairs}
-    for batch in batches(uris, ["image_id", "confusion"]):
-        batch, values = counted(batch, "confusion", num_classes**2)
+    for batch in batches(uris, ["image_id", "confusion"], rows_at_once(shape[0] * shape[1])):
+        batch, values = counted(batch, "confusion", shape[0] * shape[1])
         names = batch.column("image_id")
         for pair in pairs:
-            pixels = values[:, pair[0] * num_classes + pair[1]]
+            pixels = values[:, pair[0] * shape[1] + pair[1]]
             rows = [row for row in np.argsort(-pixels, kind="stable")[:n] if pixels[row]]
             merged = found[pair] + [(int(pixels[row]), names[int(row)].as_py()) for row in rows]
             found[pair] = sorted(merged, key=lambda hit: (-hit[0], hit[1]))[:n]

@@ -31,8 +31,14 @@ class RunCounts:
     uri: str
     description: RunInfo
     space: LabelSpace
+    unmapped: bool = False  # whether confusions have a last column more: predicted as none of the labels' classes
     _parts: dict[str, list[Part]] = field(default_factory=dict, repr=False)
     _answers: dict[tuple[str, Key], Sums] = field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a confusion: truth, prediction."""
+        return self.space.num_classes, self.space.num_classes + self.unmapped
 
     def parts(self, kind: str) -> list[str]:
         """URIs of the committed parts of a kind, `masks` or `rejects`; UserError for one of another run."""
@@ -90,9 +96,9 @@ class RunCounts:
         self._answers.update({(column, ()): found for column, found in sums.items()})
 
     def confusion(self, raw: bool = False) -> np.ndarray:
-        """(C, C) int64 of the whole run, row = truth, column = prediction; `raw` = before the CRF."""
+        """(C, C) int64 of the whole run, row = truth, column = prediction (`unmapped`: C + 1); `raw` = before the CRF."""
         counts = self.counts("confusion_raw" if raw else "confusion")
-        return _matrix(counts.loc[ALL].to_numpy(), self.space.num_classes)
+        return _matrix(counts.loc[ALL].to_numpy(), self.shape)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -117,7 +123,7 @@ class RunCounts:
             case "pixels":
                 return num_classes
             case "confusion" | "confusion_raw":
-                return num_classes**2
+                return self.shape[0] * self.shape[1]
         known = ", ".join(["pixels", "confusion", "confusion_raw", *METRIC_OF])
         raise UserError(f"'{column}' is no count column; choose one of {known}")
 
@@ -152,6 +158,6 @@ def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:
     return levels[0] if len(levels) == 1 else pd.MultiIndex.from_arrays(levels)
 
 
-def _matrix(values: np.ndarray, num_classes: int) -> np.ndarray:
-    """(C, C) from a row of `counts`, whose first value is the number of images."""
-    return values[1:].reshape(num_classes, num_classes)
+def _matrix(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A confusion from a row of `counts`, whose first value is the number of images."""
+    return values[1:].reshape(shape)

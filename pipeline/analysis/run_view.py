@@ -1,7 +1,7 @@
 """A run as a notebook sees it: scores by any group, intervals, comparisons, pictures."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,12 +10,17 @@ import numpy as np
 import pandas as pd
 
 from pipeline import storage
+from pipeline.analysis.derived import Derived
 from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
+from pipeline.analysis.merging import Merging, merged_counts
+from pipeline.analysis.other_labels import counts_on, find
 from pipeline.analysis.pictures import Pictures, pictures_of, read_masks
 from pipeline.analysis.ranking import RANKS, lowest, most_confused
 from pipeline.analysis.run_counts import METRIC_OF, RunCounts
 from pipeline.analysis.sums import over_parts, sum_counts
+from pipeline.config import ClassMap
 from pipeline.errors import UserError
+from pipeline.labels import LabelSpace
 from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
 from pipeline.runs import SECONDS, describe
 
@@ -34,11 +39,12 @@ def open_run(uri: str) -> "RunView":
 class RunView(RunCounts):
     """Read-only answers about one run, of the parts that were there at the first question; open it again for more."""
 
+    derived: Derived | None = None  # counts that `merged` or `evaluated_on` made
+
     def _confusions(self, by: Sequence[str], raw: bool) -> tuple[pd.DataFrame, np.ndarray]:
         """The counts by group, and (groups, C, C) of them."""
         counts = self.counts("confusion_raw" if raw else "confusion", by)
-        num_classes = self.space.num_classes
-        return counts, counts.to_numpy(np.int64)[:, 1:].reshape(-1, num_classes, num_classes)
+        return counts, counts.to_numpy(np.int64)[:, 1:].reshape(-1, *self.shape)
 
     def iou(self, by: Sequence[str] = (), raw: bool = False) -> pd.DataFrame:
         """IoU of each class, `miou`, `mean_accuracy`, `pixel_accuracy` and `images`: one row a group.
@@ -111,25 +117,72 @@ class RunView(RunCounts):
         if by not in allowed:
             raise UserError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}")
         index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
-        found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.space.num_classes))
+        found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.shape))
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
 
     def confused(self, pairs: Sequence[tuple[int, int]], n: int) -> dict[tuple[int, int], list[tuple[int, str]]]:
         """(truth, prediction) -> (pixels, image id) of the n images with most pixels of that confusion, the most first."""
-        found = over_parts(self.parts("masks"), lambda uris: most_confused(uris, pairs, n, self.space.num_classes))
+        found = over_parts(self.parts("masks"), lambda uris: most_confused(uris, pairs, n, self.shape))
         hits = {pair: [hit for part in found for hit in part[pair]] for pair in pairs}
         return {pair: sorted(those, key=lambda hit: (-hit[0], hit[1]))[:n] for pair, those in hits.items()}
+
+    def merged(self, groups: Mapping[str, Sequence[str]]) -> "RunView":
+        """The same run with classes taken as one: `run.merged({"vehicle": ["car", "truck", "bus"]})`.
+
+        Counts are sums of the kept ones, and stay integers; masks are not read, and those of boundaries, instances and
+        calibration are left out.
+
+        Raises:
+            UserError: a class is unknown or in two groups, or two classes would have one name.
+        """
+        merging = Merging.of(self.space, groups)
+        return self._with(merged_counts(self, merging), merging.space, self.unmapped, self.has_raw())
+
+    def evaluated_on(
+        self,
+        labels: str,
+        class_map: ClassMap | None = None,
+        label_space: LabelSpace | None = None,
+        layout: str | None = None,
+        label_glob: str | None = None,
+    ) -> "RunView":
+        """The same run counted against other labels, whose masks are read and not made again.
+
+        Args:
+            labels: URI of labels that are laid out as the run's images are, or by `layout`.
+            class_map: how the run's classes stand for those of the labels, where their label spaces differ.
+            label_space: of the labels; absent = that of their layout, or the run's.
+        Raises:
+            UserError: no label belongs to an image, one cannot be used, or the map does not fit.
+        """
+        found = find(self, storage.absolute(labels), class_map, label_space, layout, label_glob)
+        return self._with(counts_on(self, found), found.space, found.has_wrong, raw=False)
+
+    def _with(self, derived: Derived, space: LabelSpace, unmapped: bool, raw: bool) -> "RunView":
+        config = self.description.config | {"metrics": {}} | ({} if raw else {"crf": None})
+        description = self.description.model_copy(update={"config": config})
+        kept = {"masks": derived.parts, "rejects": self.listed("rejects")}
+        return RunView(self.uri, description, space, unmapped, kept, derived=derived)
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
 
         Only the parts that hold them are read. UserError names an id that has none.
         """
+        self.need_masks()
         return read_masks(self, ids)
 
     def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
         """image id -> its image, mask and label, upright, read again from where the corpus was."""
+        self.need_masks()
         return pictures_of(self, ids)
+
+    def need_masks(self) -> None:
+        """UserError if the view has counts alone."""
+        if self.derived is not None:
+            raise UserError(
+                f"these are other counts of run {self.uri}, without masks; ask the run itself for its masks"
+            )
 
     def overlay(self, image_id: str, of: str = "prediction") -> np.ndarray:
         """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red.

@@ -15,6 +15,7 @@ from pipeline.compiled import compiled
 
 MAX_TASKS = 64  # a question; more parts than that share a task: each task brings its own sums
 BATCH_ROWS = 4096  # rows in memory at a time: 12 MB of 19 x 19 counts
+BATCH_BYTES = 64_000_000  # and of counts: fewer rows where classes are many
 
 Key = tuple[Any, ...]  # the values of the group columns
 Sums = dict[Key, np.ndarray]  # (1 + cells,) int64 each: images, then the summed cells
@@ -52,8 +53,13 @@ def sum_counts(
     return totals, means
 
 
+def rows_at_once(cells: int) -> int:
+    """Rows that may be in memory together, of so many counts each."""
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // (8 * max(cells, 1))))
+
+
 def batches(uris: Sequence[str], columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """Some columns of parts, so many rows at a time; the bytes of the others, masks above all, are not read."""
+    """Some columns of parts, some rows at a time; the bytes of the others, masks above all, are not read."""
     for uri in uris:
         filesystem, path = storage.arrow_filesystem(uri)
         with filesystem.open_input_file(path) as file:
@@ -75,7 +81,7 @@ def _sum_parts(
 ) -> tuple[dict[str, Sums], np.ndarray]:
     totals = {column: _Totals(cells) for column, cells in counts.items()}
     means = np.zeros((2, len(floats)))
-    for batch in batches(uris, [*by, *counts, *floats]):
+    for batch in batches(uris, [*by, *counts, *floats], rows_at_once(sum(counts.values()))):
         for column, total in totals.items():
             total.add(batch, column, by)
         for place, name in enumerate(floats):

@@ -1,10 +1,14 @@
 """Commands that ask a run and write nothing into its parts: evaluate, compare, export, report; added by `commands.py`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.errors import UserError
 from pipeline.interrupts import keeping
+
+if TYPE_CHECKING:
+    from pipeline.analysis import RunView
 
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
 
@@ -15,18 +19,59 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Also by this group column: split, city, sequence, frame, or one of the corpus's own."),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Labels that came later, or others: a folder, a prefix, an archive; masks are kept."),
+    ] = None,
+    class_map: Annotated[
+        str | None, typer.Option("--map", help="YAML file: class of the labels -> classes of the run; see README.")
+    ] = None,
+    label_space: Annotated[
+        str | None, typer.Option(help="Of the labels, where it is not the run's: a built-in name, or a YAML file.")
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Of the labels; found out if not given.")] = None,
+    labels_glob: Annotated[str | None, typer.Option(help="Layout pairs: labels/**/*.png")] = None,
+    merge: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=CLASS+CLASS", help="Take classes as one: vehicle=car+truck+bus.")
+    ] = None,
 ) -> None:
     """Print a run's headline with intervals and the IoU of each class, raw beside CRF, from its counts."""
     from pipeline.analysis import open_run
+    from pipeline.analysis.merging import parse_merges
     from pipeline.cli.console import console
     from pipeline.cli.run_tables import headline_table, iou_table
     from pipeline.cli.tables import print_groups
 
     view = open_run(run)
+    if labels is not None:
+        view = _on_labels(view, labels, class_map, label_space, layout, labels_glob)
+    elif class_map or label_space or layout or labels_glob:
+        raise UserError("evaluate: --map, --label-space, --layout and --labels-glob go with --labels: add it")
+    if merge:
+        view = view.merged(parse_merges(merge))
     console.print(headline_table(view))
     console.print(iou_table(view))
     if by:
         print_groups(console, view.iou(by=by))
+
+
+def _on_labels(
+    view: "RunView", labels: str, class_map: str | None, label_space: str | None, layout: str | None, glob: str | None
+) -> "RunView":
+    from pipeline.cli.console import console
+    from pipeline.config import read_class_map, read_label_space
+
+    counted = view.evaluated_on(
+        labels,
+        class_map=read_class_map(class_map) if class_map else None,
+        label_space=read_label_space(label_space, where="--label-space") if label_space else None,
+        layout=layout,
+        label_glob=glob,
+    )
+    labelled, answered = (int(counted.counts(name)["images"].iloc[0]) for name in ("confusion", "pixels"))
+    if labelled < answered:
+        console.print(f"left out: {answered - labelled} of {answered} images have no label there")
+    return counted
 
 
 def compare(

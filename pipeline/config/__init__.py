@@ -1,6 +1,7 @@
 """The whole config schema: one YAML file is one run, complete, without inheritance, includes or environment look-ups."""
 
 from pipeline.config.base import Section, machine_keys, pace_keys, run_keys
+from pipeline.config.class_map import ClassMap, read_class_map, same_classes
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.image import ImageConfig
 from pipeline.config.label_space import LabelSpaceConfig, read_label_space
@@ -25,6 +26,7 @@ __all__ = [
     "FIGURES",
     "AugmentConfig",
     "AxisConfig",
+    "ClassMap",
     "CorpusConfig",
     "CrfConfig",
     "CrossEntropyConfig",
@@ -52,6 +54,8 @@ __all__ = [
     "pace_keys",
     "open_tree",
     "parse",
+    "read_class_map",
+    "same_classes",
     "read_label_space",
     "run_keys",
     "stage_configs",

@@ -54,6 +54,11 @@ class Catalogue:
     def add_label(self, image_id: str, place: Place) -> None:
         self._add("labels", (image_id, *place.values))
 
+    def forget_labels(self) -> None:
+        """As if none had been added."""
+        self._waiting["labels"].clear()
+        self._db.execute("delete from labels")
+
     def put_into_split(self, split: str, names: list[str]) -> None:
         """Say which images are in a split, by the last parts of their ids; names of no image are passed over."""
         self._flush()

@@ -1,5 +1,7 @@
 """The IoU family from confusion counts (..., C, C), row = truth, column = prediction: counts are summed first, divided once.
 
+There may be a column more, of pixels that were predicted as none of the classes: they are wrong, and no class was predicted.
+
 A class in neither truth nor prediction is NaN and left out of means; one predicted but never labelled scores 0.
 """
 
@@ -15,7 +17,7 @@ def iou_of(right: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> np
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
     """(..., C) float64: intersection / (predicted + labelled - intersection). FCN (arXiv:1411.4038), section 5."""
-    return iou_of(_right(confusion), confusion.sum(-2), confusion.sum(-1))
+    return iou_of(_right(confusion), _predicted(confusion), confusion.sum(-1))
 
 
 def class_accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -25,7 +27,7 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
 
 def class_dice(confusion: np.ndarray) -> np.ndarray:
     """(..., C) float64: 2 intersection / (predicted + labelled), also called F1. Dice 1945; equal to 2 IoU / (1 + IoU)."""
-    return ratio(2 * _right(confusion), confusion.sum(-2) + confusion.sum(-1))
+    return ratio(2 * _right(confusion), _predicted(confusion) + confusion.sum(-1))
 
 
 def category_iou(confusion: np.ndarray, categories: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
@@ -93,6 +95,12 @@ def mean(values: np.ndarray) -> np.ndarray:
 def _right(confusion: np.ndarray) -> np.ndarray:
     """(..., C): the diagonals."""
     return np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _predicted(confusion: np.ndarray) -> np.ndarray:
+    """(..., C)."""
+    predicted: np.ndarray = confusion.sum(-2)[..., : confusion.shape[-2]]
+    return predicted
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

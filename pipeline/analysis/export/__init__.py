@@ -24,4 +24,5 @@ def export(view: RunView, form: str, out: str) -> Exported:
     """
     if form not in FORMATS:
         raise UserError(f"cannot export as '{form}'; choose one of {', '.join(FORMATS)}")
+    view.need_masks()
     return FORMATS[form](view, storage.absolute(out))
