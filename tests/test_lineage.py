@@ -181,7 +181,9 @@ TORCHVISION = {
 }
 
 
-@pytest.mark.parametrize("theirs", TORCHVISION)
+@pytest.mark.parametrize(
+    "theirs", [pytest.param(name, marks=pytest.mark.slow if "101" in name else ()) for name in TORCHVISION]
+)
 def test_torchvisions_weights_load_as_they_are_and_give_its_outputs(theirs):
     torch.manual_seed(0)
     options = {} if theirs.startswith("lraspp") else {"aux_loss": True}
