@@ -19,6 +19,7 @@ from pipeline.corpus.samples import load
 from pipeline.errors import UserError
 from pipeline.runs import describe, verify
 from tests.command import maskmill
+from tests.test_corpus import make_tar
 
 
 def picture(value, mode="RGB", suffix="png"):
@@ -268,6 +269,16 @@ FORMS = {
         {"training/a": ({"split": "training"}, 13)},
     ),
 }
+OWN = {
+    "side by side": ("images/a/1.jpg", "masks/a/1.png", "a/1", {}),
+    "a split inside": ("data/images/train/1.jpg", "data/labels/train/1.png", "train/1", {"split": "train"}),
+    "a split around": ("valid/images/1.jpg", "valid/masks/1.png", "valid/1", {"split": "valid"}),
+    "mmsegmentation's": ("img_dir/val/1.png", "ann_dir/val/1.png", "val/1", {"split": "val"}),
+}
+FORMS |= {
+    name: ("images_labels", {image: PHOTO, truth: label(2)}, {image_id: (groups, 2)})
+    for name, (image, truth, image_id, groups) in OWN.items()
+}
 ALL = {name: (name, files, wanted) for name, (files, wanted, _) in ARCHIVES.items()} | FORMS
 
 
@@ -304,6 +315,10 @@ def test_an_archive_is_found_out_and_read_as_its_publisher_lays_it_out(tmp_path,
     assert found_in(write(tmp_path / "folder", files)) == (name, wanted)
     if name != "folder":  # whose ids are the paths
         assert found_in(zipped(tmp_path / "a.zip", files, "download/")) == (name, wanted)
+        assert (
+            found_in(make_tar(tmp_path / "a.tar", {f"download/{path}": data for path, data in files.items()}))[1]
+            == wanted
+        )
 
 
 def test_colour_labels_are_matched_though_their_ids_are_colours(tmp_path):

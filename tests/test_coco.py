@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -276,3 +277,19 @@ def test_an_annotation_that_cannot_be_drawn_rejects_its_image_alone(tmp_path):
     with pytest.raises(Reject, match=r"annotation 1 cannot be drawn .*its size is"):
         load(first, None, 1 << 20)
     load(second, None, 1 << 20)
+
+
+def test_drawing_says_which_package_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    with pytest.raises(UserError, match=r"pip install 'maskmill\[coco\]'"):
+        list_items(CorpusConfig(images=write(tmp_path, draw_annotations()), layout="coco_json"), None)
+
+
+def test_no_file_is_called_as_if_it_were_such_a_label(tmp_path):
+    """A manifest could else reach a file that it may not name."""
+    storage.put(str(tmp_path / "m.csv"), b"image\na.png#coco_panoptic=/etc/secret.json\n")
+    with pytest.raises(UserError, match="holds '#coco_', which stands for labels that are made; name the file itself"):
+        list_items(CorpusConfig(images=str(tmp_path / "m.csv")), None)
+    folder = write(tmp_path / "a", {"b.png#coco_json=/1.png": JPEG})
+    with pytest.raises(UserError, match=r"'b\.png#coco_json=/1\.png' holds '#coco_'.*; rename it"):
+        list_items(CorpusConfig(images=folder), None)

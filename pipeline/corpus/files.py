@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline import storage
-from pipeline.corpus.item import Place
+from pipeline.corpus.item import MADE, Place
 from pipeline.corpus.readers.tar import is_tar, scan_tar
 from pipeline.corpus.readers.zip import is_zip, scan_zip
 from pipeline.errors import UserError
@@ -30,6 +30,8 @@ def scan_files(uri: str) -> Iterator[tuple[str, Place]]:
             raise UserError(
                 f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
             )
+        if MADE in path:
+            raise UserError(f"corpus {uri}: '{path}' holds '{MADE}', which stands for labels that are made; rename it")
         if not any(part.startswith(_HIDDEN) for part in path.split("/")):
             yield path, place
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.corpus.groups import Groups
 
+# In the URI of a label that is made of a picture or a JSON (readers/coco.py); in the name of no file of a corpus.
+MADE = "#coco_"
+
 
 @dataclass(frozen=True)
 class Place:

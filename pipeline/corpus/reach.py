@@ -7,6 +7,7 @@ import socket
 from urllib.parse import urlsplit
 
 from pipeline import storage
+from pipeline.corpus.item import MADE
 from pipeline.errors import UserError
 
 SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https")  # that a manifest may name
@@ -25,6 +26,8 @@ def resolved(uri: str, manifest: str) -> str:
     what = f"manifest {manifest}: '{shown}'"
     if "\0" in uri:
         raise UserError(f"manifest {manifest}: {shown!r} is no name of a file; write the manifest again")
+    if MADE in uri:
+        raise UserError(f"{what} holds '{MADE}', which stands for labels that are made; name the file itself")
     if "::" in uri:
         raise UserError(f"{what} is a chain of stores; name the file itself")
     if not found:

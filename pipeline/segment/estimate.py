@@ -210,7 +210,7 @@ def estimate(
 
 def objects_of(cfg: SegmentConfig, images: int) -> int:
     """How many objects a listing returns if there are so many images: an archive and a table are one object."""
-    if cfg.corpus.layout in ("manifest", "parquet"):
+    if cfg.corpus.layout in ("manifest", "parquet") or cfg.corpus.images.endswith((".csv", ".parquet")):
         return 0
     uris = [uri for uri in (cfg.corpus.images, cfg.corpus.labels) if uri is not None]
     return images * sum(not is_zip(uri) and not is_tar(uri) for uri in uris)

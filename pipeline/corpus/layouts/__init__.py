@@ -11,6 +11,7 @@ from pipeline.corpus.layouts import (
     coco_json,
     coco_stuff,
     folder,
+    images_labels,
     kitti,
     manifest,
     mapillary,
@@ -29,7 +30,7 @@ LAYOUTS = {
     for layout in (
         cityscapes.LAYOUT, ade20k.LAYOUT, bdd100k.LAYOUT, kitti.LAYOUT, mapillary_v2.LAYOUT, mapillary.LAYOUT, voc_aug.LAYOUT,
         voc.LAYOUT, coco.LAYOUT, coco_stuff.LAYOUT, coco_json.LAYOUT, nyu.LAYOUT, camvid.LAYOUT, camvid32.LAYOUT,
-        folder.LAYOUT, pairs.LAYOUT, manifest.LAYOUT, parquet.LAYOUT,
+        images_labels.LAYOUT, folder.LAYOUT, pairs.LAYOUT, manifest.LAYOUT, parquet.LAYOUT,
     )
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.corpus.item import Place
+from pipeline.corpus.item import MADE, Place
 from pipeline.corpus.readers.siblings import members_of
 from pipeline.errors import Reject, UserError
 
@@ -43,7 +43,7 @@ def drawn_place(description: Place, image: int | str) -> Place:
 
 def is_coco(place: Place) -> bool:
     """Whether a place is one of these."""
-    return "#coco_" in place.uri and _MARK.fullmatch(place.uri) is not None
+    return MADE in place.uri and _MARK.fullmatch(place.uri) is not None
 
 
 def read_coco(place: Place, read: Read) -> bytes:
