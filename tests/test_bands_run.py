@@ -1,17 +1,22 @@
 """Declared bands from training to the exported GeoTIFF: networks of N bands, rows, runs, files for other programs."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+import yaml
 from rio_cogeo import cog_validate
 from torch import nn
 
-from pipeline import models
+from pipeline import models, storage
 from pipeline.analysis import export, open_run
 from pipeline.config import ImageConfig, SegmentConfig, parse, parse_model
 from pipeline.corpus import list_items, plan_shards
@@ -19,12 +24,14 @@ from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE
 from pipeline.models import checkpoint, listing
-from pipeline.models.bands import widen
+from pipeline.models.bands import first_convolution_words, widen
 from pipeline.models.export import export as export_model
 from pipeline.runs import SECONDS, Run, verify
 from pipeline.segment.driver import identity
 from pipeline.segment.packed import pack, unpack
 from pipeline.segment.shard import ShardSegmenter
+from pipeline.storage import range_file
+from pipeline.train.metrics_log import read_records
 from tests.bands_corpus import (
     CRS,
     DECLARED,
@@ -37,9 +44,11 @@ from tests.bands_corpus import (
     write_manifest,
     write_tif,
 )
+from tests.command import maskmill
 from tests.small_train import config as train_config
 from tests.small_train import counts_of_segment, train_alone
 
+ROOT = Path(__file__).parent.parent
 PROFILE = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate", "nodata": 0}
 
 
@@ -178,6 +187,32 @@ def test_an_exported_network_takes_the_bands(four_bands, tmp_path):
     assert done.difference < 1e-5
     logits = torch.export.load(str(tmp_path / "m.pt2")).module()(torch.full((1, 4, 32, 48), 50.0))
     assert logits.shape == (1, SPACE.num_classes, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"weights": "imagenet"}, "the mean of ImageNet's red, green and blue filters, times 3/4, for each band"),
+        (
+            {"weights": "imagenet", "image": {"bands": [3, 2, 1], "range": [0, 1]}},
+            "ImageNet's filters for red, green and blue",
+        ),
+        ({"start_from": "/model"}, "is that of /model, inflated if it was trained on three bands"),
+    ],
+)
+def test_what_the_first_convolution_begins_with_is_said(values, words):
+    declared = {"image": {"bands": [3, 2, 1, 4], "range": [0, 4095]}}
+    assert words in first_convolution_words(train_config(("/unused", None), "/run", **{**declared, **values}))
+    assert first_convolution_words(train_config(("/unused", None), "/run")) is None
+
+
+def test_the_command_says_it_before_it_trains(tmp_path):
+    manifest = write_manifest(tmp_path, {"train": 1})
+    cfg = train_config(("/unused", None), tmp_path / "run", corpus={"images": str(manifest), "layout": "manifest"},
+                       label_space="camvid11", image={"bands": [3, 2, 1, 4], "range": [0, 4095]})  # fmt: skip
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(cfg.model_dump(mode="json")))
+    said = maskmill("train", str(tmp_path / "train.yaml"))
+    assert said.stdout.splitlines()[0].startswith("the network sees 4 bands (3, 2, 1, 4)")
 
 
 # Rows
@@ -319,6 +354,10 @@ def test_a_network_learns_from_declared_bands_and_segments_as_it_was_validated(t
     assert losses[-1] < 0.5 * losses[0]
     ready = checkpoint.load(f"{cfg.output}/best")
     assert ready.image == DECLARED and len(ready.model.mean) == 4
+    (started,) = [record for record in read_records(f"{cfg.output}/metrics.jsonl") if record["kind"] == "start"]
+    assert started["first_convolution"].startswith(
+        "the network sees 4 bands (3, 2, 1, 4); its first convolution begins with"
+    )
     counts, _ = counts_of_segment(cfg, "best")
     assert counts.trace() > 0.9 * counts.sum() > 0
     again = train_config(
@@ -341,3 +380,60 @@ def test_what_is_wrong_with_an_image_ends_training_in_a_sentence(tmp_path):
                             batch_size=2, image=image)  # fmt: skip
     with pytest.raises(UserError, match=r"train_\d: image.bands asks for band 5, and the file has 4"):
         train_alone(declared)
+
+
+# Stores, and memory
+
+
+def test_windows_are_read_from_a_store_by_ranges_with_its_own_client(corpus, four_bands, s3, tmp_path):
+    """Credentials and endpoint come from the AWS environment; the file is never fetched whole."""
+    path = corpus / "all/images/s_0.tif"
+    storage.put(f"{s3}/bands/images/s_0.tif", path.read_bytes())
+    storage.put(f"{s3}/bands/labels/s_0.png", (corpus / "all/labels/s_0.png").read_bytes())
+    here = answer(segment_config(corpus / "all", four_bands, stream_above_pixels=10_000))[0][:1]
+    there, rejects = answer(segment_config(f"{s3}/bands", four_bands, stream_above_pixels=10_000))
+    assert not rejects
+    same_rows([{**row, "uri": ""} for row in here], [{**row, "uri": ""} for row in there])
+
+
+@pytest.mark.parametrize("good_reads", [0, 1, 3, 6])
+def test_a_store_that_fails_is_a_store_error_not_a_damaged_image(corpus, four_bands, monkeypatch, good_reads):
+    cfg = segment_config(corpus / "all", four_bands, stream_above_pixels=10_000)
+    reads, real = [], storage.read_range
+
+    def failing(uri, offset, length):
+        reads.append(uri)
+        if uri.endswith("s_1.tif") and reads.count(uri) > good_reads:
+            raise OSError("the store is away")
+        return real(uri, offset, length)
+
+    monkeypatch.setattr(range_file, "_BLOCK_BYTES", 4096)  # many requests
+    monkeypatch.setattr(storage, "read_range", failing)
+    rows, rejects = answer(cfg)
+    assert [row["image_id"] for row in rows] == ["s_0"]
+    assert [(row["stage"], row["error"]) for row in rejects] == [("read", "store_error")]
+    assert "the store is away" in rejects[0]["message"]
+
+
+def test_a_file_that_grew_since_it_was_planned_is_another_file(corpus, four_bands, tmp_path):
+    shutil.copytree(corpus / "all", tmp_path / "all")
+    cfg = segment_config(tmp_path / "all", four_bands, stream_above_pixels=10_000)
+    segmenter, items = ShardSegmenter(checkpoint.load(four_bands), cfg), list_items(cfg.corpus, None)
+    with (tmp_path / "all/images/s_0.tif").open("ab") as file:
+        file.write(b"more")
+    (tmp_path / "all/images/s_1.tif").unlink()
+    _, rejects = segmenter.answer(items)
+    assert [row["error"] for row in rejects.to_pylist()] == ["source_changed", "not_found"]
+
+
+@pytest.mark.slow
+def test_an_image_of_many_bands_is_never_whole_in_memory():
+    """6144 x 6144 pixels: 302 MB as stored, 604 MB decoded; the child says how far its memory rose above a small file's."""
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.bench.geotiff", "6144", "6144", "--bare", "--tile", "512", "512", "--overlap", "64"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr[-2000:]
+    found = json.loads(child.stdout.splitlines()[-1])
+    assert found["pixels"] == [(6144 // 2 - 100) * 6144, 6144 // 2 * 6144]
+    assert found["rise_mb"] < 200 < found["stored_mb"]

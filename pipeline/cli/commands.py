@@ -245,8 +245,11 @@ app.command()(cli_cluster.submit)
 def run_training(cfg: TrainConfig) -> None:
     """Train in front of a person."""
     from pipeline.cli.console import console, training
+    from pipeline.models.bands import first_convolution_words
     from pipeline.train.driver import train as run
 
+    if words := first_convolution_words(cfg):
+        console.print(words, soft_wrap=True)
     kept = f"the snapshots written so far are kept in {cfg.output}, run the same command again to go on from the newest"
     with keeping(kept), training("training") as on_record:
         trained = run(cfg, on_record)

@@ -26,7 +26,7 @@ from pipeline.imaging.decode import require_size
 
 Source = bytes | Callable[[], io.RawIOBase]  # a whole file, or what opens it for ranged reads
 _DRIVERS = {b"\x89PNG": "PNG", b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff"}
-_CACHE_BYTES = 128 << 20  # of GDAL's decoded blocks, of all threads of the process
+_CACHE_BYTES = 32 << 20  # of GDAL's decoded blocks, of all threads of the process
 _CHUNK_ROWS = 128  # read at once, at least: whole blocks of the file
 _PURE_DIGITS = "biuf"  # kinds of numpy types that are levels: no complex numbers
 
@@ -222,7 +222,11 @@ class _Failure:
         """The file under its own name; GDAL also looks for others beside it."""
         if os.path.basename(path) != name:
             raise FileNotFoundError(path)
-        file = source()
+        try:
+            file = source()
+        except OSError as error:
+            self._error = error
+            raise
         read = file.read
 
         def remembered(length: int = -1) -> bytes | None:
@@ -230,10 +234,14 @@ class _Failure:
                 return read(length)
             except OSError as error:
                 self._error = error
-                raise
+                return b""  # GDAL's side cannot take an exception
 
         file.read = remembered  # type: ignore[method-assign]
         return file
+
+
+def _store_error(error: OSError) -> Reject:
+    return Reject("read", "store_error", f"{type(error).__name__}: {error}")
 
 
 def _start(source: Source) -> tuple[bytes, _Failure]:
@@ -241,8 +249,11 @@ def _start(source: Source) -> tuple[bytes, _Failure]:
         if not source:
             raise Reject("decode", "empty", "the file is empty; copy it again")
         return source[:4], _Failure()
-    with source() as file:
-        return file.read(4) or b"", _Failure()
+    try:
+        with source() as file:
+            return file.read(4) or b"", _Failure()
+    except OSError as error:
+        raise _store_error(error) from error
 
 
 @contextmanager
@@ -267,7 +278,7 @@ def _explained(where: str, failure: Callable[[], OSError | None]) -> Iterator[No
         yield
     except RasterioError as error:
         if (met := failure()) is not None:
-            raise Reject("read", "store_error", f"{type(met).__name__}: {met}") from met
+            raise _store_error(met) from met
         sentence = " ".join(str(error.__cause__ or error).split())
         raise Reject(
             "decode",

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from pipeline.config import TrainConfig
 from pipeline.models.base import Network
 
 RGB = 3
@@ -11,6 +12,23 @@ RGB = 3
 def input_bands(network: Network) -> int:
     """How many bands a network sees."""
     return _first_convolution(network).in_channels
+
+
+def first_convolution_words(cfg: TrainConfig) -> str | None:
+    """What a training run's first convolution begins with, where bands are declared, as a sentence; else None."""
+    if cfg.image is None:
+        return None
+    bands = len(cfg.image.bands)
+    which = ", ".join(map(str, cfg.image.bands))
+    if cfg.start_from is not None:
+        begins = f"is that of {cfg.start_from}, inflated if it was trained on three bands"
+    elif cfg.weights == "random":
+        begins = "begins with random filters"
+    elif bands == RGB:
+        begins = "begins with ImageNet's filters for red, green and blue, in this order"
+    else:
+        begins = f"begins with the mean of ImageNet's red, green and blue filters, times 3/{bands}, for each band"
+    return f"the network sees {bands} bands ({which}); its first convolution {begins}"
 
 
 def widen(network: Network, bands: int, inflate: bool) -> None:

@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE, LabelSpace
-from pipeline.metrics.confusion import count_confusion
+from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.metrics.registry import METRICS
 from pipeline.read_ahead import read_ahead
 from pipeline.runs.info import PartEntry, Success, fingerprint_of, read_info, read_success
@@ -280,7 +280,7 @@ def _check_masks(table: pa.Table, name: str, expected: _Expected, answer: _Answe
 def _pixels(mask: np.ndarray, num_classes: int, may_be_void: bool) -> list[int] | None:
     """Pixels of each class; None where there are others, but for 255, no data, where images may have such pixels."""
     if may_be_void:
-        found = np.bincount(mask.ravel(), minlength=256)
+        found = count_ids(mask)
         return None if found[num_classes:IGNORE].any() else found[:num_classes].tolist()
     try:
         counts: list[int] = count_confusion(mask, mask, num_classes).diagonal().tolist()

@@ -14,7 +14,7 @@ from pipeline.imaging.decode import open_header
 from pipeline.imaging.mask_png import MaskWriter
 from pipeline.imaging.strips import Strips
 from pipeline.labels import LabelSpace
-from pipeline.metrics.confusion import count_confusion
+from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Streamed
@@ -100,7 +100,7 @@ class _Tally:
         """The next rows: (h, W) train ids, where there is no data, and the truth where there is one."""
         kept = without_void(band, void)
         self.writer.add(kept)
-        self.pixels += np.bincount(kept.ravel(), minlength=self._num_classes)[: self._num_classes]
+        self.pixels += count_ids(kept)[: self._num_classes]
         if ids is not None:
             self.confusion += count_confusion(ids, band, self._num_classes)
         self._top += len(band)

@@ -17,6 +17,7 @@ from pipeline.config import TrainConfig
 from pipeline.corpus import Item
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
+from pipeline.models.bands import first_convolution_words
 from pipeline.train import failures, label_check, run_folder, state, tensorboard
 from pipeline.train.data import Batch, EpochOrder, epoch_batches, steps_per_epoch
 from pipeline.train.learner import Learner, StepResult
@@ -43,7 +44,11 @@ def run_worker(
         learner = Learner(cfg, data.space.num_classes, data.counts, rank, world_size, device)
         position = state.restore(cfg, learner)
         log = MetricsLog(cfg.output if rank == 0 else None, position.step)
-        log.start(position.step, workers=world_size, host=socket.gethostname(), pid=os.getpid(), device=str(device))
+        begins = first_convolution_words(cfg)
+        bands = {} if begins is None else {"first_convolution": begins}
+        log.start(
+            position.step, workers=world_size, host=socket.gethostname(), pid=os.getpid(), device=str(device), **bands
+        )
         pictures = tensorboard.open_board(cfg, rank, log.records)
         for epoch in range(position.step // data.steps, cfg.epochs):
             _train_epoch(cfg, data, learner, position, log, epoch)
