@@ -4,13 +4,12 @@ ray job submit --working-dir . -- python -m jobs.evaluate configs/camvid/segment
 """
 
 from jobs.arguments import main
-from pipeline.cli.analysis import evaluate, report
+from pipeline.cli.analysis import evaluate
 from pipeline.config import SegmentConfig
 
 
 def work(cfg: SegmentConfig) -> None:
-    evaluate(cfg.output)
-    report(cfg.output)
+    evaluate(cfg.output, with_report=True)
 
 
 if __name__ == "__main__":

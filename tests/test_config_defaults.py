@@ -84,7 +84,7 @@ def test_the_run_keeps_every_default_that_it_took(tmp_path):
     kept = storage.read_json(str(tmp_path / "config.json"))
     hidden = [name for name, field in TrainConfig.model_fields.items() if not field.exclude_if and name not in kept]
     assert hidden == []
-    assert (kept["epochs"], kept["optimizer"]["lr"], kept["optimizer"]["poly_power"]) == (40, 0.001, 0.9)
+    assert (kept["epochs"], kept["optimizer"]["lr"], kept["optimizer"]["poly_power"]) == (40, 0.002, 0.9)
     assert parse(TrainConfig, kept, where="test") == cfg
 
 
@@ -100,7 +100,7 @@ def test_runs_of_configs_from_before_the_defaults_still_open(name, text):
 @pytest.mark.parametrize(
     ("given", "taken"),
     [
-        ({}, {"lr": 0.001, "weight_decay": 0.01, "warmup_steps": 20, "poly_power": 0.9, "final_factor": None}),
+        ({}, {"lr": 0.002, "weight_decay": 0.01, "warmup_steps": 20, "poly_power": 0.9, "final_factor": None}),
         ({"name": "sgd"}, {"lr": 0.01, "weight_decay": 0.0005}),
         ({"schedule": "cosine"}, {"poly_power": None, "final_factor": 0}),
         ({"schedule": "step"}, {"milestones": (0.6, 0.9), "step_factor": 0.1, "poly_power": None}),

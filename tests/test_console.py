@@ -81,8 +81,8 @@ def test_the_card_at_the_end_says_what_is_there_how_fast_and_where_to_look(print
         "  images      12: 11 masks, 1 rejects (1 empty)",
         "  this start  8 images at 2.50 images/s",
         "  stages      decode 25 %, forward 75 %",
-        "  next        maskmill evaluate runs/x",
-        "              maskmill report runs/x",
+        "  next        maskmill evaluate runs/x --report",
+        "              maskmill report runs/x, where there are no labels",
         "              maskmill retry-rejects runs/x, once the images are mended",
     ]
     console.print_segmented(console.console, Segmented("runs/x", 12, {}, 0, 0.0), None)

@@ -34,6 +34,9 @@ def evaluate(
     merge: Annotated[
         list[str] | None, typer.Option(metavar="NAME=CLASS+CLASS", help="Take classes as one: vehicle=car+truck+bus.")
     ] = None,
+    with_report: Annotated[
+        bool, typer.Option("--report", help="Also write the report, as `maskmill report` does.")
+    ] = False,
 ) -> None:
     """Print a run's headline with intervals and the IoU of each class, raw beside CRF, from its counts."""
     from pipeline.analysis import open_run
@@ -43,6 +46,8 @@ def evaluate(
     from pipeline.cli.tables import print_groups
 
     view = open_run(run)
+    if with_report and (labels or merge):
+        raise UserError("evaluate: --report shows the run as it is; leave it out, or --labels and --merge")
     if labels is not None:
         view = _on_labels(view, labels, class_map, label_space, layout, labels_glob)
     elif class_map or label_space or layout or labels_glob:
@@ -53,6 +58,10 @@ def evaluate(
     console.print(iou_table(view))
     if by:
         print_groups(console, view.iou(by=by))
+    if with_report:
+        report(run)
+    elif not (labels or merge):
+        console.print(f"next: maskmill report {run}", soft_wrap=True)
 
 
 def _on_labels(
@@ -115,4 +124,5 @@ def report(
     from pipeline.analysis import write_report
     from pipeline.cli.console import console
 
-    console.print(write_report(run, num_worst, beside), soft_wrap=True)
+    console.print(f"report, for a browser: {write_report(run, num_worst, beside)}", soft_wrap=True)
+    console.print(f"next: masks as picture files: maskmill export {run} --format png --out DIR", soft_wrap=True)

@@ -8,6 +8,7 @@ from pipeline import __version__, storage
 from pipeline.cli import analysis as cli_analysis
 from pipeline.cli import cluster as cli_cluster
 from pipeline.cli import config as cli_config
+from pipeline.cli import init as cli_init
 from pipeline.cli import models as cli_models
 from pipeline.cli.analysis import RunUri
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
@@ -88,7 +89,12 @@ def check(
 @app.command()
 def train(config: Config, overrides: Overrides = None) -> None:
     """Train a network with Ray Train; a run that was broken off continues."""
-    run_training(load(TrainConfig, config, overrides))
+    from pipeline.cli.console import console
+    from pipeline.cli.next_steps import after_training
+
+    cfg = load(TrainConfig, config, overrides)
+    run_training(cfg)
+    console.print(after_training(config, storage.join(cfg.output, "best")), soft_wrap=True)
 
 
 @app.command()
@@ -237,6 +243,7 @@ for command in (
     cli_models.models, cli_models.import_weights, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)
+app.command()(cli_init.init)
 app.command()(cli_config.config)
 app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
@@ -255,7 +262,8 @@ def run_training(cfg: TrainConfig) -> None:
         trained = run(cfg, on_record)
     console.print(
         f"best mIoU {100 * trained.miou:.2f} after epoch {trained.best_epoch}, {trained.seconds / 60:.1f} min: "
-        f"{trained.checkpoint}"
+        f"{trained.checkpoint}",
+        soft_wrap=True,
     )
 
 

@@ -184,8 +184,8 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
     }
     if progress is not None and (spent := shares(progress.seconds)):
         rows["stages"] = spent
-    rows["next"] = f"maskmill evaluate {done.run}" if done.rows else f"maskmill status {done.run}"
-    rows[""] = f"maskmill report {done.run}" if done.rows else f"{done.run}/rejects"
+    rows["next"] = f"maskmill evaluate {done.run} --report" if done.rows else f"maskmill status {done.run}"
+    rows[""] = f"maskmill report {done.run}, where there are no labels" if done.rows else f"{done.run}/rejects"
     if done.rows and rejects:
         rows[" "] = f"maskmill retry-rejects {done.run}, once the images are mended"
     width = max(len(name) for name in rows)

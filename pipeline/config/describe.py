@@ -148,7 +148,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = (), many: str = "") -> str
         return str(inner[0]) if len(inner) == 1 else f"one of {', '.join(str(value) for value in inner)}"
     if origin is tuple:
         number = "" if inner[-1] is Ellipsis else f"{len(inner)} "
-        return f"list of {number}{_words(inner[0], many='s')}"
+        return f"list{many} of {number}{_words(inner[0], many='s')}"
     sections = list(_sections(annotation))
     if origin in (Union, UnionType):
         parts = [part for part in inner if part is not type(None) and not (len(sections) > 1 and any(_sections(part)))]

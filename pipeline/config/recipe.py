@@ -48,8 +48,8 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "sgd"] = "adamw"
     """`adamw` learns well without tuning; `sgd` is what the papers used, for long trainings."""
-    lr: float = Field(default_factory=lambda before: _of_name(before, adamw=0.001, sgd=0.01), gt=0)
-    """Learning rate of the head, whose layers are new. Absent: 0.001 with adamw, 0.01 with sgd."""
+    lr: float = Field(default_factory=lambda before: _of_name(before, adamw=0.002, sgd=0.01), gt=0)
+    """Learning rate of the head, whose layers are new. Absent: 0.002 with adamw, 0.01 with sgd."""
     backbone_lr_factor: float = Field(0.25, gt=0)
     """The encoder learns at lr times this, since it starts from weights that are good already: 0.1 = "head 10x". So do
     VGG16's fc6 and fc7 in fcn, deeplabv1 and deeplabv2. Set it to 1 with random weights."""

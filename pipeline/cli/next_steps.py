@@ -1,0 +1,32 @@
+"""What a command says at its end: the command that comes next."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import storage
+
+
+def after_training(config: str, checkpoint: str) -> str:
+    """The segmentation whose config lies beside the training's and takes its checkpoint, or how to get one."""
+    for file, values in _configs(Path(config).parent):
+        taken = values.get("checkpoint")
+        if isinstance(taken, str) and storage.absolute(taken) == storage.absolute(checkpoint):
+            return f"next: maskmill segment {file}"
+    return (
+        f"next: maskmill init DIR --images URI --checkpoint {checkpoint} writes a config for your images; then "
+        "maskmill segment DIR/segment.yaml"
+    )
+
+
+def _configs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The YAML files of a folder that hold keys and values."""
+    for file in sorted(folder.glob("*.yaml")):
+        try:
+            values = yaml.safe_load(file.read_bytes().decode())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):  # somebody else's file
+            continue
+        if isinstance(values, dict):
+            yield file, values

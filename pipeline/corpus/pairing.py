@@ -1,0 +1,86 @@
+"""Which label belongs to which image as people name their files: photo.jpg with photo_mask.png, labels among the images."""
+
+import re
+from collections import Counter
+from pathlib import PurePosixPath
+
+from pipeline import storage
+from pipeline.config import CorpusConfig, parse
+from pipeline.corpus import scan_items
+from pipeline.corpus.detect import find_layout
+from pipeline.corpus.files import scan_files
+from pipeline.corpus.layouts.base import IMAGE_SUFFIX
+from pipeline.errors import UserError
+
+_PICTURE = re.compile(IMAGE_SUFFIX, re.I)
+_LABELS = re.compile(r"label|mask|annot|truth|segm|^gt", re.I)  # in the names of folders of labels
+_MOST_COMPARED = 50  # images, each with every label
+
+
+def pair(images: str, labels: str | None) -> CorpusConfig:
+    """The corpus of these images and labels with its layout, or with the globs that join them.
+
+    Raises:
+        UserError: there is no image, no label belongs to one, or labels lie among the images.
+    """
+    cfg = parse(CorpusConfig, {"images": images, "labels": labels}, where="corpus")
+    if cfg.labels == cfg.images:
+        raise UserError(
+            f"labels {cfg.labels}: that is where the images lie; leave the labels out, or give their own folder"
+        )
+    if cfg.labels is None:
+        found = find_layout(cfg).cfg
+        if found.layout == "folder":
+            _check_folders(found.images)
+        return found
+    try:
+        found = find_layout(cfg).cfg
+        scan_items(found, split=None)
+        return found
+    except UserError:
+        find_layout(cfg.model_copy(update={"labels": None}))  # says what is wrong with the images alone
+    image_paths, label_paths = (_pictures(uri) for uri in (cfg.images, cfg.labels))
+    globs = _globs(image_paths, label_paths)
+    if globs is None:
+        example = f"found images such as {image_paths[0]}, and {_such_as(label_paths)}"
+        raise UserError(
+            f"labels {cfg.labels}: none of them belongs to an image of {cfg.images}; a label has its image's path and name, "
+            f"{example}: give the folder of the labels, or name the files by --images-glob '**/*.jpg' --labels-glob "
+            "'**/*_mask.png'"
+        )
+    return parse(CorpusConfig, {"images": images, "labels": labels, "layout": "pairs", **globs}, where="corpus")
+
+
+def _such_as(labels: list[str]) -> str:
+    return f"labels such as {labels[0]}" if labels else "no label that is a picture"
+
+
+def _pictures(uri: str) -> list[str]:
+    return sorted(path for path, _ in scan_files(uri) if _PICTURE.search(path))
+
+
+def _globs(images: list[str], labels: list[str]) -> dict[str, str] | None:
+    """Globs under which labels have what images have, with something before or behind the name; None if nothing fits."""
+    ways: Counter[tuple[str, str, str, str]] = Counter()
+    for image in map(PurePosixPath, images[:: max(1, len(images) // _MOST_COMPARED)]):
+        for label in map(PurePosixPath, labels):
+            if image.parent == label.parent and image.stem in label.stem:
+                before, _, behind = label.stem.partition(image.stem)
+                ways[image.suffix, before, behind, label.suffix] += 1
+    if not ways:
+        return None
+    (image_suffix, before, behind, label_suffix), _ = ways.most_common(1)[0]
+    return {"image_glob": f"**/*{image_suffix}", "label_glob": f"**/{before}*{behind}{label_suffix}"}
+
+
+def _check_folders(uri: str) -> None:
+    """UserError where pictures in a folder with a name of labels would be taken for images, beside others."""
+    folders = Counter(path.split("/")[0] for path in _pictures(uri) if "/" in path)
+    labels = sorted(name for name in folders if _LABELS.search(name))
+    others = sorted(folders.keys() - set(labels))
+    if labels and others:
+        raise UserError(
+            f"images {uri}: its folder '{labels[0]}' looks like the labels of '{others[0]}'; give --images "
+            f"{storage.join(uri, others[0])} --labels {storage.join(uri, labels[0])}, or name what are images: --images-glob "
+            f"'{others[0]}/**'"
+        )
