@@ -128,6 +128,13 @@ def test_without_labels_there_is_a_segmentation_alone(tmp_path):
     assert "no labels: there is nothing to train on" in said
 
 
+def test_images_and_labels_side_by_side_need_one_place_alone(tmp_path):
+    draw(tmp_path / "pictures", 3)
+    said = initialised(tmp_path, "--images", str(tmp_path / "pictures"))
+    assert "images: 3, 3 with a label; layout images_labels" in said
+    assert configs(tmp_path)[0].label_space.space.num_classes == 5
+
+
 @pytest.mark.parametrize("form", ["{}_mask.png", "gt_{}.png", "{}.png"])
 def test_labels_are_found_by_what_their_names_have_beside_the_image_s(tmp_path, form):
     draw(tmp_path, 3)
@@ -194,6 +201,8 @@ def bad_input(folder, case):
         case "labels that are the images":
             return ["init", start, "--images", images, "--labels", images], "that is where the images lie"
         case "labels among the images":
+            images, labels = (str((folder / old).rename(folder / new)) for old, new in
+                              (("images", "photos"), ("labels", "segmentation")))  # fmt: skip
             return ["init", start, "--images", str(folder)], f"--images {images} --labels {labels}"
         case "photographs as labels":
             for path in sorted((folder / "labels").iterdir()):
