@@ -105,6 +105,18 @@ def pair(tmp_path_factory):
     return make_run(str(folder / "first"), first), make_run(str(folder / "second"), second)
 
 
+def test_without_labels_evaluate_prints_what_was_predicted(tmp_path):
+    drawn = [Drawn("val/a", "0012", city="aachen"), Drawn("val/b", "3333", city="bochum"), Drawn("val/c", None)]
+    run = make_run(str(tmp_path / "run"), drawn)
+    done = maskmill("evaluate", run, "--by", "city")
+    assert done.returncode == 0, done.stderr
+    words = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
+    table = ["road 50.00", "sky 25.00", "building 12.50", "pole 12.50"]
+    assert [line for line in words if line in table] == table
+    assert "aachen 1 sky 50.00, building 25.00, pole 25.00" in words and "bochum 1 road 100.00" in words
+    assert "no image of the run has a label" in done.stdout
+
+
 def test_evaluate_prints_the_headline_with_intervals_then_classes_and_groups(pair):
     done = maskmill("evaluate", pair[0], "--by", "city")
     assert done.returncode == 0, done.stderr

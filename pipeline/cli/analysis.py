@@ -38,11 +38,11 @@ def evaluate(
         bool, typer.Option("--report", help="Also write the report, as `maskmill report` does.")
     ] = False,
 ) -> None:
-    """Print a run's headline with intervals and the IoU of each class, raw beside CRF, from its counts."""
+    """Print a run's headline with intervals and the IoU of each class, raw beside CRF; without labels, each class's share."""
     from pipeline.analysis import open_run
     from pipeline.analysis.merging import parse_merges
     from pipeline.cli.console import console
-    from pipeline.cli.run_tables import headline_table, iou_table
+    from pipeline.cli.run_tables import areas_table, headline_table, iou_table
     from pipeline.cli.tables import print_groups
 
     view = open_run(run)
@@ -54,6 +54,12 @@ def evaluate(
         raise UserError("evaluate: --map, --label-space, --layout and --labels-glob go with --labels: add it")
     if merge:
         view = view.merged(parse_merges(merge))
+    if not view.is_labelled():
+        console.print(areas_table(view))
+        if by:
+            console.print(areas_table(view, by))
+        console.print("no image of the run has a label, so there is no IoU; --labels URI counts against labels")
+        return
     console.print(headline_table(view))
     console.print(iou_table(view))
     if by:

@@ -1,6 +1,7 @@
 """The answers of `maskmill evaluate` and `maskmill compare` as terminal tables."""
 
 import math
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -53,6 +54,28 @@ def headline_table(view: RunView) -> Table:
     for metric, _ in chosen(view.settings):
         for name, value in metric.headline(view.metric_scores(metric)).items():
             table.add_row(name, percent(value), "")
+    return table
+
+
+def areas_table(view: RunView, by: Sequence[str] = ()) -> Table:
+    """Share of each class in the predicted pixels, percent, the largest first; by group its three largest classes."""
+    counts = view.areas(by)
+    shares = counts[list(view.space.classes)].div(counts[list(view.space.classes)].sum(axis=1), axis=0)
+    if not by:
+        table = _table("Predicted pixels, percent", "class", "share")
+        for name, share in shares.loc[ALL].sort_values(ascending=False, kind="stable").items():
+            if share:
+                table.add_row(str(name), percent(share))
+        return table
+    table = Table(title="Predicted pixels by group, percent", title_justify="left", header_style="bold")
+    for name in (*by, "images", "largest classes"):
+        table.add_column(name)
+    for (key, row), images in zip(shares.iterrows(), counts["images"], strict=True):
+        largest = row.sort_values(ascending=False, kind="stable").iloc[:3]
+        keys = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
+        table.add_row(
+            *keys, str(images), ", ".join(f"{name} {percent(share)}" for name, share in largest.items() if share)
+        )
     return table
 
 
