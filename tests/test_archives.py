@@ -456,3 +456,20 @@ def test_a_plain_folder_of_photographs_is_segmented_without_a_word_about_its_lay
     assert (again.rows, again.answered_now) == (3, 0)
     assert describe(cfg.output).config["corpus"]["layout"] == "folder"
     assert verify(cfg.output).problems == []
+
+
+@pytest.mark.parametrize("name", [name for name, (*_, space) in ARCHIVES.items() if space])
+def test_the_labels_of_a_data_set_are_of_the_classes_that_its_layout_names(tmp_path, name):
+    files, wanted, named = ARCHIVES[name]
+    space = spaces.space(named)
+    seen = 0
+    for item in list_items(CorpusConfig(images=write(tmp_path, files)), None):
+        if item.label is not None:
+            stored = wanted[item.image_id][1]
+            (found,) = np.unique(load(item, space, 1 << 20).label)
+            if stored is None:  # CamVid's colour of buildings
+                assert space.classes[found].lower() == "building"
+            else:
+                assert found == space.to_train(np.array([[stored]], np.uint8), "test")[0, 0]
+            seen += 1
+    assert seen == sum(truth is not None or name == "camvid32" for _, truth in wanted.values())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import labels as spaces
 from pipeline import storage
 from pipeline.config import CorpusConfig
 from pipeline.corpus import items_of, list_items, plan_shards, read, scan_items
@@ -80,6 +81,13 @@ def test_a_picture_of_segments_becomes_the_category_of_each_pixel(tmp_path):
         assert (layout, sorted(found)) == ("coco", sorted(truth))
         for image_id, label in found.items():
             np.testing.assert_array_equal(label, truth[image_id])
+    space = spaces.space("coco133")
+    for item in list_items(CorpusConfig(images=uri), None):
+        label, categories = load(item, space, 1 << 20).label, truth[item.image_id]
+        named = {200: "rug-merged", 184: "tree-merged", 92: "banner", 44: "bottle", 1: "person"}
+        for category, name in named.items():
+            assert (label[categories == category] == space.classes.index(name)).all()
+        assert (label[categories == 0] == 255).all()
     assert any(truth[name].max() >= 184 for name in truth) and all((truth[name] == 0).any() for name in truth)
     assert list_items(CorpusConfig(images=uri, layout="coco"), "val2017")[0].groups == {"split": "val2017"}
 

@@ -190,6 +190,18 @@ def test_a_folder_without_splits_is_trained_on_and_its_layout_is_kept(tmp_path, 
     assert train(cfg).best_epoch == 1  # finished, and nothing is found out anew
 
 
+@pytest.mark.slow
+def test_pairs_are_trained_on_by_the_splits_of_their_glob(tmp_path, ray_session):
+    for split, numbers in (("train", range(6)), ("val", range(6, 8))):
+        for number in numbers:
+            storage.put(str(tmp_path / f"data/{split}/images/{number}.png"), picture())
+            storage.put(str(tmp_path / f"data/{split}/truth/{number}.png"), picture(ids=number % 3))
+    globs = {"image_glob": "{split}/images/*.png", "label_glob": "{split}/truth/*.png"}
+    cfg = training(tmp_path, corpus={"images": str(tmp_path / "data"), **globs})
+    assert train(cfg).best_epoch == 1
+    assert json.loads(storage.read(str(tmp_path / "out/config.json")))["corpus"]["layout"] == "pairs"
+
+
 @pytest.mark.parametrize(
     ("corpus", "values", "sentence"),
     [

@@ -67,7 +67,7 @@ def check_corpus(
     cfg = settled(cfg)
     items = list_items(cfg, split)
     named = layout_of(cfg).label_space
-    space = space or (labels.space(named) if named in labels.SPACES else None)
+    space = space or (labels.space(named) if named else None)
     report = CorpusReport(
         images=len(items),
         labelled=sum(item.label is not None for item in items),
