@@ -170,6 +170,17 @@ def test_a_network_is_not_judged_by_frames_of_a_sequence_that_it_learnt_from(tmp
     assert train and val and not train & val
 
 
+def test_images_of_16_bits_are_taken_with_their_bands_and_range(tmp_path):
+    pytest.importorskip("rasterio")
+    draw(tmp_path, 3)
+    for path in sorted((tmp_path / "images").iterdir()):
+        Image.fromarray(np.full((96, 128), 4000, np.uint16)).save(path.with_suffix(".png"))
+        path.unlink()
+    initialised(tmp_path, *apart(tmp_path), "--bands", "1,1,1", "--range", "0,4095")
+    image = configs(tmp_path)[0].image
+    assert (image.bands, image.spans) == ((1, 1, 1), ((0, 4095),) * 3)
+
+
 def test_what_is_there_is_never_overwritten(tmp_path):
     draw(tmp_path, 2)
     (tmp_path / "start").mkdir()
@@ -225,6 +236,25 @@ def bad_input(folder, case):
             return ["init", start, *apart(folder)], "some labels are pictures of class ids and some are colour pictures"
         case "too few pixels allowed":
             return ["init", start, *apart(folder), "--max-pixels", "0"], "Invalid value for '--max-pixels'"
+        case "bands without a range":
+            return ["init", start, *apart(folder), "--bands", "1"], "--bands and --range go together"
+        case "bands that are no numbers":
+            return [
+                "init",
+                start,
+                *apart(folder),
+                "--bands",
+                "red",
+                "--range",
+                "0,1",
+            ], "bands.0: found 'red'; it must be a whole"
+        case "a range without width":
+            return ["init", start, *apart(folder), "--bands", "1", "--range", "9,1"], "image.range: [9, 1] has no width"
+        case "images of 16 bits":
+            for path in sorted((folder / "images").iterdir()):
+                Image.fromarray(np.full((96, 128), 4000, np.uint16)).save(path.with_suffix(".png"))
+                path.unlink()
+            return ["init", start, *apart(folder)], "for init these are --bands and --range"
         case "no images option":
             return ["init", start], "Missing option '--images'"
     raise AssertionError(case)
@@ -233,6 +263,7 @@ def bad_input(folder, case):
 CASES = [
     "a folder that is a file", "a folder in a store", "no images", "no pictures", "labels of other images",
     "labels that are the images", "labels among the images", "photographs as labels", "labels of one value",
+    "bands without a range", "bands that are no numbers", "a range without width", "images of 16 bits",
     "one labelled image", "labels of another size", "ids and colours", "too few pixels allowed", "no images option",
 ]  # fmt: skip
 

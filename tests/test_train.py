@@ -106,7 +106,11 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_step_and_what_to_do(ra
     ("changes", "sentence"),
     [
         ({"val_split": "test"}, "split 'test' is not there; choose one of train, val"),
-        ({"workers": 4, "cpus_per_worker": 8}, r"the training workers need 32 CPUs \(4 x 8\) and the cluster has 4"),
+        (
+            {"workers": 4, "cpus_per_worker": 8},
+            r"the training workers need 32 CPUs \(4 x 8\) and the cluster has 4; .* "
+            r"\(workers, cpus_per_worker, gpus_per_worker\)",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_workers_start(ray_session, scenes, tmp_path, changes, sentence):

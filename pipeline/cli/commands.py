@@ -20,7 +20,7 @@ app = typer.Typer(
     help="Turns image archives into queryable masks.",
 )  # fmt: skip
 
-Config = Annotated[str, typer.Argument(help="YAML file, complete: one file is one run.")]
+Config = Annotated[str, typer.Argument(help="YAML file; `maskmill init` writes one, `maskmill config` lists its keys.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
 
 
@@ -40,6 +40,10 @@ def options(
 ) -> None:
     """Turns image archives into queryable masks."""
     cli_cluster.help_alone(context)
+
+
+app.command()(cli_init.init)  # commands are listed in this order
+app.command()(cli_config.config)
 
 
 @app.command()
@@ -243,8 +247,6 @@ for command in (
     cli_models.models, cli_models.import_weights, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)
-app.command()(cli_init.init)
-app.command()(cli_config.config)
 app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
 

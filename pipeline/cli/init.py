@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import storage
-from pipeline.config import CorpusConfig, parse
+from pipeline.config import CorpusConfig, ImageConfig, parse
+from pipeline.config.loading import value_of
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # looking at pictures takes torch, which takes seconds to import
@@ -28,6 +29,12 @@ def init(
     ] = None,
     images_glob: Annotated[str | None, typer.Option(help="Which files are images: images/**/*.jpg")] = None,
     labels_glob: Annotated[str | None, typer.Option(help="Which files are labels: labels/**/*_mask.png")] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Which bands of images of more than 8 bits or three bands: 4,3,2; with --range.")
+    ] = None,
+    value_range: Annotated[
+        str | None, typer.Option("--range", help="Their values that are black and white: 0,4095.")
+    ] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="A trained network to segment with, instead of the one to be trained.")
     ] = None,
@@ -39,17 +46,17 @@ def init(
     from pipeline.corpus.propose_splits import propose_splits
     from pipeline.corpus.survey import survey
 
-    target = _target(folder)
+    target, image = _target(folder), _image(bands, value_range)
     cfg = _corpus(images, labels, images_glob, labels_glob)
     with counting("looking at the corpus") as on_progress:
-        found = survey(cfg, max_pixels, on_progress)
+        found = survey(cfg, max_pixels, image, on_progress)
     machine = _machine()
     space = starter.built_in_space(cfg, found) if found.labelled else None
     splits = None
     if found.labelled:
         _check_classes(found, labels or images)
         cfg, splits = propose_splits(cfg, found.items)
-    files = _files(target, cfg, found, machine, space, splits, checkpoint)
+    files = _files(target, cfg, image, found, machine, space, splits, checkpoint)
     _write(target, files)
     for line in [*_seen(cfg, found, space, splits), *_next(Path(folder), list(files), checkpoint)]:
         console.print(line, soft_wrap=True)
@@ -70,6 +77,16 @@ def _target(folder: str) -> Path:
                 "another folder"
             )
     return target
+
+
+def _image(bands: str | None, value_range: str | None) -> ImageConfig | None:
+    """What the images' values mean; UserError where one of both is missing or is no list of numbers."""
+    if bands is None and value_range is None:
+        return None
+    if bands is None or value_range is None:
+        raise UserError("init: --bands and --range go together, such as --bands 4,3,2 --range 0,4095; give both")
+    values = {"bands": value_of(f"[{bands}]"), "range": value_of(f"[{value_range}]")}
+    return parse(ImageConfig, values, where="init, --bands and --range")
 
 
 def _corpus(images: str, labels: str | None, images_glob: str | None, labels_glob: str | None) -> CorpusConfig:
@@ -108,6 +125,7 @@ def _cores() -> int:
 def _files(
     target: Path,
     cfg: CorpusConfig,
+    image: ImageConfig | None,
     found: "Survey",
     machine: "Machine",
     space: str | None,
@@ -122,7 +140,7 @@ def _files(
         if space is None:
             files["classes.yaml"] = starter.classes_text(cfg.labels or cfg.images, found)
         values = starter.train_values(
-            cfg, space or str(target / "classes.yaml"), splits, found, machine, str(target / "runs/train")
+            cfg, image, space or str(target / "classes.yaml"), splits, found, machine, str(target / "runs/train")
         )
         files["train.yaml"] = starter.commented(
             "train",

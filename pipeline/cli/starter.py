@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from pipeline import labels
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, ImageConfig
 from pipeline.config.describe import overview
 from pipeline.corpus.layouts import LAYOUTS
 from pipeline.corpus.propose_splits import Splits
@@ -98,13 +98,20 @@ def classes_text(where: str, found: Survey) -> str:
 
 
 def train_values(
-    cfg: CorpusConfig, space: str, splits: Splits, found: Survey, machine: Machine, output: str
+    cfg: CorpusConfig,
+    image: ImageConfig | None,
+    space: str,
+    splits: Splits,
+    found: Survey,
+    machine: Machine,
+    output: str,
 ) -> dict[str, Any]:
     """The keys of train.yaml."""
     epochs = min(_EPOCHS[1], max(_EPOCHS[0], math.ceil(_STEPS / max(1, splits.num_train // _BATCH))))
     height, width = found.sizes.most_common(1)[0][0]
     crop = [min(_CROP_PX[machine.gpu], math.ceil(side / _STRIDE_PX) * _STRIDE_PX) for side in (height, width)]
     return {
+        **({} if image is None else {"image": image.model_dump(mode="json")}),
         "corpus": _corpus_values(cfg),
         "train_split": splits.train,
         "val_split": splits.val,

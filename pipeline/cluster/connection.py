@@ -14,6 +14,7 @@ from pipeline import interrupts
 from pipeline.errors import UserError
 
 LOOPBACK = "127.0.0.1"
+WORKER_KEYS, ACTOR_KEYS = "workers, cpus_per_worker, gpus_per_worker", "cpus_per_actor, gpus_per_actor"  # of configs
 
 
 def connect() -> None:
@@ -78,9 +79,11 @@ def _keep_token_private() -> None:
             os.environ["RAY_AUTH_TOKEN"] = token
 
 
-def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
+def require(num_workers: int, cpus: float, gpus: float, what: str, keys: str) -> None:
     """Refuse a job that the cluster can never place, instead of waiting for ever.
 
+    Args:
+        keys: of the config, that say what is needed.
     Raises:
         UserError: the cluster, grown as far as its autoscaler may, is smaller than `num_workers` times (cpus, gpus).
     """
@@ -93,5 +96,5 @@ def require(num_workers: int, cpus: float, gpus: float, what: str) -> None:
         if needed > there:
             raise UserError(
                 f"{what} need {needed:g} {kind}s ({num_workers} x {each:g}) and the cluster has {there:g}; "
-                "lower the number of workers or what each takes, or add nodes"
+                f"lower their number or what each takes ({keys}), or add nodes"
             )

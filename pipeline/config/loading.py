@@ -1,6 +1,7 @@
 """YAML -> section, and what to say where it does not fit."""
 
 import json
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -25,7 +26,9 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"config {path} does not exist; the ready ones lie in configs/")
+        raise UserError(
+            f"config {path} does not exist; `maskmill init` writes one for your images, and examples lie in configs/"
+        )
     try:
         values = yaml.safe_load(file.read_bytes().decode())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -144,7 +147,9 @@ def _explain(schema: Any, problem: dict[str, Any]) -> str:
     match problem["type"]:
         case "extra_forbidden":
             known = list(_section_at(schema, path[:-1]).model_fields)
-            return f"{key}: unknown key; known keys here: {', '.join(known)}"
+            near = get_close_matches(path[-1], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"{key}: unknown key; known keys here: {', '.join(known)}{hint}"
         case "missing":
             return f"{key}: missing; the config must set it"
         case "union_tag_invalid":

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, ImageConfig
 from pipeline.corpus import Item, list_items
 from pipeline.corpus.samples import fetch, wrong_size
 from pipeline.errors import Reject, UserError
+from pipeline.imaging.bands import decode_bands
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.labels.label_space import MAX_CLASSES, MAX_VALUE
 from pipeline.read_ahead import read_ahead
@@ -38,16 +39,21 @@ class Survey:
 
 
 def survey(
-    cfg: CorpusConfig, max_pixels: int, on_progress: Callable[[int, int], None] = lambda done, total: None
+    cfg: CorpusConfig,
+    max_pixels: int,
+    declared: ImageConfig | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
     """Look at every image that has a label, or at every image of a corpus without labels; at `MOST_LOOKED_AT` of more.
 
+    Args:
+        declared: bands and range of the images; None = 8-bit pictures.
     Raises:
         UserError: nothing is there, nothing can be read, or what is in the labels cannot be classes.
     """
     found = Survey(list_items(cfg, split=None))
     chosen = _evenly(found.labelled or found.items, MOST_LOOKED_AT)
-    for item, look in read_ahead(lambda item: _look(item, max_pixels), chosen, _THREADS):
+    for item, look in read_ahead(lambda item: _look(item, max_pixels, declared), chosen, _THREADS):
         outcome = look.result()
         found.looked_at += 1
         if isinstance(outcome, Reject):
@@ -61,7 +67,10 @@ def survey(
         on_progress(found.looked_at, len(chosen))
     if not found.sizes:
         first = next(iter(found.bad.values()))[0]
-        raise UserError(f"corpus {cfg.images}: none of {found.looked_at} images can be used, e.g. {first}")
+        hint = (
+            "; for init these are --bands and --range" if "unsupported_mode" in found.bad and declared is None else ""
+        )
+        raise UserError(f"corpus {cfg.images}: none of {found.looked_at} images can be used, e.g. {first}{hint}")
     if found.ids and found.colours:
         raise UserError(
             f"corpus {cfg.labels or cfg.images}: some labels are pictures of class ids and some are colour pictures; store all "
@@ -74,11 +83,16 @@ def _evenly(items: list[Item], most: int) -> list[Item]:
     return items if len(items) <= most else [items[index * len(items) // most] for index in range(most)]
 
 
-def _look(item: Item, max_pixels: int) -> tuple[Size, dict[int, int], dict[Colour, int]] | Reject:
+def _look(
+    item: Item, max_pixels: int, declared: ImageConfig | None
+) -> tuple[Size, dict[int, int], dict[Colour, int]] | Reject:
     """Size, pixels of each id, pixels of each colour; or why the pair cannot be used."""
     try:
         files = fetch(item)
-        image, orientation = decode_oriented(files.image, max_pixels)
+        if declared is None:
+            image, orientation = decode_oriented(files.image, max_pixels)
+        else:
+            image, orientation = decode_bands(files.image, declared, max_pixels)[0], 1
         size = image.shape[:2]
         if files.label is None:
             return (size[0], size[1]), {}, {}

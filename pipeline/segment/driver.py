@@ -134,7 +134,7 @@ def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
 def _answer(cfg: SegmentConfig, run: Run, pending: list[int]) -> ray.data.Dataset:
     """The stage chain: shard numbers -> summaries of committed shards."""
     connection.connect()
-    connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run")
+    connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "one actor of the run", connection.ACTOR_KEYS)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     tasks = min(len(pending), max(TASKS, TASKS_AN_ACTOR * cfg.actors))

@@ -77,7 +77,7 @@ def tune_crf(
     ready = checkpoint.load(cfg.checkpoint)
     items = _draw(cfg, num_images)
     connection.connect()
-    connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "a task of the search")
+    connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "a task of the search", connection.ACTOR_KEYS)
     payload, space = cfg.model_dump(mode="json"), ready.label_space
     scores = _predict_all(payload, cfg, items)
     coarse = _grid(cfg, {name: np.linspace(*ends, 3).tolist() for name, ends in RANGES.items()})

@@ -50,7 +50,9 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
         label_check.look_at_labels(stages[0])
     run_folder.claim(cfg)
     connection.connect()
-    connection.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers")
+    connection.require(
+        cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers", connection.WORKER_KEYS
+    )
     run_folder.add_environment(cfg.output)
     watched = telemetry.TrainingMetrics(cfg.output)
     with mlflow.mlflow_run(cfg) as track:

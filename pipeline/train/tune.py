@@ -50,7 +50,9 @@ def tune(
     for key, axis in space.space.items():
         with_values(cfg, {key: axis.first()}, where="space")
     connection.connect()
-    connection.require(cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "the training workers of a trial")
+    connection.require(
+        cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "a trial's workers", connection.WORKER_KEYS
+    )
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trials keep their own records
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the progress line is ours
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
