@@ -5,6 +5,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -473,3 +475,42 @@ def test_the_labels_of_a_data_set_are_of_the_classes_that_its_layout_names(tmp_p
                 assert found == space.to_train(np.array([[stored]], np.uint8), "test")[0, 0]
             seen += 1
     assert seen == sum(truth is not None or name == "camvid32" for _, truth in wanted.values())
+
+
+@pytest.mark.parametrize(
+    ("column", "layout"),
+    [
+        (pa.array(["a.png", "b.png"]), "manifest"),
+        (pa.array(["a.png", "b.png"]).dictionary_encode(), "manifest"),
+        (pa.array([PHOTO, PHOTO]), "parquet"),
+        (pa.array([{"bytes": PHOTO, "path": "a.png"}, {"bytes": PHOTO, "path": "b.png"}]), "parquet"),
+    ],
+)
+def test_a_table_is_a_manifest_or_holds_the_images_as_its_columns_say(tmp_path, column, layout):
+    pq.write_table(pa.table({"image": column, "weather": ["rain", "sun"]}), tmp_path / "t.parquet")
+    cfg = CorpusConfig(images=str(tmp_path / "t.parquet"))
+    assert find_layout(cfg).cfg.layout == layout
+    assert [item.groups for item in list_items(cfg, None)] == [{"weather": "rain"}, {"weather": "sun"}]
+    if layout == "parquet":  # a folder of them
+        assert find_layout(CorpusConfig(images=str(tmp_path))).cfg.layout == "parquet"
+        assert len(list_items(CorpusConfig(images=str(tmp_path)), None)) == 2
+
+
+def test_tables_that_are_none_are_told(tmp_path):
+    storage.put(str(tmp_path / "t.parquet"), b"no table")
+    with pytest.raises(UserError, match=r"t\.parquet: not a readable Parquet file"):
+        find_layout(CorpusConfig(images=str(tmp_path / "t.parquet")))
+    for name in ("none.parquet", "none.csv"):
+        with pytest.raises(UserError, match=f"{name}: there is no such file"):
+            list_items(CorpusConfig(images=str(tmp_path / name)), None)
+
+
+@pytest.mark.parametrize("name", ["voc", "camvid"])
+def test_an_archive_is_read_in_a_store_as_on_a_disk(tmp_path, s3, name):
+    files, wanted, _ = ARCHIVES[name]
+    for path, data in files.items():
+        storage.put(f"{s3}/archives/{name}/{path}", data)
+    storage.put(f"{s3}/archives/{name}.zip", Path(zipped(tmp_path / "a.zip", files, "download/")).read_bytes())
+    wanted = {image: (groups, None if truth is None else [truth]) for image, (groups, truth) in wanted.items()}
+    for uri in (f"{s3}/archives/{name}", f"{s3}/archives/{name}.zip"):
+        assert found_in(uri) == (name, wanted)

@@ -301,3 +301,24 @@ def test_no_file_is_called_as_if_it_were_such_a_label(tmp_path):
     folder = write(tmp_path / "a", {"b.png#coco_json=/1.png": JPEG})
     with pytest.raises(UserError, match=r"'b\.png#coco_json=/1\.png' holds '#coco_'.*; rename it"):
         list_items(CorpusConfig(images=folder), None)
+
+
+def test_labels_of_a_store_are_made_as_on_a_disk_and_a_json_that_changed_is_noticed(s3, monkeypatch):
+    for files, layout in ((draw_panoptic()[0], "coco"), (draw_annotations(), "coco_json")):
+        for name, data in files.items():
+            storage.put(f"{s3}/{layout}/{name}", data)
+    _, truth = draw_panoptic()
+    layout, found = labels_of(f"{s3}/coco")
+    assert layout == "coco"
+    for image_id, label in found.items():
+        np.testing.assert_array_equal(label, truth[image_id])
+    panoptic, drawn = (list_items(CorpusConfig(images=f"{s3}/{name}"), None)[0] for name in ("coco", "coco_json"))
+    assert load(drawn, None, 1 << 20).label.any()
+    changed = draw_annotations((5, 6, 7))["annotations/instances_val2017.json"]
+    storage.put(f"{s3}/coco_json/annotations/instances_val2017.json", changed)
+    storage.put(f"{s3}/coco/annotations/panoptic_val2017.json", changed)
+    monkeypatch.setattr(coco, "_held", {})  # another process
+    for item in (panoptic, drawn):
+        with pytest.raises(Reject, match="its etag is not the planned one") as rejected:
+            load(item, None, 1 << 20)
+        assert rejected.value.reason == "source_changed"

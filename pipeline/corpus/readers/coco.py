@@ -6,7 +6,7 @@ lies on a large one; of two of one size the later lies on the earlier. A pixel o
 has the id 0 itself.
 
 The place of such a label is that of the picture, or of the JSON, with what to do at the end of its URI:
-`<png>#coco_panoptic=<json>` and `<json>#coco_json=<id of the image>`.
+`<png>#coco_panoptic=<etag of the json>|<json>` and `<json>#coco_json=<id of the image>`.
 """
 
 import io
@@ -33,7 +33,8 @@ _CROWD = 255
 
 def panoptic_place(picture: Place, description: Place) -> Place:
     """The label in a picture of segments that a JSON file describes."""
-    return Place(f"{picture.uri}#coco_panoptic={_reference(description)}", *picture.values[1:])
+    json_uri = description.uri if description.member is None else f"{description.uri}!{description.member}"
+    return Place(f"{picture.uri}#coco_panoptic={description.etag or ''}|{json_uri}", *picture.values[1:])
 
 
 def drawn_place(description: Place, image: int | str) -> Place:
@@ -56,8 +57,11 @@ def read_coco(place: Place, read: Read) -> bytes:
     assert parts is not None
     if parts["kind"] == "coco_json":
         return _png(_drawn(_opened(_within(parts["uri"], place), read), parts["value"], place.uri))
-    archived = _ARCHIVED.fullmatch(parts["value"])
-    json_place = _within(archived["uri"], Place("", archived["member"])) if archived else Place(parts["value"])
+    etag, _, json_uri = parts["value"].partition("|")
+    archived = _ARCHIVED.fullmatch(json_uri)
+    json_place = (
+        _within(archived["uri"], Place("", archived["member"])) if archived else Place(json_uri, etag=etag or None)
+    )
     picture = read(Place(parts["uri"], *place.values[1:]))
     name = (place.member or parts["uri"]).rsplit("/", 1)[-1]
     return _png(_categories(picture, _opened(json_place, read), name, place.uri))
@@ -215,10 +219,6 @@ def _png(ids: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(ids).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def _reference(place: Place) -> str:
-    return place.uri if place.member is None else f"{place.uri}!{place.member}"
 
 
 def _shown(place: Place) -> str:
