@@ -128,6 +128,18 @@ def test_evaluate_prints_the_headline_with_intervals_then_classes_and_groups(pai
     assert "city" in done.stdout
 
 
+@pytest.mark.parametrize("label", ["0011", None])
+def test_evaluate_writes_the_report_too_where_it_is_asked_for(tmp_path, label):
+    run = make_run(str(tmp_path / "run"), [Drawn("a", "0001", label=label)])
+    assert f"next: maskmill report {run}" in maskmill("evaluate", run).stdout
+    done = maskmill("evaluate", run, "--report")
+    assert f"report, for a browser: {run}/report.html\n" in done.stdout, done.stderr
+    assert f"maskmill export {run} --format png --out DIR" in done.stdout
+    assert (tmp_path / "run/report.html").is_file()
+    refused = maskmill("evaluate", run, "--report", "--merge", "all=sky+road")
+    assert refused.stderr == "error: evaluate: --report shows the run as it is; leave it out, or --labels and --merge\n"
+
+
 def test_compare_prints_both_runs_and_the_difference(pair):
     done = maskmill("compare", *pair)
     assert done.returncode == 0, done.stderr

@@ -82,11 +82,10 @@ def test_the_card_at_the_end_says_what_is_there_how_fast_and_where_to_look(print
         "  this start  8 images at 2.50 images/s",
         "  stages      decode 25 %, forward 75 %",
         "  next        maskmill evaluate runs/x --report",
-        "              maskmill report runs/x, where there are no labels",
         "              maskmill retry-rejects runs/x, once the images are mended",
     ]
     console.print_segmented(console.console, Segmented("runs/x", 12, {}, 0, 0.0), None)
-    assert "  this start  nothing was left to do" in printed()[7:]
+    assert "  this start  nothing was left to do" in printed()[6:]
 
 
 def config(scenes, checkpoint, output, **changes):

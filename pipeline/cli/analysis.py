@@ -42,8 +42,6 @@ def evaluate(
     from pipeline.analysis import open_run
     from pipeline.analysis.merging import parse_merges
     from pipeline.cli.console import console
-    from pipeline.cli.run_tables import areas_table, headline_table, iou_table
-    from pipeline.cli.tables import print_groups
 
     view = open_run(run)
     if with_report and (labels or merge):
@@ -54,20 +52,28 @@ def evaluate(
         raise UserError("evaluate: --map, --label-space, --layout and --labels-glob go with --labels: add it")
     if merge:
         view = view.merged(parse_merges(merge))
-    if not view.is_labelled():
-        console.print(areas_table(view))
-        if by:
-            console.print(areas_table(view, by))
-        console.print("no image of the run has a label, so there is no IoU; --labels URI counts against labels")
-        return
-    console.print(headline_table(view))
-    console.print(iou_table(view))
-    if by:
-        print_groups(console, view.iou(by=by))
+    _print_answers(view, by)
     if with_report:
         report(run)
     elif not (labels or merge):
         console.print(f"next: maskmill report {run}", soft_wrap=True)
+
+
+def _print_answers(view: "RunView", by: list[str] | None) -> None:
+    from pipeline.cli.console import console
+    from pipeline.cli.run_tables import areas_table, headline_table, iou_table
+    from pipeline.cli.tables import print_groups
+
+    if view.is_labelled():
+        console.print(headline_table(view))
+        console.print(iou_table(view))
+        if by:
+            print_groups(console, view.iou(by=by))
+        return
+    console.print(areas_table(view))
+    if by:
+        console.print(areas_table(view, by))
+    console.print("no image of the run has a label, so there is no IoU; --labels URI counts against labels")
 
 
 def _on_labels(

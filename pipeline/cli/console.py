@@ -185,9 +185,10 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
     if progress is not None and (spent := shares(progress.seconds)):
         rows["stages"] = spent
     rows["next"] = f"maskmill evaluate {done.run} --report" if done.rows else f"maskmill status {done.run}"
-    rows[""] = f"maskmill report {done.run}, where there are no labels" if done.rows else f"{done.run}/rejects"
-    if done.rows and rejects:
-        rows[" "] = f"maskmill retry-rejects {done.run}, once the images are mended"
+    if not done.rows:
+        rows[""] = f"{done.run}/rejects"
+    elif rejects:
+        rows[""] = f"maskmill retry-rejects {done.run}, once the images are mended"
     width = max(len(name) for name in rows)
     for name, words in rows.items():
         console.print(f"  {name:<{width}}  {words}", soft_wrap=True)
