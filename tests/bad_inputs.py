@@ -275,7 +275,7 @@ _FIRST = (
     _label("labels-03 id out of range", picture(np.full_like(LABEL, 77)), "label_out_of_range", "label id 77 is outside"),
     _label("labels-04 all ignore", picture(np.zeros_like(LABEL)), "mask", "counts of zero"),
     _label("labels-05 RGB colours for ids", picture(), "label_not_indexed", "store class ids, not colours"),
-    _label("labels-06 16-bit", picture(LABEL.astype(np.uint16)), "mask", "its ids, where all are below 256"),
+    _label("labels-06 16-bit", picture(LABEL.astype(np.uint16)), "mask", "its ids"),
     _label("labels-07 labelIds where train ids are meant", picture(LABEL), "label_out_of_range",
            "is outside camvid11, whose stored ids are 0..11, 255", space="camvid11"),
     _label("labels-08 extra channel", picture(LABEL, mode="LA"), "label_not_indexed", "mode LA"),

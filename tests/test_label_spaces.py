@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline import labels, models, storage
 from pipeline.analysis import open_run
 from pipeline.config import SegmentConfig, TrainConfig, parse, parse_model, read_label_space
-from pipeline.corpus import plan_shards
+from pipeline.corpus import list_items, plan_shards
 from pipeline.corpus.check import check_corpus, guess_corpus
 from pipeline.corpus.samples import decode_ids
 from pipeline.errors import Reject, UserError
@@ -25,6 +25,7 @@ from pipeline.metrics.confusion import count_confusion
 from pipeline.models import checkpoint
 from pipeline.runs import Run, describe, verify
 from pipeline.segment.driver import identity
+from pipeline.segment.shard import ShardSegmenter
 from pipeline.train import label_check
 from tests import small_train
 from tests.command import maskmill
@@ -462,6 +463,39 @@ def test_the_lists_travel_in_a_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {f"pipeline/labels/spaces/{name}.yaml" for name in labels.SPACES} <= held
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+def test_labels_of_streamed_images_may_be_coloured_too(mode, tmp_path):
+    """Read row by row, they are counted as those of the whole image; grey is ids, since the space has some."""
+    pytest.importorskip("pyvips")
+    ours = from_section(OWN, where="test")
+    truth = np.random.default_rng(0).integers(0, 3, (120, 160)).astype(np.uint8)
+    pixels = np.array([(0, 0, 0), (255, 0, 0), (255, 128, 0)], np.uint8)[truth]
+    stored = {
+        "RGB": picture(pixels),
+        "P": picture(pixels, mode="P"),
+        "L": picture(np.array([7, 3, 9], np.uint8)[truth]),
+    }
+    path = tmp_path / "corpus"
+    for kind, data in (("images", picture(pixels)), ("labels", stored[mode])):
+        (path / kind / "val").mkdir(parents=True)
+        (path / kind / "val" / "0001TP_1.png").write_bytes(data)
+    counts = []
+    for above in (None, 10_000):
+        cfg = SegmentConfig.model_validate(
+            {"corpus": {"images": str(path), "layout": "camvid"}, "output": "unused",
+             "checkpoint": save(tmp_path / "model", OWN), "max_reject_rate": 1,
+             "predict": {"tile": [64, 64]}, "stream_above_pixels": above, "actors": 1, "cpus_per_actor": 1}
+        )  # fmt: skip
+        masks, rejects = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).answer(list_items(cfg.corpus, None))
+        counts.append((masks["confusion"].to_pylist(), rejects["error"].to_pylist()))
+    if mode == "P":  # indices of a palette are ids where a space has ids, never colours; strips cannot read them
+        assert [errors for _, errors in counts] == [["label_out_of_range"], ["label_not_indexed"]]
+        return
+    assert counts[0] == counts[1]
+    assert np.sum(counts[0][0]) == np.sum(truth != (0 if mode == "RGB" else 2))
+    assert ours.has_ids and ours.has_colours
 
 
 @pytest.mark.slow

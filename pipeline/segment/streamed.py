@@ -121,6 +121,7 @@ def _ids(label: bytes, cfg: SegmentConfig, space: LabelSpace, declared: ImageCon
 
 
 def _holds_ids(label: bytes, cfg: SegmentConfig, space: LabelSpace) -> bool:
-    """Whether a label picture holds ids rather than colours."""
-    coloured = space.has_colours and (open_header(label, cfg.max_pixels).mode != "L" or not space.has_ids)
-    return not coloured
+    """Whether a label picture holds ids rather than colours, as `decode_label` has it; `Strips` refuses those of a palette."""
+    if not space.has_colours:
+        return True
+    return space.has_ids and open_header(label, cfg.max_pixels).mode in ("L", "P", "1", "I", "I;16")
