@@ -21,6 +21,8 @@ from pipeline.analysis import export, open_run
 from pipeline.config import ImageConfig, SegmentConfig, parse, parse_model
 from pipeline.corpus import list_items, plan_shards
 from pipeline.errors import UserError
+from pipeline.imaging.bands import as_picture, decode_bands
+from pipeline.imaging.colours import IGNORED
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE
 from pipeline.models import checkpoint, listing
@@ -276,7 +278,9 @@ def test_a_run_keeps_coordinates_verifies_and_exports_cogs_without_its_images(co
     assert run.image == DECLARED and verify(cfg.output).problems == []
     view = open_run(cfg.output)
     picture = view.pictures(["s_0"])["s_0"]
-    assert picture.image.shape == (111, 157, 3) and picture.overlay("errors").dtype == np.uint8
+    levels, _ = decode_bands((tmp_path / "all/images/s_0.tif").read_bytes(), DECLARED, 10**6)
+    assert np.array_equal(picture.image, as_picture(levels)) and picture.overlay("prediction").shape == (111, 157, 3)
+    assert (picture.overlay("errors")[:, :20] == IGNORED).all()
     shutil.rmtree(tmp_path / "all")
     done = export(view, "geotiff", str(tmp_path / "out"))
     assert done.masks == 2

@@ -11,13 +11,12 @@ from pipeline import storage
 from pipeline.analysis.run_counts import RunCounts
 from pipeline.config import ImageConfig
 from pipeline.corpus import Item, items_of
-from pipeline.corpus.samples import load
+from pipeline.corpus.samples import decode, fetch
 from pipeline.errors import Reject, UserError
-from pipeline.imaging.bands import as_picture
 from pipeline.imaging.colours import blend, error_map
 from pipeline.imaging.decode import upright
 from pipeline.imaging.mask_png import decode_mask
-from pipeline.labels import LabelSpace
+from pipeline.labels import IGNORE, LabelSpace
 from pipeline.runs import read_table
 
 ALPHA = 0.65  # of class colours over the image
@@ -78,9 +77,11 @@ def pictures_of(view: RunCounts, ids: Sequence[str]) -> dict[str, Pictures]:
 def _read(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int, declared: ImageConfig | None) -> Pictures:
     """The pixels of one item from where the corpus was; the corpus may have moved since, and the mask still stands."""
     try:
-        sample = load(item, space, max_pixels, where=item.image_id, declared=declared)
+        sample = decode(item, fetch(item), space, max_pixels, item.image_id, declared, for_eyes=True)
     except Reject as error:
         return Pictures(item.image_id, space, mask, None, None, str(error))
     # Like the label, the mask is stored the way the camera held the image.
-    picture = as_picture(sample.image)
-    return Pictures(item.image_id, space, upright(mask, sample.orientation), picture, sample.label, None)
+    mask, label = upright(mask, sample.orientation), sample.label
+    if label is not None and declared is not None:
+        label = np.where(mask == IGNORE, np.uint8(IGNORE), label)  # no data
+    return Pictures(item.image_id, space, mask, sample.image, label, None)

@@ -100,7 +100,9 @@ class SegmentConfig(Section):
     max_pixels: int = Field(50_000_000, ge=1)
     """[pixels] Larger images become rejects before they are decoded, which bounds memory."""
     stream_above_pixels: Annotated[int | None, Key(pace=True)] = Field(None, ge=1)
-    """[pixels] Larger images are read, predicted and written a strip of tiles at a time, never whole. Absent: none are."""
+    """[pixels] Larger images are read, predicted and written a strip of tiles at a time, never whole. PNG, JPEG and TIFF need
+    maskmill[stream]; images with declared bands need maskmill[geo], which reads windows of them where they lie, on a disk or in
+    a store. Absent: none are."""
     max_reject_rate: Annotated[float, Key("machine")] = Field(0.1, ge=0, le=1)
     """Share of the images that may become rejects; over it the run fails. 0.1: more than a few broken files mean that the
     config or the corpus is wrong."""

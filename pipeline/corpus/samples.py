@@ -10,7 +10,7 @@ from pipeline.config import ImageConfig
 from pipeline.corpus import Item, read
 from pipeline.corpus.readers.siblings import instances_of
 from pipeline.errors import Reject, UserError
-from pipeline.imaging.bands import decode_bands, void_of
+from pipeline.imaging.bands import decode_bands, decode_picture, void_of
 from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.imaging.instances import decode_instances
 from pipeline.labels import IGNORE, LabelSpace
@@ -69,11 +69,13 @@ def decode(
     max_pixels: int,
     where: str = "the label",
     declared: ImageConfig | None = None,
+    for_eyes: bool = False,
 ) -> Sample:
     """Decode the files of an item and check them against each other.
 
     Args:
         declared: bands and range of the image; None = an 8-bit picture. Pixels without data are ignored in the label.
+        for_eyes: of declared bands give the picture, (H, W, 3) uint8, in which pixels without data are black.
         space: maps the label's stored ids to train ids; None leaves them as they are, unchecked.
         max_pixels: an image or label of more is refused before it is decoded.
         where: what messages call the label.
@@ -83,6 +85,8 @@ def decode(
     georeference, orientation = None, 1
     if declared is None:
         image, orientation = decode_oriented(files.image, max_pixels)
+    elif for_eyes:
+        image = decode_picture(files.image, declared, max_pixels)
     else:
         image, georeference = decode_bands(files.image, declared, max_pixels)
     sample = Sample(item, image, None, orientation, georeference=georeference)

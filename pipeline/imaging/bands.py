@@ -27,7 +27,7 @@ from pipeline.imaging.decode import require_size
 Source = bytes | Callable[[], io.RawIOBase]  # a whole file, or what opens it for ranged reads
 _DRIVERS = {b"\x89PNG": "PNG", b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff"}
 _CACHE_BYTES = 32 << 20  # of GDAL's decoded blocks, of all threads of the process
-_CHUNK_ROWS = 128  # read at once, at least: whole blocks of the file
+_CHUNK_PX = 512  # side of what is read at once, at least: whole blocks of the file
 _PURE_DIGITS = "biuf"  # kinds of numpy types that are levels: no complex numbers
 
 
@@ -56,10 +56,18 @@ def decode_bands(source: Source, declared: ImageConfig, max_pixels: int) -> tupl
     """
     with Windows(source, max_pixels, declared) as windows:
         levels = np.empty((windows.height, windows.width, len(declared.bands)), np.float32)
-        for top in range(0, windows.height, 4 * _CHUNK_ROWS):
-            bottom = min(windows.height, top + 4 * _CHUNK_ROWS)
-            levels[top:bottom] = windows.levels(windows.rows(top, bottom))
+        for top, rows in windows.chunks():
+            levels[top : top + len(rows)] = rows
         return levels, windows.georeference
+
+
+def decode_picture(source: Source, declared: ImageConfig, max_pixels: int) -> np.ndarray:
+    """(H, W, 3) uint8: `as_picture` of the same, whose levels are never whole in memory; Reject as `Windows`."""
+    with Windows(source, max_pixels, declared) as windows:
+        picture = np.empty((windows.height, windows.width, 3), np.uint8)
+        for top, rows in windows.chunks():
+            picture[top : top + len(rows)] = as_picture(rows)
+        return picture
 
 
 def size_of(source: Source) -> tuple[int, int]:
@@ -119,15 +127,19 @@ class Windows:
         self._kept = self._kept[top - self._first :].copy()  # lets go of the rows above
         found = self._empty(bottom - top)
         found[: have - top] = self._kept
-        block = self._dataset.block_shapes[0][0]
-        chunk = -(-_CHUNK_ROWS // block) * block
-        row = have
-        while row < bottom:
-            end = min(bottom, (row // chunk + 1) * chunk)
-            found[row - top : end - top] = self._read(row, end).reshape(found[row - top : end - top].shape)
-            row = end
+        block_rows, block_columns = self._dataset.block_shapes[0]
+        high, wide = (-(-_CHUNK_PX // side) * side for side in (block_rows, block_columns))
+        for first, last in _spans(have, bottom, high):
+            for left, right in _spans(0, self.width, wide):
+                place = found[first - top : last - top, left:right]
+                place[...] = self._read(first, last, left, right).reshape(place.shape)
         self._first, self._kept = top, found
         return found
+
+    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows as levels, some at a time: the first of them, and (h, W, N) float32."""
+        for top in range(0, self.height, _CHUNK_PX):
+            yield top, self.levels(self.rows(top, min(self.height, top + _CHUNK_PX)))
 
     def levels(self, stored: np.ndarray) -> np.ndarray:
         """(h, W, N) as stored -> float32 levels 0..255, NaN where there is no data."""
@@ -154,12 +166,12 @@ class Windows:
         shape = (count, self.width) if self._declared is None else (count, self.width, len(self._bands))
         return np.empty(shape, self._dtype)
 
-    def _read(self, top: int, bottom: int) -> np.ndarray:
-        """(bottom - top, W, N)."""
+    def _read(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        """(bottom - top, right - left, N)."""
         from rasterio.windows import Window
 
         with _explained(f"at row {top}", self._failure), settings():
-            window = Window(0, top, self.width, bottom - top)
+            window = Window(left, top, right - left, bottom - top)
             return np.moveaxis(self._dataset.read(self._bands, window=window), 0, -1)
 
     def _void(self, stored: np.ndarray) -> np.ndarray | None:
@@ -169,6 +181,14 @@ class Windows:
                 here = stored[..., place] == nodata
                 void = here if void is None else void | here
         return void
+
+
+def _spans(start: int, end: int, step: int) -> Iterator[tuple[int, int]]:
+    """From `start` to `end`, cut at the multiples of `step`."""
+    while start < end:
+        cut = min(end, (start // step + 1) * step)
+        yield start, cut
+        start = cut
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:

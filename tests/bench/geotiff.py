@@ -163,11 +163,11 @@ def _marked(process: Path, mark: str) -> tuple[str, float] | None:
         return None
     peak = next((line for line in status.splitlines() if line.startswith("VmHWM")), None)
     name = command.split()[0] if command.startswith("ray::") else "command"
-    return None if peak is None else (f"{name} {process.name}", int(peak.split()[1]) / 1000)
+    return None if peak is None else (f"{name} {process.name}", int(peak.split()[1]) * 1024 / 1e6)
 
 
 def _own_peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def main() -> None:
