@@ -60,6 +60,7 @@ def test_check_counts_a_good_corpus(tmp_path):
         "32x64 (6)",
         "sky ",
         "for one pass",
+        f"next: maskmill init DIR --images {tmp_path} writes configs for it",
     ):
         assert words in done.stdout
 

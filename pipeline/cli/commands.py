@@ -1,5 +1,6 @@
 """The commands of `maskmill`; jobs/ call `run_training` and `run_segmentation` too."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -88,6 +89,10 @@ def check(
     print_check(console, found, report)
     if report.bad:
         raise typer.Exit(2)
+    if layout is None:
+        told = {"images": uri, "labels": labels, "images-glob": images_glob, "labels-glob": labels_glob}
+        options = " ".join(f"--{name} {shlex.quote(value)}" for name, value in told.items() if value)
+        console.print(f"next: maskmill init DIR {options} writes configs for it", soft_wrap=True)
 
 
 @app.command()
