@@ -420,6 +420,7 @@ def test_the_shipped_cityscapes_configs_take_the_two_zips_as_they_come(tmp_path,
     Path("cityscapes").mkdir()
     for uri, zip_name in zip(scenes, ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"), strict=True):
         Path("cityscapes", zip_name).symlink_to(uri)
+    Path("cityscapes/leftImg8bit_demoVideo.zip").touch()
     cfg = load_config(TrainConfig if name.startswith("train") else SegmentConfig, path)
     items = list_items(cfg.corpus, "val")
     assert len(items) == 6 and all(item.label for item in items)

@@ -11,6 +11,7 @@ from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, parse
 from pipeline.corpus import Item, Place, list_items, scan_items
+from pipeline.corpus.detect import settled
 from pipeline.corpus.splits import Fractions
 from pipeline.errors import UserError
 from pipeline.runs import describe
@@ -70,7 +71,8 @@ def test_named_wildcards_of_a_glob_are_groups_and_one_of_them_the_split(tmp_path
         ("a/1\nb/3\n", "a/2\n"),  # ids
         ("images/a/1.png\nimages/b/3.png", "\nimages/a/2.png\n\n"),  # paths, empty lines
         ("1\n3", "2"),  # last parts
-        ("./images/a/1.png\tmasks/1.png\r\nb/3.png\tmasks/3.png\r\n", "2.png"),  # two columns, Windows
+        ("images/a/1.png masks/1.png\nimages/b/3.png masks/3.png", "images/a/2.png masks/a/2.png"),  # two columns
+        ("./images/a/1.png\tmasks/1.png\r\nb/3.png\tmasks/3.png\r\n", "2.png"),  # with tabs, Windows
     ],
 )
 def test_lists_say_the_split_by_id_by_path_or_by_name(tmp_path, lines):
@@ -270,6 +272,27 @@ def test_a_resumed_run_takes_the_layout_that_it_was_made_with(tmp_path):
     assert with_layout(segmentation(tmp_path, images)) == cfg
     other = segmentation(tmp_path / "elsewhere", images)
     assert with_layout(other).corpus.layout == "voc"
+
+
+def test_a_resumed_run_of_two_zips_in_a_folder_is_the_same_run(tmp_path, scenes):
+    (tmp_path / "cityscapes").mkdir()
+    for uri, name in zip(scenes, ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"), strict=True):
+        (tmp_path / "cityscapes" / name).symlink_to(uri)
+    given = CorpusConfig(images=str(tmp_path / "cityscapes"))
+    found = settled(given)
+    assert (found.layout, found.labels) == ("cityscapes", f"{given.images}/gtFine_trainvaltest.zip")
+    storage.put(f"{given.images}/gtFine_more.zip", b"x")  # would be taken before the other
+    assert settled(given, found.model_dump()) == found
+    # What the config says is never overridden, so that a change is told.
+    elsewhere = given.model_copy(update={"labels": "/other"})
+    kept = found.model_dump() | {"images": given.images}
+    assert settled(elsewhere, kept) == elsewhere.model_copy(update={"layout": "cityscapes"})
+
+
+def test_names_with_spaces_stand_in_lists_as_they_are(tmp_path):
+    images = corpus_of(tmp_path / "corpus", ["my house", "my"])
+    storage.put(str(tmp_path / "train.txt"), b"my house.png\n")
+    assert splits_of(images=images, splits={"train": str(tmp_path / "train.txt")}) == {"my": None, "my house": "train"}
 
 
 def test_a_manifest_is_one_by_its_suffix_and_its_own_columns_are_asked_for(tmp_path, capsys):

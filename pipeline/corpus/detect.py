@@ -35,8 +35,10 @@ def settled(cfg: CorpusConfig, kept: Mapping[str, Any] | None = None) -> CorpusC
     """
     if cfg.layout is not None:
         return cfg
-    if kept and kept.get("layout") and cfg.images in (kept["images"], kept["images"].rpartition("/")[0]):
-        return cfg.model_copy(update={name: kept.get(name) for name in ("images", "labels", "layout")})
+    if kept and kept.get("layout") and cfg.images == kept["images"]:
+        return _with(cfg, kept["layout"])
+    if kept and cfg.labels is None and _is_pair_in(cfg.images, kept):
+        return cfg.model_copy(update={name: kept[name] for name in ("images", "labels", "layout")})
     return find_layout(cfg).cfg
 
 
@@ -122,12 +124,15 @@ class _Look:
 
     def pair_of_zips(self) -> dict[str, str] | None:
         """Where images and labels lie, if the corpus is a folder with Cityscapes' two zips."""
-        images, truths = (sorted(n for n in self._zips if n.startswith(start)) for start in ("leftImg8bit", "gtFine"))
+        images, truths = (
+            {name.removeprefix(kind): name for name in sorted(self._zips) if name.startswith(kind)}
+            for kind in ("leftImg8bit", "gtFine")
+        )
         if not images or not truths:
             return None
-        return {
-            name: storage.join(self._cfg.images, zips[0]) for name, zips in (("images", images), ("labels", truths))
-        }
+        both = next((rest for rest in images if rest in truths), None)  # of one name, such as _trainvaltest.zip
+        one, other = (zips[both] if both else next(iter(zips.values())) for zips in (images, truths))
+        return {"images": storage.join(self._cfg.images, one), "labels": storage.join(self._cfg.images, other)}
 
     def nothing_fits(self, why: Mapping[str, str]) -> str:
         """The sentence for a corpus without a layout."""
@@ -143,6 +148,12 @@ class _Look:
             f"{found}; tried {', '.join(why)}: none of them is a picture: give the folder, zip or tar that holds pictures, a "
             "manifest, or, where pictures have other suffixes, --layout pairs with --images-glob"
         )
+
+
+def _is_pair_in(folder: str, kept: Mapping[str, Any]) -> bool:
+    """Whether a run took two zips of a folder for it."""
+    zips = [kept.get("images"), kept.get("labels")]
+    return all(uri is not None and uri == storage.join(folder, uri.rpartition("/")[2]) for uri in zips)
 
 
 def _with(cfg: CorpusConfig, layout: str) -> CorpusConfig:

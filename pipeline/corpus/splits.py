@@ -104,12 +104,18 @@ def lines_of(uri: str) -> list[str]:
 
 
 def lines(data: bytes, uri: str) -> list[str]:
-    """The lines of a text that are not empty, each without a second column (of labels)."""
+    """The lines of a text that are not empty, each without a second column of labels, behind a tab or a space."""
     try:
         found = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise UserError(f"{uri}: it is no text in UTF-8; a list has one image a line") from None
-    return [line.split("\t")[0].strip() for line in found if line]
+    return [_first(line) for line in found if line]
+
+
+def _first(line: str) -> str:
+    columns = line.split("\t") if "\t" in line else line.split()
+    pictures = len(columns) > 1 and all(_SUFFIX.search(column.strip()) for column in columns)
+    return columns[0].strip() if pictures or "\t" in line else line  # a name may hold spaces
 
 
 def stem(line: str) -> str:
