@@ -146,7 +146,7 @@ class RunView(RunCounts):
         layout: str | None = None,
         label_glob: str | None = None,
     ) -> "RunView":
-        """The same run counted against other labels, whose masks are read and not made again.
+        """The same run counted against other labels: its masks are read, some dozen at a time, and not made again.
 
         Args:
             labels: URI of labels that are laid out as the run's images are, or by `layout`.
