@@ -5,12 +5,13 @@ import json
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline import labels as spaces
 from pipeline import storage
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import items_of, list_items, plan_shards, read, scan_items
 from pipeline.corpus.detect import find_layout
 from pipeline.corpus.readers import coco
@@ -322,3 +323,31 @@ def test_labels_of_a_store_are_made_as_on_a_disk_and_a_json_that_changed_is_noti
         with pytest.raises(Reject, match="its etag is not the planned one") as rejected:
             load(item, None, 1 << 20)
         assert rejected.value.reason == "source_changed"
+
+
+@pytest.mark.slow
+def test_coco_is_trained_on_segmented_and_counted_pixel_for_pixel(tmp_path, ray_session):
+    from pipeline.segment.driver import segment
+    from pipeline.train.driver import train
+    from tests.test_splits import training
+
+    truth = draw_panoptic("val2017", 3, seed=5)[1]
+    uri = zipped(
+        tmp_path / "coco.zip", draw_panoptic("train2017", 4)[0] | draw_panoptic("val2017", 3, seed=5)[0], "coco/"
+    )
+    weighted = {"terms": [{"name": "cross_entropy", "class_weights": "inverse"}]}  # labels are counted before
+    splits = {"train_split": "train2017", "val_split": "val2017"}
+    train(training(tmp_path, corpus={"images": uri}, label_space="coco133", loss=weighted, **splits))
+    values = {
+        "corpus": {"images": uri}, "split": "val2017", "checkpoint": str(tmp_path / "out/best"),
+        "output": str(tmp_path / "run"),
+        "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1,
+    }  # fmt: skip
+    assert segment(parse(SegmentConfig, values, where="test")).rows == 3
+    rows = pq.read_table(f"{values['output']}/masks", columns=["image_id", "confusion"]).to_pylist()
+    space = spaces.space("coco133")
+    for row in rows:
+        labelled = np.array(row["confusion"]).reshape(133, 133).sum(axis=1)
+        for category, name in ((1, "person"), (3, "car"), (44, "bottle"), (184, "tree-merged"), (200, "rug-merged")):
+            assert labelled[space.classes.index(name)] == (truth[row["image_id"]] == category).sum()
+        assert labelled.sum() == (truth[row["image_id"]] != 0).sum()
