@@ -153,7 +153,7 @@ def test_inflated_filters_are_the_mean_of_rgb_s_scaled_and_drawn_ones_have_their
     )
     drawn = other.backbone.conv1_1.weight
     assert not torch.allclose(drawn[:, 0], drawn[:, 1])  # bands are told apart from the start
-    assert float(drawn.std()) == pytest.approx(float(rgb.std()) * 0.5**0.5, rel=0.2)
+    assert drawn.std().item() == pytest.approx(rgb.std().item() * 0.5**0.5, rel=0.2)
 
 
 def test_no_data_is_the_mean_to_the_network_and_levels_are_not_changed_in_place():
