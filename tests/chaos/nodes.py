@@ -1,5 +1,6 @@
 """A Ray cluster in processes of this machine, whose nodes can be killed, frozen and replaced."""
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -78,11 +79,13 @@ def raylet(node, process: str = "raylet") -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Pids of a process's children, and theirs."""
+    """Pids of a process's children, and theirs; without those of threads and processes that end meanwhile."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *children(child)]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for child in map(int, (task / "children").read_text().split()):
+                    found += [child, *children(child)]
     return found
 
 
