@@ -176,14 +176,14 @@ def resume(run: RunUri) -> None:
 def retry_rejects(run: RunUri) -> None:
     """Try the rejected images of a run again, e.g. after they were mended; their shards are answered anew."""
     from pipeline.cli.console import console
-    from pipeline.models import checkpoint
-    from pipeline.runs import Lease, Run, check_checkpoint, describe
+    from pipeline.runs import Lease, Run, check_checkpoints, describe
+    from pipeline.segment.checkpoints import addresses, load_checkpoints
 
     uri = storage.absolute(run)
     with Lease(uri) as lease:
         found = Run.open(uri)  # its masks are withdrawn only for the model that can make them again
-        where = parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json").checkpoint
-        check_checkpoint(uri, where, checkpoint.load(where).identity)
+        cfg = parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json")
+        check_checkpoints(uri, addresses(cfg), load_checkpoints(cfg).identity)
         withdrawn = found.withdraw_rejects(lease)
     console.print(f"{sum(withdrawn.values())} rejects of {len(withdrawn)} shards are pending again")
     resume(run)

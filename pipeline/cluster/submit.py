@@ -179,5 +179,8 @@ def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(values, dict):
         for name, value in values.items():
             yield from _texts(value, f"{key}.{name}" if key else name)
+    elif isinstance(values, list):
+        for place, value in enumerate(values):
+            yield from _texts(value, f"{key}.{place}")
     elif isinstance(values, str):
         yield key, values

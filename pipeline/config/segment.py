@@ -38,6 +38,10 @@ class PredictConfig(Section):
     mode: Literal["whole", "shift_and_stitch", "sliding_window"] = "whole"
     """`whole`: one pass. `shift_and_stitch`: stride^2 passes instead of upsampling. `sliding_window`: a classifier, window
     by window."""
+    output_stride: Literal[8, 16, 32] | None = Field(None, exclude_if=lambda value: value is None)
+    """[pixels] Stride of the encoder's last map, instead of the one that the network was trained at: DeepLab v3 trains at 16
+    and is evaluated at 8, which is finer and slower (arXiv:1706.05587, section 4.1). The weights stay valid, and the
+    pyramid's rates follow. fcn_resnet, deeplabv3 and deeplabv3plus have one. Absent: the checkpoint's."""
     precision: Precision = "fp32"
     """Numbers of the forward pass: `bf16` is about twice as fast on GPUs that have it, and rounds scores."""
     tile: Size | None = None
@@ -83,6 +87,9 @@ class SegmentConfig(Section):
     checkpoint: Annotated[Uri, Key("address", pace=True)]
     """URI of a trained network, such as <output of a training>/best. It carries network, label space, preprocessing and
     weights, so none of them is repeated here."""
+    ensemble: Annotated[tuple[Uri, ...], Key("address", pace=True)] = Field((), exclude_if=lambda value: not value)
+    """URIs of further checkpoints of the same classes and bands: the probabilities of all, `checkpoint`'s among them, are
+    averaged, which is better and takes the time and memory of all. Absent: `checkpoint` alone."""
     output: Annotated[Uri, Key("address")]
     """URI of the folder or prefix that the run is written to: masks, counts, rejects."""
     predict: Annotated[PredictConfig, Key(pace=True)] = PredictConfig()

@@ -19,6 +19,7 @@ from pipeline.config import ImageConfig, ModelConfig, parse, parse_model
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.models import Network, listing
+from pipeline.models.output_stride import with_output_stride
 
 FORMAT = 1
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of weights as they are published
@@ -34,6 +35,7 @@ class Checkpoint:
     sha256: str  # of the weights file
     info: dict[str, Any]  # how it was trained: epoch, metrics
     image: ImageConfig | None = None  # bands and range of the images that it was trained on; None = 8-bit RGB pictures
+    others: "tuple[Checkpoint, ...]" = ()  # the other members of an ensemble: same label space and image
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class Checkpoint:
             "mean": list(self.model.mean),
             "std": list(self.model.std),
             **_declared(self.image),
+            **_members(self.others),
         }
 
 
@@ -72,11 +75,14 @@ def save(
     storage.put(storage.join(uri, "checkpoint.json"), json.dumps(description, indent=2).encode())
 
 
-def load(uri: str) -> Checkpoint:
+def load(uri: str, output_stride: int | None = None) -> Checkpoint:
     """The checkpoint at a URI.
 
+    Args:
+        output_stride: of the network that is built, instead of the one that was trained; `model_config` says the latter.
     Raises:
-        UserError: there is none, it is of another format, or its weights are damaged or do not fit its network.
+        UserError: there is none, it is of another format, its weights are damaged or do not fit its network, or its network
+            has no output stride, or not this one.
     """
     description = _describe(uri)
     try:
@@ -98,7 +104,8 @@ def load(uri: str) -> Checkpoint:
         )
     cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
     space, image = _space(uri, description), _image(description, uri)
-    model = models.build(cfg, space.num_classes, bands=3 if image is None else len(image.bands))
+    built = cfg if output_stride is None else with_output_stride(cfg, output_stride, where=f"checkpoint {uri}")
+    model = models.build(built, space.num_classes, bands=3 if image is None else len(image.bands))
     load_weights(model, weights, where=f"checkpoint {uri}")
     model.mean, model.std = tuple(description["mean"]), tuple(description["std"])
     return Checkpoint(
@@ -133,6 +140,14 @@ def _image(description: dict[str, Any], uri: str) -> ImageConfig | None:
 def _declared(image: ImageConfig | None) -> dict[str, Any]:
     """Where nothing is declared, there is no key: descriptions and fingerprints are those of before."""
     return {} if image is None else {"image": image.model_dump(mode="json")}
+
+
+def _members(others: tuple[Checkpoint, ...]) -> dict[str, Any]:
+    """Of an ensemble's other members, by number, what decides the masks beside what all share."""
+    shared = ("label_space", "image")
+    each = {str(n): other.identity for n, other in enumerate(others, start=2)}
+    members = {n: {key: value for key, value in one.items() if key not in shared} for n, one in each.items()}
+    return {"members": members} if members else {}
 
 
 def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> str:

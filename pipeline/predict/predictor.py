@@ -4,7 +4,7 @@ Letters: N batch, C classes, H rows, W columns.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import lcm
 from operator import itemgetter
 from typing import TypeVar
@@ -31,6 +31,7 @@ class Predictor:
     Args:
         batch_size: images or tiles of one pass, at most; fewer where the device's memory does not hold them.
         num_threads: of enlargement on the CPU.
+        others: further networks of the same classes and bands: probabilities are the mean of all networks'.
     """
 
     def __init__(
@@ -40,11 +41,14 @@ class Predictor:
         device: torch.device | str = "cpu",
         batch_size: int = 1,
         num_threads: int = 1,
+        others: Sequence[Network] = (),
     ) -> None:
         self.device = torch.device(device)
         self.model = model.place(self.device)
         self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
-        self._pieces = Fitting(self._pass, batch_size, self.model.multiple_of).pieces
+        self._members = [self, *(Predictor(other, cfg, device) for other in others)]
+        step = lcm(*(member.model.multiple_of for member in self._members))
+        self._pieces = Fitting(self._pass, batch_size, step).pieces
 
     def probs(self, images: list[np.ndarray]) -> torch.Tensor:
         """Class probabilities of whole images of one size.
@@ -53,7 +57,7 @@ class Predictor:
             images: N arrays (H, W, 3) uint8 RGB, or (H, W, D) float32 levels, all of the same height and width.
         Returns:
             (N, C, H, W) float32 on the predictor's device, summing to 1 over C. The mean over scales and mirror images
-            of the softmax at each.
+            of the softmax at each, and over the networks of an ensemble.
         Raises:
             UserError: the images differ in size.
         """
@@ -142,7 +146,9 @@ class Predictor:
     @property
     def fuses(self) -> bool:
         """Whether coarse logits become a mask in one step, so that full-size ones are never made."""
-        one_pass = self.cfg.scales == (1.0,) and not self.cfg.flip and self.cfg.mode == "whole"
+        one_pass = (
+            self.cfg.scales == (1.0,) and not self.cfg.flip and self.cfg.mode == "whole" and len(self._members) == 1
+        )
         return one_pass and self.model.enlarges
 
     def _pass(self, tiles: list[np.ndarray], fused: bool) -> list[Piece]:
@@ -175,7 +181,16 @@ class Predictor:
 
     @torch.inference_mode()
     def _probs(self, tiles: list[np.ndarray]) -> list[torch.Tensor]:
-        """(C, H, W) of each tile: the mean over scales and mirror images."""
+        """(C, H, W) of each tile: the mean over networks, scales and mirror images."""
+        totals = self._own_probs(tiles)
+        for other in self._members[1:]:
+            for total, probs in zip(totals, other._own_probs(tiles), strict=True):
+                total.add_(probs)
+        members = len(self._members)
+        return [total.div_(members) for total in totals] if members > 1 else totals
+
+    def _own_probs(self, tiles: list[np.ndarray]) -> list[torch.Tensor]:
+        """(C, H, W) of each tile by this network: the mean over scales and mirror images."""
         totals: list[torch.Tensor | None] = [None] * len(tiles)
         for scale in self.cfg.scales:
             for mirrored in (False, True) if self.cfg.flip else (False,):
@@ -214,8 +229,9 @@ class Predictor:
         return batch
 
     def _paddings(self, tile: np.ndarray) -> tuple[Size, ...]:
-        """The padded size at each scale: tiles that share all of them share batches."""
-        return tuple(self._padded(_scaled(_size(tile), scale)) for scale in self.cfg.scales)
+        """The padded size at each scale, of each network: tiles that share all of them share batches."""
+        sizes = [_scaled(_size(tile), scale) for scale in self.cfg.scales]
+        return tuple(member._padded(size) for member in self._members for size in sizes)
 
     def _padded(self, size: Size) -> Size:
         step = lcm(self.cfg.pad_multiple, self.model.multiple_of)

@@ -1,6 +1,7 @@
-"""What binds a run to its checkpoint."""
+"""What binds a run to its checkpoints."""
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.config import canonical, differences
@@ -8,22 +9,31 @@ from pipeline.errors import UserError
 from pipeline.runs.info import describe
 
 
-def check_checkpoint(uri: str, checkpoint_uri: str, current: dict[str, Any]) -> None:
-    """Refuse the checkpoint at a URI where it is no longer the one that a run was begun with.
+def check_checkpoints(uri: str, addresses: Sequence[str], current: dict[str, Any]) -> None:
+    """Refuse a checkpoint that is no longer the one that a run was begun with.
 
     Args:
-        current: what of it decides masks, `weights_sha256` among it.
+        addresses: URIs of all members of the ensemble; of one checkpoint, its URI.
+        current: what of them decides masks, `weights_sha256` among it; of members after the first, below `members`.
     Raises:
         UserError: naming both hashes, and each other field that differs.
     """
     identity = describe(uri).identity
     bound = {name: identity.get(name) for name in current}
-    changed = differences(bound, json.loads(canonical(current)))
-    if not changed:
-        return
-    others = [words for words in changed if not words.startswith("weights_sha256")]
-    more = f" ({'; '.join(others)})" if others else ""
-    raise UserError(
-        f"run {uri}: it is made with the weights of sha256 {bound['weights_sha256']}, and the checkpoint at {checkpoint_uri} "
-        f"now has {current['weights_sha256']}{more}; put the first one back and run the same command again, or start another run"
-    )
+    for address, before, now in zip(addresses, _each(bound), _each(json.loads(canonical(current))), strict=True):
+        changed = differences(before, now)
+        if not changed:
+            continue
+        others = [words for words in changed if not words.startswith("weights_sha256")]
+        more = f" ({'; '.join(others)})" if others else ""
+        raise UserError(
+            f"run {uri}: it is made with the weights of sha256 {before['weights_sha256']}, and the checkpoint at {address} "
+            f"now has {now['weights_sha256']}{more}; put the first one back and run the same command again, or start another run"
+        )
+
+
+def _each(identity: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What an identity says of each checkpoint."""
+    members = identity.get("members") or {}
+    yield {name: value for name, value in identity.items() if name != "members"}
+    yield from (members[number] for number in sorted(members, key=int))

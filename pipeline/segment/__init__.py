@@ -2,6 +2,7 @@
 
 driver.py           one call: check, open the run, shards to actors, progress, what a failure means
 actor.py            one worker: shard after shard, resumed or begun, answered and committed; decoding tasks
+checkpoints.py      what a run predicts with: a checkpoint, or an ensemble of them
 loading.py          one image of the plan: read, decoded and checked beside its label, or rejected
 shard.py            a shard through the model: read ahead of it, encoded behind it
 streamed.py         an image too large to be decoded whole, row by row

@@ -13,10 +13,9 @@ from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item
 from pipeline.errors import UserError
-from pipeline.models import checkpoint
-from pipeline.models.checkpoint import Checkpoint
-from pipeline.runs import SECONDS, Run, check_checkpoint, mask_schema
+from pipeline.runs import SECONDS, Run, mask_schema
 from pipeline.segment import failures
+from pipeline.segment.checkpoints import load_bound
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.crash_isolation import WORKER_ERROR, Answer, Tables, isolate_crashes, isolate_errors
 from pipeline.segment.loading import Load, Loader
@@ -52,7 +51,7 @@ class Segmenter:
     def segmenter(self) -> ShardSegmenter:
         """Made in the thread that answers: were torch's threads of two teams, neither team would spin at its barriers."""
         take_cores(self.cfg.cpus_per_actor)
-        return ShardSegmenter(_checkpoint(self.cfg), self.cfg)
+        return ShardSegmenter(load_bound(self.cfg), self.cfg)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """The summary of one shard."""
@@ -154,18 +153,11 @@ def _opened(uri: str, fingerprint: str) -> Run:
     return run
 
 
-def _checkpoint(cfg: SegmentConfig) -> Checkpoint:
-    """The run's checkpoint; UserError where another has taken its place since the run began."""
-    ready = checkpoint.load(cfg.checkpoint)
-    check_checkpoint(cfg.output, cfg.checkpoint, ready.identity)
-    return ready
-
-
 def _answer_of_child(payload: dict[str, Any]) -> Answer:
     """What answers items in a child process."""
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
-    ready = _checkpoint(cfg)
+    ready = load_bound(cfg)
     declared = ready.image is not None
     schema = mask_schema(ready.label_space.num_classes, dict(cfg.metrics), georeferenced=declared)
     return partial(isolate_errors, ShardSegmenter(ready, cfg).answer, schema=schema)

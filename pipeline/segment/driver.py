@@ -19,11 +19,11 @@ from pipeline.corpus import plan_shards, scan_items
 from pipeline.corpus.detect import settled
 from pipeline.imaging.bands import require_rasterio
 from pipeline.metrics.registry import check_metrics
-from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import SECONDS, Lease, Run, describe, run_exists
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
+from pipeline.segment.checkpoints import load_checkpoints
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
 # for ever.
@@ -86,7 +86,7 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
 
 
 def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Segmented:
-    ready = checkpoint.load(cfg.checkpoint)
+    ready = load_checkpoints(cfg)
     check_metrics(dict(cfg.metrics), ready.label_space)
     if ready.image is not None:
         require_rasterio()

@@ -26,12 +26,12 @@ from pipeline.corpus.readers.tar import is_tar
 from pipeline.corpus.readers.zip import is_zip
 from pipeline.errors import UserError
 from pipeline.metrics.registry import check_metrics, needs
-from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import SECONDS, Run, describe, read_success, run_exists
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
+from pipeline.segment.checkpoints import load_checkpoints
 from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity, with_layout
 from pipeline.segment.shard import ShardSegmenter
 
@@ -307,8 +307,8 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
 
 
 def _loaded(cfg: SegmentConfig) -> Checkpoint:
-    """The checkpoint, which gives what the config asks to be counted."""
-    ready = checkpoint.load(cfg.checkpoint)
+    """The checkpoints, which give what the config asks to be counted."""
+    ready = load_checkpoints(cfg)
     check_metrics(dict(cfg.metrics), ready.label_space)
     return ready
 

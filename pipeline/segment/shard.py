@@ -44,7 +44,14 @@ class ShardSegmenter:
         self.turns = Turns(cfg.cpus_per_actor)
         self.declared = checkpoint.image
         self.load = Loader(cfg, self.space, self.turns, self.declared)
-        self.predictor = Predictor(checkpoint.model, cfg.predict, device, cfg.batch_size, cfg.cpus_per_actor)
+        self.predictor = Predictor(
+            checkpoint.model,
+            cfg.predict,
+            device,
+            cfg.batch_size,
+            cfg.cpus_per_actor,
+            others=[other.model for other in checkpoint.others],
+        )
         self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
         self._keep_confidence = "confidence" in needs(dict(cfg.metrics))
         self._keep_probs = cfg.crf is not None or self._keep_confidence

@@ -32,6 +32,7 @@ from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean, mean_accuracy, mean_iou, summary_scores
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
+from pipeline.segment.checkpoints import load_checkpoints
 
 # arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
 SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10
@@ -74,7 +75,7 @@ def tune_crf(
     Raises:
         UserError: no labelled image, or the cluster cannot hold a task.
     """
-    ready = checkpoint.load(cfg.checkpoint)
+    ready = load_checkpoints(cfg)
     items = _draw(cfg, num_images)
     connection.connect()
     connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "a task of the search", connection.ACTOR_KEYS)
@@ -118,9 +119,9 @@ def _predict_all(payload: dict[str, Any], cfg: SegmentConfig, items: list[Item])
 def _predict(payload: dict[str, Any], wanted: Sequence[tuple[Item, str]]) -> None:
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
-    ready = checkpoint.load(cfg.checkpoint)
+    ready = load_checkpoints(cfg)
     device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
-    predictor = Predictor(ready.model, cfg.predict, device)
+    predictor = Predictor(ready.model, cfg.predict, device, others=[other.model for other in ready.others])
     for item, uri in wanted:
         image, _ = load_pair(item, ready.label_space, cfg.max_pixels, ready.image)
         file = io.BytesIO()
