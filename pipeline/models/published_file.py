@@ -14,7 +14,6 @@ from pipeline import storage
 from pipeline.errors import UserError
 
 State = dict[str, torch.Tensor]
-ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")  # of weights as they are published
 # Keys below which training scripts save a network: torchvision's references have `model`, and `model_ema` beside it.
 _BELOW = ("state_dict", "model_state", "model_state_dict", "model")
 

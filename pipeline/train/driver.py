@@ -16,7 +16,7 @@ from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.imaging.bands import require_rasterio
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, published_file
 from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
 from pipeline.train.metrics_log import Record, following
@@ -74,6 +74,8 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
             bands = 3 if stage.image is None else len(stage.image.bands)
             network = models.build(stage.model, stage.label_space.space.num_classes, bands=bands)
             network.check_size(torch.zeros(1, 3, *stage.augment.crop))
+    if stages[0].weights not in ("imagenet", "random") and stages[0].start_from is None:
+        _check_weights(stages[0])
     if cfg.image is not None:
         require_rasterio()
     if stages[0].start_from:
@@ -82,6 +84,12 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
         tensorboard.require_tensorboard()
     if cfg.mlflow:
         mlflow.require_mlflow()
+
+
+def _check_weights(cfg: TrainConfig) -> None:
+    """UserError where the file of weights is not there, or is of another encoder."""
+    tensors, _ = published_file.read(cfg.weights)
+    models.build(cfg.model, cfg.label_space.space.num_classes, tensors)
 
 
 def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from pipeline import models
 from pipeline.config import TrainConfig
-from pipeline.models import Network, checkpoint
+from pipeline.models import Network, checkpoint, published_file
+from pipeline.models.published_file import State
 from pipeline.train import parallel
 from pipeline.train.recipe import Ema, Loss, build_optimizer, class_weights, held_still, set_lr, set_norm
 
@@ -42,7 +43,7 @@ class Learner:
         """`counts`: (I, C) labelled pixels of each training image, if the loss weighs classes."""
         self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
         torch.manual_seed(cfg.seed)
-        pretrained = cfg.weights == "imagenet" and cfg.start_from is None
+        pretrained, self.started_from = _start(cfg)
         bands = 3 if cfg.image is None else len(cfg.image.bands)
         self.network: Network = models.build(cfg.model, num_classes, pretrained, bands).place(device)
         if cfg.start_from is not None:
@@ -111,3 +112,11 @@ class Learner:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.cfg.optimizer.clip_norm, norm)
         full_norm: torch.Tensor = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
         return full_norm.detach()
+
+
+def _start(cfg: TrainConfig) -> tuple[bool | State, dict[str, str]]:
+    """What the backbone starts from, as `models.build` takes it; of a file, where it lies and its sha256, for the record."""
+    if cfg.start_from is not None or cfg.weights in ("imagenet", "random"):
+        return cfg.weights == "imagenet" and cfg.start_from is None, {}
+    tensors, sha256 = published_file.read(cfg.weights)
+    return tensors, {"weights_source": cfg.weights, "weights_source_sha256": sha256}

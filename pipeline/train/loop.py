@@ -47,7 +47,13 @@ def run_worker(
         begins = first_convolution_words(cfg)
         bands = {} if begins is None else {"first_convolution": begins}
         log.start(
-            position.step, workers=world_size, host=socket.gethostname(), pid=os.getpid(), device=str(device), **bands
+            position.step,
+            workers=world_size,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            device=str(device),
+            **bands,
+            **learner.started_from,
         )
         pictures = tensorboard.open_board(cfg, rank, log.records)
         for epoch in range(position.step // data.steps, cfg.epochs):
@@ -58,7 +64,7 @@ def run_worker(
                 validation = log.validation(position.step, epoch + 1, confusion, data.space.classes)
                 position.miou = validation["miou"]
                 if rank == 0:
-                    state.save_checkpoint(cfg, network, position, validation)
+                    state.save_checkpoint(cfg, network, position, validation, learner.started_from)
                     if pictures is not None:
                         pictures.add(log.records, example_masks(network, cfg, data.val_items), data.space.colours)
                 learner.wake()

@@ -68,14 +68,25 @@ def save_snapshot(cfg: TrainConfig, learner: Learner, position: Position, rank: 
     snapshots.save(snapshot_folder(cfg), position.step, parts, asdict(position))
 
 
-def save_checkpoint(cfg: TrainConfig, network: Network, position: Position, validation: Record) -> None:
-    """`last`, and `best` if this validation is the best so far; rank 0 alone calls it."""
+def save_checkpoint(
+    cfg: TrainConfig,
+    network: Network,
+    position: Position,
+    validation: Record,
+    started_from: dict[str, str] | None = None,
+) -> None:
+    """`last`, and `best` if this validation is the best so far; rank 0 alone calls it.
+
+    Args:
+        started_from: the file of weights that the backbone began with, and its sha256.
+    """
     space = cfg.label_space.space
     info = {
         "epoch": validation["epoch"],
         "miou": validation["miou"],
         "corpus": cfg.corpus.model_dump(),
         "split": cfg.train_split,
+        **(started_from or {}),
     }
     checkpoint.save(storage.join(cfg.output, "last"), network, cfg.model, space, info, cfg.image)
     value = figure(validation, cfg.best_by)
