@@ -14,6 +14,7 @@ from pipeline.models import checkpoint
 from pipeline.models.backbones import build_backbone
 from pipeline.models.layers import SameConv2d, set_output_stride
 from pipeline.models.listing import ROWS, catalogue
+from tests.outside_networks import SEGFORMER, UPERNET
 
 # A new network is one more row: its config, small where its size is free.
 SMALL = {"aspp_channels": 16, "low_level_channels": 8, "decoder_channels": 16}
@@ -59,6 +60,10 @@ NETWORKS = {
     "unet valid": {"name": "unet", "channels": 8, "padding": "valid"},
     "unet shallow valid": {"name": "unet", "channels": 4, "depth": 2, "padding": "valid", "batch_norm": True},
     "hourglass": {"name": "hourglass", "stacks": 2, "channels": 16},
+    "python": {"name": "python", "build": "tests.outside_networks:build", "arguments": {"stride": 4}, "multiple_of": 4},
+    "transformers segformer": {"name": "transformers", "config": "none", "architecture": SEGFORMER},
+    "transformers upernet": {"name": "transformers", "config": "none", "architecture": UPERNET},
+    "smp unet": {"name": "smp", "encoder": "resnet18", "arguments": {"decoder_channels": [32, 16, 16, 8, 8]}},
 }  # fmt: skip
 CLASSES = 11
 
@@ -128,7 +133,7 @@ def test_gradients_reach_every_parameter_and_a_checkpoint_keeps_the_logits(netwo
 
     checkpoint.save(str(tmp_path), network, parse_model(values, where="test"), labels.space("camvid11"), {})
     network.eval()
-    again = checkpoint.load(str(tmp_path)).model
+    again = checkpoint.load(str(tmp_path), "installed" if values["name"] == "python" else None).model
     with torch.no_grad():
         assert torch.equal(network(x)[-1], again(x)[-1])
 
@@ -222,9 +227,11 @@ def test_same_padding_puts_the_odd_pixel_last_as_tensorflow_does():
 
 def test_the_catalogue_lists_every_network_that_a_config_can_name():
     rows = list(catalogue())
-    assert len(rows) == len(ROWS)
+    outside = {row.name for row in rows if row.parameters is None}  # of any size
+    assert outside == {"python", "transformers", "smp"}
+    assert len(rows) == len(ROWS) + len(outside)
     assert {row.name for row in rows} == set(models.NETWORKS)
-    assert all(row.parameters > 0 and row.gflops > 0 for row in rows)
+    assert all(row.parameters > 0 and row.gflops > 0 for row in rows if row.name not in outside)
 
 
 def test_a_wrong_network_is_explained():

@@ -58,7 +58,7 @@ def test_the_fingerprint_is_that_of_the_runs_that_are_there(changes, golden):
 
 
 def test_every_key_decides_one_thing():
-    addresses = {"checkpoint", "ensemble", "output"}
+    addresses = {"checkpoint", "code", "ensemble", "output"}
     assert set(ELSEWHERE) == machine_keys(SegmentConfig)
     assert run_keys(SegmentConfig) | set(ELSEWHERE) | addresses == set(SegmentConfig.model_fields)
     assert set(TRAIN_ELSEWHERE) == machine_keys(TrainConfig)

@@ -19,13 +19,16 @@ def export_model(
     out: Annotated[str, typer.Option(help="File to write: a path or a URI.")],
     height: Annotated[int, typer.Option(help="Of the images, pixels.")] = 512,
     width: Annotated[int, typer.Option(help="Of the images, pixels.")] = 1024,
+    code: Annotated[
+        str | None, typer.Option(help="Folder of the code of a network of your own, or `installed`.")
+    ] = None,
 ) -> None:
     """Write a checkpoint as ONNX or torch.export, checked against the checkpoint's own logits."""
     from pipeline import storage
     from pipeline.cli.console import console
     from pipeline.models.export import export as run
 
-    done = run(storage.absolute(checkpoint), form.value, storage.absolute(out), height, width)
+    done = run(storage.absolute(checkpoint), form.value, storage.absolute(out), height, width, code)
     console.print(
         f"{done.uri}: {done.bytes / 1e6:.1f} MB, uint8 (N, 3, {height}, {width}) -> logits; largest difference "
         f"{done.difference:.1g} of the largest logit",

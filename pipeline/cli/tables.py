@@ -86,7 +86,9 @@ def print_models(console: Console, rows: Iterable["CatalogueRow"]) -> None:
         table.add_column(heading, justify="right")
     table.add_column("source")
     for row in rows:
-        table.add_row(row.name, row.variant, f"{row.parameters / 1e6:.2f} M", f"{row.gflops:,.1f}", row.source)
+        parameters = "any" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
+        gflops = "any" if row.gflops is None else f"{row.gflops:,.1f}"
+        table.add_row(row.name, row.variant, parameters, gflops, row.source)
     console.print(table)
 
 

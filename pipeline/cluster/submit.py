@@ -1,7 +1,8 @@
 """A job for a Ray cluster: what travels, and under which id.
 
-What travels is pipeline/, jobs/ and the one resolved config, nothing else of the checkout; the store's credentials are the
-cluster's own environment. A job's id follows from its output, so that one output has one writer.
+What travels is pipeline/, jobs/, the one resolved config and the folders of the user's own code that it names, nothing else
+of the checkout; the store's credentials are the cluster's own environment. A job's id follows from its output, so that one
+output has one writer.
 """
 
 import hashlib
@@ -11,13 +12,14 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from pipeline.config import SegmentConfig, TrainConfig, canonical, load, machine_keys
+from pipeline.config.user_code import INSTALLED, TRAVELS_IN, code_files, find_folder
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Job:
     config: dict[str, Any]  # resolved
     digest: str  # of what the run is
     command: str  # the plain line that does the same from the checkout, without address
+    code: dict[str, Path] = field(default_factory=dict)  # name below code/ -> folder of this machine
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
     """
     cfg = load(SCHEMAS[kind], path, overrides)
     values = cfg.model_dump(mode="json")
+    code = _code_of(values)
     for key, value in _texts(values):
         if value.startswith("/"):
             raise UserError(
@@ -75,6 +79,7 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
         values,
         hashlib.sha256(canonical(what).encode()).hexdigest()[:16],
         _plain_command(kind, path, overrides or []),
+        code,
     )
 
 
@@ -120,6 +125,11 @@ def pack(job: Job, folder: Path) -> int:
             raise UserError(f"{CHECKOUT} has no {name}/: submit from a checkout installed with pip install -e .")
         ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
         shutil.copytree(CHECKOUT / name, folder / name, ignore=ignore)
+    for name, source in job.code.items():
+        for file in code_files(source):
+            copy = folder / TRAVELS_IN / name / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
     (folder / "config.yaml").write_text(yaml.safe_dump(job.config, sort_keys=False))
     sizes = {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
     if sum(sizes.values()) > MAX_BYTES:
@@ -129,6 +139,24 @@ def pack(job: Job, folder: Path) -> int:
             f"the largest file is {largest.relative_to(folder)}: move data out of pipeline/ and jobs/, into the store"
         )
     return sum(sizes.values())
+
+
+def _code_of(values: dict[str, Any]) -> dict[str, Path]:
+    """The folders of code that a config names, by the names under which they travel; the config then names these."""
+    found: dict[str, Path] = {}
+    sections = [values.get("model"), *(stage.get("model") for stage in values.get("stages", ()))]
+    places = [(one, "path") for one in sections if one is not None and one["name"] == "python"] + [(values, "code")]
+    for section, key in places:
+        if section.get(key) in (None, INSTALLED):
+            continue
+        folder = find_folder(section[key])
+        if found.setdefault(folder.name, folder) != folder:
+            raise UserError(
+                f"two folders of code are called {folder.name}, {found[folder.name]} and {folder}; a job takes both below one "
+                "folder: rename one"
+            )
+        section[key] = f"{TRAVELS_IN}/{folder.name}"
+    return found
 
 
 def _tries(client: "JobSubmissionClient", first: str) -> dict[int, "JobDetails"]:

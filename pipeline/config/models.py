@@ -5,9 +5,11 @@ The sections stand here and not beside their classes, so that reading a config d
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.config.base import Section
+from pipeline.config.user_code import Folder
+from pipeline.errors import UserError
 
 UpsamplingName = Literal[
     "nearest", "bed_of_nails", "bilinear", "bicubic", "transposed", "transposed_fixed", "max_unpooling"
@@ -32,6 +34,9 @@ class NetworkSection(Section):
     """What the sections of all families have."""
 
     network: ClassVar[str]  # module and class in pipeline/models/
+    addresses: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # keys that say where something lies, and decide nothing themselves
 
 
 class ClassifierConfig(NetworkSection):
@@ -245,6 +250,82 @@ class HourglassConfig(NetworkSection):
     """How maps are enlarged on the way up."""
 
 
+Side = Annotated[int, Field(ge=1)]
+Levels = Annotated[tuple[float, float, float] | None, Field()]
+
+
+def _module_and_function(text: str) -> str:
+    module, _, function = text.partition(":")
+    if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(f"found '{text}'; it must be module:function, such as mynet.model:build")
+    return text
+
+
+class OutsideConfig(NetworkSection):
+    """What the sections of networks that others wrote have."""
+
+    multiple_of: Side = 32
+    """[pixels] Images are padded to sides that are multiples of it. 32: what most encoders halve an image to."""
+    min_size: Side = 32
+    """[pixels] And to sides of at least so many."""
+    mean: Levels = None
+    """Of red, green and blue, as values of 0 to 1: taken from the image before the network sees it. Absent: those that come
+    with its weights, or ImageNet's, 0.485, 0.456, 0.406."""
+    std: Levels = None
+    """What the rest is divided by. Absent: as with `mean`; ImageNet's are 0.229, 0.224, 0.225."""
+
+
+class PythonConfig(OutsideConfig):
+    """Any `nn.Module`: (N, 3, H, W) -> (N, C, h, w), a dict with `out` or `logits` (and `aux`), or a list that ends with it."""
+
+    network = "python_code.PythonCode"
+    addresses = frozenset({"path"})
+    name: Literal["python"]
+    """Chooses this network."""
+    build: Annotated[str, AfterValidator(_module_and_function)]
+    """Function or class that makes the network, such as `mynet.model:build`: it is called with `num_classes` and `arguments`.
+    The weights that it gives the network are those that training starts from, whatever `weights` says."""
+    arguments: dict[str, Any] = Field({})
+    """Of `build`, by name."""
+    path: Folder | None = None
+    """Folder in which the module is looked for; it is hashed whole, and travels with `maskmill submit`. Absent: the module is
+    installed on every machine, and its file is hashed."""
+    code_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", exclude_if=lambda value: value is None)
+    """The code's hash, which training writes: another code is then refused. Absent: whatever is there."""
+    backbone: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Attribute that holds the encoder, such as `model.encoder`: it learns at optimizer.backbone_lr_factor and can be frozen.
+    Absent: `backbone` or `encoder` where the network has one, else all of it is the head."""
+
+
+class TransformersConfig(OutsideConfig):
+    """Networks of Hugging Face's transformers: SegFormer, UPerNet, DPT, BEiT and others; MaskFormer and Mask2Former by their
+    semantic combination of queries."""
+
+    network = "hugging_face.HuggingFace"
+    addresses = frozenset({"config"})
+    name: Literal["transformers"]
+    """Chooses this network."""
+    config: Folder
+    """Folder or URI with the network's config.json, or its name on the hub. Where model.safetensors lies beside it, `weights:
+    imagenet` starts from that, without the head where the classes are others; `weights: random` does not."""
+    architecture: dict[str, Any] | None = Field(None, exclude_if=lambda value: value is None)
+    """What config.json says, which training writes, so that a checkpoint needs the folder no more. Absent: it is read."""
+
+
+class SmpConfig(OutsideConfig):
+    """Networks of segmentation_models_pytorch."""
+
+    network = "smp.Smp"
+    name: Literal["smp"]
+    """Chooses this network."""
+    arch: str = "unet"
+    """unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or dpt."""
+    encoder: str = "resnet34"
+    """The package's name of it, such as resnet18, mit_b0 or tu-convnext_tiny (timm's)."""
+    arguments: dict[str, Any] = Field({})
+    """Others of `segmentation_models_pytorch.create_model`, by name, such as {decoder_channels: [64, 32, 16, 8, 4]}."""
+
+
 ModelConfig = Annotated[
     ClassifierConfig
     | FcnConfig
@@ -257,7 +338,10 @@ ModelConfig = Annotated[
     | SegNetConfig
     | DeconvNetConfig
     | UNetConfig
-    | HourglassConfig,
+    | HourglassConfig
+    | PythonConfig
+    | TransformersConfig
+    | SmpConfig,
     Field(discriminator="name"),
 ]
 

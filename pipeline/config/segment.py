@@ -6,6 +6,7 @@ from pydantic import Field, create_model, model_validator
 
 from pipeline.config.base import Key, Precision, Section, Size, Uri
 from pipeline.config.corpus import CorpusConfig
+from pipeline.config.user_code import Folder
 from pipeline.errors import UserError
 from pipeline.metrics.registry import METRICS
 
@@ -90,6 +91,9 @@ class SegmentConfig(Section):
     ensemble: Annotated[tuple[Uri, ...], Key("address", pace=True)] = Field((), exclude_if=lambda value: not value)
     """URIs of further checkpoints of the same classes and bands: the probabilities of all, `checkpoint`'s among them, are
     averaged, which is better and takes the time and memory of all. Absent: `checkpoint` alone."""
+    code: Annotated[Folder | None, Key("address")] = Field(None, exclude_if=lambda value: value is None)
+    """Folder of the code of a network of your own (`model.path` of its training), which then runs; it travels with `maskmill
+    submit`. `installed`: its module is installed, and you trust whoever made the checkpoint. Absent: no such code runs."""
     output: Annotated[Uri, Key("address")]
     """URI of the folder or prefix that the run is written to: masks, counts, rejects."""
     predict: Annotated[PredictConfig, Key(pace=True)] = PredictConfig()

@@ -7,10 +7,12 @@ import torch
 
 from pipeline.config import ModelConfig
 from pipeline.config.models import NETWORK_SECTIONS, NetworkSection
+from pipeline.errors import UserError
 from pipeline.models.bands import input_bands, widen
 from pipeline.models.base import GridNetwork, Network, place_on_pixels
 from pipeline.models.classifier import Classifier
 from pipeline.models.imagenet import load_imagenet
+from pipeline.models.outside import Outside
 from pipeline.models.weights import (
     check_encoder,
     fit_bands,
@@ -24,6 +26,7 @@ __all__ = [
     "Classifier",
     "GridNetwork",
     "Network",
+    "Outside",
     "build",
     "check_encoder",
     "fit_bands",
@@ -31,6 +34,7 @@ __all__ = [
     "place_on_pixels",
     "published_config",
     "published_weights",
+    "settled",
     "start_from",
     "widen",
 ]
@@ -43,6 +47,15 @@ def _network_of(section: type[NetworkSection]) -> type[Network]:
 
 
 NETWORKS = {name: _network_of(section) for name, section in NETWORK_SECTIONS.items()}
+
+
+def settled(cfg: ModelConfig) -> ModelConfig:
+    """The section of a network from outside with what it points at: the hash of its code, its architecture; others as they are.
+
+    Raises:
+        UserError: what it points at is not there.
+    """
+    return NETWORKS[cfg.name].settle(cfg)
 
 
 def build(
@@ -64,7 +77,14 @@ def build(
         UserError: settings that do not go together, or the published weights cannot be had on this machine.
     """
     network = NETWORKS[cfg.name](cfg, num_classes)
-    if pretrained:
+    if pretrained and isinstance(network, Outside):
+        if pretrained is not True:
+            raise UserError(
+                f"weights: a file of ImageNet weights is for this package's own networks, found model {cfg.name}; set "
+                "weights: imagenet or random"
+            )
+        network.start_pretrained()
+    elif pretrained:
         load_imagenet(network, None if pretrained is True else pretrained)
     if bands != 3:
         widen(network, bands, inflate=bool(pretrained))

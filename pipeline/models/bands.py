@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from pipeline.config import TrainConfig
+from pipeline.errors import UserError
 from pipeline.models.base import Network
 
 RGB = 3
@@ -53,4 +54,10 @@ def widen(network: Network, bands: int, inflate: bool) -> None:
 
 def _first_convolution(network: Network) -> nn.Conv2d:
     """The one that sees the image: the first of the encoder's, in every family."""
-    return next(module for module in network.backbone.modules() if isinstance(module, nn.Conv2d))
+    for module in network.backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            return module
+    raise UserError(
+        f"the encoder of {type(network).__name__} has no convolution that could be widened; leave image.bands out, or let the "
+        "network see three bands"
+    )

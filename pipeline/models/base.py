@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from pipeline.config import ModelConfig
 from pipeline.errors import UserError
 
 Triple = tuple[float, float, float]
@@ -29,7 +30,13 @@ class Network(nn.Module):
     std: Levels = IMAGENET_STD
     min_size: int
     multiple_of: int
+    every_parameter_learns: ClassVar[bool] = True  # whether a step's gradient reaches all of them
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`
+
+    @classmethod
+    def settle(cls, cfg: ModelConfig) -> ModelConfig:
+        """The section with what it points at: all that a checkpoint needs to build the network again."""
+        return cfg
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(N, D, H, W) uint8, or float32 levels 0..255 -> x, float32, on the same device; no data (NaN) becomes the mean, 0."""

@@ -16,6 +16,7 @@ import torch
 from pipeline import labels, models, storage
 from pipeline.config import ImageConfig, ModelConfig, parse, parse_model
 from pipeline.config.train import WEIGHTS_ENDINGS
+from pipeline.config.user_code import INSTALLED
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.models import Network, listing, published_file
@@ -41,7 +42,7 @@ class Checkpoint:
         """What of it decides the masks: part of the identity of each run that is made with it."""
         return {
             "weights_sha256": self.sha256,
-            "model": self.model_config.model_dump(mode="json"),
+            "model": self.model_config.model_dump(mode="json", exclude=set(self.model_config.addresses)),
             "label_space": labels.identity_of(self.label_space),
             "mean": list(self.model.mean),
             "std": list(self.model.std),
@@ -62,7 +63,7 @@ def save(
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     description = {
         "format": FORMAT,
-        "model": cfg.model_dump(mode="json"),
+        "model": models.settled(cfg).model_dump(mode="json"),
         "label_space": space.to_section(),
         "mean": list(model.mean),
         "std": list(model.std),
@@ -74,10 +75,12 @@ def save(
     storage.put(storage.join(uri, "checkpoint.json"), json.dumps(description, indent=2).encode())
 
 
-def load(uri: str, output_stride: int | None = None) -> Checkpoint:
+def load(uri: str, code: str | None = None, output_stride: int | None = None) -> Checkpoint:
     """The checkpoint at a URI.
 
     Args:
+        code: folder of the code that may run where the network is Python code of somebody's; "installed" for an installed
+            module. A checkpoint can name any function and its arguments, so that none runs unless the user says so.
         output_stride: of the network that is built, instead of the one that was trained; `model_config` says the latter.
     Raises:
         UserError: there is none, it is of another format, its weights are damaged or do not fit its network, or its network
@@ -102,6 +105,13 @@ def load(uri: str, output_stride: int | None = None) -> Checkpoint:
             f"than their own, so that its masks are wrong; run maskmill import-weights again on {description['info']['source']}"
         )
     cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
+    if cfg.name == "python":
+        if code is None:
+            raise UserError(
+                f"checkpoint {uri}: its network is Python code, {cfg.build}, which runs on this machine; if you trust it, name "
+                f"the folder that holds it, `code: FOLDER`, or `code: {INSTALLED}` where it is installed"
+            )
+        cfg = cfg.model_copy(update={"path": None if code == INSTALLED else code})
     space, image = _space(uri, description), _image(description, uri)
     built = cfg if output_stride is None else with_output_stride(cfg, output_stride, where=f"checkpoint {uri}")
     model = models.build(built, space.num_classes, bands=3 if image is None else len(image.bands))

@@ -43,8 +43,8 @@ class Pixels(nn.Module):
         return logits.float()
 
 
-def export(uri: str, form: Format, out: str, height: int, width: int) -> Exported:
-    """Write the checkpoint at `uri` for images of height x width pixels.
+def export(uri: str, form: Format, out: str, height: int, width: int, code: str | None = None) -> Exported:
+    """Write the checkpoint at `uri` for images of height x width pixels; `code` as in `checkpoint.load`.
 
     Raises:
         UserError: there is no checkpoint, its network does not take that size, a package is missing, or the file's
@@ -52,7 +52,7 @@ def export(uri: str, form: Format, out: str, height: int, width: int) -> Exporte
     """
     if form == "onnx":
         _require_onnx()
-    ready = checkpoint.load(uri)
+    ready = checkpoint.load(uri, code)
     pixels = Pixels(ready.model).eval()
     generator = torch.Generator().manual_seed(0)
     bands = 3 if ready.image is None else len(ready.image.bands)

@@ -54,13 +54,13 @@ class CatalogueRow:
 
     name: str
     variant: str
-    parameters: int  # with 19 classes
-    gflops: float  # of one 512x1024 image, a multiplication and an addition counted as two
+    parameters: int | None  # with 19 classes; None of networks from outside, which are of any size
+    gflops: float | None  # of one 512x1024 image, a multiplication and an addition counted as two
     source: str
 
 
 def catalogue() -> Iterator[CatalogueRow]:
-    """Every network that a config can name, counted on torch's meta device: nothing is computed."""
+    """Every network that a config can name, counted on torch's meta device: nothing is computed. Last, those from outside."""
     adapter = TypeAdapter(ModelConfig)
     for values, source in ROWS:
         with torch.device("meta"), warnings.catch_warnings():
@@ -73,3 +73,6 @@ def catalogue() -> Iterator[CatalogueRow]:
         variant = " ".join(str(value) for key, value in values.items() if key != "name")
         parameters = sum(p.numel() for p in network.parameters())
         yield CatalogueRow(str(values["name"]), variant, parameters, counter.get_total_flops() / 1e9, source)
+    for name, family in models.NETWORKS.items():
+        if issubclass(family, models.Outside):
+            yield CatalogueRow(name, family.row[0], None, None, family.row[1])

@@ -105,7 +105,8 @@ def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[lis
     """
     own = network.state_dict()
     fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if not any(name.startswith("backbone.") for name in fits):
+    encoder = {id(value) for value in network.backbone.state_dict(keep_vars=True).values()}
+    if not any(id(value) in encoder for name, value in network.state_dict(keep_vars=True).items() if name in fits):
         raise UserError(
             f"{type(network).__name__} cannot start from these weights: no tensor of its backbone is among their "
             f"{len(state)} by name and shape; give a checkpoint of the same backbone"

@@ -17,7 +17,8 @@ def load_checkpoints(cfg: SegmentConfig) -> Checkpoint:
     Raises:
         UserError: one of them cannot be loaded or has no such output stride, or they are of different classes or bands.
     """
-    first, *others = [checkpoint.load(uri, output_stride=cfg.predict.output_stride) for uri in addresses(cfg)]
+    stride = cfg.predict.output_stride
+    first, *others = [checkpoint.load(uri, cfg.code, stride) for uri in addresses(cfg)]
     for uri, other in zip(cfg.ensemble, others, strict=True):
         if differs := list(_differences(first, other)):
             raise UserError(

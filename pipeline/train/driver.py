@@ -17,6 +17,7 @@ from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.imaging.bands import require_rasterio
 from pipeline.models import checkpoint, published_file
+from pipeline.models.python_code import code_of
 from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
 from pipeline.train.metrics_log import Record, following
@@ -43,7 +44,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
             memory ran out.
     """
     started = time.monotonic()
-    cfg = run_folder.with_layouts(cfg)
+    cfg = run_folder.with_layouts(_with_networks(cfg))
     stages = stage_configs(cfg)
     _check(cfg, stages)
     if not run_folder.is_finished(cfg):
@@ -66,6 +67,23 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
     return Trained(storage.join(cfg.output, "best"), info["epoch"], info["miou"], time.monotonic() - started)
 
 
+def _with_networks(cfg: TrainConfig) -> TrainConfig:
+    """The config with the code hashes and architectures of networks from outside: each worker then builds the same."""
+    stages = []
+    for stage, whole in zip(cfg.stages, stage_configs(cfg), strict=False):
+        if "model" in stage:
+            before, after = (one.model_dump(mode="json") for one in (whole.model, models.settled(whole.model)))
+            found = {key: value for key, value in after.items() if before.get(key) != value}
+            stage = stage | {"model": stage["model"] | found} if found else stage
+        stages.append(stage)
+    model = models.settled(cfg.model)
+    return (
+        cfg
+        if model is cfg.model and not cfg.stages
+        else cfg.model_copy(update={"model": model, "stages": tuple(stages)})
+    )
+
+
 def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     """What can be known to fail before a cluster is started."""
     for stage in stages:
@@ -79,7 +97,7 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     if cfg.image is not None:
         require_rasterio()
     if stages[0].start_from:
-        models.fit_bands(network, checkpoint.load(stages[0].start_from).model)
+        models.fit_bands(network, checkpoint.load(stages[0].start_from, code_of(stages[0].model)).model)
     if cfg.tensorboard:
         tensorboard.require_tensorboard()
     if cfg.mlflow:

@@ -10,6 +10,7 @@ from pipeline import models
 from pipeline.config import TrainConfig
 from pipeline.models import Network, checkpoint, published_file
 from pipeline.models.published_file import State
+from pipeline.models.python_code import code_of
 from pipeline.train import parallel
 from pipeline.train.recipe import Ema, Loss, build_optimizer, class_weights, held_still, set_lr, set_norm
 
@@ -47,7 +48,7 @@ class Learner:
         bands = 3 if cfg.image is None else len(cfg.image.bands)
         self.network: Network = models.build(cfg.model, num_classes, pretrained, bands).place(device)
         if cfg.start_from is not None:
-            start = checkpoint.load(cfg.start_from)
+            start = checkpoint.load(cfg.start_from, code_of(cfg.model))
             models.check_encoder(self.network, start.model)
             models.fit_bands(self.network, start.model)
             models.start_from(self.network, start.model.state_dict())

@@ -40,7 +40,8 @@ def spread(network: Network, cfg: TrainConfig, device: torch.device, world_size:
                 model = DistributedDataParallel(
                     network,
                     device_ids=[device] if device.type == "cuda" else None,
-                    find_unused_parameters=cfg.loss.aux_weight == 0,  # auxiliary heads then learn nothing
+                    # Without the weight auxiliary heads learn nothing; in others' networks any part may.
+                    find_unused_parameters=cfg.loss.aux_weight == 0 or not network.every_parameter_learns,
                 )
             case "fsdp":
                 network.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other

@@ -70,7 +70,8 @@ def claim(cfg: TrainConfig) -> None:
     wanted = cfg.model_dump(mode="json")
     if not storage.create(uri, json.dumps(wanted, indent=2).encode()):
         found = storage.read_json(uri)
-        changed = [line for line in differences(found, wanted) if line.split(":")[0] not in machine_keys(TrainConfig)]
+        may_change = machine_keys(TrainConfig) | {f"model.{name}" for name in cfg.model.addresses}
+        changed = [line for line in differences(found, wanted) if line.split(":")[0] not in may_change]
         if changed:
             raise UserError(
                 f"{cfg.output} holds a training run of another config: {'; '.join(changed)}; "

@@ -1,0 +1,160 @@
+"""Networks of Hugging Face's transformers. Letters: N batch, Q queries, C classes, H rows, W columns."""
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline import storage
+from pipeline.config.models import TransformersConfig
+from pipeline.errors import UserError
+from pipeline.models.outside import Outside, package, words
+
+QUERIES = ("maskformer", "mask2former")  # model types that answer with classes and masks of queries
+FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+# Of config.json: the label space and the run say these.
+_OURS = ("id2label", "label2id", "num_labels", "dtype", "torch_dtype", "transformers_version")
+_SMALLEST = 1e-6  # score of a class that no query claims
+
+
+class HuggingFace(Outside):
+    """A network of AutoModelForSemanticSegmentation, or of queries with masks, from its config.json.
+
+    The logits of query networks are the logarithm of `post_process_semantic_segmentation`'s scores at the image's size: the
+    same classes win, and softmax gives each class its share of the scores. Auxiliary heads are left out: the library uses
+    them in its own loss alone.
+    """
+
+    row = ("config: folder or hub name of a SegFormer, UPerNet, DPT, Mask2Former, ...", "transformers")
+    encoders = ("backbone", "segformer", "dpt", "beit", "model.pixel_level_module.encoder", "encoder")
+
+    def make(self, cfg: TransformersConfig) -> nn.Module:
+        self.cfg = settled = self.settle(cfg)
+        self.title = f"model transformers {cfg.config}"
+        if settled.mean and settled.std:
+            self.mean, self.std = settled.mean, settled.std
+        auto, config = self._auto()
+        self.kind, self.queries = config.model_type, config.model_type in QUERIES
+        self.square = (
+            self.kind == "dpt" and config.backbone_config is None and not config.is_hybrid
+        )  # as transformers has it
+        try:
+            return auto.from_config(config, dtype=torch.float32)
+        except Exception as error:
+            raise UserError(
+                f"{self.title}: transformers makes no network of its config.json ({words(error)})"
+            ) from error
+
+    def start_pretrained(self) -> None:
+        """The weights beside config.json, where there are some; tensors of another shape, the head's, stay random."""
+        auto, config = self._auto()
+        folder = _folder(self.cfg.config)
+        if Path(folder).is_dir() and not any(Path(folder).glob("*.safetensors")):
+            return
+        try:
+            with torch.device("cpu"):
+                self.net = auto.from_pretrained(
+                    folder, config=config, ignore_mismatched_sizes=True, use_safetensors=True, dtype=torch.float32
+                )
+        except Exception as error:
+            raise UserError(
+                f"{self.title}: its weights cannot be loaded ({words(error)}); give a folder with config.json and "
+                "model.safetensors, or set weights: random"
+            ) from error
+        self.net.train()
+
+    def outputs(self, x: torch.Tensor) -> Any:
+        if not self.queries:
+            return self.net(pixel_values=x).logits
+        found = self.net(pixel_values=x)
+        classes, masks = found.class_queries_logits, found.masks_queries_logits
+        return combine_queries(classes, masks, x.shape[-2:], enlarge_first=self.kind == "mask2former")
+
+    def legal_size(self, height: int, width: int) -> tuple[int, int]:
+        first, second = super().legal_size(height, width)
+        return (max(first, second),) * 2 if self.square else (first, second)
+
+    def _auto(self) -> tuple[Any, Any]:
+        """Transformers' class for it, and its config for our classes."""
+        transformers = package("transformers", "transformers")
+        raw = {key: value for key, value in (self.cfg.architecture or {}).items() if key not in _OURS}
+        kind = raw.get("model_type")
+        if kind not in transformers.CONFIG_MAPPING:
+            raise UserError(
+                f"{self.title}: this transformers ({transformers.__version__}) knows no model_type {kind!r}"
+            )
+        config = transformers.CONFIG_MAPPING[kind].from_dict(raw, num_labels=self.num_classes)
+        if getattr(config, "use_auxiliary_head", False):
+            config.use_auxiliary_head = False
+        if kind in QUERIES:
+            return transformers.AutoModelForUniversalSegmentation, config
+        auto = transformers.AutoModelForSemanticSegmentation
+        if type(config) not in auto._model_mapping:
+            known = ", ".join(sorted({key.model_type for key in auto._model_mapping} | set(QUERIES)))
+            raise UserError(f"{self.title}: model_type {kind} is no semantic segmentation; known are {known}")
+        return auto, config
+
+    @classmethod
+    def settle(cls, cfg: TransformersConfig) -> TransformersConfig:  # type: ignore[override]
+        if cfg.architecture is not None:
+            return cfg
+        folder, transformers = _folder(cfg.config), package("transformers", "transformers")
+        try:
+            raw, _ = transformers.PreTrainedConfig.get_config_dict(folder)
+            file = transformers.utils.cached_file(
+                folder, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+            )
+        except Exception as error:
+            raise UserError(
+                f"model.config {cfg.config}: no config.json of transformers is found there ({words(error)}); give a folder "
+                "that holds one, or a name on the Hugging Face hub that this machine reaches"
+            ) from error
+        seen = json.loads(Path(file).read_text()) if file else {}
+        mean, std = cfg.mean or _triple(seen.get("image_mean")), cfg.std or _triple(seen.get("image_std"))
+        kept = {key: value for key, value in raw.items() if key not in _OURS}
+        return cfg.model_copy(update={"architecture": kept, "mean": mean, "std": std})
+
+
+def combine_queries(
+    classes: torch.Tensor, masks: torch.Tensor, size: tuple[int, ...], enlarge_first: bool
+) -> torch.Tensor:
+    """(N, Q, C + 1) and (N, Q, h, w) logits -> (N, C, H, W) logits, H and W being `size`.
+
+    Args:
+        enlarge_first: masks are enlarged before they become scores, as Mask2Former's are; MaskFormer's scores are enlarged.
+    """
+    shares = classes.softmax(dim=-1)[..., :-1]  # without "no object"
+    if enlarge_first:
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+    scores = torch.einsum("nqc,nqhw->nchw", shares, masks.sigmoid())
+    if not enlarge_first:
+        scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+    return scores.float().clamp(min=_SMALLEST).log()
+
+
+def _triple(values: Any) -> tuple[float, float, float] | None:
+    """Mean or std as a preprocessor_config.json has them: three numbers, or one for all."""
+    if values is None:
+        return None
+    red, green, blue = values if isinstance(values, list) else [values] * 3
+    return float(red), float(green), float(blue)
+
+
+def _folder(config: str) -> str:
+    """What transformers' loaders take: a folder on this disk, or the hub's name."""
+    return str(_copied(config).name) if "://" in config else config
+
+
+@cache
+def _copied(uri: str) -> "tempfile.TemporaryDirectory[str]":
+    """A copy of a folder in a store, for as long as this process lives."""
+    folder = tempfile.TemporaryDirectory(prefix="maskmill-")
+    for name in FILES:
+        if storage.exists(storage.join(uri, name)):
+            (Path(folder.name) / name).write_bytes(storage.read(storage.join(uri, name)))
+    return folder
