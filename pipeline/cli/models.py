@@ -38,25 +38,43 @@ def export_model(
 
 def import_weights(
     source: Annotated[str, typer.Argument(help="A published .pth file: path or URI.")],
-    model: Annotated[str, typer.Option("--model", help="Name of the network: see `maskmill models`.")],
     output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Name of the network: see `maskmill models`. Absent: seen from the file."),
+    ] = None,
     label_space: Annotated[
-        str, typer.Option("--label-space", help="What its classes mean: a built-in name, or a YAML file of classes.")
-    ] = "voc21",
+        str | None,
+        typer.Option(
+            "--label-space",
+            help="What its classes mean: a built-in name, or a YAML file of classes. Absent: voc21, of 21 classes.",
+        ),
+    ] = None,
     values: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of the network, e.g. backbone=resnet101")
+        list[str] | None,
+        typer.Option(
+            "--set", help="key=value of the network, e.g. output_stride=16. Absent ones are seen from the file."
+        ),
     ] = None,
 ) -> None:
-    """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint."""
+    """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint; the file tells which network it is."""
     from pipeline.cli.console import console
-    from pipeline.config import parse_model, read_label_space
+    from pipeline.config import read_label_space
     from pipeline.config.loading import value_of
-    from pipeline.models import checkpoint
+    from pipeline.models.identify import import_weights as run
 
     pairs = [value.partition("=") for value in values or []]
-    cfg = parse_model({"name": model, **{key: value_of(text) for key, _, text in pairs}}, where="--model")
-    sha256 = checkpoint.import_published(source, cfg, read_label_space(label_space, where="--label-space"), output)
-    console.print(f"checkpoint: {output} · source sha256 {sha256[:12]}", soft_wrap=True)
+    given = {**({"name": model} if model else {}), **{key: value_of(text) for key, _, text in pairs}}
+    space = None if label_space is None else read_label_space(label_space, where="--label-space")
+    done = run(source, given, space, output)
+    unseen = ", ".join(f"{key} {value}" for key, value in done.unseen.items() if key not in given)
+    backbone = getattr(done.cfg, "backbone", None)
+    console.print(
+        f"network: {done.cfg.name}{f' on {backbone}' if backbone else ''}, {done.space.num_classes} classes of "
+        f"{done.space.name}{f'; not in the file, so taken as the default: {unseen}' if unseen else ''}",
+        soft_wrap=True,
+    )
+    console.print(f"checkpoint: {output} · source sha256 {done.sha256[:12]}", soft_wrap=True)
 
 
 def models() -> None:

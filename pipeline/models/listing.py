@@ -43,7 +43,7 @@ def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
                     return f"they fit --model {name} {options}".rstrip()
                 return (
                     f"they are of --model {name} {options}, with {classes} classes where the label space has {num_classes}: "
-                    "give --label-space of theirs; ImageNet classifiers are for `weights: imagenet` in a training config"
+                    "give --label-space of theirs; ImageNet classifiers are for `weights: FILE` in a training config"
                 )
     return None
 

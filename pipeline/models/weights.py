@@ -18,8 +18,10 @@ from pipeline.models.base import Network, Triple
 from pipeline.models.classifier import Classifier, convolutionalise
 from pipeline.models.deeplab_v2 import DeepLabV2
 from pipeline.models.fcn import Fcn
+from pipeline.models.imagenet import recognised
 
 State = dict[str, torch.Tensor]
+MOST_NAMES = 3  # of tensors that differ, of each kind: a message is a few lines
 
 _CAFFE_MEAN: Triple = (
     122.67891434 / 255,
@@ -79,6 +81,8 @@ def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> P
     elif isinstance(network, Classifier):
         if len([name for name in source if name.startswith(("classifier.", "fc."))]) != len(network.head.state_dict()):
             raise UserError(_mismatch(network.state_dict().keys(), source.keys(), []))
+        if recognised(source) not in (None, network.name):  # ResNet-50's tensors are all among ResNet-101's
+            raise UserError(f"the weights are of another network: the classifier {recognised(source)}")
         state = convolutionalise(source, network)
     else:
         state = dict(source)
@@ -193,4 +197,4 @@ def _mismatch(wanted: Iterable[str], found: Iterable[str], shapes: list[str]) ->
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")

@@ -1,0 +1,146 @@
+"""Published weights to a checkpoint: the file's tensors say which network they are of, and the user what they do not say."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline import labels, models
+from pipeline.config import ModelConfig, parse_model
+from pipeline.config.models import NETWORK_SECTIONS
+from pipeline.errors import UserError
+from pipeline.labels import MAX_CLASSES, LabelSpace
+from pipeline.models import checkpoint, published_file
+from pipeline.models.imagenet import recognised
+from pipeline.models.listing import ROWS
+
+DEFAULT_SPACE = "voc21"  # of files of 21 classes: torchvision's networks, FCN's and DeepLab's releases are VOC's
+# Settings of which a file's tensors say nothing; weights of one value load into a network of another.
+_UNSEEN = {
+    "fcn": ("at_once",),
+    "fcn_resnet": ("output_stride",),
+    "deeplabv2": ("rates", "scales"),
+    "deeplabv3": ("output_stride", "rates"),
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint that was made of a file."""
+
+    cfg: ModelConfig
+    space: LabelSpace
+    sha256: str  # of the file
+    unseen: dict[str, Any]  # settings that the file does not hold, as they were taken
+
+
+def import_weights(source: str, given: Mapping[str, Any], space: LabelSpace | None, output: str) -> Imported:
+    """Turn a published file into a checkpoint.
+
+    Args:
+        given: settings of the network that the user names, `name` among them or not; the file says the others.
+        space: what the classes mean; None: VOC's, where there are 21.
+    Raises:
+        UserError: the file is of no network here, of several, or its classes are unknown; the message says what to set.
+    """
+    if "name" in given:
+        parse_model(dict(given), where="--model")
+    tensors, _ = published_file.read(source)
+    found = list(_fitting(tensors, given))
+    if len(found) > 1:
+        raise UserError(
+            f"weights {source}: they fit several networks: {'; '.join(_options(one) for one, _ in found)}; give one of these"
+        )
+    if not found:
+        cfg = _named(source, tensors, given)  # its import says what differs
+        return _imported(source, cfg, space or labels.space(DEFAULT_SPACE), output)
+    ((cfg, num_classes),) = found
+    return _imported(source, cfg, _space(source, cfg, num_classes, space), output)
+
+
+def _imported(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> Imported:
+    sha256 = checkpoint.import_published(source, cfg, space, output)
+    values = cfg.model_dump(mode="json")
+    return Imported(cfg, space, sha256, {key: values[key] for key in _UNSEEN.get(cfg.name, ())})
+
+
+def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> Iterator[tuple[ModelConfig, int]]:
+    """Every network of the list that the file's tensors fit exactly, with the settings given, and its number of classes."""
+    num_classes = next((len(value) for value in reversed(list(source.values())) if value.ndim), 0)
+    families = _families(source)
+    for row, _ in ROWS:
+        if row["name"] not in families:
+            continue
+        section = NETWORK_SECTIONS[str(row["name"])].model_fields
+        seen = {"aux": any(name.startswith("aux_classifier.") for name in source), "fc_channels": _fc_channels(source)}
+        values = {**{key: value for key, value in seen.items() if value is not None and key in section}, **row}
+        if any(key in values and values[key] != value for key, value in given.items()):
+            continue
+        try:
+            cfg = models.published_config(source, parse_model({**values, **given}, where="--model"))
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of AlexNet's published kernel, which nobody asked for
+                models.published_weights(source, models.build(cfg, num_classes))
+        except UserError:
+            continue
+        yield cfg, num_classes
+
+
+def _families(source: Mapping[str, torch.Tensor]) -> set[str]:
+    """The families that the names of some tensors leave, so that not every network is built."""
+    if any(name.startswith("backbone.") for name in source):
+        heads = {name.split(".")[0] for name in source} - {"aux_classifier"}
+        torchvisions = {"fcn_resnet", "deeplabv3", "lraspp"}
+        return torchvisions if heads == {"backbone", "classifier"} else set(NETWORK_SECTIONS) - torchvisions
+    if "conv1_1.weight" in source:
+        return {"fcn"}
+    return {"deeplabv2"} if any("layer1.conv1.conv" in name for name in source) else {"classifier"}
+
+
+def _fc_channels(source: Mapping[str, torch.Tensor]) -> int | None:
+    """Of fc6: FCN's name of it, VGG16's in torchvision, AlexNet's."""
+    names = ("fc6.weight", "classifier.0.weight", "classifier.1.weight")
+    return next((len(source[name]) for name in names if name in source and source[name].ndim > 1), None)
+
+
+def _named(source: str, tensors: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> ModelConfig:
+    """The network that the user names; UserError, saying what the file looks like, where none is named."""
+    if "name" in given:
+        return parse_model(dict(given), where="--model")
+    names = list(tensors)
+    what = f"ImageNet's {recognised(tensors)}" if recognised(tensors) else "no network that is known here"
+    raise UserError(
+        f"weights {source}: {len(names)} tensors, {names[0] if names else 'none'} the first and "
+        f"{names[-1] if names else 'none'} the last: {what}. If you know whose they are, give --model NAME and its settings "
+        "as --set key=value, and what differs is listed; as the start of an encoder, set `weights: FILE` in a training config"
+    )
+
+
+def _space(source: str, cfg: ModelConfig, num_classes: int, space: LabelSpace | None) -> LabelSpace:
+    """What the file's classes mean; UserError where that has to be told."""
+    if num_classes > MAX_CLASSES:
+        raise UserError(
+            f"weights {source}: {_options(cfg)} with {num_classes} classes, and a mask holds at most {MAX_CLASSES}; an "
+            "ImageNet classifier is a start for your own classes: set `weights: FILE` to it in a training config"
+        )
+    if space is None and num_classes == labels.space(DEFAULT_SPACE).num_classes:
+        return labels.space(DEFAULT_SPACE)
+    if space is not None and space.num_classes == num_classes:
+        return space
+    known = [name for name in labels.SPACES if labels.space(name).num_classes == num_classes]
+    fitting = f"built in with as many: {', '.join(known)}" if known else "a YAML file of classes"
+    has = "" if space is None else f", the label space '{space.name}' has {space.num_classes}"
+    raise UserError(
+        f"weights {source}: {_options(cfg)} with {num_classes} classes{has}; what they mean is not in the file: give "
+        f"--label-space ({fitting})"
+    )
+
+
+def _options(cfg: ModelConfig) -> str:
+    """The settings of a network that are not its defaults, as options of the command."""
+    values = cfg.model_dump(mode="json", exclude_defaults=True)
+    return " ".join(
+        [f"--model {cfg.name}", *(f"--set {key}={value}" for key, value in values.items() if key != "name")]
+    )
