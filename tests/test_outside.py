@@ -89,11 +89,13 @@ def test_a_segformer_gives_the_logits_of_transformers_and_its_checkpoint_needs_t
     assert "config" not in again.identity["model"]
 
 
-def test_the_weights_of_other_classes_come_without_their_head(folder):
+def test_the_weights_of_other_classes_come_without_their_head(folder, capfd):
     cfg = parse_model({"name": "transformers", "config": str(folder)}, where="test")
+    capfd.readouterr()
     same, other = models.build(cfg, CLASSES, pretrained=True), models.build(cfg, 3, pretrained=True)
     for (name, value), mine in zip(same.backbone.named_parameters(), other.backbone.parameters(), strict=True):
         assert torch.equal(value, mine), name
+    assert "Loading weights" not in capfd.readouterr().err
     random = models.build(cfg, 3)
     assert not all(
         torch.equal(a, b) for a, b in zip(random.backbone.parameters(), other.backbone.parameters(), strict=True)

@@ -53,6 +53,7 @@ class HuggingFace(Outside):
     def start_pretrained(self) -> None:
         """The weights beside config.json, where there are some; tensors of another shape, the head's, stay random."""
         auto, config = self._auto()
+        package("transformers", "transformers").utils.logging.disable_progress_bar()  # it would tear that of training
         folder = _folder(self.cfg.config)
         if Path(folder).is_dir() and not any(Path(folder).glob("*.safetensors")):
             return
