@@ -586,3 +586,15 @@ def test_torchvisions_reference_training_is_read_below_its_key(tmp_path):
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(checkpoint.load(str(tmp_path / "out")).model(x)[-1], trained.eval()(x)["out"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_deconvnet_takes_all_of_vgg16_but_its_classifier():
+    published = torchvision.models.vgg16_bn(weights=None, init_weights=False).state_dict()
+    network = build(name="deconvnet")
+    load_imagenet(network, published)
+    for ours, theirs in ((network.fc[0], "classifier.0"), (network.fc[3], "classifier.3")):
+        assert torch.equal(ours.weight.flatten(1), published[f"{theirs}.weight"])
+    conv, norm = network.backbone.stages[4][6:8]
+    assert torch.equal(conv.weight, published["features.40.weight"])
+    assert torch.equal(norm.running_var, published["features.41.running_var"])
