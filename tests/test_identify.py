@@ -24,6 +24,7 @@ def released(folder, name, classes=21, key=None, **options):
     return network, str(folder / f"{name}.pth")
 
 
+@pytest.mark.slow
 def test_the_command_needs_the_file_alone(tmp_path):
     network, file = released(tmp_path, "lraspp_mobilenet_v3_large", key="model")
     done = maskmill("import-weights", file, "--output", str(tmp_path / "out"))

@@ -440,6 +440,7 @@ def test_segnets_encoder_computes_what_torchvisions_vgg16_computes(batch_norm):
     assert expected.std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_unets_first_stages_are_vgg16s_pairs_of_convolutions(batch_norm):
     theirs = of_classifier("vgg16_bn" if batch_norm else "vgg16")
