@@ -111,7 +111,7 @@ def test_a_dry_run_plans_and_estimates_and_writes_nothing(printed, scenes, tiny_
     lines = printed()
     assert lines[0].startswith("plan: 6 images (val 6), 6 with a label, ")
     assert lines[-1] == "nothing was written"
-    assert [line.split(":")[0] for line in lines[1:5]] == ["output", "memory", "sample", "time"]
+    assert [line.split(":")[0] for line in lines[1:6]] == ["output", "engine", "memory", "sample", "time"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,6 +29,7 @@ def test_torch_export_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_pa
     assert torch.allclose(program(image), expected_of(tiny_checkpoint, image), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ONNX, reason="onnx, onnxscript and onnxruntime are not installed")
 def test_onnx_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_path):
     import onnxruntime
@@ -40,8 +41,8 @@ def test_onnx_gives_the_logits_of_the_checkpoint(tiny_checkpoint, tmp_path):
     assert np.allclose(found, expected_of(tiny_checkpoint, image).numpy(), atol=1e-3)
 
 
-@pytest.mark.skipif(ONNX, reason="they are installed")
-def test_onnx_that_is_not_installed_is_told(tiny_checkpoint, tmp_path):
+def test_onnx_that_is_not_installed_is_told(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"format onnx needs .*onnx.* pip install 'maskmill\[export\]'"):
         export_model.export(tiny_checkpoint, "onnx", str(tmp_path / "x"), 64, 64)
 

@@ -73,11 +73,25 @@ def test_a_machine_key_changes_neither_the_fingerprint_nor_the_job(key, tmp_path
 
 
 @pytest.mark.parametrize(
-    "changes", [{"crf": CRF | {"iterations": 6}}, {"max_pixels": 7}, {"images_per_shard": 3}, {"split": None}]
+    "changes",
+    [
+        {"crf": CRF | {"iterations": 6}},
+        {"max_pixels": 7},
+        {"images_per_shard": 3},
+        {"split": None},
+        {"engine": "openvino"},
+    ],
 )
 def test_a_key_of_the_run_changes_both(changes, tmp_path):
     assert identity(segment_config(**changes), READY) != identity(segment_config(), READY)
     assert job("segment", tmp_path, CONFIG | changes).digest != job("segment", tmp_path, CONFIG).digest
+
+
+def test_the_default_engine_is_in_no_identity(tmp_path):
+    assert "engine" not in identity(segment_config(engine="torch"), READY)
+    assert "engine" not in segment_config().model_dump(mode="json")  # as in the run.json of before
+    assert identity(segment_config(engine="openvino"), READY)["engine"] == "openvino"
+    assert job("segment", tmp_path, CONFIG | {"engine": "torch"}).digest == job("segment", tmp_path, CONFIG).digest
 
 
 def job(kind, folder, values):

@@ -184,6 +184,8 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
     }
     if progress is not None and (spent := shares(progress.seconds)):
         rows["stages"] = spent
+    if done.engine != "torch":
+        rows["engine"] = done.engine
     rows["next"] = f"maskmill evaluate {done.run} --report" if done.rows else f"maskmill status {done.run}"
     if not done.rows:
         rows[""] = f"{done.run}/rejects"
@@ -211,6 +213,7 @@ def print_estimate(console: Console, found: "Estimate", prices: "Prices", actors
             soft_wrap=True,
         )
         console.print(f"output: {found.output}, {state}", soft_wrap=True)
+    console.print(f"engine: {found.engine}", soft_wrap=True)
     if (sample := found.sample) is not None:
         gpu = f" and {sample.gpu_bytes / 1e9:.2f} GB of GPU memory" if sample.gpu_bytes else ""
         console.print(

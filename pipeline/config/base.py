@@ -2,12 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline import storage
 from pipeline.errors import UserError
+
+
+def added_later(default: Any) -> Any:
+    """A key added later. At its default it is left out of the config's text, so that older runs keep their fingerprints."""
+    return Field(default, exclude_if=lambda value: value == default)
 
 
 def located(uri: str) -> str:
@@ -23,6 +28,7 @@ def located(uri: str) -> str:
 Uri = Annotated[str, Field(min_length=1), AfterValidator(located)]
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width), pixels
 Precision = Literal["fp32", "bf16"]
+EngineName = Literal["torch", "compile", "onnxruntime", "openvino"]
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from pipeline.config.base import Section
+from pipeline.config.base import Section, added_later
 from pipeline.config.user_code import Folder
 from pipeline.errors import UserError
 
@@ -23,11 +23,6 @@ BackboneName = Literal[  # of DeepLabv3+
 Channels = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _added_later(default: Any) -> Any:
-    """A key added later. At its default it is left out of the config's text, so that older runs keep their fingerprints."""
-    return Field(default, exclude_if=lambda value: value == default)
 
 
 class NetworkSection(Section):
@@ -68,7 +63,7 @@ class FcnConfig(NetworkSection):
     upsampling: Interpolation = "transposed"
     """How scores are enlarged at each step. `transposed` starts as bilinear interpolation and is learnt, as the paper's
     inner steps; `transposed_fixed` stays bilinear, as all steps of the released networks."""
-    last_upsampling: Interpolation | None = _added_later(None)
+    last_upsampling: Interpolation | None = added_later(None)
     """The last step's way alone. Absent: as `upsampling`. The paper's is `transposed_fixed` (section 4.3)."""
     at_once: bool = False
     """Train in one stage: pool4 and pool3 are scaled by 0.01 and 0.0001, as released."""
@@ -114,7 +109,7 @@ class DeepLabV2Config(NetworkSection):
     """Chooses this network."""
     backbone: Literal["vgg16", "resnet50", "resnet101"] = "resnet101"
     """The encoder."""
-    resnet: Literal["torchvision", "caffe"] = _added_later("torchvision")
+    resnet: Literal["torchvision", "caffe"] = added_later("torchvision")
     """Which ResNet: torchvision's, whose ImageNet weights fit, or the released network's (`import-weights` sets it), which
     takes images of any size. ResNets only."""
     rates: Rates = (6, 12, 18, 24)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from pipeline.config.base import Key, Precision, Section, Size, Uri
+from pipeline.config.base import EngineName, Key, Precision, Section, Size, Uri, added_later
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.user_code import Folder
 from pipeline.errors import UserError
@@ -98,6 +98,12 @@ class SegmentConfig(Section):
     """URI of the folder or prefix that the run is written to: masks, counts, rejects."""
     predict: Annotated[PredictConfig, Key(pace=True)] = PredictConfig()
     """How the scores of an image are computed."""
+    engine: Annotated[EngineName | Literal["auto"], Key(pace=True)] = added_later("torch")
+    """What computes the network on the CPU. `torch`: PyTorch, layer by layer; the default, since it needs nothing else and
+    takes every network. `compile`: torch.compile, which needs a C++ compiler and about a minute in each actor. `onnxruntime`,
+    `openvino`: the network as ONNX; each needs the extra of its name. `auto`: of torch, onnxruntime and openvino the
+    fastest whose labels on the first images are torch's on at least 99.99 % of the pixels. Engines round differently, so a run
+    keeps the one that it was begun with. `tune-crf` uses torch."""
     crf: Annotated[CrfConfig | None, Key(pace=True)] = None
     """Dense CRF that sharpens the masks' edges. Absent: off; `crf: {}` is DeepLab v2's."""
     crf_on: Annotated[Literal["device", "cpu"], Key("machine", pace=True)] = "device"
@@ -128,6 +134,21 @@ class SegmentConfig(Section):
     """[cores] CPU cores of each actor; on a CPU the network computes on all of them. 2: what every laptop has."""
     gpus_per_actor: Annotated[float, Key("machine", pace=True)] = Field(0, ge=0)
     """[GPUs] GPUs of each actor, or a share of one. 0: predict on the CPU, which every machine can."""
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> "SegmentConfig":
+        if self.engine == "torch":
+            return self
+        for key, found, needed, so in (
+            ("gpus_per_actor", self.gpus_per_actor, 0, "it computes on the CPU"),
+            ("predict.precision", self.predict.precision, "fp32", "it computes in float32"),
+            ("predict.mode", self.predict.mode, "whole", "the other modes run parts of the network"),
+        ):
+            if found != needed:
+                raise UserError(
+                    f"engine {self.engine} needs {key} {needed}, found {found}: {so}; change it, or set engine: torch"
+                )
+        return self
 
     @model_validator(mode="after")
     def _streams_fit(self) -> "SegmentConfig":

@@ -5,9 +5,14 @@ that declares bands, those bands as float32 levels, 0 = low end of the declared 
 (N, C, H, W).
 """
 
+import contextlib
 import importlib.util
 import io
+import logging
+import re
 import tempfile
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,6 +46,67 @@ class Pixels(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(self.network.normalise(image))[-1]
         return logits.float()
+
+
+class Ending(nn.Module):
+    """A network from x up to its last step: to `coarse(x)` where that step only enlarges, else to the logits."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        end: torch.Tensor = self.network.coarse(x) if self.network.enlarges else self.network(x)[-1]
+        return end
+
+
+def to_onnx(network: Network) -> bytes:
+    """A network's `Ending` as ONNX, from "x" of any batch and any legal size.
+
+    Raises:
+        UserError: it holds an operator that does not export.
+    """
+    step = network.multiple_of
+    height, width = network.legal_size(4 * step, 6 * step)
+    width += step if height == width else 0  # equal sizes would be taken to be one
+    x = torch.zeros(2, len(network.mean), height, width)
+    any_size = torch.export.Dim.DYNAMIC
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                Ending(network).eval(), (x,), input_names=["x"], output_names=["end"], dynamo=True, verbose=False,
+                dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},),
+            )  # fmt: skip
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise UserError(
+                f"{type(network).__name__} does not export to ONNX: {_cause(error)}; set engine: torch or compile"
+            ) from error
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def _cause(error: Exception) -> str:
+    """What stopped an export: the operator, where the exporter names one, else its own first line."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    operator = re.search(r"(?:aten|prims|torchvision)[.:]+\w+", str(root))
+    if operator:
+        return f"ONNX has no form of the operator {operator[0]}"
+    return next(iter(str(root).strip().splitlines()), type(root).__name__)[:200]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's words about its own parts; what stops it is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def export(uri: str, form: Format, out: str, height: int, width: int, code: str | None = None) -> Exported:

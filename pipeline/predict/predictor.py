@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pipeline.config import PredictConfig
 from pipeline.errors import UserError
 from pipeline.models import Network
+from pipeline.predict.engines import Engine
 from pipeline.predict.modes import as_classifier, as_grid, shift_and_stitch, slide_window
 from pipeline.predict.out_of_memory import Fitting, Piece
 from pipeline.predict.prediction import Prediction, summarise
@@ -31,6 +32,7 @@ class Predictor:
     Args:
         batch_size: images or tiles of one pass, at most; fewer where the device's memory does not hold them.
         num_threads: of enlargement on the CPU.
+        engine: computes the model's logits; by default torch.
         others: further networks of the same classes and bands: probabilities are the mean of all networks'.
     """
 
@@ -41,10 +43,12 @@ class Predictor:
         device: torch.device | str = "cpu",
         batch_size: int = 1,
         num_threads: int = 1,
+        engine: Engine | None = None,
         others: Sequence[Network] = (),
     ) -> None:
         self.device = torch.device(device)
         self.model = model.place(self.device)
+        self.engine = engine or Engine(self.model)
         self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
         self._members = [self, *(Predictor(other, cfg, device) for other in others)]
         step = lcm(*(member.model.multiple_of for member in self._members))
@@ -158,7 +162,7 @@ class Predictor:
     def _fused(self, tiles: list[np.ndarray]) -> list[Prediction]:
         x = self._input(tiles, 1.0, mirrored=False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
-            coarse = self.model.coarse(x).float()
+            coarse = self.engine.coarse(x).float()
         full = (x.shape[-2], x.shape[-1])
         return [self._enlarged(scores, full, _size(tile)) for scores, tile in zip(coarse, tiles, strict=True)]
 
@@ -242,7 +246,7 @@ class Predictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
             match self.cfg.mode:
                 case "whole":
-                    logits: torch.Tensor = self.model(x)[-1]
+                    logits = self.engine.logits(x)
                 case "shift_and_stitch":
                     logits = shift_and_stitch(as_grid(self.model), x)
                 case "sliding_window":

@@ -63,6 +63,7 @@ class Run:
         config: dict[str, Any],
         space: LabelSpace,
         make_plan: Callable[[], Iterable[pa.Table]],
+        packages: Iterable[str] = (),
     ) -> "Run":
         """Resume the run at a URI, or begin it.
 
@@ -70,6 +71,7 @@ class Run:
             identity: everything that decides the output bytes; two runs with equal identities are interchangeable.
             config: the resolved config, kept for the reader.
             make_plan: called only for a new run; tables as `plan_shards` gives them.
+            packages: beside `PACKAGES`, of which the run records versions.
         Raises:
             UserError: the run there has another identity; the message names each field that differs.
         """
@@ -82,7 +84,7 @@ class Run:
                 identity=complete,
                 config=config,
                 label_space=LabelSpaceInfo.of(space),
-                versions={"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+                versions={"python": sys.version.split()[0], **{name: version(name) for name in (*PACKAGES, *packages)}},
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 plan=plan,
             )

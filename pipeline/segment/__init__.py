@@ -5,6 +5,7 @@ actor.py            one worker: shard after shard, resumed or begun, answered an
 checkpoints.py      what a run predicts with: a checkpoint, or an ensemble of them
 loading.py          one image of the plan: read, decoded and checked beside its label, or rejected
 shard.py            a shard through the model: read ahead of it, encoded behind it
+engine.py           what computes the network: given, recorded, or chosen on the first images
 streamed.py         an image too large to be decoded whole, row by row
 rows.py             what an answered or a rejected image becomes in the tables
 packed.py           decoded images as one Arrow row, where other nodes decode

@@ -20,10 +20,12 @@ from pipeline.corpus.detect import settled
 from pipeline.imaging.bands import require_rasterio
 from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.predict.engines import PACKAGES
 from pipeline.runs import SECONDS, Lease, Run, describe, run_exists
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
 from pipeline.segment.checkpoints import load_checkpoints
+from pipeline.segment.engine import with_engine
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
 # for ever.
@@ -73,6 +75,7 @@ class Segmented:
     rejects: dict[str, int]  # by reason
     answered_now: int  # images of this start; the others were committed before
     images_per_s: float
+    engine: str = "torch"
 
 
 def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda progress: None) -> Segmented:
@@ -90,7 +93,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
     check_metrics(dict(cfg.metrics), ready.label_space)
     if ready.image is not None:
         require_rasterio()
-    cfg = with_layout(cfg)
+    cfg, engine = with_engine(with_layout(cfg), ready)
     with Lease(cfg.output) as lease:
         run = Run.open_or_create(
             cfg.output,
@@ -98,6 +101,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
             cfg.model_dump(mode="json"),
             ready.label_space,
             make_plan=lambda: plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard),
+            packages=PACKAGES[engine.engine],
         )
         pending = run.pending()
         progress = Progress(run.num_images, run.num_images - int(run.shard_sizes()[pending].sum()))
@@ -113,7 +117,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
                 on_progress(progress)
         finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
-        cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s
+        cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s, cfg.engine
     )
 
 

@@ -33,6 +33,7 @@ from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
 from pipeline.segment.checkpoints import load_checkpoints
 from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity, with_layout
+from pipeline.segment.engine import with_engine, with_recorded_engine
 from pipeline.segment.shard import ShardSegmenter
 
 OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
@@ -153,6 +154,7 @@ class Estimate:
     sizing: Sizing | None  # of the images that are left; None: none is
     sample: Sample | None  # None: the rates were given, or are another run's
     warnings: tuple[str, ...]
+    engine: str  # and, of `auto`, how it came about
 
 
 def estimate(
@@ -185,13 +187,17 @@ def estimate(
             "estimate: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
         )
     if images is None:
-        cfg = with_layout(cfg)
+        cfg = with_recorded_engine(with_layout(cfg))
     rates = measured(storage.absolute(like)) if like is not None else None
     if rate is not None:
         rates = Rates(rate, 0.0, mask_bytes)
     if rates is None and images is not None:
         raise UserError("estimate: --images lists no corpus to try images of; give the rate as --like RUN or --rate")
     ready = _loaded(cfg) if starting or rates is None else None
+    engine = "auto: tried when the run begins" if cfg.engine == "auto" else str(cfg.engine)
+    if ready is not None and images is None:
+        cfg, choice = with_engine(cfg, ready)
+        engine = choice.words
     listing, done, sample = None, None, None
     pending: list[int] = []
     if images is None or image_bytes is None:
@@ -205,7 +211,7 @@ def estimate(
     rates = replace(rates or Rates(0.0, 0.0, 0.0), image_bytes=image_bytes)
     sizing = None if listing and not pending else size(cfg, images, objects, rates, devices or cfg.actors)
     warnings = (*(sizing.warnings if sizing else ()), *(unlike(storage.absolute(like), cfg) if like else ()))
-    return Estimate(cfg.output, listing, done, len(pending), rates, sizing, sample, warnings)
+    return Estimate(cfg.output, listing, done, len(pending), rates, sizing, sample, warnings, engine)
 
 
 def objects_of(cfg: SegmentConfig, images: int) -> int:
@@ -255,8 +261,9 @@ def working_s(seconds: dict[str, float], cfg: SegmentConfig) -> float:
 
 def unlike(run: str, cfg: SegmentConfig) -> list[str]:
     """Warnings: what was other in a run whose rate is used, among that which decides its pace."""
-    before, now = describe(run).config, cfg.model_dump(mode="json", include=pace_keys(SegmentConfig))
-    changed = differences({key: before.get(key) for key in now}, now)
+    keys, before = pace_keys(SegmentConfig), describe(run).config
+    now = cfg.model_dump(mode="json", include=keys)
+    changed = differences({key: before[key] for key in keys & before.keys()}, now)
     return [f"the rate is that of another setting than {run}'s: {'; '.join(changed)}"] if changed else []
 
 

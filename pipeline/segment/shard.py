@@ -17,6 +17,7 @@ from pipeline.imaging.bands import as_picture
 from pipeline.metrics.registry import needs
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Prediction, Predictor, summarise
+from pipeline.predict.engines import build_engine
 from pipeline.predict.out_of_memory import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.read_ahead import read_ahead
@@ -44,12 +45,15 @@ class ShardSegmenter:
         self.turns = Turns(cfg.cpus_per_actor)
         self.declared = checkpoint.image
         self.load = Loader(cfg, self.space, self.turns, self.declared)
+        assert cfg.engine != "auto"  # the driver has chosen
+        engine = build_engine(cfg.engine, checkpoint.model, cfg.cpus_per_actor)
         self.predictor = Predictor(
             checkpoint.model,
             cfg.predict,
             device,
             cfg.batch_size,
             cfg.cpus_per_actor,
+            engine,
             others=[other.model for other in checkpoint.others],
         )
         self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it

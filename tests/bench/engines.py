@@ -1,0 +1,117 @@
+"""Engines beside torch. `python -m tests.bench.engines [--networks ...] [--engines ...] [--divide 2] [--threads 1]`.
+
+Each network and engine in a process of its own, on synthetic street scenes: CPU seconds of a forward pass and of a whole
+prediction (normalised, enlarged, argmax), start-up until the first mask, the largest resident memory, labels equal to torch's.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import models
+from pipeline.cluster.worker_env import take_cores
+from pipeline.config import PredictConfig, parse_model
+from pipeline.predict import Predictor
+from pipeline.predict.engines import PACKAGES, build_engine
+from pipeline.synthetic.street import draw_scene
+
+NETWORKS = {
+    "lraspp-mobilenetv3": ({"name": "lraspp"}, (1024, 2048)),
+    "deeplabv3plus-efficientnet_lite0": ({"name": "deeplabv3plus", "backbone": "efficientnet_lite0"}, (512, 1024)),
+    "fcn-resnet50": ({"name": "fcn_resnet", "backbone": "resnet50"}, (256, 512)),
+}
+NUM_CLASSES = 19
+
+
+def cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def one(name: str, engine_name: str, args: argparse.Namespace) -> None:
+    """Print the figures of one network with one engine; its masks go to `--masks`."""
+    section, size = NETWORKS[name]
+    height, width = (side // args.divide for side in size)
+    take_cores(args.threads)
+    torch.manual_seed(0)
+    network = models.build(parse_model(section, where=name), NUM_CLASSES).eval()
+    rng = np.random.default_rng(0)
+    images = [draw_scene(rng, height, width)[0] for _ in range(args.images)]
+    started = time.perf_counter()
+    engine = build_engine(engine_name, network, args.threads)
+    predictor = Predictor(network, PredictConfig(), num_threads=args.threads, engine=engine)
+    masks = [predictor.masks([images[0]])[0].mask]
+    start_s, before = time.perf_counter() - started, cpu_s()
+    masks += [predictor.masks([image])[0].mask for image in images[1:]]
+    whole_s = (cpu_s() - before) / (len(images) - 1)
+    x, before = predictor._input(images[:1], 1.0, mirrored=False), cpu_s()
+    with torch.inference_mode():
+        for _ in images[1:]:
+            engine.coarse(x) if network.enlarges else engine.logits(x)
+    forward_s = (cpu_s() - before) / (len(images) - 1)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    np.save(args.masks, np.stack(masks))
+    print(f"{forward_s} {whole_s} {start_s} {memory}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--engines", nargs="+", default=list(PACKAGES), choices=list(PACKAGES))
+    parser.add_argument("--divide", type=int, default=1, help="height and width of the images by it")
+    parser.add_argument("--images", type=int, default=6, help="the first of them is not timed")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--masks", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.masks:
+        one(args.networks[0], args.engines[0], args)
+        return
+    print("| network | engine | forward, CPU s | x torch | image, CPU s | x torch | start, s | GB | labels equal, % |")
+    print("| --- " * 9 + "|")
+    for name in args.networks:
+        table(name, args)
+
+
+def table(name: str, args: argparse.Namespace) -> None:
+    """A line for each engine, torch first."""
+    expected, torch_s = None, (0.0, 0.0)
+    for engine in dict.fromkeys(["torch", *args.engines]):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "masks.npy"
+            command = [
+                sys.executable,
+                "-m",
+                "tests.bench.engines",
+                "--networks",
+                name,
+                "--engines",
+                engine,
+                "--masks",
+                str(path),
+            ]
+            options = [f"--{key}={getattr(args, key)}" for key in ("divide", "images", "threads")]
+            done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"| {name} | {engine} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
+                continue
+            forward, whole, start, memory = map(float, done.stdout.split()[-4:])
+            masks = np.load(path)
+        expected = masks if expected is None else expected
+        torch_s = (forward, whole) if engine == "torch" else torch_s
+        equal = 100 * float((masks == expected).mean())
+        print(
+            f"| {name} | {engine} | {forward:.3f} | {torch_s[0] / forward:.2f} | {whole:.3f} | {torch_s[1] / whole:.2f} | "
+            f"{start:.1f} | {memory:.2f} | {equal:.4f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
