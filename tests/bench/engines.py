@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import models
 from pipeline.cluster.worker_env import take_cores
-from pipeline.config import PredictConfig, parse_model
+from pipeline.config import PredictConfig
 from pipeline.predict import Predictor
 from pipeline.predict.engines import PACKAGES, build_engine
 from pipeline.synthetic.street import draw_scene
+from tests.varied_network import varied_network
 
 NETWORKS = {
     "lraspp-mobilenetv3": ({"name": "lraspp"}, (1024, 2048)),
@@ -40,10 +40,9 @@ def one(name: str, engine_name: str, args: argparse.Namespace) -> None:
     section, size = NETWORKS[name]
     height, width = (side // args.divide for side in size)
     take_cores(args.threads)
-    torch.manual_seed(0)
-    network = models.build(parse_model(section, where=name), NUM_CLASSES).eval()
     rng = np.random.default_rng(0)
     images = [draw_scene(rng, height, width)[0] for _ in range(args.images)]
+    network = varied_network(section, NUM_CLASSES, images[0][:256, :512])
     started = time.perf_counter()
     engine = build_engine(engine_name, network, args.threads)
     predictor = Predictor(network, PredictConfig(), num_threads=args.threads, engine=engine)
