@@ -243,6 +243,7 @@ def test_images_that_were_decoded_elsewhere_give_the_same_rows(corpus, four_band
     same_rows(here, elsewhere)
 
 
+@pytest.mark.slow
 def test_the_crf_sees_the_first_three_bands(corpus, four_bands):
     crf = {"iterations": 2, "smooth_weight": 3, "smooth_px": 2, "colour_weight": 4, "colour_px": 20, "colour_levels": 8}
     rows, rejects = answer(segment_config(corpus / "all", four_bands, crf=crf, predict={}))
