@@ -1,6 +1,8 @@
 """Engines: torch's labels, from whatever computes the network; a run keeps the one that it was begun with."""
 
 import importlib.util
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -100,6 +102,7 @@ def test_the_labels_of_four_families_are_torchs(section):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine")
 def test_a_compiled_network_gives_torchs_labels():
     model, images = network(SMALL), scenes_of((64, 128), (50, 70))
     assert share_equal(masks(model, build_engine("compile", model, 1), images), masks(model, None, images)) >= EQUAL
