@@ -99,6 +99,7 @@ def test_a_bad_input_has_its_documented_outcome_and_its_neighbours_are_unharmed(
         assert unmatched_labels(camvid(uri)) == [case.says]
 
 
+@pytest.mark.slow
 def test_a_run_over_a_zip_that_lies_ends_with_its_other_images(s3, ray_session, tiny_checkpoint, tmp_path):
     """Read by an actor of Ray's: 2^40 bytes for one member, 2^63 for the start of another."""
 

@@ -225,6 +225,7 @@ def test_same_padding_puts_the_odd_pixel_last_as_tensorflow_does():
     assert conv(x)[0, 0].tolist() == [[45.0, 39.0], [66.0, 50.0]]
 
 
+@pytest.mark.slow
 def test_the_catalogue_lists_every_network_that_a_config_can_name():
     rows = list(catalogue())
     outside = {row.name for row in rows if row.parameters is None}  # of any size

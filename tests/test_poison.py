@@ -49,7 +49,7 @@ def items(*names):
 @pytest.mark.parametrize(
     ("names", "deadly"),
     [
-        (("a", "bad", "c"), ()),
+        pytest.param(("a", "bad", "c"), (), marks=pytest.mark.slow),
         (("bad", "c"), ("c",)),
         pytest.param(("a", "b", "bad", "c", "d", "f"), ("c",), marks=pytest.mark.slow),
         pytest.param(("a", "b", "bad", "c", "d", "f"), ("a", "f"), marks=pytest.mark.slow),
@@ -70,6 +70,7 @@ def test_the_reject_says_how_its_worker_died(tmp_path):
     assert row["stage"] == "worker" and "signal SIGKILL" in row["message"] and "retry-rejects" in row["message"]
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_run_is_not_blamed_on_an_image(tmp_path):
     with pytest.raises(UserError, match="the checkpoint is gone"):
         isolate_crashes(partial(wrong, tmp_path), items("a", "b"), SCHEMA)
@@ -86,6 +87,7 @@ def awkward():
     raise Awkward("oh", "no")
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_child_keeps_its_name_words_and_traceback():
     with pytest.raises(RuntimeError, match=r"^Awkward: oh no") as met:
         isolate_crashes(awkward, items("a", "b"), SCHEMA)

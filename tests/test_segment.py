@@ -285,6 +285,7 @@ def test_scores_that_are_not_finite_reject_their_image_alone(scenes, tiny_checkp
     assert (masks.num_rows, rejects["error"].to_pylist()) == (2, ["scores_not_finite"] * 2)
 
 
+@pytest.mark.slow
 def test_the_same_run_from_and_to_an_s3_server_gives_the_same_masks(ray_session, s3, tiny_checkpoint, finished):
     images, labels = write_corpus(storage.join(s3, "segment"), {"train": 8, "val": 6}, 64, 128, seed=1)
     cfg = config(images, labels, tiny_checkpoint, storage.join(s3, "segment/run"))

@@ -27,6 +27,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("fault", 25)
 def test_a_run_on_a_store_without_exclusive_create_is_refused_before_ray_starts(scenes, tiny_checkpoint):
     """fsspec's memory looks for an object and then writes it: two writers can both be the first."""

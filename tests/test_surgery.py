@@ -230,6 +230,7 @@ def released_deeplab2(tmp_path_factory):
     return network, file
 
 
+@pytest.mark.slow
 def test_the_released_deeplab_v2_gives_its_own_logits(released_deeplab2, tmp_path):
     network, file = released_deeplab2
     to = ("--output", str(tmp_path / "ckpt"), "--set", "scales=[1, 0.5, 0.75]")
