@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from pipeline.analysis import intervals, open_run
@@ -19,7 +20,7 @@ from pipeline.analysis.report.snippets import snippets
 from pipeline.analysis.sums import sum_counts
 from pipeline.cli.run_tables import iou_table
 from pipeline.corpus import plan_shards
-from pipeline.imaging.colours import blend, error_map
+from pipeline.imaging.colours import IGNORED, RIGHT, WRONG, blend, error_map
 from pipeline.metrics.boundary import boundary_iou, count_boundary
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean_iou, pixel_accuracy
@@ -171,6 +172,34 @@ def test_frame_is_lazy_and_has_only_the_columns_asked_for(view):
     assert list(frame.columns) == ["image_id", "height"]
     assert frame.npartitions == 4
     assert frame.compute()["image_id"].tolist() == ["a", "b", "c", "d"]
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are(view):
+    with pytest.raises(ValueError, match=r"has no column 'nocol'; its columns are image_id, uri, .*confidence"):
+        view.frame(["image_id", "nocol"])
+
+
+def test_a_run_introduces_itself_in_three_lines(view, tmp_path):
+    first, second, third = repr(view).split("\n")
+    assert first.startswith(f"Run {view.uri}: finished 20") and first.endswith(" UTC")
+    assert second == "  camvid11, 11 classes · 4 masks, 3 rejects"
+    assert ".iou(by=[...])" in third
+    begun = open_run(make_run(str(tmp_path / "run"), DRAWN[:2], images_per_shard=1, finish=False))
+    assert "not finished\n" in repr(begun) and "2 of 2 shards answered, 2 images in all" in repr(begun)
+
+
+def test_a_run_shows_a_card_in_a_notebook(tmp_path):
+    hostile = open_run(make_run(str(tmp_path / "<b>run"), DRAWN))
+    card = hostile._repr_html_()
+    assert f"mIoU {100 * MIOU:.2f} %" in card and "building</span>" in card
+    assert "<b>" not in card and "&lt;b&gt;run" in card
+    unlabelled = open_run(make_run(str(tmp_path / "unlabelled"), [Drawn("a", "01")]))
+    assert "mIoU" not in unlabelled._repr_html_()
+
+
+def test_masks_and_pictures_come_in_the_order_of_the_question(view):
+    asked = ["c", "a", "d", "b"]
+    assert list(view.masks(asked)) == list(view.pictures(asked)) == asked
 
 
 def test_questions_about_counts_never_read_a_mask(tmp_path):
@@ -397,6 +426,21 @@ def test_an_overlay_is_the_image_under_its_colours(view):
         view.overlay("d", of="truth")
     with pytest.raises(ValueError, match="cannot show 'depth'; choose prediction, truth or errors"):
         view.overlay("a", of="depth")
+
+
+def test_a_legend_names_the_colours_of_an_overlay_below_it(view):
+    for of, shown in (
+        ("prediction", [SPACE.colours[0], SPACE.colours[1]]),
+        ("truth", [SPACE.colours[0], SPACE.colours[1]]),
+        ("errors", [RIGHT, WRONG, IGNORED]),
+    ):
+        plain, picture = view.overlay("a", of=of), view.overlay("a", of=of, legend=True)
+        assert (picture[:1, :4] == plain).all()
+        strip = picture[1:].reshape(-1, 3)
+        assert all((strip == colour).all(axis=1).sum() > 50 for colour in shown)  # a swatch each
+        assert not any((strip == colour).all(axis=1).any() for colour in SPACE.colours[2:])  # and of no other class
+    shown = Image.open(io.BytesIO(view.pictures(["a"])["a"]._repr_png_()))
+    assert np.array_equal(np.asarray(shown), view.overlay("a", legend=True))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

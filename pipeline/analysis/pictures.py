@@ -1,11 +1,13 @@
 """An answered image read again: the picture, its mask, its label."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from pipeline import storage
 from pipeline.analysis.run_counts import RunCounts
@@ -15,6 +17,7 @@ from pipeline.corpus.samples import decode, fetch
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.colours import blend, error_map
 from pipeline.imaging.decode import upright
+from pipeline.imaging.legend import ERROR_ENTRIES, Entry, class_entries, with_legend
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE, LabelSpace
 from pipeline.runs import read_table
@@ -24,7 +27,9 @@ ALPHA = 0.65  # of class colours over the image
 
 @dataclass(frozen=True)
 class Pictures:
-    """image (H, W, 3) uint8, mask and label (H, W) uint8 train ids, all upright; what could not be read is None.
+    """One answered image; notebooks show its prediction.
+
+    image (H, W, 3) uint8, mask and label (H, W) uint8 train ids, all upright; what could not be read is None.
 
     `missing` says why; without the image, the mask is as the corpus stored it, since the image holds the orientation.
     """
@@ -36,19 +41,36 @@ class Pictures:
     label: np.ndarray | None
     missing: str | None
 
-    def overlay(self, of: str) -> np.ndarray:
-        """(H, W, 3) uint8 of `prediction`, `truth` or `errors`; UserError where the pixels for it are not there."""
+    def overlay(self, of: str = "prediction", legend: bool = False) -> np.ndarray:
+        """(H, W, 3) uint8 of `prediction`, `truth` or `errors`; UserError where the pixels for it are not there.
+
+        Args:
+            legend: name the colours in a white strip below.
+        """
+        picture, entries = self._overlay(of)
+        return with_legend(picture, entries) if legend else picture
+
+    def _overlay(self, of: str) -> tuple[np.ndarray, Sequence[Entry]]:
+        """The picture without a legend, and what its colours mean."""
         if of not in ("prediction", "truth", "errors"):
             raise UserError(f"cannot show '{of}'; choose prediction, truth or errors")
         if self.image is None:
             raise UserError(f"image '{self.image_id}' cannot be read again: {self.missing}")
         if of == "prediction":
-            return blend(self.image, self.mask, self.space.colours, ALPHA)
+            return blend(self.image, self.mask, self.space.colours, ALPHA), class_entries(self.mask, self.space)
         if self.label is None:
             raise UserError(f"image '{self.image_id}' has no label, so there is no {of} to show; choose prediction")
         if of == "truth":
-            return blend(self.image, self.label, self.space.colours, ALPHA)
-        return error_map(self.label, self.mask)
+            return blend(self.image, self.label, self.space.colours, ALPHA), class_entries(self.label, self.space)
+        return error_map(self.label, self.mask), ERROR_ENTRIES
+
+    def _repr_png_(self) -> bytes | None:
+        """The prediction with its legend, as notebooks show it; None where the image is gone."""
+        if self.image is None:
+            return None
+        file = io.BytesIO()
+        Image.fromarray(self.overlay(legend=True)).save(file, format="PNG")
+        return file.getvalue()
 
 
 def read_masks(view: RunCounts, ids: Sequence[str]) -> dict[str, np.ndarray]:
@@ -62,15 +84,16 @@ def read_masks(view: RunCounts, ids: Sequence[str]) -> dict[str, np.ndarray]:
             found.update({row["image_id"]: decode_mask(row["mask"]["bytes"]) for row in rows})
     if missing := [image_id for image_id in ids if image_id not in found]:
         raise UserError(f"run {view.uri}: no mask of image '{missing[0]}'; see .rejects() and .frame(['image_id'])")
-    return found
+    return {image_id: found[image_id] for image_id in ids}
 
 
 def pictures_of(view: RunCounts, ids: Sequence[str]) -> dict[str, Pictures]:
     """See `RunView.pictures`."""
     masks, wanted = read_masks(view, ids), view.plan().rows_of(list(ids))
     max_pixels, declared = view.description.config["max_pixels"], view.description.image
+    items = {item.image_id: item for item in items_of(wanted)}
     return {
-        item.image_id: _read(item, masks[item.image_id], view.space, max_pixels, declared) for item in items_of(wanted)
+        image_id: _read(items[image_id], mask, view.space, max_pixels, declared) for image_id, mask in masks.items()
     }
 
 

@@ -53,12 +53,22 @@ class RunCounts:
     @cached_property
     def groups(self) -> tuple[str, ...]:
         """The run's group columns: those that every run has, then those of its corpus."""
+        names = self.columns
+        return names[names.index(GROUPS[0]) : names.index("height")]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a mask row."""
         filesystem, path = storage.arrow_filesystem(self.parts("masks")[0])
-        names = pq.read_schema(path, filesystem=filesystem).names
-        return tuple(names[names.index(GROUPS[0]) : names.index("height")])
+        return tuple(pq.read_schema(path, filesystem=filesystem).names)
 
     def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
-        """The mask rows as a lazy Dask frame, one partition a part; name the columns, masks are large."""
+        """The mask rows as a lazy Dask frame, one partition a part; name the columns, masks are large.
+
+        UserError names the columns that there are, where one is asked for that is not.
+        """
+        if unknown := [name for name in columns or () if name not in self.columns]:
+            raise UserError(f"run {self.uri} has no column '{unknown[0]}'; its columns are {', '.join(self.columns)}")
         return dd.read_parquet(self.parts("masks"), columns=list(columns) if columns else None)
 
     def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import storage
+from pipeline.analysis import card
 from pipeline.analysis.derived import Derived
 from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
 from pipeline.analysis.merging import Merging, merged_counts
@@ -35,11 +36,19 @@ def open_run(uri: str) -> "RunView":
     return view
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunView(RunCounts):
     """Read-only answers about one run, of the parts that were there at the first question; open it again for more."""
 
     derived: Derived | None = None  # counts that `merged` or `evaluated_on` made
+
+    def __repr__(self) -> str:
+        return card.lines(self)
+
+    def _repr_html_(self) -> str:
+        """The card that notebooks show; the headline of a very large run is not counted for it."""
+        counted = self.description.plan.images <= card.COUNTED_IMAGES and self.is_labelled()
+        return card.html(self, float(self.iou()["miou"].iloc[0]) if counted else None)
 
     def _confusions(self, by: Sequence[str], raw: bool) -> tuple[pd.DataFrame, np.ndarray]:
         """The counts by group, and (groups, C, C) of them."""
@@ -167,13 +176,13 @@ class RunView(RunCounts):
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
 
-        Only the parts that hold them are read. UserError names an id that has none.
+        In the order of `ids`. Only the parts that hold them are read. UserError names an id that has none.
         """
         self.need_masks()
         return read_masks(self, ids)
 
     def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
-        """image id -> its image, mask and label, upright, read again from where the corpus was."""
+        """image id -> its image, mask and label, upright, read again from where the corpus was; in the order of `ids`."""
         self.need_masks()
         return pictures_of(self, ids)
 
@@ -184,13 +193,16 @@ class RunView(RunCounts):
                 f"these are other counts of run {self.uri}, without masks; ask the run itself for its masks"
             )
 
-    def overlay(self, image_id: str, of: str = "prediction") -> np.ndarray:
+    def overlay(self, image_id: str, of: str = "prediction", legend: bool = False) -> np.ndarray:
         """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red.
 
+        Args:
+            legend: name the colours in a white strip below the image; the array is that much higher, and wider where the
+                image is narrower than the longest name.
         Raises:
             UserError: the image has no mask, no label where one is asked for, or is gone from the corpus.
         """
-        return self.pictures([image_id])[image_id].overlay(of)
+        return self.pictures([image_id])[image_id].overlay(of, legend)
 
     def summary(self) -> dict[str, Any]:
         """Headline numbers, each one None where the run does not have it.

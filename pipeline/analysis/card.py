@@ -1,0 +1,69 @@
+"""A run at a glance, for a terminal and for a notebook: what it is, and what can be asked."""
+
+from html import escape
+from typing import Any
+
+from pipeline.analysis.run_counts import RunCounts
+from pipeline.metrics.metric import percent
+from pipeline.runs import read_success
+
+ASK = ".iou(by=[...])  .intervals()  .worst(20)  .overlay(image_id)  .frame([...])"
+COUNTED_IMAGES = 200_000  # a card counts its headline in at most about a second
+MAX_SWATCHES = 40
+
+
+def network_name(identity: dict[str, Any]) -> str:
+    """The network of a run in a few words, `deeplabv3plus, efficientnet_lite0`; "" where the run does not say."""
+    model = identity.get("model") or {}
+    words = [model.get("name"), model.get("backbone") or model.get("encoder") or model.get("depth")]
+    members = len(identity.get("members") or {})
+    name = ", ".join(str(word) for word in words if word)
+    return f"{name}, and {members} more" if members else name
+
+
+def lines(view: RunCounts) -> str:
+    """Three lines; nothing but `run.json`, `_SUCCESS.json` and, of an unfinished run, the list of its parts is read."""
+    info, space = view.description, view.space
+    network = network_name(info.identity)
+    return "\n".join(
+        (
+            f"Run {view.uri}: {state(view)}",
+            f"  {network + ' · ' if network else ''}{space.name}, {space.num_classes} classes · {answered(view)}",
+            f"  {ASK}",
+        )
+    )
+
+
+def state(view: RunCounts) -> str:
+    """Whether a run is finished, and since when."""
+    finished = view.finished()
+    return f"finished {finished[:16].replace('T', ' ')} UTC" if finished else "not finished"
+
+
+def answered(view: RunCounts) -> str:
+    """How many masks and rejects a run has; of an unfinished one, how many shards are answered."""
+    if (success := read_success(view.uri)) is not None:
+        return f"{success.rows} masks, {success.rejects} rejects"
+    shards = sum(part.last - part.first + 1 for part in view.listed("masks"))
+    return f"{shards} of {view.description.plan.shards} shards answered, {view.description.plan.images} images in all"
+
+
+def html(view: RunCounts, miou: float | None) -> str:
+    """A small card in the notebook's own colours. `miou`: a share of 1; None = not counted."""
+    space = view.space
+    facts = [network_name(view.description.identity), f"{space.name}, {space.num_classes} classes", answered(view)]
+    headline = "" if miou is None else f"<div style='font-size:1.6em;font-weight:600'>mIoU {percent(miou)} %</div>"
+    shown = list(zip(space.classes, space.colours, strict=True))[:MAX_SWATCHES]
+    swatches = "".join(
+        f"<span style='display:inline-block;margin-right:.9em;white-space:nowrap'><span style='display:inline-block;"
+        f"width:.8em;height:.8em;border-radius:2px;margin-right:.35em;background:rgb{colour}'></span>{escape(name)}</span>"
+        for name, colour in shown
+    )
+    return (
+        "<div style='border:1px solid #8884;border-radius:8px;padding:.8em 1em;max-width:46em'>"
+        f"<div><strong>{escape(view.uri.rstrip('/').rsplit('/', 1)[-1])}</strong> "
+        f"<span style='opacity:.7'>{escape(view.uri)} · {escape(state(view))}</span></div>"
+        f"{headline}<div>{escape(' · '.join(fact for fact in facts if fact))}</div>"
+        f"<div style='font-size:.85em;margin-top:.5em'>{swatches}</div>"
+        f"<div style='font-size:.85em;opacity:.7;margin-top:.5em'><code>{escape(ASK)}</code></div></div>"
+    )
