@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.doc_blocks import blocks, commands
 from tests.own_pictures import CLASSES, IGNORE, draw
 
-COMMANDS = """
-maskmill init start --images pictures/images --labels pictures/labels
-maskmill train start/train.yaml
-maskmill segment start/segment.yaml
-maskmill evaluate start/runs/segment --report
-"""
+(BLOCK,) = (block for block in blocks("bash") if "maskmill init" in block.text)  # of the README
 
 
-def run(folder: Path, line: str) -> str:
+def run(folder: Path, words: Sequence[str]) -> str:
     """What a command prints; each is a process of its own, which must end clean and say what comes next."""
-    program, *arguments = line.split()
+    program, *arguments = words
     assert program == "maskmill"
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
     root = str(Path(__file__).parent.parent)
@@ -51,14 +48,15 @@ def majority_iou(folder: Path) -> float:
 @pytest.mark.timeout(1200)  # alone about 90 s; the machine may be shared
 def test_four_commands_lead_from_twenty_pictures_to_masks_iou_and_report(tmp_path):
     draw(tmp_path / "pictures", 20, height=64, width=96)
-    first, *others = COMMANDS.strip().splitlines()
+    first, *others = commands(BLOCK)
     said = run(tmp_path, first)
     assert "images: 20, 20 with a label; layout folder" in said
     assert "classes: 5, by what the labels hold: 0 (" in said
-    for line in others:
+    for words in others:
+        line = " ".join(words)
         told = {words.strip() for words in re.split(r"next:?|\n", said)}
         assert {line, line.replace("start/", f"{tmp_path}/start/")} & told, said
-        said = run(tmp_path, line)
+        said = run(tmp_path, words)
     said = " ".join(said.split())
     masks = [
         row for part in tmp_path.glob("start/runs/segment/masks/*.parquet") for row in pq.read_table(part).to_pylist()

@@ -50,7 +50,7 @@ def locked():
 def test_ray_is_pinned_and_its_token_mode_documented():
     version, hashes = locked()["ray"]
     assert tuple(map(int, version.split(".")[:2])) >= (2, 52) and hashes  # the first with token mode
-    words = (ROOT / "infra" / "README.md").read_text()
+    words = (ROOT / "infra" / "docs" / "clusters.md").read_text()
     assert "RAY_AUTH_TOKEN" in words and "CVE-2023-48022" in words
     for file in ("compose/compose.yaml", "vm/aws.yaml", "vm/gcp.yaml", "kuberay/cluster/raycluster.yaml"):
         assert re.search(r"RAY_AUTH_MODE|mode: token", (ROOT / "infra" / file).read_text()), file

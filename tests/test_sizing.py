@@ -13,7 +13,7 @@ from pipeline.segment import estimate
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 
-GUIDE = Path(__file__).parent.parent / "infra" / "README.md"
+GUIDE = Path(__file__).parent.parent / "infra" / "docs" / "sizing.md"
 BUCKET = "s3://bucket"
 
 

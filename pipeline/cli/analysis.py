@@ -24,7 +24,8 @@ def evaluate(
         typer.Option(help="Labels that came later, or others: a folder, a prefix, an archive; masks are kept."),
     ] = None,
     class_map: Annotated[
-        str | None, typer.Option("--map", help="YAML file: class of the labels -> classes of the run; see README.")
+        str | None,
+        typer.Option("--map", help="YAML file: class of the labels -> classes of the run."),
     ] = None,
     label_space: Annotated[
         str | None, typer.Option(help="Of the labels, where it is not the run's: a built-in name, or a YAML file.")

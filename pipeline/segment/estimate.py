@@ -1,8 +1,8 @@
 """How long a segmentation run will take, how large its output is and what it costs, before anything is written.
 
 Rates come from a finished run, from the caller, or from a few images that are answered on this machine. Units: bytes, seconds
-unless a name says hours; prices in whatever currency they are given in. infra/README.md has the formula and says which numbers
-below were measured, and which are assumed.
+unless a name says hours; prices in whatever currency they are given in. infra/docs/sizing.md has the formula and says which
+numbers below were measured, and which are assumed.
 """
 
 import random
@@ -92,7 +92,7 @@ class Sizing:
     warnings: tuple[str, ...]
 
     def cost(self, prices: Prices) -> float:
-        """Devices + requests + one month of the masks: the formula of infra/README.md."""
+        """Devices + requests + one month of the masks: the formula of infra/docs/sizing.md."""
         requests = self.gets / 1e6 * prices.million_gets + (self.puts + self.lists) / 1e3 * prices.thousand_puts
         return self.device_hours * prices.device_hour + requests + self.written_bytes / 1e9 * prices.gb_month
 
