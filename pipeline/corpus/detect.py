@@ -84,7 +84,7 @@ class _Look:
     def __init__(self, cfg: CorpusConfig, tried: Mapping[str, Layout]) -> None:
         self._cfg, self._tried = cfg, tried
         self._patterns: dict[str, Patterns] = {
-            name: layout.patterns(cfg) for name, layout in tried.items() if layout.patterns
+            name: patterns for name, layout in tried.items() if (patterns := layout.patterns_of(cfg))
         }
         self.images, self.labels = dict.fromkeys(tried, 0), dict.fromkeys(tried, 0)
         self.files = self.pictures = self.tables = 0

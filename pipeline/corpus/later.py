@@ -87,10 +87,9 @@ def _labels(cfg: CorpusConfig, uri: str) -> Iterator[tuple[str, Place]]:
     if layout.rows:
         yield from ((item.image_id, item.label) for item in scan_items(cfg, None) if item.label is not None)
         return
-    assert layout.patterns is not None
-    pattern = layout.patterns(cfg).label
-    if pattern is None:
+    patterns = layout.patterns_of(cfg)
+    if patterns is None or patterns.label is None:
         return
     for path, place in scan_files(uri):
-        if found := pattern.search(path):
+        if found := patterns.label.search(path):
             yield layout.key(found)[0], place

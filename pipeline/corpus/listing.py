@@ -73,7 +73,8 @@ def unmatched_labels(cfg: CorpusConfig) -> list[str]:
     """Paths of labels without an image, by what would be its id."""
     cfg = settled(cfg)
     layout = layout_of(cfg)
-    if layout.rows or layout.patterns is None or layout.patterns(cfg).label is None:
+    patterns = layout.patterns_of(cfg)
+    if layout.rows or patterns is None or patterns.label is None:
         return []
     root = (cfg.labels or cfg.images) + "/"
     found = _from_files(cfg, lambda item: item).labels_without_image()
@@ -87,17 +88,17 @@ def _from_rows(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogue
     for item in layout.rows(cfg):
         catalogue.add_image(in_split(item))
     if item is None:
-        if layout.patterns is not None:
-            expects = layout.patterns(cfg).expects
+        if patterns := layout.patterns_of(cfg):
+            expects = patterns.expects
             raise UserError(f"corpus {cfg.images}: it has no image of layout '{layout.name}' ({expects}){_source(cfg)}")
         raise UserError(f"corpus {cfg.images}: there is no row in it; check the path or the bucket and its credentials")
     return catalogue
 
 
 def _from_files(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogue:
-    layout, catalogue = layout_of(cfg), Catalogue(cfg.images)
-    assert layout.patterns is not None
-    patterns, lists = layout.patterns(cfg), dict[str, tuple[str, Place]]()
+    layout, catalogue, lists = layout_of(cfg), Catalogue(cfg.images), dict[str, tuple[str, Place]]()
+    patterns = layout.patterns_of(cfg)
+    assert patterns is not None
     apart = cfg.labels is not None and cfg.labels != cfg.images
     seen = _Seen(cfg.images)
     for path, place in scan_files(cfg.images):

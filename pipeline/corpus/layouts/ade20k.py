@@ -13,7 +13,7 @@ _PATTERNS = Patterns(
 
 LAYOUT = Layout(
     "ade20k",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=by_split_and_stem,
     label_space="ade20k150",
     guessed=True,

@@ -30,7 +30,7 @@ class Layout:
 
     name: str
     # Of paths: the patterns, and what a match says: the image's id and its groups, whichever they are.
-    patterns: Callable[[CorpusConfig], Patterns] | None = None
+    patterns: Patterns | Callable[[CorpusConfig], Patterns] | None = None
     key: Callable[[re.Match[str]], tuple[str, Groups]] = lambda found: (found[0], {})
     # Text files of the corpus that list the images of a split, by the last part of their ids; the path captures `split`.
     lists: re.Pattern[str] | None = None
@@ -41,6 +41,10 @@ class Layout:
     guessed: bool = False  # it is tried where no layout is given
     known_by_images: bool = False  # the paths of its images alone are its own, so it is found without labels too
     source: str = ""  # where the data set is to be had, for whoever has not got it
+
+    def patterns_of(self, cfg: CorpusConfig) -> Patterns | None:
+        """The patterns for this corpus; None where a layout has only rows."""
+        return self.patterns(cfg) if callable(self.patterns) else self.patterns
 
 
 def by_split_and_stem(found: re.Match[str]) -> tuple[str, Groups]:

@@ -14,7 +14,7 @@ _PATTERNS = Patterns(
 
 LAYOUT = Layout(
     "bdd100k",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=by_split_and_stem,
     label_space="bdd100k",
     guessed=True,

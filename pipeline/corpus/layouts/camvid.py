@@ -27,7 +27,7 @@ def key(found: re.Match[str]) -> tuple[str, Groups]:
 
 LAYOUT = Layout(
     "camvid",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=key,
     label_space="camvid11",
     guessed=True,

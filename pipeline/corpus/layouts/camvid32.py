@@ -18,7 +18,7 @@ _PATTERNS = Patterns(
 
 LAYOUT = Layout(
     "camvid32",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=key,
     label_space="camvid32",
     guessed=True,

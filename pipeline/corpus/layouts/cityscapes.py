@@ -21,7 +21,7 @@ def _key(found: re.Match[str]) -> tuple[str, Groups]:
 
 LAYOUT = Layout(
     "cityscapes",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=_key,
     label_space="cityscapes19",
     guessed=True,

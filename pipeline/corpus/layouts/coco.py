@@ -46,7 +46,7 @@ def _rows(cfg: CorpusConfig) -> Iterator[Item]:
 
 LAYOUT = Layout(
     "coco",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     rows=_rows,
     label_space="coco133",
     guessed=True,

@@ -14,7 +14,7 @@ _PATTERNS = Patterns(
 
 LAYOUT = Layout(
     "coco_stuff",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=by_split_and_stem,
     label_space="cocostuff171",
     guessed=True,

@@ -24,4 +24,4 @@ def _key(found: re.Match[str]) -> tuple[str, Groups]:
     return (f"{split}/{found['stem']}", {"split": split}) if split else (found["stem"], {})
 
 
-LAYOUT = Layout("images_labels", patterns=lambda cfg: _PATTERNS, key=_key, guessed=True)
+LAYOUT = Layout("images_labels", patterns=_PATTERNS, key=_key, guessed=True)

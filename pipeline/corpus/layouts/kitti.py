@@ -20,7 +20,7 @@ def _key(found: re.Match[str]) -> tuple[str, Groups]:
 
 LAYOUT = Layout(
     "kitti",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=_key,
     label_space="kitti",
     guessed=True,

@@ -16,7 +16,7 @@ _PATTERNS = Patterns(
 
 LAYOUT = Layout(
     "mapillary",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=by_split_and_stem,
     label_space="mapillary65",
     guessed=True,

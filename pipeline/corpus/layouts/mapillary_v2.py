@@ -13,7 +13,7 @@ _PATTERNS = Patterns(
 
 LAYOUT = Layout(
     "mapillary_v2",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=by_split_and_stem,
     label_space="mapillary124",
     guessed=True,

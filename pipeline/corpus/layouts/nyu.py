@@ -20,7 +20,7 @@ def _key(found: re.Match[str]) -> tuple[str, Groups]:
 
 LAYOUT = Layout(
     "nyu",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=_key,
     lists=re.compile(r"(?:^|/)(?P<split>train|test)\.txt$"),
     label_space="nyu40",

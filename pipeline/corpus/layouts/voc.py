@@ -22,7 +22,7 @@ def key(found: re.Match[str]) -> tuple[str, Groups]:
 
 LAYOUT = Layout(
     "voc",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=key,
     lists=re.compile(r"(?:^|/)ImageSets/Segmentation/(?P<split>train|val|test)\.txt$"),  # trainval is both
     label_space="voc21",

@@ -13,7 +13,7 @@ _PATTERNS = Patterns(
 
 LAYOUT = Layout(
     "voc_aug",
-    patterns=lambda cfg: _PATTERNS,
+    patterns=_PATTERNS,
     key=key,
     lists=re.compile(r"(?:^|/)(?P<split>train(?=_?aug)|val(?=\.))(?:_?aug)?\.txt$"),
     label_space="voc21",
