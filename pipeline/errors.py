@@ -1,5 +1,15 @@
 """Errors with a meaning: what the user can mend, and why one image has no mask. Every other exception is a bug of ours."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`; did you mean 'car'?` for a name that is spelt nearly as one of the known ones, else nothing."""
+    by_case = {one.lower(): one for one in known}
+    near = get_close_matches(str(name).lower(), by_case, n=1)
+    return f"; did you mean '{by_case[near[0]]}'?" if near else ""
+
 
 class UserError(ValueError):
     """Something that whoever runs the command can mend: the message says where, what was found, what is allowed, what to do."""

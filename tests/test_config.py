@@ -44,7 +44,7 @@ def test_overrides_reach_nested_keys(segment_yaml):
     ("override", "sentence"),
     [
         ("crf.iteration=3", r"crf\.iteration: unknown key; known keys here: iterations, smooth_weight"),
-        ("crf.iteration=3", r"colour_levels; did you mean iterations\?$"),
+        ("crf.iteration=3", r"colour_levels; did you mean 'iterations'\?$"),
         ("actors=0", r"actors: found 0; it must be 1 or more"),
         ("corpus.splits={}", r"corpus\.splits: splits are given by lists, .*, or by fractions"),
         ("corpus.splits={lists: {a: b.txt}, fractions: {a: 1}}", "give one of both"),
@@ -60,15 +60,55 @@ def test_a_wrong_key_or_value_is_named_with_what_is_allowed(segment_yaml, overri
         load(SegmentConfig, segment_yaml, [override])
 
 
-def test_every_fault_of_a_file_is_told_at_once(tmp_path):
+WRONG = """\
+corpus:
+  images: a.zip
+  layot: camvid
+checkpoint: c
+max_reject_rate: 2
+predict:
+  mode: hole
+code: [1]
+"""
+
+
+def test_every_fault_of_a_file_is_told_at_once_with_the_line_where_it_stands(tmp_path):
     path = tmp_path / "a.yaml"
-    path.write_text("corpus: {images: a.zip, layout: camvid}\nmax_reject_rate: 2\n")
-    with pytest.raises(ValueError, match=r"checkpoint: missing.*output: missing.*max_reject_rate: found 2"):
-        load(SegmentConfig, str(path))
+    path.write_text(WRONG)
+    with pytest.raises(ValueError) as told:
+        load(SegmentConfig, str(path), ["actors=0", "crf.iteration=1"])
+    first, *others = str(told.value).splitlines()
+    assert first == f"{path}: {len(others)} mistakes"
+    for place in (f"{path}:3: corpus.layot: unknown key", f"{path}: output: missing", f"{path}:7: predict.mode: found 'hole'",
+                  f"{path}:5: max_reject_rate: found 2", f"{path}:8: code: found [1]", "--set actors: found 0",
+                  "--set crf.iteration: unknown key"):  # fmt: skip
+        assert sum(line.startswith(f"  {place}") for line in others) == 1, (place, others)
+    assert [line.rpartition("; ")[2] for line in others if "mean" in line] == [
+        "did you mean 'layout'?", "did you mean 'whole'?", "did you mean 'iterations'?"]  # fmt: skip
+
+
+def test_a_fault_that_a_check_of_our_own_finds_has_its_line_too(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(Path(CAMVID).read_text() + "best_by: iou.skyy\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(ValueError, match=rf"^{path}:{line}: best_by: found 'iou.skyy'.*did you mean 'iou.sky'\?$"):
+        load(TrainConfig, str(path))
+    with pytest.raises(ValueError, match=r"^--set best_by: found 'iou.tre'.*did you mean 'iou.tree'\?$"):
+        load(TrainConfig, CAMVID, ["best_by=iou.tre"])
+    listed = tmp_path / "b.yaml"
+    listed.write_text("corpus: {images: a}\ncheckpoint: c\noutput: o\nensemble:\n  - d\n  - [e]\n")
+    with pytest.raises(ValueError, match=rf"^{listed}:6: ensemble.1: found"):
+        load(SegmentConfig, str(listed))
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("a: [", "not valid YAML"), ("- 1", "expected keys and values, found list")]
+    ("text", "sentence"),
+    [
+        ("a: [", r"a\.yaml:1: not valid YAML"),
+        ("a: 1\nb: c: d", r"a\.yaml:2: not valid YAML: mapping values are not allowed here"),
+        ("a: 1\n\nb: {c: 1, c: 2}", r"a\.yaml:3: c: this key is on line 3 already; keep one of the two"),
+        ("- 1", "expected keys and values, found list"),
+    ],
 )
 def test_a_file_that_is_no_config_is_told_so(tmp_path, text, sentence):
     path = tmp_path / "a.yaml"

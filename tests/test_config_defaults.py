@@ -120,5 +120,7 @@ def test_a_stage_or_a_search_changes_what_a_default_follows_from():
 
 
 def test_a_wrong_value_is_told_without_the_defaults_that_follow_from_it():
-    with pytest.raises(ValueError, match=r"^test: name: found 'adam'; choose one of 'adamw', 'sgd'$"):
+    with pytest.raises(
+        ValueError, match=r"^test: name: found 'adam'; choose one of 'adamw', 'sgd'; did you mean 'adamw'\?$"
+    ):
         parse(OptimizerConfig, {"name": "adam"}, where="test")

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.analysis.derived import Columns, Derived, confusion_columns, derive
 from pipeline.analysis.run_counts import RunCounts
 from pipeline.analysis.sums import rows_at_once
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.labels import LabelSpace
 from pipeline.runs import Part
 
@@ -99,7 +99,10 @@ def _group_of(space: LabelSpace, groups: Mapping[str, Sequence[str]]) -> dict[st
             raise UserError(f"merge {name}: it has no class; name those that it is made of")
         for member in members:
             if member not in space.classes:
-                raise UserError(f"merge {name}: '{member}' is no class of {space.name}: {', '.join(space.classes)}")
+                raise UserError(
+                    f"merge {name}: '{member}' is no class of {space.name}: {', '.join(space.classes)}"
+                    f"{nearest(member, space.classes)}"
+                )
             if member in group_of:
                 raise UserError(
                     f"merge {name}: '{member}' is in '{group_of[member]}' too; a class goes into one group, once"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.analysis.sums import Key, Sums, sum_counts
 from pipeline.corpus import GROUPS
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.labels import LabelSpace
 from pipeline.metrics.metric import Metric
 from pipeline.metrics.registry import METRICS
@@ -85,7 +85,9 @@ class RunCounts:
         """
         for name in by:
             if name not in self.groups:
-                raise UserError(f"cannot group by '{name}'; the group columns are {', '.join(self.groups)}")
+                raise UserError(
+                    f"cannot group by '{name}'; the group columns are {', '.join(self.groups)}{nearest(name, self.groups)}"
+                )
         cells = self.cells(column)
         question = (column, tuple(by))
         if question not in self._answers:

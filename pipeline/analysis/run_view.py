@@ -20,7 +20,7 @@ from pipeline.analysis.ranking import RANKS, lowest, most_confused
 from pipeline.analysis.run_counts import METRIC_OF, RunCounts
 from pipeline.analysis.sums import over_parts, sum_counts
 from pipeline.config import ClassMap
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.labels import LabelSpace
 from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
 from pipeline.runs import SECONDS, describe
@@ -124,7 +124,7 @@ class RunView(RunCounts):
         """
         allowed = (*RANKS, *(f"class:{name}" for name in self.space.classes))
         if by not in allowed:
-            raise UserError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}")
+            raise UserError(f"cannot rank by '{by}'; choose one of {', '.join(allowed)}{nearest(by, allowed)}")
         index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
         found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.shape))
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.config.base import Section
 from pipeline.config.loading import load
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.labels import IGNORE, LabelSpace
 
 Rule = Literal["ignored", "wrong"]
@@ -51,6 +51,7 @@ class ClassMap(Section):
         if unknown := [name for name in self.classes if name not in truth.classes]:
             raise UserError(
                 f"{where}: '{unknown[0]}' is no class of the labels' {truth.name}: {', '.join(truth.classes)}"
+                f"{nearest(unknown[0], truth.classes)}"
             )
         masks, labels = (np.full(256, IGNORE, np.uint8) for _ in range(2))
         masks[: model.num_classes] = truth.num_classes if self.has_wrong else IGNORE
@@ -61,6 +62,7 @@ class ClassMap(Section):
                 if member not in model.classes:
                     raise UserError(
                         f"{where}: {name}: '{member}' is no class of the run's {model.name}: {', '.join(model.classes)}"
+                        f"{nearest(member, model.classes)}"
                     )
                 if member in owner:
                     raise UserError(

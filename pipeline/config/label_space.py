@@ -3,12 +3,12 @@
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BeforeValidator
 
 from pipeline import labels, storage
 from pipeline.config.base import Section, located
-from pipeline.config.loading import parse
+from pipeline.config.loading import check_file, parse
+from pipeline.config.yaml_file import parse_yaml
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace, LabelSpaceSection
 
@@ -23,19 +23,19 @@ def _inline(value: Any) -> Any:
         labels.space(value)  # says which there are
     uri = located(value)
     try:
-        found = yaml.safe_load(storage.read(uri).decode())
+        file = parse_yaml(storage.read(uri), uri)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(
             f"{uri}: no such file; give a YAML file of classes, or one of {', '.join(labels.SPACES)}"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{uri} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
+    if not isinstance(file.values, dict):
         raise UserError(
-            f"{uri}: expected keys and values such as `classes: [background, crack]`, found {type(found).__name__}"
+            f"{uri}: expected keys and values such as `classes: [background, crack]`, found {type(file.values).__name__}"
         )
     stem = PurePosixPath(uri).stem
-    return {"name": stem if stem not in labels.SPACES else f"own-{stem}"} | found
+    values = {"name": stem if stem not in labels.SPACES else f"own-{stem}"} | file.values
+    check_file(LabelSpaceSection, values, file)
+    return values
 
 
 LabelSpaceConfig = Annotated[LabelSpaceSection, BeforeValidator(_inline)]

@@ -1,7 +1,9 @@
 """YAML -> section, and what to say where it does not fit."""
 
 import json
-from difflib import get_close_matches
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -12,7 +14,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pipeline import labels
 from pipeline.config.base import Section
 from pipeline.config.models import ModelConfig
-from pipeline.errors import UserError
+from pipeline.config.yaml_file import YamlFile, parse_yaml
+from pipeline.errors import UserError, nearest
 
 S = TypeVar("S", bound=Section)
 T = TypeVar("T")
@@ -22,34 +25,41 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
     """Read one YAML file into its schema, with `key.path=value` overrides applied on top.
 
     Raises:
-        UserError: no such file, not YAML, or a key or value that the schema does not allow (all of them listed).
+        UserError: no such file, not YAML, or a key or value that the schema does not allow (all of them listed, each with the
+            line of the file where it stands).
     """
     file = Path(path)
     if not file.is_file():
+        beside = sorted(str(one) for one in file.parent.glob("*.y*ml")) if file.parent.is_dir() else []
         raise UserError(
             f"config {path} does not exist; `maskmill init` writes one for your images, and examples lie in configs/"
+            f"{nearest(file, beside)}"
         )
-    try:
-        values = yaml.safe_load(file.read_bytes().decode())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    found = parse_yaml(file.read_bytes(), path)
+    values = found.values
     if not isinstance(values, dict):
         raise UserError(
             f"{path}: expected keys and values, found {type(values).__name__}; see the examples in configs/camvid/"
         )
     for override in overrides or []:
         _set(schema, values, override)
-    return parse(schema, values, where=path)
+    set_keys = [tuple(override.partition("=")[0].split(".")) for override in overrides or []]
+    return _checked(TypeAdapter(schema), schema, values, _Places(path, found, set_keys))
 
 
 def parse(schema: type[S], values: dict[str, Any], where: str) -> S:
     """The section of these values; UserError names `where`, each wrong key, what was found and what is allowed."""
-    return _checked(TypeAdapter(schema), schema, values, where)
+    return _checked(TypeAdapter(schema), schema, values, _Places(where))
+
+
+def check_file(schema: type[S], values: dict[str, Any], file: YamlFile) -> None:
+    """UserError unless the section takes the values of a file; as `parse`, with the lines of the file."""
+    _checked(TypeAdapter(schema), schema, values, _Places(file.where, file))
 
 
 def parse_model(values: dict[str, Any], where: str) -> ModelConfig:
     """The network section of these values; errors as in `parse`."""
-    return _checked(TypeAdapter(ModelConfig), ModelConfig, values, where)
+    return _checked(TypeAdapter(ModelConfig), ModelConfig, values, _Places(where))
 
 
 def canonical(value: Any) -> str:
@@ -127,7 +137,29 @@ def _alternatives(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where: str) -> T:
+@dataclass(frozen=True)
+class _Places:
+    """Where the keys of a config come from: lines of a file, or `--set`."""
+
+    where: str
+    file: YamlFile | None = None
+    set_keys: Sequence[tuple[str, ...]] = ()
+
+    def of(self, keys: tuple[str, ...]) -> str:
+        """What stands before the sentence about a key."""
+        if any(keys[: len(one)] == one or one[: len(keys)] == keys for one in self.set_keys if keys):
+            return "--set "
+        line = self.file.line(keys) if self.file and keys else None
+        return f"{self.where}: " if line is None else f"{self.where}:{line}: "
+
+    def key_of(self, sentence: str) -> tuple[str, ...]:
+        """The key with which a sentence of one of our own validators begins; () where it begins with none of the file's."""
+        begins = re.match(r"[a-z_]\w*(\.\w+)*(?=[: ])", sentence)
+        keys = tuple(begins[0].split(".")) if begins else ()
+        return keys if (self.file and self.file.holds(keys)) or keys in self.set_keys else ()
+
+
+def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], places: _Places) -> T:
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
@@ -136,8 +168,22 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], where
             if isinstance(raised, Exception) and not isinstance(raised, UserError):
                 raise raised from None  # of our own validators: no fault of the config
         faults = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # follow from another
-        problems = "; ".join(_explain(schema, dict(problem)) for problem in faults)
-        raise UserError(f"{where}: {problems}") from None
+        problems = [_located(schema, dict(problem), places) for problem in faults]
+        if len(problems) > 1:
+            lines = "".join(f"\n  {problem}" for problem in problems)
+            raise UserError(f"{places.where}: {len(problems)} mistakes{lines}") from None
+        raise UserError(problems[0]) from None
+
+
+def _located(schema: Any, problem: dict[str, Any], places: _Places) -> str:
+    sentence = _explain(schema, problem)
+    keys = tuple(_keys_of(schema, tuple(str(part) for part in problem["loc"])))
+    if not keys:
+        keys = places.key_of(sentence)
+    place = places.of(keys)
+    if place == "--set " and not sentence.startswith(".".join(keys)):
+        place = f"--set {'.'.join(keys)}: "
+    return f"{place}{sentence}"
 
 
 def _explain(schema: Any, problem: dict[str, Any]) -> str:
@@ -147,19 +193,20 @@ def _explain(schema: Any, problem: dict[str, Any]) -> str:
     match problem["type"]:
         case "extra_forbidden":
             known = list(_section_at(schema, path[:-1]).model_fields)
-            near = get_close_matches(path[-1], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            return f"{key}: unknown key; known keys here: {', '.join(known)}{hint}"
+            return f"{key}: unknown key; known keys here: {', '.join(known)}{nearest(path[-1], known)}"
         case "missing":
             return f"{key}: missing; the config must set it"
         case "union_tag_invalid":
-            return f"{_inside(key, 'name')}: found {context['tag']!r}; choose one of {context['expected_tags']}"
+            hint = nearest(context["tag"], re.findall(r"'([^']*)'", context["expected_tags"]))
+            return f"{_inside(key, 'name')}: found {context['tag']!r}; choose one of {context['expected_tags']}{hint}"
         case "union_tag_not_found":
             return f"{_inside(key, 'name')}: missing; the config must set it"
         case "value_error":
             return f"{key}: {context['error']}" if key else str(context["error"])
         case _:
-            return f"{key}: found {found!r}; {_allowed(problem['type'], str(problem['msg']), context)}"
+            known = re.findall(r"'([^']*)'", context.get("expected", "")) if problem["type"] == "literal_error" else []
+            allowed = _allowed(problem["type"], str(problem["msg"]), context)
+            return f"{key}: found {found!r}; {allowed}{nearest(found, known)}"
 
 
 def _allowed(kind: str, words: str, context: dict[str, Any]) -> str:

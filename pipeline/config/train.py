@@ -13,7 +13,7 @@ from pipeline.config.loading import parse
 from pipeline.config.models import DeepLabV3PlusConfig, ModelConfig
 from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
 from pipeline.config.segment import CrfConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 
 # What a stage may set for itself; all else is one for the whole run.
 STAGE_KEYS = (
@@ -145,7 +145,9 @@ class TrainConfig(Section):
             raise UserError("norm 'sync' exists on GPUs alone: set gpus_per_worker, or choose 'batch' or 'frozen'")
         known = [*FIGURES, *(f"iou.{name}" for name in self.label_space.space.classes)]
         if self.best_by not in known:
-            raise UserError(f"best_by: found '{self.best_by}'; choose one of {', '.join(known)}")
+            raise UserError(
+                f"best_by: found '{self.best_by}'; choose one of {', '.join(known)}{nearest(self.best_by, known)}"
+            )
         if self.ema is not None and self.parallel == "fsdp":
             raise UserError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
         if self.start_from == storage.absolute(PREVIOUS):
@@ -178,6 +180,7 @@ def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
         if unknown:
             raise UserError(
                 f"stages.{number}: {unknown[0]}: not a stage's key; a stage may set {', '.join(STAGE_KEYS)}"
+                f"{nearest(unknown[0], STAGE_KEYS)}"
             )
         values = _laid_over(run, stage) | {"output": storage.join(cfg.output, f"stage-{number}")}
         if number > 1 and stage.get("start_from", PREVIOUS) == PREVIOUS:

@@ -14,7 +14,7 @@ from pipeline.corpus.item import Item, Place
 from pipeline.corpus.layouts import layout_of
 from pipeline.corpus.plain import read_plain
 from pipeline.corpus.splits import lines, splitter_of, stem
-from pipeline.errors import Reject, UserError
+from pipeline.errors import Reject, UserError, nearest
 
 
 def list_items(cfg: CorpusConfig, split: str | None) -> list[Item]:
@@ -49,7 +49,7 @@ def _no_split(cfg: CorpusConfig, split: str, splits: list[str]) -> str:
     """Why a split has no image, and what to do."""
     if cfg.splits and split in (cfg.splits.lists or cfg.splits.fractions or {}):
         return f"split '{split}' is empty: corpus.splits puts no image into it; make its fraction or its list larger"
-    known = f"choose one of {', '.join(splits)}"
+    known = f"choose one of {', '.join(splits)}{nearest(split, splits)}"
     if not splits:
         known = (
             f"layout '{cfg.layout}' has none: leave the split out, or say which images are in it with corpus.splits, e.g. "

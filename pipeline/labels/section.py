@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.labels.changes import changes
 from pipeline.labels.checks import check_colours, check_names, check_said, check_stored
 from pipeline.labels.colours import with_fresh
@@ -178,6 +178,7 @@ def space(name: str) -> LabelSpace:
     if name not in SPACES:
         raise UserError(
             f"label space '{name}' is unknown; choose one of {', '.join(SPACES)}, or give a YAML file of your own classes"
+            f"{nearest(name, SPACES)}"
         )
     return _read(name)
 

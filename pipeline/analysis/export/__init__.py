@@ -6,7 +6,7 @@ from pipeline import storage
 from pipeline.analysis.export import cityscapes, coco_rle, geotiff, png
 from pipeline.analysis.export.base import Exported
 from pipeline.analysis.run_view import RunView
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 
 FORMATS: dict[str, Callable[[RunView, str], Exported]] = {
     "cityscapes": cityscapes.write,
@@ -23,6 +23,6 @@ def export(view: RunView, form: str, out: str) -> Exported:
         UserError: the format is unknown, or the run does not fit it.
     """
     if form not in FORMATS:
-        raise UserError(f"cannot export as '{form}'; choose one of {', '.join(FORMATS)}")
+        raise UserError(f"cannot export as '{form}'; choose one of {', '.join(FORMATS)}{nearest(form, FORMATS)}")
     view.need_masks()
     return FORMATS[form](view, storage.absolute(out))

@@ -23,7 +23,7 @@ from pipeline.corpus.layouts import (
     voc_aug,
 )
 from pipeline.corpus.layouts.base import Layout
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 
 LAYOUTS = {
     layout.name: layout
@@ -41,5 +41,6 @@ def layout_of(cfg: CorpusConfig) -> Layout:
     if cfg.layout not in LAYOUTS:
         raise UserError(
             f"corpus.layout: found '{cfg.layout}'; choose one of {', '.join(LAYOUTS)}, or leave it out to have it found out"
+            f"{nearest(cfg.layout, LAYOUTS)}"
         )
     return LAYOUTS[cfg.layout]
