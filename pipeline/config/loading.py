@@ -52,7 +52,7 @@ def parse(schema: type[S], values: dict[str, Any], where: str) -> S:
     return _checked(TypeAdapter(schema), schema, values, _Places(where))
 
 
-def check_file(schema: type[S], values: dict[str, Any], file: YamlFile) -> None:
+def check_file(schema: type[BaseModel], values: dict[str, Any], file: YamlFile) -> None:
     """UserError unless the section takes the values of a file; as `parse`, with the lines of the file."""
     _checked(TypeAdapter(schema), schema, values, _Places(file.where, file))
 
