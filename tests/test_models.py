@@ -45,8 +45,11 @@ NETWORKS = {
         f"deeplabv3plus {backbone} {stride}": {"name": "deeplabv3plus", "backbone": backbone, "output_stride": stride, **SMALL}
         for backbone, stride in (
             ("efficientnet_lite0", 8), ("efficientnet_lite0", 16), ("efficientnet_lite0", 32), ("efficientnet_lite2", 16),
-            ("mobilenet_v3_large", 16), ("resnet50", 16), ("xception65", 16),
+            ("mobilenet_v2", 16), ("mobilenet_v3_large", 16), ("resnet50", 16), ("xception65", 16),
         )
+    },
+    "deeplabv3plus released": {
+        "name": "deeplabv3plus", "backbone": "mobilenet_v2", "decoder": False, "aspp_rates": [], "align_corners": True, **SMALL
     },
     "deeplabv3plus plain": {"name": "deeplabv3plus", "backbone": "efficientnet_lite0", "separable": False, **SMALL},
     "deeplabv3plus transposed": {
@@ -125,8 +128,7 @@ def test_each_layer_runs_once_an_image(network):
 @every_network
 def test_gradients_reach_every_parameter_and_a_checkpoint_keeps_the_logits(network, values, tmp_path):
     network.train()
-    side = max(network.min_size, 64)
-    x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, *network.legal_size(64, 64), generator=torch.Generator().manual_seed(0))
     sum(logits.square().mean() for logits in network(x)).backward()
     learnt = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     assert [name for name, p in learnt if p.grad is None or not p.grad.abs().sum() > 0] == []
@@ -155,8 +157,7 @@ def test_the_coarse_logits_enlarged_are_the_prediction(network):
 @every_network
 def test_bf16_agrees_with_fp32(network):
     network.eval()
-    side = max(network.min_size, 64)
-    x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 3, *network.legal_size(64, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = network(x)[-1]
         with torch.autocast("cpu", torch.bfloat16):
@@ -168,8 +169,7 @@ def test_bf16_agrees_with_fp32(network):
 @every_network
 def test_a_network_can_be_exported(network):
     network.eval()
-    side = max(network.min_size, 64)
-    x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 3, *network.legal_size(64, 64), generator=torch.Generator().manual_seed(0))
     exported = torch.export.export(network, (x,)).module()
     with torch.no_grad():
         assert torch.allclose(exported(x)[-1], network(x)[-1], atol=1e-5)
@@ -249,6 +249,10 @@ def test_a_wrong_network_is_explained():
     [
         ({"name": "fcn", "backbone": "alexnet", "stride": 16}, "stride 16 needs the skips of backbone vgg16"),
         ({"name": "deeplabv3", "backbone": "mobilenet_v3_large"}, "has output_stride 16 and no multi_grid"),
+        (
+            {"name": "deeplabv3plus", "align_corners": True, "upsampling": "nearest"},
+            "is of upsampling bilinear, found .* nearest",
+        ),
         ({"name": "segnet", "upsampling": "transposed_fixed", "variant": "basic"}, None),
         ({"name": "unet", "upsampling": "transposed_fixed"}, "keeps channels, but here 1024 become 512"),
     ],

@@ -37,7 +37,7 @@ def export_model(
 
 
 def import_weights(
-    source: Annotated[str, typer.Argument(help="A published .pth file: path or URI.")],
+    source: Annotated[str, typer.Argument(help="A published file, .pth, .safetensors or .npz: path or URI.")],
     output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
     model: Annotated[
         str | None,
@@ -57,7 +57,7 @@ def import_weights(
         ),
     ] = None,
 ) -> None:
-    """Turn published weights (torchvision, FCN and DeepLab releases) into a checkpoint; the file tells which network it is."""
+    """Turn published weights (torchvision's, FCN's, DeepLab's, TensorFlow's as .npz) into a checkpoint of their network."""
     from pipeline.cli.console import console
     from pipeline.config import read_label_space
     from pipeline.config.loading import value_of

@@ -17,8 +17,8 @@ UpsamplingName = Literal[
 Interpolation = Literal["nearest", "bed_of_nails", "bilinear", "bicubic", "transposed", "transposed_fixed"]
 ClassifierName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"]
 BackboneName = Literal[  # of DeepLabv3+
-    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v3_large", "resnet50", "resnet101",
-    "xception65",
+    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v2", "mobilenet_v3_large", "resnet50",
+    "resnet101", "xception65",
 ]  # fmt: skip
 Channels = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
@@ -152,7 +152,8 @@ class DeepLabV3Config(NetworkSection):
 
 
 class DeepLabV3PlusConfig(NetworkSection):
-    """DeepLabv3+ (arXiv:1802.02611): atrous pyramid and decoder."""
+    """DeepLabv3+ (arXiv:1802.02611): atrous pyramid and decoder; without decoder DeepLabv3, as on MobileNetV2
+    (arXiv:1801.04381, section 6.3)."""
 
     network = "deeplab_v3plus.DeepLabV3Plus"
     name: Literal["deeplabv3plus"]
@@ -163,8 +164,11 @@ class DeepLabV3PlusConfig(NetworkSection):
     """[pixels] Stride of the encoder's last map: 8 is finest and slowest."""
     aspp_channels: int = Field(256, ge=8)
     """[channels] Of the pyramid; the paper's is 256."""
-    aspp_rates: Rates = (6, 12, 18)
-    """[pixels] Distances between the taps of the branches at output stride 16; doubled at 8, halved at 32."""
+    aspp_rates: tuple[Annotated[int, Field(ge=1)], ...] = (6, 12, 18)
+    """[pixels] Distances between the taps of the branches at output stride 16; doubled at 8, halved at 32. []: a 1x1
+    convolution and the image pooling alone, as released on MobileNetV2."""
+    decoder: bool = added_later(True)
+    """Add detail from the fine map; without it the logits are the pyramid's, at the output stride."""
     low_level_channels: int = Field(48, ge=8)
     """[channels] Of the fine map that the decoder takes."""
     decoder_channels: int = Field(256, ge=8)
@@ -175,6 +179,9 @@ class DeepLabV3PlusConfig(NetworkSection):
     """Share of the pyramid's features that is dropped at each training step."""
     upsampling: Interpolation = "bilinear"
     """How the pyramid and the logits are enlarged."""
+    align_corners: bool = added_later(False)
+    """Enlarge as the TensorFlow releases do (`import-weights` sets it): sides are multiples of the output stride plus 1, and
+    corner pixels lie on corner scores. With `upsampling: bilinear` only."""
 
 
 class LrasppConfig(NetworkSection):

@@ -20,8 +20,8 @@ class Network(nn.Module):
     """A segmentation network: `__init__(cfg, num_classes)` takes its section of `pipeline.config.models`.
 
     `forward` takes normalised x (N, D, H, W), D = 3 unless `bands.widen` made it another number, H and W at least `min_size`
-    and multiples of `multiple_of`, and returns logits (N, C, H, W), of which the last is the prediction; the others are for
-    deep supervision while training.
+    and multiples of `multiple_of` (plus `beyond`), and returns logits (N, C, H, W), of which the last is the prediction; the
+    others are for deep supervision while training.
     """
 
     backbone: nn.Module  # the encoder: what starts from ImageNet weights
@@ -30,6 +30,7 @@ class Network(nn.Module):
     std: Levels = IMAGENET_STD
     min_size: int
     multiple_of: int
+    beyond: int = 0  # 1: sides are a multiple plus 1, as networks have it that align corners
     every_parameter_learns: ClassVar[bool] = True  # whether a step's gradient reaches all of them
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`
 
@@ -67,7 +68,8 @@ class Network(nn.Module):
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
         """The smallest legal size that holds an image of this one."""
         first, second = (
-            max(self.min_size, -(-size // self.multiple_of) * self.multiple_of) for size in (height, width)
+            max(self.min_size, -(-(size - self.beyond) // self.multiple_of) * self.multiple_of + self.beyond)
+            for size in (height, width)
         )
         return first, second
 
@@ -76,7 +78,8 @@ class Network(nn.Module):
         height, width = x.shape[-2:]
         legal = self.legal_size(height, width)
         if (height, width) != legal:
-            multiples = f"multiples of {self.multiple_of} and " if self.multiple_of > 1 else ""
+            plus = f" plus {self.beyond}" if self.beyond else ""
+            multiples = f"multiples of {self.multiple_of}{plus} and " if self.multiple_of > 1 else ""
             raise UserError(
                 f"{type(self).__name__} takes sizes that are {multiples}at least {self.min_size}, "
                 f"found {height}x{width}; the next legal size is {legal[0]}x{legal[1]} (pad the image)"

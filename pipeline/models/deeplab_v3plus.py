@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from pipeline.config.models import DeepLabV3PlusConfig
+from pipeline.errors import UserError
 from pipeline.models.backbones import build_backbone
 from pipeline.models.base import IMAGENET_MEAN, IMAGENET_STD, Network
-from pipeline.models.layers import conv_bn_relu, separable_conv_bn_relu
+from pipeline.models.layers import conv_bn_relu, separable_conv_bn_relu, upsample
 from pipeline.models.upsampling import Upsample
 
 
@@ -38,14 +39,19 @@ class AtrousPyramid(nn.Module):
 class DeepLabV3Plus(Network):
     """DeepLabv3+ (arXiv:1802.02611, figure 2): logits at stride 4 from pyramid and fine features, then bilinear to full size.
 
-    The pyramid's rates hold at output stride 16: doubled at 8 and halved at 32 they span the same part of the image
-    (arXiv:1706.05587, section 3.3).
+    Without decoder it is DeepLabv3 (arXiv:1706.05587), with logits at the output stride. The pyramid's rates hold at output
+    stride 16: doubled at 8 and halved at 32 they span the same part of the image (arXiv:1706.05587, section 3.3).
+
+    Raises:
+        UserError: aligned corners with another upsampling than bilinear.
     """
 
     variants = (
         ({"backbone": "efficientnet_lite0"}, "arXiv:1802.02611, 1905.11946"),
         ({"backbone": "efficientnet_lite1"}, "arXiv:1802.02611, 1905.11946"),
         ({"backbone": "efficientnet_lite2"}, "arXiv:1802.02611, 1905.11946"),
+        ({"backbone": "mobilenet_v2"}, "arXiv:1802.02611, 1801.04381"),
+        ({"backbone": "mobilenet_v2", "decoder": False, "aspp_rates": []}, "arXiv:1801.04381 s. 6.3"),
         ({"backbone": "mobilenet_v3_large"}, "arXiv:1802.02611, 1905.02244"),
         ({"backbone": "resnet50"}, "arXiv:1802.02611"),
         ({"backbone": "resnet101"}, "arXiv:1802.02611"),
@@ -54,29 +60,44 @@ class DeepLabV3Plus(Network):
 
     def __init__(self, cfg: DeepLabV3PlusConfig, num_classes: int) -> None:
         super().__init__()
-        self.enlarges = cfg.upsampling == "bilinear"
+        if cfg.align_corners and cfg.upsampling != "bilinear":
+            raise UserError(
+                f"deeplabv3plus: align_corners is of upsampling bilinear, found {cfg.upsampling}; leave one of them out"
+            )
+        self.align_corners = cfg.align_corners
+        self.enlarges = cfg.upsampling == "bilinear" and not cfg.align_corners
         features = build_backbone(cfg.backbone, cfg.output_stride)
         self.backbone = features
         self.mean, self.std = getattr(features, "mean", IMAGENET_MEAN), getattr(features, "std", IMAGENET_STD)
-        self.multiple_of = self.min_size = cfg.output_stride
-        fine, coarse = features.channels[0], features.channels[-1]
+        self.beyond = 1 if cfg.align_corners else 0
+        self.multiple_of, self.min_size = cfg.output_stride, cfg.output_stride + self.beyond
         scaled = [max(1, rate * 16 // cfg.output_stride) for rate in cfg.aspp_rates]
-        self.pyramid = AtrousPyramid(coarse, cfg.aspp_channels, scaled, cfg.separable, cfg.dropout)
-        self.low_level = conv_bn_relu(fine, cfg.low_level_channels, 1)
+        self.pyramid = AtrousPyramid(features.channels[-1], cfg.aspp_channels, scaled, cfg.separable, cfg.dropout)
+        if cfg.decoder:
+            self._add_decoder(cfg, features.channels[0])
+        width, stride = (cfg.decoder_channels, 4) if cfg.decoder else (cfg.aspp_channels, cfg.output_stride)
+        self.has_decoder = cfg.decoder
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.enlarge_logits = Upsample(cfg.upsampling, num_classes, num_classes, stride)
+
+    def _add_decoder(self, cfg: DeepLabV3PlusConfig, fine_channels: int) -> None:
+        self.low_level = conv_bn_relu(fine_channels, cfg.low_level_channels, 1)
         conv = separable_conv_bn_relu if cfg.separable else conv_bn_relu
         joined, width = cfg.aspp_channels + cfg.low_level_channels, cfg.decoder_channels
         self.decoder = nn.Sequential(conv(joined, width, 3), conv(width, width, 3))
-        self.classifier = nn.Conv2d(width, num_classes, 1)
         self.enlarge = Upsample(cfg.upsampling, cfg.aspp_channels, cfg.aspp_channels, cfg.output_stride // 4)
-        self.enlarge_logits = Upsample(cfg.upsampling, num_classes, num_classes, 4)
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)
         maps = self.backbone(x)
-        fine, coarse = maps[0], maps[-1]
-        joined = torch.cat([self.enlarge(self.pyramid(coarse)), self.low_level(fine)], dim=1)
-        return self.classifier(self.decoder(joined))
+        wide = self.pyramid(maps[-1])
+        if not self.has_decoder:
+            return self.classifier(wide)
+        fine = self.low_level(maps[0])
+        enlarged = upsample(wide, fine, align_corners=True) if self.align_corners else self.enlarge(wide)
+        return self.classifier(self.decoder(torch.cat([enlarged, fine], dim=1)))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
-        return [self.enlarge_logits(self.coarse(x))]
+        scores = self.coarse(x)
+        return [upsample(scores, x, align_corners=True) if self.align_corners else self.enlarge_logits(scores)]

@@ -12,9 +12,9 @@ from pipeline.config import ModelConfig, parse_model
 from pipeline.config.models import NETWORK_SECTIONS
 from pipeline.errors import UserError
 from pipeline.labels import MAX_CLASSES, LabelSpace
-from pipeline.models import checkpoint, published_file
+from pipeline.models import checkpoint, published_file, tensorflow_release
 from pipeline.models.imagenet import recognised
-from pipeline.models.listing import ROWS
+from pipeline.models.listing import ROWS, count_classes
 
 DEFAULT_SPACE = "voc21"  # of files of 21 classes: torchvision's networks, FCN's and DeepLab's releases are VOC's
 # Settings of which a file's tensors say nothing; weights of one value load into a network of another.
@@ -23,6 +23,7 @@ _UNSEEN = {
     "fcn_resnet": ("output_stride",),
     "deeplabv2": ("rates", "scales"),
     "deeplabv3": ("output_stride", "rates"),
+    "deeplabv3plus": ("output_stride", "aspp_rates"),
 }
 
 
@@ -68,7 +69,7 @@ def _imported(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> 
 
 def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> Iterator[tuple[ModelConfig, int]]:
     """Every network of the list that the file's tensors fit exactly, with the settings given, and its number of classes."""
-    num_classes = next((len(value) for value in reversed(list(source.values())) if value.ndim), 0)
+    num_classes, listed = count_classes(source), []
     families = _families(source)
     for row, _ in ROWS:
         if row["name"] not in families:
@@ -85,11 +86,15 @@ def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> It
                 models.published_weights(source, models.build(cfg, num_classes))
         except UserError:
             continue
-        yield cfg, num_classes
+        if cfg not in listed:  # rows may leave open what the file says
+            listed.append(cfg)
+            yield cfg, num_classes
 
 
 def _families(source: Mapping[str, torch.Tensor]) -> set[str]:
     """The families that the names of some tensors leave, so that not every network is built."""
+    if tensorflow_release.is_release(source):
+        return {"deeplabv3plus"}
     if any(name.startswith("backbone.") for name in source):
         heads = {name.split(".")[0] for name in source} - {"aux_classifier"}
         torchvisions = {"fcn_resnet", "deeplabv3", "lraspp"}

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
-from pipeline.models.backbones.mobilenet import MobileNetV3Large
+from pipeline.models.backbones.mobilenet import MobileNetV2, MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.vgg import VGG16_DEPTHS, Vgg16
 from pipeline.models.base import Network
@@ -26,7 +26,7 @@ from pipeline.models.unet import UNet
 State = dict[str, torch.Tensor]
 
 _TORCHVISION = (
-    "alexnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "resnet50", "resnet101", "mobilenet_v3_large",
+    "alexnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_large",
 )  # fmt: skip
 _LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 _HEAD = re.compile(r"^(classifier|fc|aux1|aux2)\.")  # of torchvision's classifiers
@@ -78,6 +78,8 @@ def encoders(network: Network) -> tuple[str, ...]:
             )
         case EfficientNetLite() | ResNet():
             return (network.backbone.name,)
+        case MobileNetV2():
+            return ("mobilenet_v2",)
         case MobileNetV3Large():
             return ("mobilenet_v3_large",)
         case Vgg16():
@@ -148,7 +150,7 @@ def _place(network: Network, published: Mapping[str, torch.Tensor]) -> None:
     match network.backbone:
         case EfficientNetLite():
             _fill(network.backbone, rename_lite(published))
-        case MobileNetV3Large():
+        case MobileNetV2() | MobileNetV3Large():
             _fill(network.backbone, {name.removeprefix("features."): value for name, value in published.items()})
         case Vgg16():
             network.backbone.load_state_dict(rename_vgg16(published))

@@ -42,9 +42,9 @@ def separable_conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dil
     )
 
 
-def upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def upsample(x: torch.Tensor, like: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     """Bilinear, to the height and width of `like`."""
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
 def crop(x: torch.Tensor, start: int, height: int, width: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The networks as `maskmill models` lists them: size, work, source."""
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline import models
 from pipeline.config import ModelConfig
 from pipeline.errors import UserError
+from pipeline.models import tensorflow_release
 
 CLASSES, HEIGHT, WIDTH = 19, 512, 1024
 
@@ -22,10 +24,17 @@ ROWS = [
 ]
 
 
+def count_classes(source: Mapping[str, torch.Tensor]) -> int:
+    """Of a published file: the length of its last tensor, which is the classifier's; 0: it holds none."""
+    if tensorflow_release.is_release(source):
+        return tensorflow_release.num_classes(source)
+    return next((len(value) for value in reversed(list(source.values())) if value.ndim), 0)
+
+
 def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
     """Whose weights a published file holds, as a sentence with the options that import it; None: no listed network's."""
     adapter = TypeAdapter[ModelConfig](ModelConfig)
-    found = next((len(value) for value in reversed(list(source.values())) if value.ndim), num_classes)
+    found = count_classes(source) or num_classes
     for row, _ in ROWS:
         for values in ({**row}, {**row, "aux": False}) if row["name"] in ("fcn_resnet", "deeplabv3") else ({**row},):
             for classes in sorted({num_classes, found}, key=lambda count: count != num_classes):
@@ -70,9 +79,14 @@ def catalogue() -> Iterator[CatalogueRow]:
             x = torch.zeros(1, 3, *network.legal_size(HEIGHT, WIDTH))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(x)
-        variant = " ".join(str(value) for key, value in values.items() if key != "name")
+        variant = " ".join(_setting(key, value) for key, value in values.items() if key != "name")
         parameters = sum(p.numel() for p in network.parameters())
         yield CatalogueRow(str(values["name"]), variant, parameters, counter.get_total_flops() / 1e9, source)
     for name, family in models.NETWORKS.items():
         if issubclass(family, models.Outside):
             yield CatalogueRow(name, family.row[0], None, None, family.row[1])
+
+
+def _setting(key: str, value: object) -> str:
+    """A name or a number by itself, what is no word alone with its key."""
+    return str(value) if isinstance(value, str) or type(value) is int else f"{key}={json.dumps(value)}"

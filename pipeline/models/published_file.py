@@ -3,9 +3,12 @@
 import argparse
 import hashlib
 import io
+import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -17,6 +20,12 @@ State = dict[str, torch.Tensor]
 # Keys below which training scripts save a network: torchvision's references have `model`, and `model_ema` beside it.
 _BELOW = ("state_dict", "model_state", "model_state_dict", "model")
 
+_OF_TENSORFLOW = r"(\.ckpt(-\d+)?(\.index|\.meta|\.data-\d+-of-\d+)?|\.pb)$"
+_TO_NPZ = (
+    "python -c \"import numpy, tensorflow as tf; r = tf.train.load_checkpoint('model.ckpt'); numpy.savez('variables.npz', "
+    '**{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()})"'
+)
+
 
 def read(source: str) -> tuple[State, str]:
     """The tensors of a file by name, without the `module.` of a parallel network; the file's sha256.
@@ -24,11 +33,19 @@ def read(source: str) -> tuple[State, str]:
     Raises:
         UserError: the file is not there, or not one of tensors.
     """
+    if re.search(_OF_TENSORFLOW, source):
+        raise UserError(
+            f"weights {source}: a checkpoint or graph of TensorFlow, which only TensorFlow reads; where it is installed, write "
+            f"the checkpoint's variables with `{_TO_NPZ}` and give variables.npz"
+        )
     try:
         data = storage.read(source)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"weights {source}: no such file; give a downloaded .pth") from None
-    found = _safetensors(source, data) if source.endswith(".safetensors") else _torch(source, data)
+    if source.endswith(".npz"):
+        found = _npz(source, data)
+    else:
+        found = _safetensors(source, data) if source.endswith(".safetensors") else _torch(source, data)
     for key in _BELOW:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
@@ -56,6 +73,17 @@ def _safetensors(source: str, data: bytes) -> Any:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise UserError(f"weights {source}: not a readable safetensors file ({error}); copy it again") from None
+
+
+def _npz(source: str, data: bytes) -> Any:
+    """Arrays by name, as numpy saves them; the pickles that such a file may hold are refused."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
+    except (ValueError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"weights {source}: not a readable file of arrays ({error}); write it with numpy.savez again"
+        ) from None
 
 
 def _kind(found: Any) -> str:

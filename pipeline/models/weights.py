@@ -1,7 +1,8 @@
 """Published weights under our parameter names. Every parameter comes from the file, or the file is refused.
 
 Layouts that are known: torchvision's classifiers and segmentation networks; FCN as wkentaro/pytorch-fcn releases it
-(Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does.
+(Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does; DeepLab on MobileNetV2 and Xception-65 as
+TensorFlow's releases do.
 """
 
 import re
@@ -12,11 +13,13 @@ import torch
 
 from pipeline.config import ModelConfig
 from pipeline.errors import UserError
+from pipeline.models import tensorflow_release
 from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.bands import RGB, input_bands, widen
 from pipeline.models.base import Network, Triple
 from pipeline.models.classifier import Classifier, convolutionalise
 from pipeline.models.deeplab_v2 import DeepLabV2
+from pipeline.models.deeplab_v3plus import DeepLabV3Plus
 from pipeline.models.fcn import Fcn
 from pipeline.models.imagenet import recognised
 
@@ -55,6 +58,8 @@ def published_config(source: Mapping[str, torch.Tensor], cfg: ModelConfig) -> Mo
     Raises:
         UserError: `cfg` names another one.
     """
+    if cfg.name == "deeplabv3plus" and tensorflow_release.is_release(source):
+        return tensorflow_release.fitted(source, cfg)
     if cfg.name != "deeplabv2" or cfg.backbone == "vgg16" or not _is_deeplab2(source):
         return cfg
     if cfg.resnet != "caffe" and "resnet" in cfg.model_fields_set:
@@ -78,6 +83,8 @@ def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> P
         if not isinstance(network.backbone, ResNet) or network.backbone.definition != "caffe":
             raise UserError("these weights are the released DeepLab v2's: set backbone: resnet101 and resnet: caffe")
         state, mean, std = rename_deeplab2(source), _DEEPLAB_MEAN, _CAFFE_STD
+    elif isinstance(network, DeepLabV3Plus) and tensorflow_release.is_release(source):
+        state, mean, std = tensorflow_release.rename(source), tensorflow_release.MEAN, tensorflow_release.STD
     elif isinstance(network, Classifier):
         if len([name for name in source if name.startswith(("classifier.", "fc."))]) != len(network.head.state_dict()):
             raise UserError(_mismatch(network.state_dict().keys(), source.keys(), []))

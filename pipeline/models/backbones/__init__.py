@@ -4,11 +4,11 @@ from typing import Literal
 
 from pipeline.config.models import BackboneName
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
-from pipeline.models.backbones.mobilenet import COARSE, MobileNetV3Large
+from pipeline.models.backbones.mobilenet import COARSE, MobileNetV2, MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.xception import Xception65
 
-Backbone = EfficientNetLite | MobileNetV3Large | ResNet | Xception65
+Backbone = EfficientNetLite | MobileNetV2 | MobileNetV3Large | ResNet | Xception65
 
 
 def build_backbone(name: BackboneName, output_stride: Literal[8, 16, 32]) -> Backbone:
@@ -16,6 +16,8 @@ def build_backbone(name: BackboneName, output_stride: Literal[8, 16, 32]) -> Bac
     match name:
         case "efficientnet_lite0" | "efficientnet_lite1" | "efficientnet_lite2":
             return EfficientNetLite(name, output_stride)
+        case "mobilenet_v2":
+            return MobileNetV2(output_stride)
         case "mobilenet_v3_large":
             return MobileNetV3Large((3, COARSE), output_stride)
         case "resnet50" | "resnet101":

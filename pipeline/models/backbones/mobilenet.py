@@ -1,4 +1,5 @@
-"""MobileNetV3-Large (arXiv:1905.02244, table 1) as an encoder, with torchvision's parameter names."""
+"""MobileNetV2 (arXiv:1801.04381, table 2) and MobileNetV3-Large (arXiv:1905.02244, table 1) as encoders, with torchvision's
+parameter names."""
 
 from typing import Literal
 
@@ -9,6 +10,7 @@ from torch import nn
 from pipeline.models.layers import set_output_stride
 
 FINE, COARSE = 4, 16  # layers whose maps are used: the end of stride 8, and the last
+V2_FINE = 3  # MobileNetV2's last layer at stride 4
 _CHANNELS = {3: 24, FINE: 40, COARSE: 960}
 
 
@@ -39,3 +41,23 @@ class MobileNetV3Large(nn.Sequential):
             if index in self.layers:
                 found.append(x)
         return found
+
+
+class MobileNetV2(nn.Sequential):
+    """torchvision's features without the last 1x1 convolution: (N, 3, H, W) -> [24 channels at stride 4, 320 at the last].
+
+    DeepLab's releases end there too: the 1280 channels are the classifier's.
+    """
+
+    channels = (24, 320)
+
+    def __init__(self, output_stride: Literal[8, 16, 32]) -> None:
+        super().__init__(*torchvision.models.mobilenet_v2(weights=None).features[:-1])
+        set_output_stride(self, output_stride)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        fine = x
+        for index, layer in enumerate(self):
+            x = layer(x)
+            fine = x if index == V2_FINE else fine
+        return [fine, x]
