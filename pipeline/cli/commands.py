@@ -249,7 +249,7 @@ def compact(
 
 for command in (
     cli_analysis.evaluate, cli_analysis.compare, cli_analysis.report, cli_analysis.export,
-    cli_models.models, cli_models.import_weights, cli_models.export_model,
+    cli_models.models, cli_models.import_weights, cli_models.import_model, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)
 app.command()(cli_cluster.estimate)

@@ -1,9 +1,29 @@
-"""Commands about networks and their weights: export-model, import-weights, models; `pipeline/cli/__init__.py` adds them."""
+"""Commands about networks and their weights: import-weights, import-model, export-model, models; `commands.py` adds them."""
 
+import re
 from enum import StrEnum
-from typing import Annotated
+from fractions import Fraction
+from typing import Annotated, cast
 
 import typer
+
+from pipeline.config.models import Layout, Scores
+from pipeline.errors import UserError
+
+
+class InputLayout(StrEnum):
+    """Order of the dimensions of a batch of images."""
+
+    NCHW = "NCHW"
+    NHWC = "NHWC"
+
+
+class ScoresKind(StrEnum):
+    """What an exported network gives of each pixel."""
+
+    LOGITS = "logits"
+    PROBS = "probs"
+    IDS = "ids"
 
 
 class ExportFormat(StrEnum):
@@ -75,6 +95,81 @@ def import_weights(
         soft_wrap=True,
     )
     console.print(f"checkpoint: {output} · source sha256 {done.sha256[:12]}", soft_wrap=True)
+
+
+def _levels(text: str | None, option: str) -> tuple[float, float, float] | None:
+    """Three numbers of an option, such as 0.485,0.456,0.406; 1/255 is one."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{option}: found '{text}'; give red, green and blue, such as 0.485,0.456,0.406") from None
+    if option == "--std" and min(red, green, blue) <= 0:
+        raise UserError(f"--std: found '{text}'; every number must be above 0")
+    return red, green, blue
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Height and width of --input-size."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise UserError(f"--input-size: found '{text}'; give height x width in pixels, such as 512x1024")
+    return int(found[1]), int(found[2])
+
+
+def import_model(
+    source: Annotated[str, typer.Argument(help="An exported network (.onnx, .pt2): path or URI.")],
+    output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
+    label_space: Annotated[
+        str, typer.Option("--label-space", help="What its classes mean: a built-in name, or a YAML file of classes.")
+    ],
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Of red, green and blue, as values of 0 to 1, such as 0.485,0.456,0.406. Not for uint8."),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="What the rest is divided by; 1/255,1/255,1/255 gives levels of 0 to 255.")
+    ] = None,
+    layout: Annotated[
+        InputLayout | None, typer.Option(help="Order of the input's dimensions, where its shape does not tell.")
+    ] = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option("--input-size", help="HxW, pixels: the only size that it takes. Absent: as the file says."),
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option("--output-name", help="The output that holds the scores, where there are several.")
+    ] = None,
+    scores: Annotated[
+        ScoresKind | None, typer.Option(help="What the output is, where running it does not tell.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load .pt2, TorchScript or pickles, which can run code that is in them.")
+    ] = False,
+) -> None:
+    """Turn an exported network (ONNX, torch.export) into a checkpoint for `maskmill segment`."""
+    from pipeline.cli.console import console
+    from pipeline.config import read_label_space
+    from pipeline.models.import_model import Wanted
+    from pipeline.models.import_model import import_model as run
+
+    wanted = Wanted(
+        mean=_levels(mean, "--mean"),
+        std=_levels(std, "--std"),
+        layout=cast(Layout | None, layout),
+        size=_size(input_size),
+        output=output_name,
+        scores=cast(Scores | None, scores),
+        trust=trust,
+    )
+    done = run(source, wanted, read_label_space(label_space, where="--label-space"), output)
+    console.print(f"network: {done.words}", soft_wrap=True)
+    console.print(f"checkpoint: {output} · sha256 {done.sha256[:12]}", soft_wrap=True)
+    if done.cfg.form != "onnx":
+        console.print("next: segment with `code: trusted` in the config, since the file runs code", soft_wrap=True)
 
 
 def models() -> None:

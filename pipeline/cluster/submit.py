@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from pipeline.config import SegmentConfig, TrainConfig, canonical, load, machine_keys
-from pipeline.config.user_code import INSTALLED, TRAVELS_IN, code_files, find_folder
+from pipeline.config.user_code import INSTALLED, TRAVELS_IN, TRUSTED, code_files, find_folder
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _code_of(values: dict[str, Any]) -> dict[str, Path]:
     sections = [values.get("model"), *(stage.get("model") for stage in values.get("stages", ()))]
     places = [(one, "path") for one in sections if one is not None and one["name"] == "python"] + [(values, "code")]
     for section, key in places:
-        if section.get(key) in (None, INSTALLED):
+        if section.get(key) in (None, INSTALLED, TRUSTED):
             continue
         folder = find_folder(section[key])
         if found.setdefault(folder.name, folder) != folder:

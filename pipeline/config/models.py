@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from pipeline.config.base import Section, added_later
+from pipeline.config.base import Section, Size, added_later
 from pipeline.config.user_code import Folder
 from pipeline.errors import UserError
 
@@ -20,6 +20,9 @@ BackboneName = Literal[  # of DeepLabv3+
     "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v2", "mobilenet_v3_large", "resnet50",
     "resnet101", "xception65",
 ]  # fmt: skip
+ExportedForm = Literal["onnx", "torch_export", "torchscript", "pickle"]
+Layout = Literal["NCHW", "NHWC"]
+Scores = Literal["logits", "probs", "ids"]
 Channels = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -328,6 +331,37 @@ class SmpConfig(OutsideConfig):
     """Others of `segmentation_models_pytorch.create_model`, by name, such as {decoder_channels: [64, 32, 16, 8, 4]}."""
 
 
+class ExportedConfig(NetworkSection):
+    """A network in a file: ONNX, torch.export or TorchScript. `maskmill import-model` writes it into a checkpoint, which
+    segments; it is not trained."""
+
+    network = "exported.Exported"
+    name: Literal["exported"]
+    """Chooses this network."""
+    form: ExportedForm
+    """What kind of file it is. ONNX is data alone; loading one of the others can run code that is in the file."""
+    output: str = ""
+    """Name of the output that holds the scores; empty where there is one alone."""
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    """Numbers of the input; `uint8` takes pixels as they are."""
+    layout: Layout = "NCHW"
+    """Order of the input's dimensions."""
+    scores_layout: Layout = "NCHW"
+    """Order of the scores' dimensions."""
+    scores: Scores = "logits"
+    """What the output is: raw scores, probabilities of the classes, or the number of the best class at each pixel."""
+    size: Size | None = None
+    """[pixels] (height, width) that it takes, no others: larger images are predicted in tiles of it. Absent: any."""
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """[images] Of a pass, neither more nor fewer. Absent: any."""
+    stride: int = Field(1, ge=1)
+    """[pixels] Between two scores: they are enlarged by it."""
+    multiple_of: Side = 1
+    """[pixels] Images are padded to sides that are multiples of it."""
+    min_size: Side = 1
+    """[pixels] And to sides of at least so many."""
+
+
 ModelConfig = Annotated[
     ClassifierConfig
     | FcnConfig
@@ -343,7 +377,8 @@ ModelConfig = Annotated[
     | HourglassConfig
     | PythonConfig
     | TransformersConfig
-    | SmpConfig,
+    | SmpConfig
+    | ExportedConfig,
     Field(discriminator="name"),
 ]
 

@@ -93,7 +93,8 @@ class SegmentConfig(Section):
     averaged, which is better and takes the time and memory of all. Absent: `checkpoint` alone."""
     code: Annotated[Folder | None, Key("address")] = Field(None, exclude_if=lambda value: value is None)
     """Folder of the code of a network of your own (`model.path` of its training), which then runs; it travels with `maskmill
-    submit`. `installed`: its module is installed, and you trust whoever made the checkpoint. Absent: no such code runs."""
+    submit`. `installed`: its module is installed, and you trust whoever made the checkpoint. `trusted`: the same of a
+    checkpoint of `import-model --trust`, whose own file runs code when it is loaded. Absent: no such code runs."""
     output: Annotated[Uri, Key("address")]
     """URI of the folder or prefix that the run is written to: masks, counts, rejects."""
     predict: Annotated[PredictConfig, Key(pace=True)] = PredictConfig()

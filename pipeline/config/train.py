@@ -152,6 +152,11 @@ class TrainConfig(Section):
             raise UserError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
         if self.start_from == storage.absolute(PREVIOUS):
             raise UserError(f"start_from '{PREVIOUS}' belongs into a stage after the first; give a checkpoint's URI")
+        if self.model.name == "exported":
+            raise UserError(
+                "model: an exported file cannot be trained, since its weights stand fixed in its graph; train the network that "
+                "it was exported from (`python`, `transformers` or `smp` take others' networks), or segment with it as it is"
+            )
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 
 MAX_BYTES = 20_000_000  # of a folder of code: it travels with each job
 INSTALLED = "installed"  # in place of a folder: a module that is installed on every machine
+TRUSTED = "trusted"  # in place of a folder: the code that lies in the checkpoint itself, in an exported program
 TRAVELS_IN = "code"  # where a submitted job finds it, below its working directory
 
 

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.models.bands import input_bands, widen
 from pipeline.models.base import GridNetwork, Network, place_on_pixels
 from pipeline.models.classifier import Classifier
+from pipeline.models.exported import Exported
 from pipeline.models.imagenet import load_imagenet
 from pipeline.models.outside import Outside
 from pipeline.models.weights import (
@@ -24,6 +25,7 @@ from pipeline.models.weights import (
 __all__ = [
     "NETWORKS",
     "Classifier",
+    "Exported",
     "GridNetwork",
     "Network",
     "Outside",

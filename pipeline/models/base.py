@@ -26,12 +26,17 @@ class Network(nn.Module):
 
     backbone: nn.Module  # the encoder: what starts from ImageNet weights
     variants: ClassVar[Variants]  # what `maskmill models` lists of the family: those that differ in size or work
+    row: ClassVar[tuple[str, str] | None] = (
+        None  # instead of these, of others' networks: how to choose one, and its source
+    )
     mean: Levels = IMAGENET_MEAN  # of each band, of values in 0..1: what its weights were trained with
     std: Levels = IMAGENET_STD
     min_size: int
     multiple_of: int
     beyond: int = 0  # 1: sides are a multiple plus 1, as networks have it that align corners
     every_parameter_learns: ClassVar[bool] = True  # whether a step's gradient reaches all of them
+    gives_scores: bool = True  # else only the best class of each pixel: logits say which, not how sure
+    tile: tuple[int, int] | None = None  # (height, width) of the only size that it takes, where there is only one
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`
 
     @classmethod

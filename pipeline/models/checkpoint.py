@@ -1,6 +1,6 @@
 """A trained network in one folder: weights as safetensors, and everything needed to use them as JSON.
 
-<uri>/model.safetensors    the weights
+<uri>/model.safetensors    the weights; of an exported network its file, model.onnx or model.pt2
 <uri>/checkpoint.json      format, network config, label space, preprocessing, sha256 of the weights; written last
 """
 
@@ -16,10 +16,11 @@ import torch
 from pipeline import labels, models, storage
 from pipeline.config import ImageConfig, ModelConfig, parse, parse_model
 from pipeline.config.train import WEIGHTS_ENDINGS
-from pipeline.config.user_code import INSTALLED
+from pipeline.config.user_code import INSTALLED, TRUSTED
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.models import Network, listing, published_file
+from pipeline.models import Exported, Network, listing, published_file
+from pipeline.models.exported_file import ENDINGS, WHAT_IT_CAN_DO
 from pipeline.models.output_stride import with_output_stride
 
 FORMAT = 1
@@ -61,6 +62,19 @@ def save(
 ) -> None:
     """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit."""
     weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    save_bytes(uri, weights, model, cfg, space, info, image)
+
+
+def save_bytes(
+    uri: str,
+    weights: bytes,
+    model: Network,
+    cfg: ModelConfig,
+    space: LabelSpace,
+    info: dict[str, Any],
+    image: ImageConfig | None = None,
+) -> None:
+    """`save`, of a file of weights that is there already."""
     description = {
         "format": FORMAT,
         "model": models.settled(cfg).model_dump(mode="json"),
@@ -71,7 +85,7 @@ def save(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "info": info,
     }
-    storage.put(storage.join(uri, "model.safetensors"), weights)
+    storage.put(storage.join(uri, _weights_file(cfg)), weights)
     storage.put(storage.join(uri, "checkpoint.json"), json.dumps(description, indent=2).encode())
 
 
@@ -87,24 +101,13 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
             has no output stride, or not this one.
     """
     description = _describe(uri)
-    try:
-        weights = storage.read(storage.join(uri, "model.safetensors"))
-    except FileNotFoundError:
-        raise UserError(
-            f"checkpoint {uri}: model.safetensors is missing; copy the whole folder, or train again"
-        ) from None
-    sha256 = hashlib.sha256(weights).hexdigest()
-    if sha256 != description["weights_sha256"]:
-        raise UserError(
-            f"checkpoint {uri}: model.safetensors has sha256 {sha256[:12]}, checkpoint.json says "
-            f"{description['weights_sha256'][:12]}; the file is damaged or from another checkpoint: copy the folder again"
-        )
+    cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
+    weights, sha256 = _read_weights(uri, _weights_file(cfg), description["weights_sha256"])
     if _of_another_resnet(description):
         raise UserError(
             f"checkpoint {uri}: the released DeepLab v2's weights, imported by a version that put them into another ResNet "
             f"than their own, so that its masks are wrong; run maskmill import-weights again on {description['info']['source']}"
         )
-    cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
     if cfg.name == "python":
         if code is None:
             raise UserError(
@@ -112,10 +115,17 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
                 f"the folder that holds it, `code: FOLDER`, or `code: {INSTALLED}` where it is installed"
             )
         cfg = cfg.model_copy(update={"path": None if code == INSTALLED else code})
+    if cfg.name == "exported" and cfg.form in WHAT_IT_CAN_DO and code != TRUSTED:
+        raise UserError(
+            f"checkpoint {uri}: its network is {WHAT_IT_CAN_DO[cfg.form]}; if you trust whoever made it, set `code: {TRUSTED}`"
+        )
     space, image = _space(uri, description), _image(description, uri)
     built = cfg if output_stride is None else with_output_stride(cfg, output_stride, where=f"checkpoint {uri}")
     model = models.build(built, space.num_classes, bands=3 if image is None else len(image.bands))
-    load_weights(model, weights, where=f"checkpoint {uri}")
+    if isinstance(model, Exported):
+        model.open(weights, where=f"checkpoint {uri}")
+    else:
+        load_weights(model, weights, where=f"checkpoint {uri}")
     model.mean, model.std = tuple(description["mean"]), tuple(description["std"])
     return Checkpoint(
         model=model.eval(),
@@ -125,6 +135,26 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
         info=description["info"],
         image=image,
     )
+
+
+def _weights_file(cfg: ModelConfig) -> str:
+    """Name of the file in the folder that holds the weights: an exported network stays in its own form."""
+    return f"model.{ENDINGS[cfg.form]}" if cfg.name == "exported" else "model.safetensors"
+
+
+def _read_weights(uri: str, name: str, expected: str) -> tuple[bytes, str]:
+    """The file, and its sha256; UserError where it is not there, or not the one that the description is of."""
+    try:
+        weights = storage.read(storage.join(uri, name))
+    except FileNotFoundError:
+        raise UserError(f"checkpoint {uri}: {name} is missing; copy the whole folder, or train again") from None
+    sha256 = hashlib.sha256(weights).hexdigest()
+    if sha256 != expected:
+        raise UserError(
+            f"checkpoint {uri}: {name} has sha256 {sha256[:12]}, checkpoint.json says {expected[:12]}; the file is damaged or "
+            "from another checkpoint: copy the folder again"
+        )
+    return weights, sha256
 
 
 def label_space_of(uri: str) -> LabelSpace:
@@ -217,6 +247,11 @@ def _describe(uri: str) -> dict[str, Any]:
     try:
         text = storage.read(storage.join(uri, "checkpoint.json"))
     except (FileNotFoundError, NotADirectoryError):
+        if uri.endswith((".onnx", ".pt2")):
+            raise UserError(
+                f"checkpoint {uri}: an exported file, and a checkpoint is a folder; turn it into one with `maskmill "
+                f"import-model {uri} --label-space NAME --output FOLDER`, and give that folder"
+            ) from None
         if uri.endswith(WEIGHTS_ENDINGS) or storage.is_file(uri):
             raise UserError(
                 f"checkpoint {uri}: a file, and a checkpoint is a folder; turn published weights into one with `maskmill "

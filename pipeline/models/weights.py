@@ -20,6 +20,7 @@ from pipeline.models.base import Network, Triple
 from pipeline.models.classifier import Classifier, convolutionalise
 from pipeline.models.deeplab_v2 import DeepLabV2
 from pipeline.models.deeplab_v3plus import DeepLabV3Plus
+from pipeline.models.exported import Exported
 from pipeline.models.fcn import Fcn
 from pipeline.models.imagenet import recognised
 
@@ -130,8 +131,12 @@ def fit_bands(network: Network, start: Network) -> None:
     """Let `start`, a checkpoint's network, see as many bands as `network`: one for RGB is inflated.
 
     Raises:
-        UserError: it sees another number of bands than three, and than `network`.
+        UserError: it is an exported file, or sees another number of bands than three, and than `network`.
     """
+    if isinstance(start, Exported):
+        raise UserError(
+            "start_from: that checkpoint is an exported file, whose weights have no names to be found by; give a trained one"
+        )
     wanted, found = input_bands(network), input_bands(start)
     if wanted != found and found != RGB:
         raise UserError(

@@ -6,14 +6,17 @@ Letters: N batch, C classes, D bands, H rows, W columns; x is normalised and of 
 import importlib.util
 import os
 import shutil
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.config import EngineName
 from pipeline.errors import UserError
-from pipeline.models import Network
+from pipeline.models import Exported, Network, onnx_file
 from pipeline.models.export import TOLERANCE, Ending, to_onnx
+from pipeline.models.exported_file import ExportedFile
+from pipeline.models.onnx_file import as_memory_error
 
 # What each engine is made of, beside torch: its own package first, whose version a run records.
 PACKAGES: dict[EngineName, tuple[str, ...]] = {
@@ -85,29 +88,19 @@ class Compiled(_Whole):
 
 
 class OnnxRuntime(_Whole):
-    """ONNX Runtime on the CPU.
-
-    Its threads spin while a pass runs, since they wait for each other at every layer, and stop with it: between two passes the
-    cores belong to decoding.
-    """
+    """ONNX Runtime on the CPU."""
 
     name = "onnxruntime"
 
     def __init__(self, network: Network, threads: int) -> None:
         super().__init__(network)
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.log_severity_level = 3  # errors; its warnings are about its own choices
-        self._session = onnxruntime.InferenceSession(to_onnx(network), options, providers=["CPUExecutionProvider"])
+        self._session = onnx_file.session(to_onnx(network), threads)
 
     def _end(self, x: torch.Tensor) -> torch.Tensor:
         try:
             (end,) = self._session.run(None, {"x": x.contiguous().numpy()})
         except Exception as error:  # of its own, which are no RuntimeError
-            raise _as_memory_error(error) from None
+            raise as_memory_error(error) from None
         return torch.from_numpy(end)
 
 
@@ -118,21 +111,26 @@ class OpenVino(_Whole):
 
     def __init__(self, network: Network, threads: int) -> None:
         super().__init__(network)
-        import openvino  # type: ignore[import-untyped]
-
-        settings = {
-            "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,  # several actors would be pinned to the same cores
-        }  # fmt: skip
-        core = openvino.Core()
-        self._request = core.compile_model(core.read_model(to_onnx(network)), "CPU", settings).create_infer_request()
+        self._request = compile_by_openvino(to_onnx(network), threads).create_infer_request()
 
     def _end(self, x: torch.Tensor) -> torch.Tensor:
         try:
             found = self._request.infer({0: x.contiguous().numpy()}, share_inputs=True)
         except RuntimeError as error:
-            raise _as_memory_error(error) from None
+            raise as_memory_error(error) from None
         return torch.from_numpy(found[0])
+
+
+def compile_by_openvino(onnx: bytes, threads: int) -> Any:
+    """An ONNX file as OpenVINO's CompiledModel."""
+    import openvino  # type: ignore[import-untyped]
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": False,  # several actors would be pinned to the same cores
+    }  # fmt: skip
+    core = openvino.Core()
+    return core.compile_model(core.read_model(onnx), "CPU", settings)
 
 
 def build_engine(name: EngineName, network: Network, threads: int) -> Engine:
@@ -142,6 +140,8 @@ def build_engine(name: EngineName, network: Network, threads: int) -> Engine:
         UserError: what it is made of is not installed, or it does not take the network.
     """
     require_engine(name)
+    if isinstance(network, Exported):
+        return _of_file(name, network, threads)
     match name:
         case "torch":
             return Engine(network)
@@ -151,6 +151,39 @@ def build_engine(name: EngineName, network: Network, threads: int) -> Engine:
             return _checked(OnnxRuntime(network, threads))
         case "openvino":
             return _checked(OpenVino(network, threads))
+
+
+class _OpenVinoFile(ExportedFile):
+    """An ONNX file as somebody exported it, computed by OpenVINO."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        self._model = compile_by_openvino(data, threads)
+        self._request = self._model.create_infer_request()
+
+    def run(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        try:
+            found = self._request.infer({0: x.numpy()}, share_inputs=True)
+        except RuntimeError as error:
+            raise as_memory_error(error) from None
+        return {port.any_name: torch.from_numpy(found[port].copy()) for port in self._model.outputs}
+
+
+def _of_file(name: EngineName, network: Exported, threads: int) -> Engine:
+    """The engine of an exported file: what its own form is computed by, or OpenVINO, which reads ONNX files as they are."""
+    onnx = network.onnx
+    match name:
+        case "torch":
+            engine = Engine(network)
+        case "onnxruntime" if onnx is not None:
+            engine = Engine(network)
+        case "openvino" if onnx is not None:
+            engine = Engine(network.computed_by(_OpenVinoFile(onnx, threads)))
+        case _:
+            raise UserError(
+                f"engine {name}: an exported file of form {network.cfg.form} is not computed by it; leave engine out"
+            )
+    engine.name = name
+    return engine
 
 
 def require_engine(name: EngineName) -> None:
@@ -180,10 +213,3 @@ def _checked(engine: Engine) -> Engine:
             f"largest, allowed is {TOLERANCE}; set engine: torch"
         )
     return engine
-
-
-def _as_memory_error(error: Exception) -> Exception:
-    """An engine's error; as MemoryError where it says that the memory is full, since each says it in its own words."""
-    words = str(error).lower()
-    full = any(sign in words for sign in ("bad alloc", "bad_alloc", "failed to allocate"))
-    return MemoryError(str(error)) if full else error

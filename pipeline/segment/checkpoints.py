@@ -1,14 +1,18 @@
 """What a run predicts with: its checkpoint, or an ensemble of checkpoints, at the output stride that the run asks for."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline import labels
 from pipeline.config import ImageConfig, SegmentConfig, differences
 from pipeline.errors import UserError
-from pipeline.models import checkpoint
+from pipeline.metrics.registry import needs
+from pipeline.models import Exported, checkpoint
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import check_checkpoints
+
+_log = logging.getLogger(__name__)
 
 
 def load_checkpoints(cfg: SegmentConfig) -> Checkpoint:
@@ -26,6 +30,66 @@ def load_checkpoints(cfg: SegmentConfig) -> Checkpoint:
                 f"mean: from the latter to the former, {'; '.join(differs)}; leave one of them out"
             )
     return replace(first, others=tuple(others))
+
+
+def fitted(cfg: SegmentConfig, ready: Checkpoint, needs_scores: bool = False) -> SegmentConfig:
+    """The config as exported files among its networks need it: tiles of the size that they take, and the engine that they are.
+
+    Args:
+        needs_scores: a search for the CRF's settings does.
+    Raises:
+        UserError: it asks for what one of them does not give.
+    """
+    for uri, one in zip(addresses(cfg), (ready, *ready.others), strict=True):
+        if isinstance(one.model, Exported):
+            cfg = _fitted(cfg, one.model, uri, needs_scores)
+    return cfg
+
+
+def _fitted(cfg: SegmentConfig, model: Exported, uri: str, needs_scores: bool) -> SegmentConfig:
+    for key, found, needed in (
+        ("gpus_per_actor", cfg.gpus_per_actor, 0),
+        ("predict.precision", cfg.predict.precision, "fp32"),
+        ("predict.mode", cfg.predict.mode, "whole"),
+    ):
+        if found != needed:
+            raise UserError(f"checkpoint {uri}: an exported file needs {key} {needed}, found {found}; leave it out")
+    if not model.gives_scores and (keys := [*(["tune-crf"] if needs_scores else []), *_keys_on_scores(cfg)]):
+        raise UserError(
+            f"checkpoint {uri}: its network gives the number of the best class at each pixel and no scores, which "
+            f"{', '.join(keys)} would need; leave that out, or export the network up to its logits"
+        )
+    if model.cfg.form == "onnx" and cfg.engine == "torch" and not cfg.ensemble:
+        cfg = cfg.model_copy(update={"engine": "onnxruntime"})
+    return cfg if model.tile is None else _tiled(cfg, model.tile, uri)
+
+
+def _keys_on_scores(cfg: SegmentConfig) -> Iterator[str]:
+    """The keys that are set and work on scores."""
+    for key, on in (
+        ("crf", cfg.crf is not None),
+        ("metrics.calibration_bins", "confidence" in needs(dict(cfg.metrics))),
+        ("ensemble", bool(cfg.ensemble)),
+        ("predict.scales", cfg.predict.scales != (1.0,)),
+        ("predict.flip", cfg.predict.flip),
+    ):
+        if on:
+            yield key
+
+
+def _tiled(cfg: SegmentConfig, tile: tuple[int, int], uri: str) -> SegmentConfig:
+    """With tiles of the only size that a network takes."""
+    size = f"{tile[0]}x{tile[1]}"
+    if cfg.predict.scales != (1.0,):
+        raise UserError(f"checkpoint {uri}: its network takes images of {size} alone, so leave predict.scales out")
+    if cfg.predict.tile not in (None, tile):
+        raise UserError(
+            f"checkpoint {uri}: its network takes images of {size} alone, and predict.tile is {list(cfg.predict.tile or ())}; "
+            f"set {list(tile)}, or leave it out"
+        )
+    if cfg.predict.tile is None:
+        _log.warning("the network takes images of %s alone: predict.tile is %s", size, list(tile))
+    return cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"tile": tile})})
 
 
 def load_bound(cfg: SegmentConfig) -> Checkpoint:

@@ -24,7 +24,7 @@ from pipeline.predict.engines import PACKAGES
 from pipeline.runs import SECONDS, Lease, Run, describe, run_exists
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
-from pipeline.segment.checkpoints import load_checkpoints
+from pipeline.segment.checkpoints import fitted, load_checkpoints
 from pipeline.segment.engine import with_engine
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
@@ -93,7 +93,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
     check_metrics(dict(cfg.metrics), ready.label_space)
     if ready.image is not None:
         require_rasterio()
-    cfg, engine = with_engine(with_layout(cfg), ready)
+    cfg, engine = with_engine(with_layout(fitted(cfg, ready)), ready)
     with Lease(cfg.output) as lease:
         run = Run.open_or_create(
             cfg.output,

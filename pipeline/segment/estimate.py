@@ -31,7 +31,7 @@ from pipeline.runs import SECONDS, Run, describe, read_success, run_exists
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
-from pipeline.segment.checkpoints import load_checkpoints
+from pipeline.segment.checkpoints import fitted, load_checkpoints
 from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity, with_layout
 from pipeline.segment.engine import with_engine, with_recorded_engine
 from pipeline.segment.shard import ShardSegmenter
@@ -195,6 +195,7 @@ def estimate(
         raise UserError("estimate: --images lists no corpus to try images of; give the rate as --like RUN or --rate")
     ready = _loaded(cfg) if starting or rates is None else None
     engine = "auto: tried when the run begins" if cfg.engine == "auto" else str(cfg.engine)
+    cfg = cfg if ready is None else fitted(cfg, ready)
     if ready is not None and images is None:
         cfg, choice = with_engine(cfg, ready)
         engine = choice.words
@@ -329,7 +330,8 @@ def _listed(cfg: SegmentConfig, ready: Checkpoint | None) -> tuple[Listing, int 
     if not run_exists(cfg.output):
         listing = Listing.of(plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard))
         return listing, None, list(listing.shard_images)
-    run = Run.resumed(cfg.output, identity(cfg, ready or _loaded(cfg)))
+    ready = ready or _loaded(cfg)
+    run = Run.resumed(cfg.output, identity(fitted(cfg, ready), ready))
     listing, pending = Listing.of(run.plan.tables()), run.pending()
     return listing, listing.images - sum(listing.shard_images[shard] for shard in pending), pending
 

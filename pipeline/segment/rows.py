@@ -19,6 +19,7 @@ from pipeline.predict import Prediction
 from pipeline.segment.loading import Loaded
 
 Row = dict[str, object]
+UNSURE: Row = {"confidence": None, "entropy": None}  # of a network that says which class, and not how sure it is
 
 
 def mask_row(

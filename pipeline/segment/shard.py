@@ -24,7 +24,7 @@ from pipeline.read_ahead import read_ahead
 from pipeline.runs import REJECT_SCHEMA, mask_schema
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader, Streamed
-from pipeline.segment.rows import Row, mask_row, reject_row
+from pipeline.segment.rows import UNSURE, Row, mask_row, reject_row
 from pipeline.segment.streamed import streamed_row
 
 READERS = 2  # threads that read ahead of the model, beside those that decode
@@ -159,8 +159,11 @@ class ShardSegmenter:
 
     def _streamed(self, streamed: Streamed) -> Row:
         with self.turns.all():
-            return streamed_row(streamed, self.predictor, self.cfg, self.space, self.declared)
+            return self._as_sure(streamed_row(streamed, self.predictor, self.cfg, self.space, self.declared))
 
     def _row(self, loaded: Loaded, prediction: Prediction, mask_before_crf: np.ndarray | None) -> Row:
         with self.turns.one():
-            return mask_row(loaded, prediction, mask_before_crf, self.space, self.cfg.metrics)
+            return self._as_sure(mask_row(loaded, prediction, mask_before_crf, self.space, self.cfg.metrics))
+
+    def _as_sure(self, row: Row) -> Row:
+        return row if self.predictor.model.gives_scores else row | UNSURE

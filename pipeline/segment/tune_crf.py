@@ -32,7 +32,7 @@ from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean, mean_accuracy, mean_iou, summary_scores
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
-from pipeline.segment.checkpoints import load_checkpoints
+from pipeline.segment.checkpoints import fitted, load_checkpoints
 
 # arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
 SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10
@@ -76,6 +76,7 @@ def tune_crf(
         UserError: no labelled image, or the cluster cannot hold a task.
     """
     ready = load_checkpoints(cfg)
+    cfg = fitted(cfg, ready, needs_scores=True)
     items = _draw(cfg, num_images)
     connection.connect()
     connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "a task of the search", connection.ACTOR_KEYS)
@@ -125,7 +126,9 @@ def _predict(payload: dict[str, Any], wanted: Sequence[tuple[Item, str]]) -> Non
     for item, uri in wanted:
         image, _ = load_pair(item, ready.label_space, cfg.max_pixels, ready.image)
         file = io.BytesIO()
-        np.save(file, predictor.probs([image])[0].cpu().numpy().astype(np.float16))
+        ((_, assembly),) = predictor.answers([(None, image)], keep_probs=True)
+        assert assembly.probs is not None
+        np.save(file, assembly.probs.cpu().numpy().astype(np.float16))
         storage.put(uri, file.getvalue())
 
 

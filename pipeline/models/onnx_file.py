@@ -1,0 +1,135 @@
+"""What an ONNX file says of itself, and ONNX Runtime on the CPU."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.models.outside import package
+
+MAX_BYTES = 2**31 - 1  # of one ONNX message (protobuf)
+_DTYPES = {"FLOAT": "float32", "FLOAT16": "float16", "UINT8": "uint8", "DOUBLE": "float64"}
+
+
+def parse(data: bytes, where: str) -> Any:
+    """The file's ModelProto.
+
+    Raises:
+        UserError: it is none, or the package onnx is missing.
+    """
+    onnx = package("onnx", "onnxruntime")
+    try:
+        proto = onnx.load_model_from_string(data)
+    except Exception:  # DecodeError of protobuf, which is not ours to import
+        proto = None
+    if proto is None or not proto.graph.node:
+        raise UserError(
+            f"{where}: not a readable file of ONNX, torch.export or TorchScript; copy it again, or export it again"
+        )
+    return proto
+
+
+def stored_elsewhere(proto: Any) -> list[Any]:
+    """Its tensors whose bytes lie in other files, subgraphs' and functions' among them."""
+    return [tensor for tensor in _tensors(proto) if tensor.external_data or tensor.data_location == tensor.EXTERNAL]
+
+
+def taken_in(data: bytes, uri: str) -> bytes:
+    """The file at a URI with the tensors that lie in files beside it, as one file.
+
+    Raises:
+        UserError: one of them is named outside the file's own folder, is not there or too short, or all are too much for one.
+    """
+    proto = parse(data, uri)
+    stored = stored_elsewhere(proto)
+    if not stored:
+        return data
+    files: dict[str, bytes] = {}
+    for tensor in stored:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        name = entries.get("location", "")
+        if name not in files:
+            files[name] = _read_beside(uri, name)
+            if sum(map(len, files.values())) + len(data) > MAX_BYTES:
+                raise UserError(f"{uri}: over 2 GB with its tensors, and ONNX holds at most so much in one file")
+        start = int(entries.get("offset", 0))
+        length = int(entries.get("length", len(files[name]) - start))
+        if start + length > len(files[name]):
+            raise UserError(f"{uri}: {name} beside it is too short for the tensor {tensor.name}; copy both again")
+        tensor.raw_data = files[name][start : start + length]
+        tensor.ClearField("external_data")
+        tensor.data_location = tensor.DEFAULT
+    whole: bytes = proto.SerializeToString()
+    return whole
+
+
+def _read_beside(uri: str, name: str) -> bytes:
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise UserError(
+            f"{uri}: it keeps tensors in '{name}', which is no file of its own folder; export it as one file "
+            "(external_data=False)"
+        )
+    beside = storage.join(storage.absolute(uri).rpartition("/")[0], name)
+    try:
+        return storage.read(beside)
+    except FileNotFoundError:
+        raise UserError(f"{uri}: its tensors lie in {name}, which is not beside it; copy both") from None
+
+
+def inputs(proto: Any) -> list[Any]:
+    """Its inputs, without the weights that old files list among them."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    return [one for one in proto.graph.input if one.name not in weights]
+
+
+def shape_of(port: Any) -> tuple[int | None, ...] | None:
+    """Sizes of an input, None for each that is left open; None where even their number is."""
+    kind = port.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+
+
+def dtype_of(port: Any) -> str:
+    name = package("onnx", "onnxruntime").TensorProto.DataType.Name(port.type.tensor_type.elem_type)
+    return _DTYPES.get(name, str(name).lower())
+
+
+def operators(proto: Any) -> list[str]:
+    """Those of the graph that are no functions of the file itself, as domain.name, sorted; ONNX's own have no domain."""
+    own = {(function.domain, function.name) for function in proto.functions}
+    used = {(node.domain, node.op_type) for node in proto.graph.node} - own
+    return sorted(f"{domain}.{name}" for domain, name in used)
+
+
+def session(data: bytes, threads: int) -> Any:
+    """An InferenceSession on the CPU.
+
+    Its threads spin while a pass runs, since they wait for each other at every layer, and stop with it: between two passes the
+    cores belong to decoding.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 4  # what goes wrong is raised
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def as_memory_error(error: Exception) -> Exception:
+    """An engine's error; as MemoryError where it says that the memory is full, since each says it in its own words."""
+    said = str(error).lower()
+    full = any(sign in said for sign in ("bad alloc", "bad_alloc", "failed to allocate"))
+    return MemoryError(str(error)) if full else error
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    for _, value in message.ListFields():
+        for one in [value] if hasattr(value, "ListFields") else value if hasattr(value, "append") else ():
+            if not hasattr(one, "ListFields"):
+                break  # numbers
+            if one.DESCRIPTOR.name == "TensorProto":
+                yield one
+            else:
+                yield from _tensors(one)
