@@ -1,6 +1,7 @@
 """What tests share: one Ray, one S3 server, a small corpus, a small checkpoint."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import cloud_emulators, s3_server
+
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # torch's threads would spin while they wait for each other; before torch
 
 if TYPE_CHECKING:
     from pipeline.segment.shard import ShardSegmenter
@@ -25,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames and metafunc.definition.get_closest_marker("chaos"):
         metafunc.parametrize("seed", range(metafunc.config.getoption("--chaos-seeds")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Beside other work, two threads that wait for each other take up to thirty times as long over a small network as one."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
