@@ -17,6 +17,24 @@ DPT = {
     "image_size": 64, "patch_size": 16, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 16, 24, 32],
     "fusion_hidden_size": 16,
 }  # fmt: skip
+SWIN = {
+    "model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4, "image_size": 64,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}  # fmt: skip
+_DECODER = {
+    "encoder_feedforward_dim": 16, "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "dim_feedforward": 16,
+    "num_queries": 8, "hidden_dim": 32, "backbone_config": SWIN,
+}  # fmt: skip
+MASK2FORMER = {"model_type": "mask2former", "feature_size": 32, "mask_feature_size": 32, **_DECODER}
+ONEFORMER = {
+    "model_type": "oneformer", "conv_dim": 32, "mask_dim": 32, "text_encoder_width": 16, "text_encoder_num_layers": 1,
+    "query_dec_layers": 1, "task_seq_len": 24, **_DECODER,
+}  # fmt: skip
+MASKFORMER = {
+    "model_type": "maskformer", "backbone_config": SWIN, "fpn_feature_size": 32, "mask_feature_size": 32,
+    "decoder_config": {"model_type": "detr", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "decoder_ffn_dim": 16,
+                       "encoder_ffn_dim": 16, "decoder_attention_heads": 2, "encoder_attention_heads": 2, "num_queries": 8},
+}  # fmt: skip
 
 
 class Small(nn.Module):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,14 +10,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
-from pipeline import storage
+from pipeline import labels, models, storage
 from pipeline.cluster import jobs
 from pipeline.cluster import submit as submitting
+from pipeline.config import parse_model
 from pipeline.models import checkpoint
 from pipeline.runs import verify
 from tests.chaos.nodes import actors
-from tests.cluster_configs import VAL_IMAGES, write_configs
+from tests.cluster_configs import VAL_IMAGES, segment_values, write_configs
 from tests.local_cluster import local_cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -86,6 +89,28 @@ def test_a_wrong_token_is_refused(cluster, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
     with pytest.raises(ValueError, match="refuses this token"):
         jobs.connect(cluster.address)
+
+
+def test_a_network_of_the_users_own_travels_with_its_job(cluster, configs, tmp_path):
+    """Its folder is gone from here before the job looks for it."""
+    code = tmp_path / "networks"
+    code.mkdir()
+    (code / "mynet.py").write_text(
+        "from torch import nn\n\n\ndef make(num_classes):\n    return nn.Conv2d(3, num_classes, 1)\n"
+    )
+    cfg = parse_model({"name": "python", "build": "mynet:make", "path": str(code)}, where="test")
+    space, model = labels.space("cityscapes19"), storage.join(cluster.store, "own/model")
+    checkpoint.save(model, models.build(cfg, space.num_classes), cfg, space, {})
+    output = storage.join(cluster.store, "own/run")
+    values = segment_values(cluster.store) | {"checkpoint": model, "code": str(code), "output": output}
+    (tmp_path / "segment.yaml").write_text(yaml.safe_dump(values | {"predict": {}, "images_per_shard": 8}))
+    client, job = jobs.connect(cluster.address), submitting.prepare("segment", str(tmp_path / "segment.yaml"), None)
+    sent = submitting.submit(client, job)
+    shutil.rmtree(code)
+    wait_for(lambda: client.get_job_status(sent.id).is_terminal(), 400)
+    assert client.get_job_status(sent.id) == "SUCCEEDED", client.get_job_logs(sent.id)
+    proof = verify(output)
+    assert (proof.images, proof.masks, proof.problems) == (VAL_IMAGES, VAL_IMAGES, [])
 
 
 def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, trained):

@@ -1,5 +1,6 @@
 """Networks from outside: as their own libraries compute them, the user's code and its hash, and what is wrong with it."""
 
+import copy
 import json
 import shutil
 import sys
@@ -24,7 +25,7 @@ from pipeline.train.learner import Learner
 from tests import small_train
 from tests.cluster_configs import segment_values
 from tests.local_ray import start_ray
-from tests.outside_networks import DPT, SEGFORMER
+from tests.outside_networks import DPT, MASK2FORMER, MASKFORMER, ONEFORMER, SEGFORMER
 
 SPACE = labels.space("camvid11")
 CLASSES = SPACE.num_classes
@@ -128,6 +129,56 @@ def test_queries_are_combined_to_the_classes_that_transformers_finds(family):
     assert len(expected.unique()) > 3
 
 
+def with_tokenizer(place):
+    """A tokenizer of CLIP's kind that knows the letters of OneFormer's task alone."""
+    letters = sorted(set("thetaskissemantic"))
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>", "th", "the</w>"]
+    (place / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\nt h\nth e</w>\n")
+    (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+
+
+@pytest.mark.parametrize(
+    ("family", "raw"), [("MaskFormer", MASKFORMER), ("Mask2Former", MASK2FORMER), ("OneFormer", ONEFORMER)]
+)
+def test_a_query_network_scores_the_classes_as_transformers_does_after_it(family, raw, tmp_path):
+    """At 384x384, to which Mask2Former's own step enlarges masks, whatever the image's size."""
+    import transformers
+
+    torch.manual_seed(0)
+    place = tmp_path / "network"
+    config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(copy.deepcopy(raw), num_labels=CLASSES)
+    theirs = getattr(transformers, f"{family}For{'Instance' if family == 'MaskFormer' else 'Universal'}Segmentation")(
+        config
+    )
+    theirs.save_pretrained(place)
+    values, x, task = {"name": "transformers", "config": str(place)}, noise(384, 384), {}
+    if family == "OneFormer":
+        with pytest.raises(
+            ValueError, match=r"OneFormer is told its task in words, and there is no tokenizer .*vocab.json"
+        ):
+            built(values)
+        with_tokenizer(place)
+        processor = transformers.OneFormerProcessor(
+            transformers.OneFormerImageProcessor(), transformers.AutoTokenizer.from_pretrained(place)
+        )
+        task["task_inputs"] = processor._preprocess_text(["the task is semantic"] * 2, config.task_seq_len)
+    cfg = models.settled(parse_model(values, where="test"))
+    network = models.build(cfg, CLASSES, pretrained=True).eval()
+    with torch.no_grad():
+        found, output = network(x)[-1], theirs.eval()(pixel_values=x, **task)
+    processor = getattr(transformers, f"{family}ImageProcessor")
+    sizes, scores = [(384, 384)] * 2, {"return_segmentation_scores": True}
+    answers = processor.post_process_semantic_segmentation(None, output, target_sizes=sizes, **scores)
+    assert torch.allclose(found.exp(), torch.stack([one.segmentation_scores for one in answers]), atol=1e-6)
+    assert torch.equal(found.argmax(1), torch.stack([one.segmentation for one in answers]))
+
+    checkpoint.save(str(tmp_path / "model"), network, cfg, SPACE, {})
+    shutil.rmtree(place)  # of which the checkpoint needs nothing, the tokenizer neither
+    with torch.no_grad():
+        assert torch.equal(checkpoint.load(str(tmp_path / "model")).model(x)[-1], found)
+
+
 def test_a_vision_transformer_that_takes_squares_alone_is_given_squares():
     network = built({"name": "transformers", "config": "none", "architecture": DPT}).eval()
     assert network.legal_size(64, 90) == (96, 96)
@@ -177,6 +228,10 @@ def test_a_network_that_cannot_be_used_is_refused_in_a_sentence(values, sentence
         (
             {"name": "transformers", "config": "x", "architecture": {"model_type": "bert"}},
             r"model_type bert is no semantic segmentation; known are .*mask2former.*segformer",
+        ),
+        (
+            {"name": "transformers", "config": "x", "architecture": ONEFORMER},
+            r"OneFormer is told its task in 24 numbers, model.architecture.task_tokens, found 0; leave",
         ),
         (
             {"name": "transformers", "config": "x", "architecture": {"model_type": "nett"}},

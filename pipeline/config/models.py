@@ -3,9 +3,10 @@
 The sections stand here and not beside their classes, so that reading a config does not import torch.
 """
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from pipeline.config.base import Section, Size, added_later
 from pipeline.config.user_code import Folder
@@ -16,6 +17,7 @@ UpsamplingName = Literal[
 ]
 Interpolation = Literal["nearest", "bed_of_nails", "bilinear", "bicubic", "transposed", "transposed_fixed"]
 ClassifierName = Literal["alexnet", "vgg16", "googlenet", "resnet18", "resnet50"]
+FcnBackboneName = Literal["vgg16", "alexnet", "googlenet"]
 BackboneName = Literal[  # of DeepLabv3+
     "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "mobilenet_v2", "mobilenet_v3_large", "resnet50",
     "resnet101", "xception65",
@@ -23,6 +25,7 @@ BackboneName = Literal[  # of DeepLabv3+
 ExportedForm = Literal["onnx", "torch_export", "torchscript", "pickle"]
 Layout = Literal["NCHW", "NHWC"]
 Scores = Literal["logits", "probs", "ids"]
+TIMM = "timm/"  # before the name of an encoder of timm, in the place of one of ours
 Channels = Annotated[int, Field(ge=1)]
 Rates = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -35,6 +38,29 @@ class NetworkSection(Section):
     addresses: ClassVar[frozenset[str]] = (
         frozenset()
     )  # keys that say where something lies, and decide nothing themselves
+
+
+def _timms(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(rf"{TIMM}[\w.-]+", value) is not None
+
+
+def _or_timm(names: Any) -> WrapValidator:
+    """One of the names of a Literal, or an encoder of timm."""
+
+    def check(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
+        if _timms(value) or value in get_args(names):
+            return value
+        raise UserError(
+            f"found {value!r}; choose one of {', '.join(get_args(names))}, or an encoder of timm as {TIMM}NAME"
+        )
+
+    return WrapValidator(check)
+
+
+def _timms_alone(value: str | None) -> str | None:
+    if value is None or _timms(value):
+        return value
+    raise UserError(f"found '{value}'; it must be {TIMM}NAME, such as {TIMM}resnet34")
 
 
 class ClassifierConfig(NetworkSection):
@@ -59,10 +85,10 @@ class FcnConfig(NetworkSection):
     network = "fcn.Fcn"
     name: Literal["fcn"]
     """Chooses this network."""
-    backbone: Literal["vgg16", "alexnet", "googlenet"] = "vgg16"
-    """The encoder."""
+    backbone: Annotated[FcnBackboneName, _or_timm(FcnBackboneName)] = "vgg16"
+    """The encoder: the paper's, or one of timm's, such as timm/resnet34, which has neither fc6 nor fc7."""
     stride: Literal[32, 16, 8] = 8
-    """[pixels] Stride of the finest scores that are used; 16 and 8: VGG16 only."""
+    """[pixels] Stride of the finest scores that are used; 16 and 8: not on AlexNet and GoogLeNet."""
     upsampling: Interpolation = "transposed"
     """How scores are enlarged at each step. `transposed` starts as bilinear interpolation and is learnt, as the paper's
     inner steps; `transposed_fixed` stays bilinear, as all steps of the released networks."""
@@ -161,8 +187,9 @@ class DeepLabV3PlusConfig(NetworkSection):
     network = "deeplab_v3plus.DeepLabV3Plus"
     name: Literal["deeplabv3plus"]
     """Chooses this network."""
-    backbone: BackboneName = "efficientnet_lite0"
-    """The encoder; efficientnet_lite0 is the lightest, resnet101 and xception65 are the paper's."""
+    backbone: Annotated[BackboneName, _or_timm(BackboneName)] = "efficientnet_lite0"
+    """The encoder; efficientnet_lite0 is the lightest, resnet101 and xception65 are the paper's. Any of timm's that has maps at
+    stride 4 and at output_stride: timm/NAME, such as timm/convnext_tiny (pip install 'maskmill[timm]')."""
     output_stride: Literal[8, 16, 32] = 16
     """[pixels] Stride of the encoder's last map: 8 is finest and slowest."""
     aspp_channels: int = Field(256, ge=8)
@@ -227,10 +254,12 @@ class UNetConfig(NetworkSection):
     network = "unet.UNet"
     name: Literal["unet"]
     """Chooses this network."""
+    backbone: Annotated[str, AfterValidator(_timms_alone)] | None = added_later(None)
+    """An encoder of timm in place of the paper's, such as timm/resnet34: its maps are the skips. Absent: the paper's."""
     channels: Channels = 64
-    """[channels] Of the first stage; doubled at each pooling."""
-    depth: int = Field(4, ge=1, le=6)
-    """[poolings] Halvings of the image on the way down."""
+    """[channels] Of the first stage; doubled at each pooling. With `backbone`, of the decoder alone."""
+    depth: int = Field(default_factory=lambda before: 5 if before.get("backbone") else 4, ge=1, le=6)
+    """[poolings] Halvings of the image on the way down. Absent: the paper's 4; 5 with `backbone`, as deep as most are."""
     padding: Literal["same", "valid"] = "same"
     """`same` pads with zeros; the paper's is `valid`."""
     batch_norm: bool = False
@@ -303,8 +332,8 @@ class PythonConfig(OutsideConfig):
 
 
 class TransformersConfig(OutsideConfig):
-    """Networks of Hugging Face's transformers: SegFormer, UPerNet, DPT, BEiT and others; MaskFormer and Mask2Former by their
-    semantic combination of queries."""
+    """Networks of Hugging Face's transformers: SegFormer, UPerNet, DPT, BEiT and others; MaskFormer, Mask2Former and OneFormer
+    by their semantic combination of queries."""
 
     network = "hugging_face.HuggingFace"
     addresses = frozenset({"config"})

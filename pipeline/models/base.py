@@ -34,7 +34,7 @@ class Network(nn.Module):
     min_size: int
     multiple_of: int
     beyond: int = 0  # 1: sides are a multiple plus 1, as networks have it that align corners
-    every_parameter_learns: ClassVar[bool] = True  # whether a step's gradient reaches all of them
+    every_parameter_learns: bool = True  # whether a step's gradient reaches all of them
     gives_scores: bool = True  # else only the best class of each pixel: logits say which, not how sure
     tile: tuple[int, int] | None = None  # (height, width) of the only size that it takes, where there is only one
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`

@@ -8,6 +8,7 @@ from torch import nn
 from pipeline.config.models import DeepLabV3PlusConfig
 from pipeline.errors import UserError
 from pipeline.models.backbones import build_backbone
+from pipeline.models.backbones.timm_encoder import TimmEncoder
 from pipeline.models.base import IMAGENET_MEAN, IMAGENET_STD, Network
 from pipeline.models.layers import conv_bn_relu, separable_conv_bn_relu, upsample
 from pipeline.models.upsampling import Upsample
@@ -69,6 +70,7 @@ class DeepLabV3Plus(Network):
         features = build_backbone(cfg.backbone, cfg.output_stride)
         self.backbone = features
         self.mean, self.std = getattr(features, "mean", IMAGENET_MEAN), getattr(features, "std", IMAGENET_STD)
+        self.every_parameter_learns = not isinstance(features, TimmEncoder)  # layers after the last map may be there
         self.beyond = 1 if cfg.align_corners else 0
         self.multiple_of, self.min_size = cfg.output_stride, cfg.output_stride + self.beyond
         scaled = [max(1, rate * 16 // cfg.output_stride) for rate in cfg.aspp_rates]

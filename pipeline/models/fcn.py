@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.config import UpsamplingName
 from pipeline.config.models import FcnConfig
 from pipeline.errors import UserError
+from pipeline.models.backbones.timm_encoder import TimmEncoder
 from pipeline.models.backbones.vgg import Vgg16
 from pipeline.models.base import GridNetwork
 from pipeline.models.layers import crop
@@ -69,12 +70,13 @@ class Fcn(GridNetwork):
 
     def __init__(self, cfg: FcnConfig, num_classes: int) -> None:
         super().__init__()
-        if cfg.backbone != "vgg16" and cfg.stride != 32:
+        if cfg.backbone in ("alexnet", "googlenet") and cfg.stride != 32:
             raise UserError(
                 f"fcn: stride {cfg.stride} needs the skips of backbone vgg16, found {cfg.backbone}; set stride: 32"
             )
         self.multiple_of, self.min_size, self.stride = 1, 32, 32
-        self.backbone_name, kernel = cfg.backbone, None
+        self.skips = {32: 0, 16: 1, 8: 2}[cfg.stride]
+        self.backbone_name, kernel, padding, pool4, pool3 = cfg.backbone, None, _PADDING, 512, 256
         match cfg.backbone:
             case "vgg16":
                 self.backbone, width, size = Vgg16(first_padding=_PADDING), 512, 7
@@ -88,6 +90,14 @@ class Fcn(GridNetwork):
                 self.backbone, width, size = _GoogLeNet(), 1024, 0
                 # conv1 is centred, three poolings of 3 and one of 2, rounded up without padding
                 self.centre = 2 + 4 + 8 + 8
+            case _:
+                self.backbone, size, padding = TimmEncoder(cfg.backbone, (8, 16, 32)[-self.skips - 1 :]), 0, 1
+                self.mean, self.std, self.every_parameter_learns = self.backbone.mean, self.backbone.std, False
+                *finer, width = self.backbone.channels
+                pool3, pool4 = [0, 0, *finer][-2:]
+                self.multiple_of = 32
+                self.centre = 15.5  # of a 32x32 block: encoders differ in it by up to 16 pixels, which they do not tell
+        self.first_skip = 1 - padding  # pixel that the poolings' half pixels are counted from
         if size:
             self.fc6, self.fc7 = nn.Conv2d(width, cfg.fc_channels, size), nn.Conv2d(cfg.fc_channels, cfg.fc_channels, 1)
             for layer in (self.fc6, self.fc7):
@@ -100,11 +110,10 @@ class Fcn(GridNetwork):
         def enlarge(factor: int, how: UpsamplingName = cfg.upsampling) -> Upsample:
             return Upsample(how, num_classes, num_classes, factor, kernel, crop=False)
 
-        self.skips = {32: 0, 16: 1, 8: 2}[cfg.stride]
         if self.skips > 0:
-            self.upscore2, self.score_pool4 = enlarge(2), _skip(512, num_classes)
+            self.upscore2, self.score_pool4 = enlarge(2), _skip(pool4, num_classes)
         if self.skips > 1:
-            self.upscore_pool4, self.score_pool3 = enlarge(2), _skip(256, num_classes)
+            self.upscore_pool4, self.score_pool3 = enlarge(2), _skip(pool3, num_classes)
         self.upscore = enlarge(cfg.stride, cfg.last_upsampling or cfg.upsampling)
         self.skip_scales = (0.01, 0.0001) if cfg.at_once else (1.0, 1.0)
 
@@ -114,6 +123,11 @@ class Fcn(GridNetwork):
         Raises:
             UserError: the network has skips, so that its scores do not lie on one grid.
         """
+        if isinstance(self.backbone, TimmEncoder):
+            raise UserError(
+                "fcn: predict.mode shift_and_stitch needs the pixel of each score, which timm's encoders do not tell; set "
+                "mode: whole"
+            )
         if self.skips:
             raise UserError(
                 "fcn: predict.mode shift_and_stitch needs one grid of scores, found skips; set stride: 32, or mode: whole"
@@ -148,7 +162,7 @@ class Fcn(GridNetwork):
 
     def _skip(self, pooled: list[torch.Tensor], pool: Literal[3, 4]) -> torch.Tensor:
         score, scale = (self.score_pool4, self.skip_scales[0]) if pool == 4 else (self.score_pool3, self.skip_scales[1])
-        return score(pooled[pool - 1] * scale)
+        return score(pooled[pool - 6] * scale)
 
     def _fuse(
         self, scores: torch.Tensor, first: float, spacing: int, enlarge: Upsample, skip: torch.Tensor
@@ -157,7 +171,7 @@ class Fcn(GridNetwork):
         finer = spacing // 2
         enlarged = enlarge(scores)
         first -= enlarge.first * finer
-        skip_first = 1 - _PADDING + (finer - 1) / 2  # of pool4 and pool3: their poolings' half pixels
+        skip_first = self.first_skip + (finer - 1) / 2  # of pool4 and pool3: their poolings' half pixels
         start = round((first - skip_first) / finer)
         return enlarged + crop(skip, start, enlarged.shape[-2], enlarged.shape[-1]), first, finer
 

@@ -1,5 +1,6 @@
 """Networks of Hugging Face's transformers. Letters: N batch, Q queries, C classes, H rows, W columns."""
 
+import copy
 import json
 import tempfile
 from functools import cache
@@ -15,8 +16,11 @@ from pipeline.config.models import TransformersConfig
 from pipeline.errors import UserError
 from pipeline.models.outside import Outside, package, words
 
-QUERIES = ("maskformer", "mask2former")  # model types that answer with classes and masks of queries
-FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+QUERIES = ("maskformer", "mask2former", "oneformer")  # model types that answer with classes and masks of queries
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+FILES = ("config.json", "preprocessor_config.json", "model.safetensors", *TOKENIZER)
+TASK = "the task is semantic"  # what OneFormer is told (arXiv:2211.06220, section 3.1)
+_TOKENS = "task_tokens"  # of it: ours, in the architecture, so that a checkpoint needs no tokenizer
 # Of config.json: the label space and the run say these.
 _OURS = ("id2label", "label2id", "num_labels", "dtype", "torch_dtype", "transformers_version")
 _SMALLEST = 1e-6  # score of a class that no query claims
@@ -27,9 +31,10 @@ class HuggingFace(Outside):
 
     The logits of query networks are the logarithm of `post_process_semantic_segmentation`'s scores at the image's size: the
     same classes win, and softmax gives each class its share of the scores. Auxiliary heads are left out: the library uses
-    them in its own loss alone.
+    them in its own loss alone. OneFormer is asked for the semantic task, without the text encoder of its own training.
     """
 
+    task: torch.Tensor  # (1, L) of OneFormer
     row = ("config: folder or hub name of a SegFormer, UPerNet, DPT, Mask2Former, ...", "transformers")
     encoders = ("backbone", "segformer", "dpt", "beit", "model.pixel_level_module.encoder", "encoder")
 
@@ -40,6 +45,8 @@ class HuggingFace(Outside):
             self.mean, self.std = settled.mean, settled.std
         auto, config = self._auto()
         self.kind, self.queries = config.model_type, config.model_type in QUERIES
+        if self.kind == "oneformer":
+            self.register_buffer("task", torch.tensor([self._task_tokens(config.task_seq_len)]), persistent=False)
         self.square = (
             self.kind == "dpt" and config.backbone_config is None and not config.is_hybrid
         )  # as transformers has it
@@ -72,9 +79,19 @@ class HuggingFace(Outside):
     def outputs(self, x: torch.Tensor) -> Any:
         if not self.queries:
             return self.net(pixel_values=x).logits
-        found = self.net(pixel_values=x)
+        task = {"task_inputs": self.task.expand(len(x), -1)} if self.kind == "oneformer" else {}
+        found = self.net(pixel_values=x, **task)
         classes, masks = found.class_queries_logits, found.masks_queries_logits
         return combine_queries(classes, masks, x.shape[-2:], enlarge_first=self.kind == "mask2former")
+
+    def _task_tokens(self, length: int) -> list[int]:
+        tokens = (self.cfg.architecture or {}).get(_TOKENS, [])
+        if len(tokens) != length:
+            raise UserError(
+                f"{self.title}: OneFormer is told its task in {length} numbers, model.architecture.{_TOKENS}, found "
+                f"{len(tokens)}; leave model.architecture out: training writes it from the folder's config and tokenizer"
+            )
+        return list(tokens)
 
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
         first, second = super().legal_size(height, width)
@@ -83,7 +100,8 @@ class HuggingFace(Outside):
     def _auto(self) -> tuple[Any, Any]:
         """Transformers' class for it, and its config for our classes."""
         transformers = package("transformers", "transformers")
-        raw = {key: value for key, value in (self.cfg.architecture or {}).items() if key not in _OURS}
+        whole = copy.deepcopy(self.cfg.architecture or {})  # transformers writes into the sections that it is given
+        raw = {key: value for key, value in whole.items() if key not in (*_OURS, _TOKENS)}
         kind = raw.get("model_type")
         if kind not in transformers.CONFIG_MAPPING:
             raise UserError(
@@ -92,6 +110,8 @@ class HuggingFace(Outside):
         config = transformers.CONFIG_MAPPING[kind].from_dict(raw, num_labels=self.num_classes)
         if getattr(config, "use_auxiliary_head", False):
             config.use_auxiliary_head = False
+        if kind == "oneformer":
+            config.is_training = False
         if kind in QUERIES:
             return transformers.AutoModelForUniversalSegmentation, config
         auto = transformers.AutoModelForSemanticSegmentation
@@ -107,9 +127,7 @@ class HuggingFace(Outside):
         folder, transformers = _folder(cfg.config), package("transformers", "transformers")
         try:
             raw, _ = transformers.PreTrainedConfig.get_config_dict(folder)
-            file = transformers.utils.cached_file(
-                folder, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
-            )
+            file = _file(folder, "preprocessor_config.json")
         except Exception as error:
             raise UserError(
                 f"model.config {cfg.config}: no config.json of transformers is found there ({words(error)}); give a folder "
@@ -118,6 +136,8 @@ class HuggingFace(Outside):
         seen = json.loads(Path(file).read_text()) if file else {}
         mean, std = cfg.mean or _triple(seen.get("image_mean")), cfg.std or _triple(seen.get("image_std"))
         kept = {key: value for key, value in raw.items() if key not in _OURS}
+        if kept.get("model_type") == "oneformer":
+            kept[_TOKENS] = _tokens_of_task(cfg.config, kept.get("task_seq_len", 77))
         return cfg.model_copy(update={"architecture": kept, "mean": mean, "std": std})
 
 
@@ -136,6 +156,30 @@ def combine_queries(
     if not enlarge_first:
         scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
     return scores.float().clamp(min=_SMALLEST).log()
+
+
+def _tokens_of_task(config: str, length: int) -> list[int]:
+    """The task as the folder's tokenizer puts it into numbers; zeros fill it up."""
+    folder, transformers = _folder(config), package("transformers", "transformers")
+    try:
+        if not any(_file(folder, name) for name in ("tokenizer.json", "vocab.json")):
+            raise FileNotFoundError("neither tokenizer.json nor vocab.json")  # transformers would make an empty one
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        said = tokenizer(TASK, padding="max_length", max_length=length, truncation=True)
+    except Exception as error:
+        raise UserError(
+            f"model.config {config}: OneFormer is told its task in words, and there is no tokenizer for them ({words(error)}); "
+            "put the vocab.json and merges.txt of the network's release beside config.json"
+        ) from error
+    return [int(token * seen) for token, seen in zip(said["input_ids"], said["attention_mask"], strict=True)]
+
+
+def _file(folder: str, name: str) -> str | None:
+    """Where a file of a folder or of the hub lies on this disk, if there is one."""
+    found: str | None = package("transformers", "transformers").utils.cached_file(
+        folder, name, _raise_exceptions_for_missing_entries=False
+    )
+    return found
 
 
 def _triple(values: Any) -> tuple[float, float, float] | None:

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
 from pipeline.models.backbones.mobilenet import MobileNetV2, MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
+from pipeline.models.backbones.timm_encoder import TimmEncoder
 from pipeline.models.backbones.vgg import VGG16_DEPTHS, Vgg16
 from pipeline.models.base import Network
 from pipeline.models.classifier import Classifier
@@ -53,6 +54,9 @@ def load_imagenet(network: Network, published: Mapping[str, torch.Tensor] | None
         UserError: they cannot be had on this machine, none are known, or the file is of another encoder; the message says
             what to do.
     """
+    if isinstance(network.backbone, TimmEncoder):
+        network.backbone.load(published)
+        return
     names = encoders(network)
     if published is None:
         published = _lite_weights(names[0]) if names[0] in _LITE else _torchvision_weights(names[0])

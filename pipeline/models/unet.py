@@ -5,12 +5,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config.models import UNetConfig
+from pipeline.errors import UserError
+from pipeline.models.backbones.timm_encoder import TimmEncoder
 from pipeline.models.base import Network
 from pipeline.models.upsampling import Upsample
 
 
 class UNet(Network):
-    """The U-Net of figure 1, with 3 input channels: 31.03 M parameters with 2 classes."""
+    """The U-Net of figure 1, with 3 input channels: 31.03 M parameters with 2 classes.
+
+    On an encoder of timm, the encoder's maps are the skips; where it has none at a stride, stride 1 always, the decoder goes on
+    with its own alone.
+
+    Raises:
+        UserError: an encoder of timm that has no map at the decoder's first stride, or with `padding: valid`.
+    """
 
     variants = (({"padding": "same"}, "arXiv:1505.04597"), ({"padding": "valid"}, "arXiv:1505.04597"))
 
@@ -25,12 +34,18 @@ class UNet(Network):
         self.min_size = (self.margin // step + 1) * step  # a mirror image is smaller than its image
         widths = [cfg.channels * 2**level for level in range(cfg.depth + 1)]
         pad = 1 if cfg.padding == "same" else 0
-        self.backbone = _Encoder(widths, pad, cfg.batch_norm)
+        skips = widths[:-1]
+        if cfg.backbone is None:
+            self.backbone = _Encoder(widths, pad, cfg.batch_norm)
+        else:
+            self.backbone, skips, widths[-1] = self._timms(cfg.backbone, cfg)
         self.enlarge = nn.ModuleList(
             Upsample(cfg.upsampling, deep, out, 2, kernel=2)
             for out, deep in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
-        self.decoder = nn.ModuleList(_double(2 * out, out, pad, cfg.batch_norm) for out in widths[-2::-1])
+        self.decoder = nn.ModuleList(
+            _double(out + skip, out, pad, cfg.batch_norm) for out, skip in zip(widths[-2::-1], skips[::-1], strict=True)
+        )
         self.classifier = nn.Conv2d(cfg.channels, num_classes, 1)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -42,8 +57,24 @@ class UNet(Network):
         *skips, x = self.backbone(x)
         for enlarge, decode in zip(self.enlarge, self.decoder, strict=True):
             x = enlarge(x)
-            x = decode(torch.cat([_middle(skips.pop(), x.shape[-2], x.shape[-1]), x], dim=1))
+            skip = [_middle(skips.pop(), x.shape[-2], x.shape[-1])] if skips else []
+            x = decode(torch.cat([*skip, x], dim=1))
         return [self.classifier(_middle(x, height, width))]
+
+    def _timms(self, name: str, cfg: UNetConfig) -> tuple[TimmEncoder, list[int], int]:
+        """The encoder, channels of its skips from stride 1 on, 0 where there is none, and of its last map."""
+        if cfg.padding == "valid":
+            raise UserError(f"unet: backbone {name} pads its maps with zeros; set padding: same")
+        steps = [2**level for level in range(cfg.depth + 1)]
+        encoder = TimmEncoder(name, steps[-1:], optional=steps[:-1])
+        if encoder.strides != steps[-len(encoder.strides) :]:
+            raise UserError(
+                f"unet: backbone {name} has maps at strides {', '.join(map(str, encoder.strides))}, with a gap between them; "
+                "choose another encoder of timm"
+            )
+        self.mean, self.std, self.every_parameter_learns = encoder.mean, encoder.std, False
+        *skips, last = encoder.channels
+        return encoder, [0] * (cfg.depth - len(skips)) + list(skips), last
 
 
 class _Encoder(nn.Module):

@@ -2,17 +2,20 @@
 
 from typing import Literal
 
-from pipeline.config.models import BackboneName
+from pipeline.config.models import TIMM, BackboneName
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
 from pipeline.models.backbones.mobilenet import COARSE, MobileNetV2, MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
+from pipeline.models.backbones.timm_encoder import TimmEncoder
 from pipeline.models.backbones.xception import Xception65
 
-Backbone = EfficientNetLite | MobileNetV2 | MobileNetV3Large | ResNet | Xception65
+Backbone = EfficientNetLite | MobileNetV2 | MobileNetV3Large | ResNet | Xception65 | TimmEncoder
 
 
 def build_backbone(name: BackboneName, output_stride: Literal[8, 16, 32]) -> Backbone:
-    """The encoder of that name, with random weights."""
+    """The encoder of that name, with random weights; timm/NAME is timm's."""
+    if name.startswith(TIMM):
+        return TimmEncoder(name, (4, output_stride), output_stride)
     match name:
         case "efficientnet_lite0" | "efficientnet_lite1" | "efficientnet_lite2":
             return EfficientNetLite(name, output_stride)
