@@ -27,8 +27,8 @@ def check_checkpoints(uri: str, addresses: Sequence[str], current: dict[str, Any
         others = [words for words in changed if not words.startswith("weights_sha256")]
         more = f" ({'; '.join(others)})" if others else ""
         raise UserError(
-            f"run {uri}: it is made with the weights of sha256 {before['weights_sha256']}, and the checkpoint at {address} "
-            f"now has {now['weights_sha256']}{more}; put the first one back and run the same command again, or start another run"
+            f"run {uri}: it is made with the weights of sha256 {before['weights_sha256']}, and the checkpoint at {address} now "
+            f"has {now['weights_sha256']}{more}; put the first one back and run the same command again, or start another run"
         )
 
 

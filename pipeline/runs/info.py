@@ -1,7 +1,7 @@
 """`run.json` and `_SUCCESS.json` as typed records: what a run is, what decides its output, and how it ended.
 
-Both are read and written here alone. A file that is damaged or was edited is a UserError that says what does not fit; `faults` of a
-record are what it says against itself, and `verify` holds the rest of it against the plan and the parts.
+Both are read and written here alone. A file that is damaged or was edited is a UserError that says what does not fit;
+`faults` of a record are what it says against itself, and `verify` holds the rest of it against the plan and the parts.
 """
 
 import hashlib
@@ -299,7 +299,9 @@ def _parsed(record: type[R], data: bytes, where: str, advice: str) -> R:
     try:
         return record.model_validate_json(data)
     except ValidationError as error:
-        raise UserError(f"{where} is damaged: {_first_faults([_problem(dict(p)) for p in error.errors()])}; {advice}") from None
+        raise UserError(
+            f"{where} is damaged: {_first_faults([_problem(dict(p)) for p in error.errors()])}; {advice}"
+        ) from None
 
 
 def _problem(problem: dict[str, Any]) -> str:

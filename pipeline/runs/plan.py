@@ -55,9 +55,9 @@ class Plan:
             return masks
         rows = {row["image_id"]: row for row in self.shard(shard).to_pylist()}
         place = masks.schema.get_field_index(GROUP_FIELDS[-1].name) + 1
-        for number, field in enumerate(added):
-            values = [rows[image_id][field.name] for image_id in masks["image_id"].to_pylist()]
-            masks = masks.add_column(place + number, field, pa.array(values, field.type))
+        for number, group in enumerate(added):
+            values = [rows[image_id][group.name] for image_id in masks["image_id"].to_pylist()]
+            masks = masks.add_column(place + number, group, pa.array(values, group.type))
         return masks
 
     def _part(self, shard: int) -> PlanPart:

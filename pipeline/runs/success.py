@@ -16,7 +16,6 @@ from pipeline.runs.info import PartEntry, Success, check_success, put_success, r
 from pipeline.runs.parts import (
     THREADS,
     Footer,
-    Part,
     footer_of,
     part_name,
     parts_of,
