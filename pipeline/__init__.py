@@ -1,3 +1,82 @@
-"""Maskmill turns image archives into queryable masks."""
+"""Maskmill turns image archives into queryable masks.
+
+What is meant for other programs; each is imported when it is used, and reading a run needs neither torch nor Ray:
+
+    from pipeline import DenseCRF, open_run, segment_corpus, train_network
+
+    train_network("train.yaml")
+    done = segment_corpus("segment.yaml")
+    open_run(done.run).iou(by=["city"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.analysis.run_view import RunView as RunView
+    from pipeline.analysis.run_view import open_run as open_run
+    from pipeline.config import Section, SegmentConfig, TrainConfig
+    from pipeline.crf import DenseCRF as DenseCRF
+    from pipeline.segment.driver import Progress, Segmented
+    from pipeline.train.driver import Trained
 
 __version__ = "0.1.0"
+__all__ = ["DenseCRF", "RunView", "open_run", "segment_corpus", "train_network"]
+
+_S = TypeVar("_S", bound="Section")
+_HOMES = {"DenseCRF": "pipeline.crf", "RunView": "pipeline.analysis.run_view", "open_run": "pipeline.analysis.run_view"}
+
+
+# Not called `segment` and `train`: those are the packages of this one that do the work.
+def segment_corpus(
+    config: str | Mapping[str, Any] | SegmentConfig, on_progress: Callable[[Progress], None] = lambda progress: None
+) -> Segmented:
+    """Answer every image of a corpus, as `maskmill segment` does; a run that was broken off goes on.
+
+    Args:
+        config: of a segmentation: path of a YAML file, or its keys and values.
+        on_progress: called once at the start and after each shard.
+    Raises:
+        UserError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
+    """
+    from pipeline.config import SegmentConfig
+    from pipeline.segment.driver import segment
+
+    return segment(_read(SegmentConfig, config), on_progress)
+
+
+def train_network(config: str | Mapping[str, Any] | TrainConfig) -> Trained:
+    """Train a network, as `maskmill train` does; a training that was broken off goes on.
+
+    Args:
+        config: of a training: path of a YAML file, or its keys and values.
+    Raises:
+        UserError: corpus, weights, output or machine do not fit the config.
+    """
+    from pipeline.config import TrainConfig
+    from pipeline.train.driver import train
+
+    return train(_read(TrainConfig, config))
+
+
+def _read(schema: type[_S], config: str | Mapping[str, Any] | _S) -> _S:
+    from pipeline.config import load, parse
+
+    if isinstance(config, schema):
+        return config
+    return load(schema, config) if isinstance(config, str) else parse(schema, dict(config), where="config")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

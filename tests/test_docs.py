@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from pipeline import labels
+from pipeline.cluster import runtime_env
 from pipeline.config import ClassMap, SegmentConfig, TrainConfig, parse
 from tests import config_reference
 from tests.crf_cases import street_scene
@@ -69,13 +70,18 @@ def test_the_commands_are_commands(block: Block):
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_the_configs_are_valid(block: Block):
+def test_the_configs_are_valid(block: Block, tmp_path: Path):
     """The first line says whose they are; what is left out is what every such config must have."""
     kind = block.text.partition("\n")[0].strip("# ")
     values = yaml.safe_load(block.text)
     if "map.yaml" in kind:
         model, truth = labels.space("cityscapes19"), labels.space("camvid11")
         parse(ClassMap, values, str(block)).tables(model, truth, str(block))
+        return
+    if kind.startswith("env.yaml"):
+        file = tmp_path / "env.yaml"
+        file.write_text(block.text)
+        assert runtime_env.read(str(file)).keys() == values.keys()
         return
     schema = {"train.yaml": TrainConfig, "segment.yaml": SegmentConfig}[kind]
     parse(schema, NEEDED[schema] | values, str(block))

@@ -1,5 +1,7 @@
 """What travels to a cluster, under which id, and which clusters are refused; the real cluster is in test_cluster.py."""
 
+import json
+import shlex
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline.cluster import jobs, submit
+from pipeline.errors import UserError
 from tests.cluster_configs import segment_values
 
 
@@ -67,7 +70,7 @@ def test_code_and_the_resolved_config_travel_and_no_secret_does(config, tmp_path
     folder = tmp_path / "package"
     folder.mkdir()
     size = submit.pack(job, folder)
-    assert {path.name for path in folder.iterdir()} == {"pipeline", "jobs", "config.yaml"}
+    assert {path.name for path in folder.iterdir()} == {"pipeline", "config.yaml"}
     assert yaml.safe_load((folder / "config.yaml").read_text())["actors"] == 3
     assert size < 2_000_000
     texts = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
@@ -80,7 +83,7 @@ def test_the_job_server_is_told_of_the_package_and_the_run_and_of_no_environment
     job = submit.prepare("segment", config, None)
     assert submit.request(job, job.id, "/package") == {
         "submission_id": job.id,
-        "entrypoint": "python -m jobs.segment config.yaml",
+        "entrypoint": "python -m pipeline segment config.yaml",
         "runtime_env": {"working_dir": "/package"},
         "metadata": {"output": "s3://bucket/run", "config": job.digest},
     }
@@ -91,6 +94,58 @@ def test_a_config_that_holds_a_secret_of_the_environment_is_refused(config, monk
     monkeypatch.setenv("STORE_PASSWORD", "hunter2hunter2")
     with pytest.raises(ValueError, match="holds the value of STORE_PASSWORD"):
         submit.prepare("segment", config, ["output=s3://bucket/hunter2hunter2/run"])
+
+
+def runtime_env(folder, text):
+    (folder / "env.yaml").write_text(text)
+    return str(folder / "env.yaml")
+
+
+def test_a_runtime_environment_is_sent_beside_the_package(config, tmp_path):
+    (tmp_path / "requirements.txt").write_text("rasterio==1.4.3\ntimm\n")
+    path = runtime_env(tmp_path, f"pip: {tmp_path}/requirements.txt\nenv_vars: {{OMP_NUM_THREADS: '2'}}\n")
+    job = submit.prepare("segment", config, None, path)
+    sent = submit.request(job, job.id, "/package")["runtime_env"]
+    assert sent["working_dir"] == "/package"
+    assert sent["env_vars"] == {"OMP_NUM_THREADS": "2"}
+    assert sent["pip"]["packages"] == ["rasterio==1.4.3", "timm"]  # the file itself does not travel
+    assert (job.id, job.digest) == (
+        submit.prepare("segment", config, None).id,
+        submit.prepare("segment", config, None).digest,
+    )
+    line = shlex.split(submit.plain_line(job, "http://host:8265", job.id))
+    told = json.loads(line[line.index("--runtime-env-json") + 1])
+    assert told["pip"] == sent["pip"] and told["py_modules"] == [str(submit.PACKAGE)]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("working_dir: .", "working_dir is set by the submit itself"),
+        ("image_uri: rayproject/ray:2.60.0", "Ray takes image_uri only without a folder of code"),
+        ("pips: [timm]", "no key 'pips'; it may have pip, uv, conda"),
+        ("pip: [timm]\nuv: [timm]", "cannot be specified at the same time"),
+        ("- timm", "expected a mapping with keys among pip, uv"),
+        ("pip: [", "cannot be read"),
+        ("env_vars: [A]", "env_vars is a mapping"),
+        ("env_vars: {A: 2}", "env_vars"),
+    ],
+)
+def test_a_runtime_environment_that_cannot_be_is_refused(config, tmp_path, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        submit.prepare("segment", config, None, runtime_env(tmp_path, text))
+    with pytest.raises(UserError, match="cannot be read"):
+        submit.prepare("segment", config, None, str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.scorecard("security", 7)
+@pytest.mark.parametrize(
+    "text", ["env_vars: {AWS_SECRET_ACCESS_KEY: abcdefgh}", "env_vars: {HARMLESS: x-hunter2hunter2}"]
+)
+def test_a_runtime_environment_with_a_secret_is_refused(config, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("STORE_PASSWORD", "hunter2hunter2")
+    with pytest.raises(UserError, match="the job server shows its jobs' environments"):
+        submit.prepare("segment", config, None, runtime_env(tmp_path, text))
 
 
 def test_a_package_over_the_limit_is_refused_and_names_the_largest_file(config, tmp_path, monkeypatch):

@@ -32,17 +32,23 @@ def submit(
     address: Address,
     follow: Annotated[bool, typer.Option("--follow", help="Show its output and end with its exit code.")] = False,
     insecure: Insecure = False,
+    runtime_env: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML file of Ray's runtime_env (pip, uv, conda, env_vars), for a cluster without the packages."
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Run a config on a Ray cluster; submitted again, it is followed while it runs and resumed once it ended."""
     from pipeline.cluster import jobs
     from pipeline.cluster import submit as submitting
 
-    ready = submitting.prepare(kind, config, overrides)
+    ready = submitting.prepare(kind, config, overrides, runtime_env)
     client = jobs.connect(address, insecure)
     sent = submitting.submit(client, ready)
     if sent.started:
-        print(f"job {sent.id}: submitted; the same from the checkout, by hand:")
+        print(f"job {sent.id}: submitted; the same by hand:")
         print(f"  {submitting.plain_line(ready, address, sent.id)}")
     else:
         print(f"job {sent.id} is already running and writes {ready.config['output']}; nothing was started")

@@ -11,6 +11,7 @@ import ray
 from ray._private import ray_constants
 
 from pipeline import interrupts
+from pipeline.cluster import node_versions
 from pipeline.errors import UserError
 
 LOOPBACK = "127.0.0.1"
@@ -27,7 +28,13 @@ def connect() -> None:
 
 
 def _join() -> None:
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):  # Ray's own words: it has no type for it
+            raise
+        raise UserError(f"{' '.join(str(error).split())}; install the cluster's own versions here") from None
+    node_versions.check_nodes()
 
 
 def _start() -> None:

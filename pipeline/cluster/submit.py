@@ -1,12 +1,12 @@
 """A job for a Ray cluster: what travels, and under which id.
 
-What travels is pipeline/, jobs/, the one resolved config and the folders of the user's own code that it names, nothing else
-of the checkout; the store's credentials are the cluster's own environment. A job's id follows from its output, so that one
-output has one writer.
+What travels is this package, wherever it is installed, the one resolved config and the folders of the user's own code that it
+names; the store's credentials are the cluster's own environment. A job's id follows from its output, so that one output has one
+writer.
 """
 
 import hashlib
-import os
+import json
 import re
 import shlex
 import shutil
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from pipeline.cluster import runtime_env
+from pipeline.cluster.secret_values import refuse_secrets
 from pipeline.config import SegmentConfig, TrainConfig, canonical, load, machine_keys
 from pipeline.config.user_code import INSTALLED, TRAVELS_IN, TRUSTED, code_files, find_folder
 from pipeline.errors import UserError
@@ -28,10 +30,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["segment", "train"]
 SCHEMAS: dict[str, type[SegmentConfig] | type[TrainConfig]] = {"segment": SegmentConfig, "train": TrainConfig}
-CHECKOUT = Path(__file__).parent.parent.parent
-TRAVELS = ("pipeline", "jobs")
+PACKAGE = Path(__file__).parent.parent
+EXAMPLES = "examples"  # in an installed package: configs and the notebook, which no job reads
 MAX_BYTES = 100_000_000  # the job server's own limit for a working_dir
-SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Job:
     id: str  # of the first submit; later ones end in -2, -3, ...
     config: dict[str, Any]  # resolved
     digest: str  # of what the run is
-    command: str  # the plain line that does the same from the checkout, without address
+    command: str  # the plain line that does the same, without address
     code: dict[str, Path] = field(default_factory=dict)  # name below code/ -> folder of this machine
+    environment: dict[str, Any] = field(default_factory=dict)  # Ray's runtime_env, beside the folder that travels
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,14 @@ class Submitted:
     started: bool  # False: it was already running
 
 
-def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
+def prepare(kind: Kind, path: str, overrides: list[str] | None, environment: str | None = None) -> Job:
     """Read a config and make sure that it may travel.
 
+    Args:
+        environment: YAML file of Ray's `runtime_env`, for a cluster that lacks the packages.
     Raises:
-        UserError: the config is wrong, names a path of this machine, or holds a secret of this machine's environment.
+        UserError: the config is wrong, names a path of this machine, or holds a secret of this machine's environment; or
+            the runtime environment is wrong.
     """
     cfg = load(SCHEMAS[kind], path, overrides)
     values = cfg.model_dump(mode="json")
@@ -69,7 +74,8 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
                 f"{path}: {key} is {value}, a path of this machine; a cluster reaches storage through a URI: "
                 "put the data at s3://..., or write file:///... for a folder that every node mounts"
             )
-    _refuse_secrets(path, values)
+    refuse_secrets(path, values, "configs travel and are stored with the run")
+    extra = runtime_env.read(environment) if environment else {}
     output = cfg.output
     name = re.sub(r"[^a-z0-9]+", "-", output.rsplit("/", 1)[-1].lower()).strip("-")[:24] or "run"
     what = {key: value for key, value in values.items() if key not in machine_keys(SCHEMAS[kind])}
@@ -78,8 +84,9 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None) -> Job:
         f"{kind}-{name}-{hashlib.sha256(f'{kind} {output}'.encode()).hexdigest()[:10]}",
         values,
         hashlib.sha256(canonical(what).encode()).hexdigest()[:16],
-        _plain_command(kind, path, overrides or []),
+        _plain_command(kind, path, overrides or [], extra),
         code,
+        extra,
     )
 
 
@@ -109,22 +116,19 @@ def submit(client: "JobSubmissionClient", job: Job) -> Submitted:
 
 
 def request(job: Job, name: str, folder: str) -> dict[str, Any]:
-    """Everything that the job server is told; it has no environment variables, since they would show in logs."""
+    """Everything that the job server is told; none of this machine's environment variables, since they would show in logs."""
     return {
         "submission_id": name,
-        "entrypoint": f"python -m jobs.{job.kind} config.yaml",
-        "runtime_env": {"working_dir": folder},
+        "entrypoint": f"python -m pipeline {job.kind} config.yaml",
+        "runtime_env": {**job.environment, "working_dir": folder},
         "metadata": {"output": job.config["output"], "config": job.digest},
     }
 
 
 def pack(job: Job, folder: Path) -> int:
     """Copy what travels into a folder; bytes of it. UserError over `MAX_BYTES`."""
-    for name in TRAVELS:
-        if not (CHECKOUT / name).is_dir():
-            raise UserError(f"{CHECKOUT} has no {name}/: submit from a checkout installed with pip install -e .")
-        ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-        shutil.copytree(CHECKOUT / name, folder / name, ignore=ignore)
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", EXAMPLES)
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignore)
     for name, source in job.code.items():
         for file in code_files(source):
             copy = folder / TRAVELS_IN / name / file.relative_to(source)
@@ -136,7 +140,7 @@ def pack(job: Job, folder: Path) -> int:
         largest = max(sizes, key=lambda file: sizes[file])
         raise UserError(
             f"the package is {sum(sizes.values()) / 1e6:.0f} MB and the job server takes {MAX_BYTES / 1e6:.0f}; "
-            f"the largest file is {largest.relative_to(folder)}: move data out of pipeline/ and jobs/, into the store"
+            f"the largest file is {largest.relative_to(folder)}: move data out of {PACKAGE} and the code, into the store"
         )
     return sum(sizes.values())
 
@@ -180,27 +184,30 @@ def _running(details: "JobDetails", job: Job) -> str:
     return name
 
 
-def _plain_command(kind: Kind, path: str, overrides: list[str]) -> str:
+def _plain_command(kind: Kind, path: str, overrides: list[str], extra: dict[str, Any]) -> str:
     sets = [word for override in overrides for word in ("--set", override)]
-    excludes = '{"excludes": ["runs", ".git", ".venv"]}'
+    # Ray matches these below the package too, where the last leaves the files of pipeline/runs.
+    environment = {**extra, "py_modules": [str(PACKAGE)], "excludes": ["/.git", "/.venv", "/runs/*/"]}
     return shlex.join(
-        ["--working-dir", ".", "--runtime-env-json", excludes, "--", "python", "-m", f"jobs.{kind}", path, *sets]
+        [
+            "--working-dir",
+            ".",
+            "--runtime-env-json",
+            json.dumps(environment),
+            "--",
+            "python",
+            "-m",
+            "pipeline",
+            kind,
+            path,
+            *sets,
+        ]
     )
 
 
 def plain_line(job: Job, address: str, name: str) -> str:
-    """The `ray job submit` line, to be run in the checkout, that this submit stands for."""
+    """The `ray job submit` line, to be run in the same folder, that this submit stands for."""
     return f"ray job submit --address {shlex.quote(address)} --submission-id {name} {job.command}"
-
-
-def _refuse_secrets(path: str, values: dict[str, Any]) -> None:
-    text = canonical(values)
-    for name, value in os.environ.items():
-        if SECRET_NAMES.search(name) and len(value) >= 8 and value in text:
-            raise UserError(
-                f"{path} holds the value of {name}: configs travel and are stored with the run; "
-                "take it out, the cluster's own environment carries the store's credentials"
-            )
 
 
 def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -23,12 +23,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage
+from pipeline import __version__, storage
 from pipeline.config import ImageConfig, canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.runs.info import LabelSpaceInfo, RunInfo, create_info, delete_success, describe, fingerprint_of, run_exists
+from pipeline.runs.info import (
+    LabelSpaceInfo,
+    RunInfo,
+    create_info,
+    delete_success,
+    describe,
+    fingerprint_of,
+    run_exists,
+)
 from pipeline.runs.lease import Lease
 from pipeline.runs.parts import Footer, Part, checked_parts, part_name, read_footer, read_table, scan_parts, write_part
 from pipeline.runs.plan import Plan, write_plan
@@ -36,7 +44,7 @@ from pipeline.runs.schema import FORMAT, part_metadata
 from pipeline.runs.success import Finished, finished, rejects_part, write_success
 
 _RETRIED = "retried-"
-PACKAGES = ("maskmill", "torch", "torchvision", "ray", "pyarrow", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Run:
                 identity=complete,
                 config=config,
                 label_space=LabelSpaceInfo.of(space),
-                versions={"python": sys.version.split()[0], **{name: version(name) for name in (*PACKAGES, *packages)}},
+                versions=_versions((*PACKAGES, *packages)),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 plan=plan,
             )
@@ -264,6 +272,12 @@ class Run:
     @property
     def _marks(self) -> str:
         return storage.join(self.uri, "attempts")
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of Python, of this code, which may have travelled with a job and be installed nowhere, and of packages."""
+    known = {"python": sys.version.split()[0], "maskmill": __version__}
+    return known | {name: version(name) for name in packages}
 
 
 def _ids(uri: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline import storage
+from pipeline import __version__, storage
 from pipeline.config import TrainConfig, differences, machine_keys, stage_configs
 from pipeline.corpus import Item
 from pipeline.corpus.detect import settled
@@ -21,7 +21,7 @@ from pipeline.labels import ForeignValues, LabelSpace, Outside
 from pipeline.train.data import count_label
 from pipeline.train.label_check import labelled, refuse_foreign
 
-_PACKAGES = ("maskmill", "torch", "torchvision", "ray", "numpy", "pydantic", "pyarrow", "safetensors", "Pillow")
+_PACKAGES = ("torch", "torchvision", "ray", "numpy", "pydantic", "pyarrow", "safetensors", "Pillow")
 _LABELS_A_TASK = 64
 
 
@@ -92,7 +92,7 @@ def add_environment(output: str) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {"maskmill": __version__, **{name: _version(name) for name in _PACKAGES}},
     }
     storage.put(uri, json.dumps([*starts, start], indent=2).encode())
 

@@ -1,0 +1,63 @@
+"""Ray's `runtime_env` of a job, read from a user's file: packages and variables for a cluster that lacks them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.cluster.secret_values import MIN_LENGTH, NAMES, refuse_secrets
+from pipeline.errors import UserError
+
+KEYS = ("pip", "uv", "conda", "env_vars", "py_executable", "config")
+_OURS = ("working_dir", "py_modules", "excludes")
+_ALONE = ("image_uri", "container")
+_SHOWN = "the job server shows its jobs' environments"
+
+
+def read(path: str) -> dict[str, Any]:
+    """The runtime environment of a YAML file, as Ray spells it (Ray's documentation, Environment Dependencies).
+
+    Raises:
+        UserError: no such file, a key that a submit sets itself or that Ray does not take beside a folder of code, a value
+            that Ray refuses, or a secret.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--runtime-env {path}: cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--runtime-env {path}: expected a mapping with keys among {', '.join(KEYS)}")
+    for key in values:
+        _check_key(path, key)
+    for name, value in _variables(path, values).items():
+        if NAMES.search(name) and len(str(value)) >= MIN_LENGTH:
+            raise UserError(
+                f"--runtime-env {path}: env_vars.{name} looks like a secret, and {_SHOWN}; set it where the cluster's nodes "
+                "are started"
+            )
+    refuse_secrets(path, values, _SHOWN)
+    from ray.runtime_env import RuntimeEnv
+
+    try:
+        return dict(RuntimeEnv(**values).to_dict())  # a local requirements file becomes its lines
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"--runtime-env {path}: {' '.join(str(error).split())}") from None
+
+
+def _check_key(path: str, key: object) -> None:
+    if key in _OURS:
+        raise UserError(f"--runtime-env {path}: {key} is set by the submit itself; leave it out")
+    if key in _ALONE:
+        raise UserError(
+            f"--runtime-env {path}: Ray takes {key} only without a folder of code and config, which a submit sends; start the "
+            "cluster's nodes from the image (infra/Dockerfile), or list packages under pip or uv"
+        )
+    if key not in KEYS:
+        raise UserError(f"--runtime-env {path}: no key '{key}'; it may have {', '.join(KEYS)}")
+
+
+def _variables(path: str, values: dict[str, Any]) -> dict[str, Any]:
+    variables = values.get("env_vars", {})
+    if not isinstance(variables, dict):
+        raise UserError(f"--runtime-env {path}: env_vars is a mapping of names to texts")
+    return variables
