@@ -13,6 +13,7 @@ from pipeline.cli.printing import clean_streams
 from pipeline.errors import Stopped, UserError
 from pipeline.storage import retry
 
+HEAVY = ("ray", "torch", "torchvision", "torchcodec", "safetensors")  # which a reader's install has not: infra/reader
 NO_LOSS = "nothing that was there is lost, run the same command again"
 
 
@@ -70,6 +71,12 @@ def _explain(error: Exception) -> int:
         print(f"error: {words} (see {where} --help)", file=sys.stderr)
     elif isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
+    elif isinstance(error, ModuleNotFoundError) and (package := missing_package(error)):
+        print(
+            f"error: this command needs {package}, which is not installed here (maskmill-reader alone only reads runs); run: "
+            "pip install maskmill",
+            file=sys.stderr,
+        )
     elif isinstance(error, OSError):
         print(f"error: {retry.sentence(error)}", file=sys.stderr)
     elif isinstance(error, MemoryError):
@@ -88,6 +95,12 @@ def _explain(error: Exception) -> int:
             file=sys.stderr,
         )
     return 1
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """The package that was not found, where it is one of those that only training, segmentation and clusters need."""
+    name = (error.name or "").partition(".")[0]
+    return name if name in HEAVY else None
 
 
 def _origin(error: Exception) -> Exception:

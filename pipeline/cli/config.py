@@ -1,5 +1,7 @@
 """`maskmill config`: what the keys of a config are; added by `commands.py`."""
 
+import shutil
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -7,17 +9,57 @@ from rich.padding import Padding
 from rich.text import Text
 
 from pipeline.config.describe import KeyEntry, detail, overview
+from pipeline.errors import UserError
 
 _INDENT = 4
 
 
 def config(
-    kind: Annotated[Literal["train", "segment", "tune"], typer.Argument(help="Whose config.")],
+    kind: Annotated[Literal["train", "segment", "tune"] | None, typer.Argument(help="Whose config.")] = None,
     key: Annotated[
         str | None, typer.Argument(help="One key or section: optimizer, optimizer.lr, model.deeplabv3plus.")
     ] = None,
+    examples: Annotated[
+        str | None, typer.Option("--examples", metavar="DIR", help="Copy whole configs and a notebook there instead.")
+    ] = None,
 ) -> None:
-    """List the keys of a config with type, default, unit and meaning."""
+    """List the keys of a config with type, default, unit and meaning; or copy the examples."""
+    if examples is not None:
+        _copy_examples(Path(examples))
+    elif kind is None:
+        raise UserError("config: say whose keys, train, segment or tune, or add --examples for whole configs")
+    else:
+        _list_keys(kind, key)
+
+
+def _copy_examples(folder: Path) -> None:
+    from pipeline.cli.console import console
+
+    for name, source in sorted(example_files().items()):
+        copy = folder / name
+        if copy.exists():
+            console.print(f"kept, it is there already: {copy}", soft_wrap=True)
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+        console.print(str(copy), soft_wrap=True)
+
+
+def example_files() -> dict[str, Path]:
+    """Path below a folder of examples -> file: of the installed package, or of the checkout that this package lies in."""
+    package = Path(__file__).parent.parent
+    if (package / "examples").is_dir():
+        roots = {"configs": package / "examples/configs", "explore.ipynb": package / "examples/explore.ipynb"}
+    else:
+        roots = {"configs": package.parent / "configs", "explore.ipynb": package.parent / "jobs/explore.ipynb"}
+    notebook = roots["explore.ipynb"]
+    files = {f"configs/{file.relative_to(roots['configs'])}": file for file in roots["configs"].rglob("*.yaml")}
+    if not files or not notebook.is_file():
+        raise UserError(f"the examples are missing from {package}; install maskmill again")
+    return files | {notebook.name: notebook}
+
+
+def _list_keys(kind: str, key: str | None) -> None:
     from pipeline.cli.console import console
 
     entries = overview(kind) if key is None else detail(kind, key)

@@ -7,6 +7,7 @@ Reasons, the reject table's codes: `empty`, `not_an_image`, `truncated`, `corrup
 import io
 import threading
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -211,15 +212,25 @@ def _by_torchcodec(picture: Image.Image, data: bytes) -> np.ndarray | None:
     if turned:
         return None
     check_end(picture, data)
-    # With torch, without which headers are read.
-    from torchcodec.decoders import decode_jpeg, decode_png  # type: ignore[attr-defined]
-
+    decoders = _torchcodec()
+    if decoders is None:
+        return None
     try:
-        pixels: Any = (decode_png if picture.format == "PNG" else decode_jpeg)(data, mode="RGB")
+        pixels: Any = (decoders.decode_png if picture.format == "PNG" else decoders.decode_jpeg)(data, mode="RGB")
     except Exception:
         return None
     rows: np.ndarray = pixels.permute(1, 2, 0).numpy()
     return np.ascontiguousarray(rows) if rows.shape == (picture.height, picture.width, 3) else None
+
+
+@cache
+def _torchcodec() -> Any:
+    """Its decoders, imported with torch, without which headers are read; None where it is missing or of another torch."""
+    try:
+        from torchcodec import decoders
+    except (ImportError, OSError, RuntimeError):
+        return None
+    return decoders if hasattr(decoders, "decode_png") else None
 
 
 def check_end(picture: Image.Image, data: bytes) -> None:
