@@ -89,6 +89,7 @@ def test_the_reader_needs_what_maskmill_needs_but_the_heavy_packages():
     assert extras[0].items() <= extras[1].items()
 
 
+@pytest.mark.slow
 def test_away_from_the_checkout_the_module_is_the_command_and_brings_the_examples(site, tmp_path):
     assert python(site, tmp_path, "-m", "pipeline", "--version") == (0, f"maskmill {__version__}\n")
     code, said = python(site, tmp_path, "-m", "pipeline", "config", "--examples", "here")
@@ -116,6 +117,7 @@ print(submit.request(job, job.id, "")["entrypoint"])
 """
 
 
+@pytest.mark.slow
 def test_away_from_the_checkout_a_job_is_packed_and_runs_there(site, tmp_path):
     (tmp_path / "segment.yaml").write_text(yaml.safe_dump(segment_values("s3://bucket")))
     (tmp_path / "package").mkdir()
