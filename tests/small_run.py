@@ -34,6 +34,7 @@ class Drawn:
     sequence: str | None = None
     frame: int | None = None
     confidence: float = 0.9
+    entropy: float = 0.1
     reason: str = "truncated"
     orientation: int = 1  # EXIF, of the image; mask and label are drawn as the corpus stores them
 
@@ -118,7 +119,7 @@ def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig, space: LabelSpace)
         "mask": {"bytes": encode_mask(mask), "path": f"{one.image_id}.png"},
         "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
         "confidence": one.confidence,
-        "entropy": 0.1,
+        "entropy": one.entropy,
         "seconds_decode": 0.25,
         "seconds_forward": 0.5,
         "seconds_encode": 0.25,

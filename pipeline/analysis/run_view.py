@@ -1,7 +1,7 @@
 """A run as a notebook sees it: scores by any group, intervals, comparisons, pictures."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from pipeline.analysis import card
 from pipeline.analysis.derived import Derived
 from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
 from pipeline.analysis.merging import Merging, merged_counts
+from pipeline.analysis.next_images import Wanted, choose_next
 from pipeline.analysis.other_labels import counts_on, find
 from pipeline.analysis.pictures import Pictures, pictures_of, read_masks
 from pipeline.analysis.ranking import RANKS, lowest, most_confused
@@ -128,6 +129,33 @@ class RunView(RunCounts):
         index = None if by in RANKS else self.space.classes.index(by.removeprefix("class:"))
         found = over_parts(self.parts("masks"), lambda uris: lowest(uris, n, by, index, self.shape))
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
+
+    def next(
+        self,
+        n: int = 200,
+        by: str = "entropy",
+        beside: "RunView | None" = None,
+        groups: Sequence[str] = ("city", "sequence"),
+        labelled: bool = False,
+        skip: Collection[str] = (),
+    ) -> pd.DataFrame:
+        """The images worth labelling next: at most n, the least certain first, few of them alike.
+
+        Args:
+            by: mean `entropy` or `confidence` of the pixels, or `disagreement`: the share of pixels whose class is another in
+                the run `beside`. Masks are decoded for the last alone.
+            groups: columns whose values together say which images are alike, such as the frames of one drive.
+            labelled: also images that have labels already.
+            skip: image ids to leave out.
+        Returns:
+            `image_id`, the groups, and the number chosen by. How: analysis/next_images.py.
+        Raises:
+            UserError: no image is left to choose, or the question cannot be asked.
+        """
+        if beside is not None:
+            self.need_masks()
+            beside.need_masks()
+        return choose_next(self, Wanted(n, by, tuple(groups), labelled, frozenset(skip)), beside)
 
     def confused(self, pairs: Sequence[tuple[int, int]], n: int) -> dict[tuple[int, int], list[tuple[int, str]]]:
         """(truth, prediction) -> (pixels, image id) of the n images with most pixels of that confusion, the most first."""

@@ -10,6 +10,7 @@ from pipeline.cli import analysis as cli_analysis
 from pipeline.cli import cluster as cli_cluster
 from pipeline.cli import config as cli_config
 from pipeline.cli import init as cli_init
+from pipeline.cli import labelling as cli_labelling
 from pipeline.cli import models as cli_models
 from pipeline.cli.analysis import RunUri
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
@@ -252,6 +253,7 @@ for command in (
     cli_models.models, cli_models.import_weights, cli_models.import_model, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)
+app.command("next")(cli_labelling.choose)
 app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
 

@@ -1,0 +1,79 @@
+"""The command that says what to label next; added by `commands.py`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from pipeline.analysis import RunView
+
+
+def choose(
+    run: Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")],
+    by: Annotated[
+        str, typer.Option(help="entropy (highest), confidence (lowest) or disagreement with the run --beside.")
+    ] = "entropy",
+    n: Annotated[int, typer.Option("--n", help="Images, at most.")] = 200,
+    beside: Annotated[str | None, typer.Option(help="The other run of --by disagreement.")] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Columns that say which images are alike; few of each are taken. Absent = city and sequence."
+        ),
+    ] = None,
+    labelled: Annotated[bool, typer.Option("--labelled", help="Also images that have labels already.")] = False,
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Leave out the images of an earlier list.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a CSV that is a corpus of layout manifest.")
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="With --output: put the images beside the CSV, out of archives too.")
+    ] = False,
+) -> None:
+    """Choose the images worth labelling next: those that the network is least sure of, few of them alike."""
+    from pipeline import storage
+    from pipeline.analysis import open_run
+    from pipeline.analysis.manifest import read_ids, write_manifest
+    from pipeline.cli.console import console
+    from pipeline.errors import UserError
+
+    if copy and output is None:
+        raise UserError("next: --copy puts the images beside the list of --output FILE: add it")
+    if output is not None and not output.endswith(".csv"):
+        raise UserError(f"next: --output {output} is a CSV; give it a name that ends with .csv")
+    view = open_run(run)
+    skipped = {image_id for file in skip or () for image_id in read_ids(file)}
+    other = open_run(beside) if beside is not None else None
+    columns = tuple(group or ("city", "sequence"))
+    chosen = view.next(n, by, other, columns, labelled, skipped)
+    if output is None:
+        _print(view, chosen, by)
+        return
+    write_manifest(view, chosen, storage.absolute(output), copy)
+    console.print(f"{len(chosen)} images: {output}", soft_wrap=True)
+    console.print(
+        f"next: maskmill export {run} --ids {output} --format label-studio --out DIR; or cvat, huggingface, fiftyone",
+        soft_wrap=True,
+    )
+
+
+def _print(view: "RunView", chosen: "DataFrame", by: str) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pipeline.cli.console import console
+
+    columns = [name for name in chosen.columns if chosen[name].notna().any()]
+    table = Table(title=f"{len(chosen)} images to label next, by {by}", title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right" if name == by else "left")
+    for row in chosen[columns].to_dict("records"):
+        table.add_row(*(f"{value:.4f}" if name == by else escape(str(value)) for name, value in row.items()))
+    console.print(table)
+    console.print(
+        f"next: the same with --output FILE.csv, for `maskmill export {view.uri} --ids FILE.csv`", soft_wrap=True
+    )
