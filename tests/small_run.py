@@ -117,7 +117,7 @@ def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig, space: LabelSpace)
         "height": mask.shape[0],
         "width": mask.shape[1],
         "mask": {"bytes": encode_mask(mask), "path": f"{one.image_id}.png"},
-        "pixels": np.bincount(mask.ravel(), minlength=num_classes).tolist(),
+        "pixels": np.bincount(mask.ravel(), minlength=num_classes)[:num_classes].tolist(),
         "confidence": one.confidence,
         "entropy": one.entropy,
         "seconds_decode": 0.25,

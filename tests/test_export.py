@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.analysis import export, open_run
-from pipeline.analysis.export.coco_rle import _file_name
+from pipeline.analysis.export.coco import file_name
 from pipeline.analysis.export.rle import encode_rle
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
@@ -115,7 +115,7 @@ def test_coco_s_file_names_lead_to_the_images(tmp_path, kind):
     corpus, below = corpora(tmp_path)[kind]
     cfg = parse(CorpusConfig, corpus, where="test")
     items = list_items(cfg, None)
-    names = [_file_name(cfg.model_dump(), item.image_id, item.image.uri, item.image.member) for item in items]
+    names = [file_name(cfg.model_dump(), item.image_id, item.image.uri, item.image.member) for item in items]
     assert names
     for archive in [*tmp_path.glob("*.zip"), *tmp_path.rglob("*.tar")]:
         shutil.unpack_archive(archive, archive.with_suffix(""))
@@ -127,10 +127,10 @@ def test_coco_s_file_names_lead_to_the_images(tmp_path, kind):
 
 def test_coco_s_file_names_of_a_store_and_of_signed_addresses():
     stored = {"images": "s3://box/corpus", "layout": "camvid"}
-    assert _file_name(stored, "a", "s3://box/corpus/images/val/a.png", None) == "images/val/a.png"
+    assert file_name(stored, "a", "s3://box/corpus/images/val/a.png", None) == "images/val/a.png"
     signed = {"images": "s3://box/m.csv", "layout": "manifest"}
-    assert _file_name(signed, "a", "https://host/x/a.png", "s3://box/m.csv#image") == "https://host/x/a.png"
-    assert _file_name(signed, "a", "s3://box/x/a.png", None) == "x/a.png"
+    assert file_name(signed, "a", "https://host/x/a.png", "s3://box/m.csv#image") == "https://host/x/a.png"
+    assert file_name(signed, "a", "s3://box/x/a.png", None) == "x/a.png"
 
 
 def test_png_files_keep_ids_and_carry_the_classes_colours(view, tmp_path):

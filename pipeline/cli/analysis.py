@@ -10,6 +10,9 @@ from pipeline.interrupts import keeping
 if TYPE_CHECKING:
     from pipeline.analysis import RunView
 
+EXPORT_FORMATS = (
+    "png, cityscapes, geotiff, coco-rle, coco-polygons, coco-panoptic, label-studio, cvat, huggingface or fiftyone."
+)
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
 
 
@@ -115,16 +118,21 @@ def compare(
 
 def export(
     run: RunUri,
-    form: Annotated[str, typer.Option("--format", help="cityscapes, png, coco-rle or geotiff.")],
+    form: Annotated[str, typer.Option("--format", help=EXPORT_FORMATS)],
     out: Annotated[str, typer.Option("--out", help="Folder or object prefix to write below.")],
+    ids: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="These images alone: a list of `maskmill next`, or ids, one a line."),
+    ] = None,
 ) -> None:
-    """Write a run's masks for other programs: a Cityscapes submission, PNG files with a palette, COCO RLE."""
+    """Write a run's masks for other programs, those that labels are corrected in among them."""
     from pipeline.analysis import export as write
     from pipeline.analysis import open_run
+    from pipeline.analysis.manifest import read_ids
     from pipeline.cli.console import console
 
     with keeping(f"the masks written so far are in {out}, which are not all: run the same command again"):
-        done = write(open_run(run), form, out)
+        done = write(open_run(run), form, out, read_ids(ids) if ids else None)
     console.print(f"{done.masks} masks: {done.uri}", soft_wrap=True)
 
 

@@ -63,6 +63,18 @@ def decode_oriented(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     return upright(np.asarray(picture), left), before if left == 1 else left
 
 
+def stored_orientation(data: bytes, max_pixels: int) -> int:
+    """EXIF orientation 1..8 in which an image is stored, as `decode_oriented` gives it; pixels are decoded only if they must.
+
+    Raises:
+        Reject: the bytes are no image, or of too many pixels.
+    """
+    picture = open_header(data, max_pixels)
+    if picture.format == "PNG" and (b"eXIf" in data or picture.info.keys() & _MARKS):
+        picture = _load(picture, data)  # the tag may stand behind the pixels
+    return orientation_tag(picture)
+
+
 def decode_label(data: bytes, max_pixels: int, ids: bool = True, colours: bool = False) -> np.ndarray:
     """What a label picture holds as it is stored. An orientation is the image's.
 

@@ -1,14 +1,27 @@
-"""What the formats share: the run's rows, and what was written."""
+"""What the formats share: the answered images that are exported, and what was written."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
+from pipeline.analysis.image_files import file_name, read_image
 from pipeline.analysis.run_view import RunView
 from pipeline.analysis.sums import BATCH_ROWS, batches
+from pipeline.corpus import Item, items_of
+from pipeline.errors import Reject, UserError
+from pipeline.imaging.decode import stored_orientation, upright
+from pipeline.imaging.mask_png import decode_mask
+from pipeline.labels import LabelSpace
+from pipeline.read_ahead import read_ahead
+from pipeline.runs import Part
+
+_THREADS = 4  # that read images ahead
 
 
 @dataclass(frozen=True)
@@ -19,19 +32,96 @@ class Exported:
     masks: int
 
 
-def rows_of(view: RunView, *columns: str, batch_rows: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
-    """These columns of each answered image, so many rows in memory at a time."""
-    for batch in batches(view.parts("masks"), list(columns), batch_rows):
-        yield from batch.to_pylist()
+@dataclass(frozen=True)
+class Shown:
+    """An image's file as its corpus stores it, and its mask as people see both: (H, W) uint8, 255 = no data."""
+
+    image_id: str
+    name: str  # <image id><suffix>
+    data: bytes
+    mask: np.ndarray
+    row: dict[str, Any]
+    item: Item
 
 
-def masks_of(view: RunView) -> Iterator[tuple[str, bytes]]:
-    """(image id, PNG of train ids) of each answered image."""
-    for row in rows_of(view, "image_id", "mask"):
-        yield row["image_id"], row["mask"]["bytes"]
+class Answers:
+    """The images of a run that are exported, in the run's order: all that were answered, or chosen ones."""
+
+    def __init__(self, view: RunView, ids: Collection[str] | None = None) -> None:
+        """UserError where a chosen image has no mask."""
+        self.view, self._chosen = view, None if ids is None else pa.array(sorted(set(ids)), pa.string())
+        self._parts = view.listed("masks") if self._chosen is None else self._parts_with(self._chosen)
+
+    @property
+    def space(self) -> LabelSpace:
+        return self.view.space
+
+    def rows(self, *columns: str, batch_rows: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
+        """These columns of each image, `image_id` among them, so many rows in memory at a time."""
+        for part in self._parts:
+            yield from self._rows(part, columns, batch_rows)
+
+    def masks(self) -> Iterator[tuple[str, bytes]]:
+        """(image id, PNG of train ids) of each image, as the corpus stores the image."""
+        for row in self.rows("image_id", "mask"):
+            yield row["image_id"], row["mask"]["bytes"]
+
+    def shown(self, *columns: str) -> Iterator[Shown]:
+        """Each image's file, read again from its corpus, with its mask turned as programs show the image.
+
+        Args:
+            columns: of the run's rows, further ones.
+        Raises:
+            UserError: an image cannot be read again, or its id leads out of a folder.
+        """
+        max_pixels = self.view.description.config["max_pixels"]
+        turned = self.view.description.image is None  # declared bands have no EXIF orientation
+        for (item, row), data in read_ahead(lambda pair: read_image(pair[0]), self._with_items(columns), _THREADS):
+            image, mask = data.result(), decode_mask(row["mask"]["bytes"])
+            if turned:
+                mask = upright(mask, _orientation(item, image, max_pixels))
+            yield Shown(item.image_id, file_name(item, image), image, mask, row, item)
+
+    def _with_items(self, columns: Collection[str]) -> Iterator[tuple[Item, dict[str, Any]]]:
+        plan = self.view.plan()
+        for part in self._parts:
+            items: dict[str, Item] = {}
+            for shard in range(part.first, part.last + 1):
+                items |= {item.image_id: item for item in items_of(self._of_chosen(plan.shard(shard)))}
+            for row in self._rows(part, ("image_id", "mask", *columns), batch_rows=16):
+                yield items[row["image_id"]], row
+
+    def _rows(self, part: Part, columns: Collection[str], batch_rows: int) -> Iterator[dict[str, Any]]:
+        for batch in batches([part.uri], list(columns), batch_rows):
+            yield from self._of_chosen(batch).to_pylist()
+
+    def _of_chosen(self, rows: Any) -> Any:
+        """The rows of chosen images in a batch or a table."""
+        return rows if self._chosen is None else rows.filter(pc.is_in(rows.column("image_id"), self._chosen))
+
+    def _parts_with(self, chosen: pa.Array) -> list[Part]:
+        parts, found = [], set[str]()
+        for part in self.view.listed("masks"):
+            here = {row["image_id"] for row in self._rows(part, ("image_id",), BATCH_ROWS)}
+            if here:
+                parts.append(part)
+                found |= here
+        if missing := [image_id for image_id in chosen.to_pylist() if image_id not in found]:
+            raise UserError(
+                f"run {self.view.uri}: {len(missing)} of the {len(chosen)} chosen images have no mask, such as "
+                f"'{missing[0]}': they were rejected, are not answered yet, or are of another run"
+            )
+        return parts
 
 
 def png_of(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, format="PNG")
     return file.getvalue()
+
+
+def _orientation(item: Item, data: bytes, max_pixels: int) -> int:
+    try:
+        return stored_orientation(data, max_pixels)
+    except Reject as error:
+        raise UserError(f"image '{item.image_id}' is not what was segmented: {error}") from None

@@ -7,8 +7,7 @@ import zipfile
 from PIL import Image
 
 from pipeline import storage
-from pipeline.analysis.export.base import Exported, masks_of, png_of
-from pipeline.analysis.run_view import RunView
+from pipeline.analysis.export.base import Answers, Exported, png_of
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 
@@ -16,18 +15,20 @@ from pipeline.imaging.mask_png import decode_mask
 _SERVER_NAME = re.compile(r"(?P<city>[^/_]+)_(?P<sequence>\d+)_(?P<frame>\d+)$")
 
 
-def write(view: RunView, out: str) -> Exported:
+def write(answers: Answers, out: str) -> Exported:
     """`submission.zip` of labelIds PNGs.
 
     Raises:
         UserError: the run's label space is not Cityscapes', or an image is not named as the server expects.
     """
     uri = storage.join(out, "submission.zip")
-    if view.space.name != "cityscapes19":
-        raise UserError(f"run {view.uri} is in {view.space.name}; a Cityscapes submission needs cityscapes19")
+    if answers.space.name != "cityscapes19":
+        raise UserError(
+            f"run {answers.view.uri} is in {answers.space.name}; a Cityscapes submission needs cityscapes19"
+        )
     file, written = io.BytesIO(), set[str]()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
-        for image_id, data in masks_of(view):
+        for image_id, data in answers.masks():
             if not (found := _SERVER_NAME.search(image_id)):
                 raise UserError(
                     f"image '{image_id}' is not named <city>_<sequence>_<frame>, which the server looks for; "
@@ -38,6 +39,6 @@ def write(view: RunView, out: str) -> Exported:
                 raise UserError(f"two images would be called {name}; segment one split at a time for a submission")
             written.add(name)
             # A fixed time: the same run gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(name), png_of(Image.fromarray(view.space.to_stored(decode_mask(data)))))
+            archive.writestr(zipfile.ZipInfo(name), png_of(Image.fromarray(answers.space.to_stored(decode_mask(data)))))
     storage.put(uri, file.getvalue())
     return Exported(uri, len(written))

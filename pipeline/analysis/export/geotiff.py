@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.analysis.export.base import Exported, rows_of
-from pipeline.analysis.run_view import RunView
+from pipeline.analysis.export.base import Answers, Exported
 from pipeline.corpus import Place, open_file, read
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.bands import georeference_of
@@ -14,7 +13,7 @@ from pipeline.imaging.geotiff import write_cog
 from pipeline.runs import GEOREFERENCE
 
 
-def write(view: RunView, out: str) -> Exported:
+def write(answers: Answers, out: str) -> Exported:
     """`<image id>.tif`: uint8 train ids, nodata 255, colours, class names, and CRS and transform of the image.
 
     They are kept with the run where its checkpoint declares bands; else they are read from the images, which must still be
@@ -23,11 +22,11 @@ def write(view: RunView, out: str) -> Exported:
     Raises:
         UserError: an image has no georeference, its id leads out of the folder, or rasterio is not installed.
     """
-    kept = [GEOREFERENCE] if view.description.image is not None else []
+    kept = [GEOREFERENCE] if answers.view.description.image is not None else []
     written = 0
     with tempfile.TemporaryDirectory(prefix="maskmill-") as folder:
         path = Path(folder) / "mask.tif"
-        for row in rows_of(view, "image_id", "uri", "member", "mask", *kept, batch_rows=1):
+        for row in answers.rows("image_id", "uri", "member", "mask", *kept, batch_rows=1):
             image_id = row["image_id"]
             if ".." in image_id.split("/") or image_id.startswith("/"):
                 raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
@@ -37,7 +36,7 @@ def write(view: RunView, out: str) -> Exported:
                     f"image '{image_id}' ({row['uri']}) has no coordinate reference system, which a GeoTIFF needs; export as "
                     "png instead"
                 )
-            write_cog(row["mask"]["bytes"], place, view.space, path)
+            write_cog(row["mask"]["bytes"], place, answers.space, path)
             storage.put(storage.join(out, f"{image_id}.tif"), path.read_bytes())
             written += 1
     return Exported(out, written)

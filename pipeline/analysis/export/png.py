@@ -3,17 +3,16 @@
 from PIL import Image
 
 from pipeline import storage
-from pipeline.analysis.export.base import Exported, masks_of, png_of
-from pipeline.analysis.run_view import RunView
+from pipeline.analysis.export.base import Answers, Exported, png_of
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 
 
-def write(view: RunView, out: str) -> Exported:
+def write(answers: Answers, out: str) -> Exported:
     """`<image id>.png` of train ids; UserError where an image's id leads out of the folder."""
-    palette = [level for colour in view.space.colours for level in colour]
+    palette = [level for colour in answers.space.colours for level in colour]
     written = 0
-    for image_id, data in masks_of(view):
+    for image_id, data in answers.masks():
         if ".." in image_id.split("/") or image_id.startswith("/"):
             raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
         picture = Image.fromarray(decode_mask(data)).convert("P")

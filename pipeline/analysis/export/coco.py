@@ -1,0 +1,61 @@
+"""What COCO's forms share: images, categories, boxes."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.analysis.export.base import Answers
+
+Json = dict[str, Any]
+COLUMNS = ("image_id", "uri", "member", "mask")  # of the run's rows, that a COCO file is made of
+
+
+def image_entry(answers: Answers, number: int, row: Json, mask: np.ndarray) -> Json:
+    """`file_name` is the path below the corpus, in a zip or tar the member's, in Parquet, which has no files, its id."""
+    name = file_name(answers.view.description.config["corpus"], row["image_id"], row["uri"], row["member"])
+    return {"id": number, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]}
+
+
+def box_of(region: np.ndarray) -> list[int]:
+    """left, top, width, height of a region (H, W) bool that is not empty, pixels."""
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+
+
+def put_json(answers: Answers, uri: str, images: list[Json], annotations: list[Json], **of_category: Any) -> None:
+    """Write a file in COCO's form: category k + 1 is class k.
+
+    Args:
+        of_category: further keys of each category; a list holds a value for each class.
+    """
+    categories = [
+        {"id": index + 1, "name": name}
+        | {key: value[index] if isinstance(value, list) else value for key, value in of_category.items()}
+        for index, name in enumerate(answers.space.classes)
+    ]
+    # Without `info`, COCO's own tools do not load results beside it.
+    info = {"description": f"masks of {answers.view.uri}"}
+    whole = {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    storage.put(uri, json.dumps(whole, separators=(",", ":")).encode())
+
+
+def file_name(corpus: Json, image_id: str, uri: str, member: str | None) -> str:
+    """An image's path, with its suffix, as a loader joins it to the folder that holds the corpus, or its archive unpacked.
+
+    Args:
+        corpus: config section `corpus` of the run.
+    """
+    root = corpus["images"]
+    match corpus["layout"]:
+        case "parquet":
+            return image_id
+        case "manifest":  # names are relative to its folder; the member of a signed address is the manifest's cell
+            return uri.removeprefix(root.rsplit("/", 1)[0] + "/")
+    if member is None:
+        return uri.removeprefix(root.rstrip("/") + "/")
+    if uri == root:
+        return member
+    return f"{uri.removeprefix(root.rstrip('/') + '/').removesuffix('.tar')}/{member}"  # of a tar below a prefix

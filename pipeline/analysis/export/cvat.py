@@ -1,0 +1,64 @@
+"""CVAT: the masks as annotations of a task, in the form "CVAT for images 1.1"."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.analysis.export.base import Answers, Exported, Shown
+from pipeline.analysis.export.coco import box_of
+from pipeline.analysis.export.rle import encode_rle
+from pipeline.analysis.image_files import copy_image
+from pipeline.labels import IGNORE, LabelSpace
+
+
+def write(answers: Answers, out: str) -> Exported:
+    """`annotations.xml`, `labels.json` (the task's labels, for the field "Raw"), and the images below `images/`.
+
+    Source: https://docs.cvat.ai/docs/other/xml_format.
+    """
+    images = []
+    for number, shown in enumerate(answers.shown()):
+        copy_image(shown.item, shown.data, storage.join(out, "images"))
+        images.append(_text(_image(number, shown, answers.space)))
+    uri = storage.join(out, "annotations.xml")
+    head = f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n{_text(_meta(answers.space))}\n'
+    storage.put(uri, "\n".join([head, *images, "</annotations>\n"]).encode())
+    labels = [{"name": name, "color": colour, "attributes": []} for name, colour in _labels(answers.space)]
+    storage.put(storage.join(out, "labels.json"), json.dumps(labels, indent=2).encode())
+    return Exported(uri, len(images))
+
+
+def _image(number: int, shown: Shown, space: LabelSpace) -> ElementTree.Element:
+    """Each class of an image is one mask: run lengths of its box, row by row, the first of them outside."""
+    height, width = shown.mask.shape
+    image = ElementTree.Element("image", id=str(number), name=shown.name, width=str(width), height=str(height))
+    for index in np.unique(shown.mask[shown.mask != IGNORE]).tolist():
+        region = shown.mask == index
+        left, top, wide, high = box_of(region)
+        runs = encode_rle(region[top : top + high, left : left + wide].T)  # that code goes down the columns
+        values = {"label": space.classes[index], "source": "auto", "occluded": "0", "rle": ", ".join(map(str, runs))}
+        box = {"left": left, "top": top, "width": wide, "height": high, "z_order": 0}
+        ElementTree.SubElement(image, "mask", values | {name: str(value) for name, value in box.items()})
+    return image
+
+
+def _meta(space: LabelSpace) -> ElementTree.Element:
+    meta = ElementTree.Element("meta")
+    labels = ElementTree.SubElement(ElementTree.SubElement(meta, "task"), "labels")
+    for name, colour in _labels(space):
+        label = ElementTree.SubElement(labels, "label")
+        ElementTree.SubElement(label, "name").text = name
+        ElementTree.SubElement(label, "color").text = colour
+        ElementTree.SubElement(label, "attributes")
+    return meta
+
+
+def _labels(space: LabelSpace) -> list[tuple[str, str]]:
+    colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in space.colours)
+    return list(zip(space.classes, colours, strict=True))
+
+
+def _text(element: ElementTree.Element) -> str:
+    return ElementTree.tostring(element, encoding="unicode")

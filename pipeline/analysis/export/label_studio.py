@@ -1,0 +1,67 @@
+"""Label Studio: tasks with the masks as predictions, brush regions that people correct."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.analysis.export.base import Answers, Exported, Shown
+from pipeline.analysis.export.brush import encode_brush
+from pipeline.analysis.image_files import copy_image
+from pipeline.labels import IGNORE, LabelSpace
+
+_TAG, _IMAGE = "tag", "image"  # of the labelling config, which the results name
+
+
+def write(answers: Answers, out: str) -> Exported:
+    """`tasks.json`, `config.xml` (the project's labelling interface), and the images below `images/`.
+
+    Images that are objects of a store stay where they are, and tasks name their URIs; others are copied. Label Studio serves
+    copies on a disk where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the export's folder.
+
+    Source: https://labelstud.io/guide/predictions and https://labelstud.io/tags/brushlabels.
+    """
+    # As text, each number of a mask takes half of the memory.
+    tasks = [json.dumps(_task(answers, shown, out), separators=(",", ":")) for shown in answers.shown("confidence")]
+    uri = storage.join(out, "tasks.json")
+    storage.put(uri, f"[{','.join(tasks)}]".encode())
+    storage.put(storage.join(out, "config.xml"), _config(answers.space).encode())
+    return Exported(uri, len(tasks))
+
+
+def _task(answers: Answers, shown: Shown, out: str) -> dict[str, Any]:
+    height, width = shown.mask.shape
+    size = {"original_width": width, "original_height": height, "image_rotation": 0}
+    names = {"type": "brushlabels", "from_name": _TAG, "to_name": _IMAGE}
+    results = []
+    for index in np.unique(shown.mask[shown.mask != IGNORE]).tolist():
+        rle = encode_brush(shown.mask == index)
+        value = {"format": "rle", "rle": rle, "brushlabels": [answers.space.classes[index]]}
+        results.append({"id": f"class-{index}", **names, **size, "value": value})
+    prediction: dict[str, Any] = {"model_version": answers.view.description.fingerprint[:12], "result": results}
+    if (score := shown.row["confidence"]) is not None:
+        prediction["score"] = score
+    return {"data": {_IMAGE: _address(shown, out), "image_id": shown.image_id}, "predictions": [prediction]}
+
+
+def _address(shown: Shown, out: str) -> str:
+    """The image as Label Studio finds it."""
+    place = shown.item.image
+    if "://" in place.uri and place.member is None and not place.uri.startswith("file://"):
+        return place.uri
+    name = f"images/{copy_image(shown.item, shown.data, storage.join(out, 'images'))}"
+    return storage.join(out, name) if "://" in out else f"/data/local-files/?d={quote(name)}"
+
+
+def _config(space: LabelSpace) -> str:
+    labels = "\n".join(
+        f'    <Label value={quoteattr(name)} background="#{red:02x}{green:02x}{blue:02x}"/>'
+        for name, (red, green, blue) in zip(space.classes, space.colours, strict=True)
+    )
+    return (
+        f'<View>\n  <Image name="{_IMAGE}" value="${_IMAGE}" zoom="true"/>\n  <BrushLabels name="{_TAG}" toName="{_IMAGE}">\n'
+        f"{labels}\n  </BrushLabels>\n</View>\n"
+    )
