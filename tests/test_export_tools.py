@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.analysis import export, open_run
 from pipeline.analysis.export import hugging_face
 from pipeline.analysis.export.brush import encode_brush
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, read_label_space
 from pipeline.corpus import list_items, read
 from pipeline.imaging.decode import decode_oriented, stored_orientation, upright
 from pipeline.imaging.polygons import area_of, polygons_of
@@ -202,9 +202,14 @@ def test_tasks_name_images_that_are_there(view, exported):
     folder = exported("label-studio")
     tasks = json.loads((folder / "tasks.json").read_text())
     for number, task in enumerate(tasks):
-        path = task["data"]["image"].removeprefix("/data/local-files/?d=")
+        copy = folder / task["data"]["image"].removeprefix("/data/local-files/?d=")
         stored = Path(f"{view.uri}-corpus/image{number}.png")
-        assert (folder / path).read_bytes() == stored.read_bytes()
+        if number == 1:  # upright for whoever knows no EXIF orientation
+            pixels, orientation = decode_oriented(stored.read_bytes(), 100)
+            assert (np.asarray(Image.open(copy)) == pixels).all() and orientation == 6
+            assert stored_orientation(copy.read_bytes(), 100) == 1
+        else:
+            assert copy.read_bytes() == stored.read_bytes()
     assert [task["predictions"][0]["score"] for task in tasks] == pytest.approx([0.9, 0.9, 0.25])
 
 
@@ -255,6 +260,14 @@ def test_masks_in_cvat_s_xml_are_runs_of_their_boxes(exported, tmp_path):
     # cvat_sdk 2.80, masks.encode_mask of the same region: [1, 4, 1, 0, 1, 2, 2]
     assert (building.get("rle"), building.get("left"), building.get("top")) == ("1, 4, 1", "0", "1")
     assert (building.get("width"), building.get("height")) == ("3", "2")
+
+
+def test_cvat_s_coloured_pictures_are_labels_of_the_same_classes(exported):
+    """Its "Segmentation mask 1.1" draws the colours of the task's labels, and black where nothing is."""
+    read_back = read_label_space(str(exported("cvat") / "classes.yaml"), where="test")
+    assert read_back.classes == SPACE.classes
+    colours = np.array([*SPACE.colours, *[(0, 0, 0)] * (256 - SPACE.num_classes)], np.uint8)
+    same({name: read_back.to_train(colours[mask], name) for name, mask in SEEN.items()}, SEEN)
 
 
 def test_cvat_s_sdk_decodes_the_masks(exported):
@@ -311,7 +324,7 @@ def test_parquet_files_hold_images_and_masks_and_describe_themselves(exported):
     rows = table.to_pylist()
     assert [(row["city"], row["frame"]) for row in rows] == [("x", 7), (None, None), (None, None)]
     for row in rows:
-        image, _ = decode_oriented(row["image"]["bytes"], 10**6)
+        image = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
         assert (image[..., 0] == 20 * SEEN[row["image_id"]].astype(int) % 256).all()  # as the images are drawn
     pictures = {row["image_id"]: np.asarray(Image.open(io.BytesIO(row["label"]["bytes"]))) for row in rows}
     same(pictures, SEEN)

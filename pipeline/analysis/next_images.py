@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.analysis.run_counts import RunCounts
 from pipeline.analysis.sums import batches, over_parts
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE
 
@@ -71,7 +71,9 @@ def choose_next(view: RunCounts, wanted: Wanted, beside: RunCounts | None = None
 
 def _check(view: RunCounts, wanted: Wanted, beside: RunCounts | None) -> None:
     if wanted.by not in WAYS:
-        raise UserError(f"cannot choose images by '{wanted.by}'; choose one of {', '.join(WAYS)}")
+        raise UserError(
+            f"cannot choose images by '{wanted.by}'; choose one of {', '.join(WAYS)}{nearest(wanted.by, WAYS)}"
+        )
     if wanted.n < 1:
         raise UserError(f"cannot choose {wanted.n} images; ask for at least one")
     if (wanted.by == "disagreement") != (beside is not None):
@@ -80,7 +82,8 @@ def _check(view: RunCounts, wanted: Wanted, beside: RunCounts | None) -> None:
         )
     for name in wanted.groups:
         if name not in view.groups:
-            raise UserError(f"cannot group by '{name}'; the group columns are {', '.join(view.groups)}")
+            known = f"the group columns are {', '.join(view.groups)}{nearest(name, view.groups)}"
+            raise UserError(f"cannot group by '{name}'; {known}")
     if beside is not None and beside.space.classes != view.space.classes:
         raise UserError(
             f"{view.uri} is in {view.space.name} and {beside.uri} in {beside.space.name}, which have other classes: compare "

@@ -4,7 +4,7 @@ python -m tests.bench.queries [rows] [parts]    half a minute on 2 cores; writes
 python -m tests.bench.queries 32000 2000        the same for many small parts, where the cost is that of opening them
 
 Counts are drawn (street-like: a third of the 361 cells), masks are empty: no question here reads one. Eight drawn parts are
-written under all the names, so image ids repeat. Each question runs in a process of its own.
+written under all the names, with image ids of their own. Each question runs in a process of its own.
 """
 
 import json
@@ -26,6 +26,7 @@ from pipeline.config import SegmentConfig
 from pipeline.corpus import plan_shards
 from pipeline.runs import Run, mask_schema
 from pipeline.runs.parts import write_part
+from pipeline.runs.schema import part_metadata
 from tests.bench.turns import show
 
 SPACE = labels.space("cityscapes19")
@@ -36,6 +37,7 @@ QUESTIONS = {
     "iou by city": lambda run: run.iou(by=["city"]),
     "iou by city and sequence": lambda run: run.iou(by=["city", "sequence"]),
     "worst 20 by class:person": lambda run: run.worst(20, by="class:person"),
+    "next 200 by confidence": lambda run: run.next(200, by="confidence", labelled=True),
     "summary": lambda run: run.summary(),
     "intervals (1000 draws)": lambda run: run.intervals(),
     "duckdb: mIoU by city": lambda run: duckdb.sql(snippets(run.uri, "city", SPACE.classes)["DuckDB"]).fetchall(),
@@ -67,12 +69,16 @@ def write_run(folder: str, rows: int, parts: int) -> str:
     cfg = {"corpus": {"images": folder, "layout": "cityscapes"}, "checkpoint": folder, "output": folder,
            "max_reject_rate": 0, "actors": 1, "cpus_per_actor": 1}  # fmt: skip
     described = SegmentConfig.model_validate(cfg).model_dump(mode="json")
-    Run.open_or_create(folder, {}, described, SPACE, lambda: plan_shards([], 1))
+    run = Run.open_or_create(folder, {}, described, SPACE, lambda: plan_shards([], 1))
     rng = np.random.default_rng(0)
-    drawn = [write_part(table(rng, rows // parts), {}) for _ in range(DRAWN_PARTS)]
+    drawn = [table(rng, rows // parts) for _ in range(DRAWN_PARTS)]
     (Path(folder) / "masks").mkdir()
     for part in range(parts):
-        (Path(folder) / "masks" / f"part-{part:05d}.parquet").write_bytes(drawn[part % DRAWN_PARTS])
+        metadata = part_metadata(run.fingerprint, SPACE, part, part)
+        names = pa.array([f"val/{part}-{row}" for row in range(rows // parts)])
+        drawn_part = drawn[part % DRAWN_PARTS]
+        data = write_part(drawn_part.set_column(0, drawn_part.field(0), names), metadata)
+        (Path(folder) / "masks" / f"part-{part:05d}.parquet").write_bytes(data)
     return folder
 
 

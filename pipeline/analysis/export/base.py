@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from pipeline import storage
 from pipeline.analysis.image_files import file_name, read_image
 from pipeline.analysis.run_view import RunView
 from pipeline.analysis.sums import BATCH_ROWS, batches
 from pipeline.corpus import Item, items_of
 from pipeline.errors import Reject, UserError
-from pipeline.imaging.decode import stored_orientation, upright
+from pipeline.imaging.decode import decode_image, stored_orientation, upright
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import LabelSpace
 from pipeline.read_ahead import read_ahead
@@ -34,14 +35,22 @@ class Exported:
 
 @dataclass(frozen=True)
 class Shown:
-    """An image's file as its corpus stores it, and its mask as people see both: (H, W) uint8, 255 = no data."""
+    """An image's file and its mask, (H, W) uint8, 255 = no data, both upright for programs that know no EXIF orientation.
+
+    The file is the corpus's own; of a photograph that its EXIF data turn, a PNG of the turned pixels, so that labels which are
+    drawn on it fit.
+    """
 
     image_id: str
     name: str  # <image id><suffix>
     data: bytes
     mask: np.ndarray
     row: dict[str, Any]
-    item: Item
+    uri: str | None  # of the same file where it lies, if that is a whole object
+
+    def copy(self, folder: str) -> None:
+        """Write the file below a folder or a prefix."""
+        storage.put(storage.join(folder, self.name), self.data)
 
 
 class Answers:
@@ -67,7 +76,7 @@ class Answers:
             yield row["image_id"], row["mask"]["bytes"]
 
     def shown(self, *columns: str) -> Iterator[Shown]:
-        """Each image's file, read again from its corpus, with its mask turned as programs show the image.
+        """Each image's file, read again from its corpus, with its mask.
 
         Args:
             columns: of the run's rows, further ones.
@@ -75,12 +84,17 @@ class Answers:
             UserError: an image cannot be read again, or its id leads out of a folder.
         """
         max_pixels = self.view.description.config["max_pixels"]
-        turned = self.view.description.image is None  # declared bands have no EXIF orientation
+        has_bands = self.view.description.image is not None  # and no EXIF orientation
         for (item, row), data in read_ahead(lambda pair: read_image(pair[0]), self._with_items(columns), _THREADS):
             image, mask = data.result(), decode_mask(row["mask"]["bytes"])
-            if turned:
-                mask = upright(mask, _orientation(item, image, max_pixels))
-            yield Shown(item.image_id, file_name(item, image), image, mask, row, item)
+            turned = 1 if has_bands else _orientation(item, image, max_pixels)
+            name = file_name(item, image)
+            if turned == 1:
+                uri = item.image.uri if item.image.member is None else None
+                yield Shown(item.image_id, name, image, mask, row, uri)
+            else:
+                picture = png_of(Image.fromarray(decode_image(image, max_pixels)))
+                yield Shown(item.image_id, f"{item.image_id}.png", picture, upright(mask, turned), row, None)
 
     def _with_items(self, columns: Collection[str]) -> Iterator[tuple[Item, dict[str, Any]]]:
         plan = self.view.plan()
@@ -121,6 +135,7 @@ def png_of(picture: Image.Image) -> bytes:
 
 
 def _orientation(item: Item, data: bytes, max_pixels: int) -> int:
+    """EXIF orientation of an image; UserError where its file is another than the one that was segmented."""
     try:
         return stored_orientation(data, max_pixels)
     except Reject as error:

@@ -1,32 +1,40 @@
 """CVAT: the masks as annotations of a task, in the form "CVAT for images 1.1"."""
 
 import json
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import yaml
 
 from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported, Shown
 from pipeline.analysis.export.coco import box_of
 from pipeline.analysis.export.rle import encode_rle
-from pipeline.analysis.image_files import copy_image
 from pipeline.labels import IGNORE, LabelSpace
+
+_BLACK = (0, 0, 0)
 
 
 def write(answers: Answers, out: str) -> Exported:
     """`annotations.xml`, `labels.json` (the task's labels, for the field "Raw"), and the images below `images/`.
 
+    `classes.yaml` is the label space of the pictures that CVAT writes as "Segmentation mask 1.1": colours, black for nothing.
+
     Source: https://docs.cvat.ai/docs/other/xml_format.
     """
     images = []
     for number, shown in enumerate(answers.shown()):
-        copy_image(shown.item, shown.data, storage.join(out, "images"))
+        shown.copy(storage.join(out, "images"))
         images.append(_text(_image(number, shown, answers.space)))
     uri = storage.join(out, "annotations.xml")
     head = f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n{_text(_meta(answers.space))}\n'
     storage.put(uri, "\n".join([head, *images, "</annotations>\n"]).encode())
     labels = [{"name": name, "color": colour, "attributes": []} for name, colour in _labels(answers.space)]
     storage.put(storage.join(out, "labels.json"), json.dumps(labels, indent=2).encode())
+    storage.put(
+        storage.join(out, "classes.yaml"), yaml.safe_dump(_colour_space(answers.space), sort_keys=False).encode()
+    )
     return Exported(uri, len(images))
 
 
@@ -58,6 +66,14 @@ def _meta(space: LabelSpace) -> ElementTree.Element:
 def _labels(space: LabelSpace) -> list[tuple[str, str]]:
     colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in space.colours)
     return list(zip(space.classes, colours, strict=True))
+
+
+def _colour_space(space: LabelSpace) -> dict[str, Any]:
+    classes = [
+        {"name": name, "colour": list(colour)} for name, colour in zip(space.classes, space.colours, strict=True)
+    ]
+    nothing = [] if _BLACK in space.colours else [list(_BLACK)]
+    return {"classes": classes, "colour_labels": True, "ignore_colours": nothing}
 
 
 def _text(element: ElementTree.Element) -> str:

@@ -6,7 +6,6 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported
-from pipeline.analysis.image_files import copy_image
 from pipeline.imaging.mask_png import encode_mask
 
 
@@ -20,7 +19,7 @@ def write(answers: Answers, out: str) -> Exported:
     """
     written = 0
     for shown in answers.shown():
-        copy_image(shown.item, shown.data, storage.join(out, "data"))
+        shown.copy(storage.join(out, "data"))
         values = shown.mask + np.uint8(1)  # at most 254 classes, and 255 becomes 0
         storage.put(storage.join(out, "labels", f"{shown.image_id}.png"), encode_mask(values))
         written += 1

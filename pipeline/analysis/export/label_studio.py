@@ -10,7 +10,6 @@ import numpy as np
 from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported, Shown
 from pipeline.analysis.export.brush import encode_brush
-from pipeline.analysis.image_files import copy_image
 from pipeline.labels import IGNORE, LabelSpace
 
 _TAG, _IMAGE = "tag", "image"  # of the labelling config, which the results name
@@ -49,10 +48,10 @@ def _task(answers: Answers, shown: Shown, out: str) -> dict[str, Any]:
 
 def _address(shown: Shown, out: str) -> str:
     """The image as Label Studio finds it."""
-    place = shown.item.image
-    if "://" in place.uri and place.member is None and not place.uri.startswith("file://"):
-        return place.uri
-    name = f"images/{copy_image(shown.item, shown.data, storage.join(out, 'images'))}"
+    if shown.uri is not None and "://" in shown.uri and not shown.uri.startswith("file://"):
+        return shown.uri
+    shown.copy(storage.join(out, "images"))
+    name = f"images/{shown.name}"
     return storage.join(out, name) if "://" in out else f"/data/local-files/?d={quote(name)}"
 
 
