@@ -10,6 +10,7 @@ from pipeline import labels, models
 from pipeline.config import parse_model
 from pipeline.errors import UserError
 from pipeline.models import checkpoint
+from pipeline.models.classifier import groups
 from pipeline.models.identify import import_weights
 from tests.command import maskmill
 
@@ -92,9 +93,47 @@ def test_a_classifier_of_as_many_classes_is_convolutionalised_and_imagenets_own_
         assert torch.allclose(scores[..., 0, 0], network.eval()(x), atol=1e-5)
     _, file = released(tmp_path, "resnet18", classes=1000)
     with pytest.raises(
-        UserError, match=r"--set backbone=resnet18 with 1000 classes, and a mask holds at most 254; an Image"
+        UserError, match=r"--set backbone=resnet18 with 1000 classes, and a mask holds at most 254; name the outputs"
     ):
         import_weights(file, {}, None, str(tmp_path / "out"))
+
+
+IMAGENET = {"resnet18": {}, "googlenet": {"transform_input": True, "init_weights": True}, "alexnet": {}}
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(n, marks=pytest.mark.slow) for n in ("googlenet", "alexnet"))]
+)
+def test_classes_of_an_imagenet_classifier_are_as_probable_as_their_outputs_together(name, tmp_path):
+    """At 224x224 torchvision's classifier decides, with its own way of normalising; a larger image has a grid of them."""
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None, **IMAGENET[name]).eval()
+    torch.save(network.state_dict(), tmp_path / "classifier.pth")
+    classes = {"cat": "281-285", "dog": "151-268+275", "else": "rest"}
+    done = import_weights(str(tmp_path / "classifier.pth"), {}, None, str(tmp_path / "out"), classes)
+    assert (done.cfg.backbone, done.cfg.outputs, done.space.classes) == (name, 1000, ("cat", "dog", "else"))
+    model = checkpoint.load(str(tmp_path / "out")).model
+    image = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        probs = network(normalise(image / 255)).softmax(1)
+        found = model.classify(model.normalise(image))
+        dog = probs[:, [*range(151, 269), 275]].sum(1)
+        cat = probs[:, 281:286].sum(1)
+        assert torch.allclose(found.softmax(1)[..., 0, 0], torch.stack([cat, dog, 1 - cat - dog], 1), atol=1e-5)
+        assert model.classify(torch.zeros(1, 3, 256, 288)).shape == (1, 3, 2, 3)
+
+
+def test_classes_that_are_no_outputs_of_the_classifier_are_refused():
+    for merged, sentence in (
+        (["281-1000"], "'281-1000': the classifier's outputs are 0 to 999"),
+        (["cat"], "'cat' names no outputs of a classifier; write 7, 281-285"),
+        (["9-7"], "'9-7' names no outputs"),
+        (["281-285", "285"], "output 285 of the classifier is given to two classes"),
+        (["0-999", "rest"], "'rest' is for one class, of the outputs that no other has; 0 are left"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            groups(merged, 1000)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ NETWORKS = {
     "classifier alexnet": {"name": "classifier", "backbone": "alexnet", "fc_channels": 32},
     "classifier vgg16": {"name": "classifier", "backbone": "vgg16", "fc_channels": 32},
     "classifier vgg16 valid": {"name": "classifier", "backbone": "vgg16", "padding": "valid", "fc_channels": 32},
+    "classifier merged": {"name": "classifier", "backbone": "resnet18", "outputs": 20, "merged": [*map(str, range(10)), "rest"]},
     "classifier googlenet": {"name": "classifier", "backbone": "googlenet"},
     "classifier resnet18": {"name": "classifier", "backbone": "resnet18"},
     "classifier resnet50": {"name": "classifier", "backbone": "resnet50"},

@@ -70,6 +70,12 @@ def import_weights(
             help="What its classes mean: a built-in name, or a YAML file of classes. Absent: voc21, of 21 classes.",
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an image classifier: which outputs make up a class, e.g. cat=281-285,dog=151-268+275,other=rest."
+        ),
+    ] = None,
     values: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,7 +92,8 @@ def import_weights(
     pairs = [value.partition("=") for value in values or []]
     given = {**({"name": model} if model else {}), **{key: value_of(text) for key, _, text in pairs}}
     space = None if label_space is None else read_label_space(label_space, where="--label-space")
-    done = run(source, given, space, output)
+    named = None if classes is None else dict(part.partition("=")[::2] for part in classes.split(","))
+    done = run(source, given, space, output, named)
     unseen = ", ".join(f"{key} {value}" for key, value in done.unseen.items() if key not in given)
     backbone = getattr(done.cfg, "backbone", None)
     console.print(

@@ -77,6 +77,11 @@ class ClassifierConfig(NetworkSection):
     """Share of the head's features that is dropped at each training step."""
     fc_channels: Channels = 4096
     """[channels] Of fc6 and fc7; AlexNet and VGG16 only."""
+    outputs: int | None = Field(None, ge=1, exclude_if=lambda value: value is None)
+    """Of the last layer, where several of them make up a class. Absent: as many as there are classes."""
+    merged: tuple[str, ...] | None = added_later(None)
+    """For each class its outputs, counted from 0, such as `281-285` or `7+9`; `rest` is all that no other class has. A class is
+    as probable as its outputs together. `import-weights --classes` sets it."""
 
 
 class FcnConfig(NetworkSection):

@@ -3,7 +3,7 @@
 Parameter names are torchvision's; a classifier's weights load after `convolutionalise`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,11 @@ from torchvision.models.googlenet import Inception
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pipeline.config.models import ClassifierConfig, ClassifierName
+from pipeline.errors import UserError
 from pipeline.models.base import GridNetwork, place_on_pixels
 
 IMAGE_SIZE = 224  # of one classified image
+_REST = "rest"
 
 # Size whose output is one score where nothing is padded: the receptive field.
 _RECEPTIVE = {"alexnet": 355, "vgg16": 404, "googlenet": 571, "resnet18": 627, "resnet50": 619}
@@ -29,6 +31,8 @@ class Classifier(GridNetwork):
     is now the image around it. With `padding: valid` nothing is padded: each score sees its window (the receptive
     field) and nothing else, so the scores equal those of the slid classifier.
 
+    Raises:
+        UserError: `merged` names outputs that are not there, twice, or of another number of classes.
     """
 
     variants = (
@@ -47,20 +51,21 @@ class Classifier(GridNetwork):
         self.min_size, self.multiple_of = 32, 1 if valid else 32
         self.margin = (self.window - 31) // 2
         self.centre = (self.window - 1) / 2 - self.margin
+        if self.name == "googlenet":  # torchvision's has its input turned to -1..1
+            self.mean = self.std = (0.5, 0.5, 0.5)
         self.backbone, width, size = _encoder(self.name)
+        self.merge, last = _merge(cfg, num_classes)
         self.head = (
-            _fully_connected(
-                width, size, cfg.fc_channels, num_classes, cfg.dropout, first=0 if self.name == "vgg16" else 1
-            )
+            _fully_connected(width, size, cfg.fc_channels, last, cfg.dropout, first=0 if self.name == "vgg16" else 1)
             if size
-            else nn.Sequential(nn.AvgPool2d(7, 1), nn.Dropout(cfg.dropout), nn.Conv2d(width, num_classes, 1))
+            else nn.Sequential(nn.AvgPool2d(7, 1), nn.Dropout(cfg.dropout), nn.Conv2d(width, last, 1))
         )
         if valid:
             _remove_padding(self.backbone)
 
     def classify(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, C, (H - window) // 32 + 1, ...): one score for each window that lies in the image."""
-        return self.head(self.backbone(x))
+        return self.merge(self.head(self.backbone(x)))
 
     def extend(self, x: torch.Tensor) -> torch.Tensor:
         """The image with a margin of zeros, so that each of its 32x32 blocks is the middle of a window."""
@@ -91,6 +96,72 @@ def convolutionalise(published: Mapping[str, torch.Tensor], network: Classifier)
         for name, value in renamed.items()
         if name in wanted
     }
+
+
+class MergedOutputs(nn.Module):
+    """(N, outputs, h, w) -> (N, C, h, w): the log of the summed exponentials, so that probabilities add up."""
+
+    def __init__(self, groups: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.sizes = [len(group) for group in groups]
+        order = torch.tensor([number for group in groups for number in group])
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        groups = scores.index_select(1, self.get_buffer("order")).split(self.sizes, dim=1)
+        return torch.cat([group.logsumexp(dim=1, keepdim=True) for group in groups], dim=1)
+
+
+def _merge(cfg: ClassifierConfig, num_classes: int) -> tuple[nn.Module, int]:
+    """From the last layer's outputs to classes, and how many outputs it has."""
+    if (cfg.merged is None) != (cfg.outputs is None):
+        raise UserError("classifier: outputs and merged go together: give both, or none of them")
+    if cfg.merged is None or cfg.outputs is None:
+        return nn.Identity(), num_classes
+    if len(cfg.merged) != num_classes:
+        raise UserError(
+            f"classifier: merged makes {len(cfg.merged)} classes, and the label space has {num_classes}; give one a class"
+        )
+    return MergedOutputs(groups(cfg.merged, cfg.outputs)), cfg.outputs
+
+
+def groups(merged: Sequence[str], outputs: int) -> list[list[int]]:
+    """The outputs of each class, from texts such as "281-285+7" and "rest".
+
+    >>> groups(["2-3+0", "rest"], outputs=6)
+    [[2, 3, 0], [1, 4, 5]]
+
+    Raises:
+        UserError: a text is none of these, an output is not there or has two classes, or nothing is left for `rest`.
+    """
+    found = [[] if text == _REST else _numbers(text, outputs) for text in merged]
+    taken = [number for group in found for number in group]
+    if twice := sorted({number for number in taken if taken.count(number) > 1}):
+        raise UserError(
+            f"output {twice[0]} of the classifier is given to two classes, in {' and '.join(merged)}; give it to one"
+        )
+    rest = sorted(set(range(outputs)) - set(taken))
+    if merged.count(_REST) > 1 or (_REST in merged and not rest):
+        raise UserError(
+            f"'{_REST}' is for one class, of the outputs that no other has; {len(rest)} are left: leave it out"
+        )
+    return [rest if text == _REST else group for text, group in zip(merged, found, strict=True)]
+
+
+def _numbers(text: str, outputs: int) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split("+"):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal() or int(first) > int(last or first):
+            raise UserError(
+                f"'{text}' names no outputs of a classifier; write 7, 281-285, 7+9-11, or {_REST} for all others"
+            )
+        numbers += range(int(first), int(last or first) + 1)
+    if max(numbers) >= outputs:
+        raise UserError(
+            f"'{text}': the classifier's outputs are 0 to {outputs - 1}; ImageNet's are numbered from 0 in the order of its ids"
+        )
+    return numbers
 
 
 def _encoder(name: ClassifierName) -> tuple[nn.Module, int, int]:

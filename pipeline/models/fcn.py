@@ -88,6 +88,7 @@ class Fcn(GridNetwork):
                 kernel = 63  # as released
             case "googlenet":
                 self.backbone, width, size = _GoogLeNet(), 1024, 0
+                self.mean = self.std = (0.5, 0.5, 0.5)  # torchvision's has its input turned to -1..1
                 # conv1 is centred, three poolings of 3 and one of 2, rounded up without padding
                 self.centre = 2 + 4 + 8 + 8
             case _:

@@ -13,6 +13,7 @@ from pipeline.config.models import NETWORK_SECTIONS
 from pipeline.errors import UserError
 from pipeline.labels import MAX_CLASSES, LabelSpace
 from pipeline.models import checkpoint, published_file, tensorflow_release
+from pipeline.models.classifier import groups
 from pipeline.models.imagenet import recognised
 from pipeline.models.listing import ROWS, count_classes
 
@@ -37,27 +38,42 @@ class Imported:
     unseen: dict[str, Any]  # settings that the file does not hold, as they were taken
 
 
-def import_weights(source: str, given: Mapping[str, Any], space: LabelSpace | None, output: str) -> Imported:
+def import_weights(
+    source: str,
+    given: Mapping[str, Any],
+    space: LabelSpace | None,
+    output: str,
+    classes: Mapping[str, str] | None = None,
+) -> Imported:
     """Turn a published file into a checkpoint.
 
     Args:
         given: settings of the network that the user names, `name` among them or not; the file says the others.
         space: what the classes mean; None: VOC's, where there are 21.
+        classes: of an image classifier, name -> the outputs that make it up, as `classifier.groups` reads them.
     Raises:
         UserError: the file is of no network here, of several, or its classes are unknown; the message says what to set.
     """
+    if classes is not None and space is not None:
+        raise UserError("--classes and --label-space both say what the classes are; give one of them")
     if "name" in given:
         parse_model(dict(given), where="--model")
     tensors, _ = published_file.read(source)
-    found = list(_fitting(tensors, given))
+    num_classes = count_classes(tensors)
+    if classes is not None:
+        groups(list(classes.values()), num_classes)
+        given = {"name": "classifier", "outputs": num_classes, "merged": list(classes.values()), **given}
+        space = labels.from_section({"classes": list(classes)}, where="--classes")
+        num_classes = space.num_classes
+    found = list(_fitting(tensors, given, num_classes))
     if len(found) > 1:
         raise UserError(
-            f"weights {source}: they fit several networks: {'; '.join(_options(one) for one, _ in found)}; give one of these"
+            f"weights {source}: they fit several networks: {'; '.join(map(_options, found))}; give one of these"
         )
     if not found:
         cfg = _named(source, tensors, given)  # its import says what differs
         return _imported(source, cfg, space or labels.space(DEFAULT_SPACE), output)
-    ((cfg, num_classes),) = found
+    (cfg,) = found
     return _imported(source, cfg, _space(source, cfg, num_classes, space), output)
 
 
@@ -67,9 +83,9 @@ def _imported(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> 
     return Imported(cfg, space, sha256, {key: values[key] for key in _UNSEEN.get(cfg.name, ())})
 
 
-def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> Iterator[tuple[ModelConfig, int]]:
-    """Every network of the list that the file's tensors fit exactly, with the settings given, and its number of classes."""
-    num_classes, listed = count_classes(source), []
+def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any], num_classes: int) -> Iterator[ModelConfig]:
+    """Every network of the list that the file's tensors fit exactly, with the settings given."""
+    listed: list[ModelConfig] = []
     families = _families(source)
     for row, _ in ROWS:
         if row["name"] not in families:
@@ -88,7 +104,7 @@ def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> It
             continue
         if cfg not in listed:  # rows may leave open what the file says
             listed.append(cfg)
-            yield cfg, num_classes
+            yield cfg
 
 
 def _families(source: Mapping[str, torch.Tensor]) -> set[str]:
@@ -127,8 +143,9 @@ def _space(source: str, cfg: ModelConfig, num_classes: int, space: LabelSpace | 
     """What the file's classes mean; UserError where that has to be told."""
     if num_classes > MAX_CLASSES:
         raise UserError(
-            f"weights {source}: {_options(cfg)} with {num_classes} classes, and a mask holds at most {MAX_CLASSES}; an "
-            "ImageNet classifier is a start for your own classes: set `weights: FILE` to it in a training config"
+            f"weights {source}: {_options(cfg)} with {num_classes} classes, and a mask holds at most {MAX_CLASSES}; name the outputs "
+            "of an ImageNet classifier that masks shall show, --classes cat=281-285,dog=151-268,other=rest, or start your own "
+            "classes from it: set `weights: FILE` in a training config"
         )
     if space is None and num_classes == labels.space(DEFAULT_SPACE).num_classes:
         return labels.space(DEFAULT_SPACE)
