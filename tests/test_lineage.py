@@ -367,6 +367,9 @@ def test_parameter_counts_are_the_published_ones(values, classes, expected):
     "values, classes, millions, tolerance",
     [
         ({"name": "deeplabv1"}, 21, 20.5, 0.05),  # arXiv:1412.7062, table 2
+        ({"name": "deeplabv1", "kernel": 4, "rate": 4}, 21, 65.1, 0.05),
+        ({"name": "deeplabv1", "kernel": 4}, 21, 65.1, 0.05),
+        ({"name": "deeplabv1", "kernel": 7}, 21, 134.3, 0.05),
         ({"name": "segnet"}, 11, 29.45, 0.05),  # arXiv:1511.00561, table 6
         ({"name": "segnet", "variant": "basic"}, 11, 1.425, 0.01),  # table 1; ours is 1.4175, the rest is not described
         ({"name": "deconvnet"}, 21, 252, 0.5),  # arXiv:1505.04366, section 4.3: "approximately 252M"
@@ -379,6 +382,56 @@ def test_parameter_counts_are_the_papers(values, classes, millions, tolerance):
     with torch.device("meta"):
         network = models.build(parse_model(values, where="test"), classes)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=tolerance)
+
+
+@pytest.mark.parametrize(("kernel", "rate", "field"), [(7, 4, 24), (4, 4, 12), (4, 8, 24), (3, 12, 24)])
+def test_the_fields_of_deeplab_v1_are_centred_and_as_wide_as_table_2_says(kernel, rate, field):
+    """fc6 sees as far as `field` of its 8 pixels across: 224 and 128 of the image are (field + 4) * 8 for all but LargeFOV."""
+    network = build(name="deeplabv1", kernel=kernel, rate=rate, fc_channels=2)
+    if kernel == 7:
+        assert build(name="deeplabv1", kernel=7, fc_channels=2).fc6.dilation == (4, 4)
+    with torch.no_grad():
+        network.fc6.weight.fill_(1)
+        x = torch.zeros(1, 512, 33, 33)
+        x[..., 16, 16] = 1
+        seen = (network.fc6(x) - network.fc6(x * 0))[0, 0].nonzero()
+    assert seen.min(0).values.tolist() == [16 - field // 2] * 2 and seen.max(0).values.tolist() == [16 + field // 2] * 2
+    assert len(seen) == kernel**2
+
+
+def test_multi_scale_features_are_fc7s_further_channels_for_one_classifier():
+    """Section 4: 5 * 128 channels are concatenated to the last map. Spelled out, with one matrix for all channels."""
+    network = randomise_norms(build(name="deeplabv1", fc_channels=6, multi_scale=True))
+    x = torch.randn(1, 3, 40, 64)
+    relu, conv = nn.functional.relu, nn.functional.conv2d
+    with torch.no_grad():
+        maps, added = network.backbone(x), []
+        for index, (feature, stride) in enumerate(
+            zip([nn.functional.pad(x, (0, 1, 0, 1)), *maps[:4]], (8, 4, 2, 1, 1), strict=True)
+        ):
+            first, second = network.mlps[index][0], network.mlps[index][3]
+            assert (first.weight.shape[0], *first.weight.shape[2:]) == (128, 3, 3) and second.weight.shape == (
+                128,
+                128,
+                1,
+                1,
+            )
+            hidden = relu(conv(feature, first.weight, first.bias, stride, padding=1))
+            added.append(relu(conv(hidden, second.weight, second.bias)))
+        last = nn.functional.avg_pool2d(maps[4], 3, 1, 1)
+        last = relu(network.fc7(relu(network.fc6(last))))
+        joined, whole = torch.cat([last, *added], 1), torch.cat([network.fc8.weight, network.fc8_mlps.weight], 1)
+        assert joined.shape == (1, 6 + 640, 6, 9)
+        assert torch.allclose(network.scores(x), conv(joined, whole, network.fc8.bias), atol=1e-5)
+
+
+def test_multi_scale_features_start_from_a_network_without_them_and_are_then_all_that_is_new():
+    plain = build(name="deeplabv1", fc_channels=6)
+    network = build(name="deeplabv1", fc_channels=6, multi_scale=True)
+    _, fresh = start_from(network, plain.state_dict())
+    tuned = {id(p) for part in network.fine_tuned() for p in part.parameters()}
+    assert fresh == sorted(name for name, p in network.named_parameters() if id(p) not in tuned)
+    assert {name.split(".")[0] for name in fresh} == {"mlps", "fc8_mlps"}
 
 
 def test_xception65_has_the_published_size():
@@ -395,6 +448,7 @@ def test_xception65_has_the_published_size():
         ("efficientnet_lite0", 4_652_008, 320),
         ("efficientnet_lite1", 5_416_680, 320),
         ("efficientnet_lite2", 6_092_072, 352),
+        ("mobilenet_v2", 3_504_872, 320),
         ("mobilenet_v3_large", 5_483_032, None),
     ],
 )

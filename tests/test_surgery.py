@@ -470,6 +470,9 @@ def test_deeplabs_fc6_has_every_third_tap_and_every_fourth_channel_of_vgg16s():
     for first, second in [(one.fc6, one.fc7), *((branch[0], branch[3]) for branch in two.branches)]:
         assert torch.equal(first.weight, fc6) and torch.equal(second.weight, fc7)
         assert torch.equal(first.bias, published["classifier.0.bias"][::4])
+    four = build(name="deeplabv1", kernel=4, fc_channels=1024)  # of 7 taps 0, 2, 4, 6
+    load_imagenet(four, published)
+    assert torch.equal(four.fc6.weight, published["classifier.0.weight"].reshape(4096, 512, 7, 7)[::4, :, ::2, ::2])
     odd = build(name="deeplabv1", fc_channels=1000)
     before = odd.fc6.weight.clone()
     load_imagenet(odd, published)

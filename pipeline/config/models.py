@@ -122,15 +122,21 @@ class FcnResNetConfig(NetworkSection):
 
 
 class DeepLabV1Config(NetworkSection):
-    """DeepLab-LargeFOV (arXiv:1412.7062)."""
+    """The first DeepLab (arXiv:1412.7062): LargeFOV by default, and the other fields of view of table 2."""
 
     network = "deeplab_v1.DeepLabV1"
     name: Literal["deeplabv1"]
     """Chooses this network."""
-    rate: int = Field(12, ge=1)
-    """[pixels] Distance between the taps of fc6."""
-    fc_channels: Channels = 1024
-    """[channels] Of fc6 and fc7."""
+    kernel: Literal[7, 4, 3] = added_later(3)
+    """[taps] Side of fc6: 3 is LargeFOV."""
+    rate: int = Field(default_factory=lambda before: {7: 4, 4: 8, 3: 12}[before["kernel"]], ge=1)
+    """[pixels] Distance between the taps of fc6. Absent: table 2's, 12 for kernel 3, 8 for 4 (DeepLab-CRF-4x4; DeepLab-CRF's
+    smaller field is 4) and 4 for 7."""
+    fc_channels: Channels = Field(default_factory=lambda before: 1024 if before["kernel"] == 3 else 4096)
+    """[channels] Of fc6 and fc7. Absent: 1024 for kernel 3, VGG16's 4096 for 7 and 4."""
+    multi_scale: bool = added_later(False)
+    """Add features of the image and of the first four poolings to fc7's (MSc). The paper trains them alone, from a network
+    without them: `start_from` and `freeze_all_but_head`."""
     dropout: Share = 0.5
     """Share of the features after fc6 and fc7 that is dropped at each training step."""
 

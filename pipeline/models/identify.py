@@ -143,9 +143,9 @@ def _space(source: str, cfg: ModelConfig, num_classes: int, space: LabelSpace | 
     """What the file's classes mean; UserError where that has to be told."""
     if num_classes > MAX_CLASSES:
         raise UserError(
-            f"weights {source}: {_options(cfg)} with {num_classes} classes, and a mask holds at most {MAX_CLASSES}; name the outputs "
-            "of an ImageNet classifier that masks shall show, --classes cat=281-285,dog=151-268,other=rest, or start your own "
-            "classes from it: set `weights: FILE` in a training config"
+            f"weights {source}: {_options(cfg)} with {num_classes} classes, and a mask holds at most {MAX_CLASSES}; name the "
+            "outputs of an ImageNet classifier that masks shall show, --classes cat=281-285,dog=151-268,other=rest, or start "
+            "your own classes from it: set `weights: FILE` in a training config"
         )
     if space is None and num_classes == labels.space(DEFAULT_SPACE).num_classes:
         return labels.space(DEFAULT_SPACE)
