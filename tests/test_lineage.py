@@ -12,8 +12,10 @@ from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.vgg import Vgg16
 from pipeline.models.base import place_on_pixels
 from pipeline.models.classifier import convolutionalise
+from pipeline.models.deconvnet import DeconvNet
 from pipeline.models.weights import start_from
 from pipeline.predict import Predictor, shift_and_stitch, slide_window
+from pipeline.predict.modes import sub_windows
 
 CLASSIFIERS = ("alexnet", "vgg16", "googlenet", "resnet18", "resnet50")
 
@@ -332,6 +334,47 @@ def test_a_mode_that_does_not_fit_the_network_is_refused():
         Predictor(skips, PredictConfig(mode="shift_and_stitch")).probs([image])
     with pytest.raises(ValueError, match="sliding_window needs a classifier, found Tiny"):
         Predictor(Tiny(False), PredictConfig(mode="sliding_window")).probs([image])
+
+
+class Constant(DeconvNet):
+    """DeconvNet's place in the predictor, with scores that are known: the mean of each part, and its opposite."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.min_size, self.multiple_of, self.parts = 8, 8, []
+        self.mean, self.std = (0, 0, 0), (1 / 255,) * 3  # x is the levels
+
+    def forward(self, x):
+        self.parts.append(x)
+        own = x.mean((1, 2, 3), keepdim=True).expand(-1, 1, 8, 8)
+        return [torch.cat([own, 50 - own], 1)]
+
+
+def test_sub_windows_take_the_largest_score_of_the_parts_that_hold_a_pixel():
+    """By hand: 16 x 16 in four blocks of 8 of levels 0, 40, 80, 120; parts are the whole and, by halves of 8, nine blocks."""
+    x = torch.zeros(1, 3, 16, 16)
+    for index, (row, column) in enumerate(((0, 0), (0, 8), (8, 0), (8, 8))):
+        x[..., row : row + 8, column : column + 8] = 40 * index
+    model = Constant()
+    logits = sub_windows(model, x, (1, 0.5))
+    assert len(model.parts) == 10 and all(part.shape == (1, 3, 8, 8) for part in model.parts)
+    assert torch.allclose(logits[0, 0, ::15, ::15], torch.tensor([[60.0, 60.0], [80.0, 120.0]]))  # corners: whole is 60
+    assert torch.allclose(
+        logits[0, 1, ::15, ::15], torch.tensor([[50.0, 10.0], [0.0, 0.0]])
+    )  # zeros lie outside of parts
+    assert float(logits[0, 0, 7, 7]) == pytest.approx(60) and float(logits[0, 0, 11, 11]) == pytest.approx(120)
+
+
+def test_an_ensemble_of_sub_windows_and_a_whole_fcn_is_the_mean_of_both_and_others_are_refused():
+    """EDeconvNet (arXiv:1505.04366, section 4.4): the mean of DeconvNet's and FCN's maps."""
+    image = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8).numpy()
+    fcn = build(2, name="unet", channels=4, depth=1)
+    cfg = PredictConfig(mode="sub_windows", windows=(1, 0.5))
+    both = Predictor(Constant(), cfg, others=[fcn]).probs([image])
+    parts, whole = Predictor(Constant(), cfg).probs([image]), Predictor(fcn, PredictConfig()).probs([image])
+    assert torch.allclose(both, (parts + whole) / 2, atol=1e-6)
+    with pytest.raises(ValueError, match=r"sub_windows is DeconvNet's, found UNet; set predict.mode: whole"):
+        Predictor(fcn, cfg).probs([image])
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------------

@@ -36,9 +36,14 @@ class PredictConfig(Section):
     """Sizes at which an image is predicted, as factors of its own; the scores are averaged. More are slower and better."""
     flip: bool = False
     """Predict the mirror image too, and average the scores: twice the work."""
-    mode: Literal["whole", "shift_and_stitch", "sliding_window"] = "whole"
+    mode: Literal["whole", "shift_and_stitch", "sliding_window", "sub_windows"] = "whole"
     """`whole`: one pass. `shift_and_stitch`: stride^2 passes instead of upsampling. `sliding_window`: a classifier, window
-    by window."""
+    by window. `sub_windows`: DeconvNet on parts of the image, the largest score of each class taken."""
+    windows: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = added_later(
+        (1, 0.5, 0.25)
+    )
+    """Sides of the sub-windows, as shares of the image's; each size advances by half. 1, 0.5, 0.25 are 59 windows, about the
+    paper's 50 proposals. With `mode: sub_windows` only."""
     output_stride: Literal[8, 16, 32] | None = Field(None, exclude_if=lambda value: value is None)
     """[pixels] Stride of the encoder's last map, instead of the one that the network was trained at: DeepLab v3 trains at 16
     and is evaluated at 8, which is finer and slower (arXiv:1706.05587, section 4.1). The weights stay valid, and the

@@ -88,5 +88,5 @@ def catalogue() -> Iterator[CatalogueRow]:
 
 
 def _setting(key: str, value: object) -> str:
-    """A name or a number by itself, what is no word alone with its key."""
-    return str(value) if isinstance(value, str) or type(value) is int else f"{key}={json.dumps(value)}"
+    """A name by itself, all else with its key."""
+    return value if isinstance(value, str) else f"{key}={json.dumps(value)}"

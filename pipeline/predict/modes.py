@@ -1,10 +1,15 @@
 """Dense logits from networks on a coarse grid, not enlarged by them. Letters: N batch, C classes, H rows, W columns."""
 
+from collections.abc import Sequence
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 
+from pipeline.config import PredictConfig
 from pipeline.errors import UserError
 from pipeline.models import Classifier, GridNetwork, Network, place_on_pixels
+from pipeline.models.deconvnet import DeconvNet
 
 
 def shift_and_stitch(model: GridNetwork, x: torch.Tensor) -> torch.Tensor:
@@ -38,6 +43,53 @@ def slide_window(model: Classifier, x: torch.Tensor) -> torch.Tensor:
         for i in steps[0]
     ]
     return place_on_pixels(torch.cat(rows, dim=-2), model.stride, model.centre, height, width)
+
+
+def sub_windows(model: DeconvNet, x: torch.Tensor, shares: Sequence[float]) -> torch.Tensor:
+    """Logits (N, C, H, W) of an ensemble over parts of the image, each brought to the network's own 224x224.
+
+    A part's scores are put back where it lies, among zeros, and the largest of each pixel and class is taken (arXiv:1505.04366,
+    section 4.4). Deviation: the paper's parts are 50 object proposals (edge boxes); these lie on a grid.
+
+    Args:
+        shares: sides of the parts, as shares of the image's; parts of one size advance by half of it.
+    """
+    size = [model.min_size] * 2
+    total: torch.Tensor | None = None
+    for share in shares:
+        rows, columns = (_spans(side, share) for side in x.shape[-2:])
+        for (top, bottom), (left, right) in product(rows, columns):
+            part = F.interpolate(x[..., top:bottom, left:right], size, mode="bilinear", antialias=True)
+            scores = model(part.contiguous(memory_format=torch.channels_last))[-1]
+            scores = F.interpolate(scores, (bottom - top, right - left), mode="bilinear", antialias=True)
+            if total is None:
+                total = scores.new_zeros(*scores.shape[:2], *x.shape[-2:])
+            place = total[..., top:bottom, left:right]
+            place.copy_(torch.maximum(place, scores))
+    assert total is not None
+    return total
+
+
+def _spans(side: int, share: float) -> list[tuple[int, int]]:
+    """First and end pixel of each part along a side."""
+    length = max(1, round(side * share))
+    steps = -(-2 * (side - length) // length)
+    return [(start, start + length) for start in (round(i * (side - length) / max(steps, 1)) for i in range(steps + 1))]
+
+
+def as_deconvnet(model: Network) -> DeconvNet:
+    if not isinstance(model, DeconvNet):
+        raise UserError(
+            f"predict.mode sub_windows is DeconvNet's, found {type(model).__name__}; set predict.mode: whole, or predict.tile "
+            "for images that are too large"
+        )
+    return model
+
+
+def mode_of(model: Network, cfg: PredictConfig) -> PredictConfig:
+    """How a further member of an ensemble predicts: beside DeconvNet's sub-windows whole, as FCN in the paper's EDeconvNet."""
+    whole = cfg.mode == "sub_windows" and not isinstance(model, DeconvNet)
+    return cfg.model_copy(update={"mode": "whole"}) if whole else cfg
 
 
 def as_classifier(model: Network) -> Classifier:

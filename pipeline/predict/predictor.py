@@ -17,7 +17,15 @@ from pipeline.config import PredictConfig
 from pipeline.errors import UserError
 from pipeline.models import Network
 from pipeline.predict.engines import Engine
-from pipeline.predict.modes import as_classifier, as_grid, shift_and_stitch, slide_window
+from pipeline.predict.modes import (
+    as_classifier,
+    as_deconvnet,
+    as_grid,
+    mode_of,
+    shift_and_stitch,
+    slide_window,
+    sub_windows,
+)
 from pipeline.predict.out_of_memory import Fitting, Piece
 from pipeline.predict.prediction import Prediction, summarise
 from pipeline.predict.tiles import Assembly, Grid, Size
@@ -50,7 +58,7 @@ class Predictor:
         self.model = model.place(self.device)
         self.engine = engine or Engine(self.model)
         self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
-        self._members = [self, *(Predictor(other, cfg, device) for other in others)]
+        self._members = [self, *(Predictor(other, mode_of(other, cfg), device) for other in others)]
         step = lcm(*(member.model.multiple_of for member in self._members))
         self._pieces = Fitting(self._pass, batch_size, step).pieces
 
@@ -251,6 +259,8 @@ class Predictor:
                     logits = shift_and_stitch(as_grid(self.model), x)
                 case "sliding_window":
                     logits = slide_window(as_classifier(self.model), x)
+                case "sub_windows":
+                    logits = sub_windows(as_deconvnet(self.model), x, self.cfg.windows)
         return logits
 
 
