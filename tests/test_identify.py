@@ -127,7 +127,7 @@ def test_classes_of_an_imagenet_classifier_are_as_probable_as_their_outputs_toge
 def test_classes_that_are_no_outputs_of_the_classifier_are_refused():
     for merged, sentence in (
         (["281-1000"], "'281-1000': the classifier's outputs are 0 to 999"),
-        (["cat"], "'cat' names no outputs of a classifier; write 7, 281-285"),
+        (["cat"], "'cat' names no outputs of a classifier; write class=7, class=281-285"),
         (["9-7"], "'9-7' names no outputs"),
         (["281-285", "285"], "output 285 of the classifier is given to two classes"),
         (["0-999", "rest"], "'rest' is for one class, of the outputs that no other has; 0 are left"),

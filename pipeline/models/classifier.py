@@ -154,7 +154,7 @@ def _numbers(text: str, outputs: int) -> list[int]:
         first, _, last = part.partition("-")
         if not first.isdecimal() or not (last or first).isdecimal() or int(first) > int(last or first):
             raise UserError(
-                f"'{text}' names no outputs of a classifier; write 7, 281-285, 7+9-11, or {_REST} for all others"
+                f"'{text}' names no outputs of a classifier; write class=7, class=281-285, class=7+9-11 or class={_REST}"
             )
         numbers += range(int(first), int(last or first) + 1)
     if max(numbers) >= outputs:
