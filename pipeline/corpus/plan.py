@@ -1,10 +1,11 @@
 """Items -> the plan of a run: every image with its shard, as one Arrow table, and back."""
 
 from collections.abc import Iterable, Iterator
+from itertools import dropwhile
 
 import pyarrow as pa
 
-from pipeline.corpus.groups import GROUP_FIELDS, PLAN_FIELDS
+from pipeline.corpus.groups import GROUP_FIELDS, PLAN_COLUMNS, PLAN_FIELDS
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.listing import Listing
 
@@ -36,21 +37,22 @@ def plan_shards(items: Iterable[Item], images_per_shard: int, bytes_per_shard: i
 
 
 def items_of(plan: pa.Table) -> list[Item]:
-    """The items of (part of) a plan, in its order."""
+    """The items of (part of) a plan, in its order; the first plans have no etags."""
+    names = [field.name for field in group_fields(plan.schema)]
     return [
         Item(
             image_id=row["image_id"],
-            image=Place(*(row[name] for name in _PLACE)),
-            label=None if row["label_uri"] is None else Place(*(row[f"label_{name}"] for name in _PLACE)),
-            groups={name: row[name] for name in plan.column_names[len(PLAN_FIELDS) :] if row[name] is not None},
+            image=Place(*(row.get(name) for name in _PLACE)),
+            label=None if row["label_uri"] is None else Place(*(row.get(f"label_{name}") for name in _PLACE)),
+            groups={name: row[name] for name in names if row[name] is not None},
         )
         for row in plan.to_pylist()
     ]
 
 
 def group_fields(plan: pa.Schema) -> tuple[pa.Field, ...]:
-    """The columns of groups in a plan's schema."""
-    return tuple(field.remove_metadata() for field in plan)[len(PLAN_FIELDS) :]
+    """The columns of groups in a plan's schema: those that follow its own, of which the first plans have fewer."""
+    return tuple(field.remove_metadata() for field in dropwhile(lambda field: field.name in PLAN_COLUMNS, plan))
 
 
 def _row(item: Item, shard: int, groups: list[str]) -> tuple[object, ...]:
