@@ -56,6 +56,8 @@ class Small(nn.Module):
                 return [self.aux(y), self.head(y)]
             case "flat":
                 return self.head(y).mean(dim=(2, 3))
+            case "turned":
+                return self.head(y).transpose(2, 3)
             case "nan":
                 return self.head(y) * float("nan")
             case "fails":

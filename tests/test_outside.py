@@ -209,6 +209,10 @@ def test_every_form_of_output_becomes_logits_at_the_images_size(form, heads):
         ({"build": "tests.outside_networks:no_module"}, r"gave a int; it must return a torch.nn.Module"),
         ({"build": "tests.outside_networks:too_many"}, r"output has 12 classes and the label space 11"),
         ({"arguments": {"form": "flat"}}, r"an output of the network is of shape \(1, 11\); allowed are tensors"),
+        (
+            {"arguments": {"form": "turned"}},
+            r"image of 64x96 pixels is 96x64, .* stride of 0.667 down and of 1.5 across; let",
+        ),
         ({"arguments": {"form": "nan"}}, r"holds NaN or infinity"),
         ({"arguments": {"form": "fails"}}, r"fails on an image of 64x96 pixels \(RuntimeError: no such luck at"),
         ({"backbone": "trunk"}, r"model.backbone: the network has no part trunk; at its top are encoder, head"),

@@ -128,8 +128,17 @@ class Outside(Network):
                 f"{self.title}: the network's output for an image of noise holds NaN or infinity as it is built; mend its "
                 "initialisation"
             )
+        self._check_stride(size, coarse.shape[-2:])
         self.enlarges = coarse.shape[-2] < size[0] and coarse.shape[-1] < size[1]
         self.train()
+
+    def _check_stride(self, size: tuple[int, int], found: torch.Size) -> None:
+        rows, columns = (whole / part for whole, part in zip(size, found, strict=True))
+        if max(rows, columns) > 2 * min(rows, columns):
+            raise UserError(
+                f"{self.title}: the network's output for an image of {size[0]}x{size[1]} pixels is {found[0]}x{found[1]}: it "
+                f"has a stride of {rows:.3g} down and of {columns:.3g} across; let it keep the image's proportions"
+            )
 
     def _check_memory(self) -> None:
         seen: dict[int, str] = {}
