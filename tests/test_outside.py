@@ -365,14 +365,19 @@ def two_cores():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["transformers", "smp", "python"])
-def test_a_network_from_outside_is_trained_ten_steps_and_segments(name, scenes, folder, code, tmp_path, two_cores):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("transformers", {}), ("transformers", {"parallel": "fsdp", "precision": "bf16"}), ("smp", {}), ("python", {})],
+)
+def test_a_network_from_outside_is_trained_ten_steps_and_segments(
+    name, options, scenes, folder, code, tmp_path, two_cores
+):
     model = {
         "transformers": {"name": "transformers", "config": str(folder)},
         "smp": {"name": "smp", "encoder": "resnet18", "arguments": {"decoder_channels": [32, 16, 16, 8, 8]}},
         "python": MADE | {"path": str(code)},
     }[name]
-    cfg = small_train.config(scenes, tmp_path / "run", model=model, epochs=5)
+    cfg = small_train.config(scenes, tmp_path / "run", model=model, epochs=5, **options)
     trained = train(cfg)
     losses = small_train.curve(cfg.output)
     assert len(losses) == 10

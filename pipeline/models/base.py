@@ -64,6 +64,10 @@ class Network(nn.Module):
         """
         return [self.backbone]
 
+    def shards(self) -> list[nn.Module]:
+        """The parts whose parameters FSDP gathers by themselves; the rest is gathered together."""
+        return [self.backbone]
+
     def place(self, device: torch.device) -> "Network":
         """The network on a device, with channels last: the memory order that convolutions are fastest in."""
         self.to(device)

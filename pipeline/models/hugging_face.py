@@ -84,6 +84,10 @@ class HuggingFace(Outside):
         classes, masks = found.class_queries_logits, found.masks_queries_logits
         return combine_queries(classes, masks, x.shape[-2:], enlarge_first=self.kind == "mask2former")
 
+    def shards(self) -> list[nn.Module]:
+        """None: transformers looks up by a class's name which maps its encoders return, and FSDP gives a part another class."""
+        return []
+
     def _task_tokens(self, length: int) -> list[int]:
         tokens = (self.cfg.architecture or {}).get(_TOKENS, [])
         if len(tokens) != length:

@@ -28,7 +28,7 @@ def spread(network: Network, cfg: TrainConfig, device: torch.device, world_size:
     """The module to call in training, whose gradients are the mean over workers.
 
     `ddp`: DistributedDataParallel over gloo (CPU) or NCCL (GPU). `fsdp`: FSDP2, which holds each parameter once over all
-    workers and gathers a block when it is needed (`fully_shard` on the backbone and on the whole). FSDP2 is meant for
+    workers and gathers a block when it is needed (`fully_shard` on `network.shards()` and on the whole). FSDP2 is meant for
     GPUs and for networks that do not fit one; it has been run here on CPU workers alone.
     """
     if cfg.norm == "sync":
@@ -45,7 +45,8 @@ def spread(network: Network, cfg: TrainConfig, device: torch.device, world_size:
                 )
             case "fsdp":
                 network.to(memory_format=torch.contiguous_format)  # FSDP2 shards no other
-                fully_shard(network.backbone)
+                for part in network.shards():
+                    fully_shard(part)
                 fully_shard(network)  # in place
     return torch.compile(model) if cfg.compile else model  # type: ignore[return-value]
 
