@@ -17,15 +17,17 @@ import yaml
 from pipeline import labels, models
 from pipeline.cluster import submit
 from pipeline.config import SegmentConfig, parse_model
+from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models.hugging_face import combine_queries
+from pipeline.predict.engines import build_engine
 from pipeline.segment.driver import segment
 from pipeline.train.driver import train
 from pipeline.train.learner import Learner
 from tests import small_train
 from tests.cluster_configs import segment_values
 from tests.local_ray import start_ray
-from tests.outside_networks import DPT, MASK2FORMER, MASKFORMER, ONEFORMER, SEGFORMER
+from tests.outside_networks import DPT, MASK2FORMER, MASKFORMER, ONEFORMER, SEGFORMER, UPERNET
 
 SPACE = labels.space("camvid11")
 CLASSES = SPACE.num_classes
@@ -354,6 +356,16 @@ def test_the_encoder_learns_at_its_own_rate_and_can_be_frozen(scenes, tmp_path):
     learner = Learner(cfg, 19, None, 0, 1, torch.device("cpu"))
     learnt = [name for name, p in learner.network.named_parameters() if p.requires_grad]
     assert learnt == ["net.head.weight", "net.head.bias"]
+
+
+@pytest.mark.slow
+def test_an_engine_that_fails_on_a_network_says_so_and_names_torch():
+    """The graph of UPerNet's pooling is exported and cannot be run: `engine: auto` passes over it by this error."""
+    network = built({"name": "transformers", "config": "none", "architecture": UPERNET}).eval()
+    with pytest.raises(
+        UserError, match=r"engine onnxruntime: it fails on HuggingFace \(.*Gather.*\); set engine: torch"
+    ):
+        build_engine("onnxruntime", network, 1)
 
 
 @pytest.fixture

@@ -199,13 +199,26 @@ def require_engine(name: EngineName) -> None:
         )
 
 
+def _tried(engine: Engine, x: torch.Tensor) -> torch.Tensor:
+    """An engine's logits; UserError where it takes a graph and fails on it, as ONNX Runtime does on UPerNet's poolings."""
+    try:
+        return engine.logits(x)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # of each engine's own kinds
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"engine {engine.name}: it fails on {type(engine.network).__name__} ({first_line:.200}); set engine: torch"
+        ) from error
+
+
 def _checked(engine: Engine) -> Engine:
     """UserError where an engine's numbers on a small input are not torch's: it has misread the network."""
     network = engine.network
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, len(network.mean), *network.legal_size(64, 96), generator=generator)
     with torch.inference_mode():
-        expected, found = Engine(network).logits(x), engine.logits(x)
+        expected, found = Engine(network).logits(x), _tried(engine, x)
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= TOLERANCE:
         raise UserError(
