@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pipeline.analysis.run_view import open_run as open_run
     from pipeline.config import Section, SegmentConfig, TrainConfig
     from pipeline.crf import DenseCRF as DenseCRF
-    from pipeline.segment.driver import Progress, Segmented
+    from pipeline.segment.driver import Segmented
+    from pipeline.segment.progress import Progress
     from pipeline.train.driver import Trained
 
 __version__ = "0.1.0"
@@ -38,7 +39,8 @@ def segment_corpus(
 
     Args:
         config: of a segmentation: path of a YAML file, or its keys and values.
-        on_progress: called once at the start and after each shard.
+        on_progress: called at the start, after each shard, and while images of a shard are answered; never twice at once, but
+            from different threads.
     Raises:
         UserError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
     """

@@ -92,7 +92,11 @@ def _hear(reader: int, main: int) -> None:
     while not (found := [number for number in os.read(reader, 64) if number in SIGNALS]):
         pass
     _heard = _heard or found[0]
+    told = False
     while not _ended.wait(REPEAT_S):
+        if not told:
+            print("stopping: what runs is closed down; nothing that is written is lost", file=sys.stderr, flush=True)
+            told = True
         signal.pthread_kill(main, signal.SIGALRM)
 
 

@@ -125,7 +125,7 @@ def test_a_stopped_run_is_resumed_and_outlives_a_killed_node(cluster, configs, t
     assert ray_job("stop", first.id, address).returncode == 0
     assert client.get_job_status(first.id) == "STOPPED"
     assert jobs.exit_code(client.get_job_info(first.id)) != 0
-    assert "segmenting: starting" in ray_job("logs", first.id, address).stdout
+    assert "segmenting: loading weights" in ray_job("logs", first.id, address).stdout
     committed = parts(output)
     assert 2 <= committed < VAL_IMAGES
 

@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import os
+import re
 import secrets
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
@@ -14,7 +16,9 @@ from pipeline import interrupts
 from pipeline.cluster import node_versions
 from pipeline.errors import UserError
 
+PHASES = logging.getLogger("pipeline.phase")  # what a command does before there is progress to show
 LOOPBACK = "127.0.0.1"
+_LOG_LINE = re.compile(rb"\[[-0-9]+ [:,.0-9]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")  # of Ray's C++
 WORKER_KEYS, ACTOR_KEYS = "workers, cpus_per_worker, gpus_per_worker", "cpus_per_actor, gpus_per_actor"  # of configs
 
 
@@ -23,8 +27,39 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job on a closed network has nobody to report to
-    with interrupts.kept():  # on SIGTERM, Ray's own handler would print a stack of its C++ and end this process
-        _join() if os.environ.get("RAY_ADDRESS") else _start()
+    # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = os.environ.get("RAY_ADDRESS")
+    PHASES.info(
+        "joining the Ray cluster at %s" if address else "starting Ray on this machine", *filter(None, [address])
+    )
+    # On SIGTERM, Ray's own handler would print a stack of its C++ and end this process.
+    with interrupts.kept(), _without_log_lines():
+        _join() if address else _start()
+
+
+@contextlib.contextmanager
+def _without_log_lines() -> Iterator[None]:
+    """Keep lines of Ray's C++ log off stderr while Ray starts: it notes there which level it was given, before it keeps to it.
+
+    Whatever else is written there meanwhile is handed on at the end.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            held.seek(0)
+            for line in held:
+                if not _LOG_LINE.match(line):
+                    os.write(stderr, line)
+            os.close(stderr)
 
 
 def _join() -> None:
@@ -38,8 +73,6 @@ def _join() -> None:
 
 
 def _start() -> None:
-    # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray").setLevel(logging.ERROR)
     _keep_token_private()
     # Ray's processes listen on loopback alone where their node has its address. Ray takes another in its place, except where

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -67,6 +68,8 @@ def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], obje
     """
     from aiohttp import ClientError
 
+    with contextlib.suppress(OSError, RuntimeError):  # which the loop below takes care of
+        _await_start(client, name)
     written = 0
     lost_since: float | None = None
     while True:
@@ -100,6 +103,18 @@ def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], obje
             lost_since = None
             if details.status.is_terminal():
                 return exit_code(details)
+        time.sleep(POLL_S)
+
+
+def _await_start(client: "JobSubmissionClient", name: str) -> None:
+    """Say on stderr what a job waits for that the cluster has not started yet."""
+    told = None
+    while (details := client.get_job_info(name)).status == "PENDING":
+        if details.message != told:
+            told = details.message
+            print(
+                f"waiting for the cluster to start the job: {told or 'it gives no reason'}", file=sys.stderr, flush=True
+            )
         time.sleep(POLL_S)
 
 

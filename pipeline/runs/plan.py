@@ -84,6 +84,17 @@ class Plan:
             for group in range(file.metadata.num_row_groups):
                 yield file.read_row_group(group, columns=columns)
 
+    def has_labels(self) -> bool:
+        """Whether any image has a label; read from the statistics of the parts, up to the first that says so."""
+        for part in self.parts:
+            file = self._open(part)
+            column = file.schema_arrow.get_field_index("label_uri")
+            for group in range(file.metadata.num_row_groups):
+                found = file.metadata.row_group(group)
+                if found.column(column).statistics.null_count < found.num_rows:
+                    return True
+        return False
+
     def sizes(self) -> np.ndarray:
         """(num_shards,) int64: images of each shard."""
         sizes = np.zeros(self.num_shards, np.int64)

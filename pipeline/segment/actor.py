@@ -21,6 +21,7 @@ from pipeline.segment.crash_isolation import WORKER_ERROR, Answer, Tables, isola
 from pipeline.segment.loading import Load, Loader
 from pipeline.segment.packed import pack, unpack
 from pipeline.segment.shard import READERS, ShardSegmenter
+from pipeline.segment.unfinished import Teller
 
 WITNESSES = 7  # images of other shards that are tried before an error is called one of the images that met it
 
@@ -38,6 +39,7 @@ class Segmenter:
         self.payload, self.fingerprint, self.retried = payload, fingerprint, retried
         self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
         self.failure: str | None = None  # what ended the run; the shards that are left are skipped
+        self.teller = Teller(fingerprint)
 
     @cached_property
     def cfg(self) -> SegmentConfig:
@@ -51,7 +53,7 @@ class Segmenter:
     def segmenter(self) -> ShardSegmenter:
         """Made in the thread that answers: were torch's threads of two teams, neither team would spin at its barriers."""
         take_cores(self.cfg.cpus_per_actor)
-        return ShardSegmenter(load_bound(self.cfg), self.cfg)
+        return ShardSegmenter(load_bound(self.cfg), self.cfg, self.teller.answered)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """The summary of one shard."""
@@ -69,6 +71,7 @@ class Segmenter:
         if self.resuming and (reasons := self.run.answered(shard)) is not None:
             return _summary(shard, len(items), reasons, {}, began)
         self.resuming = False
+        self.teller.begin(shard)
         load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
         first_try = self.run.begin(shard)
         with self._leaving(shard):
@@ -77,6 +80,7 @@ class Segmenter:
             if rejects["error"].to_pylist() == [WORKER_ERROR] * len(items):
                 self._check_others(shard, items)
         self.run.commit(shard, masks, rejects)
+        self.teller.commit(shard, len(items))
         if load is None:
             self.run.end_decoding(shard)
         seconds = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}

@@ -1,11 +1,9 @@
 """Ray Data: a corpus in, one Parquet row an image out. Rows of the dataset are shards; only their summaries come back."""
 
 import logging
-import time
 import warnings
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -21,11 +19,12 @@ from pipeline.imaging.bands import require_rasterio
 from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict.engines import PACKAGES
-from pipeline.runs import SECONDS, Lease, Run, describe, run_exists
+from pipeline.runs import Lease, Run, describe, run_exists
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
 from pipeline.segment.checkpoints import fitted, load_checkpoints
 from pipeline.segment.engine import with_engine
+from pipeline.segment.progress import Progress, heard
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
 # for ever.
@@ -35,35 +34,7 @@ RESTARTS = 100
 RETRIES = -1
 # Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
 TASKS, TASKS_AN_ACTOR = 2000, 100
-
-
-@dataclass
-class Progress:
-    """How far a run is; images of earlier starts count as done and not for the rate."""
-
-    images: int  # of the whole run
-    done: int
-    rejects: Counter[str] = field(default_factory=Counter)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
-    answered_now: int = 0
-    first_answer: float | None = None
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.first_answer = self.first_answer or time.monotonic() - (time.time() - row["began"])
-        self.done += row["images"]
-        self.answered_now += row["images"]
-        self.rejects.update(row["rejects"])
-        for name in SECONDS:
-            self.seconds[name] += row[name]
-
-    @property
-    def images_per_s(self) -> float:
-        """Since the first actor began to work; 0 before the first answer."""
-        return self.answered_now / (time.monotonic() - self.first_answer) if self.first_answer else 0.0
-
-    @property
-    def eta_s(self) -> float | None:
-        return (self.images - self.done) / self.images_per_s if self.images_per_s else None
+PHASE = connection.PHASES.info
 
 
 @dataclass(frozen=True)
@@ -76,6 +47,7 @@ class Segmented:
     answered_now: int  # images of this start; the others were committed before
     images_per_s: float
     engine: str = "torch"
+    labelled: bool = True  # at least one image of the plan has a label
 
 
 def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda progress: None) -> Segmented:
@@ -89,12 +61,18 @@ def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda
 
 
 def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Segmented:
+    PHASE("loading weights from %s", cfg.checkpoint)
     ready = load_checkpoints(cfg)
     check_metrics(dict(cfg.metrics), ready.label_space)
     if ready.image is not None:
         require_rasterio()
-    cfg, engine = with_engine(with_layout(fitted(cfg, ready)), ready)
+    PHASE("looking at the corpus")
+    cfg = with_layout(fitted(cfg, ready))
+    if cfg.engine == "auto":
+        PHASE("choosing the engine on the first images")
+    cfg, engine = with_engine(cfg, ready)
     with Lease(cfg.output) as lease:
+        PHASE("reading what is answered already" if run_exists(cfg.output) else "planning: listing the corpus")
         run = Run.open_or_create(
             cfg.output,
             identity(cfg, ready),
@@ -110,14 +88,20 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
             on_progress(progress)
             rows = _answer(cfg, run, pending)
             watched = telemetry.SegmentationMetrics(cfg.output, progress.images, progress.done)
-            for row in rows.iter_rows():
-                failures.raise_encoded(row["ended"])
-                progress.add(row)
-                watched.add(row, progress.done)
-                on_progress(progress)
+            with heard(cfg, run.fingerprint, progress, on_progress) as add:
+                for row in rows.iter_rows():
+                    failures.raise_encoded(row["ended"])
+                    add(row)
+                    watched.add(row, progress.done)
         finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
-        cfg.output, finished.rows, finished.rejects_by_reason, progress.answered_now, progress.images_per_s, cfg.engine
+        cfg.output,
+        finished.rows,
+        finished.rejects_by_reason,
+        progress.answered_now,
+        progress.images_per_s,
+        cfg.engine,
+        run.plan.has_labels(),
     )
 
 
@@ -155,6 +139,7 @@ def _answer(cfg: SegmentConfig, run: Run, pending: list[int]) -> ray.data.Datase
         )
     # All actors start at once; where they could take the CPUs of decoding, Ray adds them one by one as it sees fit.
     actors = min(cfg.actors, len(pending))
+    PHASE("starting %d actor%s, each loads the weights", actors, "" if actors == 1 else "s")
     # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=DeprecationWarning)
     return shards.map_batches(

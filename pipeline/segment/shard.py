@@ -1,7 +1,7 @@
 """A shard's images through the model: read and decoded ahead of it, encoded behind it; scores never leave this room."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from typing import TypeVar
@@ -37,10 +37,15 @@ class ShardSegmenter:
     """A checkpoint with the settings of a run on one device.
 
     At most `cpus_per_actor` threads compute at any time (`Turns`); others wait for the store, or for a GPU.
+
+    Args:
+        on_answered: called after each image, with a mask or without.
     """
 
-    def __init__(self, checkpoint: Checkpoint, cfg: SegmentConfig) -> None:
-        self.cfg, self.space = cfg, checkpoint.label_space
+    def __init__(
+        self, checkpoint: Checkpoint, cfg: SegmentConfig, on_answered: Callable[[], None] = lambda: None
+    ) -> None:
+        self.cfg, self.space, self.on_answered = cfg, checkpoint.label_space, on_answered
         device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
         self.turns = Turns(cfg.cpus_per_actor)
         self.declared = checkpoint.image
@@ -77,6 +82,7 @@ class ShardSegmenter:
         ):
             images = self._whole_images(loading, masks, rejects)
             for loaded, assembly in self.predictor.answers(images, self._keep_probs):
+                self.on_answered()
                 try:
                     prediction, mask_before_crf = self._final(loaded, assembly)
                 except Reject as reject:
@@ -107,9 +113,11 @@ class ShardSegmenter:
                     row = self._streamed(loaded)
                     masks[item.image_id] = Future()
                     masks[item.image_id].set_result(row)
+                    self.on_answered()
                     continue
             except Reject as reject:
                 rejects.append(reject_row(item, reject))
+                self.on_answered()
                 continue
             yield loaded, loaded.image
 

@@ -44,10 +44,13 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
             memory ran out.
     """
     started = time.monotonic()
+    phase = connection.PHASES.info
+    phase("looking at the corpus and the network")
     cfg = run_folder.with_layouts(_with_networks(cfg))
     stages = stage_configs(cfg)
     _check(cfg, stages)
     if not run_folder.is_finished(cfg):
+        phase("looking at the first labels")
         label_check.look_at_labels(stages[0])
     run_folder.claim(cfg)
     connection.connect()
@@ -60,6 +63,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
         for number, stage in enumerate(stages, start=1):
             name = f"{number}/{len(stages)}" if len(stages) > 1 else None
             if not run_folder.is_finished(stage):
+                phase("starting %d worker%s", cfg.workers, "" if cfg.workers == 1 else "s")
                 _run_stage(stage, _telling((on_record, track, watched.add), name))
     if cfg.stages:
         run_folder.publish(stages[-1].output, cfg.output)

@@ -1,0 +1,161 @@
+"""How far a segmentation run is, in its driver: committed shards, and what is answered of the others."""
+
+import contextlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.experimental import internal_kv
+
+from pipeline.cluster.connection import PHASES
+from pipeline.config import SegmentConfig
+from pipeline.runs import SECONDS
+from pipeline.segment.unfinished import NAMESPACE, Count
+
+POLL_S = 2.0
+WAIT_S = 20.0  # without an actor, before the driver says what it waits for
+
+
+@dataclass
+class Progress:
+    """How far a run is; images of earlier starts count as done and not for the rate."""
+
+    images: int  # of the whole run
+    done: int
+    rejects: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
+    answered_now: int = 0
+    first_answer: float | None = None
+    unfinished: int = 0  # images answered in shards that are not committed yet
+    unheard: int = 0  # images of committed shards whose summaries have not come yet
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.begin(row["began"])
+        self.done += row["images"]
+        self.answered_now += row["images"]
+        self.rejects.update(row["rejects"])
+        for name in SECONDS:
+            self.seconds[name] += row[name]
+
+    def begin(self, moment: float) -> None:
+        """An actor began to work at a moment (`time.time`)."""
+        self.first_answer = self.first_answer or time.monotonic() - (time.time() - moment)
+
+    @property
+    def images_per_s(self) -> float:
+        """Since the first actor began to work; 0 before the first answer."""
+        answered = self.answered_now + self.unheard + self.unfinished
+        return answered / max(time.monotonic() - self.first_answer, 1e-3) if self.first_answer else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        left = self.images - self.done - self.unheard - self.unfinished
+        return left / self.images_per_s if self.images_per_s else None
+
+
+@contextlib.contextmanager
+def heard(
+    cfg: SegmentConfig, fingerprint: str, progress: Progress, on_progress: Callable[[Progress], None]
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """The side of the driver: add(row) for the summary of each committed shard; what is between them is added here.
+
+    Args:
+        on_progress: called after each row, and while counts change, from another thread, never from two at once.
+    """
+    lock, over, listener = threading.Lock(), threading.Event(), _Listener(cfg, fingerprint)
+
+    def add(row: dict[str, Any]) -> None:
+        with lock:
+            listener.heard.add(row["shard"])
+            listener.count(progress)
+            progress.add(row)
+            on_progress(progress)
+
+    def listen() -> None:
+        while not over.wait(listener.pause_s()):
+            if not listener.read():
+                continue
+            with lock:
+                if listener.count(progress):
+                    on_progress(progress)
+
+    thread = threading.Thread(target=listen, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield add
+        listener.forget()
+    finally:
+        over.set()
+        thread.join(POLL_S)
+
+
+class _Listener:
+    """What the actors of a run have told."""
+
+    def __init__(self, cfg: SegmentConfig, fingerprint: str) -> None:
+        self.heard: set[int] = set()  # shards whose summaries have come
+        self._cfg, self._prefix, self._counts = cfg, f"{fingerprint}/", dict[bytes, Count]()
+        self._since, self._waited_for, self._begun = time.monotonic(), "", False
+        self.forget()  # of an earlier command
+
+    def pause_s(self) -> float:
+        """Between two rounds, each of which asks once for each actor."""
+        return max(POLL_S, 0.02 * len(self._counts))
+
+    def read(self) -> bool:
+        """Ask for the newest counts; whether any has changed."""
+        found = dict[bytes, Count]()
+        with contextlib.suppress(Exception):  # as for those that send
+            for key in internal_kv._internal_kv_list(self._prefix, namespace=NAMESPACE):
+                if (value := internal_kv._internal_kv_get(key, namespace=NAMESPACE)) is not None:
+                    found[key] = Count(**json.loads(value))
+        changed, self._counts = found != self._counts, found
+        self._begun = self._begun or bool(self.heard) or any(one.images or one.committed for one in found.values())
+        if not self._begun:
+            self._say_what_is_waited_for()
+        return changed
+
+    def count(self, progress: Progress) -> bool:
+        """Set what the driver has not heard of otherwise; whether there is any."""
+        counts = self._counts.values()
+        committed = {shard: images for one in counts for shard, images in one.committed if shard not in self.heard}
+        at_work = [one for one in counts if one.images and one.shard not in self.heard and one.shard not in committed]
+        progress.unheard, progress.unfinished = sum(committed.values()), sum(one.images for one in at_work)
+        if began := [one.began for one in counts if one.began]:
+            progress.begin(min(began))
+        return bool(committed or at_work)
+
+    def forget(self) -> None:
+        """Delete what actors have left."""
+        with contextlib.suppress(Exception):
+            internal_kv._internal_kv_del(self._prefix, del_by_prefix=True, namespace=NAMESPACE)
+
+    def _say_what_is_waited_for(self) -> None:
+        cfg, words = self._cfg, ""
+        begun = sum(count.shard is not None for count in self._counts.values())
+        if begun:
+            words = "waiting for the first image"
+        elif self._counts:
+            words = f"loading weights in {len(self._counts)} actor{'s' if len(self._counts) > 1 else ''}"
+        elif time.monotonic() - self._since > WAIT_S:
+            words = _room(cfg.cpus_per_actor, cfg.gpus_per_actor)
+        if words and words != self._waited_for:
+            PHASES.info(words)
+            self._waited_for = words
+
+
+def _room(cpus: float, gpus: float) -> str:
+    """What an actor waits for that no process was started for yet."""
+    free = ray.available_resources()
+    there = free.get("CPU", 0), free.get("GPU", 0)
+    if there[0] >= cpus and there[1] >= gpus:
+        return "waiting for Ray to start the processes of the actors"
+    return (
+        f"waiting for room for an actor: each takes {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has {there[0]:g} and "
+        f"{there[1]:g} free"
+    )

@@ -1,0 +1,68 @@
+"""How far a run is between two committed shards: what actors tell over Ray, and what their driver makes of it."""
+
+import time
+
+import pytest
+import ray
+
+from pipeline.runs import SECONDS
+from pipeline.segment import progress as listening
+from pipeline.segment.progress import Progress, heard
+from pipeline.segment.unfinished import Count, Teller
+from tests.test_segment import config
+
+
+def row(shard, images):
+    return {"shard": shard, "images": images, "rejects": [], "began": time.time(), **dict.fromkeys(SECONDS, 0.0)}
+
+
+def test_an_actor_counts_images_and_keeps_its_last_shards_in_mind():
+    teller = Teller("fingerprint")  # outside of Ray nothing is sent
+    for shard in range(20):
+        teller.begin(shard)
+        teller.answered()
+        teller.commit(shard, 1)
+    teller.begin(20)
+    teller.answered()
+    assert (teller.count.shard, teller.count.images) == (20, 1)
+    assert teller.count.committed == tuple((shard, 1) for shard in range(4, 20))
+
+
+def test_what_is_committed_is_counted_once_whether_its_summary_has_come_or_not(monkeypatch):
+    monkeypatch.setattr(listening._Listener, "forget", lambda self: None)
+    listener, progress = listening._Listener(None, "f"), Progress(images=20, done=0)
+    listener._counts = {b"a": Count(3, 2, 1.0, ((1, 4), (2, 4))), b"b": Count(4, 3, 1.0), b"c": Count()}
+    assert listener.count(progress)
+    assert (progress.unheard, progress.unfinished) == (8, 5)
+    listener.heard.update((1, 4))  # and the actor that was at 4 does not know it yet
+    assert listener.count(progress)
+    assert (progress.unheard, progress.unfinished) == (4, 2)
+    listener.heard.update((2, 3))
+    assert not listener.count(progress)
+
+
+@pytest.mark.slow
+def test_a_driver_hears_of_images_within_a_shard(ray_session, scenes, tiny_checkpoint, tmp_path, monkeypatch):
+    @ray.remote(num_cpus=0)
+    class Actor:
+        def __init__(self):
+            self.teller = Teller("within")
+
+        def work(self):
+            self.teller.begin(7)
+            for _ in range(3):
+                self.teller.answered()
+
+    monkeypatch.setattr(listening, "POLL_S", 0.1)
+    progress, told = Progress(images=12, done=4), []
+    cfg = config(*scenes, tiny_checkpoint, tmp_path / "run")
+    actor = Actor.remote()
+    with heard(cfg, "within", progress, lambda now: told.append((now.done, now.unfinished))) as add:
+        ray.get(actor.work.remote())
+        deadline = time.monotonic() + 60
+        while (4, 3) not in told and time.monotonic() < deadline:
+            time.sleep(0.05)
+        add(row(7, 4))
+    assert told[-2:] == [(4, 3), (8, 0)]
+    assert progress.answered_now == 4
+    ray.kill(actor)
