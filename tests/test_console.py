@@ -1,6 +1,7 @@
 """What people read while a run goes on, at its end, and before it starts."""
 
 import io
+import logging
 import re
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import storage
-from pipeline.cli import console
+from pipeline.cli import console, voice
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
 from pipeline.models import checkpoint
@@ -35,21 +36,31 @@ def shard(images, rejects=(), **seconds):
 
 
 def test_a_pipe_gets_the_first_news_at_once_then_a_line_now_and_then_and_the_last(printed, monkeypatch):
-    monkeypatch.setattr(console, "PLAIN_EVERY_S", 0.2)
+    monkeypatch.setattr(console, "PLAIN_EVERY_S", 0.1)
+    monkeypatch.setattr(console, "SILENT_S", 0.2)
     progress = Progress(images=12, done=4)
     with console.segmenting("segmenting") as show:
+        logging.getLogger(console.PHASES).info("loading %s", "weights")
+        while len(printed()) < 2:
+            time.sleep(0.05)
+        show(progress)  # nothing is answered yet
+        progress.unfinished = 1
         show(progress)
+        progress.unfinished = 0
         progress.add(shard(4, ["truncated"], decode=1, forward=6, encode=1))
         show(progress)
         deadline = time.monotonic() + 60
-        while len(printed()) < 4 and time.monotonic() < deadline:
+        while len(printed()) < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
         progress.add(shard(4, ["truncated", "empty"], decode=1, forward=6, encode=1))
         show(progress)
     lines = printed()
-    assert lines[:2] == ["segmenting: starting", "segmenting: 4/12 images · 0.0 images/s · ETA – · no rejects"]
-    assert len(lines) >= 5
-    assert lines[2] == lines[3]  # nothing new, and still a line
+    assert lines[0] == "segmenting: loading weights"
+    waited = sum(line.startswith("segmenting: loading weights (0:0") for line in lines)
+    assert waited
+    first, second, third = lines[1 + waited : 4 + waited]
+    assert first == "segmenting: 5/12 images · 4 of them kept · 0.0 images/s · ETA – · no rejects"
+    assert second.startswith("segmenting: 8/12 images · ") and second == third  # nothing new, and still a line
     assert re.fullmatch(
         r"segmenting: 12/12 images · [\d.]+ images/s · ETA 0:00 · 3 rejects \(2 truncated, 1 empty\) · "
         r"decode 12 %, forward 75 %, encode 12 %",
@@ -86,6 +97,31 @@ def test_the_card_at_the_end_says_what_is_there_how_fast_and_where_to_look(print
     ]
     console.print_segmented(console.console, Segmented("runs/x", 12, {}, 0, 0.0), None)
     assert "  this start  nothing was left to do" in printed()[6:]
+
+
+def test_what_comes_next_is_what_this_run_can_be_asked(printed, monkeypatch):
+    def told(**values):
+        before, plain = (
+            len(printed()),
+            {"run": "my runs/x", "rows": 3, "rejects": {}, "answered_now": 0, "images_per_s": 0.0},
+        )
+        console.print_segmented(console.console, Segmented(**plain | values), None)
+        return [line.removeprefix("  next").strip() for line in printed()[before + 3 :]]
+
+    assert told() == ["maskmill evaluate 'my runs/x' --report"]
+    unlabelled = ["maskmill areas 'my runs/x'", "maskmill export 'my runs/x' --format png --out DIR"]
+    assert told(labelled=False) == unlabelled
+    assert told(rows=0, rejects={"empty": 3}) == ["maskmill status 'my runs/x'", "my runs/x/rejects"]
+    monkeypatch.setattr(voice, "quiet", True)
+    assert told() == []
+
+
+def test_with_quiet_nothing_is_shown_of_the_way(printed, monkeypatch):
+    monkeypatch.setattr(voice, "quiet", True)
+    with console.counting("checking") as show:
+        show(1, 2)
+    console.hint("maskmill report x")
+    assert printed() == []
 
 
 def config(scenes, checkpoint, output, **changes):

@@ -294,6 +294,4 @@ def test_a_training_says_which_config_comes_next(tmp_path):
         str(tmp_path / "train.yaml"), "/model/best"
     )
     (tmp_path / "masks.yaml").write_text("checkpoint: /model/best/")
-    assert (
-        after_training(str(tmp_path / "train.yaml"), "/model/best") == f"next: maskmill segment {tmp_path}/masks.yaml"
-    )
+    assert after_training(str(tmp_path / "train.yaml"), "/model/best") == f"maskmill segment {tmp_path}/masks.yaml"

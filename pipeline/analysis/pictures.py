@@ -47,10 +47,10 @@ class Pictures:
         Args:
             legend: name the colours in a white strip below.
         """
-        picture, entries = self._overlay(of)
+        picture, entries = self.overlay_and_entries(of)
         return with_legend(picture, entries) if legend else picture
 
-    def _overlay(self, of: str) -> tuple[np.ndarray, Sequence[Entry]]:
+    def overlay_and_entries(self, of: str) -> tuple[np.ndarray, Sequence[Entry]]:
         """The picture without a legend, and what its colours mean."""
         if of not in ("prediction", "truth", "errors"):
             raise UserError(f"cannot show '{of}'; choose prediction, truth or errors")
@@ -59,7 +59,7 @@ class Pictures:
         if of == "prediction":
             return blend(self.image, self.mask, self.space.colours, ALPHA), class_entries(self.mask, self.space)
         if self.label is None:
-            raise UserError(f"image '{self.image_id}' has no label, so there is no {of} to show; choose prediction")
+            raise UserError(f"image '{self.image_id}' has no label to show its {of} by; choose prediction")
         if of == "truth":
             return blend(self.image, self.label, self.space.colours, ALPHA), class_entries(self.label, self.space)
         return error_map(self.label, self.mask), ERROR_ENTRIES

@@ -11,7 +11,6 @@ from typing import Protocol, runtime_checkable
 from pipeline import interrupts
 from pipeline.cli.printing import clean_streams
 from pipeline.errors import Stopped, UserError
-from pipeline.storage import retry
 
 HEAVY = ("ray", "torch", "torchvision", "torchcodec", "safetensors")  # which a reader's install has not: infra/reader
 NO_LOSS = "nothing that was there is lost, run the same command again"
@@ -28,11 +27,9 @@ class Misuse(Protocol):
 
 def main() -> None:
     """Entry point: errors become one sentence and an exit code; `--debug` shows the traceback."""
-    retry.start()
     clean_streams()
-    interrupts.listen()  # the imports of the commands already take long enough to be interrupted
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    code = run(lambda: _command(arguments), debug=len(arguments) < len(sys.argv) - 1)
+    interrupts.listen()  # before all other imports: they already take long enough to be interrupted
+    code = run(lambda: _command(sys.argv[1:]), debug="--debug" in sys.argv)
     interrupts.end()
     sys.exit(code)
 
@@ -56,18 +53,27 @@ def run(command: Callable[[], object], debug: bool) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _command(arguments: list[str]) -> object:
+def _command(words: list[str]) -> object:
+    from pipeline.cli import voice
     from pipeline.cli.commands import app
+    from pipeline.storage import retry
 
+    retry.start()
+    arguments, switches = voice.take_switches(words)
+    voice.speak(switches)
     return app(arguments, prog_name="maskmill", standalone_mode=False)
 
 
 def _explain(error: Exception) -> int:
     """One sentence for what a person can mend, a traceback for what we have to."""
+    from pipeline.storage import retry
+
     error = _origin(error)
     if isinstance(error, Misuse):
         where = getattr(getattr(error, "ctx", None), "command_path", "maskmill")
         words = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+        if "unexpected extra argument" in words and "--set" in sys.argv:
+            words += "; --set takes KEY.PATH=VALUE, with = and no space"
         print(f"error: {words} (see {where} --help)", file=sys.stderr)
     elif isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)

@@ -1,10 +1,16 @@
-"""Commands that ask a run and write nothing into its parts: evaluate, compare, export, report; added by `commands.py`."""
+"""Commands that ask a run and write nothing into its parts: evaluate, areas, show, compare, export, report.
 
-from typing import TYPE_CHECKING, Annotated
+`commands.py` adds them to `maskmill`.
+"""
+
+import shlex
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.errors import UserError
+from pipeline.cli import voice
+from pipeline.cli.voice import Csv, Json
+from pipeline.errors import UserError, nearest
 from pipeline.interrupts import keeping
 
 if TYPE_CHECKING:
@@ -14,14 +20,15 @@ EXPORT_FORMATS = (
     "png, cityscapes, geotiff, coco-rle, coco-polygons, coco-panoptic, label-studio, cvat, huggingface or fiftyone."
 )
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
+By = Annotated[
+    list[str] | None,
+    typer.Option(help="Also by this group column: split, city, sequence, frame, or one of the corpus's own."),
+]
 
 
 def evaluate(
     run: RunUri,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(help="Also by this group column: split, city, sequence, frame, or one of the corpus's own."),
-    ] = None,
+    by: By = None,
     labels: Annotated[
         str | None,
         typer.Option(help="Labels that came later, or others: a folder, a prefix, an archive; masks are kept."),
@@ -41,12 +48,15 @@ def evaluate(
     with_report: Annotated[
         bool, typer.Option("--report", help="Also write the report, as `maskmill report` does.")
     ] = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Print a run's headline with intervals and the IoU of each class, raw beside CRF; without labels, each class's share."""
     from pipeline.analysis import open_run
     from pipeline.analysis.merging import parse_merges
-    from pipeline.cli.console import console
+    from pipeline.cli.console import chosen_form, hint
 
+    form = chosen_form(as_json, as_csv)
     view = open_run(run)
     if with_report and (labels or merge):
         raise UserError("evaluate: --report shows the run as it is; leave it out, or --labels and --merge")
@@ -56,11 +66,16 @@ def evaluate(
         raise UserError("evaluate: --map, --label-space, --layout and --labels-glob go with --labels: add it")
     if merge:
         view = view.merged(parse_merges(merge))
-    _print_answers(view, by)
+    if form:
+        from pipeline.cli import answers
+
+        voice.write(form, answers.evaluation(view, by or ()), lambda: answers.evaluation_rows(view, by or ()))
+    else:
+        _print_answers(view, by)
     if with_report:
         report(run)
     elif not (labels or merge):
-        console.print(f"next: maskmill report {run}", soft_wrap=True)
+        hint(f"maskmill report {shlex.quote(run)}")
 
 
 def _print_answers(view: "RunView", by: list[str] | None) -> None:
@@ -99,16 +114,71 @@ def _on_labels(
     return counted
 
 
+def areas(
+    run: RunUri,
+    by: By = None,
+    only: Annotated[list[str] | None, typer.Option("--class", help="Only this class; may be given again.")] = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Count the predicted pixels of each class, and their share, by any group; needs no labels and decodes no mask."""
+    from pipeline.analysis import open_run
+    from pipeline.cli import answers
+    from pipeline.cli.console import chosen_form, console
+    from pipeline.cli.run_tables import pixels_table
+
+    form, view = chosen_form(as_json, as_csv), open_run(run)
+    for name in only or ():
+        if name not in view.space.classes:
+            raise UserError(
+                f"--class {name}: no class of {view.space.name}: {', '.join(view.space.classes)}"
+                f"{nearest(name, view.space.classes)}"
+            )
+    rows = answers.areas(view, by or (), only or ())
+    if form:
+        head = {"run": view.uri, "label_space": view.space.name, "by": list(by or ())}
+        voice.write(form, head | {"rows": rows}, lambda: rows)
+        return
+    console.print(pixels_table(rows, by or ()))
+
+
+def show(
+    run: RunUri,
+    image: Annotated[str, typer.Argument(help="Image id, as the tables and the report have it.")],
+    of: Annotated[
+        Literal["prediction", "errors", "truth"],
+        typer.Option(help="Class colours of prediction or truth, or errors in red."),
+    ] = "prediction",
+    output: Annotated[
+        str | None, typer.Option(help="Picture file to write, .png or .jpg; without it, the terminal.")
+    ] = None,
+) -> None:
+    """Show an image of a run under its classes' colours, with their names: in the terminal, or in a file."""
+    from pipeline.cli.console import console
+    from pipeline.cli.show import show as run_show
+
+    run_show(console, run, image, of, output)
+
+
 def compare(
     before: RunUri,
     after: Annotated[str, typer.Argument(help="Another run over the same images.")],
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Compare two runs over the images labelled in both: each class, with paired intervals."""
     from pipeline.analysis import open_run
-    from pipeline.cli.console import console
+    from pipeline.cli.console import chosen_form, console
     from pipeline.cli.run_tables import comparison_table
 
-    comparison = open_run(before).compare(open_run(after))
+    form, views = chosen_form(as_json, as_csv), (open_run(before), open_run(after))
+    comparison = views[0].compare(views[1])
+    if form:
+        from pipeline.cli import answers
+
+        document = answers.comparison(*views, comparison)
+        voice.write(form, document, lambda: document["rows"])
+        return
     console.print(comparison_table(comparison))
     if comparison.only_before or comparison.only_after:
         console.print(
@@ -143,7 +213,7 @@ def report(
 ) -> None:
     """Write the run's static HTML report."""
     from pipeline.analysis import write_report
-    from pipeline.cli.console import console
+    from pipeline.cli.console import console, hint
 
     console.print(f"report, for a browser: {write_report(run, num_worst, beside)}", soft_wrap=True)
-    console.print(f"next: masks as picture files: maskmill export {run} --format png --out DIR", soft_wrap=True)
+    hint(f"masks as picture files: maskmill export {shlex.quote(run)} --format png --out DIR")

@@ -5,12 +5,17 @@
 
 import sys
 from contextlib import AbstractContextManager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import voice
+from pipeline.cli.voice import Csv, Json
 from pipeline.cluster.submit import Kind
 from pipeline.interrupts import keeping
+
+if TYPE_CHECKING:
+    from pipeline.segment.estimate import Estimate, Prices
 
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, e.g. http://127.0.0.1:8265")
@@ -76,14 +81,16 @@ def estimate(
     thousand_puts: Annotated[float, typer.Option(help="Price of a thousand writes or listings.")] = 0.005,
     gb_month: Annotated[float, typer.Option(help="Price of keeping a GB for a month.")] = 0.023,
     overrides: Overrides = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Say what a segmentation run needs, before a machine is rented: hours, memory, requests, cost; write nothing."""
-    from pipeline.cli.console import console, print_estimate
+    from pipeline.cli.console import chosen_form
     from pipeline.config import SegmentConfig, load
     from pipeline.segment.estimate import Prices
     from pipeline.segment.estimate import estimate as run
 
-    cfg = load(SegmentConfig, config, overrides)
+    form, cfg = chosen_form(as_json, as_csv), load(SegmentConfig, config, overrides)
     found = run(
         cfg,
         like=like,
@@ -93,7 +100,20 @@ def estimate(
         image_bytes=None if image_kb is None else image_kb * 1e3,
         devices=devices,
     )
-    print_estimate(console, found, Prices(device_hour, million_gets, thousand_puts, gb_month), devices or cfg.actors)
+    prices = Prices(device_hour, million_gets, thousand_puts, gb_month)
+    tell_estimate(form, found, prices, devices or cfg.actors)
+
+
+def tell_estimate(form: voice.Form | None, found: "Estimate", prices: "Prices", actors: int) -> None:
+    """Print an estimate for a person or a program."""
+    from pipeline.cli import answers
+    from pipeline.cli.console import console, print_estimate
+
+    if form is None:
+        print_estimate(console, found, prices, actors)
+        return
+    document = answers.estimate(found, prices, actors)
+    voice.write(form, document, lambda: [voice.flat(document)])
 
 
 def _going_on(name: str, address: str) -> AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """The commands of `maskmill`; jobs/ call `run_training` and `run_segmentation` too."""
 
 import shlex
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,15 @@ from pipeline.cli import config as cli_config
 from pipeline.cli import init as cli_init
 from pipeline.cli import labelling as cli_labelling
 from pipeline.cli import models as cli_models
+from pipeline.cli import voice
 from pipeline.cli.analysis import RunUri
+from pipeline.cli.voice import Csv, Json
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
 from pipeline.errors import UserError
 from pipeline.interrupts import keeping
+
+if TYPE_CHECKING:  # it comes with torch and Ray, which take seconds to import
+    from pipeline.segment.progress import Progress as SegmentProgress
 
 app = typer.Typer(
     invoke_without_command=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -35,12 +40,16 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # `main` reads it before
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done, with times, on stderr.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress and no advice: answers and errors.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Turns image archives into queryable masks."""
+    """Turns image archives into queryable masks."""  # `main` takes the switches, so that they may stand behind a command
     cli_cluster.help_alone(context)
 
 
@@ -69,14 +78,17 @@ def check(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     max_pixels: Annotated[int, typer.Option(help="Larger images count as bad.")] = 50_000_000,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Read a corpus without a model: counts, matched labels, sizes, bad files by reason, estimated time."""
-    from pipeline.cli.console import console, counting
+    from pipeline.cli.console import chosen_form, console, counting, hint
     from pipeline.cli.tables import print_check
     from pipeline.config import read_label_space
     from pipeline.corpus.check import check_corpus, guess_corpus
     from pipeline.corpus.detect import Found
 
+    form = chosen_form(as_json, as_csv)
     if layout is None and images_glob is None:
         found = guess_corpus(uri, labels)
     else:
@@ -87,24 +99,29 @@ def check(
     space = read_label_space(label_space, where="--label-space") if label_space else None
     with counting("checking") as on_progress:
         report = check_corpus(found.cfg, split, space, max_pixels, on_progress)
-    print_check(console, found, report)
+    if form:
+        from pipeline.cli import answers
+
+        voice.write(form, answers.check(found, report), lambda: [voice.flat(answers.check(found, report))])
+    else:
+        print_check(console, found, report)
     if report.bad:
         raise typer.Exit(2)
     if layout is None:
         told = {"images": uri, "labels": labels, "images-glob": images_glob, "labels-glob": labels_glob}
         options = " ".join(f"--{name} {shlex.quote(value)}" for name, value in told.items() if value)
-        console.print(f"next: maskmill init DIR {options} writes configs for it", soft_wrap=True)
+        hint(f"maskmill init DIR {options} writes configs for it")
 
 
 @app.command()
 def train(config: Config, overrides: Overrides = None) -> None:
     """Train a network with Ray Train; a run that was broken off continues."""
-    from pipeline.cli.console import console
+    from pipeline.cli.console import hint
     from pipeline.cli.next_steps import after_training
 
     cfg = load(TrainConfig, config, overrides)
     run_training(cfg)
-    console.print(after_training(config, storage.join(cfg.output, "best")), soft_wrap=True)
+    hint(after_training(config, storage.join(cfg.output, "best")))
 
 
 @app.command()
@@ -133,17 +150,24 @@ def segment(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, memory and time; write nothing.")] = False,
     like: Annotated[str | None, typer.Option(help="With --dry-run: a finished run whose rates hold here too.")] = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Segment a corpus with Ray Data: masks, counts and rejects as Parquet; done shards are skipped."""
     cfg = load(SegmentConfig, config, overrides)
     if like is not None and not dry_run:
         raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
+    if (as_json or as_csv) and not dry_run:
+        raise UserError(
+            "segment: --json and --csv give the answer of --dry-run; of a run, ask `maskmill status RUN --json`"
+        )
     if not dry_run:
         raise typer.Exit(run_segmentation(cfg))
-    from pipeline.cli.console import console, print_estimate
+    from pipeline.cli.console import chosen_form
     from pipeline.segment.estimate import Prices, estimate
 
-    print_estimate(console, estimate(cfg, like=like, starting=True), Prices(), cfg.actors)
+    form = chosen_form(as_json, as_csv)
+    cli_cluster.tell_estimate(form, estimate(cfg, like=like, starting=True), Prices(), cfg.actors)
 
 
 @app.command()
@@ -191,22 +215,35 @@ def retry_rejects(run: RunUri) -> None:
 
 
 @app.command()
-def status(run: RunUri) -> None:
+def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
     """How far a run is: answered, pending, rejects by reason, whether a writer works on it."""
-    from pipeline.cli.console import console
+    from pipeline.cli.console import chosen_form, console
     from pipeline.runs import Lease, Run
 
-    uri = storage.absolute(run)
+    form, uri = chosen_form(as_json, as_csv), storage.absolute(run)
     found = Run.open(uri)
     sizes, pending, rejects = found.shard_sizes(), found.pending(), found.rejects()
     left = int(sizes[pending].sum())
     holder = Lease.holder(uri)
+    if form:
+        document: dict[str, Any] = {
+            "run": uri,
+            "state": "finished" if found.finished() else "being written" if holder else "not finished",
+            "writer": holder,
+            "images": found.num_images,
+            "answered": found.num_images - left,
+            "shards": len(sizes),
+            "pending_shards": len(pending),
+            "rejects": dict(rejects),
+        }
+        voice.write(form, document, lambda: [voice.flat(document)])
+        return
     if found.finished():
         state = "finished"
     elif holder:
         state = f"being written by {holder}"
     else:
-        state = f"not finished, nobody writes it: maskmill resume {run}"
+        state = f"not finished, nobody writes it: maskmill resume {shlex.quote(run)}"
     console.print(
         f"{found.num_images - left} of {found.num_images} images answered, {len(pending)} shards pending; {state}"
     )
@@ -249,7 +286,8 @@ def compact(
 
 
 for command in (
-    cli_analysis.evaluate, cli_analysis.compare, cli_analysis.report, cli_analysis.export,
+    cli_analysis.evaluate, cli_analysis.areas, cli_analysis.show, cli_analysis.compare, cli_analysis.report,
+    cli_analysis.export,
     cli_models.models, cli_models.import_weights, cli_models.import_model, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)
@@ -260,14 +298,16 @@ app.command()(cli_cluster.submit)
 
 def run_training(cfg: TrainConfig) -> None:
     """Train in front of a person."""
-    from pipeline.cli.console import console, training
-    from pipeline.models.bands import first_convolution_words
-    from pipeline.train.driver import train as run
+    from pipeline.cli.console import console, loading, training
 
-    if words := first_convolution_words(cfg):
-        console.print(words, soft_wrap=True)
     kept = f"the snapshots written so far are kept in {cfg.output}, run the same command again to go on from the newest"
     with keeping(kept), training("training") as on_record:
+        loading("torch and Ray")
+        from pipeline.models.bands import first_convolution_words
+        from pipeline.train.driver import train as run
+
+        if words := first_convolution_words(cfg):
+            console.print(words, soft_wrap=True)
         trained = run(cfg, on_record)
     console.print(
         f"best mIoU {100 * trained.miou:.2f} after epoch {trained.best_epoch}, {trained.seconds / 60:.1f} min: "
@@ -278,18 +318,19 @@ def run_training(cfg: TrainConfig) -> None:
 
 def run_segmentation(cfg: SegmentConfig) -> int:
     """Segment in front of a person; the exit code: 0 clean, 2 done with rejects."""
-    from pipeline.cli.console import console, print_segmented, segmenting
-    from pipeline.segment.driver import Progress
-    from pipeline.segment.driver import segment as run
+    from pipeline.cli.console import console, loading, print_segmented, segmenting
 
-    newest: Progress | None = None
+    newest: SegmentProgress | None = None
     kept = f"the images answered so far are kept in {cfg.output}, run the same command again for the rest"
     with keeping(kept), segmenting("segmenting") as show:
 
-        def on_progress(progress: Progress) -> None:
+        def on_progress(progress: "SegmentProgress") -> None:
             nonlocal newest
             newest = progress
             show(progress)
+
+        loading("torch and Ray")
+        from pipeline.segment.driver import segment as run
 
         done = run(cfg, on_progress)
     print_segmented(console, done, newest)

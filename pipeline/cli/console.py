@@ -1,6 +1,10 @@
-"""What people watch while a job runs: one live line in a terminal, a plain line a minute without one."""
+"""What people watch while a job runs: one live line in a terminal, a plain line now and then without one."""
 
+import logging
+import shlex
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,19 +12,26 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderHook
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.text import Text
 
+from pipeline.cli import voice
 from pipeline.cli.printing import clean
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
-    from pipeline.segment.driver import Progress as SegmentProgress
     from pipeline.segment.driver import Segmented
     from pipeline.segment.estimate import Estimate, Prices
+    from pipeline.segment.progress import Progress as SegmentProgress
     from pipeline.train.metrics_log import Record
 
-PLAIN_EVERY_S = 60.0  # between two lines where there is no terminal
+# Between two lines where there is no terminal: with something new, and with nothing, since a silent job and a dead one look
+# alike.
+PLAIN_EVERY_S, SILENT_S = 10.0, 60.0
+PHASES = (
+    "pipeline.phase"  # the log in which drivers say what they do before the first image: loading weights, starting Ray
+)
 
 _PLAIN_WIDTH = 120  # of tables in logs and pipes
 
@@ -46,6 +57,31 @@ console = Console(highlight=False, markup=False)
 if not console.is_terminal:
     console = Console(highlight=False, markup=False, width=_PLAIN_WIDTH)
 console.push_render_hook(_CleanedAll())
+
+
+def chosen_form(as_json: bool, as_csv: bool) -> voice.Form | None:
+    """For a program, or None for a person. For a program everything but the answer goes to stderr, without progress and advice.
+
+    Raises:
+        UserError: two forms are asked for.
+    """
+    if not (as_json or as_csv):
+        return None
+    if as_json and as_csv:
+        raise UserError("--json and --csv are two forms of one answer; give one of them")
+    voice.quiet, console.file = True, sys.stderr
+    return "json" if as_json else "csv"
+
+
+def loading(libraries: str) -> None:
+    """Say that large libraries are about to be imported, which takes seconds, or minutes on a busy machine."""
+    logging.getLogger(PHASES).info("loading %s", libraries)
+
+
+def hint(words: str) -> None:
+    """Say which command comes next."""
+    if not voice.quiet:
+        console.print(f"next: {words}", soft_wrap=True)
 
 
 @contextmanager
@@ -79,8 +115,14 @@ def segmenting(title: str) -> Iterator[Callable[["SegmentProgress"], None]]:
     with _line(title, unit="images") as show:
 
         def on_progress(progress: "SegmentProgress") -> None:
+            kept = progress.done + progress.unheard
+            if not (progress.answered_now or progress.unheard or progress.unfinished):
+                return  # the phases tell more
             words = [f"{progress.images_per_s:.1f} images/s", _eta(progress.eta_s), _rejects(progress.rejects)]
-            show(progress.done, progress.images, " · ".join([*words, *filter(None, [shares(progress.seconds)])]))
+            if progress.unfinished:
+                words.insert(0, f"{kept} of them kept")
+            words += filter(None, [shares(progress.seconds)])
+            show(kept + progress.unfinished, progress.images, " · ".join(words))
 
         yield on_progress
 
@@ -101,48 +143,120 @@ def counting(title: str, unit: str = "images") -> Iterator[Callable[[int, int], 
 
 @contextmanager
 def _line(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """show(done, total, words): a bar in a terminal; a printed line every few seconds elsewhere."""
-    if console.is_terminal:
-        columns = (SpinnerColumn(), TextColumn(title), BarColumn(24), MofNCompleteColumn(), TextColumn(unit))
-        progress, line = Progress(*columns, console=console), Text("  starting workers")
-        task = progress.add_task(title, total=None)
-        with Live(Group(progress, line), console=console):  # the words below the bar: they may be longer than the rest
-
-            def show(done: int, total: int, words: str) -> None:
-                progress.update(task, completed=done, total=total)
-                line.plain = f"  {words}"
-
+    """show(done, total, words): a bar in a terminal; a printed line every few seconds elsewhere; nothing with `--quiet`."""
+    if voice.quiet:
+        yield lambda done, total, words: None
+    elif console.is_terminal:
+        with _bar(title, unit) as show:
             yield show
-        return
+    else:
+        with _plain_lines(title, unit) as show:
+            yield show
 
-    latest, told, over = "starting", "", threading.Event()
 
-    def tell() -> None:
-        nonlocal told
-        told = latest
-        console.print(f"{title}: {latest}")
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    columns = (
+        SpinnerColumn(),
+        TextColumn(title),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+    )
+    progress, line = Progress(*columns, console=console), Text("  starting")
+    task = progress.add_task(title, total=None)
 
-    def tell_now_and_then() -> None:  # also where nothing happened: a silent job and a dead one look alike
+    def show(done: int, total: int, words: str) -> None:
+        progress.update(task, completed=done, total=total)
+        line.plain = f"  {words}"
+
+    def show_phase(words: str) -> None:
+        line.plain = f"  {words}"
+
+    # The words stand below the bar: they may be longer than the rest.
+    with _phases(show_phase), Live(Group(progress, line), console=console):
+        yield show
+
+
+@contextmanager
+def _plain_lines(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    lines = _Lines(title)
+
+    def show(done: int, total: int, words: str) -> None:
+        lines.take(f"{done}/{total} {unit}{' · ' + words if words else ''}")
+
+    over = threading.Event()
+
+    def tell_now_and_then() -> None:
         while not over.wait(PLAIN_EVERY_S):
-            tell()
+            lines.tell()
 
-    def keep(done: int, total: int, words: str) -> None:
-        nonlocal latest
-        first = latest == "starting"
-        latest = f"{done}/{total} {unit}{' · ' + words if words else ''}"
-        if first:
-            tell()
-
-    tell()
     teller = threading.Thread(target=tell_now_and_then, daemon=True)
-    teller.start()
+    with _phases(lines.enter):
+        teller.start()
+        try:
+            yield show
+        finally:
+            over.set()
+            teller.join()
+            lines.tell(last=True)
+
+
+class _Lines:
+    """The plain lines of one job: each phase at once, counts now and then."""
+
+    def __init__(self, title: str) -> None:
+        self._title, self._counting = title, False
+        self._latest, self._told = "starting", ""
+        self._told_at = self._entered = time.monotonic()
+
+    def enter(self, phase: str) -> None:
+        """A phase begins, such as `loading weights`."""
+        self._latest, self._counting, self._entered = phase, False, time.monotonic()
+        self._print(phase)
+
+    def take(self, counts: str) -> None:
+        """The newest counts; the first after a phase are printed at once."""
+        first, self._counting, self._latest = not self._counting, True, counts
+        if first:
+            self._print(counts)
+
+    def tell(self, last: bool = False) -> None:
+        """Print what is new; where nothing is, once in a while what was said, with how long it takes already."""
+        now = time.monotonic()
+        if self._latest != self._told:
+            self._print(self._latest)
+        elif self._latest and not last and now - self._told_at >= SILENT_S:
+            waiting = "" if self._counting else f" ({_clock(now - self._entered)} so far)"
+            self._print(self._latest, waiting)
+
+    def _print(self, words: str, more: str = "") -> None:
+        self._told, self._told_at = words, time.monotonic()
+        console.print(f"{self._title}: {words}{more}", soft_wrap=True)
+
+
+class _Phase(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
+@contextmanager
+def _phases(show: Callable[[str], None]) -> Iterator[None]:
+    """show(words) for each phase that the job enters."""
+    log, handler = logging.getLogger(PHASES), _Phase(show)
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
-        yield keep
+        yield
     finally:
-        over.set()
-        teller.join()
-        if told != latest:
-            tell()
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 def _eta(seconds: float | None) -> str:
@@ -186,14 +300,28 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
         rows["stages"] = spent
     if done.engine != "torch":
         rows["engine"] = done.engine
-    rows["next"] = f"maskmill evaluate {done.run} --report" if done.rows else f"maskmill status {done.run}"
-    if not done.rows:
-        rows[""] = f"{done.run}/rejects"
-    elif rejects:
-        rows[""] = f"maskmill retry-rejects {done.run}, once the images are mended"
-    width = max(len(name) for name in rows)
-    for name, words in rows.items():
+    lines = list(rows.items())
+    if not voice.quiet:
+        lines += [("next" if not number else "", words) for number, words in enumerate(_next_commands(done))]
+    width = max(len(name) for name, _ in lines)
+    for name, words in lines:
         console.print(f"  {name:<{width}}  {words}", soft_wrap=True)
+
+
+def _next_commands(done: "Segmented") -> Iterator[str]:
+    """Commands that can be run on a run that has just ended; scores need labels."""
+    run = shlex.quote(done.run)
+    if not done.rows:
+        yield f"maskmill status {run}"
+        yield f"{done.run}/rejects"
+        return
+    if done.labelled:
+        yield f"maskmill evaluate {run} --report"
+    else:
+        yield f"maskmill areas {run}"
+        yield f"maskmill export {run} --format png --out DIR"
+    if done.rejects:
+        yield f"maskmill retry-rejects {run}, once the images are mended"
 
 
 def print_estimate(console: Console, found: "Estimate", prices: "Prices", actors: int) -> None:

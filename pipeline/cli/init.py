@@ -1,6 +1,7 @@
 """`maskmill init`: a look at a corpus, and the configs to train on it and to segment it; added by `commands.py`."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import storage
+from pipeline.cli import voice
 from pipeline.config import CorpusConfig, ImageConfig, parse
 from pipeline.config.loading import value_of
 from pipeline.errors import UserError
@@ -58,7 +60,8 @@ def init(
         cfg, splits = propose_splits(cfg, found.items)
     files = _files(target, cfg, image, found, machine, space, splits, checkpoint)
     _write(target, files)
-    for line in [*_seen(cfg, found, space, splits), *_next(Path(folder), list(files), checkpoint)]:
+    written, *advice = _next(Path(folder), list(files), checkpoint)
+    for line in [*_seen(cfg, found, space, splits), written, *([] if voice.quiet else advice)]:
         console.print(line, soft_wrap=True)
 
 
@@ -204,14 +207,14 @@ def _next(folder: Path, files: list[str], checkpoint: str | None) -> Iterator[st
     yield f"written: {', '.join(str(folder / name) for name in files)}"
     if "classes.yaml" in files:
         yield f"next: give the classes their names in {folder / 'classes.yaml'}, then"
-        yield f"  maskmill train {folder / 'train.yaml'}"
+        yield f"  maskmill train {shlex.quote(str(folder / 'train.yaml'))}"
     elif "train.yaml" in files:
-        yield f"next: maskmill train {folder / 'train.yaml'}"
+        yield f"next: maskmill train {shlex.quote(str(folder / 'train.yaml'))}"
     else:
         missing = (
             "" if checkpoint else f", once there is a trained network; name it in {folder / 'segment.yaml'}: checkpoint"
         )
-        yield f"next: maskmill segment {folder / 'segment.yaml'}{missing}"
+        yield f"next: maskmill segment {shlex.quote(str(folder / 'segment.yaml'))}{missing}"
 
 
 def _classes_line(found: "Survey", space: str | None) -> str:

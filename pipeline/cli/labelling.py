@@ -1,5 +1,6 @@
 """The command that says what to label next; added by `commands.py`."""
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,7 +39,7 @@ def choose(
     from pipeline import storage
     from pipeline.analysis import open_run
     from pipeline.analysis.manifest import read_ids, write_manifest
-    from pipeline.cli.console import console
+    from pipeline.cli.console import console, hint
     from pipeline.errors import UserError
 
     if copy and output is None:
@@ -55,17 +56,15 @@ def choose(
         return
     write_manifest(view, chosen, storage.absolute(output), copy)
     console.print(f"{len(chosen)} images: {output}", soft_wrap=True)
-    console.print(
-        f"next: maskmill export {run} --ids {output} --format label-studio --out DIR; or cvat, huggingface, fiftyone",
-        soft_wrap=True,
-    )
+    command = f"maskmill export {shlex.quote(run)} --ids {shlex.quote(output)} --format label-studio --out DIR"
+    hint(f"{command}; or cvat, huggingface, fiftyone")
 
 
 def _print(view: "RunView", chosen: "DataFrame", by: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from pipeline.cli.console import console
+    from pipeline.cli.console import console, hint
 
     columns = [name for name in chosen.columns if chosen[name].notna().any()]
     table = Table(title=f"{len(chosen)} images to label next, by {by}", title_justify="left")
@@ -74,6 +73,4 @@ def _print(view: "RunView", chosen: "DataFrame", by: str) -> None:
     for row in chosen[columns].to_dict("records"):
         table.add_row(*(f"{value:.4f}" if name == by else escape(str(value)) for name, value in row.items()))
     console.print(table)
-    console.print(
-        f"next: the same with --output FILE.csv, for `maskmill export {view.uri} --ids FILE.csv`", soft_wrap=True
-    )
+    hint(f"the same with --output FILE.csv, for `maskmill export {shlex.quote(view.uri)} --ids FILE.csv`")

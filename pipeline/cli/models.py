@@ -158,7 +158,7 @@ def import_model(
     ] = False,
 ) -> None:
     """Turn an exported network (ONNX, torch.export) into a checkpoint for `maskmill segment`."""
-    from pipeline.cli.console import console
+    from pipeline.cli.console import console, hint
     from pipeline.config import read_label_space
     from pipeline.models.import_model import Wanted
     from pipeline.models.import_model import import_model as run
@@ -176,7 +176,7 @@ def import_model(
     console.print(f"network: {done.words}", soft_wrap=True)
     console.print(f"checkpoint: {output} · sha256 {done.sha256[:12]}", soft_wrap=True)
     if done.cfg.form != "onnx":
-        console.print("next: segment with `code: trusted` in the config, since the file runs code", soft_wrap=True)
+        hint("segment with `code: trusted` in the config, since the file runs code")
 
 
 def models() -> None:

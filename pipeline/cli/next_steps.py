@@ -1,5 +1,6 @@
 """What a command says at its end: the command that comes next."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ def after_training(config: str, checkpoint: str) -> str:
     for file, values in _configs(Path(config).parent):
         taken = values.get("checkpoint")
         if isinstance(taken, str) and storage.absolute(taken) == storage.absolute(checkpoint):
-            return f"next: maskmill segment {file}"
+            return f"maskmill segment {shlex.quote(str(file))}"
     return (
-        f"next: maskmill init DIR --images URI --checkpoint {checkpoint} writes a config for your images; then "
+        f"maskmill init DIR --images URI --checkpoint {shlex.quote(checkpoint)} writes a config for your images; then "
         "maskmill segment DIR/segment.yaml"
     )
 

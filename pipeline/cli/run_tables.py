@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -76,6 +77,32 @@ def areas_table(view: RunView, by: Sequence[str] = ()) -> Table:
         table.add_row(
             *keys, str(images), ", ".join(f"{name} {percent(share)}" for name, share in largest.items() if share)
         )
+    return table
+
+
+def pixels_table(rows: Sequence[dict[str, Any]], by: Sequence[str]) -> Table:
+    """Predicted pixels and share of each class, by group; classes without a pixel are left out.
+
+    Args:
+        rows: as `answers.areas` gives them.
+    """
+    table = Table(title="Predicted pixels", title_justify="left", header_style="bold")
+    for name in (*by, *(["images"] if by else []), "class"):
+        table.add_column(name)
+    for heading in ("pixels", "share, %"):
+        table.add_column(heading, justify="right")
+    before = None
+    for row in rows:
+        if not row["pixels"]:
+            continue
+        group = [str(row[name]) for name in by]
+        if before not in (None, group):
+            table.add_section()
+        head = [*group, str(row["images"])] if by else []
+        table.add_row(
+            *(head if group != before else [""] * len(head)), row["class"], f"{row['pixels']:,}", percent(row["share"])
+        )
+        before = group
     return table
 
 
