@@ -17,6 +17,17 @@ from pipeline.config.models import ModelConfig
 from pipeline.config.yaml_file import YamlFile, parse_yaml
 from pipeline.errors import UserError, nearest
 
+# Schema -> its command, and keys by which its configs are told from those of another.
+_SIGNS = {
+    "TrainConfig": (
+        "train",
+        {"train_split", "val_split", "label_space", "epochs", "weights", "optimizer", "model", "workers"},
+    ),
+    "SegmentConfig": (
+        "segment",
+        {"checkpoint", "actors", "cpus_per_actor", "gpus_per_actor", "predict", "max_reject_rate"},
+    ),
+}
 S = TypeVar("S", bound=Section)
 T = TypeVar("T")
 
@@ -168,11 +179,37 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], place
             if isinstance(raised, Exception) and not isinstance(raised, UserError):
                 raise raised from None  # of our own validators: no fault of the config
         faults = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # follow from another
-        problems = [_located(schema, dict(problem), places) for problem in faults]
+        _refuse_other_kind(schema, faults, places.where)
+        problems = _shortened([_located(schema, dict(problem), places) for problem in faults])
         if len(problems) > 1:
             lines = "".join(f"\n  {problem}" for problem in problems)
             raise UserError(f"{places.where}: {len(problems)} mistakes{lines}") from None
         raise UserError(problems[0]) from None
+
+
+def _refuse_other_kind(schema: Any, faults: Sequence[Any], where: str) -> None:
+    """UserError where the file is a config of another command."""
+    unknown = {
+        str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1
+    }
+    for kind, (other, keys) in _SIGNS.items():
+        found = sorted(unknown & keys)
+        if found and getattr(schema, "__name__", "") in _SIGNS and schema.__name__ != kind and len(found) >= 2:
+            mine = _SIGNS[schema.__name__][0]
+            raise UserError(
+                f"{where}: this is the config of `maskmill {other}`: {mine} has no {', '.join(found)}; run maskmill {other} "
+                f"{where}"
+            ) from None
+
+
+def _shortened(sentences: list[str]) -> list[str]:
+    """The sentences, with the known keys of a section told once."""
+    told, short = set[str](), []
+    for sentence in sentences:
+        known = re.search(r"; known keys here: [^;]*", sentence)
+        short.append(sentence.replace(known[0], "", 1) if known and known[0] in told else sentence)
+        told |= {known[0]} if known else set()
+    return short
 
 
 def _located(schema: Any, problem: dict[str, Any], places: _Places) -> str:
@@ -201,6 +238,13 @@ def _explain(schema: Any, problem: dict[str, Any]) -> str:
             return f"{_inside(key, 'name')}: found {context['tag']!r}; choose one of {context['expected_tags']}{hint}"
         case "union_tag_not_found":
             return f"{_inside(key, 'name')}: missing; the config must set it"
+        case "model_type" | "model_attributes_type" if isinstance(found, str) and key:
+            first = next(
+                (name for name, field in _section_at(schema, path).model_fields.items() if field.is_required()), "key"
+            )
+            return (
+                f"{key}: found {found!r}; it must be a section, such as {key.rpartition('.')[2]}: {{{first}: {found}}}"
+            )
         case "value_error":
             return f"{key}: {context['error']}" if key else str(context["error"])
         case _:

@@ -1,12 +1,13 @@
 """Every file of a prefix or an archive, with its place."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline import storage
 from pipeline.corpus.item import MADE, Place
 from pipeline.corpus.readers.tar import is_tar, scan_tar
 from pipeline.corpus.readers.zip import is_zip, scan_zip
-from pipeline.errors import UserError
+from pipeline.errors import UserError, nearest
 
 _HIDDEN = ("__MACOSX", ".")
 
@@ -51,4 +52,14 @@ def _scan(uri: str) -> Iterator[tuple[str, Place]]:
             else:
                 yield file.path, Place(file.uri, bytes=file.bytes, etag=file.etag)
         if file is None:
-            raise UserError(f"corpus {uri}: there is no file; check the path or the bucket and its credentials")
+            raise UserError(
+                f"corpus {uri}: there is no file; check the path or the bucket and its credentials{_beside(uri)}"
+            )
+
+
+def _beside(uri: str) -> str:
+    """The nearest name beside a local path that is not there."""
+    path = Path(uri)
+    if "://" in uri or path.exists() or not path.parent.is_dir():
+        return ""
+    return nearest(path, (str(other) for other in path.parent.iterdir()))

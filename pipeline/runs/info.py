@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -203,9 +204,17 @@ def read_info(uri: str) -> RunInfo:
     """`run.json` of a run, whether or not it contradicts itself; UserError if there is none, or it cannot be read."""
     try:
         data = storage.read(_info_uri(uri))
-    except FileNotFoundError:
-        raise UserError(f"run {uri}: no run.json there; give the output of `maskmill segment`") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"run {uri}: no run.json there; give the output of `maskmill segment`{_below(uri)}") from None
     return _parsed(RunInfo, data, f"run {uri}: run.json", "restore the file from a copy, or choose another output")
+
+
+def _below(uri: str) -> str:
+    """The runs in a local folder that is none itself."""
+    if "://" in uri:
+        return ""
+    runs = sorted(str(found.parent) for found in Path(uri).glob("*/run.json"))
+    return f", such as {', '.join(runs[:MAX_FAULTS])}" if runs else ""
 
 
 def run_exists(uri: str) -> bool:
