@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import re
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from pipeline import storage
 from pipeline.cli import console, voice
+from pipeline.cluster import connection
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
 from pipeline.models import checkpoint
@@ -172,3 +174,14 @@ def test_a_dry_run_of_a_begun_run_tells_what_is_left_and_refuses_other_settings(
     with pytest.raises(ValueError, match=r"images_per_shard: 4, now 2.*choose another output"):
         estimate(config(scenes, tiny_checkpoint, cfg.output, images_per_shard=2))
     assert {file.uri: file.bytes for file in storage.list_files(cfg.output)} == before
+
+
+def test_log_lines_of_ray_s_start_are_kept_off_stderr_and_other_lines_are_not(capfd):
+    with connection._without_log_lines():
+        os.write(
+            2, b"[2026-11-27 18:53:06,146 I 29629 29629] logging.cc:303: Set ray log level from environment variable\n"
+        )
+        os.write(2, b"[2026-11-27 18:53:07,001 W 29629 29640] core_worker.cc:2211: Actor with max_restarts\n")
+        os.write(2, b"stopping: what runs is closed down\n[not a log line\nlast")
+    os.write(2, b" words\n")
+    assert capfd.readouterr().err == "stopping: what runs is closed down\n[not a log line\nlast words\n"

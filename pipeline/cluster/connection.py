@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,24 +43,31 @@ def connect() -> None:
 def _without_log_lines() -> Iterator[None]:
     """Keep lines of Ray's C++ log off stderr while Ray starts: it notes there which level it was given, before it keeps to it.
 
-    Whatever else is written there meanwhile is handed on at the end.
+    Whatever else is written there meanwhile is handed on.
     """
     try:
         stderr = os.dup(2)
     except OSError:  # closed
         yield
         return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            held.seek(0)
-            for line in held:
-                if not _LOG_LINE.match(line):
-                    os.write(stderr, line)
-            os.close(stderr)
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    os.close(writer)
+    thread = threading.Thread(target=_hand_on, args=(reader, stderr), name="stderr", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)  # closes the pipe, unless a process that was started meanwhile writes to it too
+        thread.join(1.0)
+
+
+def _hand_on(reader: int, stderr: int) -> None:
+    with open(reader, "rb") as lines:
+        for line in lines:
+            if not _LOG_LINE.match(line):
+                os.write(stderr, line)
+    os.close(stderr)
 
 
 def _join() -> None:
