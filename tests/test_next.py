@@ -51,13 +51,13 @@ def test_a_question_that_cannot_be_asked_is_one_sentence(view, tmp_path):
     for words, arguments in {
         "cannot choose images by 'size'; choose one of entropy, confidence, disagreement": {"by": "size"},
         "cannot choose 0 images": {"n": 0},
-        "disagreement is between two runs": {"by": "disagreement"},
+        "--by disagreement compares two runs: name the other": {"by": "disagreement"},
         "cannot group by 'town'": {"groups": ["town"]},
-        "all 4 images that have no label are in the lists to skip": {"skip": list("bcef")},
+        "all 4 images to choose from are in the lists to skip": {"skip": list("bcef")},
     }.items():
         with pytest.raises(ValueError, match=words):
             view.next(**arguments)
-    with pytest.raises(ValueError, match="disagreement is between two runs"):
+    with pytest.raises(ValueError, match="--by disagreement compares two runs: name the other"):
         view.next(by="entropy", beside=view)
     known = open_run(make_run(str(tmp_path / "known"), [DRAWN[0]]))
     with pytest.raises(ValueError, match="all 1 images have labels already: take them too"):
@@ -230,6 +230,6 @@ def test_the_command_writes_the_list_and_says_what_comes_next(view, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"3 images: {file}" in done.stdout and f"--ids {file}" in done.stdout
     more = maskmill("next", view.uri, "--n", "3", "--skip", file)
-    assert "1 images to label next, by entropy" in more.stdout
+    assert "1 image to label next, by entropy" in more.stdout
     wrong = maskmill("next", view.uri, "--output", str(tmp_path / "next.txt"))
     assert wrong.returncode == 1 and "is a CSV; give it a name that ends with .csv" in wrong.stderr

@@ -26,8 +26,9 @@ def write_manifest(view: RunCounts, chosen: pd.DataFrame, uri: str, copy: bool =
     items = {item.image_id: item for item in items_of(view.plan().rows_of(chosen["image_id"].tolist()))}
     file = io.StringIO()
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(["image", *chosen.columns])
-    for values in chosen.to_dict("records"):
+    columns = chosen.dropna(axis="columns", how="all")
+    rows.writerow(["image", *columns])
+    for values in columns.to_dict("records"):
         item = items[values["image_id"]]
         name = _copied(item, uri) if copy else _named(item, uri)
         rows.writerow([name, *(_cell(value) for value in values.values())])

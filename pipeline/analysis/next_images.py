@@ -77,9 +77,7 @@ def _check(view: RunCounts, wanted: Wanted, beside: RunCounts | None) -> None:
     if wanted.n < 1:
         raise UserError(f"cannot choose {wanted.n} images; ask for at least one")
     if (wanted.by == "disagreement") != (beside is not None):
-        raise UserError(
-            "disagreement is between two runs, and the other ways are of one: give another run for it alone"
-        )
+        raise UserError("--by disagreement compares two runs: name the other with --beside, which goes with it alone")
     for name in wanted.groups:
         if name not in view.groups:
             known = f"the group columns are {', '.join(view.groups)}{nearest(name, view.groups)}"
@@ -113,7 +111,7 @@ def _left(view: RunCounts, frame: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
     left = unlabelled[~unlabelled["image_id"].isin(list(wanted.skip))]
     if left.empty:
         if len(unlabelled):
-            raise UserError(f"run {view.uri}: all {len(unlabelled)} images that have no label are in the lists to skip")
+            raise UserError(f"run {view.uri}: all {len(unlabelled)} images to choose from are in the lists to skip")
         words = (
             f"all {len(frame)} images have labels already: take them too (--labelled), or segment images without labels"
         )

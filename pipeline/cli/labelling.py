@@ -55,7 +55,7 @@ def choose(
         _print(view, chosen, by)
         return
     write_manifest(view, chosen, storage.absolute(output), copy)
-    console.print(f"{len(chosen)} images: {output}", soft_wrap=True)
+    console.print(f"{_number(chosen)}: {output}", soft_wrap=True)
     command = f"maskmill export {shlex.quote(run)} --ids {shlex.quote(output)} --format label-studio --out DIR"
     hint(f"{command}; or cvat, huggingface, fiftyone")
 
@@ -67,10 +67,14 @@ def _print(view: "RunView", chosen: "DataFrame", by: str) -> None:
     from pipeline.cli.console import console, hint
 
     columns = [name for name in chosen.columns if chosen[name].notna().any()]
-    table = Table(title=f"{len(chosen)} images to label next, by {by}", title_justify="left")
+    table = Table(title=f"{_number(chosen)} to label next, by {by}", title_justify="left")
     for name in columns:
         table.add_column(name, justify="right" if name == by else "left")
     for row in chosen[columns].to_dict("records"):
         table.add_row(*(f"{value:.4f}" if name == by else escape(str(value)) for name, value in row.items()))
     console.print(table)
     hint(f"the same with --output FILE.csv, for `maskmill export {shlex.quote(view.uri)} --ids FILE.csv`")
+
+
+def _number(chosen: "DataFrame") -> str:
+    return f"{len(chosen)} image{'' if len(chosen) == 1 else 's'}"
