@@ -1,5 +1,6 @@
 """The batch script for Slurm, run as Slurm runs it: SLURM_* set, `srun` and `scontrol` played, Ray and the command real."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -48,13 +49,24 @@ def config(folder, checkpoint, **changes):
     return str(path)
 
 
-def started(environment, folder, *arguments):
-    """The script in a session of its own, and its output."""
-    log = (folder / "log").open("w+")
-    process = subprocess.Popen(
-        [SCRIPT, *arguments], env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
-    )
-    return process, log
+@pytest.fixture
+def start(environment, tmp_path):
+    """Start the script in a session of its own; the process and its output. What is left at the test's end is killed."""
+    processes = []
+
+    def run(*arguments):
+        log = (tmp_path / "log").open("w+")
+        command = [SCRIPT, *arguments]
+        processes.append(
+            subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+        )
+        return processes[-1], log
+
+    yield run
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)
 
 
 def left(job):
@@ -65,16 +77,11 @@ def left(job):
 
 def ended(process, log, seconds):
     """The exit code and the output, once nothing of the job is left."""
-    try:
-        code = process.wait(seconds)
-        deadline = time.monotonic() + 60
-        while left(os.getpid()):
-            assert time.monotonic() < deadline, left(os.getpid())
-            time.sleep(0.5)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        shutil.rmtree(f"/tmp/ray-{os.getpid()}", ignore_errors=True)
+    code = process.wait(seconds)
+    deadline = time.monotonic() + 60
+    while left(os.getpid()):
+        assert time.monotonic() < deadline, left(os.getpid())
+        time.sleep(0.5)
     log.seek(0)
     return code, log.read()
 
@@ -85,7 +92,7 @@ def test_a_job_whose_time_is_up_keeps_what_is_answered_and_the_next_one_finishes
     environment, tiny_checkpoint, tmp_path
 ):
     path = config(tmp_path, tiny_checkpoint, predict={"scales": [1.0] * 40})  # long enough to be broken off
-    process, log = started(environment, tmp_path, "segment", path)
+    process, log = start("segment", path)
     deadline = time.monotonic() + 400
     while not storage.list_files(str(tmp_path / "run" / "masks")):
         assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "log").read_text()
@@ -94,15 +101,15 @@ def test_a_job_whose_time_is_up_keeps_what_is_answered_and_the_next_one_finishes
     code, said = ended(process, log, 100)
     assert (code, "run the same command again" in said) == (143, True), said
     assert 0 < len(storage.list_files(str(tmp_path / "run" / "masks"))) < IMAGES
-    code, said = ended(*started(environment, tmp_path, "segment", path), 400)
+    code, said = ended(*start("segment", path), 400)
     assert code == 0, said
     proof = verify(str(tmp_path / "run"))
     assert (proof.masks, proof.rejects, proof.problems) == (IMAGES, 0, [])
 
 
 @pytest.mark.cluster
-def test_a_head_that_does_not_start_is_told(environment, tmp_path):
+def test_a_head_that_does_not_start_is_told(start, tmp_path):
     (tmp_path / "bin" / "ray").write_text("#!/usr/bin/env bash\nexit 1\n")
     (tmp_path / "bin" / "ray").chmod(0o755)
-    code, said = ended(*started(environment, tmp_path, "segment", "none.yaml"), 60)
+    code, said = ended(*start("segment", "none.yaml"), 60)
     assert (code, said) == (1, "the head of the Ray cluster on node-a did not start\n")
