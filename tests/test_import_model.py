@@ -24,6 +24,7 @@ from pipeline.imaging.mask_png import decode_mask
 from pipeline.models import checkpoint, export
 from pipeline.models.import_model import Wanted, import_model
 from pipeline.predict import Predictor
+from pipeline.predict.choose_engine import choose
 from pipeline.runs import SECONDS, verify
 from pipeline.segment.checkpoints import fitted, load_checkpoints
 from pipeline.segment.driver import segment
@@ -174,11 +175,12 @@ def test_a_network_of_any_size_is_not_tiled_and_gives_the_references_labels(imag
         assert (found == expected).mean() >= EQUAL
 
 
-def test_coarse_scores_are_enlarged_and_images_padded_to_their_stride(images, tmp_path):
-    file = write(tmp_path / "net.onnx", stride=4)
+@pytest.mark.parametrize(("dtype", "number"), [("FLOAT", np.float32), ("FLOAT16", np.float16)])
+def test_coarse_scores_are_enlarged_and_images_padded_to_their_stride(images, tmp_path, dtype, number):
+    file = write(tmp_path / "net.onnx", stride=4, dtype=dtype)
     model = imported(file, tmp_path / "in")
     assert (model.multiple_of, model.cfg.stride, model.enlarges) == (4, 4, True)
-    coarse = torch.from_numpy(reference(file, values(images[0])))
+    coarse = torch.from_numpy(reference(file, values(images[0]).astype(number)))
     expected = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")[0].argmax(0).numpy()
     assert (masks(model, [images[0]])[0] == expected).mean() >= EQUAL
     assert masks(model, [images[0][:50, :70]])[0].shape == (50, 70)
@@ -264,6 +266,9 @@ def test_openvino_reads_the_file_itself(images, tmp_path):
         assert engine.name == name
         found = [one.mask for one in Predictor(model, PredictConfig(), engine=engine).masks(images[:2])]
         assert (np.array(found) == np.array(expected)).mean() >= EQUAL
+    choice = choose(model, PredictConfig(), images[:2], threads=1)
+    assert [trial.engine for trial in choice.trials] == ["onnxruntime", "openvino"]
+    assert all(trial.refused is None and trial.equal >= EQUAL for trial in choice.trials)
     with pytest.raises(UserError, match="engine compile: an exported file of form onnx is not computed by it"):
         engines.build_engine("compile", model, 1)
 
@@ -437,11 +442,13 @@ def test_a_file_in_the_place_of_a_checkpoint_is_told_how_to_become_one(tmp_path)
         checkpoint.load(file)
 
 
-def test_an_exported_file_is_not_trained(tmp_path):
+def test_an_exported_file_is_neither_trained_nor_exported_again(tmp_path):
     values = {"corpus": {"images": "x"}, "label_space": "camvid11", "output": "out"}
     with pytest.raises(UserError, match="model: an exported file cannot be trained, since its weights stand fixed"):
         parse(TrainConfig, values | {"model": {"name": "exported", "form": "onnx"}}, where="train.yaml")
     model = imported(write(tmp_path / "net.onnx"), tmp_path / "in")
+    with pytest.raises(UserError, match="its network is an exported file already, which lies in that folder"):
+        export.export(str(tmp_path / "in"), "onnx", str(tmp_path / "again.onnx"), HEIGHT, WIDTH)
     with pytest.raises(UserError, match="start_from: that checkpoint is an exported file, whose weights have no names"):
         models.fit_bands(models.build(parse_model(FAMILIES[0], where="test"), CLASSES), model)
 

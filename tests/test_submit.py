@@ -62,6 +62,10 @@ def test_a_path_of_this_machine_is_refused_and_a_mounted_folder_is_said_so(confi
     assert submit.prepare("segment", config, ["output=file:///mnt/all/run"]).config["output"] == "file:///mnt/all/run"
 
 
+def test_code_that_lies_in_the_checkpoint_is_no_folder_that_travels(config):
+    assert submit.prepare("segment", config, ["code=trusted"]).config["code"] == "trusted"
+
+
 @pytest.mark.scorecard("security", 7)
 def test_code_and_the_resolved_config_travel_and_no_secret_does(config, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-value")

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from pipeline.config import ModelConfig
+from pipeline.config import EngineName, ModelConfig
 from pipeline.errors import UserError
 
 Triple = tuple[float, float, float]
@@ -35,6 +35,7 @@ class Network(nn.Module):
     multiple_of: int
     beyond: int = 0  # 1: sides are a multiple plus 1, as networks have it that align corners
     every_parameter_learns: bool = True  # whether a step's gradient reaches all of them
+    own_engine: EngineName = "torch"  # what computes it where no engine is asked for
     gives_scores: bool = True  # else only the best class of each pixel: logits say which, not how sure
     tile: tuple[int, int] | None = None  # (height, width) of the only size that it takes, where there is only one
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`

@@ -119,6 +119,10 @@ def export(uri: str, form: Format, out: str, height: int, width: int, code: str 
     if form == "onnx":
         _require_onnx()
     ready = checkpoint.load(uri, code)
+    if ready.model_config.name == "exported":
+        raise UserError(
+            f"checkpoint {uri}: its network is an exported file already, which lies in that folder; copy it from there"
+        )
     pixels = Pixels(ready.model).eval()
     generator = torch.Generator().manual_seed(0)
     bands = 3 if ready.image is None else len(ready.image.bands)

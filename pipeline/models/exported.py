@@ -30,6 +30,7 @@ class Exported(Network):
         self.cfg, self.num_classes = cfg, num_classes
         self.min_size, self.multiple_of, self.tile = cfg.min_size, cfg.multiple_of, cfg.size
         self.enlarges = cfg.stride > 1 and cfg.scores == "logits"
+        self.own_engine = "onnxruntime" if cfg.form == "onnx" else "torch"
         self.gives_scores = cfg.scores != "ids"
         self._file: ExportedFile | None = None
         self.where = "model"

@@ -57,7 +57,8 @@ class Imported:
             height, width = cfg.size
             parts.append(f"of {height}x{width} pixels alone, so that larger images are predicted in tiles of it")
         else:
-            parts.append(f"of any size that is a multiple of {cfg.multiple_of} and at least {cfg.min_size}")
+            multiples = f"multiples of {cfg.multiple_of} " if cfg.multiple_of > 1 else ""
+            parts.append(f"of any size, {multiples}from {cfg.min_size} pixels on")
         if cfg.batch is not None:
             parts.append(f"batches of {cfg.batch}")
         if cfg.scores == "ids":

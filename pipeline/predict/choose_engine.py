@@ -55,9 +55,11 @@ class Choice:
 
 def choose(model: Network, cfg: PredictConfig, images: Sequence[np.ndarray], threads: int) -> Choice:
     """The fastest engine that gives torch's labels on at least `EQUAL` of the pixels of these images."""
-    expected, torch_trial = _timed("torch", model, cfg, images, threads)
-    trials = [torch_trial]
+    expected, own_trial = _timed(model.own_engine, model, cfg, images, threads)
+    trials = [own_trial]
     for name in CANDIDATES:
+        if name == model.own_engine:
+            continue
         try:
             found, trial = _timed(name, model, cfg, images, threads)
         except UserError as error:

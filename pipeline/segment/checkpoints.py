@@ -59,8 +59,8 @@ def _fitted(cfg: SegmentConfig, model: Exported, uri: str, needs_scores: bool) -
             f"checkpoint {uri}: its network gives the number of the best class at each pixel and no scores, which "
             f"{', '.join(keys)} would need; leave that out, or export the network up to its logits"
         )
-    if model.cfg.form == "onnx" and cfg.engine == "torch" and not cfg.ensemble:
-        cfg = cfg.model_copy(update={"engine": "onnxruntime"})
+    if cfg.engine == "torch" and not cfg.ensemble:
+        cfg = cfg.model_copy(update={"engine": model.own_engine})
     return cfg if model.tile is None else _tiled(cfg, model.tile, uri)
 
 
