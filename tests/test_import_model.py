@@ -145,10 +145,12 @@ def test_a_run_of_an_exported_file_survives_a_kill_resumes_and_verifies(
     def kill(progress):
         if progress.answered_now and not killed:
             killed.extend(pid for pid in children(os.getpid()) if "MapWorker" in title(pid))
-            os.kill(killed[0], signal.SIGKILL)
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
 
     done = segment(cfg, kill)
-    assert (done.rows, done.rejects, len(killed)) == (len(images), {}, 1)
+    assert (done.rows, done.rejects) == (len(images), {})
+    assert killed  # one, or two where that of the run before has not left yet
     assert done.engine == ("onnxruntime" if form == "onnx" else "torch")
     before = rows(cfg.output)
     expected = masks(checkpoint.load(own).model, images)
