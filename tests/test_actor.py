@@ -156,6 +156,28 @@ def test_other_preprocessing_than_the_runs_is_found_too(corpus, best, tmp_path):
         failures.raise_encoded(ended)
 
 
+def test_an_actor_tells_once_that_pixels_hardly_reach_the_network(corpus, best, tmp_path):
+    description = json.loads((best / "checkpoint.json").read_text())
+    wrong = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+    (best / "checkpoint.json").write_text(json.dumps(description | wrong))
+    cfg = config(corpus, best, tmp_path / "run")
+    actor = Segmenter(cfg.model_dump(mode="json"), begun(cfg).fingerprint, {})
+    first, second = (actor(shard(number))["warning"].to_pylist() for number in (0, 1))
+    assert "mean (123.675, 116.28, 103.53)" in first[0] and "divide those of 0..255 by 255" in first[0]
+    assert second == [None]
+
+
+def test_a_checkpoint_of_broken_weights_is_refused(best):
+    ready = checkpoint.load(str(best))
+    with torch.no_grad():
+        next(ready.model.parameters())[0] = float("nan")
+    checkpoint.save(str(best), ready.model, ready.model_config, ready.label_space, ready.info)
+    with pytest.raises(
+        UserError, match=r"best: 1 of its tensors hold NaN or infinity, first .*; take an earlier checkpoint"
+    ):
+        checkpoint.load(str(best))
+
+
 @pytest.mark.slow
 def test_actors_and_decoding_tasks_work_for_the_run_of_their_driver_alone(corpus, best, tmp_path):
     cfg = config(corpus, best, tmp_path / "run", decode="tasks")

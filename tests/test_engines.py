@@ -1,8 +1,7 @@
 """Engines: torch's labels, from whatever computes the network; a run keeps the one that it was begun with."""
 
 import importlib.util
-import os
-import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,12 +13,15 @@ from pipeline.config import PredictConfig, SegmentConfig, parse, parse_model
 from pipeline.corpus import list_items, plan_shards
 from pipeline.errors import UserError
 from pipeline.models import Network, checkpoint, export
+from pipeline.models.cpp_compiler import has_cpp_compiler
 from pipeline.predict import Predictor, choose_engine, engines
 from pipeline.predict.choose_engine import choose
 from pipeline.predict.engines import Engine, build_engine
 from pipeline.runs import Run, describe, verify
+from pipeline.segment import engine as segment_engine
+from pipeline.segment.checkpoints import load_bound
 from pipeline.segment.driver import identity, segment
-from pipeline.segment.engine import with_engine, with_recorded_engine
+from pipeline.segment.engine import as_recorded, with_engine
 from pipeline.segment.estimate import estimate
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.street import draw_scene
@@ -102,7 +104,7 @@ def test_the_labels_of_four_families_are_torchs(section):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler on this machine")
+@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler on this machine")
 def test_a_compiled_network_gives_torchs_labels():
     model, images = network(SMALL), scenes_of((64, 128), (50, 70))
     assert share_equal(masks(model, build_engine("compile", model, 1), images), masks(model, None, images)) >= EQUAL
@@ -159,13 +161,108 @@ def test_a_missing_compiler_is_told(monkeypatch):
     ("changes", "words"),
     [
         ({"gpus_per_actor": 1}, "engine onnxruntime needs gpus_per_actor 0, found 1"),
-        ({"predict": {"precision": "bf16"}}, "needs predict.precision fp32, found bf16"),
+        (
+            {"predict": {"precision": "bf16"}},
+            "onnxruntime needs predict.precision fp32 or int8, found bf16; .*openvino",
+        ),
+        (
+            {"engine": "torch", "predict": {"precision": "int8"}},
+            "needs .*, found int8; .* set engine: onnxruntime or openvino",
+        ),
+        ({"engine": "auto", "predict": {"precision": "int8"}}, "engine auto needs predict.precision fp32, found int8"),
+        ({"engine": "tensorrt"}, "engine tensorrt needs gpus_per_actor above 0, found 0: it computes on a GPU"),
         ({"predict": {"mode": "shift_and_stitch"}}, "needs predict.mode whole, found shift_and_stitch"),
     ],
 )
 def test_what_an_engine_does_not_do_is_refused(changes, words):
     with pytest.raises(UserError, match=words):
-        config(("a", "b"), "c", "d", engine="onnxruntime", **changes)
+        config(("a", "b"), "c", "d", **{"engine": "onnxruntime"} | changes)
+
+
+@needs_engines
+def test_a_machine_without_tensorrt_is_told():
+    import onnxruntime
+
+    if "TensorrtExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has TensorRT")
+    with pytest.raises(
+        UserError, match=r"needs an ONNX Runtime with TensorrtExecutionProvider, found one with .*CPUExec"
+    ):
+        build_engine("tensorrt", network(SMALL), 1)
+
+
+@needs_engines
+def test_bfloat16_takes_a_processor_that_has_it(unet):
+    import openvino
+
+    able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if able:
+        assert build_engine("openvino", checkpoint.load(unet).model, 1, "bf16").name == "openvino"
+        return
+    with pytest.raises(UserError, match="bf16 with engine openvino needs a processor with AVX512_BF16 or AMX"):
+        build_engine("openvino", checkpoint.load(unet).model, 1, "bf16")
+
+
+@needs_engines
+@pytest.mark.slow
+def test_a_network_that_was_exported_before_is_not_exported_again(unet, monkeypatch):
+    ready = checkpoint.load(unet)
+    onnx = engines.onnx_of(ready.model)
+    monkeypatch.setattr(engines, "to_onnx", lambda model: pytest.fail("exported again"))
+    assert engines.onnx_of(ready.model) is onnx
+    images = scenes_of((64, 96))
+    again = checkpoint.load(unet).model
+    found = masks(again, build_engine("onnxruntime", again, 1, kept=onnx), images)
+    assert share_equal(found, masks(again, None, images)) >= EQUAL
+    monkeypatch.setattr(engines, "to_onnx", lambda model: onnx)
+    for damaged in (b"", onnx[: len(onnx) // 2]):
+        assert share_equal(masks(again, build_engine("onnxruntime", again, 1, kept=damaged), images), found) == 1
+
+
+@needs_engines
+@pytest.mark.slow
+def test_an_int8_network_belongs_to_its_run(scenes, unet, tmp_path):
+    ready = checkpoint.load(unet)
+    cfg = config(scenes, unet, tmp_path / "run", engine="onnxruntime", predict={"precision": "int8"})
+    begins = with_engine(cfg, ready, None)
+    torchs, int8 = begins.choice.trials
+    assert (torchs.precision, int8.precision) == ("fp32", "int8")
+    assert 0.9 < int8.equal < 1  # rounded, and the same network
+    assert "onnxruntime int8 " in begins.choice.words
+    assert len(begins.ready.quantised) < len(engines.onnx_of(ready.model))
+    begins.keep()
+    run = begun(cfg, begins.ready)
+    resumed = with_engine(*as_recorded_with(cfg, ready))
+    assert resumed.ready.quantised == begins.ready.quantised
+    assert Run.resumed(run.uri, identity(cfg, resumed.ready)).fingerprint == run.fingerprint
+    other = replace(begins.ready, quantised=begins.ready.quantised + b" ")
+    with pytest.raises(UserError, match="made with other settings: quantised_sha256"):
+        Run.resumed(run.uri, identity(cfg, other))
+    masks_here, _ = ShardSegmenter(load_bound(cfg), cfg).answer(run.shard_items(0))
+    assert masks_here.num_rows == 4
+    (kept,) = storage.list_files(f"{run.uri}/engine")
+    storage.put(kept.uri, b"another")
+    with pytest.raises(
+        UserError, match=r"engine/int8-.*, the int8 network that it was begun with, is another file now"
+    ):
+        load_bound(cfg)
+
+
+@needs_engines
+@pytest.mark.slow
+def test_int8_that_spoils_a_network_is_refused(scenes, unet, tmp_path, monkeypatch):
+    monkeypatch.setattr(segment_engine, "LEAST_EQUAL", 1.01)
+    cfg = config(scenes, unet, tmp_path / "run", engine="onnxruntime", predict={"precision": "int8"})
+    with pytest.raises(
+        UserError, match=r"int8 spoils this network \(.*onnxruntime int8 .*: at least 101% of the labels must"
+    ):
+        with_engine(cfg, checkpoint.load(unet), None)
+
+
+def as_recorded_with(cfg, ready):
+    """What `with_engine` takes, of a run that is there."""
+    found, recorded = as_recorded(cfg)
+    return found, ready, recorded
 
 
 @needs_engines
@@ -206,11 +303,11 @@ def test_a_run_keeps_its_engine(scenes, unet, tmp_path):
     info = describe(run.uri)
     assert (info.config["engine"], info.identity["engine"]) == ("onnxruntime", "onnxruntime")
     assert info.versions["onnxruntime"]
-    assert with_recorded_engine(config(scenes, unet, run.uri, engine="auto")).engine == "onnxruntime"
+    assert as_recorded(config(scenes, unet, run.uri, engine="auto"))[0].engine == "onnxruntime"
     for other in ("torch", "openvino"):
         changed = config(scenes, unet, run.uri, engine=other)
         with pytest.raises(UserError, match=f"was made with engine onnxruntime, the config has {other}"):
-            with_engine(changed, ready)
+            as_recorded(changed)
         with pytest.raises(UserError, match="made with other settings: engine"):
             Run.resumed(run.uri, identity(changed, ready))
 
@@ -218,9 +315,9 @@ def test_a_run_keeps_its_engine(scenes, unet, tmp_path):
 def test_a_run_from_before_there_were_engines_is_torchs(scenes, unet, tmp_path):
     run = begun(config(scenes, unet, tmp_path / "run"), checkpoint.load(unet))
     assert "engine" not in describe(run.uri).config
-    assert with_recorded_engine(config(scenes, unet, run.uri, engine="auto")).engine == "torch"
+    assert as_recorded(config(scenes, unet, run.uri, engine="auto"))[0].engine == "torch"
     with pytest.raises(UserError, match="was made with engine torch"):
-        with_recorded_engine(config(scenes, unet, run.uri, engine="openvino"))
+        as_recorded(config(scenes, unet, run.uri, engine="openvino"))
 
 
 @needs_engines
@@ -239,6 +336,7 @@ def test_a_run_by_an_engine_has_torchs_labels_and_resumes(ray_session, scenes, u
     done = segment(cfg)
     assert (done.rows, done.rejects, done.engine) == (6, {}, "onnxruntime")
     assert verify(cfg.output).problems == []
+    assert storage.exists(f"{cfg.output}/engine/fp32.onnx")
     run = Run.open(cfg.output)
     expected, _ = ShardSegmenter(checkpoint.load(unet), cfg.model_copy(update={"engine": "torch"})).answer(
         run.shard_items(0)

@@ -1,9 +1,7 @@
 """The loop of one worker, run in this process: going on, recipes, stages' parts, faults."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from pipeline.imaging.augment import augment, drop_cells
 from pipeline.imaging.decode import decode_label
 from pipeline.labels import IGNORE, space
 from pipeline.models import Network, checkpoint
+from pipeline.models.cpp_compiler import has_cpp_compiler
 from pipeline.train import curves, failures, label_check, run_folder
 from pipeline.train.data import EpochOrder, epoch_batches
 from pipeline.train.metrics_log import MetricsLog, figure, read_records
@@ -30,7 +29,6 @@ def alone(scenes, output, **changes):
     return config(scenes, output, **({"workers": 1} | changes))
 
 
-COMPILER = os.environ.get("CXX", "g++")
 GOLDEN = {
     "unet": QUICK,
     "unet-losses": QUICK | {
@@ -140,7 +138,7 @@ def test_every_recipe_learns(ray_session, scenes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER}) on this machine")
+@pytest.mark.skipif(not has_cpp_compiler(), reason="no C++ compiler on this machine")
 def test_a_compiled_network_learns_the_same(scenes, tmp_path):
     small = QUICK | {"model": QUICK["model"] | {"depth": 1}, "epochs": 1}
     eager = train_alone(alone(scenes, tmp_path / "eager", **small))

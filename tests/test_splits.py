@@ -15,7 +15,7 @@ from pipeline.corpus.detect import settled
 from pipeline.corpus.splits import Fractions
 from pipeline.errors import UserError
 from pipeline.runs import describe
-from pipeline.segment.driver import with_layout
+from pipeline.segment.engine import as_recorded
 from pipeline.train import run_folder
 from pipeline.train.driver import train
 from tests.test_layouts import make_run
@@ -262,16 +262,16 @@ def segmentation(tmp_path, images):
 
 def test_a_resumed_run_takes_the_layout_that_it_was_made_with(tmp_path):
     images = corpus_of(tmp_path / "photos", ["2019/a_0", "2019/a_1"])
-    cfg = with_layout(segmentation(tmp_path, images))
+    cfg = as_recorded(segmentation(tmp_path, images))[0]
     assert cfg.corpus.layout == "folder"
     make_run(cfg.output, cfg.corpus, config=cfg.model_dump(mode="json"))
     assert describe(cfg.output).config["corpus"]["layout"] == "folder"
     corpus_of(tmp_path / "photos", ["JPEGImages/b"], ".jpg")
     for name in ("2019/a_0.png", "2019/a_1.png"):
         storage.delete(f"{images}/{name}")
-    assert with_layout(segmentation(tmp_path, images)) == cfg
+    assert as_recorded(segmentation(tmp_path, images))[0] == cfg
     other = segmentation(tmp_path / "elsewhere", images)
-    assert with_layout(other).corpus.layout == "voc"
+    assert as_recorded(other)[0].corpus.layout == "voc"
 
 
 def test_a_resumed_run_of_two_zips_in_a_folder_is_the_same_run(tmp_path, scenes):

@@ -28,7 +28,8 @@ def located(uri: str) -> str:
 Uri = Annotated[str, Field(min_length=1), AfterValidator(located)]
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # (height, width), pixels
 Precision = Literal["fp32", "bf16"]
-EngineName = Literal["torch", "compile", "onnxruntime", "openvino"]
+PredictPrecision = Literal["fp32", "bf16", "int8"]
+EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "tensorrt"]
 
 
 class Section(BaseModel):

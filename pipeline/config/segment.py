@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from pipeline.config.base import EngineName, Key, Precision, Section, Size, Uri, added_later
+from pipeline.config.base import EngineName, Key, PredictPrecision, Section, Size, Uri, added_later
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.user_code import Folder
 from pipeline.errors import UserError
@@ -48,8 +48,10 @@ class PredictConfig(Section):
     """[pixels] Stride of the encoder's last map, instead of the one that the network was trained at: DeepLab v3 trains at 16
     and is evaluated at 8, which is finer and slower (arXiv:1706.05587, section 4.1). The weights stay valid, and the
     pyramid's rates follow. fcn_resnet, deeplabv3 and deeplabv3plus have one. Absent: the checkpoint's."""
-    precision: Precision = "fp32"
-    """Numbers of the forward pass: `bf16` is about twice as fast on GPUs that have it, and rounds scores."""
+    precision: PredictPrecision = "fp32"
+    """Numbers of the forward pass. `bf16` is about twice as fast on GPUs that have it, and rounds scores; on a CPU it takes
+    `engine: openvino` and a processor with bfloat16. `int8`, by `engine: openvino` or `onnxruntime`: a network whose ranges are
+    measured on the run's first images. `--dry-run` prints how many labels are those of fp32."""
     tile: Size | None = None
     """[pixels] (height, width) of the tiles in which larger images are predicted, which bounds memory. Absent: at once."""
     overlap: int = Field(0, ge=0)
@@ -83,6 +85,13 @@ class MetricsConfig(create_model("_MetricsConfig", __base__=Section, **_metric_k
     """Counts kept beside the confusion matrix, columns of their own; all of them need labels. Keys: `metrics/`, one a file."""
 
 
+# What an engine computes in; `auto` compares engines with torch's float32.
+_PRECISIONS: dict[str, tuple[PredictPrecision, ...]] = {
+    "torch": ("fp32", "bf16"), "compile": ("fp32",), "onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp32", "bf16"), "auto": ("fp32",),
+}  # fmt: skip
+
+
 class SegmentConfig(Section):
     """One segmentation run: corpus in, masks and counts out."""
 
@@ -107,9 +116,9 @@ class SegmentConfig(Section):
     engine: Annotated[EngineName | Literal["auto"], Key(pace=True)] = added_later("torch")
     """What computes the network on the CPU. `torch`: PyTorch, layer by layer; the default, since it needs nothing else and
     takes every network. `compile`: torch.compile, which needs a C++ compiler and about a minute in each actor. `onnxruntime`,
-    `openvino`: the network as ONNX; each needs the extra of its name. `auto`: of torch, onnxruntime and openvino the
-    fastest whose labels on the first images are torch's on at least 99.99 % of the pixels. Engines round differently, so a run
-    keeps the one that it was begun with. `tune-crf` uses torch."""
+    `openvino`: the network as ONNX; each needs the extra of its name. `tensorrt`: the same on a GPU, by ONNX Runtime.
+    `auto`: of torch, onnxruntime and openvino the fastest whose labels on the first images are torch's on at least 99.99 % of
+    the pixels. Engines round differently, so a run keeps the one that it was begun with. `tune-crf` uses torch."""
     crf: Annotated[CrfConfig | None, Key(pace=True)] = None
     """Dense CRF that sharpens the masks' edges. Absent: off; `crf: {}` is DeepLab v2's."""
     crf_on: Annotated[Literal["device", "cpu"], Key("machine", pace=True)] = "device"
@@ -143,17 +152,26 @@ class SegmentConfig(Section):
 
     @model_validator(mode="after")
     def _engine_fits(self) -> "SegmentConfig":
+        precisions, precision = _PRECISIONS[self.engine], self.predict.precision
+        if precision not in precisions:
+            able = " or ".join(name for name, those in _PRECISIONS.items() if precision in those)
+            raise UserError(
+                f"engine {self.engine} needs predict.precision {' or '.join(precisions)}, found {precision}; change it, or set "
+                f"engine: {able}"
+            )
         if self.engine == "torch":
             return self
-        for key, found, needed, so in (
-            ("gpus_per_actor", self.gpus_per_actor, 0, "it computes on the CPU"),
-            ("predict.precision", self.predict.precision, "fp32", "it computes in float32"),
-            ("predict.mode", self.predict.mode, "whole", "the other modes run parts of the network"),
-        ):
-            if found != needed:
-                raise UserError(
-                    f"engine {self.engine} needs {key} {needed}, found {found}: {so}; change it, or set engine: torch"
-                )
+        if (self.gpus_per_actor > 0) != (self.engine == "tensorrt"):
+            needed, device = ("above 0", "a GPU") if self.engine == "tensorrt" else ("0", "the CPU")
+            raise UserError(
+                f"engine {self.engine} needs gpus_per_actor {needed}, found {self.gpus_per_actor:g}: it computes on {device}; "
+                "change it, or set engine: torch"
+            )
+        if self.predict.mode != "whole":
+            raise UserError(
+                f"engine {self.engine} needs predict.mode whole, found {self.predict.mode}: the other modes run parts of the "
+                "network; change it, or set engine: torch"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ class Checkpoint:
     info: dict[str, Any]  # how it was trained: epoch, metrics
     image: ImageConfig | None = None  # bands and range of the images that it was trained on; None = 8-bit RGB pictures
     others: "tuple[Checkpoint, ...]" = ()  # the other members of an ensemble: same label space and image
+    quantised: bytes | None = None  # the int8 network, as ONNX, that an engine computes in the model's place
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -49,6 +50,7 @@ class Checkpoint:
             "std": list(self.model.std),
             **_declared(self.image),
             **_members(self.others),
+            **({} if self.quantised is None else {"quantised_sha256": hashlib.sha256(self.quantised).hexdigest()}),
         }
 
 
@@ -126,6 +128,7 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
         model.open(weights, where=f"checkpoint {uri}")
     else:
         load_weights(model, weights, where=f"checkpoint {uri}")
+        _check_finite(model, uri)
     model.mean, model.std = tuple(description["mean"]), tuple(description["std"])
     return Checkpoint(
         model=model.eval(),
@@ -234,6 +237,16 @@ def load_weights(model: Network, weights: bytes, where: str) -> None:
         )
     with torch.no_grad():
         model.load_state_dict(state)
+
+
+def _check_finite(model: Network, uri: str) -> None:
+    """UserError where weights are NaN or infinite: no image could be answered."""
+    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise UserError(
+            f"checkpoint {uri}: {len(broken)} of its tensors hold NaN or infinity, first {broken[0]}, so that it answers no "
+            "image; take an earlier checkpoint, or train again with a lower learning rate"
+        )
 
 
 def _of_another_resnet(description: dict[str, Any]) -> bool:

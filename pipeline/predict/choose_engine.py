@@ -1,15 +1,16 @@
-"""`engine: auto`: every engine is tried on a few images; the fastest whose labels are torch's is taken."""
+"""Engines tried on a few images: of `engine: auto` the fastest with torch's labels is taken; of bf16 and int8 it is told."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.config import EngineName, PredictConfig
 from pipeline.errors import UserError
 from pipeline.models import Network
-from pipeline.predict.engines import build_engine
+from pipeline.models.quantise import quantise
+from pipeline.predict.engines import build_engine, onnx_of
 from pipeline.predict.predictor import Predictor
 
 CANDIDATES: tuple[EngineName, ...] = (
@@ -17,6 +18,7 @@ CANDIDATES: tuple[EngineName, ...] = (
     "openvino",
 )  # beside torch; compiling takes longer than a short run
 EQUAL = 0.9999  # of the labels, at least
+RANGES_PX = 1024  # rows and columns at most, of each image that int8 ranges are measured on: all layers' maps are kept
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Trial:
     start_s: float = 0.0  # until the first image can be answered
     equal: float = 0.0  # share of the pixels that have torch's label
     refused: str | None = None  # why it is out of the question
+    precision: str = "fp32"
 
     @property
     def words(self) -> str:
         if self.seconds == 0:
             return f"{self.engine}: {self.refused}"
-        figures = f"{self.engine} {self.seconds:.3g} s an image, labels equal on {100 * self.equal:.4f} %"
+        name = self.engine if self.precision == "fp32" else f"{self.engine} {self.precision}"
+        figures = f"{name} {self.seconds:.3g} s an image, labels equal on {100 * self.equal:.4f} %"
         return f"{figures}: {self.refused}" if self.refused else figures
 
 
@@ -65,20 +69,54 @@ def choose(model: Network, cfg: PredictConfig, images: Sequence[np.ndarray], thr
         except UserError as error:
             trials.append(Trial(name, refused=str(error)))
             continue
-        same = sum(int((one == other).sum()) for one, other in zip(found, expected, strict=True))
-        equal = same / sum(one.size for one in expected)
+        equal = _share_equal(found, expected)
         refused = None if equal >= EQUAL else f"at least {100 * EQUAL} % are asked for"
-        trials.append(Trial(name, trial.seconds, trial.start_s, equal, refused))
+        trials.append(replace(trial, equal=equal, refused=refused))
     fastest = min((trial for trial in trials if trial.refused is None), key=lambda trial: trial.seconds)
     return Choice(fastest.engine, tuple(trials))
 
 
+def compare(
+    name: EngineName,
+    model: Network,
+    cfg: PredictConfig,
+    images: Sequence[np.ndarray],
+    threads: int,
+    quantised: bytes | None = None,
+) -> Choice:
+    """How the engine at the config's precision compares with torch's float32 on these images; `quantised` for int8."""
+    expected, torch_trial = _timed("torch", model, cfg.model_copy(update={"precision": "fp32"}), images, threads)
+    found, trial = _timed(name, model, cfg, images, threads, quantised)
+    return Choice(name, (torch_trial, replace(trial, equal=_share_equal(found, expected), precision=cfg.precision)))
+
+
+def quantised_on(model: Network, cfg: PredictConfig, images: Sequence[np.ndarray]) -> bytes:
+    """The network in int8, its ranges measured on the middles of these images."""
+    predictor, inputs = Predictor(model, cfg), []
+    for image in images:
+        top, left = (max(0, size - RANGES_PX) // 2 for size in image.shape[:2])
+        middle = image[top : top + RANGES_PX, left : left + RANGES_PX]
+        inputs += [predictor._input([middle], scale, mirrored=False).contiguous().numpy() for scale in cfg.scales]
+    return quantise(onnx_of(model), inputs)
+
+
+def _share_equal(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    same = sum(int((one == other).sum()) for one, other in zip(found, expected, strict=True))
+    return same / sum(one.size for one in expected)
+
+
 def _timed(
-    name: EngineName, model: Network, cfg: PredictConfig, images: Sequence[np.ndarray], threads: int
+    name: EngineName,
+    model: Network,
+    cfg: PredictConfig,
+    images: Sequence[np.ndarray],
+    threads: int,
+    kept: bytes | None = None,
 ) -> tuple[list[np.ndarray], Trial]:
     """Masks of the images, and the time of a second pass over them: a first one of each size prepares much."""
     started = time.perf_counter()
-    predictor = Predictor(model, cfg, num_threads=threads, engine=build_engine(name, model, threads))
+    engine = build_engine(name, model, threads, cfg.precision, kept)
+    predictor = Predictor(model, cfg, num_threads=threads, engine=engine)
     built = time.perf_counter()
     masks = [prediction.mask for image in images for prediction in predictor.masks([image])]
     again = time.perf_counter()

@@ -1,19 +1,19 @@
-"""What computes a network's logits: torch, layer by layer, or a faster engine on the CPU that is given the same network.
+"""What computes a network's logits: torch, layer by layer, or a faster engine that is given the same network.
 
 Letters: N batch, C classes, D bands, H rows, W columns; x is normalised and of a legal size, as networks take it.
 """
 
 import importlib.util
-import os
-import shutil
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 
-from pipeline.config import EngineName
+from pipeline.config import EngineName, PredictPrecision
 from pipeline.errors import UserError
 from pipeline.models import Exported, Network, onnx_file
+from pipeline.models.cpp_compiler import cpp_compiler, has_cpp_compiler
 from pipeline.models.export import TOLERANCE, Ending, to_onnx
 from pipeline.models.exported_file import ExportedFile
 from pipeline.models.onnx_file import as_memory_error
@@ -24,7 +24,14 @@ PACKAGES: dict[EngineName, tuple[str, ...]] = {
     "compile": (),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
+    "tensorrt": ("onnxruntime-gpu", "onnx", "onnxscript"),
 }
+GRAPHS: tuple[EngineName, ...] = ("onnxruntime", "openvino", "tensorrt")  # are given the network as ONNX
+# Largest difference from torch's logits, as a part of the largest; int8 is judged by its labels on the run's own images.
+TOLERANCES: dict[PredictPrecision, float] = {"fp32": TOLERANCE, "bf16": 0.1, "int8": float("inf")}
+_MODULES = {"onnxruntime-gpu": "onnxruntime"}  # packages that are imported by another name
+_TENSORRT = "TensorrtExecutionProvider"
+_exported: WeakKeyDictionary[Network, bytes] = WeakKeyDictionary()
 
 
 class Engine:
@@ -92,9 +99,9 @@ class OnnxRuntime(_Whole):
 
     name = "onnxruntime"
 
-    def __init__(self, network: Network, threads: int) -> None:
+    def __init__(self, network: Network, onnx: bytes, threads: int) -> None:
         super().__init__(network)
-        self._session = onnx_file.session(to_onnx(network), threads)
+        self._session = onnx_file.session(onnx, threads)
 
     def _end(self, x: torch.Tensor) -> torch.Tensor:
         try:
@@ -104,14 +111,39 @@ class OnnxRuntime(_Whole):
         return torch.from_numpy(end)
 
 
+class TensorRt(_Whole):
+    """TensorRT on a GPU, by ONNX Runtime's provider; operators that it has not are CUDA's. It compiles for each new size."""
+
+    name = "tensorrt"
+
+    def __init__(self, network: Network, onnx: bytes, precision: PredictPrecision) -> None:
+        super().__init__(network)
+        import onnxruntime
+
+        wanted = (_TENSORRT, {"trt_bf16_enable": precision == "bf16"})
+        self._session = onnxruntime.InferenceSession(onnx, providers=[wanted, "CUDAExecutionProvider"])
+        if self._session.get_providers()[0] != _TENSORRT:  # it goes on without a provider that does not load
+            raise UserError(
+                "engine tensorrt: ONNX Runtime could not load TensorRT here, whose libraries are not found or of another "
+                "version; install the tensorrt that your onnxruntime-gpu names, or set engine: torch"
+            )
+
+    def _end(self, x: torch.Tensor) -> torch.Tensor:
+        try:
+            (end,) = self._session.run(None, {"x": x.contiguous().cpu().numpy()})
+        except Exception as error:
+            raise as_memory_error(error) from None
+        return torch.from_numpy(end).to(x.device)
+
+
 class OpenVino(_Whole):
-    """OpenVINO on the CPU, in float32 on processors that have bfloat16 too."""
+    """OpenVINO on the CPU, in float32 on processors that have bfloat16 too, unless bfloat16 is asked for."""
 
     name = "openvino"
 
-    def __init__(self, network: Network, threads: int) -> None:
+    def __init__(self, network: Network, onnx: bytes, threads: int, precision: PredictPrecision) -> None:
         super().__init__(network)
-        self._request = compile_by_openvino(to_onnx(network), threads).create_infer_request()
+        self._request = compile_by_openvino(onnx, threads, precision).create_infer_request()
 
     def _end(self, x: torch.Tensor) -> torch.Tensor:
         try:
@@ -121,36 +153,63 @@ class OpenVino(_Whole):
         return torch.from_numpy(found[0])
 
 
-def compile_by_openvino(onnx: bytes, threads: int) -> Any:
+def compile_by_openvino(onnx: bytes, threads: int, precision: PredictPrecision = "fp32") -> Any:
     """An ONNX file as OpenVINO's CompiledModel."""
     import openvino  # type: ignore[import-untyped]
 
     settings = {
-        "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "ENABLE_CPU_PINNING": False,  # several actors would be pinned to the same cores
     }  # fmt: skip
     core = openvino.Core()
     return core.compile_model(core.read_model(onnx), "CPU", settings)
 
 
-def build_engine(name: EngineName, network: Network, threads: int) -> Engine:
+def build_engine(
+    name: EngineName, network: Network, threads: int, precision: PredictPrecision = "fp32", kept: bytes | None = None
+) -> Engine:
     """The engine of that name for a network on the CPU.
 
+    Args:
+        precision: what the engine computes in; torch's is the predictor's.
+        kept: the network as ONNX, where it was exported before; for int8 quantised. A float32 one that is damaged, or another
+            network's, is exported anew.
     Raises:
         UserError: what it is made of is not installed, or it does not take the network.
     """
     require_engine(name)
     if isinstance(network, Exported):
         return _of_file(name, network, threads)
-    match name:
-        case "torch":
-            return Engine(network)
-        case "compile":
-            return Compiled(network)
-        case "onnxruntime":
-            return _checked(OnnxRuntime(network, threads))
-        case "openvino":
-            return _checked(OpenVino(network, threads))
+    if name == "openvino" and precision == "bf16":
+        _require_bfloat16()
+    if name == "torch":
+        return Engine(network)
+    if name == "compile":
+        return Compiled(network)
+    if kept is not None:
+        try:
+            return _checked(_of_graph(name, network, kept, threads, precision), precision)
+        except Exception:  # each engine has errors of its own
+            if precision == "int8":
+                raise
+    assert precision != "int8"  # `quantise` has made it
+    return _checked(_of_graph(name, network, onnx_of(network), threads, precision), precision)
+
+
+def _of_graph(
+    name: EngineName, network: Network, onnx: bytes, threads: int, precision: PredictPrecision
+) -> OnnxRuntime | OpenVino | TensorRt:
+    if name == "tensorrt":
+        return TensorRt(network, onnx, precision)
+    return OnnxRuntime(network, onnx, threads) if name == "onnxruntime" else OpenVino(network, onnx, threads, precision)
+
+
+def onnx_of(network: Network) -> bytes:
+    """A network's `Ending` as ONNX, which takes seconds and is done once a process; UserError as `to_onnx`."""
+    if network not in _exported:
+        _exported[network] = to_onnx(network)
+    return _exported[network]
 
 
 class _OpenVinoFile(ExportedFile):
@@ -188,14 +247,34 @@ def _of_file(name: EngineName, network: Exported, threads: int) -> Engine:
 
 def require_engine(name: EngineName) -> None:
     """UserError where what an engine is made of is not installed."""
-    missing = [package for package in PACKAGES[name] if importlib.util.find_spec(package) is None]
+    missing = [one for one in PACKAGES[name] if importlib.util.find_spec(_MODULES.get(one, one)) is None]
     if missing:
         raise UserError(
             f"engine {name} needs {', '.join(missing)}, not installed: pip install 'maskmill[{name}]', or set engine: torch"
         )
-    if name == "compile" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+    if name == "compile" and not has_cpp_compiler():
         raise UserError(
-            "engine compile needs a C++ compiler (g++), found none on PATH: install one, or set engine: torch"
+            f"engine compile needs a C++ compiler, and {cpp_compiler()} is not on PATH: install one, let CXX name one, or set "
+            "engine: torch"
+        )
+    if name == "tensorrt":
+        import onnxruntime
+
+        if _TENSORRT not in (found := onnxruntime.get_available_providers()):
+            raise UserError(
+                f"engine tensorrt needs an ONNX Runtime with {_TENSORRT}, found one with {', '.join(found)}: pip install "
+                "'maskmill[tensorrt]' in place of onnxruntime, or set engine: torch"
+            )
+
+
+def _require_bfloat16() -> None:
+    """UserError where the processor has none: OpenVINO would compute in float32 and say nothing."""
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UserError(
+            "predict.precision bf16 with engine openvino needs a processor with AVX512_BF16 or AMX, this one has neither; set "
+            "predict.precision: fp32, or int8"
         )
 
 
@@ -212,17 +291,17 @@ def _tried(engine: Engine, x: torch.Tensor) -> torch.Tensor:
         ) from error
 
 
-def _checked(engine: Engine) -> Engine:
+def _checked(engine: Engine, precision: PredictPrecision) -> Engine:
     """UserError where an engine's numbers on a small input are not torch's: it has misread the network."""
-    network = engine.network
+    network, allowed = engine.network, TOLERANCES[precision]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, len(network.mean), *network.legal_size(64, 96), generator=generator)
     with torch.inference_mode():
         expected, found = Engine(network).logits(x), _tried(engine, x)
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not difference <= TOLERANCE:
+    if not difference <= allowed:
         raise UserError(
             f"engine {engine.name}: the logits of {type(network).__name__} differ from torch's by {difference:.2g} of the "
-            f"largest, allowed is {TOLERANCE}; set engine: torch"
+            f"largest, allowed is {allowed}; set engine: torch"
         )
     return engine

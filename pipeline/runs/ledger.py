@@ -60,7 +60,10 @@ class Run:
     @classmethod
     def open(cls, uri: str) -> "Run":
         """The run at a URI; UserError if there is none."""
-        info = describe(uri)
+        return cls._of(uri, describe(uri))
+
+    @classmethod
+    def _of(cls, uri: str, info: RunInfo) -> "Run":
         return cls(uri, info.fingerprint, info.label_space.space, Plan(uri, info.plan), info.image)
 
     @classmethod
@@ -102,14 +105,15 @@ class Run:
     @classmethod
     def resumed(cls, uri: str, identity: dict[str, Any]) -> "Run":
         """The run at a URI; UserError if it has another identity: the message names each field that differs."""
-        recorded = describe(uri).identity
+        info = describe(uri)
+        recorded = info.identity
         wanted = json.loads(canonical({**identity, "plan_sha256": recorded["plan_sha256"]}))
         if changed := differences(recorded, wanted):
             raise UserError(
                 f"run {uri} was made with other settings: {'; '.join(changed)}; "
                 "choose another output, or restore the settings to resume this run"
             )
-        return cls.open(uri)
+        return cls._of(uri, info)
 
     @property
     def num_images(self) -> int:

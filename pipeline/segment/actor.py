@@ -40,6 +40,7 @@ class Segmenter:
         self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
         self.failure: str | None = None  # what ended the run; the shards that are left are skipped
         self.teller = Teller(fingerprint)
+        self.told = False  # what the first images look like to the network
 
     @cached_property
     def cfg(self) -> SegmentConfig:
@@ -84,7 +85,8 @@ class Segmenter:
         if load is None:
             self.run.end_decoding(shard)
         seconds = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
-        return _summary(shard, len(items), rejects["error"].to_pylist(), seconds, began)
+        warning, self.told = None if self.told else segmenter.first_look.warning, True
+        return _summary(shard, len(items), rejects["error"].to_pylist(), seconds, began, warning=warning)
 
     @contextlib.contextmanager
     def _leaving(self, shard: int) -> Iterator[None]:
@@ -174,11 +176,18 @@ def _items(run: Run, shard: int, retried: dict[int, list[str]]) -> list[Item]:
 
 
 def _summary(
-    shard: int, images: int, rejects: list[str], seconds: dict[str, float], began: float, ended: str | None = None
+    shard: int,
+    images: int,
+    rejects: list[str],
+    seconds: dict[str, float],
+    began: float,
+    ended: str | None = None,
+    warning: str | None = None,
 ) -> pa.Table:
     """One small row a shard: all that comes back to the driver."""
-    values = {"shard": shard, "images": images, "rejects": rejects, "began": began, "ended": ended}
+    values = {"shard": shard, "images": images, "rejects": rejects, "began": began, "ended": ended,
+              "warning": warning}  # fmt: skip
     values |= dict.fromkeys(SECONDS, 0.0) | seconds
     fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "began": pa.float64(),
-              "ended": pa.string()}  # fmt: skip
+              "ended": pa.string(), "warning": pa.string()}  # fmt: skip
     return pa.Table.from_pylist([values], schema=pa.schema({**fields, **dict.fromkeys(SECONDS, pa.float64())}))

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.metrics.registry import needs
 from pipeline.models import Exported, checkpoint
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.runs import check_checkpoints
+from pipeline.runs import RunInfo, check_checkpoints, describe, kept_network
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +95,20 @@ def _tiled(cfg: SegmentConfig, tile: tuple[int, int], uri: str) -> SegmentConfig
 def load_bound(cfg: SegmentConfig) -> Checkpoint:
     """What the run was begun with; UserError where another checkpoint has taken a place since."""
     ready = load_checkpoints(cfg)
+    if cfg.predict.precision == "int8":
+        ready = with_quantised(ready, cfg, describe(cfg.output))
     check_checkpoints(cfg.output, addresses(cfg), ready.identity)
     return ready
+
+
+def with_quantised(ready: Checkpoint, cfg: SegmentConfig, recorded: RunInfo | None) -> Checkpoint:
+    """The checkpoint with the int8 network of the run that is gone on with, where that has one.
+
+    Raises:
+        UserError: the network is gone, or another file.
+    """
+    sha256 = recorded.identity.get("quantised_sha256") if recorded else None
+    return ready if sha256 is None else replace(ready, quantised=kept_network(cfg.output, sha256))
 
 
 def addresses(cfg: SegmentConfig) -> list[str]:

@@ -14,16 +14,15 @@ from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import SegmentConfig, run_keys
 from pipeline.corpus import plan_shards, scan_items
-from pipeline.corpus.detect import settled
 from pipeline.imaging.bands import require_rasterio
 from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict.engines import PACKAGES
-from pipeline.runs import Lease, Run, describe, run_exists
+from pipeline.runs import Lease, Run
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
 from pipeline.segment.checkpoints import fitted, load_checkpoints
-from pipeline.segment.engine import with_engine
+from pipeline.segment.engine import as_recorded, with_engine
 from pipeline.segment.progress import Progress, heard
 
 # Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
@@ -35,6 +34,7 @@ RETRIES = -1
 # Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
 TASKS, TASKS_AN_ACTOR = 2000, 100
 PHASE = connection.PHASES.info
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,22 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
     if ready.image is not None:
         require_rasterio()
     PHASE("looking at the corpus")
-    cfg = with_layout(fitted(cfg, ready))
-    if cfg.engine == "auto":
-        PHASE("choosing the engine on the first images")
-    cfg, engine = with_engine(cfg, ready)
+    cfg, recorded = as_recorded(fitted(cfg, ready))
+    if recorded is None and cfg.engine != "torch":
+        PHASE("preparing the engine")
+    begins = with_engine(cfg, ready, recorded)
+    cfg, ready = begins.cfg, begins.ready
     with Lease(cfg.output) as lease:
-        PHASE("reading what is answered already" if run_exists(cfg.output) else "planning: listing the corpus")
+        if recorded is None:
+            begins.keep()
+        PHASE("planning: listing the corpus" if recorded is None else "reading what is answered already")
         run = Run.open_or_create(
             cfg.output,
             identity(cfg, ready),
             cfg.model_dump(mode="json"),
             ready.label_space,
             make_plan=lambda: plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard),
-            packages=PACKAGES[engine.engine],
+            packages=PACKAGES[begins.choice.engine],
         )
         pending = run.pending()
         progress = Progress(run.num_images, run.num_images - int(run.shard_sizes()[pending].sum()))
@@ -88,9 +91,13 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
             on_progress(progress)
             rows = _answer(cfg, run, pending)
             watched = telemetry.SegmentationMetrics(cfg.output, progress.images, progress.done)
+            warned = False
             with heard(cfg, run.fingerprint, progress, on_progress) as add:
                 for row in rows.iter_rows():
                     failures.raise_encoded(row["ended"])
+                    if row["warning"] and not warned:
+                        _log.warning("%s", row["warning"])
+                        warned = True
                     add(row)
                     watched.add(row, progress.done)
         finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
@@ -103,14 +110,6 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
         cfg.engine,
         run.plan.has_labels(),
     )
-
-
-def with_layout(cfg: SegmentConfig) -> SegmentConfig:
-    """The config with its corpus' layout: found out where neither it nor the run at its output names one."""
-    if cfg.corpus.layout is not None:
-        return cfg
-    kept = describe(cfg.output).config["corpus"] if run_exists(cfg.output) else None
-    return cfg.model_copy(update={"corpus": settled(cfg.corpus, kept)})
 
 
 def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:

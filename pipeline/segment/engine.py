@@ -1,50 +1,84 @@
-"""The engine of a run: given, kept from its start, or chosen on its first images before it is begun."""
+"""What a run is begun or resumed with: layout and engine, given, kept from its start, or found out before it is begun."""
 
 import logging
+from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
+import torch
+
 from pipeline.cluster.worker_env import take_cores
-from pipeline.config import SegmentConfig
+from pipeline.config import EngineName, SegmentConfig
 from pipeline.corpus import scan_items
+from pipeline.corpus.detect import settled
 from pipeline.errors import Reject, UserError
+from pipeline.models import Exported
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.predict.choose_engine import Choice, choose
-from pipeline.predict.engines import build_engine, require_engine
-from pipeline.runs import describe, run_exists
+from pipeline.predict.choose_engine import EQUAL, Choice, choose, compare, quantised_on
+from pipeline.predict.engines import GRAPHS, build_engine, onnx_of, require_engine
+from pipeline.runs import RunInfo, describe, keep_network, run_exists
+from pipeline.segment.checkpoints import with_quantised
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import Loaded, Loader
 
 FIRST = 3  # images that the engines are tried on
+LEAST_EQUAL = 0.9  # of the labels, in bf16 and int8: fewer are another network's
 _log = logging.getLogger(__name__)
 
 
-def with_recorded_engine(cfg: SegmentConfig) -> SegmentConfig:
-    """The config with the engine of the run at its output, where there is one.
+def as_recorded(cfg: SegmentConfig) -> tuple[SegmentConfig, RunInfo | None]:
+    """The config with layout and engine of the run at its output, and that run's record; None where there is no run yet.
+
+    The layout is found out where neither config nor run names one.
 
     Raises:
-        UserError: the config asks for another: a run's rows come from one model.
+        UserError: the config asks for another engine than the run's, whose rows come from one.
     """
-    if not run_exists(cfg.output):
-        return cfg
-    recorded = describe(cfg.output).config.get("engine", "torch")
-    if cfg.engine not in ("auto", recorded):
+    recorded = describe(cfg.output) if run_exists(cfg.output) else None
+    if cfg.corpus.layout is None:
+        cfg = cfg.model_copy(update={"corpus": settled(cfg.corpus, recorded.config["corpus"] if recorded else None)})
+    if recorded is None:
+        return cfg, None
+    engine = recorded.config.get("engine", "torch")
+    if cfg.engine not in ("auto", engine):
         raise UserError(
-            f"run {cfg.output} was made with engine {recorded}, the config has {cfg.engine}, which rounds differently: set "
-            f"engine: {recorded}, or auto, which keeps it, to resume this run; or choose another output"
+            f"run {cfg.output} was made with engine {engine}, the config has {cfg.engine}, which rounds differently: set "
+            f"engine: {engine}, or auto, which keeps it, to resume this run; or choose another output"
         )
-    return cfg.model_copy(update={"engine": recorded})
+    return cfg.model_copy(update={"engine": engine}), recorded
 
 
-def with_engine(cfg: SegmentConfig, ready: Checkpoint) -> tuple[SegmentConfig, Choice]:
-    """The config with an engine that works here and takes the network, and how it came about.
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with."""
 
+    cfg: SegmentConfig  # with its engine
+    ready: Checkpoint  # with the int8 network, where that computes
+    choice: Choice  # how the engine came about
+
+    def keep(self) -> None:
+        """Export the network once, for all actors of a run that is about to begin."""
+        if self.cfg.engine in GRAPHS and not isinstance(self.ready.model, Exported):
+            sha256 = self.ready.identity.get("quantised_sha256")
+            keep_network(self.cfg.output, self.ready.quantised or onnx_of(self.ready.model), sha256)
+
+
+def with_engine(cfg: SegmentConfig, ready: Checkpoint, recorded: RunInfo | None) -> Beginning:
+    """An engine that works here and takes the network, and how it compares with torch where that was asked for.
+
+    Args:
+        cfg: as `as_recorded` gives it, with `recorded`: of the run that is gone on with.
     Raises:
-        UserError: it is not installed, does not take the network, or is not that of the run at the output.
+        UserError: it is not installed, or does not take the network.
     """
-    cfg = with_recorded_engine(cfg)
     if ready.others and cfg.engine not in ("torch", "auto"):
         raise UserError(
             f"engine {cfg.engine} computes one network, found an ensemble of {1 + len(ready.others)}; set engine: torch"
+        )
+    if isinstance(ready.model, Exported) and cfg.engine != "torch" and cfg.predict.precision != "fp32":
+        raise UserError(
+            f"predict.precision {cfg.predict.precision}: an exported file computes in the numbers that it was "
+            "exported with; set predict.precision: fp32"
         )
     if cfg.engine == "auto":
         choice = _choice(cfg, ready)
@@ -53,18 +87,54 @@ def with_engine(cfg: SegmentConfig, ready: Checkpoint) -> tuple[SegmentConfig, C
                 _log.warning("engine: auto leaves out %s", trial.words)
         if choice.missing:
             _log.warning("engine: auto takes %s", choice.words)
-        return cfg.model_copy(update={"engine": choice.engine}), choice
-    if run_exists(cfg.output):
+        return Beginning(cfg.model_copy(update={"engine": choice.engine}), ready, choice)
+    if recorded is not None or (cfg.engine == "tensorrt" and not torch.cuda.is_available()):
         require_engine(cfg.engine)
-    else:
+        return Beginning(cfg, with_quantised(ready, cfg, recorded), Choice(cfg.engine))
+    if cfg.engine == "torch" or cfg.predict.precision == "fp32":
         build_engine(cfg.engine, ready.model, cfg.cpus_per_actor)
-    return cfg, Choice(cfg.engine)
+        return Beginning(cfg, ready, Choice(cfg.engine))
+    return _reduced(cfg, cfg.engine, ready)
+
+
+def _reduced(cfg: SegmentConfig, engine: EngineName, ready: Checkpoint) -> Beginning:
+    """bf16 or int8, beside float32 on the first images; UserError where too few labels stay."""
+    require_engine(engine)
+    images, threads = _first_images(cfg, ready), cfg.cpus_per_actor
+    if cfg.predict.precision == "int8":
+        require_engine("onnxruntime")  # its quantisation serves all engines
+        if not images:
+            raise UserError(
+                f"predict.precision int8 measures the network's ranges on the first {FIRST} images of the corpus, and none of "
+                "them can be predicted whole; set predict.precision: fp32"
+            )
+        ready = replace(ready, quantised=quantised_on(ready.model, cfg.predict, images))
+    if not images:
+        build_engine(engine, ready.model, threads, cfg.predict.precision)
+        return Beginning(cfg, ready, Choice(engine))
+    choice = compare(engine, ready.model, cfg.predict, images, threads, ready.quantised)
+    if choice.trials[-1].equal < LEAST_EQUAL:
+        raise UserError(
+            f"predict.precision {cfg.predict.precision} spoils this network ({choice.words}): at least {LEAST_EQUAL:.0%} of "
+            "the labels must stay; set predict.precision: fp32"
+        )
+    if choice.trials[-1].equal < EQUAL:
+        _log.warning("engine: %s", choice.words)
+    return Beginning(cfg, ready, choice)
 
 
 def _choice(cfg: SegmentConfig, ready: Checkpoint) -> Choice:
     """Tried on this machine, with the threads of an actor."""
     if ready.others:
         return Choice("torch", missing="an ensemble is computed by torch alone")
+    images = _first_images(cfg, ready)
+    if not images:
+        return Choice("torch", missing=f"none of the first {FIRST} images can be predicted whole")
+    return choose(ready.model, cfg.predict, images, cfg.cpus_per_actor)
+
+
+def _first_images(cfg: SegmentConfig, ready: Checkpoint) -> list[np.ndarray]:
+    """Those of the first images that are predicted whole, read with the threads of an actor."""
     take_cores(cfg.cpus_per_actor)
     load, images = Loader(cfg, ready.label_space, Turns(1), ready.image), []
     for item in islice(scan_items(cfg.corpus, cfg.split), FIRST):
@@ -74,6 +144,4 @@ def _choice(cfg: SegmentConfig, ready: Checkpoint) -> Choice:
             continue
         if isinstance(loaded, Loaded):
             images.append(loaded.image)
-    if not images:
-        return Choice("torch", missing=f"none of the first {FIRST} images can be predicted whole")
-    return choose(ready.model, cfg.predict, images, cfg.cpus_per_actor)
+    return images

@@ -27,13 +27,13 @@ from pipeline.corpus.readers.zip import is_zip
 from pipeline.errors import UserError
 from pipeline.metrics.registry import check_metrics, needs
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.runs import SECONDS, Run, describe, read_success, run_exists
+from pipeline.runs import SECONDS, Run, RunInfo, describe, read_success
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
-from pipeline.segment.checkpoints import fitted, load_checkpoints
-from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity, with_layout
-from pipeline.segment.engine import with_engine, with_recorded_engine
+from pipeline.segment.checkpoints import fitted, load_checkpoints, with_quantised
+from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity
+from pipeline.segment.engine import as_recorded, with_engine
 from pipeline.segment.shard import ShardSegmenter
 
 OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
@@ -106,6 +106,7 @@ class Sample:
     rejects: Counter[str]
     memory_bytes: int  # the largest that this process was: what an actor takes beside Ray
     gpu_bytes: int  # 0 on a CPU
+    warning: str | None  # of pixels that do not reach the network as they should
 
 
 @dataclass
@@ -186,8 +187,9 @@ def estimate(
         raise UserError(
             "estimate: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
         )
+    recorded = None
     if images is None:
-        cfg = with_recorded_engine(with_layout(cfg))
+        cfg, recorded = as_recorded(cfg)
     rates = measured(storage.absolute(like)) if like is not None else None
     if rate is not None:
         rates = Rates(rate, 0.0, mask_bytes)
@@ -197,12 +199,12 @@ def estimate(
     engine = "auto: tried when the run begins" if cfg.engine == "auto" else str(cfg.engine)
     cfg = cfg if ready is None else fitted(cfg, ready)
     if ready is not None and images is None:
-        cfg, choice = with_engine(cfg, ready)
-        engine = choice.words
+        begins = with_engine(cfg, ready, recorded)
+        cfg, ready, engine = begins.cfg, begins.ready, begins.choice.words
     listing, done, sample = None, None, None
     pending: list[int] = []
     if images is None or image_bytes is None:
-        listing, done, pending = _listed(cfg, ready)
+        listing, done, pending = _listed(cfg, ready, recorded)
         images, image_bytes = sum(listing.shard_images[shard] for shard in pending), listing.bytes / listing.images
         objects = 0 if done is not None or cfg.corpus.layout in ("manifest", "parquet") else listing.objects
         if ready is not None and rates is None and pending:
@@ -211,7 +213,8 @@ def estimate(
         objects = objects_of(cfg, images)
     rates = replace(rates or Rates(0.0, 0.0, 0.0), image_bytes=image_bytes)
     sizing = None if listing and not pending else size(cfg, images, objects, rates, devices or cfg.actors)
-    warnings = (*(sizing.warnings if sizing else ()), *(unlike(storage.absolute(like), cfg) if like else ()))
+    seen = (sample.warning,) if sample and sample.warning else ()
+    warnings = (*seen, *(sizing.warnings if sizing else ()), *(unlike(storage.absolute(like), cfg) if like else ()))
     return Estimate(cfg.output, listing, done, len(pending), rates, sizing, sample, warnings, engine)
 
 
@@ -321,16 +324,18 @@ def _loaded(cfg: SegmentConfig) -> Checkpoint:
     return ready
 
 
-def _listed(cfg: SegmentConfig, ready: Checkpoint | None) -> tuple[Listing, int | None, list[int]]:
+def _listed(
+    cfg: SegmentConfig, ready: Checkpoint | None, recorded: RunInfo | None
+) -> tuple[Listing, int | None, list[int]]:
     """The plan that a start would make, or find; of a run that it would resume, images done; the pending shards.
 
     Raises:
         UserError: the run that is there has other settings.
     """
-    if not run_exists(cfg.output):
+    if recorded is None:
         listing = Listing.of(plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard))
         return listing, None, list(listing.shard_images)
-    ready = ready or _loaded(cfg)
+    ready = ready or with_quantised(_loaded(cfg), cfg, recorded)
     run = Run.resumed(cfg.output, identity(fitted(cfg, ready), ready))
     listing, pending = Listing.of(run.plan.tables()), run.pending()
     return listing, listing.images - sum(listing.shard_images[shard] for shard in pending), pending
@@ -351,6 +356,7 @@ def _answer(cfg: SegmentConfig, ready: Checkpoint, items: list[Item]) -> tuple[S
         Counter(rejects["error"].to_pylist()),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         torch.cuda.max_memory_allocated() if cfg.gpus_per_actor > 0 else 0,
+        segmenter.first_look.warning,
     )
     return sample, rates
 

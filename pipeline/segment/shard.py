@@ -17,11 +17,12 @@ from pipeline.imaging.bands import as_picture
 from pipeline.metrics.registry import needs
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Prediction, Predictor, summarise
-from pipeline.predict.engines import build_engine
+from pipeline.predict.engines import GRAPHS, build_engine
+from pipeline.predict.first_look import FirstLook
 from pipeline.predict.out_of_memory import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.read_ahead import read_ahead
-from pipeline.runs import REJECT_SCHEMA, mask_schema
+from pipeline.runs import REJECT_SCHEMA, kept_network, mask_schema
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader, Streamed
 from pipeline.segment.rows import UNSURE, Row, mask_row, reject_row
@@ -51,7 +52,11 @@ class ShardSegmenter:
         self.declared = checkpoint.image
         self.load = Loader(cfg, self.space, self.turns, self.declared)
         assert cfg.engine != "auto"  # the driver has chosen
-        engine = build_engine(cfg.engine, checkpoint.model, cfg.cpus_per_actor)
+        self.first_look = FirstLook(checkpoint.model, checkpoint.image is not None)
+        kept = checkpoint.quantised
+        if kept is None and cfg.engine in GRAPHS:
+            kept = kept_network(cfg.output)
+        engine = build_engine(cfg.engine, checkpoint.model, cfg.cpus_per_actor, cfg.predict.precision, kept)
         self.predictor = Predictor(
             checkpoint.model,
             cfg.predict,
@@ -119,6 +124,7 @@ class ShardSegmenter:
                 rejects.append(reject_row(item, reject))
                 self.on_answered()
                 continue
+            self.first_look.add(loaded.image)
             yield loaded, loaded.image
 
     def _result(self, future: Future[T]) -> T:

@@ -1,7 +1,6 @@
 """One worker of a training run, from the first step to the last."""
 
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pipeline.corpus import Item
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.models.bands import first_convolution_words
+from pipeline.models.cpp_compiler import cpp_compiler, has_cpp_compiler
 from pipeline.train import failures, label_check, run_folder, state, tensorboard
 from pipeline.train.data import Batch, EpochOrder, epoch_batches, steps_per_epoch
 from pipeline.train.learner import Learner, StepResult
@@ -91,11 +91,10 @@ def _open(cfg: TrainConfig) -> _Data:
 
 def _set_up(cfg: TrainConfig, device: torch.device) -> None:
     take_cores(cfg.cpus_per_worker)
-    compiler = os.environ.get("CXX", "g++")
-    if cfg.compile and shutil.which(compiler) is None:
+    if cfg.compile and not has_cpp_compiler():
         raise UserError(
-            f"compile: true needs a C++ compiler on each worker, and {socket.gethostname()} has no {compiler}; install one, "
-            "let CXX name one, or set compile to false"
+            f"compile: true needs a C++ compiler on each worker, and {socket.gethostname()} has no {cpp_compiler()}; install "
+            "one, let CXX name one, or set compile to false"
         )
     if cfg.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,7 +1,8 @@
-"""Engines beside torch. `python -m tests.bench.engines [--networks ...] [--engines ...] [--divide 2] [--threads 1]`.
+"""Engines beside torch. `python -m tests.bench.engines [--networks ...] [--engines ...] [--divide 2] [--threads 1] ...`.
 
 Each network and engine in a process of its own, on synthetic street scenes: CPU seconds of a forward pass and of a whole
 prediction (normalised, enlarged, argmax), start-up until the first mask, the largest resident memory, labels equal to torch's.
+Weights are random, or after `--train` steps on such scenes.
 """
 
 import argparse
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from pipeline import labels
 from pipeline.cluster.worker_env import take_cores
 from pipeline.config import PredictConfig
+from pipeline.models import Network
 from pipeline.predict import Predictor
 from pipeline.predict.engines import PACKAGES, build_engine
 from pipeline.synthetic.street import draw_scene
@@ -27,7 +31,12 @@ NETWORKS = {
     "deeplabv3plus-efficientnet_lite0": ({"name": "deeplabv3plus", "backbone": "efficientnet_lite0"}, (512, 1024)),
     "fcn-resnet50": ({"name": "fcn_resnet", "backbone": "resnet50"}, (256, 512)),
 }
+MORE = {  # asked for by name
+    "segnet": ({"name": "segnet"}, (256, 512)),
+    "deeplabv3-resnet50": ({"name": "deeplabv3", "backbone": "resnet50"}, (256, 512)),
+}
 NUM_CLASSES = 19
+CROP, BATCH = (96, 192), 4  # of training
 
 
 def cpu_s() -> float:
@@ -35,14 +44,37 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def train(network: Network, steps: int) -> float:
+    """Train on synthetic scenes, one new scene an image; the mean loss of the last ten steps."""
+    space, rng = labels.space("cityscapes19"), np.random.default_rng(1)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, 0.9)
+    losses = []
+    network.place(torch.device("cpu")).train()
+    for _ in range(steps):
+        scenes = [draw_scene(rng, *CROP) for _ in range(BATCH)]
+        x = network.normalise(torch.from_numpy(np.stack([image for image, _ in scenes])).permute(0, 3, 1, 2))
+        label = torch.from_numpy(np.stack([space.to_train(label, "scene") for _, label in scenes])).long()
+        loss = F.cross_entropy(network(x)[-1], label, ignore_index=labels.IGNORE)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    network.eval()
+    return float(np.mean(losses[-10:]))
+
+
 def one(name: str, engine_name: str, args: argparse.Namespace) -> None:
     """Print the figures of one network with one engine; its masks go to `--masks`."""
-    section, size = NETWORKS[name]
+    section, size = (NETWORKS | MORE)[name]
     height, width = (side // args.divide for side in size)
     take_cores(args.threads)
     rng = np.random.default_rng(0)
     images = [draw_scene(rng, height, width)[0] for _ in range(args.images)]
     network = varied_network(section, NUM_CLASSES, images[0][:256, :512])
+    if args.weights:
+        network.load_state_dict(torch.load(args.weights))
     started = time.perf_counter()
     engine = build_engine(engine_name, network, args.threads)
     predictor = Predictor(network, PredictConfig(), num_threads=args.threads, engine=engine)
@@ -62,12 +94,14 @@ def one(name: str, engine_name: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=[*NETWORKS, *MORE])
     parser.add_argument("--engines", nargs="+", default=list(PACKAGES), choices=list(PACKAGES))
     parser.add_argument("--divide", type=int, default=1, help="height and width of the images by it")
     parser.add_argument("--images", type=int, default=6, help="the first of them is not timed")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--train", type=int, default=0, help="steps on scenes of 96x192 before; 0: random weights")
     parser.add_argument("--masks", help=argparse.SUPPRESS)
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.masks:
         one(args.networks[0], args.engines[0], args)
@@ -75,27 +109,31 @@ def main() -> None:
     print("| network | engine | forward, CPU s | x torch | image, CPU s | x torch | start, s | GB | labels equal, % |")
     print("| --- " * 9 + "|")
     for name in args.networks:
-        table(name, args)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = trained(name, args, Path(folder)) if args.train else None
+            table(name, args, weights)
 
 
-def table(name: str, args: argparse.Namespace) -> None:
+def trained(name: str, args: argparse.Namespace, folder: Path) -> Path:
+    """A file of a network's weights after `--train` steps."""
+    take_cores(args.threads)
+    section, _ = (NETWORKS | MORE)[name]
+    network = varied_network(section, NUM_CLASSES, draw_scene(np.random.default_rng(0), 128, 256)[0])
+    loss = train(network, args.train)
+    print(f"{name}: cross entropy {loss:.3f} after {args.train} steps", file=sys.stderr, flush=True)
+    torch.save(network.state_dict(), folder / "weights.pt")
+    return folder / "weights.pt"
+
+
+def table(name: str, args: argparse.Namespace, weights: Path | None) -> None:
     """A line for each engine, torch first."""
     expected, torch_s = None, (0.0, 0.0)
     for engine in dict.fromkeys(["torch", *args.engines]):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "masks.npy"
-            command = [
-                sys.executable,
-                "-m",
-                "tests.bench.engines",
-                "--networks",
-                name,
-                "--engines",
-                engine,
-                "--masks",
-                str(path),
-            ]
+            command = [sys.executable, "-m", "tests.bench.engines", "--networks", name, "--engines", engine]
             options = [f"--{key}={getattr(args, key)}" for key in ("divide", "images", "threads")]
+            options += [f"--masks={path}", *([f"--weights={weights}"] if weights else [])]
             done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
             if done.returncode:
                 print(f"| {name} | {engine} | {done.stderr.strip().splitlines()[-1]} |", flush=True)

@@ -6,6 +6,7 @@ The corpus comes in chunks, and each side answers a chunk in a process of its ow
 machine slows all sides alike. Rates are after start-up: from the first image's reading to the committed end. The bare loops
 have the same reader, decoder, network and encoder and read the zip from the local disk: what they lack is Ray, the ledger and
 the store.
+`maskmill, fastest engine` is the same run with `engine: auto`, which is held against the bare loop of torch.
 The peers (torchvision's network with the same weights, Pillow) answer the first `--peers` images of each chunk.
 """
 
@@ -24,8 +25,9 @@ from tests.bench.store import s3_store
 from tests.bench.turns import show
 
 OURS = "maskmill segment"
+FASTEST, BARE, FASTEST_BAR = "maskmill, fastest engine", "bare loop", 1.4  # its rate / the bare loop's must reach it
 BARS = {  # side: what maskmill's rate divided by the side's must reach
-    "bare loop": 0.90,
+    BARE: 0.90,
     "bare loop, threads": 0.90,
     "torchvision loop": 1.0,
     "plain Ray Data": 1.5,
@@ -49,7 +51,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=104, help="of a chunk")
     parser.add_argument("--peers", type=int, default=16, help="of a chunk that the peers answer")
     parser.add_argument("--cores", type=int, default=2, help="all sides are held to")
-    parser.add_argument("--sides", nargs="*", default=list(BARS), choices=BARS, help="beside maskmill")
+    parser.add_argument(
+        "--sides", nargs="*", default=[FASTEST, *BARS], choices=[FASTEST, *BARS], help="beside maskmill"
+    )
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     with tempfile.TemporaryDirectory() as folder, s3_store(Path(folder)) as store:
@@ -69,6 +73,9 @@ def main() -> None:
         ratios = [one / other for one, other in zip(ours, found, strict=True)]
         middle, bar = statistics.median(ratios), BARS.get(side)
         verdict = "" if bar is None else f"{bar:.2f}: {'met' if middle >= bar else 'missed'}"
+        if side == FASTEST and BARE in rates:
+            gain = statistics.median(one / other for one, other in zip(found, rates[BARE], strict=True))
+            verdict = f"{gain:.2f} of the bare loop, {FASTEST_BAR}: {'met' if gain >= FASTEST_BAR else 'missed'}"
         rows.append([side, f"{statistics.median(found):.3f}", f"{middle:.2f}", f"{min(ratios):.2f}-{max(ratios):.2f}",
                      verdict, f"{statistics.median(starts[side]):.1f}"])  # fmt: skip
     show(
