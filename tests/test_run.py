@@ -1,6 +1,8 @@
 import hashlib
 import json
 import re
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from pipeline.labels import space
 from pipeline.runs import REJECT_SCHEMA, Run, mask_schema, read_table, verify
 from pipeline.runs.parts import footer_of, write_part
 from pipeline.runs.schema import part_metadata
+from tests.small_run import Drawn, make_run
 
 SPACE = space("camvid11")
 IDENTITY = {"crf": {"smooth_weight": 3.0}, "weights_sha256": "a"}
@@ -62,6 +65,18 @@ def flip_a_byte(run):
 def complete(run, rejected=()):
     for shard in run.pending():
         run.commit(shard, *tables(run.shard_items(shard), rejected))
+
+
+def test_a_run_says_where_it_was_begun(tmp_path):
+    make_run(str(tmp_path / "run"), [Drawn("a", "01")])
+    begun = json.loads((tmp_path / "run/run.json").read_text())
+    assert re.fullmatch(r"(\d+ cores|one core) of .+, \d+ GiB, .+", begun["machine"])
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    if git.returncode == 0:
+        assert begun["commit"].removesuffix("+changes") == git.stdout.strip()
+    del begun["machine"], begun["commit"]  # as runs were before
+    (tmp_path / "run/run.json").write_text(json.dumps(begun))
+    assert verify(str(tmp_path / "run")).problems == []
 
 
 def test_a_new_run_has_every_shard_pending_and_a_complete_one_none(tmp_path):

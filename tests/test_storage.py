@@ -1,6 +1,7 @@
 """One contract for every store: the same calls on a folder, in memory and on a real S3 server."""
 
 import socket
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,6 +30,13 @@ def prefix(request, tmp_path):
             return f"memory://{uuid.uuid4().hex}"
         case store:
             return f"{request.getfixturevalue(store)}/{uuid.uuid4().hex}"
+
+
+def test_a_listing_says_when_an_object_was_stored(prefix):
+    before = time.time()
+    storage.put(f"{prefix}/one", b"1")
+    (listed,) = storage.scan(prefix)
+    assert before - 2 < listed.modified < time.time() + 2  # some stores say whole seconds
 
 
 def test_what_is_put_can_be_read_whole_and_in_ranges(prefix):

@@ -135,8 +135,8 @@ def test_every_number_of_both_files_is_proved(run, name):
         (run / name).write_text(json.dumps(changed))
         if not told(run):
             missed.append(path)
-    # The software of the day, the moments as far as they are in order, and the settings that decide no answer.
-    assert {path[0] for path in missed} <= {"versions", "created", "config"}
+    # Software and machine of the day, the moments as far as they are in order, and the settings that decide no answer.
+    assert {path[0] for path in missed} <= {"versions", "commit", "machine", "created", "config"}
     assert not [path for path in missed if path[:2] == ("config", "crf")]
     (run / name).write_text(json.dumps(right))
     assert told(run) == []

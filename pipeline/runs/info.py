@@ -102,6 +102,10 @@ class RunInfo(_Record):
     created: Moment
     plan: PlanInfo
     compacted_from: CompactedFrom | None = None
+    commit: str | None = (
+        None  # of the code that began it; None outside a repository, and of runs from before it was kept
+    )
+    machine: str | None = None  # that began it
 
     @property
     def image(self) -> ImageConfig | None:
@@ -224,7 +228,8 @@ def run_exists(uri: str) -> bool:
 
 def create_info(uri: str, info: RunInfo) -> None:
     """Write `run.json`, unless another writer was first."""
-    values = info.model_dump(exclude=None if info.compacted_from else {"compacted_from"})
+    absent = {name for name in ("compacted_from", "commit", "machine") if getattr(info, name) is None}
+    values = info.model_dump(exclude=absent)
     storage.create(_info_uri(uri), json.dumps(values, indent=2).encode())
 
 

@@ -1,6 +1,6 @@
 """The run ledger: which images a run must answer, which are answered, and by what.
 
-<uri>/run.json                 format, fingerprint and what it is made of, config, label space, versions, the plan's parts
+<uri>/run.json                 format, fingerprint and what it is made of, config, label space, versions, machine, plan's parts
 <uri>/plan/part-*.parquet      every image and its shard; never recomputed
 <uri>/_lease/*.json            who writes the run; the highest number holds
 <uri>/attempts/shard-*         exists while a worker answers the shard; left behind only by one that died
@@ -38,6 +38,7 @@ from pipeline.runs.info import (
     run_exists,
 )
 from pipeline.runs.lease import Lease
+from pipeline.runs.origin import commit, machine
 from pipeline.runs.parts import Footer, Part, checked_parts, part_name, read_footer, read_table, scan_parts, write_part
 from pipeline.runs.plan import Plan, write_plan
 from pipeline.runs.schema import FORMAT, part_metadata
@@ -98,6 +99,8 @@ class Run:
                 versions=_versions((*PACKAGES, *packages)),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 plan=plan,
+                commit=commit(),
+                machine=machine(),
             )
             create_info(uri, info)
         return cls.resumed(uri, identity)

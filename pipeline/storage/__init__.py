@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class FileInfo:
     path: str
     bytes: int
     etag: str | None = None  # of the content, where the store has one
+    modified: float | None = field(default=None, compare=False)  # when stored, seconds since 1970, where it is listed
 
 
 def _store(uri: str) -> tuple[Store, str]:
@@ -114,9 +115,9 @@ def scan(uri: str) -> Iterator[FileInfo]:
     store, root = _store(uri)
     root = root.rstrip("/")
     scheme = uri.split("://")[0] + "://" if "://" in uri else ""
-    for name, size_bytes, etag in store.scan(root):
+    for name, size_bytes, etag, modified in store.scan(root):
         if name != root:
-            yield FileInfo(uri=scheme + name, path=name[len(root) + 1 :], bytes=size_bytes, etag=etag)
+            yield FileInfo(scheme + name, name[len(root) + 1 :], size_bytes, etag, modified)
 
 
 def read(uri: str, etag: str | None = None) -> bytes:

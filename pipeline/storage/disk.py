@@ -83,7 +83,8 @@ class Disk:
                 yield from self.scan(entry.path)
             else:
                 try:
-                    yield Listed(entry.path, entry.stat().st_size)
+                    found_here = entry.stat()
+                    yield Listed(entry.path, found_here.st_size, modified=found_here.st_mtime)
                 except FileNotFoundError:  # a link to nothing is listed, and not found when it is read
                     yield Listed(entry.path, 0)
 

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 import fsspec
 import pyarrow.fs
@@ -98,7 +100,17 @@ class FsspecStore:
     def scan(self, root: str) -> Iterator[Listed]:
         """fsspec gives a listing at once, not page by page, and no etags."""
         found = retried(self._fs.find)(root, detail=True)
-        yield from (Listed(name, int(info["size"])) for name, info in found.items())
+        yield from (Listed(name, int(info["size"]), modified=_modified(info)) for name, info in found.items())
 
     def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs))
+
+
+def _modified(info: dict[str, Any]) -> float | None:
+    """When an object was stored, seconds since 1970, by whatever name its file system has for it."""
+    for name in ("mtime", "last_modified", "LastModified", "created"):
+        if isinstance(value := info.get(name), datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None

@@ -71,7 +71,7 @@ class S3(FsspecStore):
                 return
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # a folder's mark, as consoles make them
-                    yield Listed(f"{bucket}/{found['Key']}", found["Size"], found.get("ETag"))
+                    yield Listed(f"{bucket}/{found['Key']}", found["Size"], found.get("ETag"), _modified(found))
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
@@ -121,6 +121,11 @@ class S3(FsspecStore):
                 raise Changed(f"{path} changed after it was listed") from error
             raise
         return sync(self._fs.loop, answer["Body"].read)
+
+
+def _modified(found: dict[str, Any]) -> float | None:
+    """When an object of a listing was stored, seconds since 1970."""
+    return found["LastModified"].timestamp() if "LastModified" in found else None
 
 
 def _options(attempts: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Listed(NamedTuple):
     path: str
     bytes: int
     etag: str | None = None  # of the content, where the store has one
+    modified: float | None = None  # seconds since 1970, where the listing says so
 
 
 class Store(Protocol):

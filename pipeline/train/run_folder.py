@@ -4,9 +4,7 @@ import importlib.metadata
 import json
 import platform
 import socket
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from pipeline.corpus import Item
 from pipeline.corpus.detect import settled
 from pipeline.errors import UserError
 from pipeline.labels import ForeignValues, LabelSpace, Outside
+from pipeline.runs.origin import commit
 from pipeline.train.data import count_label
 from pipeline.train.label_check import labelled, refuse_foreign
 
@@ -88,7 +87,7 @@ def add_environment(output: str) -> None:
         starts = []
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": socket.gethostname(),
@@ -159,21 +158,6 @@ def read_counts(cfg: TrainConfig, items: list[Item]) -> np.ndarray | None:
 
 def needs_counts(cfg: TrainConfig) -> bool:
     return bool(cfg.loss.class_weights or cfg.augment.class_uniform)
-
-
-def _commit() -> str | None:
-    """The commit of the code that runs, with `+changes` where files differ from it; None outside a repository."""
-    folder = Path(__file__).parent
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
 
 
 def _version(package: str) -> str | None:
