@@ -34,7 +34,7 @@ class Labelled(Metric):
     def headline(self, scores):
         return {"labelled share": scores}
 
-    def section(self, scores, raw):
+    def section(self, scores, raw, space):
         card = Card("share", "labelled, %", f"{100 * scores:.1f}", "of all pixels")
         return Section((card,), "labelled", "What is labelled", picture=f'<svg id="square" width="{scores}"/>')
 '''

@@ -14,6 +14,7 @@ from pydantic import Field
 from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE, LabelSpace
+from pipeline.metrics import charts
 from pipeline.metrics.iou import iou_of, mean, ratio
 from pipeline.metrics.metric import LabelledImage, Metric, Section, percent, points
 
@@ -23,6 +24,7 @@ ROWS = (
     "trimap_right", "trimap_predicted", "trimap_labelled",  # all pixels within `width` of an edge of the truth
 )  # fmt: skip
 _FAR = 255
+MAX_BARS = 40  # classes in the report's chart
 
 Widths = tuple[int, ...]
 Scores = dict[tuple[int, str], np.ndarray]  # (band width, score) -> (C,)
@@ -64,7 +66,7 @@ class Boundary(Metric):
         words = {"boundary_iou": "boundary IoU", "boundary_f": "boundary F", "trimap_iou": "trimap IoU"}
         return {f"{words[score]}, {width} px": float(mean(values)) for (width, score), values in scores.items()}
 
-    def section(self, scores: Scores, raw: Scores | None) -> Section:
+    def section(self, scores: Scores, raw: Scores | None, space: LabelSpace) -> Section:
         words = {"boundary_iou": "boundary IoU", "boundary_f": "boundary F", "trimap_iou": "mIoU in the trimap"}
         rows = []
         for (width, score), values in scores.items():
@@ -76,7 +78,20 @@ class Boundary(Metric):
                 rows.append([*row, percent(before), percent(value), points(value - before)])
         shown = ["value"] if raw is None else ["raw", "with CRF", "change"]
         headings = ["score, mean of classes", "band, px", *shown]
-        return Section(id="boundary", title="Near class boundaries, percent", headings=headings, rows=rows)
+        width_px = min(width for width, _ in scores)
+        before_crf = "" if raw is None else "; grey: before the CRF"
+        note = f"Bars: boundary IoU of each class in a band of {width_px} px, percent{before_crf}."
+        of_raw = None if raw is None else raw[width_px, "boundary_iou"]
+        picture = _class_bars(scores[width_px, "boundary_iou"], of_raw, space, note)
+        return Section((), "boundary", "Near class boundaries, percent", headings, rows, picture, note)
+
+
+def _class_bars(values: np.ndarray, raw: np.ndarray | None, space: LabelSpace, words: str) -> str:
+    """One row a class that occurs, of the first `MAX_BARS`."""
+    shown = np.flatnonzero(~np.isnan(values))[:MAX_BARS]
+    series = [] if raw is None else [("raw", raw[shown].tolist())]
+    names = [space.classes[index] for index in shown]
+    return charts.share_bars(names, [*series, ("accent", values[shown].tolist())], "boundary IoU, %", words)
 
 
 def count_boundary(label: np.ndarray, mask: np.ndarray, num_classes: int, widths_px: tuple[int, ...]) -> np.ndarray:

@@ -9,6 +9,7 @@ from pydantic import Field
 from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE, LabelSpace
+from pipeline.metrics import charts
 from pipeline.metrics.metric import Card, LabelledImage, Metric, Section, percent
 
 LEVELS = 65535  # confidences are summed as whole numbers of 1/LEVELS, so that sums are exact in any order
@@ -42,9 +43,35 @@ class Calibration(Metric):
     def headline(self, scores: dict[str, Any]) -> dict[str, float]:
         return {"calibration error (ECE)": scores["ece"]}
 
-    def section(self, scores: dict[str, Any], raw: None) -> Section:
+    def section(self, scores: dict[str, Any], raw: None, space: LabelSpace) -> Section:
         note = f"expected, {len(scores['pixels'])} bins"
-        return Section((Card("ece", "calibration error, %", percent(scores["ece"]), note),))
+        card = Card("ece", "calibration error, %", percent(scores["ece"]), note)
+        words = (
+            "Below the diagonal the network is surer than it is right. Grey: each bin's share of the labelled pixels."
+        )
+        return Section((card,), "calibration", "Reliability", picture=reliability(scores), note=words)
+
+
+def reliability(scores: dict[str, Any]) -> str:
+    """Accuracy over confidence, bin by bin, with the share of pixels of each bin, as inline SVG.
+
+    Source: Guo et al. 2017 (arXiv:1706.04599), figure 1.
+    """
+    pixels, accuracy, confidence = scores["pixels"], scores["accuracy"], scores["confidence"]
+    bins, total = len(pixels), max(int(pixels.sum()), 1)
+    words = f"Reliability diagram of {bins} bins; expected calibration error {percent(scores['ece'])} percent."
+    plot = charts.Plot("confidence, %", "accuracy, %", charts.percent_ticks(), charts.percent_ticks(), words)
+    body = []
+    for index in range(bins):
+        if not pixels[index]:
+            continue
+        left, right, share = index / bins, (index + 1) / bins, pixels[index] / total
+        means = f"confidence {percent(confidence[index])} %, accuracy {percent(accuracy[index])} %"
+        title = f"{means}, {percent(share)} % of the pixels"
+        body.append(plot.bar(left + 0.1 / bins, right - 0.1 / bins, 0, accuracy[index], "accent", title))
+        body.append(plot.bar(left + 0.35 / bins, right - 0.35 / bins, 0, share, "raw", title))
+    body.append(plot.line([(0, 0), (1, 1)], "stroke:var(--ink);stroke-dasharray:4 4"))
+    return plot.svg("".join(body))
 
 
 def count_confidence(label: np.ndarray, mask: np.ndarray, confidence: np.ndarray, bins: int) -> np.ndarray:

@@ -40,7 +40,8 @@ class Section:
     title: str = ""  # "" = cards alone
     headings: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()  # the first cell of a row is its name
-    picture: str = ""  # inline SVG
+    picture: str = ""  # inline SVG: charts.py
+    note: str = ""  # a sentence on how to read it
 
 
 class Metric:
@@ -84,8 +85,12 @@ class Metric:
         """Name -> share of 1: rows of the terminal's headline."""
         return {}
 
-    def section(self, scores: Any, raw: Any | None) -> Section:
-        """What the report shows; `raw`: the scores from before the CRF, where the run has one and the metric counts them."""
+    def section(self, scores: Any, raw: Any | None, space: LabelSpace) -> Section:
+        """What the report shows.
+
+        Args:
+            raw: the scores from before the CRF, where the run has one and the metric counts them.
+        """
         return Section()
 
 
