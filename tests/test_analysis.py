@@ -417,6 +417,29 @@ def test_many_images_are_drawn_in_bundles_that_sum_to_the_same(view, monkeypatch
     assert view.compare(view).images == 3
 
 
+@pytest.mark.parametrize("bundled", [False, True], ids=["images", "bundles"])
+def test_the_interval_of_a_group_is_that_of_a_run_of_the_group_alone(tmp_path, monkeypatch, bundled):
+    drawn = [
+        Drawn(f"i{k}", "0011", label=["0011", "0111", "0001"][k % 3], city=None if k % 2 else "x", frame=k)
+        for k in range(8)
+    ]
+    whole = open_run(make_run(str(tmp_path / "whole"), drawn))
+    if bundled:
+        monkeypatch.setattr(intervals, "MAX_IMAGES", 2)
+        monkeypatch.setattr(intervals, "GROUP_BUNDLES", 1 << 40)  # one image each, in the order of their hashes
+    table = whole.intervals_by(["city"])
+    for city in ("x", None):
+        part = open_run(make_run(str(tmp_path / str(city)), [one for one in drawn if one.city == city]))
+        row = table.iloc[0 if city else 1]
+        alone = part.intervals().loc["miou"]
+        assert row["value"] == alone["value"] and row["images"] == 4
+        if not bundled:
+            assert (row["low"], row["high"]) == (alone["low"], alone["high"])
+        assert row["low"] <= row["value"] <= row["high"]
+    one = whole.intervals_by(["frame"]).loc[3]
+    assert one["images"] == 1 and np.isnan(one["low"])
+
+
 def test_an_overlay_is_the_image_under_its_colours(view):
     image = np.array([[[0, 0, 0], [0, 0, 0], [0, 0, 0], [20, 20, 20]]])
     assert view.overlay("a").tolist() == blend(image, ids("0001"), SPACE.colours, 0.65).tolist()

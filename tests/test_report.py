@@ -2,7 +2,10 @@ import base64
 import hashlib
 import io
 import json
+import os
+from datetime import datetime
 from html.parser import HTMLParser
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,8 +15,12 @@ from PIL import Image
 
 from pipeline import labels, storage
 from pipeline.analysis import open_run, write_report
+from pipeline.analysis.report.figures import throughput
 from pipeline.analysis.report.gallery import ERRORS
+from pipeline.analysis.report.header import facts_of, span
+from pipeline.analysis.report.picks import pick
 from pipeline.imaging.colours import IGNORED, WRONG, safe_colours
+from pipeline.imaging.regions import region_sizes
 from tests.browser import browser, needs_chromium
 from tests.small_run import SPACE, Drawn, ids, make_run
 
@@ -29,7 +36,7 @@ DRAWN = (
 MIOU = (7 / 11 + 2 / 6 + 2 / 2) / 3
 # Before the CRF: sky 4/9, building 4/8, pole 2/2, car 0/1, which no label has; 10 of 15 pixels are right.
 MIOU_RAW = (4 / 9 + 4 / 8 + 2 / 2 + 0 / 1) / 4
-VOID = {"meta", "img", "rect", "br", "input"}
+VOID = {"meta", "img", "rect", "br", "input", "line", "polyline"}
 
 
 class Page(HTMLParser):
@@ -88,7 +95,8 @@ def percent(value):
 
 def test_the_headline_is_the_one_of_hand_arithmetic(page):
     # A draw of the two images may hold one of them twice: b alone scores (3/5 + 0/2 + 2/2) / 3, a alone (4/6 + 2/4) / 2.
-    assert page.texts["miou"] == f"{percent(MIOU)}95 %: 53.33 to 65.66{percent(MIOU_RAW)} before the CRF"
+    words = " ".join(page.texts["miou"].split())
+    assert words == f"{percent(MIOU)}% 95 %: 53.33 to 65.66{percent(MIOU_RAW)} before the CRF"
     assert page.texts["pixel_accuracy"].startswith(percent(11 / 15))
     assert page.texts["pixel_accuracy"].endswith(f"{percent(10 / 15)} before the CRF")
     assert page.row("mIoU")[1:4] == ["48.61", "65.66", "+17.05"]
@@ -99,7 +107,7 @@ def test_the_headline_is_the_one_of_hand_arithmetic(page):
 def test_the_numbers_in_the_report_are_those_of_the_parquet(run, page):
     view = open_run(run)
     final, raw, seconds = view.iou().loc["all"], view.iou(raw=True).loc["all"], view.summary()["seconds"]
-    assert page.texts["seconds"].startswith(f"{sum(seconds.values()):.2f}")
+    assert page.texts["seconds"] == f"{sum(seconds.values()):.3f}"
     for name in ("sky", "building", "pole"):
         change = f"{100 * (final[name] - raw[name]):+.2f}".replace("-", "\u2212")
         assert page.row(name)[1:4] == [percent(raw[name]), percent(final[name]), change]
@@ -123,8 +131,9 @@ def test_groups_are_listed_with_their_city(page):
 
 def test_the_lowest_images_are_shown_with_image_truth_prediction_and_errors(page):
     pictures = [attributes for tag, attributes in page.tags if tag == "img" and attributes["alt"]]
-    assert [p["alt"].split(" of ")[0] for p in pictures] == ["image", "truth", "prediction", "errors"] * 2
-    assert [p["alt"].split(" of ")[1] for p in pictures[::4]] == [HOSTILE, "val/a"]
+    assert [p["alt"] for p in pictures] == [f"image of {HOSTILE}", "image of val/a"]
+    layers = [attributes["class"] for _, attributes in page.tags if attributes.get("class", "").startswith("layers")]
+    assert layers == ["layers truth", "layers prediction", "layers errors-of"] * 2
     for picture in pictures:
         assert picture_of(picture, "jpeg").size == (int(picture["width"]), int(picture["height"])) == (4, 2)
 
@@ -175,9 +184,11 @@ def test_ignored_pixels_of_the_truth_are_see_through_in_a_file_that_every_reader
 def test_a_browser_shows_ignored_pixels_of_the_truth_as_see_through(run, page, chromium):
     chromium.open(f"file://{run}/report.html")
     found = chromium.ask("""Promise.all([...document.querySelectorAll('img[alt=""]')].slice(0, 5).map(async image => {
-        await image.decode();
-        const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight), drawn = canvas.getContext('2d');
-        drawn.drawImage(image, 0, 0);
+        const copy = new Image();  // those that are not shown are not loaded
+        copy.src = image.src;
+        await copy.decode();
+        const canvas = new OffscreenCanvas(copy.naturalWidth, copy.naturalHeight), drawn = canvas.getContext('2d');
+        drawn.drawImage(copy, 0, 0);
         return [...drawn.getImageData(0, 0, canvas.width, canvas.height).data];
     }))""")
     assert found == [layer.ravel().tolist() for layer in expected_layers()]
@@ -203,7 +214,7 @@ def test_a_report_of_many_classes_has_the_data_sets_colours_alone_and_a_legend_o
 
 
 def test_of_many_classes_the_confusion_matrix_shows_those_with_most_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.analysis.report.MAX_HEAT_CLASSES", 2)
+    monkeypatch.setattr("pipeline.analysis.report.tables.MAX_HEAT_CLASSES", 2)
     run = make_run(str(tmp_path / "run"), [Drawn("val/a", "0012/0011", label="0011/0041")])
     page = Page(Path(write_report(run)).read_text())
     (head,) = [row for row in page.rows if row[0] == "" and len(row) == 3]
@@ -247,7 +258,7 @@ def test_rejects_are_counted_by_reason_with_their_messages(page):
 
 
 @pytest.mark.scorecard("security", 11)
-def test_nothing_is_fetched_and_nothing_can_run_but_the_slider(page):
+def test_nothing_is_fetched_and_nothing_can_run_but_the_pages_own_script(page):
     assert {tag for tag, _ in page.tags} & {"link", "iframe", "object", "base", "form", "b"} == set()
     for tag, attributes in page.tags:
         assert [name for name in attributes if name.startswith("on")] == []
@@ -268,7 +279,7 @@ def test_nothing_is_fetched_and_nothing_can_run_but_the_slider(page):
 def test_hostile_file_names_are_shown_as_text(run):
     html = Path(run, "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in html
-    assert html.count("<script") == 1  # the slider's
+    assert html.count("<script") == 1  # the page's own
     assert "<img src=http" not in html
     assert "{{ 7 * 7 }}" in html  # a name is no template either
 
@@ -287,7 +298,10 @@ def test_a_run_without_labels_shows_areas_and_the_least_confident_images(tmp_pat
     assert "miou" not in page.texts
     assert page.row("sky")[1] == "50.00"
     assert page.row("tree")[1] == "37.50"
-    assert [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"]] == ["image of b", "prediction of b"]
+    assert next(a["alt"] for tag, a in page.tags if tag == "img" and a["alt"]) == "image of b"
+    (whole,) = (a for tag, a in page.tags if tag == "option" and a["value"] == "/all images")
+    assert whole["data-worst"] == "0"
+    assert not [a for _, a in page.tags if a.get("id") in ("left-image", "right-truth")]  # there is nothing to choose
 
 
 def test_a_run_that_rejected_everything_still_has_a_report(tmp_path):
@@ -317,14 +331,18 @@ def test_confusion_cells_lead_to_the_images_that_hold_them_without_a_mouse(page)
     assert holders[int(cell["href"].removeprefix("#card-"))] in (f"image of {HOSTILE}", "image of val/a")
     # building taken for sky: two pixels in each labelled image, of six that are building
     assert page.row("building → sky")[1:3] == ["4", "66.67"]
-    assert page.row("building → sky")[3] in (f"{HOSTILE}(2)val/a(2)", f"val/a(2){HOSTILE}(2)")
+    assert page.row("building → sky")[3] in (f"{HOSTILE}(2) ·val/a(2)", f"val/a(2) ·{HOSTILE}(2)")
     assert ["building", "4", "2", "0", "0"][:3] == page.rows[[row[0] for row in page.rows].index("truth") + 2][:3]
 
 
 def test_every_control_has_a_label(page):
-    controls = [attributes["id"] for tag, attributes in page.tags if tag == "input"]
+    inputs = [attributes for tag, attributes in page.tags if tag in ("input", "select")]
+    wipes = [a["aria-label"] for a in inputs if "id" not in a]
+    assert wipes == [f"left and right of {name}" for name in (HOSTILE, "val/a")]
+    controls = [attributes["id"] for attributes in inputs if "id" in attributes]
     named = [attributes["for"] for tag, attributes in page.tags if tag == "label"]
-    assert controls == named == ["colours-data", "colours-safe", "opacity"]
+    assert controls == named
+    assert len(controls) == 3 + 1 + 3 + 3 + 2 + 1  # kind, choice, left, right, colours, opacity
 
 
 def test_the_image_with_most_of_a_large_confusion_is_shown_even_where_it_is_not_among_the_lowest(tmp_path):
@@ -335,7 +353,7 @@ def test_the_image_with_most_of_a_large_confusion_is_shown_even_where_it_is_not_
     ]
     page = page_of(write_report(make_run(str(tmp_path / "run"), drawn), num_worst=1))
     shown = [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"].startswith("image of ")]
-    assert shown == ["image of low", "image of fair"]
+    assert shown[:2] == ["image of low", "image of fair"]
     cells = {a["aria-label"].split(",")[0]: a["href"] for tag, a in page.tags if tag == "a" and "aria-label" in a}
     assert cells == {
         "building as sky": "#card-0", "pole as sky": "#card-0", "tree as sky": "#card-1", "tree as building": "#card-1"
@@ -347,6 +365,8 @@ def test_a_second_run_stands_beside_the_first(run, tmp_path):
     page = page_of(write_report(make_run(str(tmp_path / "better"), better), beside_uri=run))
     # sky 7/9, building 4/6, pole 2/2 now
     assert page.row("building")[-3:-1] == ["33.33", "+33.33"]
+    others = [a for _, a in page.tags if a.get("class") == "layers other"]
+    assert len(others) == 2  # the other run's prediction of each image
     assert page.texts["difference"].startswith(f"+{100 * ((7 / 9 + 4 / 6 + 1) / 3 - MIOU):.2f}")
 
 
@@ -365,7 +385,7 @@ def test_the_snippets_are_there_to_copy(run):
         assert words in html
 
 
-def test_a_report_with_a_hundred_thumbnails_stays_small(tmp_path):
+def test_a_report_of_noise_stays_small(tmp_path):
     rng = np.random.default_rng(0)
 
     def drawing():
@@ -374,7 +394,8 @@ def test_a_report_with_a_hundred_thumbnails_stays_small(tmp_path):
     drawn = [Drawn(f"{k:03d}", drawing(), label=drawing()) for k in range(25)]
     uri = write_report(make_run(str(tmp_path / "run"), drawn, images_per_shard=25), num_worst=25)
     page = page_of(uri)
-    assert len([1 for tag, a in page.tags if tag == "img" and a["alt"]]) == 100
+    pictures = [a for tag, a in page.tags if tag == "img" and a["alt"]]
+    assert len(pictures) == 25  # each with truth, prediction and errors
     assert storage.size(uri) < 10_000_000
 
 
@@ -446,7 +467,7 @@ def test_everything_that_does_something_is_reached_by_keyboard(run, page, chromi
     chromium.open(f"file://{run}/report.html")
     chromium.ask("document.querySelectorAll('details').forEach(one => { one.open = true })")
     # Radio buttons of one name share a stop; arrows move between them.
-    wanted = "a[href], summary, [tabindex='0'], input:checked, input[type=range]"
+    wanted = "a[href], button, summary, select, [tabindex='0'], input:checked, input[type=range]"
     chromium.ask(f"todo = new Set(document.querySelectorAll({json.dumps(wanted)})); todo.size")
     for _ in range(chromium.ask("todo.size")):
         chromium.press("Tab")
@@ -465,9 +486,170 @@ def test_the_slider_moves_with_the_arrows_and_the_masks_fade_with_it(run, page, 
     assert chromium.ask("document.querySelector('output').value") == "70 %"
 
 
+SHOWN = """[...document.querySelectorAll('.card')].filter(card => card.offsetParent)
+    .sort((one, two) => one.style.order - two.style.order).map(card => card.querySelector('strong').textContent)"""
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory):
+    """URI of the report of a run of seven images in two cities; their mIoU falls from a to g."""
+    drawn = [
+        Drawn(f"val/{name}", "0" * k + "1" * (8 - k), label="00001111", city="x" if k % 2 else "y")
+        for k, name in enumerate("gfedcba"[:5], start=0)
+    ]
+    drawn += [Drawn("val/tree", "55550000", label="55555555", city="x"), Drawn("val/plain", "0000", city="x")]
+    return write_report(make_run(str(tmp_path_factory.mktemp("runs") / "varied"), drawn), num_worst=2)
+
+
 @needs_chromium
-def test_without_scripts_the_masks_are_there_and_no_dead_slider(run, page, chromium):
-    chromium.open(f"file://{run}/report.html", scripts=False)
+def test_images_are_chosen_by_kind_class_and_group(varied, chromium):
+    chromium.open(f"file://{varied}")
+    # mIoU: g 0.25, tree 0.25, f 0.355, e 0.47, d 0.6, c 1; equal ones by name
+    assert chromium.ask(SHOWN) == ["val/g", "val/tree"]
+    choose = "choice.value = %s; choice.dispatchEvent(new Event('change'))"
+    chromium.ask(choose % "'class/tree'")
+    assert chromium.ask(SHOWN) == ["val/tree"]
+    assert chromium.ask("document.querySelector('.card.shown .own').textContent") == "tree: IoU 50.0 %"
+    chromium.ask(choose % "'city/y'")
+    assert chromium.ask(SHOWN) == ["val/g", "val/e", "val/c"]
+    chromium.ask(choose % "'/all images'")
+    chromium.ask("document.getElementById('kind-typical').click()")
+    assert sorted(chromium.ask(SHOWN)) == ["val/e", "val/f"]  # the median of six lies between them
+    assert chromium.ask("document.getElementById('none').hidden")
+
+
+@needs_chromium
+def test_a_confusion_cell_shows_the_image_that_holds_most_of_it(varied, chromium):
+    chromium.open(f"file://{varied}")
+    chromium.ask("document.querySelector('.heat a[aria-label^=\"tree as sky\"]').click()")
+    assert chromium.ask(SHOWN) == ["val/tree"]
+    assert chromium.ask("choice.selectedOptions[0].textContent") == "tree → sky"
+
+
+@needs_chromium
+def test_a_wipe_parts_left_from_right_and_the_pointer_names_the_classes(varied, chromium):
+    chromium.open(f"file://{varied}")
+    clip = "getComputedStyle(document.querySelector('.card.shown .%s')).clipPath"
+    assert chromium.ask(clip % "prediction") == "inset(0px 0px 0px 50%)"
+    chromium.ask("document.querySelector('.card.shown .wipe').focus()")
+    chromium.press("ArrowRight")
+    assert chromium.ask(clip % "prediction") == "inset(0px 0px 0px 51%)"
+    chromium.ask("document.getElementById('left-truth').click()")
+    assert chromium.ask(clip % "truth") == "inset(0px 49% 0px 0px)"
+    said = chromium.ask("""(async () => {
+        const stage = document.querySelector('.card.shown .stage'), box = stage.getBoundingClientRect();
+        const at = {clientX: box.left + 0.6 * box.width, clientY: box.top + 0.5 * box.height};
+        stage.dispatchEvent(new PointerEvent('pointerenter', at));
+        await Promise.all([...stage.querySelectorAll('.data')].map(layer => layer.decode()));
+        stage.dispatchEvent(new PointerEvent('pointermove', at));
+        return document.querySelector('.card.shown .under').textContent;
+    })()""")
+    assert said == "truth: building · prediction: building"
+
+
+@needs_chromium
+def test_light_and_dark_can_be_switched_against_the_system(run, page, chromium):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light, dark = "rgb(255, 255, 255)", "rgb(18, 22, 27)"
+    for system, first, second in ((False, light, dark), (True, dark, light)):
+        chromium.open(f"file://{run}/report.html", dark=system)
+        assert chromium.ask(paper) == first
+        chromium.ask("document.getElementById('theme').click()")
+        assert chromium.ask(paper) == second
+        chromium.ask("document.getElementById('theme').click()")
+        assert chromium.ask(paper) == first
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_is_wider_than_the_page(compared, chromium, width):
+    chromium.open(f"file://{compared}", width)
+    assert chromium.ask("document.documentElement.scrollWidth") <= width
+
+
+@needs_chromium
+def test_without_scripts_the_worst_images_are_there_with_their_masks_and_no_dead_control(varied, chromium):
+    chromium.open(f"file://{varied}", scripts=False)
     assert chromium.ask("getComputedStyle(document.querySelector('.layer.data')).opacity") == "0.65"
-    assert chromium.ask("document.getElementById('opacity').offsetParent === null")
+    assert chromium.ask("getComputedStyle(document.querySelector('.prediction')).clipPath") == "inset(0px 0px 0px 0%)"
+    assert chromium.ask(SHOWN) == ["val/g", "val/tree"]
+    for control in ("opacity", "choice", "kind-worst", "left-truth", "theme"):
+        assert chromium.ask(f"document.getElementById('{control}').offsetParent === null"), control
+    assert chromium.ask("document.querySelector('.wipe').offsetParent === null")
     chromium.open("about:blank")
+
+
+def test_random_images_are_the_same_each_time_and_typical_ones_lie_at_the_median(varied):
+    view = open_run(varied.removesuffix("/report.html"))
+    one, two = (pick(view, 3, True, []) for _ in range(2))
+    assert one.choices == two.choices
+    whole = one.choices[0].images
+    assert sorted(whole["random"]) == sorted(set(whole["random"])) and len(whole["random"]) == 3
+    assert "val/plain" not in {image_id for kind in whole.values() for image_id in kind}  # it has no label
+
+
+def test_a_report_holds_no_more_images_than_there_is_room_for(tmp_path, monkeypatch):
+    drawn = [
+        Drawn(f"i{k:02d}", f"{'0' * (k % 8)}1{'2' * (8 - k % 8)}", label="001122555", city=f"c{k % 5}")
+        for k in range(40)
+    ]
+    view = open_run(make_run(str(tmp_path / "run"), drawn, images_per_shard=10))
+    monkeypatch.setattr("pipeline.analysis.report.picks.MAX_IMAGES", 12)
+    picks = pick(view, 3, True, [])
+    assert len(picks.ids) == 12
+    for choice in picks.choices:
+        if choice.heading == "city":
+            of_city = [one.image_id for one in drawn if one.city == choice.name]
+            scores = view.worst(40).set_index("image_id")["miou"].loc[of_city]
+            expected = scores.reset_index().sort_values(["miou", "image_id"])["image_id"].tolist()
+            assert (
+                choice.images["worst"] == expected[: len(choice.images["worst"])]
+            )  # the worst, or fewer: never others
+
+
+def test_groups_have_bars_with_intervals_where_they_have_images_enough(tmp_path):
+    drawn = [Drawn(f"i{k}", "0001", label="0011" if k % 3 else "0001", city="x" if k < 6 else "y") for k in range(9)]
+    run = make_run(str(tmp_path / "run"), drawn)
+    page, found = page_of(write_report(run)), open_run(run).intervals_by(["city"]).loc["x"]
+    assert page.row("x")[1:4] == ["6", percent(found["value"]), f"{percent(found['low'])} – {percent(found['high'])}"]
+    assert page.row("y")[3] == ""  # three images
+
+
+def test_throughput_is_drawn_from_when_the_parts_were_stored(tmp_path):
+    run = make_run(str(tmp_path / "run"), [Drawn(f"i{k}", "01") for k in range(8)])
+    assert throughput(open_run(run)) is None  # all within a second
+    view, begun = (
+        open_run(run),
+        datetime.fromisoformat(json.loads(Path(run, "run.json").read_text())["created"]).timestamp(),
+    )
+    for k, part in enumerate(sorted(Path(run, "masks").iterdir())):
+        os.utime(part, (begun + 4 * (k + 1),) * 2)
+    drawn = throughput(view)
+    assert "Images a second over 16 s, in 4 steps." in drawn
+    heights = {point.split(",")[1] for point in drawn.rpartition('points="')[2].partition('"')[0].split()}
+    assert len(heights) == 1  # two images every four seconds
+    os.utime(part, (begun + 3600,) * 2)
+    assert throughput(view) is None  # copied later
+
+
+def test_the_head_says_what_the_run_is(run):
+    view = open_run(run)
+    facts = dict(facts_of(view))
+    assert facts["corpus"] == f"{run}-corpus" and facts["classes"] == "camvid11, 11 classes"
+    assert facts["machine"].endswith("; one worker of 1 CPUs") and " GiB, " in facts["machine"]
+    assert facts["version"].startswith(f"maskmill {version('maskmill')}")
+    assert facts["finished"].endswith("s") and ", after " in facts["finished"]
+    assert [span(s) for s in (0.4, 59, 185, 7800, 86400 * 3)] == ["0 s", "59 s", "3 min 5 s", "2 h 10 min", "3 d"]
+
+
+def test_regions_are_those_of_scipy():
+    ndimage = pytest.importorskip("scipy.ndimage")
+    mask = np.random.default_rng(0).integers(0, 3, (40, 50)).astype(np.uint8)
+    mask[mask == 2] = 255
+    mask[:12, :20] = 1
+    sizes, ids_of = region_sizes(mask)
+    for index in (0, 1):
+        regions, count = ndimage.label(mask == index)  # 4-connectivity
+        expected = np.bincount(regions.ravel())[1:]
+        assert sorted(sizes[ids_of == index].tolist()) == sorted(expected.tolist()) and count > 5
+    assert set(ids_of.tolist()) == {0, 1}

@@ -1,6 +1,6 @@
 """Intervals and comparisons: what one run says, how sure that is, and whether another run differs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.analysis.run_counts import RunCounts
-from pipeline.analysis.sums import add_rows, batches, counted, over_parts, rows_at_once
+from pipeline.analysis.sums import Key, add_rows, batches, counted, group_places, over_parts, rows_at_once
 from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.iou import margin_scores
 
 MAX_IMAGES = 10_000  # drawn one by one; more are drawn in as many bundles, by a hash of the image id
+GROUP_BUNDLES = 1000  # of each group of such a run
 SCORES = ("miou", "mean_accuracy", "pixel_accuracy")
 
 
@@ -62,6 +63,48 @@ def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
     return Comparison(table.assign(low=low, high=high), int(one["images"].sum()), only_before, only_after)
 
 
+def group_intervals(view: RunCounts, by: Sequence[str], groups: Sequence[Key], seed: int) -> pd.DataFrame:
+    """mIoU of some groups with its interval, one row a group, in their order: see `RunView.intervals_by`."""
+    bundled, places = _rows(view) > MAX_IMAGES, {key: place for place, key in enumerate(groups)}
+    found = over_parts(view.parts("masks"), lambda uris: _group_margins(uris, by, places, view.shape, bundled))
+    units = pd.concat(found) if found else pd.DataFrame()
+    rows = []
+    for place in range(len(groups)):
+        mine = units.loc[[place]] if place in units.index else units[:0]
+        if bundled:
+            mine = mine.groupby("unit").sum()
+        margins = mine.drop(columns="unit", errors="ignore").to_numpy()
+        draws = resample(margins, lambda sums: margin_scores(sums)[:, -3:-2], seed) if len(margins) > 1 else None
+        low, high = (np.array([np.nan]),) * 2 if draws is None else interval(draws)
+        rows.append((_value(margins)[-3] if len(margins) else np.nan, low[0], high[0]))
+    return pd.DataFrame(rows, columns=["value", "low", "high"])
+
+
+def _group_margins(
+    uris: Sequence[str], by: Sequence[str], groups: Mapping[Key, int], shape: tuple[int, int], bundled: bool
+) -> pd.DataFrame:
+    """Margins of the images of some groups (index: the group's place), `unit`: the bundle that an image belongs to."""
+    frames = []
+    for batch in batches(uris, ["image_id", *by, "confusion"], rows_at_once(shape[0] * shape[1])):
+        batch, values = counted(batch, "confusion", shape[0] * shape[1])
+        keys, where = group_places(batch, by)
+        place = np.array([groups.get(key, -1) for key in keys], np.int64)[where]
+        names = batch.column("image_id").to_numpy(zero_copy_only=False).astype(object)
+        frame = pd.DataFrame(_margins_of(values.reshape(-1, *shape)), index=place)
+        frame["unit"] = (pd.util.hash_array(names, categorize=False) % GROUP_BUNDLES).astype(np.int64) if bundled else 0
+        frame = frame[frame.index >= 0]
+        if bundled:  # a million images of one group are a thousand rows
+            frame = frame.set_index([frame.index, "unit"]).groupby(level=[0, 1]).sum().reset_index("unit")
+        frames.append(frame)
+    return pd.concat(frames) if frames else pd.DataFrame()
+
+
+def _margins_of(matrices: np.ndarray) -> np.ndarray:
+    """(N, C, C or C + 1) confusions -> (N, 3 C) int64: right, predicted and labelled pixels of each class."""
+    predicted = matrices.sum(1)[:, : matrices.shape[1]]
+    return np.concatenate([np.diagonal(matrices, axis1=1, axis2=2), predicted, matrices.sum(2)], axis=1)
+
+
 def excludes_zero(row: pd.Series) -> bool:
     """Whether the interval of a difference lies on one side of zero."""
     return bool(row["low"] > 0 or row["high"] < 0)
@@ -86,9 +129,7 @@ def _margins(uris: Sequence[str], column: str, shape: tuple[int, int], bundled: 
     sums = np.zeros((MAX_IMAGES if bundled else 0, 1 + 3 * num_classes), np.int64)
     for batch in batches(uris, ["image_id", column], rows_at_once(shape[0] * shape[1])):
         batch, values = counted(batch, column, shape[0] * shape[1])
-        matrices = values.reshape(-1, *shape)
-        predicted = matrices.sum(1)[:, :num_classes]
-        margins = np.concatenate([np.diagonal(matrices, axis1=1, axis2=2), predicted, matrices.sum(2)], axis=1)
+        margins = _margins_of(values.reshape(-1, *shape))
         names = batch.column("image_id").to_numpy(zero_copy_only=False)
         if bundled:
             places = pd.util.hash_array(names.astype(object), categorize=False) % MAX_IMAGES

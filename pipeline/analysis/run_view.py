@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline import storage
 from pipeline.analysis import card
 from pipeline.analysis.derived import Derived
-from pipeline.analysis.intervals import Comparison, compare_runs, score_intervals
+from pipeline.analysis.intervals import Comparison, compare_runs, group_intervals, score_intervals
 from pipeline.analysis.merging import Merging, merged_counts
 from pipeline.analysis.next_images import Wanted, choose_next
 from pipeline.analysis.other_labels import counts_on, find
@@ -103,6 +103,17 @@ class RunView(RunCounts):
         """`value` with the `low` and `high` end of its 95 % bootstrap interval by image: each class IoU, `miou`,
         `mean_accuracy`, `pixel_accuracy`. UserError where no image has a label."""
         return score_intervals(self, raw, seed)
+
+    def intervals_by(self, by: Sequence[str], seed: int = 0) -> pd.DataFrame:
+        """mIoU of each group (`value`) with the `low` and `high` end of its 95 % bootstrap interval, and its labelled `images`.
+
+        One row a group, as `iou(by)`. A group of one image has no interval, and one of a few images a rough one.
+        """
+        table = self.iou(by)
+        tuples = [key if isinstance(key, tuple) else (key,) for key in table.index]
+        keys = [tuple(None if pd.isna(value) else value for value in key) for key in tuples]
+        found = group_intervals(self, by, keys, seed)
+        return found.set_index(table.index).assign(images=table["images"])
 
     def compare(self, other: "RunView", seed: int = 0) -> Comparison:
         """This run (before) against another (after) over the images labelled in both, with paired bootstrap intervals.

@@ -100,7 +100,7 @@ class _Totals:
 
     def add(self, batch: pa.RecordBatch, column: str, by: Sequence[str]) -> None:
         batch, values = counted(batch, column, self._sums.shape[1] - 1)
-        keys, places = _groups(batch, by)
+        keys, places = group_places(batch, by)
         for key in keys:
             self._slots.setdefault(key, len(self._slots))
         if (more := len(self._slots) - len(self._sums)) > 0:
@@ -112,7 +112,7 @@ class _Totals:
         return {key: self._sums[slot] for key, slot in self._slots.items()}
 
 
-def _groups(batch: pa.RecordBatch, by: Sequence[str]) -> tuple[list[Key], np.ndarray]:
+def group_places(batch: pa.RecordBatch, by: Sequence[str]) -> tuple[list[Key], np.ndarray]:
     """The group keys of a batch, and (rows,) which of them each row has."""
     if not by:
         return [()] if batch.num_rows else [], np.zeros(batch.num_rows, np.int64)

@@ -2,31 +2,57 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from pipeline.analysis.pictures import Pictures
 from pipeline.analysis.run_view import RunView
+from pipeline.analysis.sums import batches
 from pipeline.imaging.colours import IGNORED, WRONG, safe_colours
 from pipeline.labels import IGNORE, Colour, LabelSpace
 
-THUMBNAIL_PX = 320  # width
+THUMBNAIL_PX = 360  # width
 AT_A_TIME = 8  # whole images in memory
 ERRORS: dict[str, Colour] = {"wrong": WRONG, "ignored": IGNORED}
 _CLEAR, _WRONG, _IGNORED = 0, 1, 2  # ids of the error layer
 
 
-def cards(view: RunView, ids: Sequence[str]) -> list[dict[str, Any]]:
-    """One card an image, in the order of `ids`: `pictures` with a `base` photograph and `layers` over it."""
-    made = []
-    for start in range(0, len(ids), AT_A_TIME):
-        some = ids[start : start + AT_A_TIME]
-        found = view.pictures(some)
-        made += [_card(found[image_id]) for image_id in some]
-    return made
+def cards(
+    view: RunView,
+    ids: Sequence[str],
+    look: Callable[[Pictures], None] = lambda one: None,
+    also: Sequence[str] = (),
+    beside: RunView | None = None,
+) -> list[dict[str, Any]]:
+    """One card an image, in the order of `ids`: a `base` photograph and `layers` over it by what they show.
+
+    Args:
+        look: called once with each image of `ids` and `also`, which are read a few at a time.
+        also: images to look at that get no card.
+        beside: another run, whose predictions are layers too where it has them.
+    """
+    made, every = {}, list(dict.fromkeys([*ids, *also]))
+    compared = set() if beside is None else _answered(beside, ids)
+    for start in range(0, len(every), AT_A_TIME):
+        some = every[start : start + AT_A_TIME]
+        others = {} if beside is None else beside.pictures([image_id for image_id in some if image_id in compared])
+        for image_id, one in view.pictures(some).items():
+            look(one)
+            if image_id in ids:
+                made[image_id] = _card(one, others.get(image_id))
+    return [made[image_id] for image_id in ids]
+
+
+def _answered(view: RunView, ids: Sequence[str]) -> set[str]:
+    """Those of some images that a run has masks of."""
+    wanted = pa.array(ids, pa.string())
+    names = (batch.column("image_id") for batch in batches(view.parts("masks"), ["image_id"]))
+    return {image_id for column in names for image_id in column.filter(pc.is_in(column, wanted)).to_pylist()}
 
 
 def palettes(space: LabelSpace) -> dict[str, Sequence[Colour]]:
@@ -35,26 +61,24 @@ def palettes(space: LabelSpace) -> dict[str, Sequence[Colour]]:
     return {"data": space.colours, **({} if safe is None else {"safe": safe})}
 
 
-def _card(one: Pictures) -> dict[str, Any]:
+def _card(one: Pictures, other: Pictures | None) -> dict[str, Any]:
+    """`layers`: `truth`, `prediction`, `other`, `errors`, a PNG for each palette; without the image, the prediction alone."""
     size = _size(*one.mask.shape)
     base = None if one.image is None else _photograph(one.image, size)
     colours = palettes(one.space)
-    prediction = {"name": "prediction", "base": base, "layers": _layers(one.mask, colours, size)}
-    if base is None:
-        pictures = [prediction]
-    elif one.label is None:
-        pictures = [{"name": "image", "base": base, "layers": {}}, prediction]
-    else:
+    layers = {"prediction": _layers(one.mask, colours, size)}
+    if base is not None and one.label is not None:
         wrong = np.where(one.label == one.mask, _CLEAR, _WRONG)
         errors = np.where(one.label == IGNORE, _IGNORED, wrong).astype(np.uint8)
         table = ((0, 0, 0), WRONG, IGNORED)
-        pictures = [
-            {"name": "image", "base": base, "layers": {}},
-            {"name": "truth", "base": base, "layers": _layers(one.label, colours, size)},
-            prediction,
-            {"name": "errors", "base": base, "layers": {"errors": _layer(errors, table, size, clear=_CLEAR)}},
-        ]
-    return {"width": size[0], "height": size[1], "missing": one.missing, "pictures": pictures}
+        layers = {
+            "truth": _layers(one.label, colours, size),
+            **layers,
+            "errors": {"errors": _layer(errors, table, size, clear=_CLEAR)},
+        }
+    if base is not None and other is not None and other.mask.shape == one.mask.shape:
+        layers["other"] = _layers(other.mask, colours, size)
+    return {"width": size[0], "height": size[1], "missing": one.missing, "base": base, "layers": layers}
 
 
 def _size(height: int, width: int) -> tuple[int, int]:
@@ -65,7 +89,7 @@ def _size(height: int, width: int) -> tuple[int, int]:
 
 def _photograph(image: np.ndarray, size: tuple[int, int]) -> str:
     file = io.BytesIO()
-    Image.fromarray(image).resize(size, Image.Resampling.BOX).save(file, format="JPEG", quality=75)
+    Image.fromarray(image).resize(size, Image.Resampling.BOX).save(file, format="JPEG", quality=72)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
