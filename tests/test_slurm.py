@@ -88,9 +88,7 @@ def ended(process, log, seconds):
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_job_whose_time_is_up_keeps_what_is_answered_and_the_next_one_finishes(
-    environment, tiny_checkpoint, tmp_path
-):
+def test_a_job_whose_time_is_up_keeps_what_is_answered_and_the_next_one_finishes(start, tiny_checkpoint, tmp_path):
     path = config(tmp_path, tiny_checkpoint, predict={"scales": [1.0] * 40})  # long enough to be broken off
     process, log = start("segment", path)
     deadline = time.monotonic() + 400
