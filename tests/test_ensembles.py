@@ -44,13 +44,18 @@ def corpus(tmp_path_factory):
 
 
 def saved(folder, seed, values=DEEPLAB, space="cityscapes19", image=None):
-    """A checkpoint of random weights whose masks have many classes."""
+    """A checkpoint of random weights whose masks have many classes; its layers are normalised, so that each of them matters."""
     torch.manual_seed(seed)
     cfg, space = parse_model(values, where="test"), labels.space(space)
-    network = models.build(cfg, space.num_classes, bands=3 if image is None else len(image.bands)).eval()
+    bands = 3 if image is None else len(image.bands)
+    network = models.build(cfg, space.num_classes, bands=bands).train()
     last = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels == space.num_classes]
-    x = torch.randn(1, 3, 128, 128)
+    x = torch.randn(1, bands, 128, 128)
+    for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.momentum = 1  # the statistics of x, in one pass
     with torch.no_grad():
+        network(x.repeat(2, 1, 1, 1))
+        network.eval()
         for conv in last:
             conv.weight.div_(network(x)[-1].std(dim=(0, 2, 3)).mean())
         last[-1].bias.sub_(network(x)[-1].mean(dim=(0, 2, 3)))

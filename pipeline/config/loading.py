@@ -238,10 +238,10 @@ def _explain(schema: Any, problem: dict[str, Any]) -> str:
             return f"{_inside(key, 'name')}: found {context['tag']!r}; choose one of {context['expected_tags']}{hint}"
         case "union_tag_not_found":
             return f"{_inside(key, 'name')}: missing; the config must set it"
-        case "model_type" | "model_attributes_type" if isinstance(found, str) and key:
-            first = next(
-                (name for name, field in _section_at(schema, path).model_fields.items() if field.is_required()), "key"
-            )
+        case "model_type" | "model_attributes_type" if (
+            isinstance(found, str) and key and (at := _walk(schema, path)[0])
+        ):
+            first = next((name for name, field in at[0].model_fields.items() if field.is_required()), "key")
             return (
                 f"{key}: found {found!r}; it must be a section, such as {key.rpartition('.')[2]}: {{{first}: {found}}}"
             )

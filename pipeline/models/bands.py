@@ -33,23 +33,26 @@ def first_convolution_words(cfg: TrainConfig) -> str | None:
 
 
 def widen(network: Network, bands: int, inflate: bool) -> None:
-    """Let a network for RGB see `bands` bands: its first convolution, mean and std change, nothing else.
+    """Let a network for RGB see `bands` bands: the convolutions that see the image, mean and std change, nothing else.
 
     Args:
         inflate: its weights are learnt. Every band then gets the mean of the three RGB filters, scaled by 3/N: an image whose
             bands are all alike gives what a grey picture gives, so that the layers behind see what they were trained on.
             Otherwise the filters are drawn anew, with the spread of those that were there, scaled by sqrt(3/N).
     """
-    conv = _first_convolution(network)
-    assert conv.in_channels == RGB, "a network is widened once"
-    with torch.no_grad():
-        if inflate:
-            weight = conv.weight.mean(dim=1, keepdim=True).repeat(1, bands, 1, 1) * (RGB / bands)
-        else:
-            shape = (conv.out_channels, bands, *conv.kernel_size)
-            weight = torch.randn(shape, device=conv.weight.device) * conv.weight.std() * (RGB / bands) ** 0.5
-    conv.in_channels, conv.weight = bands, nn.Parameter(weight)
+    for conv in (_first_convolution(network), *network.further_inputs()):
+        assert conv.in_channels == RGB, "a network is widened once"
+        conv.in_channels, conv.weight = bands, nn.Parameter(_widened(conv, bands, inflate))
     network.mean, network.std = ((sum(levels) / RGB,) * bands for levels in (network.mean, network.std))
+
+
+@torch.no_grad()
+def _widened(conv: nn.Conv2d, bands: int, inflate: bool) -> torch.Tensor:
+    """(channels, bands, h, w)."""
+    if inflate:
+        return conv.weight.mean(dim=1, keepdim=True).repeat(1, bands, 1, 1) * (RGB / bands)
+    shape = (conv.out_channels, bands, *conv.kernel_size)
+    return torch.randn(shape, device=conv.weight.device) * conv.weight.std() * (RGB / bands) ** 0.5
 
 
 def _first_convolution(network: Network) -> nn.Conv2d:

@@ -65,6 +65,10 @@ class Network(nn.Module):
         """
         return [self.backbone]
 
+    def further_inputs(self) -> list[nn.Conv2d]:
+        """Convolutions that see the image itself, beside the first one of the encoder."""
+        return []
+
     def shards(self) -> list[nn.Module]:
         """The parts whose parameters FSDP gathers by themselves; the rest is gathered together."""
         return [self.backbone]

@@ -86,6 +86,9 @@ class DeepLabV1(GridNetwork):
         """
         return [self.backbone, self.fc6, self.fc7, *([self.fc8] if self.multi_scale else [])]
 
+    def further_inputs(self) -> list[nn.Conv2d]:
+        return [conv for conv in self.mlps[0].modules() if isinstance(conv, nn.Conv2d)][:1] if self.multi_scale else []
+
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
         return [upsample(self.coarse(x), like=x)]
