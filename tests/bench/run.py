@@ -1,6 +1,6 @@
 """End to end: images/s of `segment` over PNGs of 1024x2048 in zips on S3, beside loops that people would write.
 
-python -m tests.bench.run [--chunks 2] [--images 104] [--peers 16] [--cores 2]    about 8 minutes on 2 quiet cores
+python -m tests.bench.run [--chunks 2] [--images 104] [--peers 16] [--cores 2]    about 10 minutes on 2 quiet cores
 
 The corpus comes in chunks, and each side answers a chunk in a process of its own before the next chunk begins, so that a busy
 machine slows all sides alike. Rates are after start-up: from the first image's reading to the committed end. The bare loops
