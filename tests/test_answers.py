@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.analysis import open_run
-from pipeline.cli import answers, picture, voice
+from pipeline.cli import answers, cli_output, picture
 from pipeline.errors import UserError
 from tests.command import maskmill
 from tests.small_run import Drawn, make_run
@@ -113,11 +113,11 @@ def test_switches_stand_before_or_behind_a_command(run):
     assert "next: " not in asked("evaluate", run, "-q") and "next: " not in asked("--quiet", "evaluate", run)
     refused = maskmill("evaluate", run, "-v", "-q")
     assert refused.stderr == "error: --quiet and --verbose exclude each other; give one of them\n"
-    assert voice.take_switches(["a", "-v", "--", "-q"]) == (["a", "--", "-q"], {"verbose"})
+    assert cli_output.take_switches(["a", "-v", "--", "-q"]) == (["a", "--", "-q"], {"verbose"})
 
 
 def test_an_answer_is_plain_ascii_and_has_no_nan(capsys):
-    voice.write("json", {"a": np.float64("nan"), "b": [np.int64(2)], "c": "\u202e\x9b"}, list)
+    cli_output.write("json", {"a": np.float64("nan"), "b": [np.int64(2)], "c": "\u202e\x9b"}, list)
     assert capsys.readouterr().out == '{"a": null, "b": [2], "c": "\\u202e\\u009b"}\n'
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import storage
-from pipeline.cli import console, voice
+from pipeline.cli import cli_output, console
 from pipeline.cluster import connection
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
@@ -114,12 +114,12 @@ def test_what_comes_next_is_what_this_run_can_be_asked(printed, monkeypatch):
     unlabelled = ["maskmill areas 'my runs/x'", "maskmill export 'my runs/x' --format png --out DIR"]
     assert told(labelled=False) == unlabelled
     assert told(rows=0, rejects={"empty": 3}) == ["maskmill status 'my runs/x'", "my runs/x/rejects"]
-    monkeypatch.setattr(voice, "quiet", True)
+    monkeypatch.setattr(cli_output, "quiet", True)
     assert told() == []
 
 
 def test_with_quiet_nothing_is_shown_of_the_way(printed, monkeypatch):
-    monkeypatch.setattr(voice, "quiet", True)
+    monkeypatch.setattr(cli_output, "quiet", True)
     with console.counting("checking") as show:
         show(1, 2)
     console.hint("maskmill report x")

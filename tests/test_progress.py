@@ -8,7 +8,7 @@ import ray
 from pipeline.runs import SECONDS
 from pipeline.segment import progress as listening
 from pipeline.segment.progress import Progress, heard
-from pipeline.segment.unfinished import Count, Teller
+from pipeline.segment.shard_progress import Count, CountReporter
 from tests.test_segment import config
 
 
@@ -17,7 +17,7 @@ def row(shard, images):
 
 
 def test_an_actor_counts_images_and_keeps_its_last_shards_in_mind():
-    teller = Teller("fingerprint")  # outside of Ray nothing is sent
+    teller = CountReporter("fingerprint")  # outside of Ray nothing is sent
     for shard in range(20):
         teller.begin(shard)
         teller.answered()
@@ -46,7 +46,7 @@ def test_a_driver_hears_of_images_within_a_shard(ray_session, scenes, tiny_check
     @ray.remote(num_cpus=0)
     class Actor:
         def __init__(self):
-            self.teller = Teller("within")
+            self.teller = CountReporter("within")
 
         def work(self):
             self.teller.begin(7)

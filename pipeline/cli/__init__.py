@@ -54,13 +54,13 @@ def run(command: Callable[[], object], debug: bool) -> int:
 
 
 def _command(words: list[str]) -> object:
-    from pipeline.cli import voice
+    from pipeline.cli import cli_output
     from pipeline.cli.commands import app
     from pipeline.storage import retry
 
     retry.start()
-    arguments, switches = voice.take_switches(words)
-    voice.speak(switches)
+    arguments, switches = cli_output.take_switches(words)
+    cli_output.set_verbosity(switches)
     return app(arguments, prog_name="maskmill", standalone_mode=False)
 
 

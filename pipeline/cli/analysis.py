@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli import voice
-from pipeline.cli.voice import Csv, Json
+from pipeline.cli import cli_output
+from pipeline.cli.cli_output import Csv, Json
 from pipeline.errors import UserError, nearest
 from pipeline.interrupts import keeping
 
@@ -69,7 +69,7 @@ def evaluate(
     if form:
         from pipeline.cli import answers
 
-        voice.write(form, answers.evaluation(view, by or ()), lambda: answers.evaluation_rows(view, by or ()))
+        cli_output.write(form, answers.evaluation(view, by or ()), lambda: answers.evaluation_rows(view, by or ()))
     else:
         _print_answers(view, by)
     if with_report:
@@ -137,7 +137,7 @@ def areas(
     rows = answers.areas(view, by or (), only or ())
     if form:
         head = {"run": view.uri, "label_space": view.space.name, "by": list(by or ())}
-        voice.write(form, head | {"rows": rows}, lambda: rows)
+        cli_output.write(form, head | {"rows": rows}, lambda: rows)
         return
     console.print(pixels_table(rows, by or ()))
 
@@ -177,7 +177,7 @@ def compare(
         from pipeline.cli import answers
 
         document = answers.comparison(*views, comparison)
-        voice.write(form, document, lambda: document["rows"])
+        cli_output.write(form, document, lambda: document["rows"])
         return
     console.print(comparison_table(comparison))
     if comparison.only_before or comparison.only_after:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli import voice
-from pipeline.cli.voice import Csv, Json
+from pipeline.cli import cli_output
+from pipeline.cli.cli_output import Csv, Json
 from pipeline.cluster.submit import Kind
 from pipeline.interrupts import keeping
 
@@ -104,7 +104,7 @@ def estimate(
     tell_estimate(form, found, prices, devices or cfg.actors)
 
 
-def tell_estimate(form: voice.Form | None, found: "Estimate", prices: "Prices", actors: int) -> None:
+def tell_estimate(form: cli_output.Form | None, found: "Estimate", prices: "Prices", actors: int) -> None:
     """Print an estimate for a person or a program."""
     from pipeline.cli import answers
     from pipeline.cli.console import console, print_estimate
@@ -113,7 +113,7 @@ def tell_estimate(form: voice.Form | None, found: "Estimate", prices: "Prices", 
         print_estimate(console, found, prices, actors)
         return
     document = answers.estimate(found, prices, actors)
-    voice.write(form, document, lambda: [voice.flat(document)])
+    cli_output.write(form, document, lambda: [cli_output.flat(document)])
 
 
 def _going_on(name: str, address: str) -> AbstractContextManager[None]:

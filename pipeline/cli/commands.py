@@ -7,14 +7,14 @@ import typer
 
 from pipeline import __version__, storage
 from pipeline.cli import analysis as cli_analysis
+from pipeline.cli import cli_output
 from pipeline.cli import cluster as cli_cluster
 from pipeline.cli import config as cli_config
 from pipeline.cli import init as cli_init
 from pipeline.cli import labelling as cli_labelling
 from pipeline.cli import models as cli_models
-from pipeline.cli import voice
 from pipeline.cli.analysis import RunUri
-from pipeline.cli.voice import Csv, Json
+from pipeline.cli.cli_output import Csv, Json
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
 from pipeline.errors import UserError
 from pipeline.interrupts import keeping
@@ -102,7 +102,7 @@ def check(
     if form:
         from pipeline.cli import answers
 
-        voice.write(form, answers.check(found, report), lambda: [voice.flat(answers.check(found, report))])
+        cli_output.write(form, answers.check(found, report), lambda: [cli_output.flat(answers.check(found, report))])
     else:
         print_check(console, found, report)
     if report.bad:
@@ -236,7 +236,7 @@ def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
             "pending_shards": len(pending),
             "rejects": dict(rejects),
         }
-        voice.write(form, document, lambda: [voice.flat(document)])
+        cli_output.write(form, document, lambda: [cli_output.flat(document)])
         return
     if found.finished():
         state = "finished"

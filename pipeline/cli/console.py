@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.segment import Segment
 from rich.text import Text
 
-from pipeline.cli import voice
+from pipeline.cli import cli_output
 from pipeline.cli.printing import clean
 from pipeline.errors import UserError
 
@@ -59,7 +59,7 @@ if not console.is_terminal:
 console.push_render_hook(_CleanedAll())
 
 
-def chosen_form(as_json: bool, as_csv: bool) -> voice.Form | None:
+def chosen_form(as_json: bool, as_csv: bool) -> cli_output.Form | None:
     """For a program, or None for a person. For a program everything but the answer goes to stderr, without progress and advice.
 
     Raises:
@@ -69,7 +69,7 @@ def chosen_form(as_json: bool, as_csv: bool) -> voice.Form | None:
         return None
     if as_json and as_csv:
         raise UserError("--json and --csv are two forms of one answer; give one of them")
-    voice.quiet, console.file = True, sys.stderr
+    cli_output.quiet, console.file = True, sys.stderr
     return "json" if as_json else "csv"
 
 
@@ -80,7 +80,7 @@ def loading(libraries: str) -> None:
 
 def hint(words: str) -> None:
     """Say which command comes next."""
-    if not voice.quiet:
+    if not cli_output.quiet:
         console.print(f"next: {words}", soft_wrap=True)
 
 
@@ -144,7 +144,7 @@ def counting(title: str, unit: str = "images") -> Iterator[Callable[[int, int], 
 @contextmanager
 def _line(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
     """show(done, total, words): a bar in a terminal; a printed line every few seconds elsewhere; nothing with `--quiet`."""
-    if voice.quiet:
+    if cli_output.quiet:
         yield lambda done, total, words: None
     elif console.is_terminal:
         with _bar(title, unit) as show:
@@ -301,7 +301,7 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
     if done.engine != "torch":
         rows["engine"] = done.engine
     lines = list(rows.items())
-    if not voice.quiet:
+    if not cli_output.quiet:
         lines += [("next" if not number else "", words) for number, words in enumerate(_next_commands(done))]
     width = max(len(name) for name, _ in lines)
     for name, words in lines:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import storage
-from pipeline.cli import voice
+from pipeline.cli import cli_output
 from pipeline.config import CorpusConfig, ImageConfig, parse
 from pipeline.config.loading import value_of
 from pipeline.errors import UserError
@@ -61,7 +61,7 @@ def init(
     files = _files(target, cfg, image, found, machine, space, splits, checkpoint)
     _write(target, files)
     written, *advice = _next(Path(folder), list(files), checkpoint)
-    for line in [*_seen(cfg, found, space, splits), written, *([] if voice.quiet else advice)]:
+    for line in [*_seen(cfg, found, space, splits), written, *([] if cli_output.quiet else advice)]:
         console.print(line, soft_wrap=True)
 
 

@@ -21,7 +21,7 @@ from pipeline.segment.crash_isolation import WORKER_ERROR, Answer, Tables, isola
 from pipeline.segment.loading import Load, Loader
 from pipeline.segment.packed import pack, unpack
 from pipeline.segment.shard import READERS, ShardSegmenter
-from pipeline.segment.unfinished import Teller
+from pipeline.segment.shard_progress import CountReporter
 
 WITNESSES = 7  # images of other shards that are tried before an error is called one of the images that met it
 
@@ -39,7 +39,7 @@ class Segmenter:
         self.payload, self.fingerprint, self.retried = payload, fingerprint, retried
         self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
         self.failure: str | None = None  # what ended the run; the shards that are left are skipped
-        self.teller = Teller(fingerprint)
+        self.teller = CountReporter(fingerprint)
         self.told = False  # what the first images look like to the network
 
     @cached_property
@@ -85,7 +85,7 @@ class Segmenter:
         if load is None:
             self.run.end_decoding(shard)
         seconds = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
-        warning, self.told = None if self.told else segmenter.first_look.warning, True
+        warning, self.told = None if self.told else segmenter.input_statistics.warning, True
         return _summary(shard, len(items), rejects["error"].to_pylist(), seconds, began, warning=warning)
 
     @contextlib.contextmanager

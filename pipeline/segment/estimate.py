@@ -356,7 +356,7 @@ def _answer(cfg: SegmentConfig, ready: Checkpoint, items: list[Item]) -> tuple[S
         Counter(rejects["error"].to_pylist()),
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         torch.cuda.max_memory_allocated() if cfg.gpus_per_actor > 0 else 0,
-        segmenter.first_look.warning,
+        segmenter.input_statistics.warning,
     )
     return sample, rates
 

@@ -15,7 +15,7 @@ from ray.experimental import internal_kv
 from pipeline.cluster.connection import PHASES
 from pipeline.config import SegmentConfig
 from pipeline.runs import SECONDS
-from pipeline.segment.unfinished import NAMESPACE, Count
+from pipeline.segment.shard_progress import NAMESPACE, Count
 
 POLL_S = 2.0
 WAIT_S = 20.0  # without an actor, before the driver says what it waits for

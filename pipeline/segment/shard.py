@@ -18,7 +18,7 @@ from pipeline.metrics.registry import needs
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Prediction, Predictor, summarise
 from pipeline.predict.engines import GRAPHS, build_engine
-from pipeline.predict.first_look import FirstLook
+from pipeline.predict.input_statistics import InputStatistics
 from pipeline.predict.out_of_memory import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.read_ahead import read_ahead
@@ -52,7 +52,7 @@ class ShardSegmenter:
         self.declared = checkpoint.image
         self.load = Loader(cfg, self.space, self.turns, self.declared)
         assert cfg.engine != "auto"  # the driver has chosen
-        self.first_look = FirstLook(checkpoint.model, checkpoint.image is not None)
+        self.input_statistics = InputStatistics(checkpoint.model, checkpoint.image is not None)
         kept = checkpoint.quantised
         if kept is None and cfg.engine in GRAPHS:
             kept = kept_network(cfg.output)
@@ -124,7 +124,7 @@ class ShardSegmenter:
                 rejects.append(reject_row(item, reject))
                 self.on_answered()
                 continue
-            self.first_look.add(loaded.image)
+            self.input_statistics.add(loaded.image)
             yield loaded, loaded.image
 
     def _result(self, future: Future[T]) -> T:

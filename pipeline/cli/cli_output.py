@@ -30,7 +30,7 @@ def take_switches(arguments: list[str]) -> tuple[list[str], set[str]]:
     return [word for word in arguments[:end] if word not in SWITCHES] + arguments[end:], found
 
 
-def speak(switches: set[str]) -> None:
+def set_verbosity(switches: set[str]) -> None:
     """Say as much as the switches ask for.
 
     Raises:

@@ -18,7 +18,7 @@ CLIPPED = 0.5  # share of values at the high end of the declared range
 DARK = 16.0  # of 255: the highest value, where the declared range is many times the images'
 
 
-class FirstLook:
+class InputStatistics:
     """Takes images until it has seen enough of them, then says what is wrong.
 
     Args:

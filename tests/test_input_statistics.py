@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from pipeline.models import Network
-from pipeline.predict.first_look import IMAGES, STEP, FirstLook
+from pipeline.predict.input_statistics import IMAGES, STEP, InputStatistics
 from pipeline.synthetic.street import draw_scene
 
 
 def warning(mean, std, *images, declared=False):
     model = SimpleNamespace(mean=mean, std=std)
     model.normalise = Network.normalise.__get__(model)
-    look = FirstLook(model, declared)
+    look = InputStatistics(model, declared)
     for image in images:
         look.add(image)
     return look.warning

@@ -31,7 +31,7 @@ class Count:
     ] = ()  # the last shards before it with their images: their summaries may come later
 
 
-class Teller:
+class CountReporter:
     """The side of the actor; does nothing outside of Ray.
 
     Args:
