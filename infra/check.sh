@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make check` adds to `make test`: lint, formatting, types, the slow tests, and the scorecard. Two streams run side by
+# `make check`: lint, formatting, types, the fast tests of `make test`, the slow ones, and the scorecard. Two streams run side by
 # side, so that neither core waits for the faults' timeouts. SEEDS: random moments of each fault, 3 in `make scorecard`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +21,7 @@ second_stream() { # every step runs, whatever the one before it found
 "$bin/ruff" format --check .
 second_stream >"$second" 2>&1 &
 failed=0
+make --no-print-directory test || failed=1
 "$bin/python" -m pytest -m "$slow" "${networks[@]/#/--ignore=}" || failed=1
 wait $! || failed=1
 cat "$second"
