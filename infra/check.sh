@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # `make check`: lint, formatting, types, the fast tests of `make test`, the slow ones, and the scorecard. Two streams run side by
 # side, so that neither core waits for the faults' timeouts. SEEDS: random moments of each fault, 3 in `make scorecard`.
+# WITHOUT_LONG=1 leaves out the tests marked `long`, as CI does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
-slow="(slow or cluster) and not chaos and not scorecard"
+slow="(slow or cluster) and not chaos and not scorecard${WITHOUT_LONG:+ and not long}"
 networks=(tests/test_{models,lineage,surgery,identify,export_model,engines,outside,crf_device,enlarge_gpu}.py) # no cluster in them
 second=$(mktemp)
 trap 'rm -f "$second"' EXIT

@@ -50,7 +50,7 @@ def test_four_commands_lead_from_twenty_pictures_to_masks_iou_and_report(tmp_pat
     draw(tmp_path / "pictures", 20, height=64, width=96)
     first, *others = commands(BLOCK)
     said = run(tmp_path, first)
-    assert "images: 20, 20 with a label; layout folder" in said
+    assert "images: 20, 20 with a label; layout images_labels" in said
     assert "classes: 5, by what the labels hold: 0 (" in said
     for words in others:
         line = " ".join(words)

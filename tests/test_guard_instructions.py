@@ -138,6 +138,7 @@ def a_pixel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1300)
 def test_kernels_take_few_machine_instructions_a_pixel(a_pixel):
     step = (a_pixel["crf, 5 steps"] - a_pixel["crf, 1 step"]) / 4

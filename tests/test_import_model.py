@@ -122,7 +122,11 @@ def rows(output):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("section", FAMILIES, ids=lambda section: section["name"])
+@pytest.mark.parametrize(
+    "section",
+    [*FAMILIES[:2], *(pytest.param(one, marks=pytest.mark.long) for one in FAMILIES[2:])],
+    ids=lambda one: one["name"],
+)
 def test_our_own_exports_come_back_with_the_checkpoints_labels(exports, images, tmp_path, section, form):
     own, file = exports(section, form)
     expected = masks(checkpoint.load(own).model, images)

@@ -44,7 +44,9 @@ def stopped(terminal):
     return line
 
 
-@pytest.mark.parametrize("moment_s", [0.0, 0.2, 0.7, 1.5, 2.5, 3.5, 5.0])
+@pytest.mark.parametrize(
+    "moment_s", [0.0, 0.7, 3.5, *(pytest.param(s, marks=pytest.mark.long) for s in (0.2, 1.5, 2.5, 5.0))]
+)
 def test_ctrl_c_while_a_run_starts(many, tiny_checkpoint, tmp_path, moment_s):
     with Terminal("segment", segment_file(many, tiny_checkpoint, tmp_path)) as terminal:
         terminal.await_listening()

@@ -87,6 +87,7 @@ def ended(process, log, seconds):
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_job_whose_time_is_up_keeps_what_is_answered_and_the_next_one_finishes(start, tiny_checkpoint, tmp_path):
     path = config(tmp_path, tiny_checkpoint, predict={"scales": [1.0] * 40})  # long enough to be broken off
