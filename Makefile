@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/maskmill demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(MARKS),-m "$(MARKS)")
 
 check: $(STAMP)
 	infra/check.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make check`: lint, formatting, types, the fast tests of `make test`, the slow ones, and the scorecard. Two streams run side by
-# side, so that neither core waits for the faults' timeouts. SEEDS: random moments of each fault, 3 in `make scorecard`.
+# `make check`: lint, formatting, types, the fast tests of `make test`, the slow ones, and the scorecard, each test once. Two
+# streams run side by side, so that neither core waits for the faults' timeouts. SEEDS: random moments of each fault, 3 in `make scorecard`.
 # WITHOUT_LONG=1 leaves out the tests marked `long`, as CI does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ second_stream() { # every step runs, whatever the one before it found
 "$bin/ruff" format --check .
 second_stream >"$second" 2>&1 &
 failed=0
-make --no-print-directory test || failed=1
+make --no-print-directory test MARKS="not slow and not cluster and not chaos and not scorecard" || failed=1
 "$bin/python" -m pytest -m "$slow" "${networks[@]/#/--ignore=}" || failed=1
 wait $! || failed=1
 cat "$second"
