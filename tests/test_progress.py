@@ -4,6 +4,7 @@ import time
 
 import pytest
 import ray
+from ray.experimental import internal_kv
 
 from pipeline.runs import SECONDS
 from pipeline.segment import progress as listening
@@ -54,6 +55,8 @@ def test_a_driver_hears_of_images_within_a_shard(ray_session, scenes, tiny_check
                 self.teller.answered()
 
     monkeypatch.setattr(listening, "POLL_S", 0.1)
+    # A cluster that another test made in this process has taken the key-value store's client for itself.
+    internal_kv._initialize_internal_kv(ray._private.worker.global_worker.gcs_client)
     progress, told = Progress(images=12, done=4), []
     cfg = config(*scenes, tiny_checkpoint, tmp_path / "run")
     actor = Actor.remote()
