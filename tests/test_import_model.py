@@ -18,16 +18,17 @@ from PIL import Image
 
 from pipeline import labels, models, storage
 from pipeline.config import PredictConfig, SegmentConfig, TrainConfig, parse, parse_model
-from pipeline.corpus import list_items
+from pipeline.corpus import list_items, plan_shards
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.models import checkpoint, export
 from pipeline.models.import_model import Wanted, import_model
 from pipeline.predict import Predictor
 from pipeline.predict.choose_engine import choose
-from pipeline.runs import SECONDS, verify
+from pipeline.runs import SECONDS, Run, verify
 from pipeline.segment.checkpoints import fitted, load_checkpoints
-from pipeline.segment.driver import segment
+from pipeline.segment.driver import identity, segment
+from pipeline.segment.estimate import estimate
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.street import draw_scene
 from tests.chaos.nodes import children, title
@@ -48,14 +49,6 @@ FAMILIES = [
 ]
 FORMS = {"onnx": "onnx", "torch_export": "pt2"}
 HEIGHT, WIDTH = 64, 96
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +216,21 @@ def test_class_ids_give_masks_and_no_confidence(images, pictures, tmp_path, end)
     assert found["confidence"].null_count == found["entropy"].null_count == len(images)
     expected = reference(file, values(images[3])).reshape(HEIGHT, WIDTH)
     assert np.array_equal(decode_mask(found["mask"][3].as_py()["bytes"]), expected)
+
+
+def test_a_dry_run_of_a_begun_run_knows_its_engine(pictures, tmp_path):
+    """The config says nothing of an engine; what computes the file stands in the run's record."""
+    imported(write(tmp_path / "net.onnx"), tmp_path / "in")
+    cfg = config(pictures, tmp_path / "in", tmp_path / "run")
+    ready = load_checkpoints(cfg)
+    begun = fitted(cfg, ready)
+    plan = plan_shards(list_items(cfg.corpus, None), cfg.images_per_shard)
+    Run.open_or_create(
+        cfg.output, identity(begun, ready), begun.model_dump(mode="json"), ready.label_space, lambda: plan
+    )
+    found = estimate(cfg, starting=True)
+    assert (found.engine, found.done, found.pending_shards) == ("onnxruntime", 0, len(list_items(cfg.corpus, None)))
+    assert estimate(cfg, rate=1.0).engine == "onnxruntime"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from pipeline.corpus.readers.zip import is_zip
 from pipeline.errors import UserError
 from pipeline.metrics.registry import check_metrics, needs
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.runs import SECONDS, Run, RunInfo, describe, read_success
+from pipeline.runs import SECONDS, Run, RunInfo, describe, read_success, run_exists
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
@@ -187,20 +187,24 @@ def estimate(
         raise UserError(
             "estimate: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
         )
-    recorded = None
-    if images is None:
-        cfg, recorded = as_recorded(cfg)
     rates = measured(storage.absolute(like)) if like is not None else None
     if rate is not None:
         rates = Rates(rate, 0.0, mask_bytes)
     if rates is None and images is not None:
         raise UserError("estimate: --images lists no corpus to try images of; give the rate as --like RUN or --rate")
-    ready = _loaded(cfg) if starting or rates is None else None
+    trying = starting or rates is None
+    ready, recorded = None, None
+    if trying or (images is None and run_exists(cfg.output)):
+        ready = _loaded(cfg)
+        cfg = fitted(cfg, ready)
+    if images is None:
+        cfg, recorded = as_recorded(cfg)
     engine = "auto: tried when the run begins" if cfg.engine == "auto" else str(cfg.engine)
-    cfg = cfg if ready is None else fitted(cfg, ready)
-    if ready is not None and images is None:
+    if ready is not None and trying and images is None:
         begins = with_engine(cfg, ready, recorded)
         cfg, ready, engine = begins.cfg, begins.ready, begins.choice.words
+    elif ready is not None and recorded is not None:
+        ready = with_quantised(ready, cfg, recorded)
     listing, done, sample = None, None, None
     pending: list[int] = []
     if images is None or image_bytes is None:
@@ -332,11 +336,10 @@ def _listed(
     Raises:
         UserError: the run that is there has other settings.
     """
-    if recorded is None:
+    if ready is None or recorded is None:
         listing = Listing.of(plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard))
         return listing, None, list(listing.shard_images)
-    ready = ready or with_quantised(_loaded(cfg), cfg, recorded)
-    run = Run.resumed(cfg.output, identity(fitted(cfg, ready), ready))
+    run = Run.resumed(cfg.output, identity(cfg, ready))
     listing, pending = Listing.of(run.plan.tables()), run.pending()
     return listing, listing.images - sum(listing.shard_images[shard] for shard in pending), pending
 
