@@ -18,15 +18,15 @@ def row(shard, images):
 
 
 def test_an_actor_counts_images_and_keeps_its_last_shards_in_mind():
-    teller = CountReporter("fingerprint")  # outside of Ray nothing is sent
+    reporter = CountReporter("fingerprint")  # outside of Ray nothing is sent
     for shard in range(20):
-        teller.begin(shard)
-        teller.answered()
-        teller.commit(shard, 1)
-    teller.begin(20)
-    teller.answered()
-    assert (teller.count.shard, teller.count.images) == (20, 1)
-    assert teller.count.committed == tuple((shard, 1) for shard in range(4, 20))
+        reporter.begin(shard)
+        reporter.answered()
+        reporter.commit(shard, 1)
+    reporter.begin(20)
+    reporter.answered()
+    assert (reporter.count.shard, reporter.count.images) == (20, 1)
+    assert reporter.count.committed == tuple((shard, 1) for shard in range(4, 20))
 
 
 def test_what_is_committed_is_counted_once_whether_its_summary_has_come_or_not(monkeypatch):
@@ -47,12 +47,12 @@ def test_a_driver_hears_of_images_within_a_shard(ray_session, scenes, tiny_check
     @ray.remote(num_cpus=0)
     class Actor:
         def __init__(self):
-            self.teller = CountReporter("within")
+            self.reporter = CountReporter("within")
 
         def work(self):
-            self.teller.begin(7)
+            self.reporter.begin(7)
             for _ in range(3):
-                self.teller.answered()
+                self.reporter.answered()
 
     monkeypatch.setattr(listening, "POLL_S", 0.1)
     # A cluster that another test made in this process has taken the key-value store's client for itself.

@@ -69,7 +69,8 @@ def evaluate(
     if form:
         from pipeline.cli import answers
 
-        cli_output.write(form, answers.evaluation(view, by or ()), lambda: answers.evaluation_rows(view, by or ()))
+        document = answers.evaluation(view, by or ()) if form == "json" else {}
+        cli_output.write(form, document, lambda: answers.evaluation_rows(view, by or ()))
     else:
         _print_answers(view, by)
     if with_report:

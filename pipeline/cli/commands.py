@@ -102,7 +102,8 @@ def check(
     if form:
         from pipeline.cli import answers
 
-        cli_output.write(form, answers.check(found, report), lambda: [cli_output.flat(answers.check(found, report))])
+        document = answers.check(found, report)
+        cli_output.write(form, document, lambda: [cli_output.flat(document)])
     else:
         print_check(console, found, report)
     if report.bad:

@@ -3,27 +3,12 @@
 import re
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from pipeline.config.models import Layout, Scores
 from pipeline.errors import UserError
-
-
-class InputLayout(StrEnum):
-    """Order of the dimensions of a batch of images."""
-
-    NCHW = "NCHW"
-    NHWC = "NHWC"
-
-
-class ScoresKind(StrEnum):
-    """What an exported network gives of each pixel."""
-
-    LOGITS = "logits"
-    PROBS = "probs"
-    IDS = "ids"
 
 
 class ExportFormat(StrEnum):
@@ -141,7 +126,7 @@ def import_model(
         str | None, typer.Option(help="What the rest is divided by; 1/255,1/255,1/255 gives levels of 0 to 255.")
     ] = None,
     layout: Annotated[
-        InputLayout | None, typer.Option(help="Order of the input's dimensions, where its shape does not tell.")
+        Layout | None, typer.Option(help="Order of the input's dimensions, where its shape does not tell.")
     ] = None,
     input_size: Annotated[
         str | None,
@@ -150,9 +135,7 @@ def import_model(
     output_name: Annotated[
         str | None, typer.Option("--output-name", help="The output that holds the scores, where there are several.")
     ] = None,
-    scores: Annotated[
-        ScoresKind | None, typer.Option(help="What the output is, where running it does not tell.")
-    ] = None,
+    scores: Annotated[Scores | None, typer.Option(help="What the output is, where running it does not tell.")] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load .pt2, TorchScript or pickles, which can run code that is in them.")
     ] = False,
@@ -166,10 +149,10 @@ def import_model(
     wanted = Wanted(
         mean=_levels(mean, "--mean"),
         std=_levels(std, "--std"),
-        layout=cast(Layout | None, layout),
+        layout=layout,
         size=_size(input_size),
         output=output_name,
-        scores=cast(Scores | None, scores),
+        scores=scores,
         trust=trust,
     )
     done = run(source, wanted, read_label_space(label_space, where="--label-space"), output)

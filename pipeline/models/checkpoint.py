@@ -61,22 +61,15 @@ def save(
     space: LabelSpace,
     info: dict[str, Any],
     image: ImageConfig | None = None,
+    weights: bytes | None = None,
 ) -> None:
-    """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit."""
-    weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
-    save_bytes(uri, weights, model, cfg, space, info, image)
+    """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit.
 
-
-def save_bytes(
-    uri: str,
-    weights: bytes,
-    model: Network,
-    cfg: ModelConfig,
-    space: LabelSpace,
-    info: dict[str, Any],
-    image: ImageConfig | None = None,
-) -> None:
-    """`save`, of a file of weights that is there already."""
+    Args:
+        weights: of an exported network, its file; absent: the model's own, as safetensors.
+    """
+    if weights is None:
+        weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     description = {
         "format": FORMAT,
         "model": models.settled(cfg).model_dump(mode="json"),

@@ -89,7 +89,7 @@ def import_model(source: str, wanted: Wanted, space: LabelSpace, output: str) ->
     mean, std = _normalisation(cfg, wanted, where)
     network = _Trial(file, mean, std, space, where).settled(cfg, wanted.scores)
     info = {"source": storage.absolute(source), "source_sha256": source_sha256}
-    checkpoint.save_bytes(output, data, network, network.cfg, space, info)
+    checkpoint.save(output, network, network.cfg, space, info, weights=data)
     return Imported(network.cfg, hashlib.sha256(data).hexdigest())
 
 

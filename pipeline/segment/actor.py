@@ -39,7 +39,7 @@ class Segmenter:
         self.payload, self.fingerprint, self.retried = payload, fingerprint, retried
         self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
         self.failure: str | None = None  # what ended the run; the shards that are left are skipped
-        self.teller = CountReporter(fingerprint)
+        self.reporter = CountReporter(fingerprint)
         self.told = False  # what the first images look like to the network
 
     @cached_property
@@ -54,7 +54,7 @@ class Segmenter:
     def segmenter(self) -> ShardSegmenter:
         """Made in the thread that answers: were torch's threads of two teams, neither team would spin at its barriers."""
         take_cores(self.cfg.cpus_per_actor)
-        return ShardSegmenter(load_bound(self.cfg), self.cfg, self.teller.answered)
+        return ShardSegmenter(load_bound(self.cfg), self.cfg, self.reporter.answered)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """The summary of one shard."""
@@ -72,7 +72,7 @@ class Segmenter:
         if self.resuming and (reasons := self.run.answered(shard)) is not None:
             return _summary(shard, len(items), reasons, {}, began)
         self.resuming = False
-        self.teller.begin(shard)
+        self.reporter.begin(shard)
         load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
         first_try = self.run.begin(shard)
         with self._leaving(shard):
@@ -81,7 +81,7 @@ class Segmenter:
             if rejects["error"].to_pylist() == [WORKER_ERROR] * len(items):
                 self._check_others(shard, items)
         self.run.commit(shard, masks, rejects)
-        self.teller.commit(shard, len(items))
+        self.reporter.commit(shard, len(items))
         if load is None:
             self.run.end_decoding(shard)
         seconds = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}

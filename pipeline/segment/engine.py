@@ -67,18 +67,13 @@ def with_engine(cfg: SegmentConfig, ready: Checkpoint, recorded: RunInfo | None)
     """An engine that works here and takes the network, and how it compares with torch where that was asked for.
 
     Args:
-        cfg: as `as_recorded` gives it, with `recorded`: of the run that is gone on with.
+        cfg: as `fitted` and then `as_recorded` give it, with `recorded`: of the run that is gone on with.
     Raises:
         UserError: it is not installed, or does not take the network.
     """
     if ready.others and cfg.engine not in ("torch", "auto"):
         raise UserError(
             f"engine {cfg.engine} computes one network, found an ensemble of {1 + len(ready.others)}; set engine: torch"
-        )
-    if isinstance(ready.model, Exported) and cfg.engine != "torch" and cfg.predict.precision != "fp32":
-        raise UserError(
-            f"predict.precision {cfg.predict.precision}: an exported file computes in the numbers that it was "
-            "exported with; set predict.precision: fp32"
         )
     if cfg.engine == "auto":
         choice = _choice(cfg, ready)

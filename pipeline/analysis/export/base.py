@@ -18,7 +18,7 @@ from pipeline.corpus import Item, items_of
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.decode import decode_image, stored_orientation, upright
 from pipeline.imaging.mask_png import decode_mask
-from pipeline.labels import LabelSpace
+from pipeline.labels import IGNORE, LabelSpace
 from pipeline.read_ahead import read_ahead
 from pipeline.runs import Part
 
@@ -51,6 +51,12 @@ class Shown:
     def copy(self, folder: str) -> None:
         """Write the file below a folder or a prefix."""
         storage.put(storage.join(folder, self.name), self.data)
+
+
+def regions_by_class(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(train id, its pixels as (H, W) bool) of each class in a mask (H, W) uint8; 255, no data, is none."""
+    for index in np.unique(mask[mask != IGNORE]).tolist():
+        yield index, mask == index
 
 
 class Answers:

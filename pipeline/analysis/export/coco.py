@@ -1,12 +1,14 @@
 """What COCO's forms share: images, categories, boxes."""
 
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from pipeline import storage
-from pipeline.analysis.export.base import Answers
+from pipeline.analysis.export.base import Answers, Exported
+from pipeline.imaging.mask_png import decode_mask
 
 Json = dict[str, Any]
 COLUMNS = ("image_id", "uri", "member", "mask")  # of the run's rows, that a COCO file is made of
@@ -16,6 +18,24 @@ def image_entry(answers: Answers, number: int, row: Json, mask: np.ndarray) -> J
     """`file_name` is the path below the corpus, in a zip or tar the member's, in Parquet, which has no files, its id."""
     name = file_name(answers.view.description.config["corpus"], row["image_id"], row["uri"], row["member"])
     return {"id": number, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]}
+
+
+def write_regions(answers: Answers, out: str, regions_of: Callable[[np.ndarray], Iterator[Json]]) -> Exported:
+    """`annotations.json`, whose pixels are as the corpus stores its images.
+
+    Args:
+        regions_of: a mask (H, W) uint8 -> its annotations, without the numbers of themselves and of their image.
+    """
+    uri = storage.join(out, "annotations.json")
+    images: list[Json] = []
+    annotations: list[Json] = []
+    for number, row in enumerate(answers.rows(*COLUMNS), start=1):
+        mask = decode_mask(row["mask"]["bytes"])
+        images.append(image_entry(answers, number, row, mask))
+        for region in regions_of(mask):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **region})
+    put_json(answers, uri, images, annotations)
+    return Exported(uri, len(images))
 
 
 def box_of(region: np.ndarray) -> list[int]:

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import storage
-from pipeline.analysis.export.base import Answers, Exported, png_of
+from pipeline.analysis.export.base import Answers, Exported, png_of, regions_by_class
 from pipeline.analysis.export.coco import COLUMNS, Json, box_of, image_entry, put_json
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE
@@ -33,8 +33,7 @@ def write(answers: Answers, out: str) -> Exported:
 def _segments(mask: np.ndarray) -> list[Json]:
     """What a mask (H, W) holds; the id of a segment is that of its category."""
     found = []
-    for index in np.unique(mask[mask != IGNORE]).tolist():
-        region = mask == index
+    for index, region in regions_by_class(mask):
         size = {"area": int(region.sum()), "bbox": box_of(region)}
         found.append({"id": index + 1, "category_id": index + 1, **size, "iscrowd": 0})
     return found

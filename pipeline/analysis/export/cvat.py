@@ -4,14 +4,13 @@ import json
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import yaml
 
 from pipeline import storage
-from pipeline.analysis.export.base import Answers, Exported, Shown
+from pipeline.analysis.export.base import Answers, Exported, Shown, regions_by_class
 from pipeline.analysis.export.coco import box_of
 from pipeline.analysis.export.rle import encode_rle
-from pipeline.labels import IGNORE, LabelSpace
+from pipeline.labels import LabelSpace
 
 _BLACK = (0, 0, 0)
 
@@ -42,8 +41,7 @@ def _image(number: int, shown: Shown, space: LabelSpace) -> ElementTree.Element:
     """Each class of an image is one mask: run lengths of its box, row by row, the first of them outside."""
     height, width = shown.mask.shape
     image = ElementTree.Element("image", id=str(number), name=shown.name, width=str(width), height=str(height))
-    for index in np.unique(shown.mask[shown.mask != IGNORE]).tolist():
-        region = shown.mask == index
+    for index, region in regions_by_class(shown.mask):
         left, top, wide, high = box_of(region)
         runs = encode_rle(region[top : top + high, left : left + wide].T)  # that code goes down the columns
         values = {"label": space.classes[index], "source": "auto", "occluded": "0", "rle": ", ".join(map(str, runs))}

@@ -5,12 +5,10 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
-
 from pipeline import storage
-from pipeline.analysis.export.base import Answers, Exported, Shown
+from pipeline.analysis.export.base import Answers, Exported, Shown, regions_by_class
 from pipeline.analysis.export.brush import encode_brush
-from pipeline.labels import IGNORE, LabelSpace
+from pipeline.labels import LabelSpace
 
 _TAG, _IMAGE = "tag", "image"  # of the labelling config, which the results name
 
@@ -36,8 +34,8 @@ def _task(answers: Answers, shown: Shown, out: str) -> dict[str, Any]:
     size = {"original_width": width, "original_height": height, "image_rotation": 0}
     names = {"type": "brushlabels", "from_name": _TAG, "to_name": _IMAGE}
     results = []
-    for index in np.unique(shown.mask[shown.mask != IGNORE]).tolist():
-        rle = encode_brush(shown.mask == index)
+    for index, region in regions_by_class(shown.mask):
+        rle = encode_brush(region)
         value = {"format": "rle", "rle": rle, "brushlabels": [answers.space.classes[index]]}
         results.append({"id": f"class-{index}", **names, **size, "value": value})
     prediction: dict[str, Any] = {"model_version": answers.view.description.fingerprint[:12], "result": results}
