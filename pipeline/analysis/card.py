@@ -5,7 +5,6 @@ from typing import Any
 
 from pipeline.analysis.run_counts import RunCounts
 from pipeline.metrics.metric import percent
-from pipeline.runs import read_success
 
 ASK = ".iou(by=[...])  .intervals()  .worst(20)  .overlay(image_id)  .frame([...])"
 COUNTED_IMAGES = 200_000  # a card counts its headline in at most about a second
@@ -37,13 +36,14 @@ def lines(view: RunCounts) -> str:
 def state(view: RunCounts) -> str:
     """Whether a run is finished, and since when."""
     finished = view.finished()
-    return f"finished {finished[:16].replace('T', ' ')} UTC" if finished else "not finished"
+    grown = f", generation {view.generation}" if view.generation > 1 else ""
+    return f"finished {finished[:16].replace('T', ' ')} UTC{grown}" if finished else "not finished"
 
 
 def answered(view: RunCounts) -> str:
     """How many masks and rejects a run has; of an unfinished one, how many shards are answered."""
-    if (success := read_success(view.uri)) is not None:
-        return f"{success.rows} masks, {success.rejects} rejects"
+    if view.state is not None:
+        return f"{view.state.rows} masks, {view.state.rejects} rejects"
     shards = sum(part.last - part.first + 1 for part in view.listed("masks"))
     return f"{shards} of {view.description.plan.shards} shards answered, {view.description.plan.images} images in all"
 

@@ -42,7 +42,7 @@ def derive(view: RunCounts, columns: Sequence[str], recount: Recount, num_classe
     Path(folder.name, "masks").mkdir()
     parts = []
     for part in view.listed("masks"):
-        copy = replace(part, run_uri=folder.name)
+        copy = replace(part, run_uri=folder.name, file=None)
         writer: pq.ParquetWriter | None = None
         for batch in _batches(part, columns, rows):
             table = _recounted(batch, recount(part, batch), num_classes)

@@ -18,7 +18,8 @@ from pipeline.errors import UserError, nearest
 from pipeline.labels import LabelSpace
 from pipeline.metrics.metric import Metric
 from pipeline.metrics.registry import METRICS
-from pipeline.runs import Part, Plan, RunInfo, checked_parts, read_success, read_table
+from pipeline.runs import Part, Plan, RunInfo, listed_parts, plan_of, read_table
+from pipeline.runs.info import Success
 
 ALL = "all"  # index of the one row of an ungrouped answer
 METRIC_OF = {column: metric for metric in METRICS for column in metric.columns}  # count column -> its metric
@@ -31,6 +32,7 @@ class RunCounts:
     uri: str
     description: RunInfo
     space: LabelSpace
+    state: Success | None = None  # its `_SUCCESS.json`, or that of one of its generations; None: it is not finished
     unmapped: bool = False  # whether confusions have a last column more: predicted as none of the labels' classes
     _parts: dict[str, list[Part]] = field(default_factory=dict, repr=False)
     _answers: dict[tuple[str, Key], Sums] = field(default_factory=dict, repr=False)
@@ -47,7 +49,7 @@ class RunCounts:
     def listed(self, kind: str) -> list[Part]:
         """The same parts with the shards that they answer."""
         if kind not in self._parts:
-            self._parts[kind] = checked_parts(self.uri, kind, self.description.fingerprint)
+            self._parts[kind] = listed_parts(self.uri, self.description, kind, self.state)
         return self._parts[kind]
 
     @cached_property
@@ -145,7 +147,7 @@ class RunCounts:
 
     def plan(self) -> Plan:
         """The run's plan: every image and its shard, read as far as it is asked."""
-        return Plan(self.uri, self.description.plan)
+        return plan_of(self.uri, self.description, self.state)
 
     def rejects(self) -> pd.DataFrame:
         """The reject rows: image_id, uri, member, stage, error, message, attempts."""
@@ -160,8 +162,18 @@ class RunCounts:
 
     def finished(self) -> str | None:
         """When the run was finished; None if it is not."""
-        success = read_success(self.uri)
-        return None if success is None else success.finished
+        return None if self.state is None else self.state.finished
+
+    @property
+    def generation(self) -> int:
+        """Which state of the run this is: 1 until `maskmill extend` adds another."""
+        return 1 if self.state is None else self.state.generation
+
+    @property
+    def num_images(self) -> int:
+        """Images of the archive that the run answers."""
+        grown = self.state is not None and self.state.generations
+        return self.state.generations[-1].images if self.state and grown else self.description.plan.images
 
 
 def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:

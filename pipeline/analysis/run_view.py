@@ -24,14 +24,24 @@ from pipeline.config import ClassMap
 from pipeline.errors import UserError, nearest
 from pipeline.labels import LabelSpace
 from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
-from pipeline.runs import SECONDS, describe
+from pipeline.runs import SECONDS, describe, newest_state, state_of
 
 
-def open_run(uri: str) -> "RunView":
-    """The run at a URI, finished or not; UserError if there is none, nothing is answered yet, or a part is another run's."""
+def open_run(uri: str, generation: int | None = None) -> "RunView":
+    """The run at a URI, finished or not.
+
+    Args:
+        generation: of a run that `maskmill extend` made grow, the state to look at, from 1 on; absent = the newest.
+    Raises:
+        UserError: there is no run or no such generation, nothing is answered yet, or a part is another run's.
+    """
     uri = storage.absolute(uri)
-    description = describe(uri)
-    view = RunView(uri, description, description.label_space.space)
+    description, state = describe(uri), newest_state(uri)
+    if generation is not None:
+        if state is None:
+            raise UserError(f"run {uri} is not finished, so that it has no generations yet; leave the generation out")
+        state = state_of(uri, state, generation)
+    view = RunView(uri, description, description.label_space.space, state)
     if not view.parts("masks"):
         raise UserError(f"run {uri}: no image is answered yet; run `maskmill segment` on it first")
     return view
@@ -48,7 +58,7 @@ class RunView(RunCounts):
 
     def _repr_html_(self) -> str:
         """The card that notebooks show; the headline of a very large run is not counted for it."""
-        counted = self.description.plan.images <= card.COUNTED_IMAGES and self.is_labelled()
+        counted = self.num_images <= card.COUNTED_IMAGES and self.is_labelled()
         return card.html(self, float(self.iou()["miou"].iloc[0]) if counted else None)
 
     def _confusions(self, by: Sequence[str], raw: bool) -> tuple[pd.DataFrame, np.ndarray]:
@@ -210,7 +220,7 @@ class RunView(RunCounts):
         config = self.description.config | {"metrics": {}} | ({} if raw else {"crf": None})
         description = self.description.model_copy(update={"config": config})
         kept = {"masks": derived.parts, "rejects": self.listed("rejects")}
-        return RunView(self.uri, description, space, unmapped, kept, derived=derived)
+        return RunView(self.uri, description, space, self.state, unmapped, kept, derived=derived)
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
@@ -247,8 +257,8 @@ class RunView(RunCounts):
         """Headline numbers, each one None where the run does not have it.
 
         `images` (masks), `labelled`, `rejects` by reason, `finished`, `images_per_s` (from the run's creation to its end,
-        start-up and pauses included), mean `seconds` of each stage, `miou`, `mean_accuracy`, `pixel_accuracy`, and
-        `miou_raw` and `pixel_accuracy_raw` from before the CRF.
+        start-up and pauses included; of a run with one generation), mean `seconds` of each stage, `miou`, `mean_accuracy`,
+        `pixel_accuracy`, and `miou_raw` and `pixel_accuracy_raw` from before the CRF.
         """
         return _summarise(self)
 
@@ -260,7 +270,8 @@ def _summarise(view: "RunView") -> dict[str, Any]:
     whole = view.areas().iloc[0]
     rejects = Counter(view.rejects()["error"].tolist())
     created = datetime.fromisoformat(view.description.created)
-    elapsed_s = (datetime.fromisoformat(finished) - created).total_seconds() if finished else 0
+    once = finished and view.generation == 1  # later generations begin whenever the archive has grown
+    elapsed_s = (datetime.fromisoformat(finished) - created).total_seconds() if finished and once else 0
     iou = view.iou().iloc[0] if view.is_labelled() else None
     raw = view.iou(raw=True).iloc[0] if view.has_raw() and iou is not None else None
     answered = int(whole["images"])

@@ -15,7 +15,7 @@ from pipeline.cli import labelling as cli_labelling
 from pipeline.cli import models as cli_models
 from pipeline.cli.analysis import RunUri
 from pipeline.cli.cli_output import Csv, Json
-from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, parse
+from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, overridden, parse
 from pipeline.errors import UserError
 from pipeline.interrupts import keeping
 
@@ -191,11 +191,42 @@ def tune_crf(
 
 @app.command()
 def resume(run: RunUri) -> None:
-    """Go on with a run from its folder alone: its config is in run.json."""
+    """Go on with a run from its folder alone, or with its extension: its config is in run.json."""
+    from pipeline.runs import describe, is_being_extended
+
+    uri = storage.absolute(run)
+    cfg = parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json")
+    if is_being_extended(uri):
+        raise typer.Exit(run_extension(cfg.model_copy(update={"output": uri})))
+    raise typer.Exit(run_segmentation(cfg))
+
+
+@app.command()
+def extend(
+    run: RunUri,
+    overrides: Overrides = None,
+    retry_rejects: Annotated[
+        bool, typer.Option("--retry-rejects", help="Answer rejected images again, too, e.g. after they were mended.")
+    ] = False,
+    accept_gone: Annotated[
+        bool, typer.Option("--accept-gone", help="Go on though more than half of the images are gone from the archive.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is new, replaced or gone; write nothing.")
+    ] = False,
+) -> None:
+    """Answer what is new in the archive of a finished run, or replaced, and withdraw what is gone: its next generation."""
+    from pipeline.cli.console import console
     from pipeline.runs import describe
 
-    cfg = parse(SegmentConfig, describe(storage.absolute(run)).config, where=f"{run}/run.json")
-    raise typer.Exit(run_segmentation(cfg))
+    uri = storage.absolute(run)
+    values = overridden(SegmentConfig, describe(uri).config, overrides)
+    cfg = parse(SegmentConfig, {**values, "output": uri}, where=f"{run}/run.json")
+    if not dry_run:
+        raise typer.Exit(run_extension(cfg, retry_rejects, accept_gone))
+    from pipeline.segment.extend import changes_of
+
+    console.print(changes_of(cfg).words() or "the archive is as the run has answered it", soft_wrap=True)
 
 
 @app.command()
@@ -317,6 +348,20 @@ def run_training(cfg: TrainConfig) -> None:
     )
 
 
+def run_extension(cfg: SegmentConfig, retry_rejects: bool = False, accept_gone: bool = False) -> int:
+    """Extend a run in front of a person; the exit code: 0 clean, 2 done with rejects among what was answered now."""
+    from pipeline.cli.console import console, loading, print_extended, segmenting
+
+    kept = f"the images answered so far are kept in {cfg.output}, run the same command again for the rest"
+    with keeping(kept), segmenting("extending") as show:
+        loading("torch and Ray")
+        from pipeline.segment.extend import extend as run
+
+        done = run(cfg, retry_rejects, accept_gone, show)
+    print_extended(console, done)
+    return 2 if done.answered is not None and done.answered.rejects else 0
+
+
 def run_segmentation(cfg: SegmentConfig) -> int:
     """Segment in front of a person; the exit code: 0 clean, 2 done with rejects."""
     from pipeline.cli.console import console, loading, print_segmented, segmenting
@@ -334,5 +379,16 @@ def run_segmentation(cfg: SegmentConfig) -> int:
         from pipeline.segment.driver import segment as run
 
         done = run(cfg, on_progress)
-    print_segmented(console, done, newest)
+        changes = _changes_since(cfg) if done.had_finished else ""
+    print_segmented(console, done, newest, changes)
     return 2 if done.rejects else 0
+
+
+def _changes_since(cfg: SegmentConfig) -> str:
+    """What is new, replaced or gone in the archive of a run that had been finished; empty: nothing, or it cannot be listed."""
+    from pipeline.segment.extend import changes_of
+
+    try:
+        return changes_of(cfg).words()
+    except UserError:  # the archive may be gone for good, and the run stands
+        return ""

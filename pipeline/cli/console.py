@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.segment.driver import Segmented
     from pipeline.segment.estimate import Estimate, Prices
+    from pipeline.segment.extend import Extended
     from pipeline.segment.progress import Progress as SegmentProgress
     from pipeline.train.metrics_log import Record
 
@@ -282,11 +283,12 @@ def shares(seconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.0f} %" for name, share in parts.items())
 
 
-def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgress | None") -> None:
+def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgress | None", changes: str = "") -> None:
     """The card at a run's end: what is there, how fast it came, and where to look next.
 
     Args:
         progress: of this start; None where everything had been answered before.
+        changes: what is new, replaced or gone in the archive since, in words.
     """
     rejects = Counter(done.rejects)
     rows = {
@@ -300,9 +302,35 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
         rows["stages"] = spent
     if done.engine != "torch":
         rows["engine"] = done.engine
+    if changes:
+        rows["archive"] = f"{changes} since"
+    following = list(_next_commands(done))
+    if changes:
+        following.insert(0, f"maskmill extend {shlex.quote(done.run)}")
+    _print_card(console, rows, following)
+
+
+def print_extended(console: Console, done: "Extended") -> None:
+    """The card at the end of an extension: what changed, and what was answered for it."""
+    counts = ", ".join(f"{count} {change}" for change, count in done.changes.items() if count)
+    rows = {"run": done.run, "generation": f"{done.generation}: {counts or 'nothing has changed in the archive'}"}
+    if done.answered is not None:
+        one = done.answered
+        rejects = Counter(one.rejects)
+        rows["answered"] = f"{one.rows + rejects.total()} images: {one.rows} masks, {_rejects(rejects)}"
+    rows["archive"] = f"{done.images} images"
+    run = shlex.quote(done.run)
+    following = [f"maskmill verify {run}"]
+    if done.answered is not None and done.answered.rejects:
+        following.append(f"maskmill extend {run} --retry-rejects, once the images are mended")
+    _print_card(console, rows, following)
+
+
+def _print_card(console: Console, rows: dict[str, str], following: list[str]) -> None:
+    """Names and values, then the commands that can follow."""
     lines = list(rows.items())
     if not cli_output.quiet:
-        lines += [("next" if not number else "", words) for number, words in enumerate(_next_commands(done))]
+        lines += [("next" if not number else "", words) for number, words in enumerate(following)]
     width = max(len(name) for name, _ in lines)
     for name, words in lines:
         console.print(f"  {name:<{width}}  {words}", soft_wrap=True)

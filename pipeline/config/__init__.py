@@ -5,7 +5,7 @@ from pipeline.config.class_map import ClassMap, read_class_map, same_classes
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.image import ImageConfig
 from pipeline.config.label_space import LabelSpaceConfig, read_label_space
-from pipeline.config.loading import canonical, differences, load, parse, parse_model
+from pipeline.config.loading import canonical, differences, load, overridden, parse, parse_model
 from pipeline.config.models import ModelConfig, UpsamplingName
 from pipeline.config.recipe import (
     AugmentConfig,
@@ -52,6 +52,7 @@ __all__ = [
     "canonical",
     "differences",
     "load",
+    "overridden",
     "machine_keys",
     "pace_keys",
     "open_tree",

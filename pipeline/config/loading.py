@@ -1,5 +1,6 @@
 """YAML -> section, and what to say where it does not fit."""
 
+import copy
 import json
 import re
 from collections.abc import Sequence
@@ -56,6 +57,14 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
         _set(schema, values, override)
     set_keys = [tuple(override.partition("=")[0].split(".")) for override in overrides or []]
     return _checked(TypeAdapter(schema), schema, values, _Places(path, found, set_keys))
+
+
+def overridden(schema: type[Section], values: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """Values with `key.path=value` overrides applied on top; UserError for one that is none."""
+    changed = copy.deepcopy(values)
+    for override in overrides or []:
+        _set(schema, changed, override)
+    return changed
 
 
 def parse(schema: type[S], values: dict[str, Any], where: str) -> S:

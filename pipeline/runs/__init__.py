@@ -2,18 +2,22 @@
 
 from pipeline.runs.compaction import compact
 from pipeline.runs.engine_file import keep_network, kept_network
+from pipeline.runs.extension import is_being_extended
+from pipeline.runs.generations import Generation, generations, grown, listed_parts, newest_state, plan_of, state_of
 from pipeline.runs.identity import check_checkpoints
 from pipeline.runs.info import RunInfo, describe, read_success, run_exists
 from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
 from pipeline.runs.parts import Part, checked_parts, parts_of, read_table
 from pipeline.runs.plan import Plan
+from pipeline.runs.proof import verify
 from pipeline.runs.schema import GEOREFERENCE, REJECT_SCHEMA, SECONDS, mask_schema
 from pipeline.runs.success import Finished
-from pipeline.runs.verify import Verification, verify
+from pipeline.runs.verify import Verification
 
 __all__ = [
-    "GEOREFERENCE", "REJECT_SCHEMA", "SECONDS", "Finished", "Lease", "Part", "Plan", "Run", "RunInfo", "Verification",
-    "check_checkpoints", "checked_parts", "compact", "describe", "keep_network", "kept_network", "mask_schema", "parts_of",
-    "read_success", "read_table", "run_exists", "verify",
+    "GEOREFERENCE", "REJECT_SCHEMA", "SECONDS", "Finished", "Generation", "Lease", "Part", "Plan", "Run", "RunInfo",
+    "Verification", "check_checkpoints", "checked_parts", "compact", "describe", "generations", "grown",
+    "is_being_extended", "keep_network", "kept_network", "listed_parts", "mask_schema", "newest_state", "parts_of",
+    "plan_of", "read_success", "read_table", "run_exists", "state_of", "verify",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.runs.generations import refuse_grown
 from pipeline.runs.info import CompactedFrom, create_info, describe, read_success, run_exists, success_sha256
 from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
@@ -31,8 +32,9 @@ def compact(
     Args:
         on_part: called with (parts done, all).
     Raises:
-        UserError: the run is not finished, or changed meanwhile; something else is at `out`.
+        UserError: the run is not finished, changed meanwhile, or has several generations; something else is at `out`.
     """
+    refuse_grown(run_uri, "compact", "compact a run before it is extended, or read the parts that _SUCCESS.json lists")
     source = Run.open(run_uri)
     made_from = CompactedFrom(uri=run_uri, success_sha256=_success(source))
     if storage.join(run_uri) == storage.join(out):

@@ -17,7 +17,7 @@ from pipeline import labels, storage
 from pipeline.config import ImageConfig, canonical, differences, parse
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.runs.schema import FORMAT
+from pipeline.runs.schema import FORMAT, GROWN_FORMAT
 
 MAX_FAULTS = 4  # in one sentence
 
@@ -164,6 +164,20 @@ class PartEntry(_Record):
     footer_sha256: Sha256
 
 
+class GenerationInfo(_Record):
+    """What `_SUCCESS.json` says of one generation after the first: what it added to the run, and what it took away."""
+
+    number: int = Field(ge=2)
+    fingerprint: Sha256  # of the rows that it answered
+    finished: Moment
+    images: Count  # of the archive, as of this generation
+    new: Count
+    replaced: Count
+    gone: Count
+    shards: Count  # that answer the new and the replaced images
+    changes_sha256: Sha256  # of its changes.parquet
+
+
 class Success(_Record):
     """`_SUCCESS.json`."""
 
@@ -174,6 +188,13 @@ class Success(_Record):
     rejects: Count
     rejects_by_reason: dict[str, Count]
     parts: dict[str, PartEntry]
+    generations: tuple[GenerationInfo, ...] = ()  # after the first: pipeline/runs/generations.py
+    previous_sha256: Sha256 | None = None  # of the `_SUCCESS.json` of the generation before
+
+    @property
+    def generation(self) -> int:
+        """The newest."""
+        return 1 + len(self.generations)
 
     def faults(self) -> list[str]:
         """What the record says against itself, each as a sentence."""
@@ -185,10 +206,17 @@ class Success(_Record):
                 yield f"{key} is {said}, its {kind} parts have {rows}"
         if (reasons := sum(self.rejects_by_reason.values())) != self.rejects:
             yield f"rejects is {self.rejects}, its reasons have {reasons}"
+        if (numbers := [one.number for one in self.generations]) != list(range(2, 2 + len(numbers))):
+            yield f"its generations are {numbers}, they must follow each other from 2 on"
+        if self.format != (GROWN_FORMAT if self.generations else FORMAT):
+            yield f"format is {self.format}, of {self.generation} generations"
+        if (self.previous_sha256 is None) != (not self.generations):
+            yield "previous_sha256 must be there from the second generation on"
 
     def text(self) -> str:
         """JSON with a line for each part."""
-        head = json.dumps(self.model_dump(exclude={"parts"}))
+        absent = set() if self.generations else {"generations", "previous_sha256"}
+        head = json.dumps(self.model_dump(exclude={"parts", *absent}))
         parts = ",\n".join(f'"{name}": {json.dumps(entry.model_dump())}' for name, entry in self.parts.items())
         return head[:-1] + ',\n"parts": {\n' + parts + "\n}}\n"
 
@@ -236,28 +264,33 @@ def create_info(uri: str, info: RunInfo) -> None:
 def read_success(uri: str) -> Success | None:
     """`_SUCCESS.json` of a run; None for a run that is not finished; UserError if it cannot be read."""
     try:
-        data = storage.read(_success_uri(uri))
+        data = storage.read(success_uri(uri))
     except FileNotFoundError:
         return None
-    return _parsed(Success, data, f"run {uri}: _SUCCESS.json", _rewrite(uri))
+    return parse_success(data, f"run {uri}: _SUCCESS.json", _rewrite(uri))
+
+
+def parse_success(data: bytes, where: str, advice: str) -> Success:
+    """The record in the bytes of a `_SUCCESS.json`, today's or a kept one; UserError if they are no such record."""
+    return _parsed(Success, data, where, advice)
 
 
 def success_sha256(uri: str) -> str | None:
     """sha256 of a run's `_SUCCESS.json`; None for a run that is not finished."""
     try:
-        return hashlib.sha256(storage.read(_success_uri(uri))).hexdigest()
+        return hashlib.sha256(storage.read(success_uri(uri))).hexdigest()
     except FileNotFoundError:
         return None
 
 
 def put_success(uri: str, success: Success) -> None:
     """Write `_SUCCESS.json`: the run is finished."""
-    storage.put(_success_uri(uri), success.text().encode())
+    storage.put(success_uri(uri), success.text().encode())
 
 
 def delete_success(uri: str) -> None:
     """Remove `_SUCCESS.json`: the run is being written again."""
-    storage.delete(_success_uri(uri))
+    storage.delete(success_uri(uri))
 
 
 def check_success(uri: str, success: Success, fingerprint: str) -> None:
@@ -283,7 +316,8 @@ def _info_uri(uri: str) -> str:
     return storage.join(uri, "run.json")
 
 
-def _success_uri(uri: str) -> str:
+def success_uri(uri: str) -> str:
+    """Of the file that says that a run is finished."""
     return storage.join(uri, "_SUCCESS.json")
 
 
@@ -306,9 +340,11 @@ def _parsed(record: type[R], data: bytes, where: str, advice: str) -> R:
         raise UserError(f"{where} is not JSON, or only the beginning of it; {advice}") from None
     if not isinstance(values, dict) or "format" not in values:
         raise UserError(f"{where} is JSON, but no run wrote it: it has no `format`; {advice}")
-    if values["format"] != FORMAT:
+    known = (FORMAT, GROWN_FORMAT) if record is Success else (FORMAT,)
+    if values["format"] not in known:
         raise UserError(
-            f"{where} has format {values['format']!r:.40}, this version reads {FORMAT}; use the version that wrote it"
+            f"{where} has format {values['format']!r:.40}, this version reads {' and '.join(map(str, known))}; use the version "
+            "that wrote it"
         )
     try:
         return record.model_validate_json(data)

@@ -28,6 +28,7 @@ from pipeline.config import ImageConfig, canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
+from pipeline.runs.generations import refuse_grown
 from pipeline.runs.info import (
     LabelSpaceInfo,
     RunInfo,
@@ -202,8 +203,9 @@ class Run:
         compare the part's ETag as it removes it; a disk has no such call, and rejects of equal bytes have equal ETags.)
 
         Raises:
-            UserError: the run is a compacted copy, whose parts hold many shards.
+            UserError: the run is a compacted copy, whose parts hold many shards, or has several generations.
         """
+        refuse_grown(self.uri, "retry-rejects", f"maskmill extend {self.uri} --retry-rejects answers them again")
         if source := describe(self.uri).compacted_from:
             raise UserError(
                 f"run {self.uri}: it is a compacted copy; retry the rejects of {source.uri}, then compact that again"

@@ -36,11 +36,13 @@ class Part:
     bytes: int
     first: int  # shard
     last: int  # shard, itself included
+    file: str | None = None  # its name below the run where it is none of the first generation's: generations.py
+    before: int = 0  # shards of the generations before its own: `first` and `last` count them, its footer does not
 
     @property
     def name(self) -> str:
         """Below the run."""
-        return f"{self.kind}/{part_name(self.first, self.last)}"
+        return self.file or f"{self.kind}/{part_name(self.first, self.last)}"
 
     @property
     def uri(self) -> str:
@@ -49,7 +51,7 @@ class Part:
     @property
     def shards(self) -> str:
         """As the footer has them."""
-        return f"{self.first}-{self.last}"
+        return f"{self.first - self.before}-{self.last - self.before}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from pipeline.labels import LabelSpace
 from pipeline.metrics.registry import METRICS, Settings
 
 FORMAT = 2  # 2: the plan in parts, rejects in the footers of masks
+GROWN_FORMAT = (
+    3  # of the `_SUCCESS.json` of a run with several generations, which code that knows only one would misread
+)
 FINGERPRINT, SHARDS = "maskmill.fingerprint", "maskmill.shards"  # keys of a part's metadata
 SECONDS = ("seconds_decode", "seconds_forward", "seconds_crf", "seconds_encode")
 

@@ -40,7 +40,7 @@ class Verification:
 
 
 @dataclass
-class _Answer:
+class Answer:
     """One part, read again."""
 
     part: Part
@@ -50,7 +50,7 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Expected:
+class Expected:
     """What every part of the run must agree with."""
 
     fingerprints: tuple[str, ...]  # of run.json; two, where run.json contradicts itself
@@ -60,8 +60,8 @@ class _Expected:
     entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: there is none that can be read
 
 
-def verify(uri: str) -> Verification:
-    """Re-read every part of a run and count; never raises for a fault of the run, but lists it.
+def verify_one(uri: str) -> Verification:
+    """Re-read every part of a run with one generation and count; never raises for a fault of the run, but lists it.
 
     Parts are read a few at a time; what is held of each is compared with the plan of its own shards and forgotten.
 
@@ -77,23 +77,23 @@ def verify(uri: str) -> Verification:
     success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
     entries = None if success is None else success.parts
     declared = "image" in info.identity
-    expected = _Expected(fingerprints, info.label_space.space, plan.group_fields, declared, entries)
-    reading = read_ahead(lambda part: _read_again(part, expected), parts, THREADS)
-    planned = _shards(plan)
+    expected = Expected(fingerprints, info.label_space.space, plan.group_fields, declared, entries)
+    reading = read_ahead(lambda part: read_again(part, expected), parts, THREADS)
+    planned = shards_of(plan)
     counted, reasons = Counter[str](), Counter[str]()
-    for first, last, num_parts in _ranges(parts, proof.shards):
+    for first, last, num_parts in ranges(parts, proof.shards):
         answers = [answer.result() for _, answer in islice(reading, num_parts)]
         for answer in answers:
             counted[answer.part.kind] += answer.ids.total()
             if answer.part.kind == "rejects":
                 reasons.update(row["error"] for row in answer.rejects or ())
             problems += answer.problems
-        problems += _disagreements(answers)
+        problems += disagreements(answers)
         shards = islice(planned, last + 1 - first)  # none for a part that the plan does not know
         images = [image_id for shard in shards for image_id in shard]
-        problems += _unanswered(images, answers, where=part_name(first, last))
+        problems += unanswered(images, answers, where=part_name(first, last))
     if success is not None:
-        problems += _miscounts(success, counted, reasons)
+        problems += miscounts(success, counted, reasons)
     return Verification(proof.images, counted["masks"], counted["rejects"], problems)
 
 
@@ -146,7 +146,7 @@ def _after(parts: list[Part]) -> Iterator[tuple[Part, int]]:
             before = max(before, part.last + 1)
 
 
-def _miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) -> Iterator[str]:
+def miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) -> Iterator[str]:
     """What `_SUCCESS.json` counts otherwise than its parts, now that they were read."""
     for key, said, found in (
         ("rows", success.rows, counted["masks"]),
@@ -157,7 +157,7 @@ def _miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) -
             yield f"_SUCCESS.json: {key} is {said}, the parts have {found}"
 
 
-def _unanswered(images: list[str], answers: list[_Answer], where: str) -> Iterator[str]:
+def unanswered(images: list[str], answers: list[Answer], where: str) -> Iterator[str]:
     """Images of some shards that are not answered once, and answers to images that are not theirs."""
     times = sum((answer.ids for answer in answers), Counter[str]())
     for image_id in images:
@@ -167,7 +167,7 @@ def _unanswered(images: list[str], answers: list[_Answer], where: str) -> Iterat
         yield f"image '{image_id}' is answered in {where} and is not in the plan of its shards"
 
 
-def _disagreements(answers: list[_Answer]) -> Iterator[str]:
+def disagreements(answers: list[Answer]) -> Iterator[str]:
     """Rejects parts that do not hold what the masks parts of the same shards say of them."""
     masks_of = {answer.part.shards: answer for answer in answers if answer.part.kind == "masks"}
     for answer in answers:
@@ -178,7 +178,7 @@ def _disagreements(answers: list[_Answer]) -> Iterator[str]:
             yield f"{answer.part.name} does not hold the rejects of which {masks.part.name} speaks"
 
 
-def _shards(plan: Plan) -> Iterator[list[str]]:
+def shards_of(plan: Plan) -> Iterator[list[str]]:
     """The image ids of each shard, in order."""
     for table in plan.tables(["image_id", "shard"]):
         ids, shards = table["image_id"].to_pylist(), table["shard"].to_numpy()
@@ -187,7 +187,7 @@ def _shards(plan: Plan) -> Iterator[list[str]]:
             yield ids[start:end]
 
 
-def _ranges(parts: list[Part], num_shards: int) -> Iterator[tuple[int, int, int]]:
+def ranges(parts: list[Part], num_shards: int) -> Iterator[tuple[int, int, int]]:
     """First shard, last shard and number of parts of each range that is answered together: its parts share shards."""
     first, last, num_parts = -1, -1, 0
     for part in parts:
@@ -203,9 +203,9 @@ def _ranges(parts: list[Part], num_shards: int) -> Iterator[tuple[int, int, int]
     yield from ((shard, shard, 0) for shard in range(last + 1, num_shards))
 
 
-def _read_again(part: Part, expected: _Expected) -> _Answer:
+def read_again(part: Part, expected: Expected) -> Answer:
     """One part: that it is the one that was committed, which images it answers, and its masks, decoded."""
-    answer = _Answer(part)
+    answer = Answer(part)
     try:
         data = storage.read(part.uri)
         footer = footer_of(data, part.name)
@@ -218,7 +218,7 @@ def _read_again(part: Part, expected: _Expected) -> _Answer:
     return answer
 
 
-def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: _Expected) -> Iterator[str]:
+def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: Expected) -> Iterator[str]:
     """What a part's footer says otherwise than `_SUCCESS.json`, run.json and the part's own bytes."""
     entry = (expected.entries or {}).get(part.name)
     if expected.entries is not None and entry is None:
@@ -235,13 +235,13 @@ def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: _
             f"{part.name} is a part of another run: it carries the fingerprint {mine[:12]}, this run's is "
             f"{expected.fingerprints[0][:12]}; delete the file and run `segment` again"
         )
-    for key, value in part_metadata(mine, expected.space, part.first, part.last).items():
+    for key, value in part_metadata(mine, expected.space, part.first - part.before, part.last - part.before).items():
         if (said := footer.metadata.get(key)) != value:
             known = f"{said!r:.40}, not {value!r:.40}" if key == SHARDS else "not that of the run"
             yield f"{part.name} says of itself that its {key} is {known}; delete it and run `segment` again"
 
 
-def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, answer: _Answer) -> None:
+def _read_rows(file: pq.ParquetFile, footer: Footer, expected: Expected, answer: Answer) -> None:
     """Every column of every row group; a few of them are looked at."""
     masks, name = answer.part.kind == "masks", answer.part.name
     num_classes = expected.space.num_classes
@@ -263,7 +263,7 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: _Expected, answer
     answer.rejects = footer.rejects if masks else rejects
 
 
-def _check_masks(table: pa.Table, name: str, expected: _Expected, answer: _Answer) -> None:
+def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer) -> None:
     num_classes = expected.space.num_classes
     for row in table.to_pylist():
         try:

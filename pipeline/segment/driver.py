@@ -18,7 +18,7 @@ from pipeline.imaging.bands import require_rasterio
 from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict.engines import PACKAGES
-from pipeline.runs import Lease, Run
+from pipeline.runs import Lease, Run, grown
 from pipeline.segment import failures, telemetry
 from pipeline.segment.actor import Segmenter, decode
 from pipeline.segment.checkpoints import fitted, load_checkpoints
@@ -48,6 +48,7 @@ class Segmented:
     images_per_s: float
     engine: str = "torch"
     labelled: bool = True  # at least one image of the plan has a label
+    had_finished: bool = False  # before this start, which did nothing
 
 
 def segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None] = lambda progress: None) -> Segmented:
@@ -72,6 +73,10 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
         PHASE("preparing the engine")
     begins = with_engine(cfg, ready, recorded)
     cfg, ready = begins.cfg, begins.ready
+    if recorded is not None and (state := grown(cfg.output)):
+        whole = Run.resumed(cfg.output, identity(cfg, ready))
+        reasons, labelled = state.rejects_by_reason, whole.plan.has_labels()
+        return Segmented(cfg.output, state.rows, dict(reasons), 0, 0.0, cfg.engine, labelled, had_finished=True)
     with Lease(cfg.output) as lease:
         if recorded is None:
             begins.keep()
@@ -100,7 +105,8 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
                         warned = True
                     add(row)
                     watched.add(row, progress.done)
-        finished = (None if pending else run.finished()) or run.finish(cfg.max_reject_rate, lease)
+        before = None if pending else run.finished()
+        finished = before or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
         cfg.output,
         finished.rows,
@@ -109,6 +115,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
         progress.images_per_s,
         cfg.engine,
         run.plan.has_labels(),
+        had_finished=before is not None,
     )
 
 

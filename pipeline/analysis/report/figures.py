@@ -107,7 +107,7 @@ def score_chart(scores: np.ndarray, name: str) -> str | None:
 def throughput(view: RunView) -> str | None:
     """Images a second over time, by when each part was stored; None where the store or a copy does not tell."""
     begun, finished = datetime.fromisoformat(view.description.created).timestamp(), view.finished()
-    if not finished or view.description.compacted_from is not None:
+    if not finished or view.description.compacted_from is not None or view.generation > 1:
         return None
     times, images = _stored(view)
     end = datetime.fromisoformat(finished).timestamp()

@@ -26,10 +26,12 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
 
 
 def finished(view: RunView) -> str:
-    """When, and how long after the run was begun; `not yet`."""
+    """When, and how long after the run was begun, or which generation that was; `not yet`."""
     end = view.finished()
     if end is None:
         return "not yet"
+    if view.generation > 1:
+        return f"{end[:16].replace('T', ' ')} UTC, generation {view.generation}"
     seconds = (datetime.fromisoformat(end) - datetime.fromisoformat(view.description.created)).total_seconds()
     return f"{end[:16].replace('T', ' ')} UTC, after {span(seconds)}"
 

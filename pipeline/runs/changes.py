@@ -1,0 +1,146 @@
+"""What an archive has become since a run was planned: which images are new, replaced or gone.
+
+The plan is looked up in an unnamed SQLite database, which keeps it on disk where it is large: memory does not grow with it.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.corpus import Item
+from pipeline.corpus.item import Place
+from pipeline.runs.generations import CHANGES, GONE, NEW, REPLACED
+from pipeline.runs.plan import Plan
+
+_CACHE_KB = 1 << 16
+_PLACES = ("uri", "member", "bytes", "crc32", "etag")  # what tells two files apart
+_COLUMNS = ["image_id", "shard", *_PLACES, *(f"label_{name}" for name in _PLACES)]  # of the plan
+_NAMED = 3  # images of a change that are named
+
+
+@dataclass
+class Changes:
+    """The images that differ, in the order in which they were found."""
+
+    rows: list[tuple[str, str, int | None, int | None]] = field(default_factory=list)  # as CHANGES
+    images: int = 0  # of the archive now
+
+    def count(self, change: str) -> int:
+        return sum(1 for row in self.rows if row[1] == change)
+
+    def words(self) -> str:
+        """`2 new (a, b), 1 replaced (c)`."""
+        return ", ".join(self._words())
+
+    def _words(self) -> Iterator[str]:
+        for change in (NEW, REPLACED, GONE):
+            if ids := [row[0] for row in self.rows if row[1] == change]:
+                more = ", ..." if len(ids) > _NAMED else ""
+                yield f"{len(ids)} {change} ({', '.join(ids[:_NAMED])}{more})"
+
+    def table(self) -> pa.Table:
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(CHANGES)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, CHANGES, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=CHANGES)
+
+
+class Planned:
+    """The plan of a run, to be compared with a new listing of its archive."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        starts: list[int],
+        moments: list[float],
+        again: Iterable[str] = (),
+        written: Mapping[str, float] | None = None,
+    ) -> None:
+        """
+        Args:
+            starts: of each generation, how many shards those before it have.
+            moments: of each generation, when it was planned, seconds since 1970.
+            again: images that count as replaced whatever their files are.
+            written: URI -> when the file was last written, seconds since 1970. Whatever lies in a file that was written after
+                it was planned, and has neither checksum nor etag, counts as replaced.
+        """
+        self._again, self._written, self._starts, self._moments = frozenset(again), written or {}, starts, moments
+        self._db = sqlite3.connect("", isolation_level=None)
+        for pragma in (f"cache_size = -{_CACHE_KB}", "journal_mode = off", "temp_store = file"):
+            self._db.execute(f"pragma {pragma}")
+        self._db.execute(f"create table planned (number integer primary key, {', '.join(_COLUMNS)})")
+        number = 0
+        self._db.execute("begin")
+        for table in plan.tables(_COLUMNS):
+            rows = _rows(table, number)
+            self._db.executemany(f"insert into planned values ({', '.join('?' * (1 + len(_COLUMNS)))})", rows)
+            number += table.num_rows
+        self._db.execute("commit")
+        self._db.execute("create index by_id on planned (image_id)")
+        self._seen = bytearray(number)
+
+    def to_answer(self, items: Iterable[Item], changes: Changes) -> Iterator[Item]:
+        """Those items that are new or replaced; `changes` is told of them, and, once all were given, of what is gone."""
+        for item in items:
+            changes.images += 1
+            found = self._db.execute("select * from planned where image_id = ?", (item.image_id,)).fetchone()
+            if found is None:
+                changes.rows.append((item.image_id, NEW, None, None))
+                yield item
+                continue
+            self._seen[found[0]] = 1
+            generation, shard = self._place(found[2])
+            if item.image_id in self._again or not self._is_same(item, found[3:], self._moments[generation - 1]):
+                changes.rows.append((item.image_id, REPLACED, generation, shard))
+                yield item
+        for number, image_id, shard in self._db.execute("select number, image_id, shard from planned order by number"):
+            if not self._seen[number]:
+                changes.rows.append((image_id, GONE, *self._place(shard)))
+
+    def _place(self, shard: int) -> tuple[int, int]:
+        """Generation, and shard of its plan."""
+        generation = max(number for number, start in enumerate(self._starts, start=1) if start <= shard)
+        return generation, shard - self._starts[generation - 1]
+
+    def _is_same(self, item: Item, known: tuple[object, ...], since: float) -> bool:
+        image, label = known[: len(_PLACES)], known[len(_PLACES) :]
+        if (item.label is None) != (label[0] is None):
+            return False
+        if not self._is_place(item.image, image, since):
+            return False
+        return item.label is None or self._is_place(item.label, label, since)
+
+    def _is_place(self, place: Place, known: tuple[object, ...], since: float) -> bool:
+        """Whether a file is the one that was planned, as far as the listings tell."""
+        uri, member, *figures = known
+        if (place.uri, place.member) != (uri, member):
+            return False
+        now = (place.bytes, place.crc32, place.etag)
+        if any(one != other for one, other in zip(now, figures, strict=True) if one and other):
+            return False
+        return bool(place.crc32 or place.etag) or self._written.get(place.uri, 0.0) < since
+
+
+def _rows(table: pa.Table, number: int) -> Iterator[tuple[object, ...]]:
+    nothing = [None] * table.num_rows  # the first plans have no etags
+    known = table.column_names
+    columns = [table[name].to_pylist() if name in known else nothing for name in _COLUMNS]
+    return ((number + row, *values) for row, values in enumerate(zip(*columns, strict=True)))
+
+
+def times_written(images: str, labels: str | None) -> dict[str, float]:
+    """URI -> when each file of a local corpus was last written, seconds since 1970.
+
+    A disk has no etags: a file of the same size could not be told from the one that was planned. On object stores etags tell.
+    """
+    found = {}
+    for root in {images, labels or images}:
+        if "://" in root:
+            continue
+        parent = root if storage.is_dir(root) else root.rpartition("/")[0]
+        for file in storage.scan(parent):
+            if parent == root or file.uri == root:
+                found[file.uri] = file.modified or 0.0
+    return found

@@ -1,0 +1,318 @@
+"""How a run gets a new generation: it is staged, answered as a run of its own, and published.
+
+Nothing that a reader of `_SUCCESS.json` sees changes before that file is replaced, in one write; every step may be repeated,
+so that the same command ends what a kill broke off. pipeline/runs/generations.py has the files.
+"""
+
+import hashlib
+import io
+import json
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.corpus import plan_shards
+from pipeline.corpus.listing import Listing
+from pipeline.errors import UserError
+from pipeline.read_ahead import read_ahead
+from pipeline.runs.changes import Changes, Planned
+from pipeline.runs.generations import (
+    GONE,
+    NEW,
+    REPLACED,
+    folder,
+    kept_uri,
+    listed_parts,
+    newest_state,
+    parse_name,
+    parts_in,
+    plan_of,
+    published_name,
+    read_changes,
+    shard_starts,
+    state_bytes,
+    withdrawn_uri,
+    without_name,
+)
+from pipeline.runs.info import (
+    GenerationInfo,
+    PartEntry,
+    RunInfo,
+    Success,
+    create_info,
+    describe,
+    fingerprint_of,
+    parse_success,
+    read_success,
+    run_exists,
+    success_uri,
+)
+from pipeline.runs.lease import Lease
+from pipeline.runs.origin import commit, machine
+from pipeline.runs.parts import REJECTS, SHA256, Part, PartWriter, footer_of, read_table
+from pipeline.runs.plan import Plan, write_plan
+from pipeline.runs.schema import GROWN_FORMAT
+
+_THREADS = 4  # parts in memory at a time, as bytes
+WITHDRAWN = "maskmill.withdrawn"  # key of a part's metadata: JSON, the ids whose rows it no longer holds
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A generation that is being made."""
+
+    run_uri: str
+    number: int
+
+    @property
+    def uri(self) -> str:
+        """Of the run that answers its images."""
+        return folder(self.run_uri, self.number)
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.uri, describe(self.uri).plan)
+
+    def changes(self) -> Counter[str]:
+        """How many images are new, replaced and gone."""
+        return Counter(read_changes(self.run_uri, self.number)["change"].to_pylist())
+
+
+def staged(uri: str, state: Success) -> Staged | None:
+    """The generation after a state that was begun and is not published; None where there is none."""
+    found = Staged(uri, state.generation + 1)
+    return found if run_exists(found.uri) else None
+
+
+def is_being_extended(uri: str) -> bool:
+    """Whether a finished run has a generation that was begun and is not published."""
+    state = newest_state(uri)
+    return state is not None and staged(uri, state) is not None
+
+
+def planned(
+    uri: str, info: RunInfo, state: Success, again: Iterable[str] = (), written: Mapping[str, float] | None = None
+) -> Planned:
+    """What a run has planned up to a state, to be compared with its archive; the arguments are those of `Planned`."""
+    infos = [info, *(describe(folder(uri, one.number)) for one in state.generations)]
+    moments = [datetime.fromisoformat(one.created).timestamp() + 1 for one in infos]  # it is kept in whole seconds
+    return Planned(plan_of(uri, info, state), shard_starts(info, state.generations), moments, again, written)
+
+
+def rejected_ids(uri: str, info: RunInfo, state: Success) -> list[str]:
+    """The images that a run has rejects of."""
+    parts = listed_parts(uri, info, "rejects", state)
+    return [image_id for part in parts for image_id in read_table(storage.read(part.uri), ["image_id"])[0].to_pylist()]
+
+
+def stage(
+    uri: str, info: RunInfo, state: Success, known: Planned, items: Listing, check: Callable[[Changes], None]
+) -> tuple[Staged | None, Changes]:
+    """Plan the next generation; without one where nothing differs.
+
+    Args:
+        check: is called with the changes before anything counts, and may raise.
+    Raises:
+        UserError: the archive has a group column that the run's rows have not.
+    """
+    found, changes = Staged(uri, state.generation + 1), Changes()
+    groups = Plan(uri, info.plan).group_fields
+    if added := [field.name for field in items.group_fields if field.name not in {one.name for one in groups}]:
+        raise UserError(
+            f"run {uri}: the archive's images have the group '{added[0]}' now, which the run's rows have not; start another run"
+        )
+    config = info.config
+    different = Listing(known.to_answer(items, changes), groups)
+    plan = write_plan(found.uri, plan_shards(different, config["images_per_shard"], config["bytes_per_shard"]))
+    if not changes.rows:
+        return None, changes
+    check(changes)
+    file = io.BytesIO()
+    pq.write_table(changes.table(), file, compression="zstd")
+    storage.put(storage.join(found.uri, "changes.parquet"), file.getvalue())
+    identity = {**info.identity, "plan_sha256": plan.sha256}
+    for kept in storage.scan(storage.join(uri, "engine")):
+        storage.put(storage.join(found.uri, "engine", kept.path), storage.read(kept.uri))
+    staged_info = info.model_copy(
+        update={
+            "identity": identity, "fingerprint": fingerprint_of(identity), "plan": plan, "commit": commit(),
+            "config": {**config, "output": found.uri}, "machine": machine(), "compacted_from": None,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )  # fmt: skip
+    create_info(found.uri, staged_info)
+    return found, changes
+
+
+def publish(made: Staged, lease: Lease) -> Success:
+    """Make a generation that is answered whole the newest of its run; again to go on after a kill.
+
+    Raises:
+        UserError: its run is not finished, or a part is gone or another's.
+    """
+    uri, info = made.run_uri, describe(made.run_uri)
+    answered = read_success(made.uri)
+    if answered is None:
+        raise UserError(f"run {made.uri} is not finished; run the same command again")
+    before, data = _state_before(made)
+    storage.create(kept_uri(uri, made.number - 1), data)
+    kept = _without_withdrawn(made, info, before)
+    kept.entries.update(_copied(made, answered))
+    state = _state(made, info, before, answered, kept, hashlib.sha256(data).hexdigest())
+    storage.put(kept_uri(uri, made.number), state.text().encode())
+    lease.check()
+    storage.put(success_uri(uri), state.text().encode())
+    tidy(uri, state)
+    return state
+
+
+def tidy(uri: str, state: Success) -> None:
+    """Remove what the newest generation superseded, and what it was made in: `_SUCCESS.json` no longer speaks of it."""
+    if not state.generations:
+        return
+    before = parse_success(
+        storage.read(kept_uri(uri, state.generation - 1)),
+        f"run {uri}: the state before",
+        "restore the file from a copy",
+    )
+    for name in before.parts.keys() - state.parts.keys():
+        storage.delete(storage.join(uri, name))
+    made = folder(uri, state.generation)
+    for kind in ("masks", "rejects", "regions", "attempts", "engine"):
+        for file in storage.list_files(storage.join(made, kind)):
+            storage.delete(file.uri)
+
+
+def _state_before(made: Staged) -> tuple[Success, bytes]:
+    data = state_bytes(made.run_uri)
+    state = parse_success(data, f"run {made.run_uri}: _SUCCESS.json", "restore the file from a copy")
+    if state.generation != made.number - 1:
+        raise UserError(f"run {made.run_uri} is at generation {state.generation} already; run the same command again")
+    return state, data
+
+
+def _copied(made: Staged, answered: Success) -> dict[str, PartEntry]:
+    """The parts of the generation, under the names that they have in the run."""
+
+    def copy(name: str) -> tuple[str, PartEntry]:
+        _, first, last, kind = parse_name(made.uri, name)
+        published = published_name(kind, made.number, first, last)
+        data = storage.read(storage.join(made.uri, name))
+        if footer_of(data, name).sha256 != answered.parts[name].footer_sha256:
+            raise UserError(f"run {made.uri}: {name} is not the file that was committed; delete it and run again")
+        storage.put(storage.join(made.run_uri, published), data)
+        return published, answered.parts[name]
+
+    return dict(copied.result() for _, copied in read_ahead(copy, sorted(answered.parts), _THREADS))
+
+
+@dataclass
+class _Kept:
+    """What a generation keeps of the one before."""
+
+    entries: dict[str, PartEntry] = field(default_factory=dict)
+    withdrawn_rejects: Counter[str] = field(default_factory=Counter)  # by reason
+
+
+def _without_withdrawn(made: Staged, info: RunInfo, before: Success) -> _Kept:
+    """The parts of the state before, those with withdrawn rows written again without them."""
+    uri, kept, ids_of = made.run_uri, _Kept(), _withdrawn(made, info, before)
+    numbers = sorted(ids_of)
+    for part in parts_in(uri, info, before):
+        ids = [image_id for shard in _within(numbers, part) for image_id in ids_of[shard]]
+        if not ids:
+            kept.entries[part.name] = before.parts[part.name]
+            continue
+        data = storage.read(part.uri)
+        footer = footer_of(data, part.name)
+        if footer.sha256 != before.parts[part.name].footer_sha256:
+            raise UserError(f"run {uri}: {part.name} is not the file that was committed; restore the file from a copy")
+        storage.put(withdrawn_uri(uri, made.number, part.name), data)
+        if part.kind == "masks":
+            kept.withdrawn_rejects.update(row["error"] for row in footer.rejects if row["image_id"] in set(ids))
+        if (rest := _without(data, part.kind, ids)) is not None:
+            name = without_name(part.name, made.number)
+            storage.put(storage.join(uri, name), rest)
+            written = footer_of(rest, name)
+            kept.entries[name] = PartEntry(bytes=len(rest), rows=written.rows, footer_sha256=written.sha256)
+    return kept
+
+
+def _withdrawn(made: Staged, info: RunInfo, before: Success) -> dict[int, list[str]]:
+    """Shard, as the run numbers it -> its images whose rows the generation withdraws."""
+    changes = read_changes(made.run_uri, made.number)
+    old = changes.filter(pc.is_valid(changes["generation"]))
+    starts, ids_of = shard_starts(info, before.generations), dict[int, list[str]]()
+    for row in old.to_pylist():
+        ids_of.setdefault(starts[row["generation"] - 1] + row["shard"], []).append(row["image_id"])
+    return ids_of
+
+
+def _within(numbers: list[int], part: Part) -> list[int]:
+    """Those of the sorted shards that a part answers."""
+    return numbers[bisect_left(numbers, part.first) : bisect_right(numbers, part.last)]
+
+
+def _without(data: bytes, kind: str, ids: list[str]) -> bytes | None:
+    """A part's bytes without the rows of some images; None where none would be left."""
+    file = pq.ParquetFile(pa.BufferReader(data))
+    known = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
+    told = [*json.loads(known.get(WITHDRAWN, "[]")), *sorted(ids)]
+    kept = {key: value for key, value in known.items() if key.startswith("maskmill.") and key not in (SHA256, REJECTS)}
+    metadata = {**kept, WITHDRAWN: json.dumps(told)}
+    gone, left, writer = pa.array(ids, pa.string()), 0, None
+    for group in range(file.metadata.num_row_groups):
+        table = file.read_row_group(group, use_threads=False)
+        table = table.filter(pc.invert(pc.is_in(table["image_id"], gone))).replace_schema_metadata(metadata)
+        writer = writer or PartWriter(table.schema)
+        if table.num_rows or group == 0:
+            writer.add(table.combine_chunks())
+        left += table.num_rows
+    assert writer is not None
+    if kind != "masks":
+        return writer.finish() if left else None
+    rejects = [row for row in json.loads(known.get(REJECTS, "[]")) if row["image_id"] not in set(ids)]
+    return writer.finish(rejects) if left or rejects else None
+
+
+def _state(made: Staged, info: RunInfo, before: Success, answered: Success, kept: "_Kept", previous: str) -> Success:
+    """The record of the new generation; `kept` is what stays of the one before."""
+    counts = made.changes()
+    images = before.generations[-1].images if before.generations else info.plan.images
+    this = GenerationInfo(
+        number=made.number,
+        fingerprint=answered.fingerprint,
+        finished=answered.finished,
+        images=images + counts[NEW] - counts[GONE],
+        new=counts[NEW],
+        replaced=counts[REPLACED],
+        gone=counts[GONE],
+        shards=made.plan.num_shards,
+        changes_sha256=hashlib.sha256(storage.read(storage.join(made.uri, "changes.parquet"))).hexdigest(),
+    )
+    reasons = Counter(before.rejects_by_reason) + Counter(answered.rejects_by_reason)
+    reasons.subtract(kept.withdrawn_rejects)
+    rows = {
+        kind: sum(entry.rows for name, entry in kept.entries.items() if name.startswith(f"{kind}/"))
+        for kind in ("masks", "rejects")
+    }
+    state = Success(
+        format=GROWN_FORMAT,
+        fingerprint=info.fingerprint,
+        finished=answered.finished,
+        rows=rows["masks"],
+        rejects=rows["rejects"],
+        rejects_by_reason={reason: count for reason, count in reasons.most_common() if count},
+        parts=kept.entries,
+        generations=(*before.generations, this),
+        previous_sha256=previous,
+    )
+    names = [part.name for part in parts_in(made.run_uri, info, state)]
+    return state.model_copy(update={"parts": {name: state.parts[name] for name in names}})

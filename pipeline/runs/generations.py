@@ -1,0 +1,326 @@
+"""A run over an archive that grows: numbered generations, of which `_SUCCESS.json` names the newest.
+
+<run>/run.json, plan/            of the first generation; never changed
+<run>/generations/00002/         a run of its own that answers what is new or replaced: run.json, plan/, _SUCCESS.json, and
+                                 masks/, rejects/, attempts/ until its parts are published
+<run>/generations/00002/changes.parquet      each image that is new, replaced or gone, and which shard answered it before
+<run>/generations/00002/withdrawn/masks/...  parts that the generation superseded, as they were
+<run>/generations/00001.json     the `_SUCCESS.json` of each generation, kept
+<run>/masks/part-g00002-00000.parquet    shard 0 of generation 2
+<run>/masks/part-00042.g00002.parquet    shard 42 of the first generation without the rows that generation 2 withdrew
+
+Whoever reads the parts that `_SUCCESS.json` lists sees one generation, whole. pipeline/runs/extension.py makes a new one.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.read_ahead import read_ahead
+from pipeline.runs.info import (
+    GenerationInfo,
+    PartEntry,
+    RunInfo,
+    Success,
+    check_success,
+    describe,
+    parse_success,
+    read_success,
+    run_exists,
+    success_uri,
+)
+from pipeline.runs.parts import THREADS, Part, checked_parts, part_name, read_footer
+from pipeline.runs.plan import Plan
+
+NEW, REPLACED, GONE = "new", "replaced", "gone"
+CHANGES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("change", pa.string(), nullable=False),  # new, replaced or gone
+        pa.field("generation", pa.int32()),  # whose plan had the image; null for a new one
+        pa.field("shard", pa.int32()),  # of that plan
+    ]
+)
+_NAME = re.compile(r"(\w+)/part-(?:g(\d{5})-)?(\d{5,})(?:-(\d{5,}))?(?:\.g(\d{5}))?\.parquet")
+_RESTORE = "restore the file from a copy"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One state of a run: the parts that hold its rows, and what it changed in the state before."""
+
+    run_uri: str
+    number: int
+    finished: str  # ISO 8601
+    fingerprint: str  # of the rows that it answered
+    images: int  # of the archive
+    rows: int
+    rejects: int
+    new: int
+    replaced: int
+    gone: int
+    parts: dict[str, PartEntry]  # of the whole run as of this generation, by name below it
+
+    def uri(self, name: str) -> str:
+        """Where a part lies now: parts that a later generation superseded were moved."""
+        here = storage.join(self.run_uri, name)
+        if storage.exists(here):
+            return here
+        for later in range(self.number + 1, self.number + 1 + _MAX_LATER):
+            moved = withdrawn_uri(self.run_uri, later, name)
+            if storage.exists(moved):
+                return moved
+            if not run_exists(folder(self.run_uri, later)):
+                break
+        raise UserError(f"run {self.run_uri}: {name} of generation {self.number} is gone; {_RESTORE}")
+
+
+_MAX_LATER = 99_999
+
+
+def generations(uri: str) -> list[Generation]:
+    """Every generation of a finished run, the oldest first; one that was never extended has one.
+
+    Raises:
+        UserError: there is no run, it is not finished, or a kept state is gone or damaged.
+    """
+    info, newest = describe(uri), read_success(uri)
+    if newest is None:
+        raise UserError(f"run {uri} is not finished (no _SUCCESS.json); finish it first: maskmill resume {uri}")
+    check_success(uri, newest, info.fingerprint)
+    return [_generation(uri, info, state_of(uri, newest, number)) for number in range(1, newest.generation + 1)]
+
+
+def _generation(uri: str, info: RunInfo, state: Success) -> Generation:
+    last = state.generations[-1] if state.generations else None
+    images = info.plan.images if last is None else last.images
+    new, replaced, gone = (images, 0, 0) if last is None else (last.new, last.replaced, last.gone)
+    fingerprint = info.fingerprint if last is None else last.fingerprint
+    return Generation(
+        uri, state.generation, state.finished, fingerprint, images, state.rows, state.rejects, new, replaced, gone,
+        dict(state.parts),
+    )  # fmt: skip
+
+
+def folder(uri: str, number: int) -> str:
+    """Where a generation after the first is made, and what is kept of it."""
+    return storage.join(uri, "generations", f"{number:05d}")
+
+
+def kept_uri(uri: str, number: int) -> str:
+    """Of the kept `_SUCCESS.json` of a generation."""
+    return storage.join(uri, "generations", f"{number:05d}.json")
+
+
+def withdrawn_uri(uri: str, number: int, name: str) -> str:
+    """Where a generation puts a part that it supersedes."""
+    return storage.join(folder(uri, number), "withdrawn", name)
+
+
+def newest_state(uri: str) -> Success | None:
+    """What the readers of a run go by: `_SUCCESS.json`, or the newest kept state where that is gone; None: not finished."""
+    success = read_success(uri)
+    if success is None and storage.exists(kept_uri(uri, 2)):
+        number = 2
+        while storage.exists(kept_uri(uri, number + 1)):
+            number += 1
+        success = _kept(uri, number)
+    return success
+
+
+def grown(uri: str) -> Success | None:
+    """The newest state of a run with more generations than one; else None."""
+    state = newest_state(uri)
+    return state if state is not None and state.generations else None
+
+
+def refuse_grown(uri: str, command: str, instead: str) -> None:
+    """UserError where a run has several generations, which a command cannot take."""
+    if state := grown(uri):
+        raise UserError(f"run {uri} has {state.generation} generations, which {command} cannot take; {instead}")
+
+
+def state_of(uri: str, newest: Success, number: int) -> Success:
+    """The state of a run at one of its generations; UserError if it has no such one, or its kept state is gone."""
+    if not 1 <= number <= newest.generation:
+        raise UserError(f"run {uri} has no generation {number}; it has 1 to {newest.generation}")
+    return newest if number == newest.generation else _kept(uri, number)
+
+
+def _kept(uri: str, number: int) -> Success:
+    name = f"generations/{number:05d}.json"
+    try:
+        data = storage.read(kept_uri(uri, number))
+    except FileNotFoundError:
+        raise UserError(f"run {uri}: {name} is gone, the state of generation {number}; {_RESTORE}") from None
+    return parse_success(data, f"run {uri}: {name}", _RESTORE)
+
+
+def read_changes(uri: str, number: int, entry: GenerationInfo | None = None) -> pa.Table:
+    """What a generation changed, as `CHANGES`; UserError if it is gone, or not what `_SUCCESS.json` says."""
+    place = storage.join(folder(uri, number), "changes.parquet")
+    try:
+        data = storage.read(place)
+    except FileNotFoundError:
+        raise UserError(f"run {uri}: {place} is gone; {_RESTORE}") from None
+    if entry is not None and hashlib.sha256(data).hexdigest() != entry.changes_sha256:
+        raise UserError(f"run {uri}: {place} is not the file that generation {number} was made with; {_RESTORE}")
+    return pq.read_table(io.BytesIO(data))
+
+
+class GrownPlan(Plan):
+    """The plan of a run with several generations: those of all of them, one after the other, without what was withdrawn.
+
+    Shards are numbered on from generation to generation, as `Part` numbers them.
+    """
+
+    def __init__(self, uri: str, first: RunInfo, entries: tuple[GenerationInfo, ...]) -> None:
+        super().__init__(uri, first.plan)
+        self._plans = [Plan(uri, first.plan)]
+        self._plans += [Plan(folder(uri, one.number), describe(folder(uri, one.number)).plan) for one in entries]
+        self._starts = [0, *np.cumsum([plan.num_shards for plan in self._plans]).tolist()]
+        self._entries = entries
+        self.num_shards = self._starts[-1]
+        self.num_images = entries[-1].images
+
+    @cached_property
+    def _withdrawn(self) -> list[pa.Array]:
+        """Of each generation's plan, the images whose rows a later one withdrew."""
+        ids: list[list[str]] = [[] for _ in self._plans]
+        for entry in self._entries:
+            changes = read_changes(self._run_uri, entry.number, entry)
+            rows = changes.filter(pc.is_valid(changes["generation"]))
+            for image_id, generation in zip(rows["image_id"].to_pylist(), rows["generation"].to_pylist(), strict=True):
+                ids[generation - 1].append(image_id)
+        return [pa.array(those, pa.string()) for those in ids]
+
+    def _live(self, place: int, table: pa.Table) -> pa.Table:
+        """The rows of a table of one plan that still count, with the run's numbers of its shards."""
+        if len(self._withdrawn[place]) and "image_id" in table.column_names:
+            table = table.filter(pc.invert(pc.is_in(table["image_id"], self._withdrawn[place])))
+        if "shard" in table.column_names and self._starts[place]:
+            at = table.schema.get_field_index("shard")
+            moved = pc.add(table["shard"], pa.scalar(self._starts[place], table["shard"].type))
+            table = table.set_column(at, table.schema.field(at), moved)
+        return table
+
+    def shard(self, shard: int) -> pa.Table:
+        place = max(place for place, start in enumerate(self._starts[:-1]) if start <= shard)
+        return self._live(place, self._plans[place].shard(shard - self._starts[place]))
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        asked = None if columns is None else [*dict.fromkeys([*columns, "image_id"])]
+        for place, plan in enumerate(self._plans):
+            for table in plan.tables(asked):
+                live = self._live(place, table)
+                yield live if columns is None else live.select(columns)
+
+    def has_labels(self) -> bool:
+        return any(plan.has_labels() for plan in self._plans)
+
+    def sizes(self) -> np.ndarray:
+        """(num_shards,) int64: images of each that still count."""
+        sizes = np.zeros(self.num_shards, np.int64)
+        for table in self.tables(["shard"]):
+            np.add.at(sizes, table["shard"].to_numpy(), 1)
+        return sizes
+
+
+def plan_of(uri: str, info: RunInfo, state: Success | None) -> Plan:
+    """The plan of a run as of a state: every image that it answers."""
+    if state is None or not state.generations:
+        return Plan(uri, info.plan)
+    return GrownPlan(uri, info, state.generations)
+
+
+def listed_parts(uri: str, info: RunInfo, kind: str, state: Success | None) -> list[Part]:
+    """The parts of a kind, in the order of their shards, that a state of a run has; of a run with one generation, those that
+    are there. Footers are read.
+
+    Raises:
+        UserError: a part is another run's, or not the one that was committed.
+    """
+    if state is None or not (state.generations or storage.exists(kept_uri(uri, 1))):
+        return checked_parts(uri, kind, info.fingerprint)
+    found = parts_in(uri, info, state, kind)
+    newest = read_success(uri) or state
+    if state.generation < newest.generation:
+        one = _generation(uri, info, state)
+        found = [
+            part if part.name in newest.parts else replace(part, file=_below(uri, one.uri(part.name))) for part in found
+        ]
+    for part, reading in read_ahead(lambda part: read_footer(part, _fingerprint(info, state, part)), found, THREADS):
+        try:
+            footer = reading.result()
+        except FileNotFoundError:
+            raise UserError(f"run {uri}: {part.name} is gone; {_RESTORE}, or open the run again") from None
+        name = part.name.rpartition("withdrawn/")[2]
+        if footer.sha256 != state.parts[name].footer_sha256:
+            raise UserError(f"run {uri}: {part.name} is not the file that was committed (sha256 differs); {_RESTORE}")
+    return found
+
+
+def parts_in(uri: str, info: RunInfo, state: Success, kind: str | None = None) -> list[Part]:
+    """The parts that a state lists, of a kind or of all, in the order of their shards; none is opened."""
+    starts = shard_starts(info, state.generations)
+    found = []
+    for name, entry in state.parts.items():
+        origin, first, last, named = parse_name(uri, name)
+        if kind in (None, named):
+            before = starts[origin - 1]
+            found.append(Part(uri, named, entry.bytes, before + first, before + last, name, before))
+    return sorted(found, key=lambda part: (part.first, part.kind))
+
+
+def parse_name(uri: str, name: str) -> tuple[int, int, int, str]:
+    """Generation, first and last shard of its plan, and kind of a part by its name below the run."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise UserError(f"run {uri}: _SUCCESS.json lists '{name}', which is no part's name; {_RESTORE}")
+    first = int(match[3])
+    return int(match[2] or 1), first, int(match[4] or first), match[1]
+
+
+def published_name(kind: str, number: int, first: int, last: int) -> str:
+    """Below the run, of a part of a generation after the first."""
+    return f"{kind}/part-g{number:05d}-{part_name(first, last).removeprefix('part-')}"
+
+
+def without_name(name: str, number: int) -> str:
+    """Of a part as of a generation that withdrew some of its rows."""
+    stem = re.sub(r"(\.g\d{5})?\.parquet$", "", name)
+    return f"{stem}.g{number:05d}.parquet"
+
+
+def shard_starts(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> list[int]:
+    """Of each generation, how many shards those before it have."""
+    return [0, *np.cumsum([info.plan.shards, *(one.shards for one in entries)]).tolist()][: 1 + len(entries)]
+
+
+def fingerprints(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> Mapping[int, str]:
+    """Generation -> fingerprint of the rows that it answered."""
+    return {1: info.fingerprint, **{one.number: one.fingerprint for one in entries}}
+
+
+def _fingerprint(info: RunInfo, state: Success, part: Part) -> str:
+    name = part.name.rpartition("withdrawn/")[2]
+    return fingerprints(info, state.generations)[parse_name(part.run_uri, name)[0]]
+
+
+def _below(run_uri: str, uri: str) -> str:
+    return uri.removeprefix(storage.join(run_uri)).lstrip("/")
+
+
+def state_bytes(uri: str) -> bytes:
+    """The `_SUCCESS.json` of a run, as it is."""
+    return storage.read(success_uri(uri))

@@ -1,0 +1,252 @@
+"""The proof of a run with several generations: each of them, as `verify` proves a run with one.
+
+At every generation each image of the archive, as it was then, is answered once: by the plans, without what was withdrawn up to
+then. Parts that were superseded are read where they were put aside, and the states of `_SUCCESS.json` hold each other by hash.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from pipeline import storage
+from pipeline.config import differences
+from pipeline.read_ahead import read_ahead
+from pipeline.runs.generations import (
+    GONE,
+    NEW,
+    REPLACED,
+    fingerprints,
+    folder,
+    kept_uri,
+    parts_in,
+    read_changes,
+    shard_starts,
+    state_of,
+    withdrawn_uri,
+)
+from pipeline.runs.info import PartEntry, RunInfo, Success, read_info
+from pipeline.runs.lease import lease_faults
+from pipeline.runs.parts import Part
+from pipeline.runs.plan import Plan, leftover
+from pipeline.runs.verify import (
+    THREADS,
+    Answer,
+    Expected,
+    Verification,
+    disagreements,
+    miscounts,
+    ranges,
+    read_again,
+    shards_of,
+    unanswered,
+)
+
+
+@dataclass
+class _Version:
+    """One part, and the generations of which it is a part."""
+
+    part: Part
+    entry: PartEntry
+    since: int
+    until: int  # itself included
+
+
+@dataclass
+class _Proof:
+    """What the records of all generations say, and what does not fit."""
+
+    uri: str
+    first: RunInfo
+    states: list[Success]
+    plans: list[Plan] = field(default_factory=list)
+    withdrawn: dict[int, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))  # shard -> id, when
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def newest(self) -> Success:
+        return self.states[-1]
+
+    @property
+    def starts(self) -> list[int]:
+        """Of each generation, the number of its first shard."""
+        return shard_starts(self.first, self.newest.generations)
+
+    def origin(self, shard: int) -> int:
+        """The generation whose plan has a shard."""
+        return max(number for number, start in enumerate(self.starts, start=1) if start <= shard)
+
+    @property
+    def num_shards(self) -> int:
+        return self.first.plan.shards + sum(one.shards for one in self.newest.generations)
+
+
+def verify_generations(uri: str, info: RunInfo, newest: Success) -> Verification:
+    """Re-read every part of every generation and count.
+
+    Raises:
+        UserError: a kept state, a plan or the changes of a generation are gone or damaged.
+    """
+    states = [state_of(uri, newest, number) for number in range(1, newest.generation + 1)]
+    proof = _Proof(uri, info, states)
+    proof.problems += [*info.faults(), *lease_faults(uri), *_chain(proof)]
+    proof.problems += [fault for state in states for fault in state.faults()]
+    _prove_plans(proof)
+    proof.problems += _strangers(proof)
+    counted, reasons = _prove_parts(proof)
+    proof.problems += miscounts(newest, counted, reasons)
+    return Verification(newest.generations[-1].images, counted["masks"], counted["rejects"], proof.problems)
+
+
+def _chain(proof: _Proof) -> Iterator[str]:
+    """What the states say of each other."""
+    for before, state in zip(proof.states, proof.states[1:], strict=False):
+        name, number = f"generations/{before.generation:05d}.json", before.generation
+        if hashlib.sha256(storage.read(kept_uri(proof.uri, number))).hexdigest() != state.previous_sha256:
+            yield f"{name} is not the state that generation {state.generation} was made from (sha256 differs)"
+        if state.generations[:-1] != before.generations:
+            yield f"the state of generation {state.generation} has other generations before it than {name}"
+    if state := proof.newest:
+        kept = storage.read(kept_uri(proof.uri, state.generation))
+        if kept.decode(errors="replace") != state.text():
+            yield f"_SUCCESS.json is not generations/{state.generation:05d}.json; restore it from there"
+
+
+def _prove_plans(proof: _Proof) -> None:
+    """The plan and the changes of each generation."""
+    proof.plans.append(Plan(proof.uri, proof.first.plan))
+    proof.problems += proof.plans[0].prove().problems
+    for before, entry in zip(proof.states, proof.newest.generations, strict=False):
+        where = f"generations/{entry.number:05d}"
+        info = read_info(folder(proof.uri, entry.number))
+        plan = Plan(folder(proof.uri, entry.number), info.plan)
+        found = plan.prove()
+        said = [*info.faults(), *found.problems, *_foreign(proof.first, info)]
+        if info.fingerprint != entry.fingerprint:
+            said.append(f"its fingerprint is {info.fingerprint[:12]}, _SUCCESS.json says {entry.fingerprint[:12]}")
+        if found.shards != entry.shards:
+            said.append(f"its plan has {found.shards} shards, _SUCCESS.json says {entry.shards}")
+        said += _prove_changes(proof, before, entry.number, plan)
+        proof.problems += [f"{where}: {words}" for words in said]
+        proof.plans.append(plan)
+
+
+def _foreign(first: RunInfo, info: RunInfo) -> Iterator[str]:
+    """What decides the rows of a generation otherwise than those of the first."""
+    one, other = ({**record.identity, "plan_sha256": None} for record in (first, info))
+    for change in differences(one, other):
+        yield f"its rows were made with other settings than those of the first generation: {change}"
+
+
+def _prove_changes(proof: _Proof, before: Success, number: int, plan: Plan) -> Iterator[str]:
+    """That a generation's changes are those of which `_SUCCESS.json` speaks, and of its plan; they are noted."""
+    entry = proof.newest.generations[number - 2]
+    rows = read_changes(proof.uri, number, entry).to_pylist()
+    counts = Counter(row["change"] for row in rows)
+    images = before.generations[-1].images if before.generations else proof.first.plan.images
+    for key, said, found in (
+        (NEW, entry.new, counts[NEW]),
+        (REPLACED, entry.replaced, counts[REPLACED]),
+        (GONE, entry.gone, counts[GONE]),
+        ("images", entry.images, images + counts[NEW] - counts[GONE]),
+    ):
+        if said != found:
+            yield f"_SUCCESS.json says {key} {said}, changes.parquet makes it {found}"
+    ids = Counter(image_id for shard in shards_of(plan) for image_id in shard)
+    if ids != Counter(row["image_id"] for row in rows if row["change"] != GONE):
+        yield "its plan has other images than its changes.parquet has new and replaced ones"
+    for row in rows:
+        if (row["change"] == NEW) != (row["generation"] is None):
+            yield f"changes.parquet: '{row['image_id']}' is {row['change']}, with no such generation of its row"
+        elif row["generation"] is not None:
+            shard = proof.starts[row["generation"] - 1] + row["shard"]
+            proof.withdrawn[shard].append((row["image_id"], number))
+
+
+def _strangers(proof: _Proof) -> Iterator[str]:
+    """Files in the folders of parts that the newest generation does not list."""
+    state, planned = proof.newest, {part.name for part in proof.plans[0].parts}
+    superseded = {name for one in proof.states[:-1] for name in one.parts} - state.parts.keys()
+    kinds = dict.fromkeys(["masks", "rejects", *(name.partition("/")[0] for name in state.parts)])
+    for kind in [*kinds, "plan"]:
+        for file in storage.list_files(storage.join(proof.uri, kind)):
+            name = f"{kind}/{file.path}"
+            if name in state.parts or name in planned or storage.is_temporary(file.path) or leftover(name, file.uri):
+                continue
+            if (
+                name in superseded
+                or f"part-g{state.generation + 1:05d}-" in name
+                or f".g{state.generation + 1:05d}." in name
+            ):
+                yield (
+                    f"{name} belongs to another generation than the newest: an extension was broken off while it was "
+                    f"published; run `maskmill extend {proof.uri}`, which ends it"
+                )
+            else:
+                yield f"{name} is no file of this run; move it away, readers of the folder would read it"
+
+
+def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
+    """Read every part of every generation once; rows of the newest generation by kind, and its rejects by reason."""
+    numbers = fingerprints(proof.first, proof.newest.generations)
+    space, declared = proof.first.label_space.space, "image" in proof.first.identity
+    groups = proof.plans[0].group_fields
+
+    def read(version: _Version) -> Answer:
+        fingerprint = numbers[proof.origin(version.part.first)]
+        entries = {version.part.name: version.entry}
+        return read_again(version.part, Expected((fingerprint,), space, groups, declared, entries))
+
+    versions = _versions(proof)
+    reading = read_ahead(read, versions, THREADS)
+    planned = (shard for plan in proof.plans for shard in shards_of(plan))
+    counted, reasons = Counter[str](), Counter[str]()
+    for first, last, num_versions in ranges([version.part for version in versions], proof.num_shards):
+        here = [(version, answer.result()) for version, answer in islice(reading, num_versions)]
+        for version, answer in here:
+            proof.problems += answer.problems
+            if version.until == proof.newest.generation:
+                counted[answer.part.kind] += answer.ids.total()
+                reasons.update(row["error"] for row in answer.rejects or () if answer.part.kind == "rejects")
+        shards = list(islice(planned, last + 1 - first))
+        proof.problems += _at_each_generation(proof, first, shards, here)
+    return counted, reasons
+
+
+def _at_each_generation(
+    proof: _Proof, first: int, shards: list[list[str]], here: list[tuple[_Version, Answer]]
+) -> Iterator[str]:
+    """That the images of some neighbouring shards are answered once at each generation that has them."""
+    planned = [image_id for shard in shards for image_id in shard]
+    gone = [pair for shard in range(first, first + len(shards)) for pair in proof.withdrawn.get(shard, [])]
+    for image_id, number in gone:
+        if image_id not in planned:
+            yield f"generations/{number:05d}: changes.parquet withdraws '{image_id}' from a shard that has no such image"
+    before = None
+    for number in range(proof.origin(first), proof.newest.generation + 1):
+        withdrawn = {image_id for image_id, when in gone if when <= number}
+        answers = [answer for version, answer in here if version.since <= number <= version.until]
+        if (now := (len(withdrawn), [answer.part.name for answer in answers])) == before:
+            continue
+        before = now
+        images = [image_id for image_id in planned if image_id not in withdrawn]
+        name = f"generation {number}, {answers[0].part.name}" if answers else f"generation {number}"
+        yield from disagreements(answers)
+        yield from unanswered(images, answers, where=name)
+
+
+def _versions(proof: _Proof) -> list[_Version]:
+    """Every part of any generation, where it lies now, in the order of its shards."""
+    found: dict[str, _Version] = {}
+    for state in proof.states:
+        for part in parts_in(proof.uri, proof.first, state):
+            version = found.setdefault(part.name, _Version(part, state.parts[part.name], state.generation, 0))
+            version.until = state.generation
+    for name, version in found.items():
+        if version.until < proof.newest.generation:
+            place = withdrawn_uri(proof.uri, version.until + 1, name)
+            below = place.removeprefix(storage.join(proof.uri)).lstrip("/")
+            version.part = replace(version.part, file=below)
+    return sorted(found.values(), key=lambda one: (one.part.first, one.part.kind, one.since))

@@ -1,0 +1,239 @@
+"""A run over an archive that grows: what differs is found, answered once and published as a generation, whatever is killed."""
+
+import io
+import os
+import shutil
+import time
+import uuid
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import storage
+from pipeline.analysis import open_run
+from pipeline.config import CorpusConfig
+from pipeline.corpus import plan_shards, scan_items
+from pipeline.errors import UserError
+from pipeline.runs import Lease, Run, describe, extension, generations, lease, newest_state, verify
+from pipeline.runs.changes import Changes, times_written
+from pipeline.runs.extension import planned, publish, rejected_ids, stage, staged, tidy
+from tests.crash_points import Killed, dying
+from tests.ledger_play import rejecting
+from tests.test_run import IDENTITY, SPACE
+
+BAD = ("b/003", "b/007")  # rejected whenever they are answered, but for the first once it was mended
+
+
+@pytest.fixture(autouse=True)
+def dead_leases(monkeypatch):
+    """The lease of a process that dies here is dead, though this process lives on."""
+    monkeypatch.setattr(lease, "EXPIRES_S", -1000.0)
+    monkeypatch.setattr(extension, "_THREADS", 1)  # so that steps follow each other
+
+
+class Archive:
+    """A folder of small images with one group, and the run over it."""
+
+    def __init__(self, root: str, images: int) -> None:
+        self.images, self.run = f"{root}/images", f"{root}/run"
+        self.cfg = CorpusConfig(images=self.images, layout="pairs", image_glob="{sequence}/*.png")
+        for number in range(images):
+            self.add(f"b/{number:03d}", number)
+
+    def add(self, image_id: str, grey: int) -> None:
+        """A new image, or a replaced one: of another size in bytes."""
+        picture = np.full((2, 3 + grey, 3), grey, np.uint8)
+        storage.put(f"{self.images}/{image_id}.png", _png(picture))
+
+    def remove(self, image_id: str) -> None:
+        storage.delete(f"{self.images}/{image_id}.png")
+
+    def change(self) -> None:
+        """Three new, two replaced (one of them a reject), two gone (one of them a reject)."""
+        for number in range(3):
+            self.add(f"c/{number:03d}", 50 + number)
+        self.add("b/003", 200)
+        self.add("b/005", 201)
+        self.remove("b/000")
+        self.remove("b/007")
+
+
+def _png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
+
+
+def segment(archive, images_per_shard=3, rejected=BAD):
+    """`maskmill segment`, without a network."""
+    config = {"images_per_shard": images_per_shard, "bytes_per_shard": 1 << 40, "crf": {"smooth_weight": 3.0},
+              "max_pixels": 10_000, "corpus": archive.cfg.model_dump(mode="json"), "output": archive.run}  # fmt: skip
+    with Lease(archive.run) as held:
+        run = Run.open_or_create(
+            archive.run, IDENTITY, config, SPACE, lambda: plan_shards(scan_items(archive.cfg, None), images_per_shard)
+        )
+        _answer(run, rejected)
+        run.finish(1, held)
+
+
+def _answer(run, rejected):
+    for shard in run.pending():
+        run.begin(shard)
+        run.commit(shard, *rejecting(rejected)(run.shard_items(shard)))
+
+
+def extend(archive, rejected=("b/007",), again=False):
+    """What pipeline/segment/extend.py does, one shard after the other."""
+    with Lease(archive.run) as held:
+        info, state = describe(archive.run), newest_state(archive.run)
+        tidy(archive.run, state)
+        made = staged(archive.run, state)
+        if made is None:
+            bad = rejected_ids(archive.run, info, state) if again else ()
+            known = planned(archive.run, info, state, bad, times_written(archive.images, None))
+            made, changes = stage(archive.run, info, state, known, scan_items(archive.cfg, None), lambda changes: None)
+            if made is None:
+                return changes
+        with Lease(made.uri) as its:
+            run = Run.open(made.uri)
+            _answer(run, rejected)
+            if not run.finished():
+                run.finish(1, its)
+        return publish(made, held)
+
+
+def answers(uri, generation=None):
+    """image id -> how often a reader of `_SUCCESS.json` finds it, and as what."""
+    view = open_run(uri, generation)
+    masks, rejects = (ids_in(view.parts(kind)) if view.parts(kind) else [] for kind in ("masks", "rejects"))
+    assert len(set(masks + rejects)) == len(masks) + len(rejects)
+    return dict.fromkeys(masks, "mask") | dict.fromkeys(rejects, "reject")
+
+
+def globbed(archive):
+    """The image ids of whoever reads `masks/part-*.parquet` and `rejects/part-*.parquet`."""
+    kinds = ("masks", "rejects")
+    return sorted(ids_in(file.uri for kind in kinds for file in storage.list_files(f"{archive.run}/{kind}")))
+
+
+def ids_in(uris):
+    files = (pq.ParquetFile(io.BytesIO(storage.read(uri))) for uri in uris)
+    return [image_id for file in files for image_id in file.read(["image_id"])["image_id"].to_pylist()]
+
+
+@pytest.fixture
+def archive(tmp_path):
+    made = Archive(str(tmp_path), 10)
+    segment(made)
+    return made
+
+
+def test_what_is_new_replaced_and_gone_becomes_a_generation(archive):
+    before = answers(archive.run)
+    archive.change()
+    state = extend(archive)
+    last = state.generations[-1]
+    assert (last.new, last.replaced, last.gone, last.images) == (3, 2, 2, 11)
+    kept = {image_id: kind for image_id, kind in before.items() if image_id not in ("b/000", "b/007")}
+    new = {**dict.fromkeys(("c/000", "c/001", "c/002", "b/005", "b/003"), "mask")}
+    assert answers(archive.run) == kept | new
+    assert globbed(archive) == sorted(kept | new)
+    assert answers(archive.run, 1) == before
+    assert verify(archive.run).problems == []
+    view = open_run(archive.run)
+    assert (view.num_images, view.generation) == (11, 2)
+    planned_now = [image_id for table in view.plan().tables(["image_id"]) for image_id in table["image_id"].to_pylist()]
+    assert sorted(planned_now) == sorted(kept | new)
+    assert view.areas().iloc[0]["images"] == 11
+    assert set(view.masks(["c/001", "b/005", "b/001"])) == {"c/001", "b/005", "b/001"}
+    assert [one.number for one in generations(archive.run)] == [1, 2]
+
+
+def test_an_unchanged_archive_makes_no_generation(archive):
+    assert extend(archive).rows == []
+    assert newest_state(archive.run).generations == ()
+    assert not storage.list_files(f"{archive.run}/generations")
+
+
+def test_generations_follow_each_other_and_each_is_proved(archive):
+    archive.change()
+    extend(archive)
+    archive.remove("b/001")
+    archive.remove("c/001")  # of the second generation
+    extend(archive)  # nothing to answer
+    archive.add("b/005", 77)  # replaced once more
+    archive.add("d/000", 3)
+    archive.add("b/000", 3)  # back again
+    state = extend(archive)
+    assert [(one.new, one.replaced, one.gone) for one in state.generations] == [(3, 2, 2), (0, 0, 2), (2, 1, 0)]
+    expected = {f"b/{number:03d}" for number in (0, 2, 3, 4, 5, 6, 8, 9)} | {"c/000", "c/002", "d/000"}
+    assert set(answers(archive.run)) == expected
+    assert globbed(archive) == sorted(expected)
+    assert [len(answers(archive.run, number)) for number in (1, 2, 3, 4)] == [10, 11, 9, 11]
+    assert verify(archive.run).problems == []
+
+
+def test_rejects_are_answered_again(archive):
+    assert list(answers(archive.run).values()).count("reject") == 2
+    state = extend(archive, rejected=("b/007",), again=True)
+    assert (state.generations[-1].replaced, state.rejects, state.rejects_by_reason) == (2, 1, {"truncated": 1})
+    assert verify(archive.run).problems == []
+    with pytest.raises(UserError, match="has 2 generations, which retry-rejects cannot take"):
+        Run.open(archive.run).withdraw_rejects()
+
+
+def test_a_file_of_the_same_size_is_told_by_the_time_when_it_was_written(archive):
+    path = f"{archive.images}/b/004.png"
+    os.utime(path, (time.time() + 5, time.time() + 5))
+    assert [row[:2] for row in changes_of(archive).rows] == [("b/004", "replaced")]
+
+
+def changes_of(archive):
+    info, state, changes = describe(archive.run), newest_state(archive.run), Changes()
+    known = planned(archive.run, info, state, (), times_written(archive.images, None))
+    list(known.to_answer(scan_items(archive.cfg, None), changes))
+    return changes
+
+
+@pytest.mark.scorecard("fault", 19)
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.long)])
+def test_after_a_kill_at_any_step_readers_see_one_generation_and_the_same_command_ends_it(store, request, tmp_path):
+    root = str(tmp_path) if store == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
+    first = Archive(f"{root}/first", 8)
+    segment(first)
+    old = answers(first.run)
+    first.change()
+    copies = storage.list_files(f"{root}/first")
+
+    def copied(name):
+        archive = Archive(f"{root}/{name}", 0)
+        for file in copies:  # the run is of the first archive's images, wherever it lies
+            storage.put(f"{root}/{name}/{file.path}", storage.read(file.uri))
+        archive.images, archive.cfg = first.images, first.cfg
+        return archive
+
+    whole, names = copied("whole"), []
+    with dying(whole.run, None, names):
+        extend(whole)
+    new = answers(whole.run)
+    assert {"create generations/00002/run.json", "put generations/00002/changes.parquet", "put _SUCCESS.json",
+            "put masks/part-g00002-00001.parquet", "put generations/00002/withdrawn/masks/part-00000.parquet",
+            "put masks/part-00000.g00002.parquet", "delete masks/part-00000.parquet"} <= set(names)  # fmt: skip
+    seen = set()
+    for at, name in enumerate(names):
+        archive = copied(f"at-{at}")
+        with pytest.raises(Killed), dying(archive.run, at, []):
+            extend(archive)
+        found = answers(archive.run)
+        assert found in (old, new), name
+        seen.add(found == new)
+        extend(archive)
+        assert answers(archive.run) == new, name
+        assert globbed(archive) == sorted(new), name
+        assert verify(archive.run).problems == [], name
+        if store == "folder":
+            shutil.rmtree(f"{root}/at-{at}")
+    assert seen == {False, True}
