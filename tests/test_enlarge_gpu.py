@@ -20,8 +20,8 @@ SIZES = [
 
 
 def check_kernel(device):
-    """Each label is torch's; where it is not, the two classes are equal to the last bits."""
-    from pipeline.predict.upsample_argmax_gpu import enlarge_argmax_gpu
+    """Labels are torch's, or of two classes that are equal to the last bits; confidence is that of torch's softmax, rounded."""
+    from pipeline.predict.upsample_gpu import enlarge_argmax_gpu, enlarge_confidence_gpu
 
     for small, full, size in SIZES:
         random = torch.randn(19, *small, generator=torch.Generator().manual_seed(1)).to(device)
@@ -35,6 +35,9 @@ def check_kernel(device):
             mine = large.gather(0, found.long()[None])[0]
             assert (found != large.argmax(dim=0)).float().mean() < 1e-3
             assert torch.allclose(best, mine, atol=1e-5)
+            sure = enlarge_confidence_gpu(scores, full, size)
+            assert sure.shape == size and sure.dtype == torch.uint8
+            assert (sure / 255 - large.softmax(dim=0).amax(dim=0)).abs().max() <= 0.5 / 255 + 1e-5
     assert (
         enlarge_argmax_gpu(torch.zeros(5, 3, 3, device=device), (12, 12), (12, 12)).max() == 0
     )  # of equals the lowest

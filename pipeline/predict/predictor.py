@@ -28,8 +28,9 @@ from pipeline.predict.modes import (
 )
 from pipeline.predict.out_of_memory import Fitting, Piece
 from pipeline.predict.prediction import Prediction, summarise
-from pipeline.predict.tiles import Assembly, Grid, Size
+from pipeline.predict.tiles import Assembly, Band, Grid, Size
 from pipeline.predict.upsample_argmax import enlarge_argmax
+from pipeline.predict.upsample_confidence import enlarge_confidence
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Predictor:
         num_threads: of enlargement on the CPU.
         engine: computes the model's logits; by default torch.
         others: further networks of the same classes and bands: probabilities are the mean of all networks'.
+        confidence_map: every prediction has one, of the largest of the probabilities that its mask is the argmax of.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Predictor:
         num_threads: int = 1,
         engine: Engine | None = None,
         others: Sequence[Network] = (),
+        confidence_map: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.place(self.device)
         self.engine = engine or Engine(self.model)
         self.cfg, self.batch_size, self.num_threads = cfg, batch_size, num_threads
+        self.confidence_map = confidence_map
         self._members = [self, *(Predictor(other, mode_of(other, cfg), device) for other in others)]
         step = lcm(*(member.model.multiple_of for member in self._members))
         self._pieces = Fitting(self._pass, batch_size, step).pieces
@@ -91,7 +95,7 @@ class Predictor:
         ] = {}  # of (fused, padded sizes)
         for token, image in images:
             grid = Grid.over((image.shape[0], image.shape[1]), self.cfg.tile, self.cfg.overlap)
-            assembly = Assembly(grid, keep_probs)
+            assembly = Assembly(grid, keep_probs, self.confidence_map)
             fused = self.fuses and not keep_probs and not grid.overlaps
             for tile in grid.cut(image):
                 key = fused, self._paddings(tile)
@@ -128,7 +132,7 @@ class Predictor:
         grid: Grid,
         strip: Callable[[int, int], np.ndarray],
         levels: Callable[[np.ndarray], np.ndarray] = lambda tile: tile,
-    ) -> Iterator[tuple[Assembly, np.ndarray]]:
+    ) -> Iterator[tuple[Assembly, Band]]:
         """An image that is never whole in memory: the rows of its mask from the top, as they are ready.
 
         Args:
@@ -138,13 +142,13 @@ class Predictor:
         Raises:
             MemoryError: a tile does not fit.
         Yields:
-            The assembly, whose sums are whole after the last rows, and (h, W) uint8 rows.
+            The assembly, whose sums are whole after the last rows, and the next rows.
         """
-        assembly = Assembly(grid)
+        assembly = Assembly(grid, confidence_map=self.confidence_map)
         for top, bottom in grid.rows:
             self._predict_strip(assembly, strip(top, bottom), levels)
             assembly.check()
-            yield assembly, assembly.bands.pop()
+            yield assembly, assembly.take()
 
     def _predict_strip(self, assembly: Assembly, rows: np.ndarray, levels: Callable[[np.ndarray], np.ndarray]) -> None:
         """The next row of tiles; its pixels are let go of at the end, before those of the next are read."""
@@ -180,16 +184,22 @@ class Predictor:
         Logits that are NaN or infinite give an entropy of NaN.
         """
         if not torch.isfinite(scores).all():  # one class at minus infinity would leave the softmax finite
-            return Prediction(np.zeros(size, np.uint8), float("nan"), float("nan"))
+            nothing = np.zeros(size, np.uint8)
+            return Prediction(nothing, float("nan"), float("nan"), nothing if self.confidence_map else None)
         seen = [max(1, -(-n * small // big)) for n, big, small in zip(size, full, scores.shape[1:], strict=True)]
         rest = summarise(scores[:, : seen[0], : seen[1]].softmax(dim=0))
+        sure = None
         if self.device.type == "cpu":
             mask = enlarge_argmax(scores.numpy(), full, size, self.num_threads)
+            if self.confidence_map:
+                sure = enlarge_confidence(scores.numpy(), full, size, self.num_threads)
         else:
-            from pipeline.predict.upsample_argmax_gpu import enlarge_argmax_gpu  # Triton: only where there is a GPU
+            from pipeline.predict.upsample_gpu import enlarge_argmax_gpu, enlarge_confidence_gpu  # Triton: with a GPU
 
             mask = enlarge_argmax_gpu(scores, full, size).cpu().numpy()
-        return Prediction(mask, rest.confidence, rest.entropy)
+            if self.confidence_map:
+                sure = enlarge_confidence_gpu(scores, full, size).cpu().numpy()
+        return Prediction(mask, rest.confidence, rest.entropy, sure)
 
     @torch.inference_mode()
     def _probs(self, tiles: list[np.ndarray]) -> list[torch.Tensor]:

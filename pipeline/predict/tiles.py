@@ -11,6 +11,7 @@ from pipeline.predict.prediction import Prediction, summarise
 
 Span = tuple[int, int]  # first pixel, and the one after the last
 Size = tuple[int, int]  # (height, width), pixels
+Band = tuple[np.ndarray, np.ndarray | None]  # (h, W) uint8 rows of a mask, and of its map of confidence
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,16 @@ class Assembly:
 
     Args:
         keep_probs: also keep the whole (C, H, W), on the CPU.
+        confidence_map: the prediction has one; each piece that is a `Prediction` brings its own.
     """
 
-    def __init__(self, grid: Grid, keep_probs: bool = False) -> None:
+    def __init__(self, grid: Grid, keep_probs: bool = False, confidence_map: bool = False) -> None:
         self.grid, self.seconds = grid, 0.0
-        self.bands: list[
-            np.ndarray
-        ] = []  # finished rows of the mask, (h, W) uint8, from the top; a stream takes them out
+        # Finished rows of the mask and of the map of confidence, (h, W) uint8, from the top; a stream takes them out.
+        self._bands: list[np.ndarray] = []
+        self._confidence_bands: list[np.ndarray] = []
         self.probs: torch.Tensor | None = None
-        self._keep_probs, self._blend = keep_probs, Blend(grid)
+        self._keep_probs, self._confidence_map, self._blend = keep_probs, confidence_map, Blend(grid)
         self._next, self._confidence, self._entropy, self._too_large = 0, 0.0, 0.0, False
 
     @property
@@ -140,18 +142,28 @@ class Assembly:
         if isinstance(piece, torch.Tensor):
             alone = len(self.grid.rows) == len(self.grid.columns) == 1
             probs = piece if alone else self._blend.add(row, column, piece)
-            piece = summarise(probs)
+            piece = summarise(probs, self._confidence_map)
             if self._keep_probs:
                 self._keep(probs, top, left, alone)
         height, width = piece.mask.shape
-        if width == self.grid.size[1]:
-            self.bands.append(piece.mask)
-        else:
-            if not column:
-                self.bands.append(np.empty((height, self.grid.size[1]), np.uint8))
-            self.bands[-1][:, left : left + width] = piece.mask
+        self._place(piece.mask, self._bands, left)
+        if piece.confidence_map is not None:
+            self._place(piece.confidence_map, self._confidence_bands, left)
         self._confidence += piece.confidence * height * width
         self._entropy += piece.entropy * height * width
+
+    def _place(self, rows: np.ndarray, bands: list[np.ndarray], left: int) -> None:
+        """The pixels of a piece from a column on; those of the first column begin a band."""
+        if rows.shape[1] == self.grid.size[1]:
+            bands.append(rows)
+            return
+        if not left:
+            bands.append(np.empty((rows.shape[0], self.grid.size[1]), np.uint8))
+        bands[-1][:, left : left + rows.shape[1]] = rows
+
+    def take(self) -> Band:
+        """The rows that were finished last; they are let go of here."""
+        return self._bands.pop(), self._confidence_bands.pop() if self._confidence_map else None
 
     def _keep(self, probs: torch.Tensor, top: int, left: int, alone: bool) -> None:
         if alone:
@@ -182,5 +194,9 @@ class Assembly:
         """What is kept of the image, once it is complete; MemoryError where one of its tiles fitted in none."""
         assert self.complete
         self.check()
-        mask = self.bands[0] if len(self.bands) == 1 else np.concatenate(self.bands)
-        return Prediction(mask, self.confidence, self.entropy)
+        sure = _joined(self._confidence_bands) if self._confidence_map else None
+        return Prediction(_joined(self._bands), self.confidence, self.entropy, sure)
+
+
+def _joined(bands: list[np.ndarray]) -> np.ndarray:
+    return bands[0] if len(bands) == 1 else np.concatenate(bands)

@@ -26,7 +26,7 @@ def enlarge_argmax(
     """
     pixels = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)
     rows, columns = (
-        _source(n, full_n, small_n) for n, full_n, small_n in zip(size, full, scores.shape[1:], strict=True)
+        source_pixels(n, full_n, small_n) for n, full_n, small_n in zip(size, full, scores.shape[1:], strict=True)
     )
     mask = np.empty(size, np.uint8)
     winners = _winners(pixels)
@@ -40,7 +40,7 @@ def enlarge_argmax(
     return mask
 
 
-def _source(size: int, full: int, small: int) -> tuple[np.ndarray, np.ndarray]:
+def source_pixels(size: int, full: int, small: int) -> tuple[np.ndarray, np.ndarray]:
     """For each row (or column): the coarse one at or before it, and the share of the next one, as torch computes them."""
     scale = np.float32(small / full)
     place = np.maximum((np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))

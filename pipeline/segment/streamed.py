@@ -54,7 +54,7 @@ def streamed_row(
             stage = "decode"
             tally = _Tally(size, space.num_classes)
             grid = Grid.over(size, cfg.predict.tile, cfg.predict.overlap)
-            for assembly, band in predictor.strips(grid, picture.rows, picture.levels):
+            for assembly, (band, _) in predictor.strips(grid, picture.rows, picture.levels):
                 if not np.isfinite(assembly.entropy):
                     raise NOT_FINITE
                 top, bottom = tally.next_rows(len(band))

@@ -1,8 +1,10 @@
-"""`enlarge_argmax` on a GPU: full-size scores exist in registers alone. Letters: C classes, H rows, W columns."""
+"""`enlarge_argmax` and `enlarge_confidence` on a GPU: full-size scores are in registers alone. C classes, H rows, W columns."""
 
 import torch
 import triton
 import triton.language as tl
+
+from pipeline.predict.prediction import LEVELS
 
 BLOCK_H, BLOCK_W = 8, 64  # pixels of one program: whole cells of a coarse grid at stride 4 or 8
 
@@ -26,6 +28,24 @@ def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[
         classes=classes, block_h=BLOCK_H, block_w=BLOCK_W,
     )  # fmt: skip
     return mask
+
+
+def enlarge_confidence_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """The largest softmax probability of each pixel after bilinear enlargement of the logits, in whole levels of 1/255.
+
+    Args:
+        As `enlarge_argmax_gpu`.
+    Returns:
+        (height, width) uint8 on the same device.
+    """
+    classes, height, width = scores.shape
+    confidence = torch.empty(size, dtype=torch.uint8, device=scores.device)
+    grid = (triton.cdiv(size[0], BLOCK_H), triton.cdiv(size[1], BLOCK_W))
+    _enlarge_confidence[grid](
+        scores, confidence, *scores.stride(), height, width, *size, height / full[0], width / full[1],
+        classes=classes, levels=LEVELS, block_h=BLOCK_H, block_w=BLOCK_W,
+    )  # fmt: skip
+    return confidence
 
 
 @triton.jit
@@ -69,3 +89,35 @@ def _enlarge(  # type: ignore[no-untyped-def]
         highest = tl.where(better, value, highest)
         winner = tl.where(better, c, winner)
     tl.store(pixels, winner.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def _enlarge_confidence(  # type: ignore[no-untyped-def]
+    scores, confidence, stride_c, stride_h, stride_w, height, width, full_height, full_width, down, across,
+    classes: tl.constexpr, levels: tl.constexpr, block_h: tl.constexpr, block_w: tl.constexpr,
+):  # fmt: skip
+    """(block_h, block_w) pixels; the sum of exponentials is scaled anew where a class is above all before it."""
+    row = tl.program_id(0) * block_h + tl.arange(0, block_h)
+    column = tl.program_id(1) * block_w + tl.arange(0, block_w)
+    inside = (row < full_height)[:, None] & (column < full_width)[None, :]
+    pixels = confidence + row[:, None] * full_width + column[None, :]
+    y = tl.maximum((row.to(tl.float32) + 0.5) * down - 0.5, 0.0)
+    x = tl.maximum((column.to(tl.float32) + 0.5) * across - 0.5, 0.0)
+    y0 = tl.minimum(y.to(tl.int32), height - 1)
+    x0 = tl.minimum(x.to(tl.int32), width - 1)
+    down_share = (y - y0.to(tl.float32))[:, None]
+    across_share = (x - x0.to(tl.float32))[None, :]
+    top, bottom = (y0 * stride_h)[:, None], (tl.minimum(y0 + 1, height - 1) * stride_h)[:, None]
+    left, right = (x0 * stride_w)[None, :], (tl.minimum(x0 + 1, width - 1) * stride_w)[None, :]
+
+    highest = tl.full((block_h, block_w), float("-inf"), tl.float32)
+    total = tl.zeros((block_h, block_w), tl.float32)
+    for c in range(classes):
+        plane = scores + c * stride_c
+        above = (1 - across_share) * tl.load(plane + top + left) + across_share * tl.load(plane + top + right)
+        below = (1 - across_share) * tl.load(plane + bottom + left) + across_share * tl.load(plane + bottom + right)
+        value = (1 - down_share) * above + down_share * below
+        largest = tl.maximum(highest, value)
+        total = total * tl.exp(highest - largest) + tl.exp(value - largest)
+        highest = largest
+    tl.store(pixels, (levels / total + 0.5).to(tl.uint8), mask=inside)
