@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pipeline.analysis.grown_run import open_generations as open_generations
+    from pipeline.analysis.many_runs import RunsView as RunsView
+    from pipeline.analysis.many_runs import open_runs as open_runs
     from pipeline.analysis.run_view import RunView as RunView
     from pipeline.analysis.run_view import open_run as open_run
     from pipeline.config import Section, SegmentConfig, TrainConfig
@@ -25,10 +28,19 @@ if TYPE_CHECKING:
     from pipeline.train.driver import Trained
 
 __version__ = "0.1.0"
-__all__ = ["DenseCRF", "RunView", "open_run", "segment_corpus", "train_network"]
+__all__ = [
+    "DenseCRF", "RunView", "RunsView", "open_generations", "open_run", "open_runs", "segment_corpus", "train_network",
+]  # fmt: skip
 
 _S = TypeVar("_S", bound="Section")
-_HOMES = {"DenseCRF": "pipeline.crf", "RunView": "pipeline.analysis.run_view", "open_run": "pipeline.analysis.run_view"}
+_HOMES = {
+    "DenseCRF": "pipeline.crf",
+    "RunView": "pipeline.analysis.run_view",
+    "RunsView": "pipeline.analysis.many_runs",
+    "open_run": "pipeline.analysis.run_view",
+    "open_generations": "pipeline.analysis.grown_run",
+    "open_runs": "pipeline.analysis.many_runs",
+}
 
 
 # Not called `segment` and `train`: those are the packages of this one that do the work.

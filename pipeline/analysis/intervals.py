@@ -43,7 +43,7 @@ def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
             f"{before.uri} is in {before.space.name} and {after.uri} in {after.space.name}, which have other classes: "
             "compare runs of one label space"
         )
-    bundled = max(_rows(before), _rows(after)) > MAX_IMAGES
+    bundled = max(num_rows(before), num_rows(after)) > MAX_IMAGES
     one, two = _units(before, False, bundled), _units(after, False, bundled)
     only_before, only_after = len(one.index.difference(two.index)), len(two.index.difference(one.index))
     if bundled and not one["images"].equals(two["images"]):
@@ -53,7 +53,10 @@ def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
         )
     common = one.index.intersection(two.index)
     if not len(common):
-        raise UserError(f"{before.uri} and {after.uri} have no labelled image in common: compare runs over one corpus")
+        raise UserError(
+            f"{before.uri} and {after.uri} have no labelled image in common: compare runs over one corpus, or runs "
+            "over different images without labels: maskmill drift"
+        )
     one, two = one.loc[common], two.loc[common]
     first, second = one.to_numpy()[:, 1:], two.to_numpy()[:, 1:]
     # One seed: each draw is of the same images in both.
@@ -65,7 +68,7 @@ def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
 
 def group_intervals(view: RunCounts, by: Sequence[str], groups: Sequence[Key], seed: int) -> pd.DataFrame:
     """mIoU of some groups with its interval, one row a group, in their order: see `RunView.intervals_by`."""
-    bundled, places = _rows(view) > MAX_IMAGES, {key: place for place, key in enumerate(groups)}
+    bundled, places = num_rows(view) > MAX_IMAGES, {key: place for place, key in enumerate(groups)}
     found = over_parts(view.parts("masks"), lambda uris: _group_margins(uris, by, places, view.shape, bundled))
     units = pd.concat(found) if found else pd.DataFrame()
     rows = []
@@ -117,7 +120,7 @@ def _value(margins: np.ndarray) -> np.ndarray:
 
 def _units(view: RunCounts, raw: bool, bundled: bool | None = None) -> pd.DataFrame:
     """One row an image (index: image id) or bundle (index: its number): `images`, then 3 C margins, int64."""
-    bundled = _rows(view) > MAX_IMAGES if bundled is None else bundled
+    bundled = num_rows(view) > MAX_IMAGES if bundled is None else bundled
     column, shape = "confusion_raw" if raw else "confusion", view.shape
     found = over_parts(view.parts("masks"), lambda uris: _margins(uris, column, shape, bundled))
     table = pd.concat(found)
@@ -147,7 +150,7 @@ def _frame(values: np.ndarray, index: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=["images", *range(values.shape[1] - 1)])
 
 
-def _rows(view: RunCounts) -> int:
+def num_rows(view: RunCounts) -> int:
     """Mask rows of a run, from the footers."""
     return sum(over_parts(view.parts("masks"), lambda uris: sum(_footer_rows(uri) for uri in uris)))
 

@@ -90,12 +90,7 @@ class RunCounts:
                 raise UserError(
                     f"cannot group by '{name}'; the group columns are {', '.join(self.groups)}{nearest(name, self.groups)}"
                 )
-        cells = self.cells(column)
-        question = (column, tuple(by))
-        if question not in self._answers:
-            found, _ = sum_counts(self.parts("masks"), {column: cells}, by)
-            self._answers[question] = found[column]
-        sums = self._answers[question]
+        cells, sums = self.cells(column), self.sums(column, by)
         keys = sorted(sums, key=lambda key: [(value is None, value) for value in key])
         if by:
             index = _index(keys, by)
@@ -104,6 +99,14 @@ class RunCounts:
         values = [sums.get(key, np.zeros(1 + cells, np.int64)) for key in keys]
         columns = ["images", *range(cells)]
         return pd.DataFrame(np.array(values, np.int64).reshape(-1, 1 + cells), index=index, columns=columns)
+
+    def sums(self, column: str, by: Sequence[str] = ()) -> Sums:
+        """The sums that `counts` shows, by group; read once."""
+        question = (column, tuple(by))
+        if question not in self._answers:
+            found, _ = sum_counts(self.parts("masks"), {column: self.cells(column)}, by)
+            self._answers[question] = found[column]
+        return self._answers[question]
 
     def keep(self, sums: dict[str, Sums]) -> None:
         """Ungrouped sums by column that another question found on its way: `counts` need not read for them again."""

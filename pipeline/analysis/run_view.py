@@ -120,7 +120,7 @@ class RunView(RunCounts):
         One row a group, as `iou(by)`. A group of one image has no interval, and one of a few images a rough one.
         """
         table = self.iou(by)
-        tuples = [key if isinstance(key, tuple) else (key,) for key in table.index]
+        tuples = [key if isinstance(key, tuple) else (key,) for key in table.index] if by else [()]
         keys = [tuple(None if pd.isna(value) else value for value in key) for key in tuples]
         found = group_intervals(self, by, keys, seed)
         return found.set_index(table.index).assign(images=table["images"])

@@ -163,28 +163,35 @@ def show(
 
 def compare(
     before: RunUri,
-    after: Annotated[str, typer.Argument(help="Another run over the same images.")],
+    after: Annotated[list[str], typer.Argument(help="Other runs over the same images, each compared with the first.")],
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Compare two runs over the images labelled in both: each class, with paired intervals."""
+    """Compare runs over the images labelled in both: each class, with paired intervals. Without labels: `maskmill drift`."""
     from pipeline.analysis import open_run
+    from pipeline.analysis.many_runs import run_names
     from pipeline.cli.console import chosen_form, console
-    from pipeline.cli.run_tables import comparison_table
+    from pipeline.cli.run_tables import comparison_table, comparisons_table
 
-    form, views = chosen_form(as_json, as_csv), (open_run(before), open_run(after))
-    comparison = views[0].compare(views[1])
+    form, first = chosen_form(as_json, as_csv), open_run(before)
+    views = [open_run(uri) for uri in after]
+    found = [first.compare(view) for view in views]
     if form:
         from pipeline.cli import answers
 
-        document = answers.comparison(*views, comparison)
-        cli_output.write(form, document, lambda: document["rows"])
+        if len(views) == 1:
+            document = answers.comparison(first, views[0], found[0])
+            cli_output.write(form, document, lambda: document["rows"])
+        else:
+            every = answers.comparisons(first, list(zip(views, found, strict=True)))
+            cli_output.write(form, every, lambda: answers.comparison_rows(every))
         return
-    console.print(comparison_table(comparison))
-    if comparison.only_before or comparison.only_after:
-        console.print(
-            f"left out: {comparison.only_before} images only in the first run, {comparison.only_after} in the second"
-        )
+    names = run_names([view.uri for view in (first, *views)])
+    console.print(comparison_table(found[0]) if len(found) == 1 else comparisons_table(names, found))
+    for name, one in zip(names[1:], found, strict=True):
+        if one.only_before or one.only_after:
+            other = "the second" if len(found) == 1 else name
+            console.print(f"left out: {one.only_before} images only in the first run, {one.only_after} in {other}")
 
 
 def export(

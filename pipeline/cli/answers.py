@@ -12,6 +12,7 @@ from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView
 
 if TYPE_CHECKING:  # checks and estimates come with torch, which takes seconds to import
+    from pipeline.analysis import Drift
     from pipeline.corpus.check import CorpusReport
     from pipeline.corpus.detect import Found
     from pipeline.segment.estimate import Estimate, Prices
@@ -101,6 +102,31 @@ def comparison(before: RunView, after: RunView, found: Comparison) -> Row:
     ]
     counts = {"images": found.images, "only_before": found.only_before, "only_after": found.only_after}
     return {"before": before.uri, "after": after.uri, **counts, "rows": rows}
+
+
+def comparisons(before: RunView, others: Sequence[tuple[RunView, Comparison]]) -> Row:
+    """The same of several runs, each compared with the first."""
+    return {"before": before.uri, "runs": [comparison(before, after, found) for after, found in others]}
+
+
+def comparison_rows(document: Row) -> Iterator[Row]:
+    """The rows of several comparisons, with the run that each is of."""
+    for one in document["runs"]:
+        yield from ({"after_run": one["after"], **row} for row in one["rows"])
+
+
+def drift(found: "Drift") -> Row:
+    """What `maskmill drift` answers."""
+    head = {"newest": found.newest, "earlier": list(found.earlier), "by": list(found.asked.by)}
+    counts = {"comparisons": found.comparisons, "changed": len(found.changed), "units": found.units}
+    missing = {"only_newest": list(found.only_newest), "only_earlier": list(found.only_earlier)}
+    return {
+        **head,
+        **counts,
+        **missing,
+        "rows": found.table.to_dict("records"),
+        "runs": found.nights.to_dict("records"),
+    }
 
 
 def check(found: "Found", report: "CorpusReport") -> Row:

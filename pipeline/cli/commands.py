@@ -10,6 +10,7 @@ from pipeline.cli import analysis as cli_analysis
 from pipeline.cli import cli_output
 from pipeline.cli import cluster as cli_cluster
 from pipeline.cli import config as cli_config
+from pipeline.cli import drift as cli_drift
 from pipeline.cli import init as cli_init
 from pipeline.cli import labelling as cli_labelling
 from pipeline.cli import models as cli_models
@@ -318,8 +319,8 @@ def compact(
 
 
 for command in (
-    cli_analysis.evaluate, cli_analysis.areas, cli_analysis.show, cli_analysis.compare, cli_analysis.report,
-    cli_analysis.export,
+    cli_analysis.evaluate, cli_analysis.areas, cli_analysis.show, cli_analysis.compare, cli_drift.drift,
+    cli_analysis.report, cli_analysis.export,
     cli_models.models, cli_models.import_weights, cli_models.import_model, cli_models.export_model,
 ):  # fmt: skip
     app.command()(command)

@@ -127,6 +127,31 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
+def comparisons_table(names: Sequence[str], found: Sequence[Comparison]) -> Table:
+    """IoU of the first run, and of each other with its difference, in percent; a star where the paired interval excludes zero.
+
+    Args:
+        names: of the runs, the first one's first.
+        found: each of the others against the first; over the images that are labelled in both.
+    """
+    images = sorted({one.images for one in found})
+    words = f"{images[0]}" if len(images) == 1 else f"{images[0]} to {images[-1]}"
+    title = f"IoU over {words} images labelled in both, percent; difference from {names[0]}, * where its interval excludes 0"
+    table = _table(title, "class", *names)
+    for name in found[0].table.index:
+        if name == SCORES[0]:
+            table.add_section()
+        rows = [one.table.loc[name] for one in found]
+        if all(row[["before", "after"]].isna().all() for row in rows):
+            continue
+        stars = ["*" if excludes_zero(row) else " " for row in rows]
+        changes = [percent(row["difference"], sign="+") + star for row, star in zip(rows, stars, strict=True)]
+        cells = [f"{percent(row['after'])} {change}" for row, change in zip(rows, changes, strict=True)]
+        style = "bold" if name in SCORES else None
+        table.add_row(WORDS.get(str(name), str(name)), percent(rows[0]["before"]), *cells, style=style)
+    return table
+
+
 def _need_labels(view: RunView) -> None:
     if not view.is_labelled():
         raise UserError(

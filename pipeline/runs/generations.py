@@ -264,8 +264,7 @@ def listed_parts(uri: str, info: RunInfo, kind: str, state: Success | None) -> l
             footer = reading.result()
         except FileNotFoundError:
             raise UserError(f"run {uri}: {part.name} is gone; {_RESTORE}, or open the run again") from None
-        name = part.name.rpartition("withdrawn/")[2]
-        if footer.sha256 != state.parts[name].footer_sha256:
+        if footer.sha256 != state.parts[committed_name(part)].footer_sha256:
             raise UserError(f"run {uri}: {part.name} is not the file that was committed (sha256 differs); {_RESTORE}")
     return found
 
@@ -291,6 +290,16 @@ def parse_name(uri: str, name: str) -> tuple[int, int, int, str]:
     return int(match[2] or 1), first, int(match[4] or first), match[1]
 
 
+def committed_name(part: Part) -> str:
+    """The name of a part below the run when it was committed, wherever it lies now."""
+    return part.name.rpartition("withdrawn/")[2]
+
+
+def generation_of(part: Part) -> int:
+    """The generation that answered the rows of a part."""
+    return parse_name(part.run_uri, committed_name(part))[0]
+
+
 def published_name(kind: str, number: int, first: int, last: int) -> str:
     """Below the run, of a part of a generation after the first."""
     return f"{kind}/part-g{number:05d}-{part_name(first, last).removeprefix('part-')}"
@@ -313,8 +322,7 @@ def fingerprints(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> Mapping[
 
 
 def _fingerprint(info: RunInfo, state: Success, part: Part) -> str:
-    name = part.name.rpartition("withdrawn/")[2]
-    return fingerprints(info, state.generations)[parse_name(part.run_uri, name)[0]]
+    return fingerprints(info, state.generations)[generation_of(part)]
 
 
 def _below(run_uri: str, uri: str) -> str:

@@ -1,0 +1,319 @@
+"""Several runs as one: a run a night, or shards of an archive that were segmented apart."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.analysis import card
+from pipeline.analysis.doubles import shared_image
+from pipeline.analysis.drift import ALIKE, LAST, LEAST, Asked, Drift, find_drift
+from pipeline.analysis.intervals import Comparison
+from pipeline.analysis.pictures import Pictures
+from pipeline.analysis.run_view import RunView, open_run
+from pipeline.analysis.sums import Sums, batches
+from pipeline.analysis.unlike import find_unlike
+from pipeline.config import ClassMap, differences
+from pipeline.errors import UserError
+from pipeline.labels import LabelSpace
+from pipeline.runs import Part, Plan
+
+RUN = "run"  # the column that says which run a row or count is of
+MAX_DIFFERENCES = 3  # of settings, in one line
+
+
+def open_runs(uris: Iterable[str], allow_doubles: bool = False) -> "RunsView":
+    """Several runs as one view, the oldest first: counts add up, and `run` is a group column.
+
+    Runs of other weights or settings count together too; the view says so when it is printed. The images' addresses are read
+    once, to see that no image is answered twice.
+
+    Args:
+        uris: of the runs. A run is named by the last part of its URI, and by more of it where two are alike.
+        allow_doubles: an image that is answered in two runs counts twice.
+    Raises:
+        UserError: no run, runs of different label spaces, or an image that is answered in two of them.
+    """
+    return joined([open_run(uri) for uri in uris], allow_doubles)
+
+
+def joined(members: Sequence[RunView], allow_doubles: bool = False) -> "RunsView":
+    """See `open_runs`."""
+    if not members:
+        raise UserError("no run to open: name at least one")
+    first = members[0]
+    for other in members[1:]:
+        if other.space != first.space:
+            raise UserError(
+                f"{first.uri} is in {first.space.name} and {other.uri} in {other.space.name}, which have other classes or "
+                "colours: open runs of one label space together"
+            )
+    view = of_members(dict(zip(run_names([member.uri for member in members]), members, strict=True)))
+    if not allow_doubles and (found := shared_image(view.members, ["uri", "member"])):
+        image_id, one, two = found
+        raise UserError(
+            f"image '{image_id}' is answered in {one} and in {two}; compare runs over the same images with `.compare`, or "
+            "count it twice: open_runs(..., allow_doubles=True)"
+        )
+    return view
+
+
+def of_members(members: "dict[str, RunView]") -> "RunsView":
+    """A view of some runs by name, the oldest first, unchecked."""
+    first = next(iter(members.values()))
+    return RunsView(", ".join(members), first.description, first.space, unmapped=first.unmapped, members=members)
+
+
+def run_names(uris: Sequence[str]) -> list[str]:
+    """The shortest endings of some URIs that tell them apart; UserError for one that is given twice."""
+    parts = [uri.rstrip("/").split("/") for uri in uris]
+    for uri in uris:
+        if uris.count(uri) > 1:
+            raise UserError(f"{uri} is given twice; name each run once")
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(uris)
+
+
+@dataclass(frozen=True, repr=False)
+class RunsView(RunView):
+    """Read-only answers about several runs together: what `RunView` answers, with `run` as a further group column."""
+
+    members: "dict[str, RunView]" = field(default_factory=dict)  # by name, the oldest first
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self.members)} runs, {self.space.name}, {self.space.num_classes} classes"]
+        lines += [
+            f"  {name}: {card.state(member)} · {card.answered(member)}"
+            + (f" · other than the first: {self.other_settings[name]}" if name in self.other_settings else "")
+            for name, member in self.members.items()
+        ]
+        return "\n".join([*lines, "  .iou(by=['run'])  .areas(by=['run'])  .drift()  .members[name]"])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
+
+    @cached_property
+    def other_settings(self) -> dict[str, str]:
+        """Run -> what decides its masks otherwise than in the first run, its images aside; those that differ alone."""
+        found = {}
+        for name, member in self.members.items():
+            first, mine = (
+                {key: value for key, value in view.description.identity.items() if key != "plan_sha256"}
+                for view in (self, member)
+            )
+            words = list(differences(first, mine))
+            more = [f"and {len(words) - MAX_DIFFERENCES} more"] if len(words) > MAX_DIFFERENCES else []
+            if words:
+                found[name] = ", ".join([*words[:MAX_DIFFERENCES], *more])
+        return found
+
+    def listed(self, kind: str) -> list[Part]:
+        """The parts of all runs, in their order."""
+        return [part for member in self.members.values() for part in member.listed(kind)]
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """`run`, and the group columns that all runs have."""
+        return (RUN, *_common([member.groups for member in self.members.values()]))
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a mask row that all runs have."""
+        return _common([member.columns for member in self.members.values()])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all runs counted alike."""
+        first, *others = (member.settings for member in self.members.values())
+        return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+    def has_raw(self) -> bool:
+        return all(member.has_raw() for member in self.members.values())
+
+    @property
+    def num_images(self) -> int:
+        """Of all runs."""
+        return sum(member.num_images for member in self.members.values())
+
+    def finished(self) -> str | None:
+        """When the last run was finished; None while one is not."""
+        found = [member.finished() for member in self.members.values()]
+        return None if None in found else max(str(one) for one in found)
+
+    def sums(self, column: str, by: Sequence[str] = ()) -> Sums:
+        """See `RunCounts.sums`; those of each run are read once, whatever is asked of them together."""
+        if RUN not in by:
+            return super().sums(column, by)
+        place, inner = list(by).index(RUN), [name for name in by if name != RUN]
+        return {
+            (*key[:place], name, *key[place:]): values
+            for name, member in self.members.items()
+            for key, values in member.sums(column, inner).items()
+        }
+
+    def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:
+        """See `RunCounts.counts`; `run` is a group like others, and stands in the runs' order where it is the first."""
+        table = super().counts(column, by)
+        if list(by[:1]) != [RUN]:
+            return table
+        names = list(self.members)
+        order = [names.index(name) for name in table.index.get_level_values(RUN)]
+        return table.iloc[np.argsort(order, kind="stable")]
+
+    def intervals_by(self, by: Sequence[str], seed: int = 0) -> pd.DataFrame:
+        """See `RunView.intervals_by`."""
+        if RUN not in by:
+            return super().intervals_by(by, seed)
+        place, inner, rows = list(by).index(RUN), [name for name in by if name != RUN], {}
+        for name, member in self.members.items():
+            found = member.intervals_by(inner, seed)
+            for key, row in zip(found.index, found.to_dict("records"), strict=True):
+                parts = () if not inner else key if isinstance(key, tuple) else (key,)
+                rows[(*parts[:place], name, *parts[place:])] = row
+        index = self.iou(by).index
+        table = pd.DataFrame([rows[key if isinstance(key, tuple) else (key,)] for key in index], index=index)
+        return table.astype({"images": np.int64})
+
+    def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
+        """The mask rows of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.frame`."""
+        wanted = [name for name in columns or self.columns if name != RUN]
+        return dd.concat([member.frame(wanted).assign(**{RUN: name}) for name, member in self.members.items()])
+
+    def rejects(self) -> pd.DataFrame:
+        """The reject rows of all runs, with the column `run`."""
+        found = [member.rejects().assign(**{RUN: name}) for name, member in self.members.items()]
+        return pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True)
+
+    def worst(self, n: int, by: str = "miou") -> pd.DataFrame:
+        """See `RunView.worst`; with the column `run`."""
+        found = [member.worst(n, by).assign(**{RUN: name}) for name, member in self.members.items()]
+        return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
+
+    def next(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        """See `RunView.next`."""
+        self.check_ids()
+        return super().next(*args, **kwargs)
+
+    def compare(self, other: RunView, seed: int = 0) -> Comparison:
+        """See `RunView.compare`."""
+        for view in (self, other):
+            if isinstance(view, RunsView):
+                view.check_ids()
+        return super().compare(other, seed)
+
+    def drift(
+        self, last: int = LAST, by: Sequence[str] = (), alike: Sequence[str] = ALIKE, least: float = LEAST
+    ) -> Drift:
+        """What changed in the newest run, which is the last of them, against the `last` ones before it; needs no labels.
+
+        Asked are the share of each class in the pixels, the mean confidence and entropy of the images, and the share of
+        rejects; a verdict allows for all of these questions together (Holm).
+
+        Args:
+            by: group columns; each group is compared with itself.
+            alike: columns whose values together say which images are alike, such as the frames of one drive: these are one
+                draw. An image without a value in the last of them is a draw of its own.
+            least: a change smaller than this share of what was before is none, however sure it is.
+        Raises:
+            UserError: there is one run alone, or a column is none of all runs.
+        """
+        asked = Asked(last, tuple(by), tuple(alike), least)
+        asked.check(self.groups[1:])
+        return find_drift(list(self.members), list(self.members.values()), asked)
+
+    def unlike(self, n: int = 20, last: int = LAST, alike: Sequence[str] = ALIKE) -> pd.DataFrame:
+        """The images of the newest run that are least like those of the `last` ones before it, by the shares of their classes.
+
+        Args:
+            alike: as of `drift`; the farthest image of each draw comes before a second one of any.
+        Returns:
+            `image_id`, `distance` (the share of the image that would have to be of other classes to have the shares of the
+            nearest earlier image), `nearest` and `nearest_run` (that image), `confidence`, `entropy`; the farthest first.
+        Raises:
+            UserError: there is one run alone, or a column is none of all runs.
+        """
+        asked = Asked(last, (), tuple(alike))
+        asked.check(self.groups[1:])
+        return find_unlike(self.members, n, asked)
+
+    def merged(self, groups: Mapping[str, Sequence[str]]) -> "RunsView":
+        """See `RunView.merged`."""
+        return self._of(lambda member: member.merged(groups))
+
+    def evaluated_on(
+        self,
+        labels: str,
+        class_map: ClassMap | None = None,
+        label_space: LabelSpace | None = None,
+        layout: str | None = None,
+        label_glob: str | None = None,
+    ) -> "RunsView":
+        """See `RunView.evaluated_on`; each run must have an image that one of the labels belongs to."""
+        return self._of(lambda member: member.evaluated_on(labels, class_map, label_space, layout, label_glob))
+
+    def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """See `RunView.masks`; UserError names an id that is in two runs."""
+        found: dict[str, np.ndarray] = {}
+        for name, some in self._homes(ids).items():
+            found |= self.members[name].masks(some)
+        return {image_id: found[image_id] for image_id in ids}
+
+    def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
+        """See `RunView.pictures`; UserError names an id that is in two runs."""
+        found: dict[str, Pictures] = {}
+        for name, some in self._homes(ids).items():
+            found |= self.members[name].pictures(some)
+        return {image_id: found[image_id] for image_id in ids}
+
+    def summary(self) -> dict[str, Any]:
+        """See `RunView.summary`; `images_per_s` is None, since nobody worked between the runs."""
+        return super().summary() | {"images_per_s": None}
+
+    def plan(self) -> Plan:
+        """UserError: each run has its own."""
+        raise UserError(
+            f"{len(self.members)} runs have no plan together; ask one of them: .members['{next(iter(self.members))}']"
+        )
+
+    def check_ids(self) -> None:
+        """UserError if two runs have an image of one id: what is asked by image would mistake one for the other."""
+        if found := shared_image(self.members, ["image_id"]):
+            one, two = found[1:]
+            raise UserError(
+                f"image '{found[0]}' is in {one} and in {two}, as two images of one id; ask the runs one by one: "
+                f".members['{one}']"
+            )
+
+    def _homes(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """Run -> those of some images that it has masks of."""
+        homes, seen = dict[str, list[str]](), dict[str, str]()
+        wanted = pa.array(list(ids), pa.string())
+        for name, member in self.members.items():
+            columns = (batch.column("image_id") for batch in batches(member.parts("masks"), ["image_id"]))
+            homes[name] = [one for column in columns for one in column.filter(pc.is_in(column, wanted)).to_pylist()]
+            for image_id in homes[name]:
+                if image_id in seen:
+                    raise UserError(
+                        f"image '{image_id}' is in {seen[image_id]} and in {name}; ask one of them: .members['{name}']"
+                    )
+                seen[image_id] = name
+        if missing := [image_id for image_id in ids if image_id not in seen]:
+            raise UserError(f"no mask of image '{missing[0]}' in {self.uri}; see .rejects() and .frame(['image_id'])")
+        return {name: some for name, some in homes.items() if some}
+
+    def _of(self, change: Callable[[RunView], RunView]) -> "RunsView":
+        return of_members({name: change(member) for name, member in self.members.items()})
+
+
+def _common(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(name for name in names[0] if all(name in other for other in names[1:]))

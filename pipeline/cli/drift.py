@@ -1,0 +1,121 @@
+"""The command that says what changed from run to run without labels; added by `commands.py`."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli import cli_output
+from pipeline.cli.cli_output import Csv, Json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipeline.analysis import Drift, RunsView
+
+
+def drift(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Runs, the oldest first; or one that `maskmill extend` made grow: its generations."),
+    ],
+    by: Annotated[list[str] | None, typer.Option(help="Each value of this group column compared with itself.")] = None,
+    last: Annotated[int, typer.Option(help="Compare the newest with so many before it, at most.")] = 7,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns that say which images are alike: they are one draw. Absent = city and sequence."),
+    ] = None,
+    least: Annotated[float, typer.Option(help="Smaller changes count as none: a share of what was before.")] = 0.1,
+    unlike: Annotated[int, typer.Option(help="Also name so many new images that are least like earlier ones.")] = 0,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Say what changed in the newest run against earlier ones, without labels: class areas, confidence, entropy, rejects.
+
+    Exit code 2: something changed.
+    """
+    from pipeline.cli.console import chosen_form, console
+
+    form, view = chosen_form(as_json, as_csv), _opened(runs)
+    alike = tuple(group or ("city", "sequence"))
+    found = view.drift(last, by or (), alike, least)
+    farthest = view.unlike(unlike, last, alike).to_dict("records") if unlike else []
+    if form:
+        from pipeline.cli import answers
+
+        document = answers.drift(found) | {"unlike": farthest, "other_settings": view.other_settings}
+        cli_output.write(form, document, lambda: document["rows"])
+    else:
+        _print(found)
+        for name, words in view.other_settings.items():
+            if name in (found.newest, *found.earlier):
+                console.print(f"{name} was made otherwise than the first run: {words}", soft_wrap=True)
+        for row in farthest:
+            console.print(f"least like before: {row['image_id']} ({100 * row['distance']:.1f} %)", soft_wrap=True)
+        if not len(found.changed):
+            console.print(f"{found.newest}: nothing changed", style="bold")
+    if len(found.changed):
+        raise typer.Exit(2)
+
+
+def _opened(uris: list[str]) -> "RunsView":
+    """The runs in turn; the generations of one."""
+    from pipeline.analysis import open_generations, open_runs
+    from pipeline.errors import UserError
+
+    if len(uris) > 1:
+        return open_runs(uris, allow_doubles=True)  # no counts are added
+    view = open_generations(uris[0])
+    if len(view.members) < 2:
+        raise UserError(
+            f"run {uris[0]}: it has one generation, and nothing to compare it with; name earlier runs before it, or extend it"
+        )
+    return view
+
+
+def _print(found: "Drift") -> None:
+    from pipeline.cli.console import console
+
+    console.print(_table(found))
+    for sentence in found.sentences():
+        console.print(sentence, style="bold", soft_wrap=True)
+    console.print(f"{found.summary()}; {method(found)}", soft_wrap=True)
+    for words, groups in (("only in the newest", found.only_newest), ("only in earlier runs", found.only_earlier)):
+        if groups:
+            console.print(f"{words}: {', '.join(groups)}", soft_wrap=True)
+
+
+def method(found: "Drift") -> str:
+    """What the verdicts rest on, in a sentence."""
+    alike = " and ".join(found.asked.alike)
+    draws = f"images of one {alike} are one draw" if alike else "each image is a draw"
+    return (
+        f"{draws}; a verdict allows for {found.comparisons} questions together (Holm, 5 %) and calls no change one that is "
+        f"smaller than {100 * found.asked.least:g} % of what was before"
+    )
+
+
+def _table(found: "Drift") -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pipeline.analysis.drift import CHANGED, cells
+
+    names = ", ".join(found.earlier)
+    table = Table(
+        title=f"{found.newest} against {names}, percent; entropy in nats", title_justify="left", header_style="bold"
+    )
+    for name in (*found.asked.by, ""):
+        table.add_column(name)
+    for heading in ("before", "after", "change", "95 % interval", "p"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    before: list[Any] = []
+    for row in found.table.to_dict("records"):
+        group = [row[name] for name in found.asked.by]
+        if before and group != before:
+            table.add_section()
+        words = cells(row)
+        style = "bold" if row["verdict"] == CHANGED else None
+        table.add_row(*(escape(str(value)) for value in (*group, *words)), style=style)
+        before = group
+    return table
