@@ -204,6 +204,7 @@ def test_the_images_least_like_before_are_those_that_were_planted(tmp_path, nigh
     assert len({image_id[-1] for image_id in found["image_id"]} & {"4"}) == 0  # the second of its drive comes later
 
 
+@pytest.mark.slow
 def test_generations_of_a_run_are_runs_of_what_each_answered(tmp_path):
     archive = Archive(str(tmp_path), 10)
     segment(archive)
