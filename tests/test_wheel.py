@@ -147,7 +147,8 @@ view = open_run(run)
 assert view.iou(by=["city"]).shape[0] == 2 and len(view.intervals()) and len(view.pictures(["val/x_0"]))
 for words in (
     ["evaluate", run, "--by", "city"], ["evaluate", run, "--merge", "both=sky+building"], ["evaluate", run, "--labels", labels],
-    ["compare", run, other], ["drift", run, other], ["report", run], ["export", run, "--format", "png", "--out", "png"], ["verify", run],
+    ["compare", run, other], ["drift", run, other],
+    ["report", run], ["export", run, "--format", "png", "--out", "png"], ["verify", run],
     ["status", run], ["check", labels],
 ):
     sys.argv = ["maskmill", *words]
