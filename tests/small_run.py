@@ -9,15 +9,17 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import labels, storage
-from pipeline.config import MetricsConfig, SegmentConfig
+from pipeline.config import MetricsConfig, RegionsConfig, SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.mask_png import encode_mask
+from pipeline.imaging.regions import find_regions
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.metrics.metric import LabelledImage
 from pipeline.metrics.registry import chosen_counts
-from pipeline.runs import REJECT_SCHEMA, Run, mask_schema
+from pipeline.runs import REGIONS, REJECT_SCHEMA, Run, region_array
+from pipeline.segment.rows import mask_columns, mask_table
 
 SPACE = labels.space("camvid11")
 
@@ -47,9 +49,13 @@ def ids(drawing: str) -> np.ndarray:
 
 def make_run(
     uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, finish: bool = True, boundary_px: tuple[int, ...] = (),
-    calibration_bins: int = 0, metrics: Mapping[str, object] = {}, space: LabelSpace = SPACE
+    calibration_bins: int = 0, metrics: Mapping[str, object] = {}, space: LabelSpace = SPACE, regions: int | None = None
 ) -> str:  # fmt: skip
-    """Write corpus (below `<uri>-corpus`) and run; `crf` is in the config where one of the images has a raw mask."""
+    """Write corpus (below `<uri>-corpus`) and run; `crf` is in the config where one of the images has a raw mask.
+
+    Args:
+        regions: min_area of the table of regions; None = there is none. Each has the confidence of its image.
+    """
     corpus = f"{uri}-corpus"
     cfg = SegmentConfig.model_validate(
         {
@@ -59,6 +65,7 @@ def make_run(
             "crf": {"iterations": 5, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 2, "colour_px": 12,
                     "colour_levels": 12} if any(one.raw for one in drawn) else None,
             "metrics": {"boundary_px": boundary_px, "calibration_bins": calibration_bins, **metrics},
+            "regions": None if regions is None else {"min_area": regions},
             "images_per_shard": images_per_shard,
             "max_reject_rate": 1,
             "actors": 1,
@@ -68,18 +75,18 @@ def make_run(
     items = [_item(corpus, index, one) for index, one in enumerate(drawn)]
     run = Run.open_or_create(
         uri,
-        {"crf": cfg.model_dump(mode="json")["crf"]},
+        {key: value for key, value in cfg.model_dump(mode="json").items() if key in ("crf", "regions")},
         cfg.model_dump(mode="json"),
         space,
         lambda: plan_shards(items, images_per_shard),
     )
     for shard in run.pending():
         here = list(zip(items, drawn, strict=True))[shard * images_per_shard : (shard + 1) * images_per_shard]
-        masks = [_mask_row(item, one, cfg.metrics, space) for item, one in here if one.mask is not None]
+        masks = [_mask_row(item, one, cfg.metrics, space, cfg.regions) for item, one in here if one.mask is not None]
         rejects = [_reject_row(item, one) for item, one in here if one.mask is None]
         run.commit(
             shard,
-            pa.Table.from_pylist(masks, schema=mask_schema(space.num_classes, dict(cfg.metrics))),
+            mask_table(masks, mask_columns(cfg, space, declared=False)),
             pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA),
         )
     if finish:
@@ -107,7 +114,9 @@ def _item(corpus: str, index: int, one: Drawn) -> Item:
     return Item(one.image_id, **stored, groups={name: value for name, value in groups.items() if value is not None})
 
 
-def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig, space: LabelSpace) -> dict[str, object]:
+def _mask_row(
+    item: Item, one: Drawn, metrics: MetricsConfig, space: LabelSpace, regions: RegionsConfig | None
+) -> dict[str, object]:
     assert one.mask is not None
     mask, num_classes = ids(one.mask), space.num_classes
     row: dict[str, object] = {
@@ -134,6 +143,9 @@ def _mask_row(item: Item, one: Drawn, metrics: MetricsConfig, space: LabelSpace)
         raw = None if one.raw is None else ids(one.raw)
         sure = np.full(mask.shape, one.confidence, np.float32) if metrics.calibration_bins else None
         row |= chosen_counts(dict(metrics), LabelledImage(space, ids(one.label), mask, raw, None, sure))
+    if regions is not None:
+        sure = np.full(mask.shape, one.confidence, np.float32)
+        row[REGIONS] = region_array(find_regions(mask, regions.min_area, sure))
     return row
 
 

@@ -1,16 +1,21 @@
-"""A kill between every two steps of the commit protocol, on a disk and on S3."""
+"""A kill between every two steps of the commit protocol, on a disk, where the run has a table of regions, and on S3."""
 
 import uuid
+from functools import partial
 
+import numpy as np
 import pytest
 
 from pipeline import storage
 from pipeline.corpus import plan
-from pipeline.runs import compact, lease, verify
+from pipeline.imaging.regions import find_regions
+from pipeline.runs import compact, lease, region_array, verify, with_regions
 from pipeline.runs import plan as stored_plan
 from pipeline.runs.parts import parts_of, read_table
+from tests import ledger_play
 from tests.crash_points import Killed, dying
-from tests.ledger_play import rejecting, segment, withdraw_rejects
+from tests.ledger_play import segment, withdraw_rejects
+from tests.test_run import IDENTITY, open_run
 
 BAD = ("val/s_0", "val/s_3")
 
@@ -21,6 +26,20 @@ def small(monkeypatch):
     monkeypatch.setattr(plan, "TABLE_ROWS", 2)
     monkeypatch.setattr(stored_plan, "PART_ROWS", 4)
     monkeypatch.setattr(lease, "EXPIRES_S", -1000.0)
+    monkeypatch.setattr(lease, "RENEW_S", 1e6)  # on a slow machine a renewal would be a step more
+    monkeypatch.setattr("os.fsync", lambda file: None)  # nobody cuts the power here
+
+
+def rejecting(rejected):
+    """Answers that have regions where the run asks for them."""
+    answer = ledger_play.rejecting(rejected)
+
+    def with_found(items):
+        masks, rejects = answer(items)
+        found = region_array(find_regions(np.ones((2, 3), np.uint8)))
+        return with_regions(masks, [found] * masks.num_rows), rejects
+
+    return with_found if ledger_play.open_run is not open_run else answer
 
 
 def retry_rejects(uri):
@@ -51,7 +70,10 @@ def content(uri):
 
 @pytest.mark.scorecard("fault", 19)
 @pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.slow)])
-def test_after_a_kill_at_any_step_the_same_command_ends_as_if_nothing_had_been(store, request, tmp_path):
+def test_after_a_kill_at_any_step_the_same_command_ends_as_if_nothing_had_been(store, request, tmp_path, monkeypatch):
+    if store == "folder":
+        asked = IDENTITY | {"regions": {"min_area": 1}}
+        monkeypatch.setattr(ledger_play, "open_run", partial(open_run, identity=asked))
     root = str(tmp_path) if store == "folder" else f"{request.getfixturevalue('s3')}/{uuid.uuid4().hex}"
     whole, names = f"{root}/whole", {}
     expected = {}
@@ -63,6 +85,10 @@ def test_after_a_kill_at_any_step_the_same_command_ends_as_if_nothing_had_been(s
             "create attempts/shard-00002", "create masks/part-00002.parquet", "put rejects/part-00001.parquet",
             "delete attempts/shard-00002", "put _SUCCESS.json"} <= set(names["segment"])  # fmt: skip
     assert "delete masks/part-00001.parquet" in names["retry-rejects"]
+    if store == "folder":
+        assert "create regions/part-00002.parquet" in names["segment"]
+        assert "delete regions/part-00001.parquet" in names["retry-rejects"]
+        assert any(name.startswith("put -compact/regions/part-00000-0000") for name in names["compact"])
     assert any(name.startswith("put -compact/masks/part-00000-0000") for name in names["compact"])
     before = []
     for command, run in COMMANDS.items():

@@ -80,6 +80,7 @@ def test_a_machine_key_changes_neither_the_fingerprint_nor_the_job(key, tmp_path
         {"images_per_shard": 3},
         {"split": None},
         {"engine": "openvino"},
+        {"regions": {"min_area": 50}},
     ],
 )
 def test_a_key_of_the_run_changes_both(changes, tmp_path):

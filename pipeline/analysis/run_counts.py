@@ -18,7 +18,7 @@ from pipeline.errors import UserError, nearest
 from pipeline.labels import LabelSpace
 from pipeline.metrics.metric import Metric
 from pipeline.metrics.registry import METRICS
-from pipeline.runs import Part, Plan, RunInfo, listed_parts, plan_of, read_table
+from pipeline.runs import Part, Plan, RunInfo, listed_parts, plan_of, read_table, region_schema
 from pipeline.runs.info import Success
 
 ALL = "all"  # index of the one row of an ungrouped answer
@@ -43,7 +43,7 @@ class RunCounts:
         return self.space.num_classes, self.space.num_classes + self.unmapped
 
     def parts(self, kind: str) -> list[str]:
-        """URIs of the committed parts of a kind, `masks` or `rejects`; UserError for one of another run."""
+        """URIs of the committed parts of a kind: `masks`, `rejects` or `regions`; UserError for one of another run."""
         return [part.uri for part in self.listed(kind)]
 
     def listed(self, kind: str) -> list[Part]:
@@ -72,6 +72,33 @@ class RunCounts:
         if unknown := [name for name in columns or () if name not in self.columns]:
             raise UserError(f"run {self.uri} has no column '{unknown[0]}'; its columns are {', '.join(self.columns)}")
         return dd.read_parquet(self.parts("masks"), columns=list(columns) if columns else None)
+
+    def regions(
+        self, columns: Sequence[str] | None = None, classes: Sequence[str] = (), min_area: int = 1
+    ) -> dd.DataFrame:
+        """The rows of the table of regions as a lazy Dask frame, one partition a part; no mask is decoded.
+
+        Args:
+            columns: those to read; by default all, as infra/docs/run_format.md lists them.
+            classes: names of the classes whose regions are wanted; by default of all.
+            min_area: [pixels] of the regions that are wanted.
+        Raises:
+            UserError: the run has no such table, or a class or column is unknown.
+        """
+        if self.description.regions is None:
+            raise UserError(f"run {self.uri} has no table of regions; set `regions: {{}}` in a new run's config")
+        known = region_schema(self.plan().group_fields).names
+        for asked, allowed, what in ((columns or (), known, "column"), (classes, self.space.classes, "class")):
+            for name in asked:
+                if name not in allowed:
+                    raise UserError(
+                        f"the regions of run {self.uri} have no {what} '{name}'; choose of {', '.join(allowed)}"
+                        f"{nearest(name, allowed)}"
+                    )
+        filters: list[tuple[str, str, Any]] = [("area", ">=", min_area)]
+        if classes:
+            filters.append(("class_id", "in", [self.space.classes.index(name) for name in classes]))
+        return dd.read_parquet(self.parts("regions"), columns=list(columns) if columns else None, filters=filters)
 
     def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:
         """Sums of a count column over the images that have it.

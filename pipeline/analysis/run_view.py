@@ -218,7 +218,8 @@ class RunView(RunCounts):
 
     def _with(self, derived: Derived, space: LabelSpace, unmapped: bool, raw: bool) -> "RunView":
         config = self.description.config | {"metrics": {}} | ({} if raw else {"crf": None})
-        description = self.description.model_copy(update={"config": config})
+        identity = {key: value for key, value in self.description.identity.items() if key != "regions"}
+        description = self.description.model_copy(update={"config": config, "identity": identity})
         kept = {"masks": derived.parts, "rejects": self.listed("rejects")}
         return RunView(self.uri, description, space, self.state, unmapped, kept, derived=derived)
 

@@ -18,7 +18,7 @@ from pipeline.config.recipe import (
     OhemConfig,
     OptimizerConfig,
 )
-from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, SegmentConfig
+from pipeline.config.segment import CrfConfig, MetricsConfig, PredictConfig, RegionsConfig, SegmentConfig
 from pipeline.config.train import FIGURES, TrainConfig, open_tree, stage_configs
 from pipeline.config.tune import AxisConfig, TuneConfig, with_values
 
@@ -44,6 +44,7 @@ __all__ = [
     "OhemConfig",
     "OptimizerConfig",
     "PredictConfig",
+    "RegionsConfig",
     "Section",
     "SegmentConfig",
     "TrainConfig",

@@ -85,6 +85,13 @@ class MetricsConfig(create_model("_MetricsConfig", __base__=Section, **_metric_k
     """Counts kept beside the confusion matrix, columns of their own; all of them need labels. Keys: `metrics/`, one a file."""
 
 
+class RegionsConfig(Section):
+    """A second table, one row a connected region of a mask: class, area, box, centroid, confidence, edges that it touches."""
+
+    min_area: int = Field(1, ge=1)
+    """[pixels] Smaller regions have no row. 1: all have one, so that the areas of an image's regions sum to its `pixels`."""
+
+
 # What an engine computes in; `auto` compares engines with torch's float32.
 _PRECISIONS: dict[str, tuple[PredictPrecision, ...]] = {
     "torch": ("fp32", "bf16"), "compile": ("fp32",), "onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8"),
@@ -125,6 +132,8 @@ class SegmentConfig(Section):
     """Where the CRF runs: on the device that holds the network's scores, or on the CPU."""
     metrics: Annotated[MetricsConfig, Key(pace=True)] = MetricsConfig()
     """Counts beside the confusion matrix; all of them need labels."""
+    regions: Annotated[RegionsConfig | None, Key(pace=True)] = added_later(None)
+    """Write the connected regions of the masks as a table of their own. Absent: off; `regions: {}` is all of them."""
     images_per_shard: int = Field(16, ge=1)
     """[images] Unit of work and of retries; a shard becomes one Parquet file."""
     bytes_per_shard: int = Field(256_000_000, ge=1)

@@ -17,6 +17,7 @@ from pipeline.runs.info import CompactedFrom, create_info, describe, read_succes
 from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
 from pipeline.runs.parts import Part, PartWriter, footer_of, parts_of, read_table
+from pipeline.runs.regions import regions_metadata, regions_name, regions_table
 from pipeline.runs.schema import part_metadata
 from pipeline.runs.success import Finished, rejects_part, write_success
 
@@ -55,7 +56,16 @@ def compact(
         ended = read_success(run_uri)
         assert ended is not None  # it is the same as before
         moment = ended.finished  # of the run, not of its copy
-        return write_success(out, source.fingerprint, source.label_space, source.shard_sizes(), 1, moment, lease.check)
+        return write_success(
+            out,
+            source.fingerprint,
+            source.label_space,
+            source.shard_sizes(),
+            1,
+            moment,
+            lease.check,
+            source.has_regions,
+        )
 
 
 def _success(source: Run) -> str:
@@ -98,10 +108,11 @@ def _groups(parts: list[Part], part_bytes: int) -> Iterator[list[Part]]:
 
 
 def _write(source: Run, out: str, group: list[Part]) -> None:
-    """One part of the copy: its rejects first, since a masks part says that its shards are answered whole."""
+    """One part of the copy: its rejects and regions first, since a masks part says that its shards are answered whole."""
     first, last = group[0].first, group[-1].last
     metadata = part_metadata(source.fingerprint, source.label_space, first, last)
     writer, waiting, waiting_bytes, rejects = None, list[pa.Table](), 0, list[dict[str, Any]]()
+    regions = list[pa.Table]()
     for number, part in enumerate(group):
         data = storage.read(part.uri)
         footer = footer_of(data, part.name)
@@ -113,9 +124,24 @@ def _write(source: Run, out: str, group: list[Part]) -> None:
             table = pa.concat_tables(table.replace_schema_metadata(metadata) for table in waiting).unify_dictionaries()
             writer = writer or PartWriter(table.schema)
             writer.add(table.combine_chunks())
+            if source.has_regions:
+                regions.append(regions_table(table, source.label_space))
             waiting, waiting_bytes = [], 0
     assert writer is not None
+    target, masks = Part(out, "masks", 0, first, last), writer.finish(rejects)
     if rejects:
         name, content = rejects_part(source.fingerprint, source.label_space, first, last, rejects)
         storage.put(storage.join(out, name), content)
-    storage.put(Part(out, "masks", 0, first, last).uri, writer.finish(rejects))
+    if source.has_regions:
+        described = regions_metadata(footer_of(masks, target.name))
+        storage.put(storage.join(out, regions_name(target)), _joined(regions, described))
+    storage.put(target.uri, masks)
+
+
+def _joined(tables: list[pa.Table], metadata: dict[str, str]) -> bytes:
+    """One regions part of several tables, a row group each."""
+    described = [table.replace_schema_metadata(metadata).combine_chunks() for table in tables]
+    writer = PartWriter(described[0].schema)
+    for table in described:
+        writer.add(table)
+    return writer.finish()

@@ -9,7 +9,7 @@ import io
 import json
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -56,8 +56,9 @@ from pipeline.runs.info import (
 )
 from pipeline.runs.lease import Lease
 from pipeline.runs.origin import commit, machine
-from pipeline.runs.parts import REJECTS, SHA256, Part, PartWriter, footer_of, read_table
+from pipeline.runs.parts import KINDS, REJECTS, SHA256, Part, PartWriter, footer_of, read_table
 from pipeline.runs.plan import Plan, write_plan
+from pipeline.runs.regions import regions_part
 from pipeline.runs.schema import GROWN_FORMAT
 
 _THREADS = 4  # parts in memory at a time, as bytes
@@ -185,7 +186,7 @@ def tidy(uri: str, state: Success) -> None:
     for name in before.parts.keys() - state.parts.keys():
         storage.delete(storage.join(uri, name))
     made = folder(uri, state.generation)
-    for kind in ("masks", "rejects", "regions", "attempts", "engine"):
+    for kind in (*KINDS, "attempts", "engine"):
         for file in storage.list_files(storage.join(made, kind)):
             storage.delete(file.uri)
 
@@ -237,12 +238,21 @@ def _without_withdrawn(made: Staged, info: RunInfo, before: Success) -> _Kept:
         storage.put(withdrawn_uri(uri, made.number, part.name), data)
         if part.kind == "masks":
             kept.withdrawn_rejects.update(row["error"] for row in footer.rejects if row["image_id"] in set(ids))
-        if (rest := _without(data, part.kind, ids)) is not None:
-            name = without_name(part.name, made.number)
+        for name, rest in _rewritten(info, part, made.number, data, ids):
             storage.put(storage.join(uri, name), rest)
             written = footer_of(rest, name)
             kept.entries[name] = PartEntry(bytes=len(rest), rows=written.rows, footer_sha256=written.sha256)
     return kept
+
+
+def _rewritten(info: RunInfo, part: Part, number: int, data: bytes, ids: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Name below the run and bytes of what is left of a part as of a generation; regions come with their masks."""
+    if part.kind == "regions" or (rest := _without(data, part.kind, ids)) is None:
+        return
+    yield without_name(part.name, number), rest
+    if part.kind == "masks" and info.regions is not None:
+        name, regions = regions_part(info.label_space.space, part, rest)
+        yield without_name(name, number), regions
 
 
 def _withdrawn(made: Staged, info: RunInfo, before: Success) -> dict[int, list[str]]:
@@ -300,8 +310,7 @@ def _state(made: Staged, info: RunInfo, before: Success, answered: Success, kept
     reasons = Counter(before.rejects_by_reason) + Counter(answered.rejects_by_reason)
     reasons.subtract(kept.withdrawn_rejects)
     rows = {
-        kind: sum(entry.rows for name, entry in kept.entries.items() if name.startswith(f"{kind}/"))
-        for kind in ("masks", "rejects")
+        kind: sum(entry.rows for name, entry in kept.entries.items() if name.startswith(f"{kind}/")) for kind in KINDS
     }
     state = Success(
         format=GROWN_FORMAT,
@@ -312,6 +321,7 @@ def _state(made: Staged, info: RunInfo, before: Success, answered: Success, kept
         rejects_by_reason={reason: count for reason, count in reasons.most_common() if count},
         parts=kept.entries,
         generations=(*before.generations, this),
+        regions=None if info.regions is None else rows["regions"],
         previous_sha256=previous,
     )
     names = [part.name for part in parts_in(made.run_uri, info, state)]

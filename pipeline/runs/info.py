@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import labels, storage
-from pipeline.config import ImageConfig, canonical, differences, parse
+from pipeline.config import ImageConfig, RegionsConfig, canonical, differences, parse
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.runs.schema import FORMAT, GROWN_FORMAT
@@ -113,6 +113,12 @@ class RunInfo(_Record):
         values = self.identity.get("image")
         return None if values is None else parse(ImageConfig, values, where="run.json: identity.image")
 
+    @property
+    def regions(self) -> RegionsConfig | None:
+        """What is asked of the table of regions; None = there is none."""
+        values = self.identity.get("regions")
+        return None if values is None else parse(RegionsConfig, values, where="run.json: identity.regions")
+
     def faults(self) -> list[str]:
         """What the record says against itself, each as a sentence."""
         return [f"run.json: {fault}" for fault in self._faults()]
@@ -188,6 +194,7 @@ class Success(_Record):
     rejects: Count
     rejects_by_reason: dict[str, Count]
     parts: dict[str, PartEntry]
+    regions: Count | None = None  # rows of the table of regions; None of runs without it
     generations: tuple[GenerationInfo, ...] = ()  # after the first: pipeline/runs/generations.py
     previous_sha256: Sha256 | None = None  # of the `_SUCCESS.json` of the generation before
 
@@ -201,7 +208,8 @@ class Success(_Record):
         return [f"_SUCCESS.json: {fault}" for fault in self._faults()]
 
     def _faults(self) -> Iterator[str]:
-        for key, kind, said in (("rows", "masks", self.rows), ("rejects", "rejects", self.rejects)):
+        counted = [("rows", "masks", self.rows), ("rejects", "rejects", self.rejects)]
+        for key, kind, said in (*counted, ("regions", "regions", self.regions or 0)):
             if (rows := sum(part.rows for name, part in self.parts.items() if name.startswith(f"{kind}/"))) != said:
                 yield f"{key} is {said}, its {kind} parts have {rows}"
         if (reasons := sum(self.rejects_by_reason.values())) != self.rejects:
@@ -216,6 +224,7 @@ class Success(_Record):
     def text(self) -> str:
         """JSON with a line for each part."""
         absent = set() if self.generations else {"generations", "previous_sha256"}
+        absent |= {"regions"} if self.regions is None else set()
         head = json.dumps(self.model_dump(exclude={"parts", *absent}))
         parts = ",\n".join(f'"{name}": {json.dumps(entry.model_dump())}' for name, entry in self.parts.items())
         return head[:-1] + ',\n"parts": {\n' + parts + "\n}}\n"

@@ -8,6 +8,7 @@
 <uri>/attempts/retried-*       the images of a shard that were rejected and are tried again, until the run ends
 <uri>/masks/part-*.parquet     one a shard, created once: the first answer of a shard counts, and is whole
 <uri>/rejects/part-*.parquet   where there are rejects; they stand in the footer of the masks part too, and follow from it
+<uri>/regions/part-*.parquet   where the config asks for them; they follow from the masks part too
 <uri>/_SUCCESS.json            written last
 """
 
@@ -42,7 +43,8 @@ from pipeline.runs.lease import Lease
 from pipeline.runs.origin import commit, machine
 from pipeline.runs.parts import Footer, Part, checked_parts, part_name, read_footer, read_table, scan_parts, write_part
 from pipeline.runs.plan import Plan, write_plan
-from pipeline.runs.schema import FORMAT, part_metadata
+from pipeline.runs.regions import regions_part
+from pipeline.runs.schema import FORMAT, part_metadata, region_schema
 from pipeline.runs.success import Finished, finished, rejects_part, write_success
 
 _RETRIED = "retried-"
@@ -58,6 +60,7 @@ class Run:
     label_space: LabelSpace
     plan: Plan
     image: ImageConfig | None = None  # bands and range of the images, as the checkpoint declares them
+    has_regions: bool = False  # whether there is a table of regions
 
     @classmethod
     def open(cls, uri: str) -> "Run":
@@ -66,7 +69,9 @@ class Run:
 
     @classmethod
     def _of(cls, uri: str, info: RunInfo) -> "Run":
-        return cls(uri, info.fingerprint, info.label_space.space, Plan(uri, info.plan), info.image)
+        return cls(
+            uri, info.fingerprint, info.label_space.space, Plan(uri, info.plan), info.image, info.regions is not None
+        )
 
     @classmethod
     def open_or_create(
@@ -86,10 +91,13 @@ class Run:
             make_plan: called only for a new run; tables as `plan_shards` gives them.
             packages: beside `PACKAGES`, of which the run records versions.
         Raises:
-            UserError: the run there has another identity; the message names each field that differs.
+            UserError: the run there has another identity; the message names each field that differs. Or a group of a new
+                run is called like another column.
         """
         if not run_exists(uri):
             plan = write_plan(uri, make_plan())
+            if identity.get("regions"):
+                region_schema(Plan(uri, plan).group_fields)  # their names are free
             complete = {**identity, "plan_sha256": plan.sha256}
             info = RunInfo(
                 format=FORMAT,
@@ -153,15 +161,16 @@ class Run:
     def reopen(self, lease: Lease | None = None) -> None:
         """Withdraw `_SUCCESS.json` before anything is redone: a run is finished or it is being written.
 
-        Rejects of pending shards go too: an earlier try withdrew them and was killed halfway.
+        Rejects and regions of pending shards go too: an earlier try withdrew them and was killed halfway.
         """
         _check(lease)
         delete_success(self.uri)
         pending = set(self._pending())
-        for part in scan_parts(self.uri, "rejects"):
-            if part.first in pending:
-                _check(lease)
-                storage.delete(part.uri)
+        for kind in [kind for kind in self._kinds if kind != "masks"]:
+            for part in scan_parts(self.uri, kind):
+                if part.first in pending:
+                    _check(lease)
+                    storage.delete(part.uri)
 
     def answered(self, shard: int) -> list[str] | None:
         """Reasons of a shard's rejects; None while it has no answer."""
@@ -186,11 +195,19 @@ class Run:
         storage.delete(self._mark_uri(f"decode-{shard:05d}"))
 
     def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
-        """Write a shard's answer, unless there is one: the first counts, whoever else worked on it."""
+        """Write a shard's answer, unless there is one: the first counts, whoever else worked on it.
+
+        Regions are written by whoever is first; `finish` writes those that a kill left out.
+        """
         metadata = part_metadata(self.fingerprint, self.label_space, shard, shard)
         masks = self.plan.with_added_groups(shard, masks)
         uri = storage.join(self.uri, "masks", part_name(shard, shard))
-        first = storage.create(uri, write_part(masks, metadata, rejects.to_pylist()))
+        data = write_part(masks, metadata, rejects.to_pylist())
+        first = storage.create(uri, data)
+        if first and self.has_regions:
+            part = Part(self.uri, "masks", len(data), shard, shard)
+            name, content = regions_part(self.label_space, part, data)
+            storage.create(storage.join(self.uri, name), content)
         if rejects.num_rows or not first:
             self._settle(shard)
         storage.delete(self._attempt_uri(shard))
@@ -220,9 +237,9 @@ class Run:
             ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
             num_rejects[part.first] = len(ids)
             storage.put(self._mark_uri(f"{_RETRIED}{part.first:05d}"), json.dumps(ids).encode())
-            for uri in (replace(part, kind="masks").uri, part.uri):
+            for kind in self._kinds:  # the rejects last: by them a second try finds the shard
                 _check(lease)
-                storage.delete(uri)
+                storage.delete(replace(part, kind=kind).uri)
         return num_rejects
 
     def retried(self) -> dict[int, list[str]]:
@@ -255,7 +272,14 @@ class Run:
             storage.delete(file.uri)
         sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
         return write_success(
-            self.uri, self.fingerprint, self.label_space, sizes, max_reject_rate, moment, lambda: _check(lease)
+            self.uri,
+            self.fingerprint,
+            self.label_space,
+            sizes,
+            max_reject_rate,
+            moment,
+            lambda: _check(lease),
+            self.has_regions,
         )
 
     def _settle(self, shard: int) -> None:
@@ -271,6 +295,11 @@ class Run:
             return read_footer(replace(part, bytes=storage.size(part.uri)), self.fingerprint)
         except FileNotFoundError:
             return None
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Of parts, in the order in which those of a shard are withdrawn."""
+        return ("regions", "masks", "rejects") if self.has_regions else ("masks", "rejects")
 
     def _attempt_uri(self, shard: int) -> str:
         return self._mark_uri(f"shard-{shard:05d}")

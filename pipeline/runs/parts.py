@@ -22,6 +22,7 @@ from pipeline.read_ahead import read_ahead
 from pipeline.runs.schema import FINGERPRINT, REJECT_SCHEMA, SHARDS
 
 SHA256, REJECTS = "maskmill.sha256", "maskmill.rejects"
+KINDS = ("masks", "rejects", "regions")  # of parts; the last two follow from the first
 THREADS = 16  # requests for footers at a time
 _NAME = re.compile(r"part-(\d{5,})(?:-(\d{5,}))?\.parquet")
 _TAIL_BYTES = 1 << 16  # holds the footer of any part but one with hundreds of rejects
@@ -29,10 +30,10 @@ _TAIL_BYTES = 1 << 16  # holds the footer of any part but one with hundreds of r
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of masks or rejects: the answer of one shard, or of several after compaction."""
+    """One file of masks, rejects or regions: the answer of one shard, or of several after compaction."""
 
     run_uri: str
-    kind: str  # masks or rejects
+    kind: str  # one of KINDS
     bytes: int
     first: int  # shard
     last: int  # shard, itself included
@@ -85,14 +86,14 @@ def part_name(first: int, last: int) -> str:
 
 
 def scan_parts(run_uri: str, kind: str) -> Iterator[Part]:
-    """The parts of a kind, `masks` or `rejects`, that are there, as the store lists them; none is opened."""
+    """The parts of a kind that are there, as the store lists them; none is opened."""
     for file in storage.scan(storage.join(run_uri, kind)):
         if part := part_at(run_uri, kind, file):
             yield part
 
 
 def part_at(run_uri: str, kind: str, file: storage.FileInfo) -> Part | None:
-    """The part that a file below `masks` or `rejects` is by its name; None for any other file."""
+    """The part that a file below the folder of a kind is by its name; None for any other file."""
     if not (match := _NAME.fullmatch(file.path)):
         return None
     part = Part(run_uri, kind, file.bytes, int(match[1]), int(match[2] or match[1]))
@@ -110,10 +111,9 @@ class PartWriter:
     def __init__(self, schema: pa.Schema) -> None:
         self._file = io.BytesIO()
         # Masks are compressed already, the rest is not.
-        names = [name for name in schema.names if name != "mask"]
-        compression = dict.fromkeys(_leaves(schema, names), "zstd")
-        if "mask" in schema.names:
-            compression |= {"mask.bytes": "none", "mask.path": "zstd"}
+        compression = {leaf: "zstd" for field in schema for leaf in _leaves(field.type, field.name)}
+        if "mask.bytes" in compression:
+            compression["mask.bytes"] = "none"
         self._writer = pq.ParquetWriter(self._file, schema, compression=compression, store_schema=True)
 
     @property
@@ -209,10 +209,12 @@ def _footer_bytes(data: bytes) -> int:
     return int.from_bytes(data[-8:-4], "little") + 8 if data[-4:] == b"PAR1" else len(data)
 
 
-def _leaves(schema: pa.Schema, names: list[str]) -> list[str]:
-    """Parquet leaf paths of columns: lists store their values one level down."""
-    return [f"{name}.list.element" if _is_list(schema.field(name).type) else name for name in names]
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+def _leaves(kind: pa.DataType, path: str) -> Iterator[str]:
+    """Parquet leaf paths of a column: lists and structs store their values further down."""
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _leaves(kind.value_type, f"{path}.list.element")
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(field.type, f"{path}.{field.name}")
+    else:
+        yield path

@@ -31,6 +31,22 @@ REJECT_SCHEMA = pa.schema(
 
 
 GEOREFERENCE = "georeference"  # a column of runs whose checkpoint declares bands
+REGIONS = "regions"  # a column, and a second table, of runs whose config asks for them
+REGION_TYPE = pa.struct(
+    [
+        pa.field("class_id", pa.int32(), nullable=False),
+        pa.field("area", pa.int64(), nullable=False),  # pixels
+        pa.field("top", pa.int32(), nullable=False),  # of the box, half-open: the region's last row is bottom - 1
+        pa.field("left", pa.int32(), nullable=False),
+        pa.field("bottom", pa.int32(), nullable=False),
+        pa.field("right", pa.int32(), nullable=False),
+        pa.field("centroid_row", pa.float32(), nullable=False),  # mean of the pixels' row indices
+        pa.field("centroid_col", pa.float32(), nullable=False),
+        pa.field(
+            "confidence", pa.float32()
+        ),  # mean of the highest probability; null where it is not known of each pixel
+    ]
+)
 
 
 def mask_schema(
@@ -38,6 +54,7 @@ def mask_schema(
     settings: Settings | None = None,
     groups: tuple[pa.Field, ...] = GROUP_FIELDS,
     georeferenced: bool = False,
+    regions: bool = False,
 ) -> pa.Schema:
     """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
 
@@ -45,6 +62,7 @@ def mask_schema(
         settings: config section `metrics`, which decides on columns of its own.
         groups: the columns of groups, those that every run has first.
         georeferenced: with the column of CRS and transform (pipeline/imaging/bands.py), null for images that have none.
+        regions: with the column of the mask's regions, in the raster order of their first pixels.
     Raises:
         UserError: a group is called like another column.
     """
@@ -69,11 +87,33 @@ def mask_schema(
             pa.field("confidence", pa.float32()),  # mean over the scores' grid of the highest probability
             pa.field("entropy", pa.float32()),  # mean over the same, nats
             *(pa.field(name, pa.float32()) for name in SECONDS),
+            *([pa.field(REGIONS, pa.list_(REGION_TYPE), nullable=False)] if regions else []),
         ]
     )
+    return _distinct(schema, groups, "every run has a column of that name")
+
+
+def region_schema(groups: tuple[pa.Field, ...] = GROUP_FIELDS) -> pa.Schema:
+    """Columns of the table of regions, one row a region; `groups` as those of `mask_schema`, and so refused."""
+    schema = pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            *groups,
+            pa.field("height", pa.int32(), nullable=False),  # of the image
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("class", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            *REGION_TYPE,
+            *(pa.field(f"touches_{edge}", pa.bool_(), nullable=False) for edge in ("top", "left", "bottom", "right")),
+        ]
+    )
+    return _distinct(schema, groups, "the table of regions has a column of that name")
+
+
+def _distinct(schema: pa.Schema, groups: tuple[pa.Field, ...], why: str) -> pa.Schema:
+    """The schema; UserError where a group is called like another column."""
     for group in groups:
         if schema.names.count(group.name) > 1:
-            raise UserError(f"'{group.name}' cannot be a group, every run has a column of that name; rename it")
+            raise UserError(f"'{group.name}' cannot be a group, {why}; rename it")
     return schema
 
 

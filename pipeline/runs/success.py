@@ -1,5 +1,6 @@
 """`_SUCCESS.json`: the end of a run, from the footers of its parts."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from pipeline.labels import LabelSpace
 from pipeline.read_ahead import read_ahead
 from pipeline.runs.info import PartEntry, Success, check_success, put_success, read_success
 from pipeline.runs.parts import (
+    KINDS,
     THREADS,
     Footer,
+    Part,
     footer_of,
     part_name,
     parts_of,
@@ -23,6 +26,7 @@ from pipeline.runs.parts import (
     scan_parts,
     write_part,
 )
+from pipeline.runs.regions import follows, regions_name, regions_part
 from pipeline.runs.schema import FORMAT, REJECT_SCHEMA, part_metadata
 
 
@@ -33,6 +37,7 @@ class Finished:
     rows: int
     rejects: int
     rejects_by_reason: dict[str, int]
+    regions: int | None = None  # None: the run has no table of them
 
 
 def finished(run_uri: str, fingerprint: str) -> Finished | None:
@@ -45,9 +50,10 @@ def finished(run_uri: str, fingerprint: str) -> Finished | None:
     if success is None:
         return None
     check_success(run_uri, success, fingerprint)
-    if success.parts.keys() - {part.name for kind in ("masks", "rejects") for part in scan_parts(run_uri, kind)}:
+    kinds = KINDS if success.regions is not None else KINDS[:2]
+    if success.parts.keys() - {part.name for kind in kinds for part in scan_parts(run_uri, kind)}:
         return None
-    return Finished(success.rows, success.rejects, success.rejects_by_reason)
+    return Finished(success.rows, success.rejects, success.rejects_by_reason, success.regions)
 
 
 def rejects_part(
@@ -66,6 +72,7 @@ def write_success(
     max_reject_rate: float,
     moment: str,
     check: Callable[[], None],
+    regions: bool = False,
 ) -> Finished:
     """Write `_SUCCESS.json`, after the rejects' parts were made to be those that the masks' footers speak of.
 
@@ -73,14 +80,21 @@ def write_success(
         sizes: (shards,) images of each.
         moment: when the run ended, ISO 8601.
         check: called before what cannot be repeated.
+        regions: whether the run has a table of regions; its parts are made to be those that follow from the masks.
     Raises:
         UserError: a part is another run's or does not answer its shards, or more images were rejected than
             `max_reject_rate` allows.
     """
     rows, after, reasons, entries = 0, 0, Counter[str](), dict[str, PartEntry]()
     stale = {part.first: part for part in scan_parts(run_uri, "rejects")}  # until their masks speak of them
-    for part, reading in read_ahead(lambda part: read_footer(part, fingerprint), parts_of(run_uri, "masks"), THREADS):
-        footer = reading.result()
+    written_regions = {part.name: part for part in scan_parts(run_uri, "regions")} if regions else {}
+
+    def read(part: Part) -> tuple[Footer, PartEntry | None]:
+        footer = read_footer(part, fingerprint)
+        return footer, _regions_entry(fingerprint, space, part, footer, written_regions) if regions else None
+
+    for part, reading in read_ahead(read, parts_of(run_uri, "masks"), THREADS):
+        footer, of_regions = reading.result()
         images = int(sizes[part.first : part.last + 1].sum())
         if part.first < after or footer.rows + len(footer.rejects) != images:
             raise UserError(
@@ -89,6 +103,10 @@ def write_success(
             )
         rows, after = rows + footer.rows, part.last + 1
         entries[part.name] = _entry(part.bytes, footer)
+        if of_regions is not None:
+            name = regions_name(part)
+            entries[name] = of_regions
+            written_regions.pop(name, None)
         if footer.rejects:
             reasons.update(row["error"] for row in footer.rejects)
             name, data = rejects_part(fingerprint, space, part.first, part.last, footer.rejects)
@@ -96,15 +114,30 @@ def write_success(
             if written is None or (written.last, written.bytes) != (part.last, len(data)):
                 storage.put(storage.join(run_uri, name), data)
             entries[name] = _entry(len(data), footer_of(data, name))
-    for part in stale.values():
+    for part in (*stale.values(), *written_regions.values()):
         check()
         storage.delete(part.uri)
-    done = Finished(rows, reasons.total(), dict(reasons.most_common()))
+    num_regions = sum(entry.rows for name, entry in entries.items() if name.startswith("regions/"))
+    done = Finished(rows, reasons.total(), dict(reasons.most_common()), num_regions if regions else None)
     _check_rejects(run_uri, done, int(sizes.sum()), max_reject_rate)
     check()
     success = Success(format=FORMAT, fingerprint=fingerprint, finished=moment, **vars(done), parts=entries)
     put_success(run_uri, success)
     return done
+
+
+def _regions_entry(
+    fingerprint: str, space: LabelSpace, part: Part, footer: Footer, written: dict[str, Part]
+) -> PartEntry:
+    """Of the regions part beside a masks part; it is written where it is missing, or follows from another answer."""
+    if found := written.get(regions_name(part)):
+        with contextlib.suppress(UserError, FileNotFoundError):
+            own = read_footer(found, fingerprint)
+            if follows(own, footer):
+                return _entry(found.bytes, own)
+    name, data = regions_part(space, part, storage.read(part.uri))
+    storage.put(storage.join(part.run_uri, name), data)
+    return _entry(len(data), footer_of(data, name))
 
 
 def _check_rejects(run_uri: str, done: Finished, images: int, max_reject_rate: float) -> None:

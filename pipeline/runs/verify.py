@@ -13,17 +13,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.config import RegionsConfig
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
+from pipeline.imaging.regions import Regions, find_regions
 from pipeline.labels import IGNORE, LabelSpace
 from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.metrics.registry import METRICS
 from pipeline.read_ahead import read_ahead
 from pipeline.runs.info import PartEntry, Success, fingerprint_of, read_info, read_success
 from pipeline.runs.lease import lease_faults
-from pipeline.runs.parts import Footer, Part, body_sha256, footer_of, part_at, part_name
+from pipeline.runs.parts import KINDS, Footer, Part, body_sha256, footer_of, part_at, part_name
 from pipeline.runs.plan import Plan, leftover
-from pipeline.runs.schema import FINGERPRINT, REJECT_SCHEMA, SHARDS, mask_schema, part_metadata
+from pipeline.runs.regions import MASKS, region_array, regions_table
+from pipeline.runs.schema import (
+    FINGERPRINT,
+    REGION_TYPE,
+    REGIONS,
+    REJECT_SCHEMA,
+    SHARDS,
+    mask_schema,
+    part_metadata,
+    region_schema,
+)
 
 THREADS = 4  # parts in memory at a time, twice as many that wait
 MASK_COLUMNS = ["image_id", "height", "width", "mask", "pixels"]  # that a mask is proved by
@@ -44,8 +56,11 @@ class Answer:
     """One part, read again."""
 
     part: Part
-    ids: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    ids: Counter[str] = field(default_factory=Counter)  # of the images that it answers
     rejects: list[dict[str, Any]] | None = None  # of a rejects part its rows, of a masks part those that its footer has
+    regions: pa.Table | None = None  # of a regions part its rows, of a masks part those that follow from it
+    masks_sha256: str | None = None  # of a masks part's footer, or of that of which a regions part speaks
     problems: list[str] = field(default_factory=list)
 
 
@@ -57,6 +72,7 @@ class Expected:
     space: LabelSpace
     groups: tuple[pa.Field, ...]  # columns of the plan's groups
     declared: bool  # whether images have declared bands: with a column of georeferences, and pixels without data
+    regions: RegionsConfig | None  # what is asked of the table of regions; None = there is none
     entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: there is none that can be read
 
 
@@ -77,18 +93,18 @@ def verify_one(uri: str) -> Verification:
     success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
     entries = None if success is None else success.parts
     declared = "image" in info.identity
-    expected = Expected(fingerprints, info.label_space.space, plan.group_fields, declared, entries)
+    expected = Expected(fingerprints, info.label_space.space, plan.group_fields, declared, info.regions, entries)
     reading = read_ahead(lambda part: read_again(part, expected), parts, THREADS)
     planned = shards_of(plan)
     counted, reasons = Counter[str](), Counter[str]()
     for first, last, num_parts in ranges(parts, proof.shards):
         answers = [answer.result() for _, answer in islice(reading, num_parts)]
         for answer in answers:
-            counted[answer.part.kind] += answer.ids.total()
+            counted[answer.part.kind] += answer.rows
             if answer.part.kind == "rejects":
                 reasons.update(row["error"] for row in answer.rejects or ())
             problems += answer.problems
-        problems += disagreements(answers)
+        problems += [*disagreements(answers), *region_faults(answers)]
         shards = islice(planned, last + 1 - first)  # none for a part that the plan does not know
         images = [image_id for shard in shards for image_id in shard]
         problems += unanswered(images, answers, where=part_name(first, last))
@@ -100,7 +116,7 @@ def verify_one(uri: str) -> Verification:
 def _listed(uri: str, plan: Plan) -> tuple[list[Part], list[str]]:
     """The parts in the order of their shards, and a fault for each other file in their folders."""
     parts, aliens, planned = list[Part](), list[str](), {part.name for part in plan.parts}
-    for kind in ("masks", "rejects", "plan"):
+    for kind in (*KINDS, "plan"):
         for file in storage.list_files(storage.join(uri, kind)):
             name = f"{kind}/{file.path}"
             part = None if kind == "plan" else part_at(uri, kind, file)
@@ -150,6 +166,7 @@ def miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) ->
     """What `_SUCCESS.json` counts otherwise than its parts, now that they were read."""
     for key, said, found in (
         ("rows", success.rows, counted["masks"]),
+        ("regions", success.regions or 0, counted["regions"]),
         ("rejects", success.rejects, counted["rejects"]),
         ("rejects_by_reason", success.rejects_by_reason, dict(reasons.most_common())),
     ):
@@ -172,10 +189,28 @@ def disagreements(answers: list[Answer]) -> Iterator[str]:
     masks_of = {answer.part.shards: answer for answer in answers if answer.part.kind == "masks"}
     for answer in answers:
         masks = masks_of.get(answer.part.shards)
-        if answer.part.kind == "masks" or masks is None or None in (answer.rejects, masks.rejects):
+        if answer.part.kind != "rejects" or masks is None or None in (answer.rejects, masks.rejects):
             continue
         if answer.rejects != masks.rejects:
             yield f"{answer.part.name} does not hold the rejects of which {masks.part.name} speaks"
+
+
+def region_faults(answers: list[Answer]) -> Iterator[str]:
+    """Masks parts without a regions part of the same shards, and regions parts that do not follow from their masks."""
+    regions_of = {answer.part.shards: answer for answer in answers if answer.part.kind == "regions"}
+    for masks in answers:
+        if masks.part.kind != "masks" or masks.regions is None:
+            continue
+        found = regions_of.get(masks.part.shards)
+        if found is None:
+            yield f"{masks.part.name} has no regions part; delete _SUCCESS.json and run `segment` again, which writes it"
+        elif found.regions is not None and (
+            found.masks_sha256 != masks.masks_sha256 or not found.regions.equals(masks.regions)
+        ):
+            yield (
+                f"{found.part.name} does not hold the regions of {masks.part.name}; delete it and run `segment` again, which "
+                "writes it from there"
+            )
 
 
 def shards_of(plan: Plan) -> Iterator[list[str]]:
@@ -244,28 +279,56 @@ def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: E
 def _read_rows(file: pq.ParquetFile, footer: Footer, expected: Expected, answer: Answer) -> None:
     """Every column of every row group; a few of them are looked at."""
     masks, name = answer.part.kind == "masks", answer.part.name
-    num_classes = expected.space.num_classes
-    schema = (
-        mask_schema(num_classes, groups=expected.groups, georeferenced=expected.declared) if masks else REJECT_SCHEMA
-    )
+    schema = _schema(answer.part.kind, expected)
     asked_for = {name for metric in METRICS if not metric.in_every_part for name in metric.columns}
     columns = pa.schema([field for field in file.schema_arrow if not (masks and field.name in asked_for)])
     if not columns.equals(schema):
         raise UserError(f"{name} has other columns than every part of a run; delete it and run `segment` again")
-    rejects = list[dict[str, Any]]()
+    rejects, regions = list[dict[str, Any]](), list[pa.Table]()
     for group in range(file.metadata.num_row_groups):
         table = file.read_row_group(group, use_threads=False)  # the parts have threads of their own
+        answer.rows += table.num_rows
+        if answer.part.kind == "regions":
+            regions.append(table)
+            continue
         answer.ids.update(table["image_id"].to_pylist())
-        if masks:
-            _check_masks(table.select(MASK_COLUMNS), name, expected, answer)
-        else:
+        if not masks:
             rejects += table.to_pylist()
+            continue
+        _check_masks(table, name, expected, answer)
+        if expected.regions is not None:
+            regions.append(regions_table(table, expected.space))
     answer.rejects = footer.rejects if masks else rejects
+    if expected.regions is not None:
+        answer.regions = _without_dictionaries(
+            pa.concat_tables([region_schema(expected.groups).empty_table(), *regions])
+        )
+        answer.masks_sha256 = footer.sha256 if masks else footer.metadata.get(MASKS)
+
+
+def _schema(kind: str, expected: Expected) -> pa.Schema:
+    """Of the parts of a kind, but for the columns of metrics that a run was asked for."""
+    match kind:
+        case "masks":
+            num_classes, regions = expected.space.num_classes, expected.regions is not None
+            return mask_schema(num_classes, groups=expected.groups, georeferenced=expected.declared, regions=regions)
+        case "regions":
+            return region_schema(expected.groups)
+    return REJECT_SCHEMA
+
+
+def _without_dictionaries(table: pa.Table) -> pa.Table:
+    """The same values: which dictionary they were written with tells nothing."""
+    plain = [
+        pa.field(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(plain)).combine_chunks()
 
 
 def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer) -> None:
-    num_classes = expected.space.num_classes
-    for row in table.to_pylist():
+    num_classes, asked = expected.space.num_classes, expected.regions
+    for number, row in enumerate(table.select(MASK_COLUMNS).to_pylist()):
         try:
             mask = decode_mask(row["mask"]["bytes"])
         except UserError as error:
@@ -275,6 +338,14 @@ def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer)
             answer.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
         elif _pixels(mask, num_classes, expected.declared) != row["pixels"]:
             answer.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
+        elif asked is not None and not _are_regions(table[REGIONS][number].values, find_regions(mask, asked.min_area)):
+            answer.problems.append(f"{name}: mask of '{row['image_id']}' does not have the regions that its row tells")
+
+
+def _are_regions(told: pa.StructArray, found: Regions) -> bool:
+    """Whether they are those that were found; their confidence does not follow from the mask."""
+    columns = zip(REGION_TYPE, told.flatten(), region_array(found).flatten(), strict=True)
+    return all(field.name == "confidence" or mine.equals(other) for field, mine, other in columns)
 
 
 def _pixels(mask: np.ndarray, num_classes: int, may_be_void: bool) -> list[int] | None:

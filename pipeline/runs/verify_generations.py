@@ -39,6 +39,7 @@ from pipeline.runs.verify import (
     miscounts,
     ranges,
     read_again,
+    region_faults,
     shards_of,
     unanswered,
 )
@@ -197,7 +198,7 @@ def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
     def read(version: _Version) -> Answer:
         fingerprint = numbers[proof.origin(version.part.first)]
         entries = {version.part.name: version.entry}
-        return read_again(version.part, Expected((fingerprint,), space, groups, declared, entries))
+        return read_again(version.part, Expected((fingerprint,), space, groups, declared, proof.first.regions, entries))
 
     versions = _versions(proof)
     reading = read_ahead(read, versions, THREADS)
@@ -208,7 +209,7 @@ def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
         for version, answer in here:
             proof.problems += answer.problems
             if version.until == proof.newest.generation:
-                counted[answer.part.kind] += answer.ids.total()
+                counted[answer.part.kind] += answer.rows
                 reasons.update(row["error"] for row in answer.rejects or () if answer.part.kind == "rejects")
         shards = list(islice(planned, last + 1 - first))
         proof.problems += _at_each_generation(proof, first, shards, here)
@@ -234,6 +235,7 @@ def _at_each_generation(
         images = [image_id for image_id in planned if image_id not in withdrawn]
         name = f"generation {number}, {answers[0].part.name}" if answers else f"generation {number}"
         yield from disagreements(answers)
+        yield from region_faults(answers)
         yield from unanswered(images, answers, where=name)
 
 

@@ -13,13 +13,14 @@ from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item
 from pipeline.errors import UserError
-from pipeline.runs import SECONDS, Run, mask_schema
+from pipeline.runs import SECONDS, Run
 from pipeline.segment import failures
 from pipeline.segment.checkpoints import load_bound
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.crash_isolation import WORKER_ERROR, Answer, Tables, isolate_crashes, isolate_errors
 from pipeline.segment.loading import Load, Loader
 from pipeline.segment.packed import pack, unpack
+from pipeline.segment.rows import mask_columns
 from pipeline.segment.shard import READERS, ShardSegmenter
 from pipeline.segment.shard_progress import CountReporter
 
@@ -106,8 +107,7 @@ class Segmenter:
 
     @property
     def _schema(self) -> pa.Schema:
-        declared = self.run.image is not None
-        return mask_schema(self.run.label_space.num_classes, dict(self.cfg.metrics), georeferenced=declared)
+        return mask_columns(self.cfg, self.run.label_space, self.run.image is not None)
 
     def _check_others(self, shard: int, items: list[Item]) -> None:
         """Raise the error that every image of a shard met, unless images of other shards are answered: then it is theirs."""
@@ -164,8 +164,7 @@ def _answer_of_child(payload: dict[str, Any]) -> Answer:
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
     ready = load_bound(cfg)
-    declared = ready.image is not None
-    schema = mask_schema(ready.label_space.num_classes, dict(cfg.metrics), georeferenced=declared)
+    schema = mask_columns(cfg, ready.label_space, ready.image is not None)
     return partial(isolate_errors, ShardSegmenter(ready, cfg).answer, schema=schema)
 
 

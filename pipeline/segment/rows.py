@@ -3,27 +3,49 @@
 import time
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline.config import MetricsConfig
+from pipeline.config import MetricsConfig, RegionsConfig, SegmentConfig
 from pipeline.corpus import GROUPS, Item
 from pipeline.errors import Reject
 from pipeline.imaging.bands import void_of
 from pipeline.imaging.decode import as_stored
 from pipeline.imaging.mask_png import encode_mask
+from pipeline.imaging.regions import find_regions
 from pipeline.labels import IGNORE, LabelSpace
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.metrics.metric import LabelledImage
 from pipeline.metrics.registry import chosen_counts
 from pipeline.predict import Prediction
+from pipeline.runs import REGIONS, mask_schema, region_array, with_regions
 from pipeline.segment.loading import Loaded
 
 Row = dict[str, object]
 UNSURE: Row = {"confidence": None, "entropy": None}  # of a network that says which class, and not how sure it is
 
 
+def mask_columns(cfg: SegmentConfig, space: LabelSpace, declared: bool) -> pa.Schema:
+    """Of the mask rows that a run's workers make; `declared`: its images have declared bands."""
+    return mask_schema(space.num_classes, dict(cfg.metrics), georeferenced=declared, regions=cfg.regions is not None)
+
+
+def mask_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
+    """The rows as a table; their regions are Arrow arrays already."""
+    if REGIONS not in schema.names:
+        return pa.Table.from_pylist(rows, schema=schema)
+    place = schema.get_field_index(REGIONS)
+    regions = [row.pop(REGIONS) for row in rows]
+    return with_regions(pa.Table.from_pylist(rows, schema=schema.remove(place)), regions)
+
+
 def mask_row(
-    loaded: Loaded, prediction: Prediction, raw: np.ndarray | None, space: LabelSpace, metrics: MetricsConfig
+    loaded: Loaded,
+    prediction: Prediction,
+    raw: np.ndarray | None,
+    space: LabelSpace,
+    metrics: MetricsConfig,
+    regions: RegionsConfig | None = None,
 ) -> Row:
     """The row of one image; `raw` is its mask before the CRF, where there is one."""
     started = time.perf_counter()
@@ -38,6 +60,9 @@ def mask_row(
             counts["confusion_raw"] = count_confusion(loaded.label, raw, num_classes).ravel().tolist()
         image = LabelledImage(space, loaded.label, mask, raw, loaded.instances, loaded.confidence)
         counts |= chosen_counts(dict(metrics), image)
+    if regions is not None:
+        sure = None if loaded.confidence is None else as_stored(loaded.confidence, loaded.orientation)
+        counts[REGIONS] = region_array(find_regions(stored, regions.min_area, sure))
     return {
         **identity_columns(loaded.item),
         "height": stored.shape[0],

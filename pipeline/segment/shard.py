@@ -22,10 +22,10 @@ from pipeline.predict.input_statistics import InputStatistics
 from pipeline.predict.out_of_memory import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.read_ahead import read_ahead
-from pipeline.runs import REJECT_SCHEMA, kept_network, mask_schema
+from pipeline.runs import REJECT_SCHEMA, kept_network
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader, Streamed
-from pipeline.segment.rows import UNSURE, Row, mask_row, reject_row
+from pipeline.segment.rows import UNSURE, Row, mask_columns, mask_row, mask_table, reject_row
 from pipeline.segment.streamed import streamed_row
 
 READERS = 2  # threads that read ahead of the model, beside those that decode
@@ -95,12 +95,10 @@ class ShardSegmenter:
                     continue
                 masks[loaded.item.image_id] = encoders.submit(self._row, loaded, prediction, mask_before_crf)
                 if len(masks) > self._depth:  # what waits to be encoded is bounded
-                    self._result(list(masks.values())[-self._depth])
-            rows = [self._result(masks[item.image_id]) for item in items if item.image_id in masks]
-        declared = self.declared is not None
-        schema = mask_schema(self.space.num_classes, dict(self.cfg.metrics), georeferenced=declared)
+                    self._wait(list(masks.values())[-self._depth])
+            rows = self._rows([item for item in items if item.image_id in masks], masks, rejects)
         return (
-            pa.Table.from_pylist(rows, schema=schema),
+            mask_table(rows, mask_columns(self.cfg, self.space, self.declared is not None)),
             pa.Table.from_pylist(sorted(rejects, key=lambda row: str(row["image_id"])), schema=REJECT_SCHEMA),
         )
 
@@ -127,12 +125,25 @@ class ShardSegmenter:
             self.input_statistics.add(loaded.image)
             yield loaded, loaded.image
 
+    def _rows(self, items: list[Item], masks: dict[str, Future[Row]], rejects: list[Row]) -> list[Row]:
+        """Encoded rows in the items' order; those that cannot be encoded become rejects."""
+        rows = []
+        for item in items:
+            try:
+                rows.append(self._result(masks[item.image_id]))
+            except Reject as reject:
+                rejects.append(reject_row(item, reject))
+        return rows
+
     def _result(self, future: Future[T]) -> T:
         """What another thread makes; the model's cores are lent until it is there."""
+        self._wait(future)
+        return future.result()
+
+    def _wait(self, future: Future[T]) -> None:
         if not future.done():
             with self.turns.lent():
                 wait([future])
-        return future.result()
 
     def _final(self, loaded: Loaded, assembly: Assembly) -> tuple[Prediction, np.ndarray | None]:
         """The prediction of one image, and its mask (H, W) before the CRF where there is one.
@@ -167,7 +178,8 @@ class ShardSegmenter:
                     before.mask,
                 )  # waits for the device, so that its time is counted
                 loaded.seconds["seconds_crf"] = time.perf_counter() - started
-            if self._keep_confidence and loaded.label is not None:
+            counted = self._keep_confidence and loaded.label is not None
+            if counted or (self.cfg.regions is not None and self.predictor.model.gives_scores):
                 loaded.confidence = probs.amax(dim=0).float().cpu().numpy()
         return final, mask_before_crf
 
@@ -177,7 +189,9 @@ class ShardSegmenter:
 
     def _row(self, loaded: Loaded, prediction: Prediction, mask_before_crf: np.ndarray | None) -> Row:
         with self.turns.one():
-            return self._as_sure(mask_row(loaded, prediction, mask_before_crf, self.space, self.cfg.metrics))
+            return self._as_sure(
+                mask_row(loaded, prediction, mask_before_crf, self.space, self.cfg.metrics, self.cfg.regions)
+            )
 
     def _as_sure(self, row: Row) -> Row:
         return row if self.predictor.model.gives_scores else row | UNSURE

@@ -5,18 +5,20 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from pipeline.config import ImageConfig, SegmentConfig
+from pipeline.config import ImageConfig, RegionsConfig, SegmentConfig
 from pipeline.corpus import open_file
 from pipeline.corpus.samples import wrong_size
 from pipeline.errors import Reject
 from pipeline.imaging.bands import Windows
 from pipeline.imaging.decode import open_header
 from pipeline.imaging.mask_png import MaskWriter
+from pipeline.imaging.regions import RegionFinder
 from pipeline.imaging.strips import Strips
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
+from pipeline.runs import REGIONS, region_array
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Streamed
 from pipeline.segment.rows import Row, confusion_columns, identity_columns, without_void
 
@@ -52,7 +54,7 @@ def streamed_row(
                 if (label.height, label.width) != size:
                     raise wrong_size(f"label of {item.image_id}", (label.height, label.width), size)
             stage = "decode"
-            tally = _Tally(size, space.num_classes)
+            tally = _Tally(size, space.num_classes, cfg.regions)
             grid = Grid.over(size, cfg.predict.tile, cfg.predict.overlap)
             for assembly, (band, _) in predictor.strips(grid, picture.rows, picture.levels):
                 if not np.isfinite(assembly.entropy):
@@ -65,6 +67,7 @@ def streamed_row(
                     stage = "decode"
                 tally.add(band, void, ids)
             georeference = picture.georeference
+            regions = {} if tally.regions is None else {REGIONS: region_array(tally.regions.finish())}
     except Reject as error:
         raise (error.at(stage) if error.stage == "decode" else error) from error
     except MemoryError as error:
@@ -74,6 +77,7 @@ def streamed_row(
         "height": size[0],
         "width": size[1],
         "georeference": georeference,
+        **regions,
         "mask": {"bytes": tally.writer.finish(), "path": f"{item.image_id}.png"},
         "pixels": tally.pixels.tolist(),
         **({} if label is None else confusion_columns(tally.confusion)),
@@ -87,11 +91,12 @@ def streamed_row(
 class _Tally:
     """The mask's PNG and all counts, as rows of the mask come in."""
 
-    def __init__(self, size: tuple[int, int], num_classes: int) -> None:
+    def __init__(self, size: tuple[int, int], num_classes: int, regions: RegionsConfig | None) -> None:
         self._num_classes, self._top = num_classes, 0
         self.pixels = np.zeros(num_classes, np.int64)
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
         self.writer = MaskWriter(*size)
+        self.regions = None if regions is None else RegionFinder(size[1], regions.min_area)
 
     def next_rows(self, count: int) -> tuple[int, int]:
         return self._top, self._top + count
@@ -100,6 +105,8 @@ class _Tally:
         """The next rows: (h, W) train ids, where there is no data, and the truth where there is one."""
         kept = without_void(band, void)
         self.writer.add(kept)
+        if self.regions is not None:
+            self.regions.add(kept)
         self.pixels += count_ids(kept)[: self._num_classes]
         if ids is not None:
             self.confusion += count_confusion(ids, band, self._num_classes)

@@ -1,0 +1,71 @@
+"""The table of regions: one row a connected region of a mask (pipeline/imaging/regions.py), one part beside each masks part.
+
+It follows from the masks part, whose column `regions` holds the regions of each image: what a kill left out is written again
+from there, and the masks part stays a shard's whole answer in one object. A regions part says which masks part it follows from.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.imaging.regions import Regions
+from pipeline.labels import LabelSpace
+from pipeline.runs.parts import Footer, Part, footer_of, read_table, write_part
+from pipeline.runs.schema import REGION_TYPE, REGIONS, region_schema
+
+MASKS = (
+    "maskmill.masks"  # key of a regions part's metadata: sha256 of the footer of the masks part that it follows from
+)
+
+
+def region_array(found: Regions) -> pa.StructArray:
+    """The regions of one mask, as `REGION_TYPE`."""
+    number = len(found.area)
+    confidence = pa.nulls(number, pa.float32()) if found.confidence is None else found.confidence.astype(np.float32)
+    columns = [found.class_id, found.area, *found.box.T, *found.centroid.T.astype(np.float32), confidence]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, REGION_TYPE, strict=True)]
+    return pa.StructArray.from_arrays(arrays, fields=list(REGION_TYPE))
+
+
+def with_regions(masks: pa.Table, regions: list[pa.StructArray]) -> pa.Table:
+    """Mask rows with their column of regions, one array a row."""
+    offsets = np.cumsum([0, *map(len, regions)])
+    values = pa.concat_arrays(regions) if regions else pa.array([], REGION_TYPE)
+    column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=pa.list_(REGION_TYPE))
+    return masks.append_column(pa.field(REGIONS, column.type, nullable=False), column)
+
+
+def regions_table(masks: pa.Table, space: LabelSpace) -> pa.Table:
+    """The rows of `region_schema` for mask rows with regions, in their order."""
+    names = masks.schema.names
+    groups = names[names.index("member") + 1 : names.index("height")]
+    nested = masks[REGIONS].combine_chunks()
+    images = masks.select(["image_id", *groups, "height", "width"]).take(pc.list_parent_indices(nested))
+    found = dict(zip([field.name for field in REGION_TYPE], nested.flatten().flatten(), strict=True))
+    columns = {name: images[name] for name in images.schema.names} | found
+    columns["class"] = pa.DictionaryArray.from_arrays(found["class_id"], list(space.classes))
+    for edge, end in (("top", 0), ("left", 0), ("bottom", images["height"]), ("right", images["width"])):
+        columns[f"touches_{edge}"] = pc.equal(found[edge], end)
+    schema = region_schema(tuple(masks.schema.field(name) for name in groups))
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def regions_metadata(masks: Footer) -> dict[str, str]:
+    """Of the regions part beside a masks part."""
+    return {**masks.metadata, MASKS: masks.sha256}
+
+
+def regions_part(space: LabelSpace, part: Part, masks: bytes) -> tuple[str, bytes]:
+    """Name below the run and bytes of the regions part that follows from a masks part of these bytes."""
+    metadata = regions_metadata(footer_of(masks, part.name))
+    return regions_name(part), write_part(regions_table(read_table(masks), space), metadata)
+
+
+def regions_name(part: Part) -> str:
+    """Below the run, of the regions part beside a masks part."""
+    return f"regions/{part.name.rpartition('/')[2]}"
+
+
+def follows(footer: Footer, masks: Footer) -> bool:
+    """Whether a regions part is that of a masks part."""
+    return footer.metadata.get(MASKS) == masks.sha256
