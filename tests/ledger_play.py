@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection
 import pyarrow as pa
 
 from pipeline.corpus import Item
-from pipeline.runs import Lease, Run
+from pipeline.imaging.mask_png import decode_mask
+from pipeline.imaging.regions import find_regions
+from pipeline.runs import Lease, Run, region_array, with_regions
 from tests.test_run import open_run, tables
 
 Answer = Callable[[list[Item]], tuple[pa.Table, pa.Table]]
@@ -31,14 +33,22 @@ class Watcher:
 NOBODY = Watcher()
 
 
-def rejecting(rejected: Collection[str], seconds: float = 0.0) -> Answer:
-    """Answers that reject some images; `seconds` is what was measured: no two workers measure the same."""
+def rejecting(rejected: Collection[str], seconds: float = 0.0, regions: bool = False) -> Answer:
+    """Answers that reject some images; `seconds` is what was measured: no two workers measure the same.
+
+    Args:
+        regions: of a run that has a table of them.
+    """
 
     def answer(items: list[Item]) -> tuple[pa.Table, pa.Table]:
         masks, rejects = tables(items, rejected)
         at = masks.schema.get_field_index("seconds_decode")
         measured = pa.array([seconds] * masks.num_rows, pa.float32())
-        return masks.set_column(at, masks.schema.field(at), measured), rejects
+        masks = masks.set_column(at, masks.schema.field(at), measured)
+        if regions:
+            drawn = [decode_mask(row["bytes"]) for row in masks["mask"].to_pylist()]
+            masks = with_regions(masks, [region_array(find_regions(mask)) for mask in drawn])
+        return masks, rejects
 
     return answer
 

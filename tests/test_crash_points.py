@@ -3,13 +3,11 @@
 import uuid
 from functools import partial
 
-import numpy as np
 import pytest
 
 from pipeline import storage
 from pipeline.corpus import plan
-from pipeline.imaging.regions import find_regions
-from pipeline.runs import compact, lease, region_array, verify, with_regions
+from pipeline.runs import compact, lease, verify
 from pipeline.runs import plan as stored_plan
 from pipeline.runs.parts import parts_of, read_table
 from tests import ledger_play
@@ -32,14 +30,7 @@ def small(monkeypatch):
 
 def rejecting(rejected):
     """Answers that have regions where the run asks for them."""
-    answer = ledger_play.rejecting(rejected)
-
-    def with_found(items):
-        masks, rejects = answer(items)
-        found = region_array(find_regions(np.ones((2, 3), np.uint8)))
-        return with_regions(masks, [found] * masks.num_rows), rejects
-
-    return with_found if ledger_play.open_run is not open_run else answer
+    return ledger_play.rejecting(rejected, regions=ledger_play.open_run is not open_run)
 
 
 def retry_rejects(uri):

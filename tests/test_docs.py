@@ -37,6 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for k in range(4)
         ]
         make_run(str(folder / name), drawn, space=space, boundary_px=(1, 3), calibration_bins=15)
+    street = f"0000000/0dd0000/0000000/{PERSON}0{PERSON}0{PERSON}0{PERSON}"  # a car and four persons
+    make_run(str(folder / "runs/streets"), [Drawn("val/x_0", street, city="x")], space=space, regions=1)
     return folder
 
 

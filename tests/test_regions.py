@@ -1,6 +1,7 @@
 """The table of regions: equal to scipy's regions, following from the masks, and proved with them."""
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,12 @@ from pipeline.imaging.regions import RegionFinder, find_regions
 from pipeline.labels import IGNORE
 from pipeline.models import checkpoint
 from pipeline.predict import Prediction
-from pipeline.runs import Run, compact, parts_of, read_success, read_table, verify
+from pipeline.runs import Run, compact, lease, parts_of, read_success, read_table, verify
 from pipeline.runs.parts import footer_of, write_part
 from pipeline.segment.loading import Loaded
 from pipeline.segment.rows import mask_row
 from pipeline.segment.shard import ShardSegmenter
+from tests import ledger_play, test_extend
 from tests.small_run import Drawn, make_run
 
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -272,6 +274,25 @@ def test_a_compacted_copy_has_the_same_regions(run):
     (only,) = parts_of(out, "regions")
     assert (only.first, only.last) == (0, 1)
     assert rows_of(out) == rows_of(run) and verify(out).problems == []
+
+
+def test_each_generation_of_a_run_has_the_regions_of_its_masks(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "EXPIRES_S", -1000.0)
+    monkeypatch.setattr(test_extend, "IDENTITY", test_extend.IDENTITY | {"regions": {"min_area": 1}})
+    monkeypatch.setattr(test_extend, "rejecting", partial(ledger_play.rejecting, regions=True))
+    archive = test_extend.Archive(str(tmp_path), 10)
+    test_extend.segment(archive)
+    archive.change()
+    state = test_extend.extend(archive)
+    assert state.regions == state.rows and verify(archive.run).problems == []  # each of those masks is one region
+    for generation in (1, 2):
+        run = open_run(archive.run, generation)
+        ids = [frame.compute()["image_id"].tolist() for frame in (run.frame(["image_id"]), run.regions(["image_id"]))]
+        assert len(set(ids[0])) == len(ids[0]) > 7 and sorted(ids[0]) == sorted(ids[1])
+    rewrite(Path(archive.run) / "regions/part-00001.g00002.parquet", lambda table: table.slice(1))
+    assert any(
+        "does not hold the regions of masks/part-00001.g00002" in problem for problem in verify(archive.run).problems
+    )
 
 
 def test_the_question_in_python(made):
