@@ -148,7 +148,7 @@ def test_each_region_is_a_row(made):
         ("val/a", classes[0], 0, 2), ("val/b", classes[1], 1, 4),
     ]  # fmt: skip
     third, last = rows[3], rows[4]
-    assert [third[edge] for edge in ("top", "left", "bottom", "right")] == [2, 0, 4, 2]  # half-open
+    assert [third[f"box_{edge}"] for edge in ("top", "left", "bottom", "right")] == [2, 0, 4, 2]  # half-open
     assert (third["centroid_row"], third["centroid_col"]) == pytest.approx((8 / 3, 1 / 3))
     assert [third[f"touches_{edge}"] for edge in ("top", "left", "bottom", "right")] == [False, True, True, False]
     assert [last[f"touches_{edge}"] for edge in ("top", "left", "bottom", "right")] == [False, False, True, True]
@@ -343,7 +343,17 @@ def segmented(scenes, model, **changes):
 
 
 def of_table(rows):
-    names = ["class_id", "area", "top", "left", "bottom", "right", "centroid_row", "centroid_col", "confidence"]
+    names = [
+        "class_id",
+        "area",
+        "box_top",
+        "box_left",
+        "box_bottom",
+        "box_right",
+        "centroid_row",
+        "centroid_col",
+        "confidence",
+    ]
     return np.array([[row[name] for name in names] for row in rows], float).reshape(-1, 9)
 
 

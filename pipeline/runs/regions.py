@@ -45,7 +45,7 @@ def regions_table(masks: pa.Table, space: LabelSpace) -> pa.Table:
     columns = {name: images[name] for name in images.schema.names} | found
     columns["class"] = pa.DictionaryArray.from_arrays(found["class_id"], list(space.classes))
     for edge, end in (("top", 0), ("left", 0), ("bottom", images["height"]), ("right", images["width"])):
-        columns[f"touches_{edge}"] = pc.equal(found[edge], end)
+        columns[f"touches_{edge}"] = pc.equal(found[f"box_{edge}"], end)
     schema = region_schema(tuple(masks.schema.field(name) for name in groups))
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 

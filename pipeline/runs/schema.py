@@ -36,10 +36,10 @@ REGION_TYPE = pa.struct(
     [
         pa.field("class_id", pa.int32(), nullable=False),
         pa.field("area", pa.int64(), nullable=False),  # pixels
-        pa.field("top", pa.int32(), nullable=False),  # of the box, half-open: the region's last row is bottom - 1
-        pa.field("left", pa.int32(), nullable=False),
-        pa.field("bottom", pa.int32(), nullable=False),
-        pa.field("right", pa.int32(), nullable=False),
+        pa.field("box_top", pa.int32(), nullable=False),  # half-open: the region's last row is box_bottom - 1
+        pa.field("box_left", pa.int32(), nullable=False),
+        pa.field("box_bottom", pa.int32(), nullable=False),
+        pa.field("box_right", pa.int32(), nullable=False),
         pa.field("centroid_row", pa.float32(), nullable=False),  # mean of the pixels' row indices
         pa.field("centroid_col", pa.float32(), nullable=False),
         pa.field(
