@@ -32,6 +32,7 @@ from pipeline.segment.rows import mask_row
 from pipeline.segment.shard import ShardSegmenter
 from tests import ledger_play, test_extend
 from tests.small_run import Drawn, make_run
+from tests.test_shard import SMOOTH, put
 
 ndimage = pytest.importorskip("scipy.ndimage")
 # Two regions of class 0, one of class 1 around one pixel of class 3, and one of class 2.
@@ -334,7 +335,7 @@ def network(tmp_path_factory):
 
 def segmented(scenes, model, **changes):
     """Mask rows and reject rows of the corpus' first two images, the segmenter, and the items."""
-    corpus = {"images": scenes[0], "labels": scenes[1], "layout": "cityscapes"}
+    corpus = None if scenes is None else {"images": scenes[0], "labels": scenes[1], "layout": "cityscapes"}
     values = {"corpus": corpus, "checkpoint": model, "output": "/unused", "max_reject_rate": 1, "actors": 1,
               "cpus_per_actor": 1, "regions": {"min_area": 2}}  # fmt: skip
     cfg = parse(SegmentConfig, values | changes, where="test")
@@ -365,6 +366,15 @@ def test_a_segmented_images_regions_are_those_of_its_mask_and_probabilities(scen
         largest, mask = probs.amax(0).numpy(), decode_mask(row["mask"]["bytes"])
         assert len(row["regions"]) > 1
         np.testing.assert_allclose(of_table(row["regions"]), of_scipy(mask, 2, largest), rtol=1e-5)
+
+
+def test_a_streamed_image_has_the_regions_of_a_whole_one(network, tmp_path):
+    put(tmp_path, "images/val/s_1.png", SMOOTH)
+    asked = {"corpus": {"images": str(tmp_path), "layout": "camvid"}, "predict": {"tile": [96, 128], "overlap": 16}}
+    whole, *_ = segmented(None, network, **asked)
+    streamed, rejects, *_ = segmented(None, network, **asked, stream_above_pixels=50_000)
+    assert rejects.num_rows == 0 and len(streamed["regions"][0]) > 100
+    assert streamed["regions"].to_pylist() == whole["regions"].to_pylist()
 
 
 def test_confidence_is_null_where_the_run_keeps_no_probabilities(scenes, network):

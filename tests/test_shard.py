@@ -155,9 +155,9 @@ def test_a_streamed_image_gets_the_row_of_a_whole_one(tiny_checkpoint, tmp_path,
     (tmp_path / "images/val/s_2.png").write_bytes(_saved(picture))
     for name in ("s_1", "s_2"):
         put(tmp_path, f"labels/val/{name}.png", SMOOTH[..., 0] % 34)
-    asked = {"predict": {"tile": [96, 128], "overlap": overlap}, "regions": {}}
-    whole, _ = answer(tiny_checkpoint, tmp_path, **asked)
-    streamed, rejects = answer(tiny_checkpoint, tmp_path, **asked, stream_above_pixels=50_000)
+    predict = {"tile": [96, 128], "overlap": overlap}
+    whole, _ = answer(tiny_checkpoint, tmp_path, predict=predict)
+    streamed, rejects = answer(tiny_checkpoint, tmp_path, predict=predict, stream_above_pixels=50_000)
     assert not rejects and len(streamed) == len(whole) == 2
     for one, other in zip(whole, streamed, strict=True):
         masks = [decode_mask(row.pop("mask")["bytes"]) for row in (one, other)]
@@ -165,7 +165,7 @@ def test_a_streamed_image_gets_the_row_of_a_whole_one(tiny_checkpoint, tmp_path,
         floats = [[row.pop(name) for name in ("confidence", "entropy")] for row in (one, other)]
         assert floats[0] == pytest.approx(floats[1], abs=1e-5)
         assert one == other
-        assert sum(other["confusion"]) > 0 and len(other["regions"]) > 1
+        assert sum(other["confusion"]) > 0
 
 
 def _saved(picture, kind="PNG", **options):
