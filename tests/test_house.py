@@ -29,6 +29,8 @@ HOMES = {
     "rasterio": {"imaging"},
     "torchcodec": {"imaging"},
     "triton": {"predict", "crf"},
+    "pyiceberg": {"analysis"},
+    "deltalake": {"analysis"},
     "numba": {"compiled", "crf"},
 }
 TOP = {"pipeline", "jobs", "configs", "tests", "infra"}

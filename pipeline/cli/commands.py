@@ -14,6 +14,7 @@ from pipeline.cli import drift as cli_drift
 from pipeline.cli import init as cli_init
 from pipeline.cli import labelling as cli_labelling
 from pipeline.cli import models as cli_models
+from pipeline.cli import register as cli_register
 from pipeline.cli.analysis import RunUri
 from pipeline.cli.cli_output import Csv, Json
 from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, overridden, parse
@@ -325,6 +326,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.command("next")(cli_labelling.choose)
+app.command()(cli_register.register)
 app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
 

@@ -38,6 +38,7 @@ from pipeline.runs.schema import (
 )
 
 THREADS = 4  # parts in memory at a time, twice as many that wait
+TABLE_LOG = "_delta_log/"  # of `maskmill register --delta`; readers of a folder pass over names that begin so
 MASK_COLUMNS = ["image_id", "height", "width", "mask", "pixels"]  # that a mask is proved by
 
 
@@ -122,6 +123,8 @@ def _listed(uri: str, plan: Plan) -> tuple[list[Part], list[str]]:
             part = None if kind == "plan" else part_at(uri, kind, file)
             if part is not None:
                 parts.append(part)
+            elif file.path.startswith(TABLE_LOG):
+                continue
             elif name not in planned and not storage.is_temporary(file.path) and not leftover(name, file.uri):
                 aliens.append(f"{name} is no file of this run; move it away, readers of the folder would read it")
     return sorted(parts, key=lambda part: (part.first, part.kind)), aliens

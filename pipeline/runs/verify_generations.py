@@ -31,6 +31,7 @@ from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import Part
 from pipeline.runs.plan import Plan, leftover
 from pipeline.runs.verify import (
+    TABLE_LOG,
     THREADS,
     Answer,
     Expected,
@@ -175,6 +176,8 @@ def _strangers(proof: _Proof) -> Iterator[str]:
         for file in storage.list_files(storage.join(proof.uri, kind)):
             name = f"{kind}/{file.path}"
             if name in state.parts or name in planned or storage.is_temporary(file.path) or leftover(name, file.uri):
+                continue
+            if file.path.startswith(TABLE_LOG):
                 continue
             if (
                 name in superseded

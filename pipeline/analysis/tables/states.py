@@ -1,0 +1,171 @@
+"""What is registered: of each kind of part (masks, rejects, ...), the files of each generation of a run."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.runs import REJECT_SCHEMA, Generation, generations
+from pipeline.runs.generations import parse_name
+from pipeline.runs.info import PartEntry
+
+MASKS = "masks"
+GENERATION, FINGERPRINT, RUN = "maskmill.generation", "maskmill.fingerprint", "maskmill.run"  # in tables and snapshots
+TRIES = 5  # at a commit that another writer was faster with
+
+
+@dataclass(frozen=True)
+class State:
+    """The files of one kind of one generation."""
+
+    generation: Generation
+    kind: str
+    newest: Generation
+
+    @property
+    def number(self) -> int:
+        return self.generation.number
+
+    @cached_property
+    def files(self) -> dict[str, PartEntry]:
+        """URI -> what `_SUCCESS.json` says of the file; UserError if one of them is gone."""
+        mine = {n: entry for n, entry in self.generation.parts.items() if n.startswith(f"{self.kind}/")}
+        return {self._uri(name): entry for name, entry in mine.items()}
+
+    def _uri(self, name: str) -> str:
+        """Only for a part that was superseded the store is asked where it is."""
+        here = name in self.newest.parts
+        return full(storage.join(self.generation.run_uri, name) if here else self.generation.uri(name))
+
+    def properties(self) -> dict[str, str]:
+        """What the snapshot of the state carries."""
+        run, one = full(self.generation.run_uri), self.generation
+        return {GENERATION: str(one.number), FINGERPRINT: one.fingerprint, RUN: run, "maskmill.finished": one.finished}
+
+    def check(self, uri: str, num_bytes: int, rows: int) -> None:
+        """UserError if a file is not what `_SUCCESS.json` says."""
+        said = self.files[uri]
+        if (num_bytes, rows) != (said.bytes, said.rows):
+            raise UserError(
+                f"{uri} has {rows} rows and {num_bytes} bytes, _SUCCESS.json says {said.rows} and {said.bytes}; see what is "
+                f"wrong: maskmill verify {self.generation.run_uri}"
+            )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One table to be: the states of one kind of part, the oldest first."""
+
+    run_uri: str
+    name: str
+    states: tuple[State, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the run: that of its first generation."""
+        return self.states[0].generation.fingerprint
+
+    def schema(self) -> pa.Schema:
+        """Of its parts, as a table has it; UserError if none is left."""
+        for state in reversed(self.states):
+            with contextlib.suppress(UserError):
+                for uri in state.files:
+                    return plain_schema(footer_at(uri)[1].schema.to_arrow_schema())
+        if self.name == "rejects":  # a later generation may have none
+            return REJECT_SCHEMA
+        raise UserError(
+            f"run {self.run_uri}: none of its {self.name} parts is left; see: maskmill verify {self.run_uri}"
+        )
+
+    def after(self, number: int, where: str) -> tuple[State, ...]:
+        """The states that a table which has those up to `number` lacks, from the first one with files.
+
+        Raises:
+            UserError: the table is ahead of the run.
+        """
+        if number > self.states[-1].number:
+            raise UserError(
+                f"{where} has generation {number} of run {self.run_uri}, which has {self.states[-1].number} now: it is an "
+                "older copy of the run; register the newer one"
+            )
+        left = self.states[number:]
+        while left and not number and not self._has_files(left[0]):
+            left = left[1:]
+        return left
+
+    def _has_files(self, state: State) -> bool:
+        return any(name.startswith(f"{self.name}/") for name in state.generation.parts)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One table, as it is now."""
+
+    kind: str
+    table: str  # name in the catalog, or URI
+    generation: int  # the newest
+    added: tuple[int, ...]  # generations that were registered now
+    left_out: tuple[int, ...]  # generations of which files are gone, or lie elsewhere
+    rows: int
+    files: int
+
+
+def kinds_of(run_uri: str) -> Iterator[Kind]:
+    """Masks, and whatever else the run has; UserError if it is not finished."""
+    every = generations(run_uri)
+    names = dict.fromkeys([MASKS, *(parse_name(run_uri, name)[3] for one in every for name in one.parts)])
+    for name in names:
+        kind = Kind(run_uri, name, tuple(State(one, name, every[-1]) for one in every))
+        if kind.after(0, run_uri):
+            yield kind
+
+
+def footer_at(uri: str) -> tuple[int, pq.FileMetaData]:
+    """Bytes and footer of a file."""
+    filesystem, path = storage.arrow_filesystem(uri)
+    with filesystem.open_input_file(path) as file:
+        return file.size(), pq.read_metadata(file)
+
+
+def full(uri: str) -> str:
+    """A URI with its scheme, as tables name files."""
+    return uri if "://" in uri else f"file://{uri}"
+
+
+def scheme_of(uri: str) -> str:
+    """`file`, `s3`, ...: which store."""
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    return {"s3a": "s3", "s3n": "s3", "local": "file"}.get(scheme, scheme)
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns as table formats know them: text without a dictionary, lists of any length, no metadata."""
+    return pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(pa.field("element", kind.value_type, kind.value_field.nullable))
+    return kind
+
+
+def registered(kind: Kind, table: str, added: Sequence[State], left_out: Sequence[State]) -> Registered:
+    """The result of a registration that reached the newest generation."""
+    newest = kind.states[-1]
+    entries = [entry for name, entry in newest.generation.parts.items() if name.startswith(f"{kind.name}/")]
+    return Registered(
+        kind.name, table, newest.number, tuple(one.number for one in added), tuple(one.number for one in left_out),
+        sum(entry.rows for entry in entries), len(entries),
+    )  # fmt: skip
+
+
+def first_line(error: BaseException) -> str:
+    """An error of another library as part of a sentence."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
