@@ -28,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames and metafunc.definition.get_closest_marker("chaos"):
+    of_the_scorecard = any(map(metafunc.definition.get_closest_marker, ("chaos", "scorecard")))
+    if "seed" in metafunc.fixturenames and of_the_scorecard:
         metafunc.parametrize("seed", range(metafunc.config.getoption("--chaos-seeds")))
 
 

@@ -1,6 +1,7 @@
 """A run over an archive that grows: what differs is found, answered once and published as a generation, whatever is killed."""
 
 import io
+import json
 import os
 import shutil
 import time
@@ -13,12 +14,15 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.analysis import open_run
-from pipeline.config import CorpusConfig
+from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import plan_shards, scan_items
 from pipeline.errors import UserError
 from pipeline.runs import Lease, Run, describe, extension, generations, lease, newest_state, verify
 from pipeline.runs.changes import Changes, times_written
 from pipeline.runs.extension import planned, publish, rejected_ids, stage, staged, tidy
+from pipeline.segment.driver import segment as segment_corpus
+from pipeline.segment.extend import extend as extend_run
+from tests.command import maskmill
 from tests.crash_points import Killed, dying
 from tests.ledger_play import rejecting
 from tests.test_run import IDENTITY, SPACE
@@ -188,6 +192,80 @@ def test_a_file_of_the_same_size_is_told_by_the_time_when_it_was_written(archive
     path = f"{archive.images}/b/004.png"
     os.utime(path, (time.time() + 5, time.time() + 5))
     assert [row[:2] for row in changes_of(archive).rows] == [("b/004", "replaced")]
+
+
+CONFIG = {"crf": None, "images_per_shard": 16, "max_reject_rate": 0.1, "actors": 1, "cpus_per_actor": 1}
+
+
+def street(root, number, seed):
+    """One labelled image, of 32x64."""
+    draw = np.random.default_rng(seed)
+    for kind, high, planes in (("images", 256, (3,)), ("labels", 19, ())):
+        blocks = draw.integers(0, high, (4, 8, *planes), dtype=np.uint8)
+        storage.put(f"{root}/{kind}/{number:04d}.png", _png(blocks.repeat(8, 0).repeat(8, 1)))
+
+
+@pytest.fixture
+def five_hundred(ray_session, tiny_checkpoint, tmp_path):
+    """A finished run over 500 images, all of which have a label; and its config."""
+    for number in range(500):
+        street(tmp_path, number, number)
+    corpus = {"images": str(tmp_path), "layout": "pairs", "image_glob": "images/*.png", "label_glob": "labels/*.png"}
+    cfg = parse(
+        SegmentConfig,
+        {"corpus": corpus, "checkpoint": tiny_checkpoint, "output": f"{tmp_path}-run", **CONFIG},
+        where="test",
+    )
+    segment_corpus(cfg)
+    return cfg
+
+
+def change_500(root):
+    """+50 new, 3 replaced, 2 gone."""
+    for number in range(500, 550):
+        street(root, number, number)
+    for number in (7, 8, 321):
+        street(root, number, 10_000 + number)
+    for number in (100, 499):
+        for kind in ("images", "labels"):
+            storage.delete(f"{root}/{kind}/{number:04d}.png")
+
+
+def rows_of(uri):
+    """image id -> what does not tell the time."""
+    view = open_run(uri)
+    columns = ["image_id", "mask", "pixels", "confusion", "confidence"]
+    tables = [pq.ParquetFile(part).read(columns) for part in view.parts("masks")]
+    return {row["image_id"]: row for table in tables for row in table.to_pylist()}
+
+
+@pytest.mark.slow
+def test_of_500_images_exactly_the_53_are_answered_and_counts_equal_those_of_a_run_from_nothing(five_hundred):
+    cfg = five_hundred
+    root = cfg.corpus.images
+    change_500(root)
+    said = maskmill("segment", _yaml(cfg))
+    assert "50 new (0500, 0501, 0502, ...), 3 replaced (0007" in said.stdout, said.stderr
+    assert f"maskmill extend {cfg.output}" in said.stdout
+    done = extend_run(cfg)
+    assert (done.changes, done.images) == ({"new": 50, "replaced": 3, "gone": 2}, 548)
+    assert (done.answered.answered_now, done.answered.rows) == (53, 53)
+    fresh = cfg.model_copy(update={"output": f"{cfg.output}-fresh"})
+    segment_corpus(fresh)
+    assert rows_of(cfg.output) == rows_of(fresh.output)
+    one, other = (open_run(uri) for uri in (cfg.output, fresh.output))
+    assert (one.confusion() == other.confusion()).all()
+    assert one.iou().equals(other.iou())
+    proved = maskmill("verify", cfg.output)
+    assert (proved.returncode, proved.stdout) == (0, "548 images planned: 548 masks, 0 rejects, 0 faults\n")
+    again = maskmill("extend", cfg.output)
+    assert "2: nothing has changed in the archive" in again.stdout, again.stderr
+
+
+def _yaml(cfg):
+    path = f"{cfg.output}.yaml"
+    storage.put(path, json.dumps(cfg.model_dump(mode="json")).encode())
+    return path
 
 
 def changes_of(archive):

@@ -52,7 +52,6 @@ def wait_for(what, deadline_s=100):
 
 @pytest.mark.scorecard("fault", 1, 5)
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_run_survives_kill_9_of_its_driver_and_of_its_worker(ray_session, scenes, tmp_path, unbroken, seed):
     import ray
 
