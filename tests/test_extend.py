@@ -1,16 +1,20 @@
 """A run over an archive that grows: what differs is found, answered once and published as a generation, whatever is killed."""
 
+import gzip
 import io
 import json
 import os
 import shutil
 import time
 import uuid
+from urllib.parse import quote_plus
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import orc
 
 from pipeline import storage
 from pipeline.analysis import open_run
@@ -315,3 +319,72 @@ def test_after_a_kill_at_any_step_readers_see_one_generation_and_the_same_comman
         if store == "folder":
             shutil.rmtree(f"{root}/at-{at}")
     assert seen == {False, True}
+
+
+def inventory_of(bucket, kind):
+    """A report of the bucket in the form that AWS documents; the store's own listing is where its figures come from."""
+    name = bucket.removeprefix("s3://").partition("/")[0]
+    files = storage.list_files(f"s3://{name}")
+    rows = [{"bucket": name, "key": file.uri.removeprefix(f"s3://{name}/"), "size": file.bytes,
+             "e_tag": file.etag.strip('"'), "is_latest": True, "is_delete_marker": False} for file in files]  # fmt: skip
+    rows.append(rows[0] | {"key": "old/deleted.png", "is_delete_marker": True})
+    home, data = f"inventory/{uuid.uuid4().hex}", io.BytesIO()
+    if kind == "CSV":
+        lines = [",".join(f'"{value}"' for value in (row["bucket"], quote_plus(row["key"], "/"), "v1", row["is_latest"],
+                 row["is_delete_marker"], row["size"], row["e_tag"])) for row in rows]  # fmt: skip
+        data.write(gzip.compress("\n".join(lines).encode()))
+    elif kind == "Parquet":
+        pq.write_table(pa.Table.from_pylist(rows), data)
+    else:
+        orc.write_table(pa.Table.from_pylist(rows), data)
+    storage.put(f"s3://{name}/{home}/data", data.getvalue())
+    manifest = {"sourceBucket": name, "destinationBucket": f"arn:aws:s3:::{name}", "version": "2016-11-30", "fileFormat": kind,
+                "fileSchema": "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, ETag",
+                "files": [{"key": f"{home}/data", "size": data.tell()}]}  # fmt: skip
+    storage.put(f"s3://{name}/{home}/manifest.json", json.dumps(manifest).encode())
+    return f"s3://{name}/{home}/manifest.json"
+
+
+@pytest.mark.parametrize("kind", ["CSV", "Parquet", "ORC"])
+def test_an_inventory_report_stands_for_the_listing_of_a_bucket(s3, kind, monkeypatch):
+    archive = Archive(f"{s3}/grows {kind}+", 5)
+    archive.add("b/a b+c", 7)
+    listed = list(scan_items(archive.cfg, None))
+    report = archive.cfg.model_copy(update={"inventory": inventory_of(s3, kind)})
+
+    def scan(uri):
+        raise AssertionError(f"{uri} is listed")
+
+    monkeypatch.setattr(storage, "scan", scan)
+    assert list(scan_items(report, None)) == listed
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        (b"{}", "is no manifest.json of an S3 Inventory report"),
+        (b'{"fileFormat": "CSV", "files": [{"key": "gone"}], "fileSchema": "Bucket", "destinationBucket": "BUCKET"}',
+         "it names s3://.*/gone, which is not there"),
+    ],
+)  # fmt: skip
+def test_what_is_no_inventory_is_said(s3, manifest, said):
+    name = s3.removeprefix("s3://").partition("/")[0]
+    uri = f"{s3}/{uuid.uuid4().hex}.json"
+    storage.put(uri, manifest.replace(b"BUCKET", name.encode()))
+    archive = Archive(f"{s3}/{uuid.uuid4().hex}", 1)
+    with pytest.raises(UserError, match=said):
+        list(scan_items(archive.cfg.model_copy(update={"inventory": uri}), None))
+    with pytest.raises(UserError, match="lists a bucket of S3, and the images are at /"):
+        list(scan_items(archive.cfg.model_copy(update={"inventory": uri, "images": "/tmp"}), None))
+
+
+def test_a_manifest_tells_a_replaced_file_by_size_and_etag(tmp_path):
+    from pipeline.corpus.readers.tables import manifest_items
+
+    table = {"image": ["s3://b/x.png", "y.png"], "bytes": [10, 20], "etag": ["abc", "def"]}
+    pq.write_table(pa.table(table), tmp_path / "m.parquet")
+    (tmp_path / "m.csv").write_text("image,bytes,etag\ns3://b/x.png,10,abc\ny.png,20,def\n")
+    for name in ("m.parquet", "m.csv"):
+        one, other = (item.image for item in manifest_items(f"{tmp_path}/{name}"))
+        assert (one.bytes, one.etag) == (10, '"abc"')
+        assert (other.bytes, other.etag) == (20, None)  # a disk has none

@@ -68,6 +68,11 @@ class CorpusConfig(Section):
     splits: SplitsConfig | None = Field(None, exclude_if=lambda value: value is None)
     """Which images are for training and which for validation, where the layout does not say it; absent = as it says."""
 
+    inventory: Uri | None = Field(None, exclude_if=lambda value: value is None)
+    """URI of the `manifest.json` of an S3 Inventory report (CSV, Parquet or ORC, with size and ETag) that lists the bucket of
+    images and labels; absent = the prefix itself is listed. For archives whose listing takes long: a report of last night is
+    read in seconds. Name the layout too, or it is found out by a listing."""
+
     @model_validator(mode="after")
     def _globs_belong_to_pairs(self) -> "CorpusConfig":
         if (self.layout == "pairs" or self.label_glob) and self.image_glob is None:

@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.corpus.groups import GROUPS, PLAN_COLUMNS, ROW_COLUMNS, Groups
 from pipeline.errors import UserError
 
-_NO_GROUPS = ("image", "label", "image_id")
+_NO_GROUPS = ("image", "label", "image_id", "bytes", "etag")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -45,7 +45,8 @@ _IDS: dict[str, Allowed] = {
     **dict.fromkeys(("image_id", "split", "city", "sequence"), (_is_name, "text or whole numbers")),
     "frame": (types.is_integer, "whole numbers"),
 }
-MANIFEST: dict[str, Allowed] = {"image": _TEXT, "label": _TEXT, **_IDS}
+_FILE: dict[str, Allowed] = {"bytes": (types.is_integer, "whole numbers"), "etag": (_is_text, "text")}
+MANIFEST: dict[str, Allowed] = {"image": _TEXT, "label": _TEXT, **_FILE, **_IDS}
 PARQUET: dict[str, Allowed] = {"image": _IMAGE, "label": _IMAGE, **_IDS}
 _OTHER = {
     "manifest": "the layout of files that hold the images themselves is 'parquet'",

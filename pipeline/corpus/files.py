@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import storage
+from pipeline.corpus.inventory import scan_inventory
 from pipeline.corpus.item import MADE, Place
 from pipeline.corpus.readers.tar import is_tar, scan_tar
 from pipeline.corpus.readers.zip import is_zip, scan_zip
@@ -17,8 +18,10 @@ def list_files(uri: str) -> dict[str, Place]:
     return dict(sorted(scan_files(uri)))
 
 
-def scan_files(uri: str) -> Iterator[tuple[str, Place]]:
+def scan_files(uri: str, inventory: str | None = None) -> Iterator[tuple[str, Place]]:
     """(path, place) of every file of a prefix, a zip or a tar, as they come; hidden files and folders are left out.
+
+    With an inventory (corpus/inventory.py) a prefix is not listed.
 
     Tars below a prefix (WebDataset shards) are looked into: their members' paths begin with the tar's, without its suffix.
     A JSON file is its only file.
@@ -26,7 +29,7 @@ def scan_files(uri: str) -> Iterator[tuple[str, Place]]:
     Raises:
         UserError: nothing is there, or a file's name is not UTF-8.
     """
-    for path, place in _scan(uri):
+    for path, place in scan_inventory(inventory, uri) if inventory else _scan(uri):
         if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
             raise UserError(
                 f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"

@@ -32,6 +32,10 @@ def scan_items(cfg: CorpusConfig, split: str | None) -> "Listing":
     """
     cfg = settled(cfg)
     layout, splitter = layout_of(cfg), splitter_of(cfg)
+    if cfg.inventory and layout.rows:
+        raise UserError(
+            f"corpus.inventory lists files, and layout '{layout.name}' reads a table of its own; leave one of both out"
+        )
     try:
         catalogue = (_from_rows if layout.rows else _from_files)(cfg, splitter or (lambda item: item))
     except UserError as error:
@@ -101,7 +105,7 @@ def _from_files(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogu
     assert patterns is not None
     apart = cfg.labels is not None and cfg.labels != cfg.images
     seen = _Seen(cfg.images)
-    for path, place in scan_files(cfg.images):
+    for path, place in scan_files(cfg.images, cfg.inventory):
         seen.add(path)
         if found := patterns.image.search(path):
             seen.matched += 1
@@ -118,7 +122,7 @@ def _from_files(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogu
         )
     if cfg.labels and apart:
         seen = _Seen(cfg.labels)
-        for path, place in scan_files(cfg.labels):
+        for path, place in scan_files(cfg.labels, cfg.inventory):
             seen.add(path)
             if patterns.label and (found := patterns.label.search(path)):
                 catalogue.add_label(layout.key(found)[0], place)

@@ -1,6 +1,7 @@
 """Corpora that are tables: a manifest of URIs (CSV or Parquet), or Parquet files that hold the image bytes themselves."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.corpus.columns import check_columns, groups_of, id_of
 from pipeline.corpus.groups import GROUPS
+from pipeline.corpus.inventory import quoted
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.parquet import checked_rows, is_damage, open_parquet
 from pipeline.corpus.reach import resolved
@@ -23,8 +25,8 @@ _BATCH_ROWS = 4096
 def manifest_items(uri: str) -> Iterator[Item]:
     """Items of a CSV or Parquet file with a column `image` of URIs, relative ones to the manifest's folder; read in blocks.
 
-    Optional columns: `label`, `image_id` (else the image's URI without its suffix), and groups. The user,
-    password and query of a web address are kept out of ids and places.
+    Optional columns: `label`, `image_id` (else the image's URI without its suffix), `bytes` and `etag` of the image, by which
+    a replaced file is told, and groups. The user, password and query of a web address are kept out of ids and places.
 
     Raises:
         UserError: no such file, no column `image`, a column of another type, or a row without an image.
@@ -36,6 +38,7 @@ def manifest_items(uri: str) -> Iterator[Item]:
                 raise UserError(f"manifest {uri}: row {row_number + 1} names no image; give one, or remove the row")
             image, label = (_named(row, column, uri, row_number) for column in ("image", "label"))
             assert image is not None
+            image = _with_figures(image, row)
             shown = storage.without_secrets(row["image"])
             image_id = id_of(row) or shown.rsplit(".", 1)[0].split("://")[-1].lstrip("/")
             yield Item(image_id, image, label, groups=groups_of(row, uri))
@@ -45,6 +48,12 @@ def manifest_items(uri: str) -> Iterator[Item]:
 def _named(row: dict[str, Any], column: str, uri: str, row_number: int) -> Place | None:
     """The file that a row of a manifest names in a column."""
     return place_of(resolved(row[column], uri), uri, column, row_number) if row.get(column) else None
+
+
+def _with_figures(image: Place, row: dict[str, Any]) -> Place:
+    """The place with the size and the etag that the row gives; an etag is asked of S3 alone, whose requests can name it."""
+    etag = quoted(row.get("etag")) if image.uri.startswith("s3://") else None
+    return replace(image, bytes=row.get("bytes") or 0, etag=etag)
 
 
 def parquet_items(uris: list[str]) -> Iterator[Item]:
@@ -98,7 +107,8 @@ def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
             wanted = check_columns(file.schema_arrow, uri, "manifest")
             yield from (batch.to_pylist() for batch in file.iter_batches(_BATCH_ROWS, columns=wanted))
             return
-        strings = dict.fromkeys(("image", "label", "image_id", *GROUPS), pa.string()) | {"frame": pa.int32()}
+        strings = dict.fromkeys(("image", "label", "image_id", "etag", *GROUPS), pa.string())
+        strings |= {"frame": pa.int32(), "bytes": pa.int64()}
         with pyarrow.csv.open_csv(
             pa.PythonFile(RangeFile(uri), mode="r"),
             convert_options=pyarrow.csv.ConvertOptions(column_types=strings, strings_can_be_null=True),
