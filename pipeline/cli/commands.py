@@ -1,7 +1,8 @@
 """The commands of `maskmill`; jobs/ call `run_training` and `run_segmentation` too."""
 
+import dataclasses
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -250,38 +251,24 @@ def retry_rejects(run: RunUri) -> None:
 
 @app.command()
 def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
-    """How far a run is: answered, pending, rejects by reason, whether a writer works on it."""
+    """How far a run is: answered, pending, rejects by reason, its generation, whether a writer works on it."""
     from pipeline.cli.console import chosen_form, console
-    from pipeline.runs import Lease, Run
+    from pipeline.runs.status import status as ask
 
-    form, uri = chosen_form(as_json, as_csv), storage.absolute(run)
-    found = Run.open(uri)
-    sizes, pending, rejects = found.shard_sizes(), found.pending(), found.rejects()
-    left = int(sizes[pending].sum())
-    holder = Lease.holder(uri)
+    form, found = chosen_form(as_json, as_csv), ask(storage.absolute(run))
     if form:
-        document: dict[str, Any] = {
-            "run": uri,
-            "state": "finished" if found.finished() else "being written" if holder else "not finished",
-            "writer": holder,
-            "images": found.num_images,
-            "answered": found.num_images - left,
-            "shards": len(sizes),
-            "pending_shards": len(pending),
-            "rejects": dict(rejects),
-        }
+        document = dataclasses.asdict(found)
         cli_output.write(form, document, lambda: [cli_output.flat(document)])
         return
-    if found.finished():
-        state = "finished"
-    elif holder:
-        state = f"being written by {holder}"
-    else:
-        state = f"not finished, nobody writes it: maskmill resume {shlex.quote(run)}"
-    console.print(
-        f"{found.num_images - left} of {found.num_images} images answered, {len(pending)} shards pending; {state}"
-    )
-    for reason, count in rejects.most_common():
+    state = f"being written by {found.writer}" if found.writer else found.state
+    if found.state == "not finished" and not found.writer:
+        state += f", nobody writes it: maskmill resume {shlex.quote(run)}"
+    if found.state == "being extended" and not found.writer:
+        state = f"an extension was begun, nobody writes it: maskmill extend {shlex.quote(run)}"
+    console.print(f"{found.answered} of {found.images} images answered, {found.pending_shards} shards pending; {state}")
+    if found.generation > 1:
+        console.print(f"  generation {found.generation}: {found.new} new, {found.replaced} replaced, {found.gone} gone")
+    for reason, count in found.rejects.items():
         console.print(f"  rejected: {count} {reason}")
 
 
