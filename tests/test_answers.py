@@ -83,7 +83,8 @@ def test_areas_are_counted_by_group_without_labels(tmp_path):
 def test_status_and_comparison_for_programs(run, tmp_path):
     told = document("status", run)
     assert told == {"run": run, "state": "finished", "writer": None, "images": 4, "answered": 4, "shards": 2,
-                    "pending_shards": 0, "rejects": {"truncated": 1}}  # fmt: skip
+                    "pending_shards": 0, "rejects": {"truncated": 1}, "generation": 1, "new": 0, "replaced": 0,
+                    "gone": 0}  # fmt: skip
     assert rows("status", run)[0]["rejects.truncated"] == "1"
     better = make_run(str(tmp_path / "better"), [Drawn("val/a", "0011", label="0011", city="x"), *FIRST[1:]])
     found = document("compare", run, better)

@@ -18,7 +18,7 @@ from tests.doc_blocks import DOCS, PAGES, ROOT, Block, blocks, commands
 from tests.small_run import Drawn, make_run
 
 LANGUAGES = {"bash", "yaml", "python", "sql", "text"}
-OTHER_PROGRAMS = {"cd", "docker", "export", "git", "kubectl", "pip", "ray", "sbatch", "unzip"}
+OTHER_PROGRAMS = {"cd", "docker", "export", "git", "kubectl", "pip", "ray", "sbatch", "ssh-keygen", "unzip"}
 NEEDED: dict[type, dict[str, Any]] = {
     TrainConfig: {"corpus": {"images": "pictures"}, "label_space": "camvid11", "output": "out"},
     SegmentConfig: {"corpus": {"images": "pictures"}, "checkpoint": "best", "output": "out"},

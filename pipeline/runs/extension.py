@@ -48,9 +48,11 @@ from pipeline.runs.info import (
     Success,
     create_info,
     describe,
+    files_of,
     fingerprint_of,
     parse_success,
     read_success,
+    root_of,
     run_exists,
     success_uri,
 )
@@ -324,5 +326,13 @@ def _state(made: Staged, info: RunInfo, before: Success, answered: Success, kept
         regions=None if info.regions is None else rows["regions"],
         previous_sha256=previous,
     )
-    names = [part.name for part in parts_in(made.run_uri, info, state)]
-    return state.model_copy(update={"parts": {name: state.parts[name] for name in names}})
+    parts = {part.name: state.parts[part.name] for part in parts_in(made.run_uri, info, state)}
+    files = {**(before.files or files_of(made.run_uri, info)), **_files(made, this)}
+    return state.model_copy(update={"parts": parts, "files": files, "root_sha256": root_of(files, parts)})
+
+
+def _files(made: Staged, this: GenerationInfo) -> dict[str, str]:
+    """Name below the run -> sha256 of what says which images a generation answers, and which it withdraws."""
+    below = f"generations/{made.number:05d}"
+    found = {f"{below}/{name}": sha256 for name, sha256 in files_of(made.uri, describe(made.uri)).items()}
+    return {**found, f"{below}/changes.parquet": this.changes_sha256}

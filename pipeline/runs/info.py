@@ -195,6 +195,9 @@ class Success(_Record):
     rejects_by_reason: dict[str, Count]
     parts: dict[str, PartEntry]
     regions: Count | None = None  # rows of the table of regions; None of runs without it
+    files: dict[str, Sha256] | None = None  # run.json and the plan, of all generations; None: of before it was kept
+    # Of the lines `<sha256>  <name>` of `files` and of the parts' footers, sorted by name.
+    root_sha256: Sha256 | None = None
     generations: tuple[GenerationInfo, ...] = ()  # after the first: pipeline/runs/generations.py
     previous_sha256: Sha256 | None = None  # of the `_SUCCESS.json` of the generation before
 
@@ -214,6 +217,8 @@ class Success(_Record):
                 yield f"{key} is {said}, its {kind} parts have {rows}"
         if (reasons := sum(self.rejects_by_reason.values())) != self.rejects:
             yield f"rejects is {self.rejects}, its reasons have {reasons}"
+        if self.files is not None and self.root_sha256 != root_of(self.files, self.parts):
+            yield "root_sha256 is not that of its files and parts"
         if (numbers := [one.number for one in self.generations]) != list(range(2, 2 + len(numbers))):
             yield f"its generations are {numbers}, they must follow each other from 2 on"
         if self.format != (GROWN_FORMAT if self.generations else FORMAT):
@@ -223,8 +228,8 @@ class Success(_Record):
 
     def text(self) -> str:
         """JSON with a line for each part."""
-        absent = set() if self.generations else {"generations", "previous_sha256"}
-        absent |= {"regions"} if self.regions is None else set()
+        absent = {name for name in ("regions", "files", "root_sha256") if getattr(self, name) is None}
+        absent |= set() if self.generations else {"generations", "previous_sha256"}
         head = json.dumps(self.model_dump(exclude={"parts", *absent}))
         parts = ",\n".join(f'"{name}": {json.dumps(entry.model_dump())}' for name, entry in self.parts.items())
         return head[:-1] + ',\n"parts": {\n' + parts + "\n}}\n"
@@ -309,6 +314,24 @@ def check_success(uri: str, success: Success, fingerprint: str) -> None:
         faults.append(f"_SUCCESS.json: its fingerprint is {success.fingerprint[:12]}, the run's is {fingerprint[:12]}")
     if faults:
         raise UserError(f"run {uri} did not end as it says: {_first_faults(faults)}; {_rewrite(uri)}")
+
+
+def root_of(files: dict[str, str], parts: dict[str, PartEntry]) -> str:
+    """The root of the hashes of a run: it speaks for `run.json`, the plan, and every byte of every part.
+
+    A part is spoken for by its footer's sha256, and its footer holds the sha256 of what is before it.
+    """
+    leaves = files | {name: entry.footer_sha256 for name, entry in parts.items()}
+    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(leaves.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def files_of(uri: str, info: RunInfo) -> dict[str, str]:
+    """Name below the run -> sha256 of `run.json` and of the plan's parts."""
+    return {
+        "run.json": hashlib.sha256(storage.read(_info_uri(uri))).hexdigest(),
+        **{part.name: part.sha256 for part in info.plan.parts},
+    }
 
 
 def fingerprint_of(identity: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.read_ahead import read_ahead
-from pipeline.runs.info import PartEntry, Success, check_success, put_success, read_success
+from pipeline.runs.info import PartEntry, Success, check_success, describe, files_of, put_success, read_success, root_of
 from pipeline.runs.parts import (
     KINDS,
     THREADS,
@@ -121,7 +121,11 @@ def write_success(
     done = Finished(rows, reasons.total(), dict(reasons.most_common()), num_regions if regions else None)
     _check_rejects(run_uri, done, int(sizes.sum()), max_reject_rate)
     check()
-    success = Success(format=FORMAT, fingerprint=fingerprint, finished=moment, **vars(done), parts=entries)
+    files = files_of(run_uri, describe(run_uri))
+    success = Success(
+        format=FORMAT, fingerprint=fingerprint, finished=moment, **vars(done), parts=entries, files=files,
+        root_sha256=root_of(files, entries),
+    )  # fmt: skip
     put_success(run_uri, success)
     return done
 

@@ -21,7 +21,7 @@ from pipeline.labels import IGNORE, LabelSpace
 from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.metrics.registry import METRICS
 from pipeline.read_ahead import read_ahead
-from pipeline.runs.info import PartEntry, Success, fingerprint_of, read_info, read_success
+from pipeline.runs.info import PartEntry, Success, files_of, fingerprint_of, read_info, read_success
 from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import KINDS, Footer, Part, body_sha256, footer_of, part_at, part_name
 from pipeline.runs.plan import Plan, leftover
@@ -92,6 +92,10 @@ def verify_one(uri: str) -> Verification:
     problems = [*info.faults(), *proof.problems, *aliens, *lease_faults(uri)]
     fingerprints = tuple(dict.fromkeys([info.fingerprint, fingerprint_of(info.identity)]))
     success = _recorded(uri, info.created, fingerprints, parts, proof.shards, problems)
+    named = any(problem.startswith("run.json") for problem in problems)  # what was edited in it says more than its hash
+    problems += [
+        fault for fault in file_faults(success, files_of(uri, info)) if not (named and " run.json is " in fault)
+    ]
     entries = None if success is None else success.parts
     declared = "image" in info.identity
     expected = Expected(fingerprints, info.label_space.space, plan.group_fields, declared, info.regions, entries)
@@ -154,6 +158,15 @@ def _recorded(
     gone = success.parts.keys() - {part.name for part in parts}
     problems += [f"{name} is missing; run `segment` again, which redoes its shard" for name in sorted(gone)]
     return success
+
+
+def file_faults(success: Success | None, files: dict[str, str]) -> Iterator[str]:
+    """What `_SUCCESS.json` says otherwise of `run.json` and the plan than they are."""
+    said = files if success is None or success.files is None else success.files
+    for name in sorted(said.keys() | files.keys()):
+        if said.get(name) != files.get(name):
+            pair = (found.get(name, "not there")[:12] for found in (said, files))
+            yield "_SUCCESS.json: the sha256 of {} is {}, the file's is {}".format(name, *pair)
 
 
 def _after(parts: list[Part]) -> Iterator[tuple[Part, int]]:

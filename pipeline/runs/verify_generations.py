@@ -26,7 +26,7 @@ from pipeline.runs.generations import (
     state_of,
     withdrawn_uri,
 )
-from pipeline.runs.info import PartEntry, RunInfo, Success, read_info
+from pipeline.runs.info import PartEntry, RunInfo, Success, files_of, read_info
 from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import Part
 from pipeline.runs.plan import Plan, leftover
@@ -37,6 +37,7 @@ from pipeline.runs.verify import (
     Expected,
     Verification,
     disagreements,
+    file_faults,
     miscounts,
     ranges,
     read_again,
@@ -96,6 +97,7 @@ def verify_generations(uri: str, info: RunInfo, newest: Success) -> Verification
     proof.problems += [*info.faults(), *lease_faults(uri), *_chain(proof)]
     proof.problems += [fault for state in states for fault in state.faults()]
     _prove_plans(proof)
+    proof.problems += file_faults(newest, _files(proof))
     proof.problems += _strangers(proof)
     counted, reasons = _prove_parts(proof)
     proof.problems += miscounts(newest, counted, reasons)
@@ -165,6 +167,16 @@ def _prove_changes(proof: _Proof, before: Success, number: int, plan: Plan) -> I
         elif row["generation"] is not None:
             shard = proof.starts[row["generation"] - 1] + row["shard"]
             proof.withdrawn[shard].append((row["image_id"], number))
+
+
+def _files(proof: _Proof) -> dict[str, str]:
+    """Name below the run -> sha256 of `run.json`, plan and changes of all generations."""
+    found = files_of(proof.uri, proof.first)
+    for entry in proof.newest.generations:
+        below, home = f"generations/{entry.number:05d}", folder(proof.uri, entry.number)
+        found |= {f"{below}/{name}": sha256 for name, sha256 in files_of(home, read_info(home)).items()}
+        found[f"{below}/changes.parquet"] = entry.changes_sha256  # read_changes has compared it
+    return found
 
 
 def _strangers(proof: _Proof) -> Iterator[str]:
