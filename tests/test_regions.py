@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline import labels, models, storage
-from pipeline.analysis import open_run
+from pipeline.analysis import open_run, open_runs
 from pipeline.config import MetricsConfig, RegionsConfig, SegmentConfig, parse, parse_model
 from pipeline.corpus import Item, Place, list_items, plan_shards
 from pipeline.errors import UserError
@@ -31,6 +31,7 @@ from pipeline.segment.loading import Loaded
 from pipeline.segment.rows import mask_row
 from pipeline.segment.shard import ShardSegmenter
 from tests import ledger_play, test_extend
+from tests.bench import regions as bench
 from tests.small_run import Drawn, make_run
 from tests.test_shard import SMOOTH, put
 
@@ -307,6 +308,25 @@ def test_the_question_in_python(made):
         run.regions(["size"])
     with pytest.raises(UserError, match="no table of regions"):
         run.merged({"any": list(run.space.classes[:2])}).regions()
+
+
+def test_several_runs_are_asked_together(made, tmp_path):
+    other = make_run(str(tmp_path / "next"), [Drawn("val/e", "44/45", city="y")], regions=1)
+    table = open_runs([made, other]).regions(["image_id", "class_id", "area"]).compute()
+    assert len(table) == 8 and table["run"].nunique() == 2
+    assert table[table["image_id"] == "val/e"][["class_id", "area"]].to_numpy().tolist() == [[4, 3], [5, 1]]
+
+
+def test_duckdb_answers_the_question_of_the_guide(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    bench.write_regions(tmp_path, 20 * bench.A_PART)
+    (question, text) = next(iter(bench.QUESTIONS.items()))
+    answer = dict(duckdb.sql(text.format(f"{tmp_path}/*.parquet")).fetchall())
+    table = pa.concat_tables(read_table(file.read_bytes()) for file in sorted(tmp_path.glob("*.parquet"))).to_pandas()
+    lower = table[(table["class"] == "person") & (table["centroid_row"] > table["height"] / 2)]
+    counts = lower["image_id"].value_counts()
+    assert "three persons in the lower half" in question and len(table) == 12_800
+    assert len(answer) > 1 and answer == counts[counts > 3].to_dict()
 
 
 def test_a_group_with_the_name_of_a_column_of_regions_is_refused(tmp_path):

@@ -189,6 +189,16 @@ class RunsView(RunView):
         wanted = [name for name in columns or self.columns if name != RUN]
         return dd.concat([member.frame(wanted).assign(**{RUN: name}) for name, member in self.members.items()])
 
+    def regions(
+        self, columns: Sequence[str] | None = None, classes: Sequence[str] = (), min_area: int = 1
+    ) -> dd.DataFrame:
+        """The tables of regions of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.regions`."""
+        wanted = None if columns is None else [name for name in columns if name != RUN]
+        found = [
+            member.regions(wanted, classes, min_area).assign(**{RUN: name}) for name, member in self.members.items()
+        ]
+        return dd.concat(found, join="inner")
+
     def rejects(self) -> pd.DataFrame:
         """The reject rows of all runs, with the column `run`."""
         found = [member.rejects().assign(**{RUN: name}) for name, member in self.members.items()]

@@ -20,6 +20,7 @@ BOOK: dict[str, tuple[list[str], float]] = {
     "data_wait": (["lraspp-mobilenetv3"], 2),
     "crf": (["1024x2048x19", "--repeats", "2"], 3),
     "queries": ([], 2),
+    "regions": (["3"], 1.5),
     "scaling": ([], 4.5),
     "nodes": ([], 5),
     "memory": ([], 3),
