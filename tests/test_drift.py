@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from pipeline import labels
-from pipeline.analysis import open_generations, open_run, open_runs
+from pipeline import labels, storage
+from pipeline.analysis import open_generations, open_run, open_runs, write_report
 from pipeline.analysis.drift import CHANGED, UNKNOWN
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.change import Ratios, changes, holm, quantile, two_sided
@@ -219,18 +219,38 @@ def test_generations_of_a_run_are_runs_of_what_each_answered(tmp_path):
     assert found.drift(alike=()).newest == "run, generation 2"
     done = maskmill("drift", archive.run, "--json")
     assert json.loads(done.stdout)["earlier"] == ["run, generation 1"]
+    assert "run, generation 2 against run, generation 1" in storage.read(write_report(archive.run)).decode()
 
 
 def test_the_command_answers_people_and_programs_and_exits_with_2_where_something_changed(nights):
     done = maskmill("drift", *nights)
     assert done.returncode == 2, done.stderr
-    assert "night-4 against night-0, night-1, night-2, night-3" in done.stdout and "5 of 7 changed" in done.stdout
+    assert "night-4 against night-0 to night-3" in done.stdout and "5 of 7 changed" in done.stdout
     quiet = maskmill("drift", *nights[:4], "--json")
     document = json.loads(quiet.stdout)
     assert (quiet.returncode, document["changed"], document["comparisons"]) == (0, 0, 7)
     rows = maskmill("drift", *nights, "--by", "city", "--csv").stdout.splitlines()
     assert rows[0] == "city,measure,class,before,after,change,low,high,p,verdict" and len(rows) == 15
     assert maskmill("drift", nights[0]).returncode == 1
+
+
+def test_the_report_shows_what_changed_and_the_images_least_like_before(nights, runs):
+    html = storage.read(write_report(nights[4], num_worst=1, earlier_uris=nights[:4])).decode()
+    section = html.partition('<section id="since">')[2].partition("</section>")[0]
+    assert (
+        "What changed since earlier runs" in section
+        and f"night-4 against {', '.join(f'night-{k}' for k in range(4))}" in section
+    )
+    road = runs.drift().table.query("`class` == 'road'").iloc[0]
+    row = f"road</th><td>{100 * road['before']:.2f}</td><td>{100 * road['after']:.2f}</td>"
+    assert row in section and f"was {100 * road['before']:.1f}" in section
+    assert section.count("<svg") == 7 and "corrected for 7 comparisons" in section
+    farthest = runs.unlike(6)
+    assert [image_id in section for image_id in farthest["image_id"]] == [True] * 6
+    assert section.count("data:image/jpeg") == 12  # each above the nearest earlier one
+    quiet = storage.read(write_report(nights[1], num_worst=1, earlier_uris=nights[:1])).decode()
+    assert "Nothing changed since night-0" in quiet
+    assert "since earlier runs" not in storage.read(write_report(nights[1], num_worst=1)).decode()
 
 
 def test_compare_takes_more_runs_than_two(tmp_path, nights):

@@ -417,7 +417,8 @@ def compared(run, tmp_path_factory):
     """URI of the report of a second run beside the first, with all that a report can hold."""
     better = [Drawn("val/a", "0011/0011", label="0011/0011", raw="0111/0111", city="aachen", sequence="0"), *DRAWN[1:]]
     uri = str(tmp_path_factory.mktemp("runs") / "better")
-    return write_report(make_run(uri, better, boundary_px=(1, 2), calibration_bins=4), beside_uri=run)
+    made = make_run(uri, better, boundary_px=(1, 2), calibration_bins=4)
+    return write_report(made, beside_uri=run, earlier_uris=[run])
 
 
 @pytest.mark.scorecard("security", 11)

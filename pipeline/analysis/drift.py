@@ -24,7 +24,7 @@ MEANS = ("confidence", "entropy", "rejects")  # what is asked beside the areas o
 ALIKE = ("city", "sequence")  # as `maskmill next` has them
 LAST = 7
 LEAST = 0.1
-CHANGED, STEADY, UNKNOWN = "changed", "steady", "unknown"
+CHANGED, SMALL, NOISE, UNKNOWN = "changed", "small", "within noise", "unknown"
 _NAMES = {"unit", "images", "pixels", "has confidence", "has entropy", "rejects", "measure", "class", "before", "after",
           "change", "low", "high", "p", "verdict"}  # fmt: skip
 
@@ -68,7 +68,8 @@ class Drift:
 
     table: one row a group, measure and class: the group columns, `measure` (`area`, `confidence`, `entropy`, `rejects`),
         `class` (of an area), `before`, `after`, `change`, `low`, `high` (its 95 % interval), `p` (adjusted for all comparisons
-        of the table) and `verdict`: `changed`, `steady`, or `unknown` where the runs are too few to tell.
+        of the table) and `verdict`: `changed`, `small` (sure, but less than `least`), `within noise`, or `unknown` where the
+        draws are too few to tell.
     nights: one row a run, measure and class of the whole run, with its own interval: `run`, `measure`, `class`, `value`, `low`,
         `high`.
     units: how many draws each run has.
@@ -284,7 +285,8 @@ def _judged(table: pd.DataFrame, least: float) -> pd.DataFrame:
     p = holm(table["p"].to_numpy(np.float64))
     scale = table["before"].where(table["measure"] != "confidence", 1 - table["before"])
     large = table["change"].abs() >= least * scale
-    verdict = np.where(np.isnan(p), UNKNOWN, np.where((p < 1 - LEVEL) & large, CHANGED, STEADY))
+    sure = np.where(large, CHANGED, SMALL)
+    verdict = np.where(np.isnan(p), UNKNOWN, np.where(p < 1 - LEVEL, sure, NOISE))
     return table.assign(p=p, verdict=verdict)
 
 
@@ -292,6 +294,8 @@ def _nights(names: Sequence[str], ratios: Sequence[Ratios], classes: Sequence[st
     frames = []
     for name, night in zip(names, ratios, strict=True):
         low, high = night.interval()
-        frames.append(_measures(classes).assign(value=night.value, low=low, high=high).assign(run=name))
+        top = np.array([np.inf if measure == "entropy" else 1.0 for measure in _measures(classes)["measure"]])
+        ends = {"low": np.maximum(low, 0), "high": np.minimum(high, top)}  # shares are no more than all
+        frames.append(_measures(classes).assign(run=name, value=night.value, **ends))
     table = pd.concat(frames, ignore_index=True)
     return table[["run", "measure", "class", "value", "low", "high"]]

@@ -218,10 +218,14 @@ def report(
     run: RunUri,
     beside: Annotated[str | None, typer.Option(help="A second run, shown beside this one.")] = None,
     num_worst: Annotated[int, typer.Option("--worst", help="Images to show, the lowest first.")] = 8,
+    earlier: Annotated[
+        list[str] | None,
+        typer.Option(help="An earlier run, the oldest first; may be given again: what changed since, without labels."),
+    ] = None,
 ) -> None:
     """Write the run's static HTML report."""
     from pipeline.analysis import write_report
     from pipeline.cli.console import console, hint
 
-    console.print(f"report, for a browser: {write_report(run, num_worst, beside)}", soft_wrap=True)
+    console.print(f"report, for a browser: {write_report(run, num_worst, beside, earlier or ())}", soft_wrap=True)
     hint(f"masks as picture files: maskmill export {shlex.quote(run)} --format png --out DIR")

@@ -89,8 +89,8 @@ def method(found: "Drift") -> str:
     alike = " and ".join(found.asked.alike)
     draws = f"images of one {alike} are one draw" if alike else "each image is a draw"
     return (
-        f"{draws}; a verdict allows for {found.comparisons} questions together (Holm, 5 %) and calls no change one that is "
-        f"smaller than {100 * found.asked.least:g} % of what was before"
+        f"{draws}; a verdict allows for {found.comparisons} questions together (Holm, 5 %); a change is small below "
+        f"{100 * found.asked.least:g} % of what was before"
     )
 
 
@@ -100,10 +100,9 @@ def _table(found: "Drift") -> "Table":
 
     from pipeline.analysis.drift import CHANGED, cells
 
-    names = ", ".join(found.earlier)
-    table = Table(
-        title=f"{found.newest} against {names}, percent; entropy in nats", title_justify="left", header_style="bold"
-    )
+    names = found.earlier[0] if len(found.earlier) == 1 else f"{found.earlier[0]} to {found.earlier[-1]}"
+    title = f"{found.newest} against {names}, percent and nats"
+    table = Table(title=title, title_justify="left", header_style="bold")
     for name in (*found.asked.by, ""):
         table.add_column(name)
     for heading in ("before", "after", "change", "95 % interval", "p"):

@@ -1,7 +1,7 @@
 """Small charts as inline SVG in the report's colours: no script, and text that a screen reader is given as one sentence."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -106,3 +106,73 @@ def share_bars(names: Sequence[str], series: Sequence[tuple[str, Sequence[float]
     body.append(f'<text x="{left + room / 2:.1f}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
     head = f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(words)}">'
     return head + "".join(body) + "</svg>"
+
+
+COURSE_WIDTH, COURSE_HEIGHT = 260, 120
+_LEFT, _RIGHT, _ABOVE, _BELOW = 46, 12, 8, 22  # around its plot
+_MIN_SPAN = 0.2  # of the largest value: what hardly moves is drawn as hardly moving
+
+Point = tuple[str, float, float, float]  # name of a run, value, low and high end
+
+
+def course(points: Sequence[Point], show: Callable[[float], str], colour: str, words: str) -> str:
+    """A number from run to run, each with its interval, the newest in a colour: one small picture of many.
+
+    Args:
+        points: the oldest first; NaN is left out.
+        show: how a value is written.
+        colour: variable of the style sheet.
+    """
+    low, high = _span([end for _, *values in points for end in values if not math.isnan(end)])
+
+    def x(place: int) -> float:
+        return _LEFT + (COURSE_WIDTH - _LEFT - _RIGHT) * (place + 0.5) / len(points)
+
+    def y(value: float) -> float:
+        return COURSE_HEIGHT - _BELOW - (COURSE_HEIGHT - _ABOVE - _BELOW) * (value - low) / (high - low)
+
+    shown = [(place, *point) for place, point in enumerate(points) if not math.isnan(point[1])]
+    track = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, _, value, *_ in shown)
+    body = [*_rules([(y(end), show(end)) for end in (low, high)], [points[0][0], points[-1][0]])]
+    body.append(f'<polyline points="{track}" style="fill:none;stroke:var(--raw);stroke-width:1.5"/>')
+    for place, name, value, start, end in shown:
+        newest = place == len(points) - 1
+        ends = [] if math.isnan(start) else [y(start), y(end)]
+        title = f"{name}: {show(value)}" + (f", 95 %: {show(start)} to {show(end)}" if ends else "")
+        body.append(_mark(x(place), y(value), ends, colour if newest else "soft", 4 if newest else 3, title))
+    head = f'<svg class="chart" viewBox="0 0 {COURSE_WIDTH} {COURSE_HEIGHT}" role="img" aria-label="{escape(words)}">'
+    return head + "".join(body) + "</svg>"
+
+
+def _span(ends: Sequence[float]) -> tuple[float, float]:
+    """Where an axis begins and ends: from the lowest to the highest, or around both where they are close."""
+    top, bottom = max(ends, default=1.0), min(ends, default=0.0)
+    missing = max(_MIN_SPAN * abs(top) - (top - bottom), 0)
+    low = max(bottom - missing / 2, 0) if bottom >= 0 else bottom
+    high = max(low + _MIN_SPAN * abs(top), top)
+    return low, high if high > low else low + 0.01
+
+
+def _rules(ticks: Sequence[tuple[float, str]], names: Sequence[str]) -> Iterator[str]:
+    """Lines at two heights with their numbers, and the first and the last name below."""
+    for y, text in ticks:
+        yield f'<line x1="{_LEFT}" x2="{COURSE_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" style="stroke:var(--line)"/>'
+        yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
+    for x, anchor, name in zip((_LEFT, COURSE_WIDTH - _RIGHT), ("start", "end"), names, strict=True):
+        yield f'<text x="{x}" y="{COURSE_HEIGHT - 6}" text-anchor="{anchor}">{escape(_short(name))}</text>'
+
+
+def _mark(x: float, y: float, ends: Sequence[float], ink: str, radius: int, title: str) -> str:
+    whisker = (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{ends[0]:.1f}" y2="{ends[1]:.1f}" '
+        f'style="stroke:var(--{ink});stroke-width:2;opacity:.55"/>'
+        if ends
+        else ""
+    )
+    dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" style="fill:var(--{ink})"><title>{escape(title)}</title></circle>'
+    return whisker + dot
+
+
+def _short(name: str, most: int = 16) -> str:
+    """The end of a name: that is where names of runs differ."""
+    return name if len(name) <= most else "…" + name[1 - most :]

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -13,6 +14,7 @@ from pipeline.analysis.report import figures, tables
 from pipeline.analysis.report.gallery import ERRORS, cards, palettes
 from pipeline.analysis.report.header import facts_of
 from pipeline.analysis.report.picks import SAMPLE, Choice, Picks, pick
+from pipeline.analysis.report.since import since_facts
 from pipeline.analysis.report.snippets import snippets
 from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView, open_run
@@ -23,15 +25,19 @@ from pipeline.metrics.registry import chosen
 WEAK_CLASSES = 3  # named beside an image: those with its lowest IoU
 
 
-def write_report(run_uri: str, num_worst: int = 8, beside_uri: str | None = None) -> str:
+def write_report(
+    run_uri: str, num_worst: int = 8, beside_uri: str | None = None, earlier_uris: Sequence[str] = ()
+) -> str:
     """Write `<run>/report.html` and return its URI.
 
     Args:
         num_worst: images of each kind (worst, typical, random) to show for the whole run; fewer for each class and group.
             They are ranked by IoU; without labels by confidence.
         beside_uri: another run over the same images, shown beside this one.
+        earlier_uris: runs before this one, the oldest first, that it is held against without labels; of a run that was
+            extended, its own generations where none is named.
     Raises:
-        UserError: there is no run, nothing is answered yet, or the other run cannot be compared.
+        UserError: there is no run, nothing is answered yet, or another run cannot be compared.
     """
     view = open_run(run_uri)
     beside = None if beside_uri is None else open_run(beside_uri)
@@ -45,7 +51,8 @@ def write_report(run_uri: str, num_worst: int = 8, beside_uri: str | None = None
     # The one script that may run is named by its hash; without it the page shows all that it can by the style sheet.
     script = environment.get_template("report.js").render().encode()
     sha256 = base64.b64encode(hashlib.sha256(script).digest()).decode()
-    html = environment.get_template("report.html.j2").render(script_sha256=sha256, **_facts(view, num_worst, beside))
+    facts = _facts(view, num_worst, beside) | {"since": since_facts(view, earlier_uris)}
+    html = environment.get_template("report.html.j2").render(script_sha256=sha256, **facts)
     uri = storage.join(view.uri, "report.html")
     storage.put(uri, html.encode())
     return uri
