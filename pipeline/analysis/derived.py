@@ -17,6 +17,8 @@ from pipeline.runs import Part
 
 COUNTED = ("pixels", "confusion", "confusion_raw", "miou", "pixel_accuracy")  # what is made anew
 
+_LEFT_OUT = ("mask", "confidence_map", "unknown_labelled")
+
 
 @dataclass(frozen=True)
 class Derived:
@@ -65,7 +67,7 @@ def confusion_columns(confusions: Sequence[np.ndarray | None]) -> Columns:
 
 
 def _batches(part: Part, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-    names = [name for name in _names(part) if name not in (*COUNTED, *METRIC_OF, "mask")]
+    names = [name for name in _names(part) if name not in (*COUNTED, *METRIC_OF, *_LEFT_OUT)]
     yield from batches([part.uri], [*names, *columns], rows)
 
 

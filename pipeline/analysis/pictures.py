@@ -17,12 +17,13 @@ from pipeline.corpus.samples import decode, fetch
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.colours import blend, error_map
 from pipeline.imaging.decode import upright
-from pipeline.imaging.legend import ERROR_ENTRIES, Entry, class_entries, with_legend
+from pipeline.imaging.legend import CONFIDENCE_ENTRIES, ERROR_ENTRIES, Entry, class_entries, with_legend
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE, LabelSpace
-from pipeline.runs import read_table
+from pipeline.runs import CONFIDENCE_MAP, read_table
 
 ALPHA = 0.65  # of class colours over the image
+_NO_MAPS = "set confidence_map: true in a new run's config"
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class Pictures:
     image: np.ndarray | None
     label: np.ndarray | None
     missing: str | None
+    confidence: np.ndarray | None = None  # (H, W) uint8, where the run has it
 
     def overlay(self, of: str = "prediction", legend: bool = False) -> np.ndarray:
-        """(H, W, 3) uint8 of `prediction`, `truth` or `errors`; UserError where the pixels for it are not there.
+        """(H, W, 3) uint8 of `prediction`, `truth`, `errors` or `confidence`; UserError where its pixels are not there.
 
         Args:
             legend: name the colours in a white strip below.
@@ -52,8 +54,12 @@ class Pictures:
 
     def overlay_and_entries(self, of: str) -> tuple[np.ndarray, Sequence[Entry]]:
         """The picture without a legend, and what its colours mean."""
-        if of not in ("prediction", "truth", "errors"):
-            raise UserError(f"cannot show '{of}'; choose prediction, truth or errors")
+        if of not in ("prediction", "truth", "errors", "confidence"):
+            raise UserError(f"cannot show '{of}'; choose prediction, truth, errors or confidence")
+        if of == "confidence":
+            if self.confidence is None:
+                raise UserError(f"image '{self.image_id}' has no map of confidence: {_NO_MAPS}")
+            return np.repeat(self.confidence[..., None], 3, axis=2), CONFIDENCE_ENTRIES
         if self.image is None:
             raise UserError(f"image '{self.image_id}' cannot be read again: {self.missing}")
         if of == "prediction":
@@ -75,13 +81,25 @@ class Pictures:
 
 def read_masks(view: RunCounts, ids: Sequence[str]) -> dict[str, np.ndarray]:
     """See `RunView.masks`."""
+    return _decoded(view, ids, "mask")
+
+
+def read_confidence_maps(view: RunCounts, ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """See `RunView.confidence_maps`."""
+    if CONFIDENCE_MAP not in view.columns:
+        raise UserError(f"run {view.uri} has no maps of confidence; {_NO_MAPS}")
+    return _decoded(view, ids, CONFIDENCE_MAP)
+
+
+def _decoded(view: RunCounts, ids: Sequence[str], column: str) -> dict[str, np.ndarray]:
+    """The pictures of a column; UserError names an id that has none."""
     shards = view.plan().rows_of(list(ids))["shard"].to_pylist()
     found = {}
     for part in view.listed("masks"):
         if any(part.first <= shard <= part.last for shard in shards):
-            table = read_table(storage.read(part.uri), ["image_id", "mask"])
+            table = read_table(storage.read(part.uri), ["image_id", column])
             rows = table.filter(pc.is_in(table["image_id"], pa.array(list(ids), pa.string()))).to_pylist()
-            found.update({row["image_id"]: decode_mask(row["mask"]["bytes"]) for row in rows})
+            found.update({row["image_id"]: decode_mask(row[column]["bytes"]) for row in rows})
     if missing := [image_id for image_id in ids if image_id not in found]:
         raise UserError(f"run {view.uri}: no mask of image '{missing[0]}'; see .rejects() and .frame(['image_id'])")
     return {image_id: found[image_id] for image_id in ids}
@@ -90,21 +108,31 @@ def read_masks(view: RunCounts, ids: Sequence[str]) -> dict[str, np.ndarray]:
 def pictures_of(view: RunCounts, ids: Sequence[str]) -> dict[str, Pictures]:
     """See `RunView.pictures`."""
     masks, wanted = read_masks(view, ids), view.plan().rows_of(list(ids))
+    confidence = read_confidence_maps(view, ids) if CONFIDENCE_MAP in view.columns else {}
     max_pixels, declared = view.description.config["max_pixels"], view.description.image
     items = {item.image_id: item for item in items_of(wanted)}
     return {
-        image_id: _read(items[image_id], mask, view.space, max_pixels, declared) for image_id, mask in masks.items()
+        image_id: _read(items[image_id], mask, confidence.get(image_id), view.space, max_pixels, declared)
+        for image_id, mask in masks.items()
     }
 
 
-def _read(item: Item, mask: np.ndarray, space: LabelSpace, max_pixels: int, declared: ImageConfig | None) -> Pictures:
+def _read(
+    item: Item,
+    mask: np.ndarray,
+    confidence: np.ndarray | None,
+    space: LabelSpace,
+    max_pixels: int,
+    declared: ImageConfig | None,
+) -> Pictures:
     """The pixels of one item from where the corpus was; the corpus may have moved since, and the mask still stands."""
     try:
         sample = decode(item, fetch(item), space, max_pixels, item.image_id, declared, for_eyes=True)
     except Reject as error:
-        return Pictures(item.image_id, space, mask, None, None, str(error))
+        return Pictures(item.image_id, space, mask, None, None, str(error), confidence)
     # Like the label, the mask is stored the way the camera held the image.
     mask, label = upright(mask, sample.orientation), sample.label
-    if label is not None and declared is not None:
-        label = np.where(mask == IGNORE, np.uint8(IGNORE), label)  # no data
-    return Pictures(item.image_id, space, mask, sample.image, label, None)
+    if label is not None:
+        label = np.where(mask == IGNORE, np.uint8(IGNORE), label)  # no data, or unknown
+    confidence = None if confidence is None else upright(confidence, sample.orientation)
+    return Pictures(item.image_id, space, mask, sample.image, label, None, confidence)

@@ -105,7 +105,8 @@ class RunCounts:
 
         Args:
             column: `pixels`, `confusion`, `confusion_raw`, and those of the metrics that the run's config asked for:
-                `boundary`, `boundary_raw`, `instances`, `calibration`.
+                `boundary`, `boundary_raw`, `instances`, `calibration`; with `unknown_below` also `unknown_pixels` and
+                `unknown_labelled`, those of each true class.
 
         Returns:
             one row a group, sorted, null last (or the one row "all"); column `images`, then one int64 column a cell.
@@ -168,12 +169,20 @@ class RunCounts:
                 return num_classes
             case "confusion" | "confusion_raw":
                 return self.shape[0] * self.shape[1]
-        known = ", ".join(["pixels", "confusion", "confusion_raw", *METRIC_OF])
+            case "unknown_pixels" | "unknown_labelled":
+                if not self.has_unknown():
+                    raise UserError(f"run {self.uri}: every pixel has a class; set unknown_below in a new run's config")
+                return 1 if column == "unknown_pixels" else num_classes
+        known = ", ".join(["pixels", "confusion", "confusion_raw", "unknown_pixels", "unknown_labelled", *METRIC_OF])
         raise UserError(f"'{column}' is no count column; choose one of {known}")
 
     def has_raw(self) -> bool:
         """Whether the run kept the counts from before a CRF."""
         return self.description.config["crf"] is not None
+
+    def has_unknown(self) -> bool:
+        """Whether masks may hold pixels that are unknown, and the run counted them."""
+        return self.description.config.get("unknown_below") is not None
 
     def plan(self) -> Plan:
         """The run's plan: every image and its shard, read as far as it is asked."""

@@ -16,14 +16,14 @@ from pipeline.analysis.intervals import Comparison, compare_runs, group_interval
 from pipeline.analysis.merging import Merging, merged_counts
 from pipeline.analysis.next_images import Wanted, choose_next
 from pipeline.analysis.other_labels import counts_on, find
-from pipeline.analysis.pictures import Pictures, pictures_of, read_masks
+from pipeline.analysis.pictures import Pictures, pictures_of, read_confidence_maps, read_masks
 from pipeline.analysis.ranking import RANKS, lowest, most_confused
 from pipeline.analysis.run_counts import METRIC_OF, RunCounts
 from pipeline.analysis.sums import over_parts, sum_counts
 from pipeline.config import ClassMap
 from pipeline.errors import UserError, nearest
 from pipeline.labels import LabelSpace
-from pipeline.metrics.iou import category_iou, class_iou, mean, summary_scores
+from pipeline.metrics.iou import category_iou, class_iou, mean, ratio, summary_scores
 from pipeline.runs import SECONDS, describe, newest_state, state_of
 
 
@@ -139,6 +139,30 @@ class RunView(RunCounts):
         counts.columns = ["images", *self.space.classes]
         return counts
 
+    def unknown(self, by: Sequence[str] = ()) -> pd.DataFrame:
+        """What `unknown_below` left without a class: one row a group.
+
+        `images`; `pixels` that are unknown and their `share` of all that have data; over labelled images `labelled_share`,
+        of the labelled pixels, and `miou_as_wrong`: mIoU where an unknown pixel is a wrong one, while `iou()` leaves them
+        out. Both are NaN where no image has a label. UserError where the run left no pixel unknown.
+        """
+        pixels, areas = self.counts("unknown_pixels", by), self.counts("pixels", by)
+        unknown, known = pixels[0].to_numpy(), areas.to_numpy(np.int64)[:, 1:].sum(axis=1)
+        labelled = self.counts("unknown_labelled", by).reindex(pixels.index, fill_value=0).to_numpy(np.int64)[:, 1:]
+        confusions = self.counts("confusion", by).reindex(pixels.index, fill_value=0).to_numpy(np.int64)[:, 1:]
+        # Unknown is a prediction of none of the classes.
+        whole = np.concatenate([confusions.reshape(-1, *self.shape), labelled[..., None]], axis=2)
+        return pd.DataFrame(
+            {
+                "images": pixels["images"],
+                "pixels": unknown,
+                "share": ratio(unknown, unknown + known),
+                "labelled_share": ratio(labelled.sum(axis=1), whole.sum(axis=(1, 2))),
+                "miou_as_wrong": summary_scores(whole)["miou"],
+            },
+            index=pixels.index,
+        )
+
     def worst(self, n: int, by: str = "miou") -> pd.DataFrame:
         """The n images with the lowest `miou`, `pixel_accuracy`, `confidence`, or IoU of one class (`class:car`).
 
@@ -217,7 +241,7 @@ class RunView(RunCounts):
         return self._with(counts_on(self, found), found.space, found.has_wrong, raw=False)
 
     def _with(self, derived: Derived, space: LabelSpace, unmapped: bool, raw: bool) -> "RunView":
-        config = self.description.config | {"metrics": {}} | ({} if raw else {"crf": None})
+        config = self.description.config | {"metrics": {}, "unknown_below": None} | ({} if raw else {"crf": None})
         identity = {key: value for key, value in self.description.identity.items() if key != "regions"}
         description = self.description.model_copy(update={"config": config, "identity": identity})
         kept = {"masks": derived.parts, "rejects": self.listed("rejects")}
@@ -230,6 +254,15 @@ class RunView(RunCounts):
         """
         self.need_masks()
         return read_masks(self, ids)
+
+    def confidence_maps(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """image id -> (H, W) uint8: each pixel's largest class probability times 255, beside `masks(ids)`; 0 without data.
+
+        In the order of `ids`. UserError where the run was not asked for them (`confidence_map: true`), or names an id that
+        has none.
+        """
+        self.need_masks()
+        return read_confidence_maps(self, ids)
 
     def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
         """image id -> its image, mask and label, upright, read again from where the corpus was; in the order of `ids`."""
@@ -244,7 +277,8 @@ class RunView(RunCounts):
             )
 
     def overlay(self, image_id: str, of: str = "prediction", legend: bool = False) -> np.ndarray:
-        """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red.
+        """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red;
+        or its `confidence`, from black for 0 to white for 1.
 
         Args:
             legend: name the colours in a white strip below the image; the array is that much higher, and wider where the

@@ -72,8 +72,10 @@ def counted(batch: pa.RecordBatch, column: str, cells: int) -> tuple[pa.RecordBa
     """The rows that have a count column, and its values (rows, cells) int64."""
     if batch.column(column).null_count:
         batch = batch.filter(pc.is_valid(batch.column(column)))
-    values = batch.column(column).flatten().to_numpy(zero_copy_only=False)
-    return batch, values.reshape(batch.num_rows, cells)
+    values = batch.column(column)
+    if not pa.types.is_integer(values.type):  # a list of counts
+        values = values.flatten()
+    return batch, values.to_numpy(zero_copy_only=False).reshape(batch.num_rows, cells)
 
 
 def _sum_parts(

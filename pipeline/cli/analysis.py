@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pipeline.analysis import RunView
 
 EXPORT_FORMATS = (
-    "png, cityscapes, geotiff, coco-rle, coco-polygons, coco-panoptic, label-studio, cvat, huggingface or fiftyone."
+    "png, cityscapes, geotiff, coco-rle, coco-polygons, coco-panoptic, label-studio, cvat, huggingface, fiftyone or "
+    "confidence-png, the maps of confidence."
 )
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
 By = Annotated[
@@ -89,11 +90,26 @@ def _print_answers(view: "RunView", by: list[str] | None) -> None:
         console.print(iou_table(view))
         if by:
             print_groups(console, view.iou(by=by))
+        if view.has_unknown():
+            _print_unknown(view)
         return
     console.print(areas_table(view))
     if by:
         console.print(areas_table(view, by))
+    if view.has_unknown():
+        _print_unknown(view)
     console.print("no image of the run has a label, so there is no IoU; --labels URI counts against labels")
+
+
+def _print_unknown(view: "RunView") -> None:
+    from pipeline.cli.console import console
+    from pipeline.metrics.metric import percent
+
+    share, below = percent(view.unknown()["share"].iloc[0]), view.description.config["unknown_below"]
+    console.print(
+        f"{share} % of the pixels are unknown, their confidence is below {below:g}: shares and scores leave them out",
+        soft_wrap=True,
+    )
 
 
 def _on_labels(
@@ -147,8 +163,8 @@ def show(
     run: RunUri,
     image: Annotated[str, typer.Argument(help="Image id, as the tables and the report have it.")],
     of: Annotated[
-        Literal["prediction", "errors", "truth"],
-        typer.Option(help="Class colours of prediction or truth, or errors in red."),
+        Literal["prediction", "errors", "truth", "confidence"],
+        typer.Option(help="Class colours of prediction or truth, errors in red, or confidence from black to white."),
     ] = "prediction",
     output: Annotated[
         str | None, typer.Option(help="Picture file to write, .png or .jpg; without it, the terminal.")

@@ -24,6 +24,10 @@ def evaluation(view: RunView, by: Sequence[str]) -> Row:
     """What `maskmill evaluate` answers."""
     answered = int(view.counts("pixels").loc[ALL, "images"])
     document: Row = {"run": view.uri, "label_space": view.space.name, "images": answered}
+    if view.has_unknown():
+        unknown = view.unknown().loc[ALL]
+        document["unknown"] = {name: unknown[name] for name in ("share", "labelled_share", "miou_as_wrong")}
+        document["unknown"]["pixels"] = int(view.unknown().loc[ALL, "pixels"])
     if not view.is_labelled():
         return document | {"labelled": 0, "areas": areas(view), "groups": areas(view, by) if by else []}
     final, raw = view.scores().loc[ALL], view.scores(raw=True).loc[ALL] if view.has_raw() else None

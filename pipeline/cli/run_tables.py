@@ -50,6 +50,10 @@ def headline_table(view: RunView) -> Table:
         table.add_row(WORDS[name], percent(value), f"{percent(low)} to {percent(high)}", style="bold")
     table.add_row("frequency-weighted IoU", percent(scores["frequency_weighted_iou"]), "")
     table.add_row("Dice", percent(scores["mean_dice"]), "")
+    if view.has_unknown():
+        unknown = view.unknown().loc[ALL]
+        table.add_row("labelled pixels left unknown", percent(unknown["labelled_share"]), "")
+        table.add_row("mIoU, unknown as wrong", percent(unknown["miou_as_wrong"]), "")
     categories = [value for value in view.categories().values() if not math.isnan(value)]
     table.add_row("category IoU", percent(sum(categories) / len(categories) if categories else math.nan), "")
     for metric, _ in chosen(view.settings):

@@ -134,6 +134,14 @@ class SegmentConfig(Section):
     """Counts beside the confusion matrix; all of them need labels."""
     regions: Annotated[RegionsConfig | None, Key(pace=True)] = added_later(None)
     """Write the connected regions of the masks as a table of their own. Absent: off; `regions: {}` is all of them."""
+    confidence_map: Annotated[bool, Key(pace=True)] = added_later(False)
+    """Also keep how sure the network is of each pixel: the largest of its class probabilities, in steps of 1/255, as a grey
+    PNG of the mask's size in a column of its own. With tiles, scales, mirror images or an ensemble it is of the mean
+    probabilities that the mask is made of, with a CRF of its marginals. It is many times as large as the mask."""
+    unknown_below: Annotated[float | None, Field(gt=0, le=1), Key(pace=True)] = added_later(None)
+    """Pixels whose largest class probability is below it become 255, unknown, in the mask, and are counted in a column of
+    their own; the confusion and all metrics leave them out. 0.4 leaves out what is hardly better than a guess between two
+    classes. Absent: every pixel has a class."""
     images_per_shard: int = Field(16, ge=1)
     """[images] Unit of work and of retries; a shard becomes one Parquet file."""
     bytes_per_shard: int = Field(256_000_000, ge=1)

@@ -9,6 +9,7 @@ from pipeline.imaging.colours import IGNORED, RIGHT, WRONG
 from pipeline.labels import Colour, LabelSpace
 
 Entry = tuple[str, Colour]
+CONFIDENCE_ENTRIES: tuple[Entry, ...] = (("0", (0, 0, 0)), ("0.5", (128, 128, 128)), ("1", (255, 255, 255)))
 ERROR_ENTRIES: tuple[Entry, ...] = (("right", RIGHT), ("wrong", WRONG), ("ignored", IGNORED))
 _INK, _PAPER, _EDGE = (27, 31, 36), (255, 255, 255), (150, 156, 163)
 _TEXT_PX = (11, 28)  # smallest and largest letters

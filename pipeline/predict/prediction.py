@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-LEVELS = 255  # a probability of 1 in a map of confidence; each level is 1/255
+from pipeline.imaging.confidence_map import LEVELS
 
 
 @dataclass(frozen=True)

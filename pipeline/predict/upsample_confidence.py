@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from pipeline.compiled import compiled
-from pipeline.predict.prediction import LEVELS
+from pipeline.imaging.confidence_map import LEVELS
 from pipeline.predict.upsample_argmax import source_pixels
 
 # Logits so far below the largest are left out of a sum: of 256 classes they add 3e-5 to it at most, 1/130 of a level.
@@ -37,15 +37,15 @@ def enlarge_confidence(
     edges = np.linspace(0, size[0], max(1, num_threads) + 1).astype(int)
     bands = [(int(a), int(b)) for a, b in pairwise(edges)]
     if len(bands) == 1:
-        _fill(pixels, *rows, *columns, confidence, *bands[0])
+        _fill(pixels, *rows, *columns, confidence, LEVELS, *bands[0])
     else:
         with ThreadPoolExecutor(len(bands)) as pool:
-            list(pool.map(lambda band: _fill(pixels, *rows, *columns, confidence, *band), bands))
+            list(pool.map(lambda band: _fill(pixels, *rows, *columns, confidence, LEVELS, *band), bands))
     return confidence
 
 
 @compiled()
-def _fill(pixels, row, row_share, column, column_share, confidence, start, stop):  # type: ignore[no-untyped-def]
+def _fill(pixels, row, row_share, column, column_share, confidence, levels, start, stop):  # type: ignore[no-untyped-def]
     """Rows start .. stop - 1, cell by cell."""
     height, width, classes = pixels.shape
     full_width = confidence.shape[1]
@@ -76,7 +76,7 @@ def _fill(pixels, row, row_share, column, column_share, confidence, start, stop)
                     able[count] = c
                     count += 1
             if count == 1:
-                confidence[top:bottom, left:right] = LEVELS
+                confidence[top:bottom, left:right] = levels
                 left = right
                 continue
             for y in range(top, bottom):
@@ -97,7 +97,7 @@ def _fill(pixels, row, row_share, column, column_share, confidence, start, stop)
                     for x in range(right - left):
                         total[x] += _exp(max(values[index, x] - highest[x], -_NEGLIGIBLE))
                 for x in range(right - left):
-                    confidence[y, left + x] = np.uint8(np.float32(LEVELS) / total[x] + np.float32(0.5))
+                    confidence[y, left + x] = np.uint8(np.float32(levels) / total[x] + np.float32(0.5))
             left = right
         top = bottom
 

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pipeline.predict.prediction import LEVELS
+from pipeline.imaging.confidence_map import LEVELS
 
 BLOCK_H, BLOCK_W = 8, 64  # pixels of one program: whole cells of a coarse grid at stride 4 or 8
 

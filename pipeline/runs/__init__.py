@@ -12,14 +12,23 @@ from pipeline.runs.parts import Part, checked_parts, parts_of, read_table
 from pipeline.runs.plan import Plan
 from pipeline.runs.proof import verify
 from pipeline.runs.regions import region_array, with_regions
-from pipeline.runs.schema import GEOREFERENCE, REGIONS, REJECT_SCHEMA, SECONDS, mask_schema, region_schema
+from pipeline.runs.schema import (
+    CONFIDENCE_MAP,
+    GEOREFERENCE,
+    REGIONS,
+    REJECT_SCHEMA,
+    SECONDS,
+    PixelConfidence,
+    mask_schema,
+    region_schema,
+)
 from pipeline.runs.success import Finished
 from pipeline.runs.verify import Verification
 
 __all__ = [
-    "GEOREFERENCE", "REGIONS", "REJECT_SCHEMA", "SECONDS", "Finished", "Generation", "Lease", "Part", "Plan", "Run",
-    "RunInfo", "Verification", "check_checkpoints", "checked_parts", "compact", "describe", "generations", "grown",
-    "is_being_extended", "keep_network", "kept_network", "listed_parts", "mask_schema", "newest_state", "parts_of",
-    "plan_of", "read_success", "read_table", "region_array", "region_schema", "run_exists", "state_of", "verify",
-    "with_regions",
+    "CONFIDENCE_MAP", "GEOREFERENCE", "REGIONS", "REJECT_SCHEMA", "SECONDS", "Finished", "Generation", "Lease", "Part",
+    "PixelConfidence", "Plan", "Run", "RunInfo", "Verification", "check_checkpoints", "checked_parts", "compact",
+    "describe", "generations", "grown", "is_being_extended", "keep_network", "kept_network", "listed_parts",
+    "mask_schema", "newest_state", "parts_of", "plan_of", "read_success", "read_table", "region_array", "region_schema",
+    "run_exists", "state_of", "verify", "with_regions",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.read_ahead import read_ahead
-from pipeline.runs.schema import FINGERPRINT, REJECT_SCHEMA, SHARDS
+from pipeline.runs.schema import FINGERPRINT, PICTURE, REJECT_SCHEMA, SHARDS
 
 SHA256, REJECTS = "maskmill.sha256", "maskmill.rejects"
 KINDS = ("masks", "rejects", "regions")  # of parts; the last two follow from the first
@@ -110,10 +110,9 @@ class PartWriter:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._file = io.BytesIO()
-        # Masks are compressed already, the rest is not.
+        # Pictures are compressed already, the rest is not.
         compression = {leaf: "zstd" for field in schema for leaf in _leaves(field.type, field.name)}
-        if "mask.bytes" in compression:
-            compression["mask.bytes"] = "none"
+        compression |= {f"{field.name}.bytes": "none" for field in schema if field.type == PICTURE}
         self._writer = pq.ParquetWriter(self._file, schema, compression=compression, store_schema=True)
 
     @property

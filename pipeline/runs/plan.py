@@ -20,7 +20,7 @@ from pipeline.corpus import GROUP_FIELDS, group_fields
 from pipeline.errors import UserError
 from pipeline.runs.info import PlanInfo, PlanPart, plan_name
 from pipeline.runs.parts import PartWriter
-from pipeline.runs.schema import mask_schema
+from pipeline.runs.schema import PixelConfidence, mask_schema
 
 PART_ROWS = 1 << 18  # about 5 MB; what an actor holds of the plan
 _LEFTOVER = re.compile(r"plan/part-\d{5}-([0-9a-f]{8})\.parquet")
@@ -180,7 +180,8 @@ def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
     writer, first, last, rows = None, 0, 0, 0
     for table in tables:
         if writer is None:
-            mask_schema(1, groups=group_fields(table.schema), georeferenced=True)  # their names are free
+            # Their names are free.
+            mask_schema(1, groups=group_fields(table.schema), georeferenced=True, confidence=PixelConfidence(True, 1))
             writer, first, rows = PartWriter(table.schema), table["shard"][0].as_py(), 0
         writer.add(table)
         last, rows = table["shard"][-1].as_py(), rows + table.num_rows

@@ -1,7 +1,8 @@
 """The tables of a run: one mask row an image, one reject row a failed image, as plain Arrow types in one declared schema."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -47,6 +48,28 @@ REGION_TYPE = pa.struct(
         ),  # mean of the highest probability; null where it is not known of each pixel
     ]
 )
+CONFIDENCE_MAP, UNKNOWN_PIXELS, UNKNOWN_LABELLED = "confidence_map", "unknown_pixels", "unknown_labelled"
+PICTURE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])  # as other tools open them
+
+
+class PixelConfidence(NamedTuple):
+    """What a run was asked to say of the confidence of each pixel, by the keys of these names; each adds columns."""
+
+    confidence_map: bool = False
+    unknown_below: float | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "PixelConfidence":
+        """Of a run's config or identity."""
+        return cls(bool(values.get("confidence_map")), values.get("unknown_below"))
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is."""
+        return self.confidence_map or self.unknown_below is not None
+
+
+NOT_ASKED = PixelConfidence()
 
 
 def mask_schema(
@@ -55,6 +78,7 @@ def mask_schema(
     groups: tuple[pa.Field, ...] = GROUP_FIELDS,
     georeferenced: bool = False,
     regions: bool = False,
+    confidence: PixelConfidence = NOT_ASKED,
 ) -> pa.Schema:
     """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
 
@@ -63,6 +87,7 @@ def mask_schema(
         groups: the columns of groups, those that every run has first.
         georeferenced: with the column of CRS and transform (pipeline/imaging/bands.py), null for images that have none.
         regions: with the column of the mask's regions, in the raster order of their first pixels.
+        confidence: with the columns of the confidence of each pixel that were asked for.
     Raises:
         UserError: a group is called like another column.
     """
@@ -75,12 +100,14 @@ def mask_schema(
             pa.field("height", pa.int32(), nullable=False),
             pa.field("width", pa.int32(), nullable=False),
             *([pa.field(GEOREFERENCE, pa.string())] if georeferenced else []),
-            pa.field("mask", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+            pa.field("mask", PICTURE),
+            *([pa.field(CONFIDENCE_MAP, PICTURE)] if confidence.confidence_map else []),
             pa.field("pixels", pa.list_(pa.int64(), num_classes), nullable=False),  # of each class, predicted
             pa.field(
                 "confusion", pa.list_(pa.int64())
             ),  # C * C, row = truth, column = prediction; null without a label
             pa.field("confusion_raw", pa.list_(pa.int64())),  # the same before the CRF; null without CRF or label
+            *(_unknown_fields() if confidence.unknown_below is not None else ()),
             *_metric_fields(settings or {}),
             pa.field("miou", pa.float32()),
             pa.field("pixel_accuracy", pa.float32()),
@@ -115,6 +142,11 @@ def _distinct(schema: pa.Schema, groups: tuple[pa.Field, ...], why: str) -> pa.S
         if schema.names.count(group.name) > 1:
             raise UserError(f"'{group.name}' cannot be a group, {why}; rename it")
     return schema
+
+
+def _unknown_fields() -> Iterator[pa.Field]:
+    yield pa.field(UNKNOWN_PIXELS, pa.int64(), nullable=False)  # of the image, that have data
+    yield pa.field(UNKNOWN_LABELLED, pa.list_(pa.int64()))  # C, of each true class; null without a label
 
 
 def _metric_fields(settings: Settings) -> Iterator[pa.Field]:

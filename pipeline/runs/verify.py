@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config import RegionsConfig
 from pipeline.errors import UserError
+from pipeline.imaging.confidence_map import LEVELS, is_unknown
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.imaging.regions import Regions, find_regions
 from pipeline.labels import IGNORE, LabelSpace
@@ -27,11 +28,16 @@ from pipeline.runs.parts import KINDS, Footer, Part, body_sha256, footer_of, par
 from pipeline.runs.plan import Plan, leftover
 from pipeline.runs.regions import MASKS, region_array, regions_table
 from pipeline.runs.schema import (
+    CONFIDENCE_MAP,
     FINGERPRINT,
+    NOT_ASKED,
     REGION_TYPE,
     REGIONS,
     REJECT_SCHEMA,
     SHARDS,
+    UNKNOWN_LABELLED,
+    UNKNOWN_PIXELS,
+    PixelConfidence,
     mask_schema,
     part_metadata,
     region_schema,
@@ -39,6 +45,7 @@ from pipeline.runs.schema import (
 
 THREADS = 4  # parts in memory at a time, twice as many that wait
 TABLE_LOG = "_delta_log/"  # of `maskmill register --delta`; readers of a folder pass over names that begin so
+CONFIDENCE_COLUMNS = [CONFIDENCE_MAP, UNKNOWN_PIXELS, UNKNOWN_LABELLED]  # of runs that were asked for them
 MASK_COLUMNS = ["image_id", "height", "width", "mask", "pixels"]  # that a mask is proved by
 
 
@@ -75,6 +82,7 @@ class Expected:
     declared: bool  # whether images have declared bands: with a column of georeferences, and pixels without data
     regions: RegionsConfig | None  # what is asked of the table of regions; None = there is none
     entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: there is none that can be read
+    confidence: PixelConfidence = NOT_ASKED
 
 
 def verify_one(uri: str) -> Verification:
@@ -98,7 +106,8 @@ def verify_one(uri: str) -> Verification:
     ]
     entries = None if success is None else success.parts
     declared = "image" in info.identity
-    expected = Expected(fingerprints, info.label_space.space, plan.group_fields, declared, info.regions, entries)
+    confidence, space = PixelConfidence.of(info.identity), info.label_space.space
+    expected = Expected(fingerprints, space, plan.group_fields, declared, info.regions, entries, confidence)
     reading = read_ahead(lambda part: read_again(part, expected), parts, THREADS)
     planned = shards_of(plan)
     counted, reasons = Counter[str](), Counter[str]()
@@ -326,8 +335,13 @@ def _schema(kind: str, expected: Expected) -> pa.Schema:
     """Of the parts of a kind, but for the columns of metrics that a run was asked for."""
     match kind:
         case "masks":
-            num_classes, regions = expected.space.num_classes, expected.regions is not None
-            return mask_schema(num_classes, groups=expected.groups, georeferenced=expected.declared, regions=regions)
+            return mask_schema(
+                expected.space.num_classes,
+                groups=expected.groups,
+                georeferenced=expected.declared,
+                regions=expected.regions is not None,
+                confidence=expected.confidence,
+            )
         case "regions":
             return region_schema(expected.groups)
     return REJECT_SCHEMA
@@ -343,8 +357,9 @@ def _without_dictionaries(table: pa.Table) -> pa.Table:
 
 
 def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer) -> None:
-    num_classes, asked = expected.space.num_classes, expected.regions
-    for number, row in enumerate(table.select(MASK_COLUMNS).to_pylist()):
+    asked = expected.regions
+    known = [column for column in (*MASK_COLUMNS, *CONFIDENCE_COLUMNS) if column in table.column_names]
+    for number, row in enumerate(table.select(known).to_pylist()):
         try:
             mask = decode_mask(row["mask"]["bytes"])
         except UserError as error:
@@ -352,10 +367,13 @@ def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer)
             continue
         if mask.shape != (row["height"], row["width"]):
             answer.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
-        elif _pixels(mask, num_classes, expected.declared) != row["pixels"]:
+            continue
+        if not _holds(mask, row, expected):
             answer.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
         elif asked is not None and not _are_regions(table[REGIONS][number].values, find_regions(mask, asked.min_area)):
             answer.problems.append(f"{name}: mask of '{row['image_id']}' does not have the regions that its row tells")
+        if fault := _confidence_fault(mask, row, expected):
+            answer.problems.append(f"{name}: confidence_map of '{row['image_id']}'{fault}")
 
 
 def _are_regions(told: pa.StructArray, found: Regions) -> bool:
@@ -364,11 +382,44 @@ def _are_regions(told: pa.StructArray, found: Regions) -> bool:
     return all(field.name == "confidence" or mine.equals(other) for field, mine, other in columns)
 
 
-def _pixels(mask: np.ndarray, num_classes: int, may_be_void: bool) -> list[int] | None:
-    """Pixels of each class; None where there are others, but for 255, no data, where images may have such pixels."""
-    if may_be_void:
-        found = count_ids(mask)
-        return None if found[num_classes:IGNORE].any() else found[:num_classes].tolist()
+def _holds(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> bool:
+    """Whether a mask has the pixels that its row counts: of each class, unknown ones, and no others but those without data."""
+    num_classes, unknown = expected.space.num_classes, row.get(UNKNOWN_PIXELS)
+    if unknown is None and not expected.declared:
+        return _pixels(mask, num_classes) == row["pixels"]
+    found = count_ids(mask)
+    left = int(found[IGNORE]) - (unknown or 0)  # without data
+    return (
+        not found[num_classes:IGNORE].any()
+        and found[:num_classes].tolist() == row["pixels"]
+        and (left >= 0 if expected.declared else left == 0)
+        and sum(row.get(UNKNOWN_LABELLED) or ()) <= (unknown or 0)
+    )
+
+
+def _confidence_fault(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> str | None:
+    """What is wrong with a row's map of confidence, if it has one: the end of a sentence that begins with its name."""
+    if CONFIDENCE_MAP not in row:
+        return None
+    try:
+        confidence = decode_mask((row[CONFIDENCE_MAP] or {}).get("bytes") or b"")
+    except UserError as error:
+        return f": {error}"
+    if confidence.shape != mask.shape:
+        return f" is {confidence.shape}, the mask {mask.shape}"
+    below, ignored = expected.confidence.unknown_below, mask == IGNORE
+    # Pixels without data are 0; else the largest of C probabilities is 1/C at least, here to the level it was rounded to.
+    if (confidence[~ignored].astype(int) + 1 < LEVELS / expected.space.num_classes).any():
+        return f" has levels below those of a probability of 1/{expected.space.num_classes}, at pixels of a class"
+    if below is None:
+        return " is not 0 where the mask has no data" if confidence[ignored].any() else None
+    if (ignored != is_unknown(confidence, below)).any():
+        return f" and the mask disagree: a pixel is 255 where its confidence is below {below:g}, and nowhere else"
+    return None
+
+
+def _pixels(mask: np.ndarray, num_classes: int) -> list[int] | None:
+    """Pixels of each class; None where there are others."""
     try:
         counts: list[int] = count_confusion(mask, mask, num_classes).diagonal().tolist()
     except ValueError:

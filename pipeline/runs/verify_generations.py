@@ -30,6 +30,7 @@ from pipeline.runs.info import PartEntry, RunInfo, Success, files_of, read_info
 from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import Part
 from pipeline.runs.plan import Plan, leftover
+from pipeline.runs.schema import PixelConfidence
 from pipeline.runs.verify import (
     TABLE_LOG,
     THREADS,
@@ -208,12 +209,13 @@ def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
     """Read every part of every generation once; rows of the newest generation by kind, and its rejects by reason."""
     numbers = fingerprints(proof.first, proof.newest.generations)
     space, declared = proof.first.label_space.space, "image" in proof.first.identity
-    groups = proof.plans[0].group_fields
+    groups, confidence = proof.plans[0].group_fields, PixelConfidence.of(proof.first.identity)
 
     def read(version: _Version) -> Answer:
         fingerprint = numbers[proof.origin(version.part.first)]
         entries = {version.part.name: version.entry}
-        return read_again(version.part, Expected((fingerprint,), space, groups, declared, proof.first.regions, entries))
+        regions = proof.first.regions
+        return read_again(version.part, Expected((fingerprint,), space, groups, declared, regions, entries, confidence))
 
     versions = _versions(proof)
     reading = read_ahead(read, versions, THREADS)

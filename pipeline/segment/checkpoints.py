@@ -69,6 +69,8 @@ def _keys_on_scores(cfg: SegmentConfig) -> Iterator[str]:
     for key, on in (
         ("crf", cfg.crf is not None),
         ("metrics.calibration_bins", "confidence" in needs(dict(cfg.metrics))),
+        ("confidence_map", cfg.confidence_map),
+        ("unknown_below", cfg.unknown_below is not None),
         ("ensemble", bool(cfg.ensemble)),
         ("predict.scales", cfg.predict.scales != (1.0,)),
         ("predict.flip", cfg.predict.flip),

@@ -1,24 +1,27 @@
 """The rows of a run's tables: what one answered image, or one rejected image, becomes."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config import MetricsConfig, RegionsConfig, SegmentConfig
+from pipeline.config import SegmentConfig
 from pipeline.corpus import GROUPS, Item
 from pipeline.errors import Reject
 from pipeline.imaging.bands import void_of
+from pipeline.imaging.confidence_map import LEVELS, is_unknown
 from pipeline.imaging.decode import as_stored
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.imaging.regions import find_regions
 from pipeline.labels import IGNORE, LabelSpace
-from pipeline.metrics.confusion import count_confusion
+from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.metrics.metric import LabelledImage
 from pipeline.metrics.registry import chosen_counts
 from pipeline.predict import Prediction
-from pipeline.runs import REGIONS, mask_schema, region_array, with_regions
+from pipeline.runs import CONFIDENCE_MAP, REGIONS, PixelConfidence, mask_schema, region_array, with_regions
+from pipeline.runs.schema import UNKNOWN_LABELLED, UNKNOWN_PIXELS
 from pipeline.segment.loading import Loaded
 
 Row = dict[str, object]
@@ -27,7 +30,9 @@ UNSURE: Row = {"confidence": None, "entropy": None}  # of a network that says wh
 
 def mask_columns(cfg: SegmentConfig, space: LabelSpace, declared: bool) -> pa.Schema:
     """Of the mask rows that a run's workers make; `declared`: its images have declared bands."""
-    return mask_schema(space.num_classes, dict(cfg.metrics), georeferenced=declared, regions=cfg.regions is not None)
+    confidence, regions = PixelConfidence(cfg.confidence_map, cfg.unknown_below), cfg.regions is not None
+    metrics = dict(cfg.metrics)
+    return mask_schema(space.num_classes, metrics, georeferenced=declared, regions=regions, confidence=confidence)
 
 
 def mask_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
@@ -40,42 +45,100 @@ def mask_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
 
 
 def mask_row(
-    loaded: Loaded,
-    prediction: Prediction,
-    raw: np.ndarray | None,
-    space: LabelSpace,
-    metrics: MetricsConfig,
-    regions: RegionsConfig | None = None,
+    loaded: Loaded, prediction: Prediction, raw: np.ndarray | None, space: LabelSpace, cfg: SegmentConfig
 ) -> Row:
     """The row of one image; `raw` is its mask before the CRF, where there is one."""
     started = time.perf_counter()
-    mask, num_classes = prediction.mask, space.num_classes
-    kept = without_void(mask, void_of(loaded.image))
-    stored = as_stored(kept, loaded.orientation)
+    mask, num_classes, image_id = prediction.mask, space.num_classes, loaded.item.image_id
+    kept = Kept.of(mask, prediction.confidence_map, void_of(loaded.image), cfg.unknown_below)
+    stored = as_stored(kept.mask, loaded.orientation)
     encoded = encode_mask(stored)
-    counts: Row = {}
+    counts = _confidence_columns(kept, loaded, cfg, num_classes)
     if loaded.label is not None:
-        counts = confusion_columns(count_confusion(loaded.label, mask, num_classes))
+        label = kept.known(loaded.label)
+        counts |= confusion_columns(count_confusion(label, mask, num_classes))
         if raw is not None:
-            counts["confusion_raw"] = count_confusion(loaded.label, raw, num_classes).ravel().tolist()
-        image = LabelledImage(space, loaded.label, mask, raw, loaded.instances, loaded.confidence)
-        counts |= chosen_counts(dict(metrics), image)
-    if regions is not None:
-        sure = None if loaded.confidence is None else as_stored(loaded.confidence, loaded.orientation)
-        counts[REGIONS] = region_array(find_regions(stored, regions.min_area, sure))
+            counts["confusion_raw"] = count_confusion(label, raw, num_classes).ravel().tolist()
+        image = LabelledImage(space, label, mask, raw, loaded.instances, loaded.confidence)
+        counts |= chosen_counts(dict(cfg.metrics), image)
+    if cfg.regions is not None:
+        sure = loaded.confidence if loaded.confidence is not None else kept.probability
+        turned = None if sure is None else as_stored(sure, loaded.orientation)
+        counts[REGIONS] = region_array(find_regions(stored, cfg.regions.min_area, turned))
     return {
         **identity_columns(loaded.item),
         "height": stored.shape[0],
         "width": stored.shape[1],
-        "mask": {"bytes": encoded, "path": f"{loaded.item.image_id}.png"},
+        "mask": {"bytes": encoded, "path": f"{image_id}.png"},
         "georeference": loaded.georeference,
-        "pixels": np.bincount(kept.ravel(), minlength=num_classes)[:num_classes].tolist(),
+        "pixels": np.bincount(kept.mask.ravel(), minlength=num_classes)[:num_classes].tolist(),
         **counts,
         "confidence": prediction.confidence,
         "entropy": prediction.entropy,
         **loaded.seconds,
         "seconds_encode": time.perf_counter() - started,
     }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a prediction is kept: of an image (H, W), or of some rows of it."""
+
+    mask: np.ndarray  # (H, W) uint8, 255 where there is no data, or the class is unknown
+    confidence: np.ndarray | None  # (H, W) uint8, 0 where there is no data
+    unknown: np.ndarray | None  # (H, W) bool: pixels with data whose class is unknown; None where none may be
+
+    @classmethod
+    def of(
+        cls, mask: np.ndarray, confidence: np.ndarray | None, void: np.ndarray | None, unknown_below: float | None
+    ) -> "Kept":
+        """Of a prediction, where the image has no data, and the bound that config key `unknown_below` sets."""
+        kept = without_void(mask, void)
+        if confidence is None:
+            return cls(kept, None, None)
+        unknown = None
+        if unknown_below is not None:
+            unknown = is_unknown(confidence, unknown_below)
+            kept = np.where(unknown, np.uint8(IGNORE), kept)
+            unknown = unknown if void is None else unknown & ~void
+        return cls(kept, confidence if void is None else np.where(void, np.uint8(0), confidence), unknown)
+
+    @property
+    def probability(self) -> np.ndarray | None:
+        """(H, W) float32 of `confidence`."""
+        return None if self.confidence is None else self.confidence.astype(np.float32) / LEVELS
+
+    def known(self, label: np.ndarray) -> np.ndarray:
+        """A label (H, W) that is ignored where the mask is unknown: the rest is what is counted."""
+        return without_void(label, self.unknown)
+
+    def count_unknown(self, label: np.ndarray | None, num_classes: int) -> tuple[int, np.ndarray | None]:
+        """Unknown pixels, and (C,) those of each class of a label (H, W) if there is one."""
+        assert self.unknown is not None
+        labelled = None if label is None else count_ids(label[self.unknown][None])[:num_classes]
+        return int(self.unknown.sum()), labelled
+
+
+def _confidence_columns(kept: Kept, loaded: Loaded, cfg: SegmentConfig, num_classes: int) -> Row:
+    """The map of confidence and the counts of unknown pixels, where they are asked for."""
+    columns: Row = {}
+    if cfg.confidence_map:
+        assert kept.confidence is not None
+        encoded = encode_mask(as_stored(kept.confidence, loaded.orientation))
+        columns[CONFIDENCE_MAP] = confidence_picture(encoded, loaded.item)
+    if cfg.unknown_below is not None:
+        columns |= unknown_columns(*kept.count_unknown(loaded.label, num_classes))
+    return columns
+
+
+def confidence_picture(encoded: bytes, item: Item) -> Row:
+    """The value of column `confidence_map`, beside that of `mask`."""
+    return {"bytes": encoded, "path": f"{item.image_id}.confidence.png"}
+
+
+def unknown_columns(pixels: int, labelled: np.ndarray | None) -> Row:
+    """Unknown pixels of the image, and (C,) those of each true class."""
+    return {UNKNOWN_PIXELS: pixels, UNKNOWN_LABELLED: None if labelled is None else labelled.tolist()}
 
 
 def without_void(mask: np.ndarray, void: np.ndarray | None) -> np.ndarray:

@@ -22,7 +22,7 @@ from pipeline.predict.input_statistics import InputStatistics
 from pipeline.predict.out_of_memory import memory_is_full
 from pipeline.predict.tiles import Assembly
 from pipeline.read_ahead import read_ahead
-from pipeline.runs import REJECT_SCHEMA, kept_network
+from pipeline.runs import REJECT_SCHEMA, PixelConfidence, kept_network
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader, Streamed
 from pipeline.segment.rows import UNSURE, Row, mask_columns, mask_row, mask_table, reject_row
@@ -52,6 +52,7 @@ class ShardSegmenter:
         self.declared = checkpoint.image
         self.load = Loader(cfg, self.space, self.turns, self.declared)
         assert cfg.engine != "auto"  # the driver has chosen
+        self.confidence = PixelConfidence(cfg.confidence_map, cfg.unknown_below)
         self.input_statistics = InputStatistics(checkpoint.model, checkpoint.image is not None)
         kept = checkpoint.quantised
         if kept is None and cfg.engine in GRAPHS:
@@ -65,6 +66,7 @@ class ShardSegmenter:
             cfg.cpus_per_actor,
             engine,
             others=[other.model for other in checkpoint.others],
+            confidence_map=self.confidence.asked and cfg.crf is None,  # else it is the CRF's
         )
         self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
         self._keep_confidence = "confidence" in needs(dict(cfg.metrics))
@@ -174,7 +176,7 @@ class ShardSegmenter:
                 placed = probs if self.cfg.crf_on == "device" else probs.cpu()
                 probs = sharpen(placed, as_picture(loaded.image), self.cfg.crf, self.cfg.cpus_per_actor)
                 final, mask_before_crf = (
-                    summarise(probs),
+                    summarise(probs, self.confidence.asked),
                     before.mask,
                 )  # waits for the device, so that its time is counted
                 loaded.seconds["seconds_crf"] = time.perf_counter() - started
@@ -189,9 +191,7 @@ class ShardSegmenter:
 
     def _row(self, loaded: Loaded, prediction: Prediction, mask_before_crf: np.ndarray | None) -> Row:
         with self.turns.one():
-            return self._as_sure(
-                mask_row(loaded, prediction, mask_before_crf, self.space, self.cfg.metrics, self.cfg.regions)
-            )
+            return self._as_sure(mask_row(loaded, prediction, mask_before_crf, self.space, self.cfg))
 
     def _as_sure(self, row: Row) -> Row:
         return row if self.predictor.model.gives_scores else row | UNSURE

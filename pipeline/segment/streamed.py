@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from pipeline.config import ImageConfig, RegionsConfig, SegmentConfig
-from pipeline.corpus import open_file
+from pipeline.config import ImageConfig, SegmentConfig
+from pipeline.corpus import Item, open_file
 from pipeline.corpus.samples import wrong_size
 from pipeline.errors import Reject
 from pipeline.imaging.bands import Windows
@@ -18,9 +18,17 @@ from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.predict import Predictor
 from pipeline.predict.tiles import Grid
-from pipeline.runs import REGIONS, region_array
+from pipeline.runs import CONFIDENCE_MAP, REGIONS, region_array
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Streamed
-from pipeline.segment.rows import Row, confusion_columns, identity_columns, without_void
+from pipeline.segment.rows import (
+    Kept,
+    Row,
+    confidence_picture,
+    confusion_columns,
+    identity_columns,
+    unknown_columns,
+    without_void,
+)
 
 
 def streamed_row(
@@ -54,9 +62,9 @@ def streamed_row(
                 if (label.height, label.width) != size:
                     raise wrong_size(f"label of {item.image_id}", (label.height, label.width), size)
             stage = "decode"
-            tally = _Tally(size, space.num_classes, cfg.regions)
+            tally = _Tally(size, space.num_classes, cfg)
             grid = Grid.over(size, cfg.predict.tile, cfg.predict.overlap)
-            for assembly, (band, _) in predictor.strips(grid, picture.rows, picture.levels):
+            for assembly, (band, confidence) in predictor.strips(grid, picture.rows, picture.levels):
                 if not np.isfinite(assembly.entropy):
                     raise NOT_FINITE
                 top, bottom = tally.next_rows(len(band))
@@ -65,7 +73,7 @@ def streamed_row(
                     stage = "label"
                     ids = without_void(space.to_train(label.rows(top, bottom), f"label of {item.image_id}"), void)
                     stage = "decode"
-                tally.add(band, void, ids)
+                tally.add(band, Kept.of(band, confidence, void, cfg.unknown_below), ids)
             georeference = picture.georeference
             regions = {} if tally.regions is None else {REGIONS: region_array(tally.regions.finish())}
     except Reject as error:
@@ -79,6 +87,7 @@ def streamed_row(
         "georeference": georeference,
         **regions,
         "mask": {"bytes": tally.writer.finish(), "path": f"{item.image_id}.png"},
+        **tally.confidence_columns(item, labelled=label is not None),
         "pixels": tally.pixels.tolist(),
         **({} if label is None else confusion_columns(tally.confusion)),
         "confidence": assembly.confidence,
@@ -89,28 +98,46 @@ def streamed_row(
 
 
 class _Tally:
-    """The mask's PNG and all counts, as rows of the mask come in."""
+    """The PNGs of the mask and its confidence and all counts, as rows of the mask come in."""
 
-    def __init__(self, size: tuple[int, int], num_classes: int, regions: RegionsConfig | None) -> None:
+    def __init__(self, size: tuple[int, int], num_classes: int, cfg: SegmentConfig) -> None:
         self._num_classes, self._top = num_classes, 0
+        self._confidence = MaskWriter(*size) if cfg.confidence_map else None
+        self._unknown = cfg.unknown_below is not None
+        self._unknown_pixels, self._unknown_labelled = 0, np.zeros(num_classes, np.int64)
         self.pixels = np.zeros(num_classes, np.int64)
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
         self.writer = MaskWriter(*size)
-        self.regions = None if regions is None else RegionFinder(size[1], regions.min_area)
+        self.regions = None if cfg.regions is None else RegionFinder(size[1], cfg.regions.min_area)
 
     def next_rows(self, count: int) -> tuple[int, int]:
         return self._top, self._top + count
 
-    def add(self, band: np.ndarray, void: np.ndarray | None, ids: np.ndarray | None) -> None:
-        """The next rows: (h, W) train ids, where there is no data, and the truth where there is one."""
-        kept = without_void(band, void)
-        self.writer.add(kept)
+    def add(self, band: np.ndarray, kept: Kept, ids: np.ndarray | None) -> None:
+        """The next rows: (h, W) train ids of each pixel, what is kept of them, and the truth where there is one."""
+        self.writer.add(kept.mask)
         if self.regions is not None:
-            self.regions.add(kept)
-        self.pixels += count_ids(kept)[: self._num_classes]
+            self.regions.add(kept.mask, kept.probability)
+        if self._confidence is not None:
+            assert kept.confidence is not None
+            self._confidence.add(kept.confidence)
+        self.pixels += count_ids(kept.mask)[: self._num_classes]
+        if self._unknown:
+            pixels, labelled = kept.count_unknown(ids, self._num_classes)
+            self._unknown_pixels += pixels
+            self._unknown_labelled += 0 if labelled is None else labelled
         if ids is not None:
-            self.confusion += count_confusion(ids, band, self._num_classes)
+            self.confusion += count_confusion(kept.known(ids), band, self._num_classes)
         self._top += len(band)
+
+    def confidence_columns(self, item: Item, labelled: bool) -> Row:
+        """Once all rows were added: the map and the counts of unknown pixels, where they are asked for."""
+        columns: Row = {}
+        if self._confidence is not None:
+            columns[CONFIDENCE_MAP] = confidence_picture(self._confidence.finish(), item)
+        if self._unknown:
+            columns |= unknown_columns(self._unknown_pixels, self._unknown_labelled if labelled else None)
+        return columns
 
 
 def _picture(streamed: Streamed, cfg: SegmentConfig, declared: ImageConfig | None) -> Strips | Windows:

@@ -8,6 +8,7 @@ from pipeline.analysis.export import (
     coco_panoptic,
     coco_polygons,
     coco_rle,
+    confidence_png,
     cvat,
     fiftyone,
     geotiff,
@@ -30,6 +31,7 @@ FORMATS: dict[str, Callable[[Answers, str], Exported]] = {
     "cvat": cvat.write,
     "huggingface": hugging_face.write,
     "fiftyone": fiftyone.write,
+    "confidence-png": confidence_png.write,
 }
 
 

@@ -1,0 +1,26 @@
+"""PNG files of the maps of confidence: 255 is a probability of 1."""
+
+from pipeline import storage
+from pipeline.analysis.export.base import Answers, Exported
+from pipeline.errors import UserError
+from pipeline.runs import CONFIDENCE_MAP
+
+
+def write(answers: Answers, out: str) -> Exported:
+    """`<image id>.png` as the run has it, 8-bit grey.
+
+    Raises:
+        UserError: the run was not asked for the maps, or an image's id leads out of the folder.
+    """
+    if CONFIDENCE_MAP not in answers.view.columns:
+        raise UserError(
+            f"run {answers.view.uri} has no maps of confidence; set confidence_map: true in a new run's config"
+        )
+    written = 0
+    for row in answers.rows("image_id", CONFIDENCE_MAP, batch_rows=16):
+        image_id = row["image_id"]
+        if ".." in image_id.split("/") or image_id.startswith("/"):
+            raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
+        storage.put(storage.join(out, f"{image_id}.png"), row[CONFIDENCE_MAP]["bytes"])
+        written += 1
+    return Exported(out, written)

@@ -1,0 +1,285 @@
+"""A run's maps of confidence and unknown pixels: written, proved, read and scored."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.analysis import export, open_run
+from pipeline.config import SegmentConfig, parse
+from pipeline.corpus import list_items, plan_shards
+from pipeline.corpus.samples import load_pair
+from pipeline.crf import dense_crf
+from pipeline.errors import UserError
+from pipeline.imaging.decode import as_stored
+from pipeline.imaging.mask_png import decode_mask, encode_mask
+from pipeline.labels import IGNORE, space
+from pipeline.models import checkpoint
+from pipeline.predict import Predictor
+from pipeline.runs import Run, verify
+from pipeline.segment.driver import identity
+from pipeline.segment.shard import ShardSegmenter
+from pipeline.synthetic.scenes import write_corpus
+from tests.command import maskmill
+from tests.test_ensembles import saved
+
+IMAGES, HEIGHT, WIDTH, BELOW = 3, 48, 96, 0.3
+ASKED = {"confidence_map": True, "unknown_below": BELOW}
+CRF = {"iterations": 3, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 2, "colour_px": 12, "colour_levels": 12}
+
+
+@pytest.fixture(scope="module")
+def best(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("best"), 3)
+
+
+@pytest.fixture(scope="module")
+def corpus(best, tmp_path_factory):
+    """Labels are the network's own masks, three pixels to the right: it is right about most of them."""
+    folder = str(tmp_path_factory.mktemp("corpus"))
+    write_corpus(folder, {"val": IMAGES}, HEIGHT, WIDTH, seed=1, packed=False)
+    cfg = config(folder, best)
+    for item, row in zip(list_items(cfg.corpus, None), answered(cfg).values(), strict=True):
+        label = space("cityscapes19").to_stored(np.roll(pixels_of(row, "mask"), 3, axis=1))
+        label[:, :3] = 0  # unlabelled
+        Image.fromarray(label).save(item.label.uri)
+    return folder
+
+
+def config(corpus, best, output="/unused", **changes):
+    values = {
+        "corpus": {"images": corpus, "labels": corpus, "layout": "cityscapes"}, "checkpoint": best, "output": str(output),
+        "images_per_shard": 2, "max_reject_rate": 1, "cpus_per_actor": 1,
+    }  # fmt: skip
+    return parse(SegmentConfig, values | changes, where="test")
+
+
+def answered(cfg):
+    """Image id -> row."""
+    masks, rejects = ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).answer(list_items(cfg.corpus, None))
+    assert not rejects.num_rows
+    return {row["image_id"]: row for row in masks.to_pylist()}
+
+
+def write_run(cfg, edit=lambda table: table):
+    """As `maskmill segment` writes it, without Ray; `edit` changes the table of each shard before it is committed."""
+    ready, items = checkpoint.load(cfg.checkpoint), list_items(cfg.corpus, None)
+    plan = plan_shards(items, cfg.images_per_shard)
+    run = Run.open_or_create(
+        cfg.output, identity(cfg, ready), cfg.model_dump(mode="json"), ready.label_space, lambda: plan
+    )
+    segmenter = ShardSegmenter(ready, cfg)
+    for shard in run.pending():
+        masks, rejects = segmenter.answer(run.shard_items(shard))
+        run.commit(shard, edit(masks), rejects)
+    run.finish(max_reject_rate=0)
+    return cfg.output
+
+
+@pytest.fixture(scope="module")
+def run(corpus, best, tmp_path_factory):
+    return write_run(config(corpus, best, tmp_path_factory.mktemp("run") / "run", **ASKED))
+
+
+def pixels_of(row, column):
+    return np.asarray(Image.open(io.BytesIO(row[column]["bytes"])))
+
+
+@pytest.fixture(scope="module")
+def plain(corpus, best):
+    """The same images without confidence, and their probabilities."""
+    cfg = config(corpus, best)
+    predictor = Predictor(checkpoint.load(best).model, cfg.predict)
+    images = {item.image_id: np.asarray(Image.open(item.image.uri)) for item in list_items(cfg.corpus, None)}
+    return answered(cfg), {name: predictor.probs([image])[0] for name, image in images.items()}, images
+
+
+def label_arrays(corpus):
+    cfg = config(corpus, "/unused").corpus
+    return {item.image_id: load_pair(item, space("cityscapes19"), 10**9, None)[1] for item in list_items(cfg, None)}
+
+
+def test_the_rows_hold_the_map_and_what_is_below_the_bound_is_unknown(run, plain, corpus):
+    rows = {row["image_id"]: row for row in open_run(run).frame().compute().to_dict("records")}
+    before, probs, _ = plain
+    for name, row in rows.items():
+        largest, old = probs[name].amax(dim=0).numpy(), pixels_of(before[name], "mask")
+        level, mask = pixels_of(row, "confidence_map"), pixels_of(row, "mask")
+        assert row["confidence_map"]["path"] == f"{name}.confidence.png"
+        assert np.abs(level / 255 - largest).max() <= 0.5 / 255 + 1e-4
+        assert np.array_equal(mask, np.where(level < 255 * BELOW, IGNORE, old))
+        assert row["unknown_pixels"] == (level < 255 * BELOW).sum() > 100 and (mask != IGNORE).sum() > 100
+        assert row["pixels"].sum() + row["unknown_pixels"] == HEIGHT * WIDTH
+        assert before[name].keys() == row.keys() - {"confidence_map", "unknown_pixels", "unknown_labelled"}
+
+
+def test_scores_are_over_the_known_pixels_and_the_unknown_ones_are_counted(run, plain, corpus):
+    view, (before, _, _) = open_run(run), plain
+    labels = label_arrays(corpus)
+    masks, confusion, unknown = view.masks(list(labels)), np.zeros((19, 19), int), np.zeros(19, int)
+    for name, label in labels.items():
+        known = (label != IGNORE) & (masks[name] != IGNORE)
+        np.add.at(confusion, (label[known], masks[name][known]), 1)
+        left = label[(label != IGNORE) & (masks[name] == IGNORE)]
+        unknown += np.bincount(left, minlength=19)
+    assert np.array_equal(view.confusion(), confusion)
+    assert view.counts("unknown_labelled").iloc[0].tolist() == [IMAGES, *unknown]
+    row = view.unknown().iloc[0]
+    assert row["share"] == pytest.approx(row["pixels"] / (IMAGES * HEIGHT * WIDTH))
+    assert row["labelled_share"] == pytest.approx(unknown.sum() / (unknown.sum() + confusion.sum()))
+    # Jaccard over all labelled pixels, an unknown one being of a class that no pixel has.
+    right, labelled = np.diag(confusion), confusion.sum(1) + unknown
+    union = labelled + confusion.sum(0) - right
+    assert row["miou_as_wrong"] == pytest.approx(np.mean(right[union > 0] / union[union > 0]))
+    assert row["miou_as_wrong"] < view.iou()["miou"].iloc[0]
+    assert sum(view.unknown(by=["city"])["pixels"]) == row["pixels"]
+    everything = sum(np.array(one["confusion"]).sum() for one in before.values())
+    assert confusion.sum() + unknown.sum() == everything
+
+
+def test_the_proof_covers_the_map_and_the_unknown_pixels(run):
+    found = verify(run)
+    assert (found.masks, found.problems) == (IMAGES, [])
+
+
+def test_a_map_alone_leaves_masks_and_counts_as_they_were(corpus, best, plain):
+    rows = answered(config(corpus, best, confidence_map=True))
+    for name, row in rows.items():
+        for column in ("mask", "pixels", "confusion", "confidence", "entropy", "miou"):
+            assert row[column] == plain[0][name][column], column
+        assert not {"unknown_pixels", "unknown_labelled"} & row.keys()
+
+
+def test_with_a_crf_it_is_of_the_marginals(corpus, best, plain):
+    cfg = config(corpus, best, crf=CRF, **ASKED)
+    _, probs, images = plain
+    for name, row in answered(cfg).items():
+        marginals = dense_crf(probs[name].numpy(), images[name], cfg.crf, 1)
+        level = pixels_of(row, "confidence_map")
+        assert np.abs(level / 255 - marginals.max(axis=0)).max() <= 0.5 / 255 + 1e-3
+        assert np.array_equal(pixels_of(row, "mask") == IGNORE, level < 255 * BELOW)
+        assert np.array(row["confusion_raw"]).sum() == np.array(row["confusion"]).sum()  # over the same pixels
+
+
+def test_streamed_images_have_the_rows_of_whole_ones(corpus, best):
+    tiles = {"predict": {"tile": [32, 48], "overlap": 8}}
+    whole = answered(config(corpus, best, **tiles, **ASKED))
+    streamed = answered(config(corpus, best, stream_above_pixels=100, **tiles, **ASKED))
+    for name, row in whole.items():
+        for column in ("mask", "confidence_map"):
+            assert np.array_equal(pixels_of(row, column), pixels_of(streamed[name], column)), column
+        for column in ("pixels", "unknown_pixels", "unknown_labelled", "confusion"):
+            assert row[column] == streamed[name][column], column
+        assert 0 < row["unknown_pixels"] < HEIGHT * WIDTH
+
+
+def test_a_turned_photograph_has_a_map_that_is_stored_as_its_mask(best, tmp_path):
+    folder = tmp_path / "images" / "val"
+    folder.mkdir(parents=True)
+    pixels = (torch.rand(6, 10, 3, generator=torch.Generator().manual_seed(0)) * 255).byte().numpy()
+    picture, exif = Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)), Image.Exif()
+    exif[0x0112] = 6
+    picture.save(folder / "a_1.png", exif=exif)
+    picture.transpose(Image.Transpose.ROTATE_270).save(folder / "b_1.png")  # the same, upright
+    cfg = parse(
+        SegmentConfig,
+        {"corpus": {"images": str(tmp_path), "layout": "camvid"}, "checkpoint": best, "output": "/unused", **ASKED},
+        where="test",
+    )
+    turned, upright = (pixels_of(row, "confidence_map") for row in answered(cfg).values())
+    assert turned.shape == (48, 80) and np.array_equal(turned, as_stored(upright, 6))
+
+
+def flip(row, column, value):
+    pixels = decode_mask(row[column]["bytes"]).copy()
+    pixels[0, 0] = value
+    row[column]["bytes"] = encode_mask(pixels)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (
+            lambda row: flip(row, "confidence_map", 0 if known_at_corner(row) else 255),
+            "and the mask disagree: a pixel is 255",
+        ),
+        (
+            lambda row: row["confidence_map"].update(bytes=row["confidence_map"]["bytes"][:40]),
+            "confidence_map of .* cannot be",
+        ),
+        (
+            lambda row: row["confidence_map"].update(bytes=encode_mask(np.zeros((3, 4), np.uint8))),
+            r"is \(3, 4\), the mask",
+        ),
+        (
+            lambda row: row.update(unknown_pixels=row["unknown_pixels"] + 1),
+            "does not hold the pixels that its row counts",
+        ),
+        (lambda row: row.update(unknown_labelled=[10**6] * 19), "does not hold the pixels that its row counts"),
+        (lambda row: row.update(confidence_map=None), "confidence_map of .* cannot be"),
+    ],
+)
+def test_what_does_not_fit_is_found(change, sentence, corpus, best, tmp_path):
+    def edit(table):
+        rows = table.to_pylist()
+        change(rows[0])
+        return pa.Table.from_pylist(rows, table.schema)
+
+    output = write_run(config(corpus, best, tmp_path / "run", images_per_shard=IMAGES, **ASKED), edit)
+    (problem, *others) = verify(output).problems
+    assert re.search(sentence, problem), problem
+    assert len(others) <= 1
+
+
+def known_at_corner(row):
+    return bool(decode_mask(row["mask"]["bytes"])[0, 0] != IGNORE)
+
+
+def test_maps_are_read_shown_and_exported(run, tmp_path):
+    view = open_run(run)
+    name = view.frame(["image_id"]).compute()["image_id"].iloc[1]
+    (level,) = view.confidence_maps([name]).values()
+    assert level.shape == (HEIGHT, WIDTH) and level.dtype == np.uint8
+    assert np.array_equal(view.overlay(name, of="confidence"), np.repeat(level[..., None], 3, axis=2))
+    done = export(view, "confidence-png", str(tmp_path / "maps"))
+    assert done.masks == IMAGES
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "maps" / f"{name}.png")), level)
+    maskmill("show", run, name, "--of", "confidence", "--output", str(tmp_path / "map.png"))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "map.png"))[:HEIGHT, :WIDTH, 0], level)
+
+
+def test_evaluate_says_what_is_unknown(run):
+    row = open_run(run).unknown().iloc[0]
+    shown = maskmill("evaluate", run).stdout
+    assert f"{100 * row['share']:.2f} % of the pixels are unknown, their confidence is below 0.3" in shown
+    assert "mIoU, unknown as wrong" in shown and "labelled pixels left unknown" in shown
+    document = json.loads(maskmill("evaluate", run, "--json").stdout)
+    assert document["unknown"]["pixels"] == row["pixels"]
+
+
+def test_a_run_without_them_says_how_to_have_them(corpus, best, tmp_path):
+    view = open_run(write_run(config(corpus, best, tmp_path / "run")))
+    assert not {"confidence_map", "unknown_pixels"} & set(view.columns)
+    name = view.frame(["image_id"]).compute()["image_id"].iloc[0]
+    for ask in (
+        lambda: view.confidence_maps([name]),
+        lambda: view.overlay(name, of="confidence"),
+        lambda: export(view, "confidence-png", str(tmp_path / "maps")),
+    ):
+        with pytest.raises(UserError, match="set confidence_map: true in a new run's config"):
+            ask()
+    with pytest.raises(UserError, match="every pixel has a class; set unknown_below in a new run's config"):
+        view.unknown()
+
+
+def test_classes_that_are_merged_and_other_labels_leave_unknown_pixels_out(run, corpus):
+    view = open_run(run)
+    merged = view.merged({"vehicle": ["car", "truck", "bus"]})
+    assert merged.confusion().sum() == view.confusion().sum() and not merged.has_unknown()
+    again = view.evaluated_on(corpus)
+    assert np.array_equal(again.confusion(), view.confusion())
