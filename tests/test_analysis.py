@@ -447,7 +447,7 @@ def test_an_overlay_is_the_image_under_its_colours(view):
     assert view.overlay("a", of="errors").tolist() == error_map(ids("0011"), ids("0001")).tolist()
     with pytest.raises(ValueError, match="image 'd' has no label to show its truth by; choose prediction"):
         view.overlay("d", of="truth")
-    with pytest.raises(ValueError, match="cannot show 'depth'; choose prediction, truth or errors"):
+    with pytest.raises(ValueError, match="cannot show 'depth'; choose prediction, truth, errors or confidence"):
         view.overlay("a", of="depth")
 
 

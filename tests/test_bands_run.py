@@ -235,6 +235,22 @@ def test_windows_give_the_row_of_the_whole_image(corpus, four_bands, kind):
 
 
 @pytest.mark.parametrize("limit", [None, 10_000])
+def test_pixels_without_data_have_no_confidence_and_are_not_unknown(corpus, four_bands, limit, tmp_path):
+    cfg = segment_config(
+        corpus / "all", four_bands, output=str(tmp_path / "run"), stream_above_pixels=limit, confidence_map=True,
+        unknown_below=0.3,
+    )  # fmt: skip
+    write_run(cfg)
+    assert verify(cfg.output).problems == []
+    for row in answer(cfg)[0]:
+        mask, level = (decode_mask(row[name]["bytes"]) for name in ("mask", "confidence_map"))
+        assert not level[:, :20].any() and level[:, 20:].all()
+        assert row["unknown_pixels"] == (mask[:, 20:] == IGNORE).sum() > 0
+        assert row["unknown_pixels"] + sum(row["pixels"]) == 111 * 137
+        assert sum(row["unknown_labelled"]) + sum(row["confusion"]) == 111 * 137
+
+
+@pytest.mark.parametrize("limit", [None, 10_000])
 def test_images_that_were_decoded_elsewhere_give_the_same_rows(corpus, four_bands, limit):
     cfg = segment_config(corpus / "all", four_bands, stream_above_pixels=limit)
     segmenter = ShardSegmenter(checkpoint.load(four_bands), cfg)

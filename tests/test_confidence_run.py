@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -260,6 +261,21 @@ def test_evaluate_says_what_is_unknown(run):
     assert "mIoU, unknown as wrong" in shown and "labelled pixels left unknown" in shown
     document = json.loads(maskmill("evaluate", run, "--json").stdout)
     assert document["unknown"]["pixels"] == row["pixels"]
+
+
+def test_the_miou_with_unknown_as_wrong_is_that_of_the_cityscapes_server(run, corpus, tmp_path):
+    official = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    view = open_run(run)
+    export(view, "cityscapes", str(tmp_path))
+    theirs = official.generateMatrix(official.args)
+    with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
+        for item in list_items(config(corpus, "/unused").corpus, None):
+            mask = Image.open(archive.open(f"{item.image_id.rsplit('/')[-1]}_pred_labelIds.png"))
+            truth = np.asarray(Image.open(item.label.uri))
+            np.add.at(theirs, (truth.astype(int), np.asarray(mask).astype(int)), 1)
+    ids = space("cityscapes19").stored_ids
+    scores = np.array([official.getIouScoreForLabel(label_id, theirs, official.args) for label_id in ids])
+    assert np.nanmean(scores) == pytest.approx(view.unknown()["miou_as_wrong"].iloc[0])
 
 
 def test_a_run_without_them_says_how_to_have_them(corpus, best, tmp_path):

@@ -240,6 +240,7 @@ def test_a_dry_run_of_a_begun_run_knows_its_engine(pictures, tmp_path):
         ({"metrics": {"calibration_bins": 10}}, r"metrics\.calibration_bins"),
         ({"predict": {"scales": [0.5, 1], "flip": True}}, r"predict\.scales, predict\.flip"),
         ({"ensemble": ["/other"]}, "ensemble"),
+        ({"confidence_map": True, "unknown_below": 0.4}, "confidence_map, unknown_below"),
     ],
 )
 def test_what_works_on_scores_is_refused_where_there_are_class_ids(tmp_path, changes, named):

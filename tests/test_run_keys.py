@@ -81,6 +81,8 @@ def test_a_machine_key_changes_neither_the_fingerprint_nor_the_job(key, tmp_path
         {"split": None},
         {"engine": "openvino"},
         {"regions": {"min_area": 50}},
+        {"confidence_map": True},
+        {"unknown_below": 0.4},
     ],
 )
 def test_a_key_of_the_run_changes_both(changes, tmp_path):
@@ -90,7 +92,8 @@ def test_a_key_of_the_run_changes_both(changes, tmp_path):
 
 def test_the_default_engine_is_in_no_identity(tmp_path):
     assert "engine" not in identity(segment_config(engine="torch"), READY)
-    assert "engine" not in segment_config().model_dump(mode="json")  # as in the run.json of before
+    for later in ("engine", "confidence_map", "unknown_below"):
+        assert later not in segment_config().model_dump(mode="json")  # as in the run.json of before
     assert identity(segment_config(engine="openvino"), READY)["engine"] == "openvino"
     assert job("segment", tmp_path, CONFIG | {"engine": "torch"}).digest == job("segment", tmp_path, CONFIG).digest
 

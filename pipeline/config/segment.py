@@ -140,8 +140,7 @@ class SegmentConfig(Section):
     probabilities that the mask is made of, with a CRF of its marginals. It is many times as large as the mask."""
     unknown_below: Annotated[float | None, Field(gt=0, le=1), Key(pace=True)] = added_later(None)
     """Pixels whose largest class probability is below it become 255, unknown, in the mask, and are counted in a column of
-    their own; the confusion and all metrics leave them out. 0.4 leaves out what is hardly better than a guess between two
-    classes. Absent: every pixel has a class."""
+    their own, such as 0.4; the confusion and all metrics leave them out. Absent: every pixel has a class."""
     images_per_shard: int = Field(16, ge=1)
     """[images] Unit of work and of retries; a shard becomes one Parquet file."""
     bytes_per_shard: int = Field(256_000_000, ge=1)

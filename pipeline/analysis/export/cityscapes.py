@@ -10,7 +10,9 @@ from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported, png_of
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
+from pipeline.labels import IGNORE
 
+_UNLABELLED = 0  # labelId of unknown pixels, which are counted as wrong; 255 is outside of the server's matrix
 # The server looks for <city>_<sequence>_<frame>*.png: getPrediction of cityscapesScripts.
 _SERVER_NAME = re.compile(r"(?P<city>[^/_]+)_(?P<sequence>\d+)_(?P<frame>\d+)$")
 
@@ -38,7 +40,10 @@ def write(answers: Answers, out: str) -> Exported:
             if name in written:
                 raise UserError(f"two images would be called {name}; segment one split at a time for a submission")
             written.add(name)
+            mask = decode_mask(data)
+            stored = answers.space.to_stored(mask)
+            stored[mask == IGNORE] = _UNLABELLED
             # A fixed time: the same run gives the same bytes.
-            archive.writestr(zipfile.ZipInfo(name), png_of(Image.fromarray(answers.space.to_stored(decode_mask(data)))))
+            archive.writestr(zipfile.ZipInfo(name), png_of(Image.fromarray(stored)))
     storage.put(uri, file.getvalue())
     return Exported(uri, len(written))
