@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from pipeline.analysis import export, open_run
 from pipeline.config import SegmentConfig, parse
@@ -177,6 +178,23 @@ def test_streamed_images_have_the_rows_of_whole_ones(corpus, best):
         for column in ("pixels", "unknown_pixels", "unknown_labelled", "confusion"):
             assert row[column] == streamed[name][column], column
         assert 0 < row["unknown_pixels"] < HEIGHT * WIDTH
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_regions_have_the_mean_of_the_map_and_none_is_of_unknown_pixels(corpus, best, limit, tmp_path):
+    tiles = {"predict": {"tile": [32, 48]}, "stream_above_pixels": limit}
+    run = write_run(config(corpus, best, tmp_path / "run", regions={}, **tiles, **ASKED))
+    assert verify(run).problems == []
+    for row in open_run(run).frame().compute().to_dict("records"):
+        level, mask = pixels_of(row, "confidence_map") / 255, pixels_of(row, "mask")
+        regions = list(row["regions"])
+        assert sum(one["area"] for one in regions) == (mask != IGNORE).sum()
+        for one in regions:
+            box = np.s_[one["box_top"] : one["box_bottom"], one["box_left"] : one["box_right"]]
+            places, _ = ndimage.label(mask[box] == one["class_id"], np.ones((3, 3)))
+            inside = [level[box][places == number] for number in range(1, places.max() + 1)]
+            means = [float(values.mean()) for values in inside if len(values) == one["area"]]
+            assert any(one["confidence"] == pytest.approx(mean, abs=1e-5) for mean in means)
 
 
 def test_a_turned_photograph_has_a_map_that_is_stored_as_its_mask(best, tmp_path):

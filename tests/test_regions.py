@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline import labels, models, storage
 from pipeline.analysis import open_run, open_runs
-from pipeline.config import MetricsConfig, RegionsConfig, SegmentConfig, parse, parse_model
+from pipeline.config import SegmentConfig, parse, parse_model
 from pipeline.corpus import Item, Place, list_items, plan_shards
 from pipeline.errors import UserError
 from pipeline.imaging import regions as regions_module
@@ -408,7 +408,14 @@ def test_regions_lie_as_the_corpus_stores_the_image():
     sure = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], np.float32)
     item = Item("a", Place("/a.png", bytes=1))
     loaded = Loaded(item, np.zeros((2, 3, 3), np.uint8), None, 6, None, None, confidence=sure)
-    row = mask_row(loaded, Prediction(mask, 0.5, 0.5), None, labels.space("camvid11"), MetricsConfig(), RegionsConfig())
+    values = {
+        "corpus": {"images": "/unused", "layout": "camvid"},
+        "checkpoint": "/unused",
+        "output": "/unused",
+        "regions": {},
+    }
+    cfg = parse(SegmentConfig, values, where="test")
+    row = mask_row(loaded, Prediction(mask, 0.5, 0.5), None, labels.space("camvid11"), cfg)
     stored = decode_mask(row["mask"]["bytes"])
     assert stored.shape == (3, 2)
     expected = of_scipy(stored, 1, as_stored(sure, 6))
