@@ -212,6 +212,7 @@ def save_another(uri):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_member_replaced_in_mid_run_ends_it_and_the_first_one_finishes_it(
     ray_session, corpus, tiny_checkpoint, tmp_path
 ):

@@ -45,6 +45,7 @@ def majority_iou(folder: Path) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)  # alone about 90 s; the machine may be shared
 def test_four_commands_lead_from_twenty_pictures_to_masks_iou_and_report(tmp_path):
     draw(tmp_path / "pictures", 20, height=64, width=96)

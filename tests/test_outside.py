@@ -379,7 +379,12 @@ def two_cores():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("transformers", {}), ("transformers", {"parallel": "fsdp"}), ("smp", {}), ("python", {})],
+    [
+        ("transformers", {}),
+        pytest.param("transformers", {"parallel": "fsdp"}, marks=pytest.mark.long),
+        pytest.param("smp", {}, marks=pytest.mark.long),
+        ("python", {}),
+    ],
 )
 def test_a_network_from_outside_is_trained_ten_steps_and_segments(
     name, options, scenes, folder, code, tmp_path, two_cores

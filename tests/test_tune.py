@@ -20,6 +20,7 @@ def space(**axes):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_search_trains_each_point_and_writes_the_best_config(ray_session, scenes, tmp_path):
     cfg = config(scenes, tmp_path, max_failures=0, best_by="pixel_accuracy", **SMALL)
     axes = {"optimizer.name": {"choice": ["sgd"]}, "optimizer.lr": {"grid": [1e-4, 1e30]}}

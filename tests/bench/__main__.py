@@ -22,6 +22,7 @@ BOOK: dict[str, tuple[list[str], float]] = {
     "queries": ([], 2),
     "regions": (["3"], 1.5),
     "scaling": ([], 4.5),
+    "extend": (["10000", "100000"], 1.5),
     "nodes": ([], 5),
     "memory": ([], 3),
     "engines": (["--divide", "2", "--engines", "onnxruntime", "openvino"], 3),

@@ -54,17 +54,22 @@ def config(folder: str) -> SegmentConfig:
 
 def write_run(folder: str, count: int) -> None:
     """A finished run: every row a mask of 16x32 with its counts."""
+    cfg = config(folder)
+    run = Run.open_or_create(
+        cfg.output, {}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(items(count), SHARD)
+    )
+    answer(run)
+
+
+def answer(run: Run) -> None:
+    """Every pending shard, and the end of the run."""
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 11, (16, 32)).astype(np.uint8)
     pixels = np.bincount(mask.ravel(), minlength=11)
     row = {"uri": "s3://bucket/corpus.zip", "split": "val", "height": 16, "width": 32, "pixels": pixels.tolist(),
            "mask": {"bytes": encode_mask(mask), "path": "mask.png"}, "confusion": np.diag(pixels).ravel().tolist()}  # fmt: skip
-    cfg = config(folder)
     alike = pa.Table.from_pylist([row] * SHARD, schema=mask_schema(SPACE.num_classes))
     nothing = pa.Table.from_pylist([], schema=REJECT_SCHEMA)
-    run = Run.open_or_create(
-        cfg.output, {}, cfg.model_dump(mode="json"), SPACE, lambda: plan_shards(items(count), SHARD)
-    )
     for shard in run.pending():
         found = run.shard_items(shard)
         rows = alike.slice(0, len(found))
