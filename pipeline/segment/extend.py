@@ -42,7 +42,7 @@ def extend(
 
     Args:
         cfg: of the run at `cfg.output`; keys that decide masks must be the run's, those of the machine may differ.
-        retry_rejects: images that were rejected are answered again.
+        retry_rejects: images that were rejected are answered again; of an extension that was broken off, its own.
         accept_gone: go on though more than half of the images are gone.
     Raises:
         UserError: the run is not finished, another writes it, the archive does not fit the run, or too many of the images that
@@ -52,7 +52,11 @@ def extend(
     with Lease(uri) as lease:
         info, state = describe(uri), _finished(uri)
         tidy(uri, state)
-        if (made := staged(uri, state)) is None:
+        if (made := staged(uri, state)) is not None:
+            if retry_rejects:
+                with Lease(made.uri) as its:
+                    Run.open(made.uri).withdraw_rejects(its)
+        else:
             connection.PHASES.info("listing the corpus")
             check = partial(_check_gone, cfg, accept_gone)
             known = _known(cfg, info, state, retry_rejects)
