@@ -273,7 +273,8 @@ def _clock(seconds: float) -> str:
 def _rejects(rejects: Counter[str]) -> str:
     if not rejects:
         return "no rejects"
-    return f"{rejects.total()} rejects ({', '.join(f'{n} {reason}' for reason, n in rejects.most_common())})"
+    count = "1 reject" if rejects.total() == 1 else f"{rejects.total()} rejects"
+    return f"{count} ({', '.join(f'{n} {reason}' for reason, n in rejects.most_common())})"
 
 
 def shares(seconds: dict[str, float]) -> str:
