@@ -91,7 +91,7 @@ def test_the_card_at_the_end_says_what_is_there_how_fast_and_where_to_look(print
     console.print_segmented(console.console, done, progress)
     assert printed() == [
         "  run         runs/x",
-        "  images      12: 11 masks, 1 rejects (1 empty)",
+        "  images      12: 11 masks, 1 reject (1 empty)",
         "  this start  8 images at 2.50 images/s",
         "  stages      decode 25 %, forward 75 %",
         "  next        maskmill evaluate runs/x --report",
