@@ -12,6 +12,7 @@ from pipeline import labels, storage
 from pipeline.config import MetricsConfig, RegionsConfig, SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.mask_png import encode_mask
+from pipeline.imaging.polygons import region_polygons
 from pipeline.imaging.regions import find_regions
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
@@ -49,12 +50,14 @@ def ids(drawing: str) -> np.ndarray:
 
 def make_run(
     uri: str, drawn: Sequence[Drawn], *, images_per_shard: int = 2, finish: bool = True, boundary_px: tuple[int, ...] = (),
-    calibration_bins: int = 0, metrics: Mapping[str, object] = {}, space: LabelSpace = SPACE, regions: int | None = None
+    calibration_bins: int = 0, metrics: Mapping[str, object] = {}, space: LabelSpace = SPACE,
+    regions: int | None = None, polygons: float | None = None
 ) -> str:  # fmt: skip
     """Write corpus (below `<uri>-corpus`) and run; `crf` is in the config where one of the images has a raw mask.
 
     Args:
         regions: min_area of the table of regions; None = there is none. Each has the confidence of its image.
+        polygons: of the regions, as the config has it.
     """
     corpus = f"{uri}-corpus"
     cfg = SegmentConfig.model_validate(
@@ -65,7 +68,7 @@ def make_run(
             "crf": {"iterations": 5, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 2, "colour_px": 12,
                     "colour_levels": 12} if any(one.raw for one in drawn) else None,
             "metrics": {"boundary_px": boundary_px, "calibration_bins": calibration_bins, **metrics},
-            "regions": None if regions is None else {"min_area": regions},
+            "regions": None if regions is None else {"min_area": regions, "polygons": polygons},
             "images_per_shard": images_per_shard,
             "max_reject_rate": 1,
             "actors": 1,
@@ -145,7 +148,9 @@ def _mask_row(
         row |= chosen_counts(dict(metrics), LabelledImage(space, ids(one.label), mask, raw, None, sure))
     if regions is not None:
         sure = np.full(mask.shape, one.confidence, np.float32)
-        row[REGIONS] = region_array(find_regions(mask, regions.min_area, sure))
+        found = find_regions(mask, regions.min_area, sure)
+        outlines = None if regions.polygons is None else region_polygons(mask, found, regions.polygons, None)
+        row[REGIONS] = region_array(found, outlines)
     return row
 
 

@@ -27,6 +27,7 @@ HOMES = {
     "pycocotools": {"corpus"},
     "pyvips": {"imaging"},
     "rasterio": {"imaging"},
+    "shapely": {"imaging"},
     "torchcodec": {"imaging"},
     "triton": {"predict", "crf"},
     "pyiceberg": {"analysis"},

@@ -1,5 +1,6 @@
 """The table of regions: equal to scipy's regions, following from the masks, and proved with them."""
 
+import json
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.imaging import regions as regions_module
 from pipeline.imaging.decode import as_stored, decode_label
 from pipeline.imaging.mask_png import decode_mask
+from pipeline.imaging.polygons import geoparquet, region_polygons
 from pipeline.imaging.regions import RegionFinder, find_regions
 from pipeline.labels import IGNORE
 from pipeline.models import checkpoint
@@ -420,6 +422,71 @@ def test_regions_lie_as_the_corpus_stores_the_image():
     assert stored.shape == (3, 2)
     expected = of_scipy(stored, 1, as_stored(sure, 6))
     np.testing.assert_allclose(of_table(row["regions"].to_pylist()), expected, rtol=1e-6)
+
+
+@pytest.fixture
+def shapely():
+    pytest.importorskip("rasterio")
+    return pytest.importorskip("shapely")
+
+
+@pytest.mark.parametrize("min_area", [1, 5])
+def test_polygons_cover_their_regions(shapely, min_area):
+    mask = np.random.default_rng(3).integers(0, 3, (40, 50)).astype(np.uint8)
+    mask[5:30, 8:40], mask[10:14, 12:20], mask[0:3] = 1, 0, IGNORE
+    found = find_regions(mask, min_area)
+    exact = shapely.from_wkb(region_polygons(mask, found, 0, None))
+    assert shapely.area(exact).tolist() == found.area.tolist()
+    assert max(shapely.get_num_interior_rings(exact)) > 0
+    left, top, right, bottom = shapely.bounds(exact).T
+    np.testing.assert_array_equal(np.stack([top, left, bottom, right], axis=1), found.box)
+    rows, columns = (found.centroid + 0.5).T  # of pixels' corners
+    np.testing.assert_allclose(np.stack([shapely.get_x(shapely.centroid(exact)), shapely.get_y(shapely.centroid(exact))]),
+                               [columns, rows], rtol=1e-9)  # fmt: skip
+    simple = shapely.from_wkb(region_polygons(mask, found, 1.5, None))
+    assert shapely.is_valid(simple).all() and not shapely.is_empty(simple).any()
+    assert shapely.get_num_coordinates(simple).sum() < 0.8 * shapely.get_num_coordinates(exact).sum()
+    assert set(map(tuple, shapely.get_coordinates(simple))) <= set(map(tuple, shapely.get_coordinates(exact)))
+    disc = (np.hypot(*(np.indices((70, 70)) - 35)) < 30).astype(np.uint8)
+    exact, simple = (
+        shapely.from_wkb(region_polygons(disc, find_regions(disc), tolerance, None)[1]) for tolerance in (0, 1.5)
+    )
+    assert shapely.hausdorff_distance(exact, simple) <= 1.5
+    assert shapely.get_num_coordinates(simple) < 0.2 * shapely.get_num_coordinates(exact)
+
+
+def test_polygons_of_a_georeferenced_image_are_on_its_map(shapely):
+    import rasterio
+
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1:3, 2:6] = 1
+    transform = rasterio.Affine(10, 1, 500_000, 0.5, -10, 6_000_000)
+    place = json.dumps({"crs": rasterio.CRS.from_epsg(32633).to_wkt(), "transform": list(transform.to_gdal())})
+    polygon = shapely.from_wkb(region_polygons(mask, find_regions(mask), 0, place)[1])
+    expected = shapely.Polygon([transform * corner for corner in [(2, 1), (6, 1), (6, 3), (2, 3)]])
+    assert shapely.equals_exact(polygon, expected, 1e-6, normalize=True)
+    described = json.loads(geoparquet("polygon", {place}))["columns"]["polygon"]
+    assert described["crs"]["id"] == {"authority": "EPSG", "code": 32633} and described["encoding"] == "WKB"
+    assert json.loads(geoparquet("polygon", {place, None}))["columns"]["polygon"]["crs"] is None
+
+
+def test_a_run_with_polygons_is_geoparquet(shapely, tmp_path):
+    uri = make_run(str(tmp_path / "run"), DRAWN, regions=1, polygons=0)
+    compact(uri, f"{uri}-compact")
+    for run in (uri, f"{uri}-compact"):
+        (first, *_) = parts_of(run, "regions")
+        table = read_table(storage.read(first.uri))
+        geo = json.loads(table.schema.metadata[b"geo"])
+        assert (geo["version"], geo["primary_column"], geo["columns"]["polygon"]["crs"]) == ("1.1.0", "polygon", None)
+        assert shapely.area(shapely.from_wkb(table["polygon"].to_pylist())).tolist() == table["area"].to_pylist()
+        assert verify(run).problems == []
+    assert open_run(uri).regions(["polygon"]).compute().shape == (6, 1)
+
+
+def test_polygons_of_streamed_images_are_refused():
+    with pytest.raises(UserError, match=r"stream_above_pixels and regions\.polygons do not go together"):
+        parse(SegmentConfig, {"corpus": {"images": "a"}, "checkpoint": "b", "output": "c", "predict": {"tile": [8, 8]},
+                              "regions": {"polygons": 1}, "stream_above_pixels": 100}, where="test")  # fmt: skip
 
 
 def test_a_mask_of_too_many_regions_is_a_reject_and_the_others_are_answered(scenes, network, monkeypatch):

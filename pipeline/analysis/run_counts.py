@@ -85,11 +85,12 @@ class RunCounts:
         Raises:
             UserError: the run has no such table, or a class or column is unknown.
         """
-        if self.description.regions is None:
+        asked = self.description.regions
+        if asked is None:
             raise UserError(f"run {self.uri} has no table of regions; set `regions: {{}}` in a new run's config")
-        known = region_schema(self.plan().group_fields).names
-        for asked, allowed, what in ((columns or (), known, "column"), (classes, self.space.classes, "class")):
-            for name in asked:
+        known = region_schema(self.plan().group_fields, asked.polygons is not None).names
+        for names, allowed, what in ((columns or (), known, "column"), (classes, self.space.classes, "class")):
+            for name in names:
                 if name not in allowed:
                     raise UserError(
                         f"the regions of run {self.uri} have no {what} '{name}'; choose of {', '.join(allowed)}"

@@ -90,6 +90,9 @@ class RegionsConfig(Section):
 
     min_area: int = Field(1, ge=1)
     """[pixels] Smaller regions have no row. 1: all have one, so that the areas of an image's regions sum to its `pixels`."""
+    polygons: float | None = Field(None, ge=0, exclude_if=lambda value: value is None)
+    """[pixels] Also write each region's outline with its holes, as WKB, simplified with this tolerance; 0 keeps every corner.
+    In map coordinates where an image has a georeference, else in pixels. Needs maskmill[geo]. Absent: none."""
 
 
 # What an engine computes in; `auto` compares engines with torch's float32.
@@ -201,7 +204,12 @@ class SegmentConfig(Section):
             )
         if self.predict.tile is None:
             raise UserError("stream_above_pixels needs predict.tile: a streamed image is predicted tile by tile")
-        for name, on in (("crf", self.crf), ("metrics", self.metrics != MetricsConfig())):
+        polygons = self.regions is not None and self.regions.polygons is not None
+        for name, on in (
+            ("crf", self.crf),
+            ("metrics", self.metrics != MetricsConfig()),
+            ("regions.polygons", polygons),
+        ):
             if on:
                 raise UserError(
                     f"stream_above_pixels and {name} do not go together, which needs all pixels of an image at once; "

@@ -1,10 +1,14 @@
-"""Regions of a mask as polygons along the edges of their pixels, by GDAL (rasterio)."""
+"""Regions of a mask as polygons along the edges of their pixels, by GDAL (rasterio), and simplified by GEOS (shapely)."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.imaging.bands import require_rasterio
+from pipeline.imaging.regions import Regions
 from pipeline.labels import IGNORE
 
 
@@ -26,6 +30,60 @@ def polygons_of(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         for hole in holes:
             outline = _joined(outline, hole)
         yield int(index), outline
+
+
+def require_shapely() -> tuple[Any, Any]:
+    """The libraries `rasterio.features` and `shapely`; UserError says how to install them."""
+    try:
+        import shapely
+        import shapely.geometry
+        from rasterio import features
+    except ImportError as error:
+        raise UserError(
+            f"polygons of regions need rasterio and shapely ({error}); run: pip install 'maskmill[geo]', on every node"
+        ) from None
+    return features, shapely
+
+
+def region_polygons(mask: np.ndarray, found: Regions, tolerance_px: float, georeference: str | None) -> list[bytes]:
+    """WKB (little-endian) of each region's outline with its holes, in the order of `found`.
+
+    Corners are those of pixels, x to the right and y down, 0, 0 the upper left corner of the first pixel; in an image with a
+    georeference they are on its map. A simplified polygon stays valid (GEOS' Douglas-Peucker that preserves topology); each
+    is simplified by itself, so that neighbours may overlap or leave gaps.
+
+    Args:
+        mask: (H, W) uint8.
+        georeference: as `Windows.georeference` gives it.
+    Raises:
+        UserError: rasterio or shapely is not installed.
+    """
+    features, shapely = require_shapely()
+    place = {first: number for number, first in enumerate(found.first.tolist())}
+    outlines = np.empty(len(place), object)
+    for shape, _ in features.shapes(np.ascontiguousarray(mask), mask=mask != IGNORE, connectivity=4):
+        left, top = min(shape["coordinates"][0], key=lambda corner: (corner[1], corner[0]))
+        if (number := place.get(int(top) * mask.shape[1] + int(left))) is not None:
+            outlines[number] = shapely.geometry.shape(shape)
+    simple = shapely.simplify(outlines, tolerance_px) if tolerance_px else outlines
+    if georeference is not None:
+        x0, dx, rx, y0, ry, dy = json.loads(georeference)["transform"]  # GDAL's order
+        at, turned = np.array([x0, y0]), np.array([[dx, ry], [rx, dy]])
+        simple = shapely.transform(simple, lambda corners: at + corners @ turned)
+    return list(shapely.to_wkb(simple, byte_order=1))
+
+
+def geoparquet(column: str, georeferences: set[str | None]) -> str:
+    """The metadata key `geo` of a Parquet file with a column of such polygons: GeoParquet 1.1.
+
+    Args:
+        georeferences: of its images. If they have one coordinate system the file names it; in pixels, or in several, none.
+    """
+    systems = {None if one is None else json.loads(one)["crs"] for one in georeferences}
+    (system,) = systems if len(systems) == 1 else (None,)
+    crs = None if system is None else require_rasterio().crs.CRS.from_wkt(system).to_dict(projjson=True)
+    described = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": crs, "edges": "planar"}
+    return json.dumps({"version": "1.1.0", "primary_column": column, "columns": {column: described}})
 
 
 def area_of(polygon: np.ndarray) -> int:

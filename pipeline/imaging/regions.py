@@ -26,6 +26,7 @@ _START, _END, _SLOT = range(3)  # of a run; a slot holds the region that it belo
 class Regions:
     """R regions in the raster order of their first pixels."""
 
+    first: np.ndarray  # (R,) int64, row * W + column of each first pixel
     class_id: np.ndarray  # (R,) uint8
     area: np.ndarray  # (R,) int64, pixels
     box: np.ndarray  # (R, 4) int64: top, left, bottom, right; half-open, so that bottom - top is the height
@@ -93,6 +94,7 @@ class RegionFinder:
         area = found[:, _AREA]
         top = found[:, _FIRST] // self._width
         return Regions(
+            first=found[:, _FIRST],
             class_id=found[:, _CLASS].astype(np.uint8),
             area=area,
             box=np.stack([top, found[:, _LEFT], found[:, _BOTTOM], found[:, _RIGHT]], axis=1),

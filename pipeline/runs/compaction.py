@@ -112,7 +112,7 @@ def _write(source: Run, out: str, group: list[Part]) -> None:
     first, last = group[0].first, group[-1].last
     metadata = part_metadata(source.fingerprint, source.label_space, first, last)
     writer, waiting, waiting_bytes, rejects = None, list[pa.Table](), 0, list[dict[str, Any]]()
-    regions = list[pa.Table]()
+    regions, with_masks = list[pa.Table](), list[pa.Table]()
     for number, part in enumerate(group):
         data = storage.read(part.uri)
         footer = footer_of(data, part.name)
@@ -126,6 +126,7 @@ def _write(source: Run, out: str, group: list[Part]) -> None:
             writer.add(table.combine_chunks())
             if source.has_regions:
                 regions.append(regions_table(table, source.label_space))
+                with_masks.append(table.drop_columns(["mask"]))
             waiting, waiting_bytes = [], 0
     assert writer is not None
     target, masks = Part(out, "masks", 0, first, last), writer.finish(rejects)
@@ -133,7 +134,7 @@ def _write(source: Run, out: str, group: list[Part]) -> None:
         name, content = rejects_part(source.fingerprint, source.label_space, first, last, rejects)
         storage.put(storage.join(out, name), content)
     if source.has_regions:
-        described = regions_metadata(footer_of(masks, target.name))
+        described = regions_metadata(footer_of(masks, target.name), with_masks)
         storage.put(storage.join(out, regions_name(target)), _joined(regions, described))
     storage.put(target.uri, masks)
 

@@ -8,30 +8,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.imaging.polygons import geoparquet
 from pipeline.imaging.regions import Regions
 from pipeline.labels import LabelSpace
 from pipeline.runs.parts import Footer, Part, footer_of, read_table, write_part
-from pipeline.runs.schema import REGION_TYPE, REGIONS, region_schema
+from pipeline.runs.schema import GEOREFERENCE, POLYGON, REGION_FIELDS, REGIONS, region_schema
 
-MASKS = (
-    "maskmill.masks"  # key of a regions part's metadata: sha256 of the footer of the masks part that it follows from
-)
+MASKS = "maskmill.masks"  # key of a regions part's metadata: sha256 of the footer of the masks part it follows from
+_PLAIN = pa.struct(REGION_FIELDS)  # without polygons
 
 
-def region_array(found: Regions) -> pa.StructArray:
-    """The regions of one mask, as `REGION_TYPE`."""
+def region_array(found: Regions, polygons: list[bytes] | None = None) -> pa.StructArray:
+    """The regions of one mask, as `region_type` has them."""
     number = len(found.area)
     confidence = pa.nulls(number, pa.float32()) if found.confidence is None else found.confidence.astype(np.float32)
     columns = [found.class_id, found.area, *found.box.T, *found.centroid.T.astype(np.float32), confidence]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, REGION_TYPE, strict=True)]
-    return pa.StructArray.from_arrays(arrays, fields=list(REGION_TYPE))
+    fields = list(REGION_FIELDS)
+    if polygons is not None:
+        columns.append(polygons)
+        fields.append(POLYGON)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, fields, strict=True)]
+    return pa.StructArray.from_arrays(arrays, fields=fields)
 
 
-def with_regions(masks: pa.Table, regions: list[pa.StructArray]) -> pa.Table:
-    """Mask rows with their column of regions, one array a row."""
+def with_regions(masks: pa.Table, regions: list[pa.StructArray], kind: pa.StructType = _PLAIN) -> pa.Table:
+    """Mask rows with their column of regions, one array of that type a row."""
     offsets = np.cumsum([0, *map(len, regions)])
-    values = pa.concat_arrays(regions) if regions else pa.array([], REGION_TYPE)
-    column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=pa.list_(REGION_TYPE))
+    values = pa.concat_arrays(regions) if regions else pa.array([], kind)
+    column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=pa.list_(kind))
     return masks.append_column(pa.field(REGIONS, column.type, nullable=False), column)
 
 
@@ -41,24 +45,31 @@ def regions_table(masks: pa.Table, space: LabelSpace) -> pa.Table:
     groups = names[names.index("member") + 1 : names.index("height")]
     nested = masks[REGIONS].combine_chunks()
     images = masks.select(["image_id", *groups, "height", "width"]).take(pc.list_parent_indices(nested))
-    found = dict(zip([field.name for field in REGION_TYPE], nested.flatten().flatten(), strict=True))
+    found = dict(zip([field.name for field in nested.type.value_type], nested.flatten().flatten(), strict=True))
     columns = {name: images[name] for name in images.schema.names} | found
     columns["class"] = pa.DictionaryArray.from_arrays(found["class_id"], list(space.classes))
     for edge, end in (("top", 0), ("left", 0), ("bottom", images["height"]), ("right", images["width"])):
         columns[f"touches_{edge}"] = pc.equal(found[f"box_{edge}"], end)
-    schema = region_schema(tuple(masks.schema.field(name) for name in groups))
+    schema = region_schema(tuple(masks.schema.field(name) for name in groups), POLYGON.name in found)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def regions_metadata(masks: Footer) -> dict[str, str]:
-    """Of the regions part beside a masks part."""
-    return {**masks.metadata, MASKS: masks.sha256}
+def regions_metadata(footer: Footer, tables: list[pa.Table]) -> dict[str, str]:
+    """Of the regions part beside a masks part of that footer and those rows: with polygons it is GeoParquet."""
+    known = {**footer.metadata, MASKS: footer.sha256}
+    if POLYGON.name not in {field.name for table in tables for field in table.schema.field(REGIONS).type.value_type}:
+        return known
+    places = set[str | None]()
+    for table in tables:
+        places |= set(table[GEOREFERENCE].to_pylist() if GEOREFERENCE in table.schema.names else [None])
+    return {**known, "geo": geoparquet(POLYGON.name, places)}
 
 
 def regions_part(space: LabelSpace, part: Part, masks: bytes) -> tuple[str, bytes]:
     """Name below the run and bytes of the regions part that follows from a masks part of these bytes."""
-    metadata = regions_metadata(footer_of(masks, part.name))
-    return regions_name(part), write_part(regions_table(read_table(masks), space), metadata)
+    table = read_table(masks)
+    metadata = regions_metadata(footer_of(masks, part.name), [table])
+    return regions_name(part), write_part(regions_table(table, space), metadata)
 
 
 def regions_name(part: Part) -> str:

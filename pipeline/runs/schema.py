@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.config import RegionsConfig
 from pipeline.corpus import GROUP_FIELDS
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
@@ -33,21 +34,18 @@ REJECT_SCHEMA = pa.schema(
 
 GEOREFERENCE = "georeference"  # a column of runs whose checkpoint declares bands
 REGIONS = "regions"  # a column, and a second table, of runs whose config asks for them
-REGION_TYPE = pa.struct(
-    [
-        pa.field("class_id", pa.int32(), nullable=False),
-        pa.field("area", pa.int64(), nullable=False),  # pixels
-        pa.field("box_top", pa.int32(), nullable=False),  # half-open: the region's last row is box_bottom - 1
-        pa.field("box_left", pa.int32(), nullable=False),
-        pa.field("box_bottom", pa.int32(), nullable=False),
-        pa.field("box_right", pa.int32(), nullable=False),
-        pa.field("centroid_row", pa.float32(), nullable=False),  # mean of the pixels' row indices
-        pa.field("centroid_col", pa.float32(), nullable=False),
-        pa.field(
-            "confidence", pa.float32()
-        ),  # mean of the highest probability; null where it is not known of each pixel
-    ]
+REGION_FIELDS = (
+    pa.field("class_id", pa.int32(), nullable=False),
+    pa.field("area", pa.int64(), nullable=False),  # pixels
+    pa.field("box_top", pa.int32(), nullable=False),  # half-open: the region's last row is box_bottom - 1
+    pa.field("box_left", pa.int32(), nullable=False),
+    pa.field("box_bottom", pa.int32(), nullable=False),
+    pa.field("box_right", pa.int32(), nullable=False),
+    pa.field("centroid_row", pa.float32(), nullable=False),  # mean of the pixels' row indices
+    pa.field("centroid_col", pa.float32(), nullable=False),
+    pa.field("confidence", pa.float32()),  # mean of the highest probability; null where not known of each pixel
 )
+POLYGON = pa.field("polygon", pa.binary(), nullable=False)  # WKB
 CONFIDENCE_MAP, UNKNOWN_PIXELS, UNKNOWN_LABELLED = "confidence_map", "unknown_pixels", "unknown_labelled"
 PICTURE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])  # as other tools open them
 
@@ -77,7 +75,7 @@ def mask_schema(
     settings: Settings | None = None,
     groups: tuple[pa.Field, ...] = GROUP_FIELDS,
     georeferenced: bool = False,
-    regions: bool = False,
+    regions: RegionsConfig | None = None,
     confidence: PixelConfidence = NOT_ASKED,
 ) -> pa.Schema:
     """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
@@ -86,7 +84,7 @@ def mask_schema(
         settings: config section `metrics`, which decides on columns of its own.
         groups: the columns of groups, those that every run has first.
         georeferenced: with the column of CRS and transform (pipeline/imaging/bands.py), null for images that have none.
-        regions: with the column of the mask's regions, in the raster order of their first pixels.
+        regions: with the column of the mask's regions, as asked for; they are in the raster order of their first pixels.
         confidence: with the columns of the confidence of each pixel that were asked for.
     Raises:
         UserError: a group is called like another column.
@@ -114,13 +112,18 @@ def mask_schema(
             pa.field("confidence", pa.float32()),  # mean over the scores' grid of the highest probability
             pa.field("entropy", pa.float32()),  # mean over the same, nats
             *(pa.field(name, pa.float32()) for name in SECONDS),
-            *([pa.field(REGIONS, pa.list_(REGION_TYPE), nullable=False)] if regions else []),
+            *([pa.field(REGIONS, pa.list_(region_type(regions)), nullable=False)] if regions else []),
         ]
     )
     return _distinct(schema, groups, "every run has a column of that name")
 
 
-def region_schema(groups: tuple[pa.Field, ...] = GROUP_FIELDS) -> pa.Schema:
+def region_type(asked: RegionsConfig) -> pa.StructType:
+    """One region, as mask rows hold it."""
+    return pa.struct([*REGION_FIELDS, *([POLYGON] if asked.polygons is not None else [])])
+
+
+def region_schema(groups: tuple[pa.Field, ...] = GROUP_FIELDS, polygons: bool = False) -> pa.Schema:
     """Columns of the table of regions, one row a region; `groups` as those of `mask_schema`, and so refused."""
     schema = pa.schema(
         [
@@ -129,8 +132,9 @@ def region_schema(groups: tuple[pa.Field, ...] = GROUP_FIELDS) -> pa.Schema:
             pa.field("height", pa.int32(), nullable=False),  # of the image
             pa.field("width", pa.int32(), nullable=False),
             pa.field("class", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-            *REGION_TYPE,
+            *REGION_FIELDS,
             *(pa.field(f"touches_{edge}", pa.bool_(), nullable=False) for edge in ("top", "left", "bottom", "right")),
+            *([POLYGON] if polygons else []),
         ]
     )
     return _distinct(schema, groups, "the table of regions has a column of that name")

@@ -31,7 +31,7 @@ from pipeline.runs.schema import (
     CONFIDENCE_MAP,
     FINGERPRINT,
     NOT_ASKED,
-    REGION_TYPE,
+    REGION_FIELDS,
     REGIONS,
     REJECT_SCHEMA,
     SHARDS,
@@ -325,9 +325,7 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: Expected, answer:
             regions.append(regions_table(table, expected.space))
     answer.rejects = footer.rejects if masks else rejects
     if expected.regions is not None:
-        answer.regions = _without_dictionaries(
-            pa.concat_tables([region_schema(expected.groups).empty_table(), *regions])
-        )
+        answer.regions = _without_dictionaries(pa.concat_tables([_region_schema(expected).empty_table(), *regions]))
         answer.masks_sha256 = footer.sha256 if masks else footer.metadata.get(MASKS)
 
 
@@ -339,12 +337,16 @@ def _schema(kind: str, expected: Expected) -> pa.Schema:
                 expected.space.num_classes,
                 groups=expected.groups,
                 georeferenced=expected.declared,
-                regions=expected.regions is not None,
+                regions=expected.regions,
                 confidence=expected.confidence,
             )
         case "regions":
-            return region_schema(expected.groups)
+            return _region_schema(expected)
     return REJECT_SCHEMA
+
+
+def _region_schema(expected: Expected) -> pa.Schema:
+    return region_schema(expected.groups, expected.regions is not None and expected.regions.polygons is not None)
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:
@@ -377,8 +379,8 @@ def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer)
 
 
 def _are_regions(told: pa.StructArray, found: Regions) -> bool:
-    """Whether they are those that were found; their confidence does not follow from the mask."""
-    columns = zip(REGION_TYPE, told.flatten(), region_array(found).flatten(), strict=True)
+    """Whether they are those that were found; their confidence does not follow from the mask, and polygons are simplified."""
+    columns = zip(REGION_FIELDS, told.flatten()[: len(REGION_FIELDS)], region_array(found).flatten(), strict=True)
     return all(field.name == "confidence" or mine.equals(other) for field, mine, other in columns)
 
 

@@ -15,6 +15,7 @@ from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import SegmentConfig, run_keys
 from pipeline.corpus import plan_shards, scan_items
 from pipeline.imaging.bands import require_rasterio
+from pipeline.imaging.polygons import require_shapely
 from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict.engines import PACKAGES
@@ -67,6 +68,8 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None]) -> Seg
     check_metrics(dict(cfg.metrics), ready.label_space)
     if ready.image is not None:
         require_rasterio()
+    if cfg.regions is not None and cfg.regions.polygons is not None:
+        require_shapely()
     PHASE("looking at the corpus")
     cfg, recorded = as_recorded(fitted(cfg, ready))
     if recorded is None and cfg.engine != "torch":

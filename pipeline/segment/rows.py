@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config import SegmentConfig
+from pipeline.config import RegionsConfig, SegmentConfig
 from pipeline.corpus import GROUPS, Item
 from pipeline.errors import Reject
 from pipeline.imaging.bands import void_of
 from pipeline.imaging.confidence_map import LEVELS, is_unknown
 from pipeline.imaging.decode import as_stored
 from pipeline.imaging.mask_png import encode_mask
+from pipeline.imaging.polygons import region_polygons
 from pipeline.imaging.regions import find_regions
 from pipeline.labels import IGNORE, LabelSpace
 from pipeline.metrics.confusion import count_confusion, count_ids
@@ -30,9 +31,10 @@ UNSURE: Row = {"confidence": None, "entropy": None}  # of a network that says wh
 
 def mask_columns(cfg: SegmentConfig, space: LabelSpace, declared: bool) -> pa.Schema:
     """Of the mask rows that a run's workers make; `declared`: its images have declared bands."""
-    confidence, regions = PixelConfidence(cfg.confidence_map, cfg.unknown_below), cfg.regions is not None
-    metrics = dict(cfg.metrics)
-    return mask_schema(space.num_classes, metrics, georeferenced=declared, regions=regions, confidence=confidence)
+    confidence = PixelConfidence(cfg.confidence_map, cfg.unknown_below)
+    return mask_schema(
+        space.num_classes, dict(cfg.metrics), georeferenced=declared, regions=cfg.regions, confidence=confidence
+    )
 
 
 def mask_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
@@ -41,7 +43,8 @@ def mask_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
         return pa.Table.from_pylist(rows, schema=schema)
     place = schema.get_field_index(REGIONS)
     regions = [row.pop(REGIONS) for row in rows]
-    return with_regions(pa.Table.from_pylist(rows, schema=schema.remove(place)), regions)
+    kind = schema.field(place).type.value_type
+    return with_regions(pa.Table.from_pylist(rows, schema=schema.remove(place)), regions, kind)
 
 
 def mask_row(
@@ -64,7 +67,7 @@ def mask_row(
     if cfg.regions is not None:
         sure = loaded.confidence if loaded.confidence is not None else kept.probability
         turned = None if sure is None else as_stored(sure, loaded.orientation)
-        counts[REGIONS] = region_array(find_regions(stored, cfg.regions.min_area, turned))
+        counts[REGIONS] = _regions(stored, turned, cfg.regions, loaded.georeference)
     return {
         **identity_columns(loaded.item),
         "height": stored.shape[0],
@@ -78,6 +81,16 @@ def mask_row(
         **loaded.seconds,
         "seconds_encode": time.perf_counter() - started,
     }
+
+
+def _regions(
+    stored: np.ndarray, confidence: np.ndarray | None, asked: RegionsConfig, georeference: str | None
+) -> pa.StructArray:
+    """Of a mask as it is stored, with the mean of each one's confidence where it is known."""
+    found, polygons = find_regions(stored, asked.min_area, confidence), None
+    if asked.polygons is not None:
+        polygons = region_polygons(stored, found, asked.polygons, georeference)
+    return region_array(found, polygons)
 
 
 @dataclass(frozen=True)
