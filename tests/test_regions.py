@@ -70,7 +70,7 @@ def of_ours(found):
     return np.column_stack([found.class_id, found.area, found.box, found.centroid, sure])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     mask=st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
         lambda size: arrays(np.uint8, size, elements=st.sampled_from([0, 1, 2, IGNORE]))
