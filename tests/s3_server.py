@@ -23,11 +23,12 @@ class S3Server:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        names = ("master", "volume", "filer", "s3")
+        names = ("master", "volume", "filer", "s3", "s3.port.iceberg")
         self._ports = dict(zip(names, free_ports(), strict=False))
         identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
         (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
         self.url = f"http://127.0.0.1:{self._ports['s3']}"
+        self.catalog_url = f"http://127.0.0.1:{self._ports['s3.port.iceberg']}"  # Iceberg's REST protocol
         self.start()
 
     def start(self) -> None:
@@ -35,8 +36,8 @@ class S3Server:
         command = [str(program()), "mini", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += [f"-s3.config={self._folder / 's3.json'}", "-webdav=false", "-admin.ui=false"]
         # Its catalogs have one port each by default, for which servers that start at once compete.
-        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
-        command += [f"-{name}.port={port}" for name, port in self._ports.items()]
+        command += ["-s3.port.lance=0", "-tableBucket=warehouse"]
+        command += [f"-{name if '.' in name else f'{name}.port'}={port}" for name, port in self._ports.items()]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with (self._folder / "weed.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

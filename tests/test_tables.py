@@ -17,11 +17,13 @@ import pytest
 from pipeline import storage
 from pipeline.analysis import open_run
 from pipeline.analysis.tables import delta, iceberg, register_delta, register_iceberg
+from pipeline.cli.register import register
 from pipeline.errors import UserError
 from pipeline.runs import generations, verify
 from pipeline.runs.info import read_success
 from tests.command import maskmill
 from tests.crash_points import Killed
+from tests.s3_server import KEY, SECRET
 from tests.small_run import Drawn, make_run
 from tests.test_extend import Archive, answers, dead_leases, extend, segment  # noqa: F401
 
@@ -29,6 +31,7 @@ duckdb = pytest.importorskip("duckdb")
 polars = pytest.importorskip("polars")
 deltalake = pytest.importorskip("deltalake")
 pyiceberg = pytest.importorskip("pyiceberg.catalog")
+Config = pytest.importorskip("pyiceberg.utils.config").Config
 
 NUM_CLASSES = 11
 DRAWN = [
@@ -159,6 +162,18 @@ def test_a_filter_reads_only_the_parts_that_may_hold_its_rows(run, catalog):
     assert found["frame"].to_list() == [3]
 
 
+def test_regions_are_a_table_of_their_own(tmp_path, catalog):
+    run = make_run(str(tmp_path / "run"), DRAWN, regions=1)
+    register_iceberg(run, catalog)
+    register_delta(run)
+    written = pq.read_table(f"{run}/regions").to_pylist()
+    table = iceberg_table(catalog, "maskmill.run_regions")
+    assert {field.name: str(field.field_type) for field in table.schema().fields}["class"] == "string"
+    for read in (table.scan().to_arrow(), deltalake.DeltaTable(f"{run}/regions").to_pyarrow_table()):
+        assert sorted(map(str, read.to_pylist())) == sorted(map(str, written))
+    assert verify(run).problems == []
+
+
 def snapshots_of(catalog: str, name: str = "maskmill.run") -> list[str]:
     """The generation of each snapshot, the oldest first."""
     return snapshots_of_table(iceberg_table(catalog, name))
@@ -285,13 +300,13 @@ def test_generations_that_were_never_registered_become_snapshots_from_where_thei
         assert images_in_iceberg(catalog, number - 1) == images_of(night, number)
 
 
-@pytest.mark.slow
-def test_a_delta_table_leaves_out_generations_of_which_parts_lie_elsewhere(night):
+def test_a_delta_table_leaves_out_generations_of_which_parts_lie_elsewhere(night, capsys):
     grow(night)
     shrink(night)
-    done = maskmill("register", night.run, "--delta")
-    assert done.stdout.startswith(f"{night.run}/masks: generation 3 registered; {len(images_of(night, 3))} rows in ")
-    assert "generations 1, 2 left out: their parts are no longer all where" in done.stdout
+    register(night.run, delta=True)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"{night.run}/masks: generation 3 registered; {len(images_of(night, 3))} rows in ")
+    assert told[1] == "  generations 1, 2 left out: their parts are no longer all where this table could name them"
     assert images_in_delta(night.run) == images_of(night, 3)
     assert versions_of(f"{night.run}/masks") == ["3"]
 
@@ -313,10 +328,10 @@ def test_two_that_register_at_once_make_one_snapshot(night, catalog, monkeypatch
     to_catalog, to_log = (lambda: register_iceberg(night.run, catalog)), (lambda: register_delta(night.run))
     for _, grow_by in GROWTH:
         grow_by(night)
-        for module, register in ((iceberg, to_catalog), (delta, to_log)):
+        for module, again in ((iceberg, to_catalog), (delta, to_log)):
             with monkeypatch.context() as patch:
-                patch.setattr(module, step, after_another(register, getattr(module, step), patch, module, step))
-                register()
+                patch.setattr(module, step, after_another(again, getattr(module, step), patch, module, step))
+                again()
     assert snapshots_of(catalog) == versions_of(f"{night.run}/masks") == ["1", "2", "3"]
     assert images_in_iceberg(catalog) == images_in_delta(night.run) == images_of(night, 3)
 
@@ -371,7 +386,7 @@ def dying(at: int | None, seen: list[str]) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_killed_between_any_two_steps_and_repeated_there_is_one_snapshot_a_generation(tmp_path):
+def test_killed_between_any_two_steps_and_repeated_there_is_one_snapshot_a_generation(tmp_path, request):
     night = Archive(str(tmp_path), 10)
     segment(night, rejected=())
     grow(night)
@@ -381,6 +396,9 @@ def test_killed_between_any_two_steps_and_repeated_there_is_one_snapshot_a_gener
         register_iceberg(night.run, f"sqlite:///{tmp_path}/whole.db", "whole.run")
         register_delta(night.run)
     assert len(steps) >= 12 and {"write a file", "commit", "log"} <= set(steps)
+    gc.collect()
+    gc.freeze()  # so that what is collected below is little
+    request.addfinalizer(gc.unfreeze)
     for at in range(len(steps)):
         shutil.rmtree(f"{night.run}/iceberg")
         shutil.rmtree(f"{night.run}/masks/_delta_log", ignore_errors=True)
@@ -456,9 +474,9 @@ def test_a_part_that_is_gone_or_was_changed_is_refused_before_anything_is_commit
     }
     for words, change in changes.items():
         change()
-        for register in (lambda: register_iceberg(run, catalog), lambda: register_delta(run)):
+        for attempt in (lambda: register_iceberg(run, catalog), lambda: register_delta(run)):
             with pytest.raises(UserError, match=words):
-                register()
+                attempt()
     part.write_bytes(kept)
     assert [register_iceberg(run, catalog)[0].added, register_delta(run)[0].added] == [(1,), (1,)]
 
@@ -525,3 +543,20 @@ def test_on_s3_it_is_the_same(s3, tmp_path):
 def iceberg_table_on_s3(catalog: str, name: str):
     endpoint = {"s3.endpoint": os.environ["AWS_ENDPOINT_URL"], "s3.region": "us-east-1"}
     return pyiceberg.load_catalog("default", uri=catalog, **endpoint).load_table(name)
+
+
+@pytest.mark.slow
+def test_a_rest_catalog_keeps_one_snapshot_of_two_that_register_at_once(s3, s3_process, monkeypatch):
+    """SeaweedFS' own catalog, over a table bucket of the S3 server; its credentials stand in the environment."""
+    monkeypatch.setenv("PYICEBERG_CATALOG__DEFAULT__CREDENTIAL", f"{KEY}:{SECRET}")
+    monkeypatch.setattr(pyiceberg, "_ENV_CONFIG", Config())
+    run, uri = make_run(f"{s3}/rest/night", DRAWN), s3_process.catalog_url
+    with monkeypatch.context() as patch:
+        another = after_another(lambda: register_iceberg(run, uri), iceberg._commit, patch, iceberg, "_commit")
+        patch.setattr(iceberg, "_commit", another)
+        register_iceberg(run, uri)
+    assert [one.added for one in register_iceberg(run, uri)] == [(), ()]
+    tables = [iceberg_table_on_s3(uri, name) for name in ("maskmill.night", "maskmill.night_rejects")]
+    assert [snapshots_of_table(one) for one in tables] == [["1"], ["1"]]
+    assert tables[0].location() == "s3://warehouse/maskmill/night"
+    assert answers_in_duckdb(*(one.scan().to_arrow() for one in tables)) == answers_of(run)

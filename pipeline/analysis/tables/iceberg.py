@@ -136,9 +136,11 @@ def _table(catalog: "Catalog", name: str, kind: Kind) -> "Table":
 
 def _create(catalog: "Catalog", name: str, kind: Kind) -> "Table":
     """An empty table with the columns of a part, in the folder of the run where the catalog names no place."""
+    from pyiceberg.catalog.rest import RestCatalog
+
     run = full(kind.run_uri)
     namespace = catalog.load_namespace_properties(name.rpartition(".")[0])
-    placed = catalog.properties.get("type") == "rest" or "warehouse" in catalog.properties or "location" in namespace
+    placed = isinstance(catalog, RestCatalog) or "warehouse" in catalog.properties or "location" in namespace
     where = None if placed else f"{run}/iceberg/{kind.name}"
     properties = {**_PROPERTIES, RUN: run, FINGERPRINT: kind.fingerprint}
     table = catalog.create_table(name, kind.schema(), where, properties=properties)
