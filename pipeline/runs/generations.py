@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 import pyarrow as pa
@@ -76,16 +77,13 @@ class Generation:
         here = storage.join(self.run_uri, name)
         if storage.exists(here):
             return here
-        for later in range(self.number + 1, self.number + 1 + _MAX_LATER):
+        for later in count(self.number + 1):
             moved = withdrawn_uri(self.run_uri, later, name)
             if storage.exists(moved):
                 return moved
             if not run_exists(folder(self.run_uri, later)):
                 break
         raise UserError(f"run {self.run_uri}: {name} of generation {self.number} is gone; {_RESTORE}")
-
-
-_MAX_LATER = 99_999
 
 
 def generations(uri: str) -> list[Generation]:
