@@ -360,6 +360,7 @@ def test_another_declaration_is_another_run(corpus, four_bands, tmp_path):
 # Training
 
 
+@pytest.mark.slow
 def test_a_network_learns_from_declared_bands_and_segments_as_it_was_validated(tmp_path):
     manifest = write_manifest(tmp_path / "corpus", {"train": 6, "val": 2})
     cfg = train_config(

@@ -57,7 +57,7 @@ def test_a_run_is_written_resumed_and_proved(store, request, tmp_path):
     assert (proof.masks, proof.rejects, proof.problems) == (4, 1, [])
 
 
-@pytest.mark.parametrize("store", ["folder", "s3", "gs", "az"])
+@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.slow), "gs", "az"])
 def test_of_many_who_create_an_object_one_is_first(store, request, tmp_path):
     root = str(tmp_path) if store == "folder" else f"{request.getfixturevalue(store)}/{uuid.uuid4().hex}"
     for number in range(5):

@@ -19,6 +19,7 @@ from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, 
 CRF = {"iterations": 3, "smooth_weight": 3, "smooth_px": 3, "colour_weight": 4, "colour_px": 20, "colour_levels": 5}
 
 
+@pytest.mark.slow
 def test_two_workers_train_a_checkpoint_and_the_run_continues_where_it_stopped(ray_session, scenes, tmp_path):
     cfg = config(scenes, tmp_path / "run", validate_crf=CRF, **QUICK)
     records = []
