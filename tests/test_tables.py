@@ -509,6 +509,26 @@ def test_a_table_on_another_store_than_the_run_is_refused_and_not_left_behind(s3
     assert pyiceberg.load_catalog("here", uri=catalog).list_tables("maskmill") == []
 
 
+@pytest.mark.parametrize("name", ["a b", "ä.v2", "a#b", "a?b", "a%20b"])
+def test_a_path_with_odd_signs_is_registered_or_refused(run, catalog, tmp_path, name):
+    """Never written to another place, as `file:///a#b` would be."""
+    moved = shutil.move(run, str(tmp_path / name))
+    for register_it, signs, read in (
+        (
+            lambda: register_iceberg(moved, catalog),
+            "#?",
+            lambda found: iceberg_table(catalog, found.table).scan().to_arrow(),
+        ),
+        (lambda: register_delta(moved), "%", lambda found: deltalake.DeltaTable(found.table).to_pyarrow_table()),
+    ):
+        if set(signs) & set(name):
+            with pytest.raises(UserError, match="cannot name a path with"):
+                register_it()
+        else:
+            assert read(register_it()[0]).num_rows == 4
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "tables.db"}
+
+
 def test_without_the_packages_the_install_line_is_said(run, catalog, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
     monkeypatch.setitem(sys.modules, "deltalake.exceptions", None)

@@ -25,6 +25,7 @@ from pipeline.analysis.tables.states import (
     footer_at,
     full,
     kinds_of,
+    refuse_signs,
     registered,
 )
 from pipeline.errors import UserError
@@ -50,6 +51,7 @@ def register_delta(run_uri: str) -> list[Registered]:
     except ImportError as error:
         raise UserError(f"Delta tables need deltalake ({error}); run: pip install 'maskmill[delta]'") from None
     run_uri = storage.absolute(run_uri)
+    refuse_signs(run_uri, "%", "deltalake")
     try:
         return [_register(kind) for kind in kinds_of(run_uri)]
     except (DeltaError, OSError) as error:

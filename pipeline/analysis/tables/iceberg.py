@@ -24,6 +24,7 @@ from pipeline.analysis.tables.states import (
     first_line,
     full,
     kinds_of,
+    refuse_signs,
     registered,
     scheme_of,
 )
@@ -48,12 +49,14 @@ def register_iceberg(run_uri: str, catalog: str, table: str | None = None) -> li
 
     Args:
         catalog: a name from pyiceberg's own configuration, or a URI: `sqlite:///file.db`, `http://...` of a REST catalog.
-        table: `namespace.name`; absent = `maskmill.` and the name of the run's folder. Rejects go to `namespace.name_rejects`.
+        table: `namespace.name`; absent = `maskmill.` and the name of the run's folder, `_` for dots.
+            Rejects go to `namespace.name_rejects`.
     Raises:
         UserError: the run is not finished, the catalog cannot be used, or the table holds something else.
     """
     run_uri = storage.absolute(run_uri)
-    name = table or f"maskmill.{run_uri.rstrip('/').rpartition('/')[2]}"
+    refuse_signs(run_uri, "#?", "pyiceberg")
+    name = table or f"maskmill.{run_uri.rpartition('/')[2].replace('.', '_')}"
     if not all(name.split(".")) or "." not in name:
         raise UserError(f"register: --table {name} is no name in a catalog; give namespace.name, such as masks.street")
     kinds = list(kinds_of(run_uri))

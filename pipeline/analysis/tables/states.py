@@ -132,6 +132,14 @@ def footer_at(uri: str) -> tuple[int, pq.FileMetaData]:
         return file.size(), pq.read_metadata(file)
 
 
+def refuse_signs(run_uri: str, signs: str, library: str) -> None:
+    """UserError where a library would read a sign of a path as part of a web address, and write to another place."""
+    if found := [sign for sign in signs if sign in run_uri]:
+        raise UserError(
+            f"run {run_uri}: {library} cannot name a path with '{found[0]}' in it; rename the folder, or copy the run"
+        )
+
+
 def full(uri: str) -> str:
     """A URI with its scheme, as tables name files."""
     return uri if "://" in uri else f"file://{uri}"
