@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import re
+import shutil
+import signal
 import zipfile
 
 import numpy as np
@@ -24,9 +27,11 @@ from pipeline.labels import IGNORE, space
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
 from pipeline.runs import Run, verify
-from pipeline.segment.driver import identity
+from pipeline.segment.driver import identity, segment
+from pipeline.segment.extend import extend
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
+from tests.chaos.nodes import children, title
 from tests.command import maskmill
 from tests.test_ensembles import saved
 
@@ -309,6 +314,35 @@ def test_a_run_without_them_says_how_to_have_them(corpus, best, tmp_path):
             ask()
     with pytest.raises(UserError, match="every pixel has a class; set unknown_below in a new run's config"):
         view.unknown()
+
+
+@pytest.mark.slow
+def test_a_killed_actor_comes_back_with_the_same_maps_and_a_new_image_has_one_in_its_generation(
+    ray_session, corpus, best, tmp_path
+):
+    shutil.copytree(corpus, tmp_path / "archive")
+    cfg = config(str(tmp_path / "archive"), best, tmp_path / "run", images_per_shard=1, **ASKED)
+    expected, killed = answered(cfg), []
+
+    def kill(progress):
+        if progress.answered_now and not killed:
+            killed.extend(pid for pid in children(os.getpid()) if "MapWorker" in title(pid))
+            os.kill(killed[0], signal.SIGKILL)
+
+    segment(cfg, kill)
+    assert killed
+    assert verify(cfg.output).problems == []
+    for row in open_run(cfg.output).frame().compute().to_dict("records"):
+        assert row["confidence_map"] == expected[row["image_id"]]["confidence_map"]
+    with pytest.raises(UserError, match=r"unknown_below: 0\.3, now 0\.4"):
+        segment(cfg.model_copy(update={"unknown_below": 0.4}))
+    item = list_items(cfg.corpus, None)[0]
+    shutil.copy(item.image.uri, item.image.uri.replace("_000000_leftImg8bit", "_000099_leftImg8bit"))
+    extend(cfg)
+    assert verify(cfg.output).problems == []
+    view = open_run(cfg.output)
+    old, new = view.confidence_maps([item.image_id, item.image_id.removesuffix("_000000") + "_000099"]).values()
+    assert np.array_equal(old, new)
 
 
 def test_classes_that_are_merged_and_other_labels_leave_unknown_pixels_out(run, corpus):

@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.imaging.mask_png import decode_mask, encode_mask
 from pipeline.labels import space
 from pipeline.predict.upsample_argmax import enlarge_argmax
+from pipeline.predict.upsample_confidence import enlarge_confidence
 from pipeline.synthetic.street import draw_scene
 from tests.bench.turns import compare
 
@@ -92,6 +93,21 @@ def main(rounds: int) -> None:
     compare(
         f"coarse logits to labels, {HEIGHT}x{WIDTH}x{CLASSES}, stride {STRIDE}, one thread",
         {"maskmill": ours, "torch: interpolate + argmax": stock}, rounds, notes={"maskmill": same},
+    )  # fmt: skip
+
+    def stock_confidence() -> np.ndarray:
+        large = F.interpolate(scores, (HEIGHT, WIDTH), mode="bilinear", align_corners=False)
+        return large[0].softmax(0).amax(0).mul(255).round().to(torch.uint8).numpy()
+
+    def our_confidence() -> np.ndarray:
+        return enlarge_confidence(scores[0].numpy(), (HEIGHT, WIDTH), (HEIGHT, WIDTH))
+
+    sure = our_confidence()
+    apart = np.abs(sure.astype(int) - stock_confidence()).max()
+    told = f"at most {apart} of 255 apart; {len(encode_mask(sure))} bytes as PNG, the mask {len(encode_mask(mask))}"
+    compare(
+        f"coarse logits to confidence, {HEIGHT}x{WIDTH}x{CLASSES}, stride {STRIDE}, one thread",
+        {"maskmill": our_confidence, "torch: interpolate + softmax + max": stock_confidence}, rounds, notes={"maskmill": told},
     )  # fmt: skip
     found = codecs()
     stored = {name: encode(mask) for name, (encode, _, _) in found.items()}
