@@ -1,6 +1,7 @@
 """The table of regions: equal to scipy's regions, following from the masks, and proved with them."""
 
 import json
+import sys
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -22,15 +23,16 @@ from pipeline.errors import UserError
 from pipeline.imaging import regions as regions_module
 from pipeline.imaging.decode import as_stored, decode_label
 from pipeline.imaging.mask_png import decode_mask
-from pipeline.imaging.polygons import geoparquet, region_polygons
+from pipeline.imaging.polygons import geoparquet, region_polygons, require_shapely
 from pipeline.imaging.regions import RegionFinder, find_regions
 from pipeline.labels import IGNORE
 from pipeline.models import checkpoint
 from pipeline.predict import Prediction
 from pipeline.runs import Run, compact, lease, parts_of, read_success, read_table, verify
 from pipeline.runs.parts import footer_of, write_part
+from pipeline.segment.crash_isolation import isolate_errors
 from pipeline.segment.loading import Loaded
-from pipeline.segment.rows import mask_row
+from pipeline.segment.rows import mask_columns, mask_row
 from pipeline.segment.shard import ShardSegmenter
 from tests import ledger_play, test_extend
 from tests.bench import regions as bench
@@ -487,6 +489,29 @@ def test_polygons_of_streamed_images_are_refused():
     with pytest.raises(UserError, match=r"stream_above_pixels and regions\.polygons do not go together"):
         parse(SegmentConfig, {"corpus": {"images": "a"}, "checkpoint": "b", "output": "c", "predict": {"tile": [8, 8]},
                               "regions": {"polygons": 1}, "stream_above_pixels": 100}, where="test")  # fmt: skip
+
+
+def test_polygons_without_shapely_are_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "shapely", None)
+    with pytest.raises(
+        UserError, match=r"need rasterio and shapely .*; run: pip install 'maskmill\[geo\]', on every node"
+    ):
+        require_shapely()
+
+
+@pytest.mark.parametrize("failing", [[0], [0, 1]])
+def test_an_image_on_which_the_code_fails_leaves_the_regions_of_others(scenes, network, failing):
+    whole, _, segmenter, items = segmented(scenes, network)
+    bad = {items[place].image_id for place in failing}
+
+    def answer(those):
+        if bad & {item.image_id for item in those}:
+            raise RuntimeError("a fault")
+        return segmenter.answer(those)
+
+    masks, rejects = isolate_errors(answer, items, mask_columns(segmenter.cfg, segmenter.space, declared=False))
+    assert masks.schema == whole.schema and masks["regions"].to_pylist() == whole["regions"].to_pylist()[len(failing) :]
+    assert set(rejects["image_id"].to_pylist()) == bad
 
 
 def test_a_mask_of_too_many_regions_is_a_reject_and_the_others_are_answered(scenes, network, monkeypatch):
