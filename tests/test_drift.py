@@ -154,6 +154,20 @@ def test_nights_that_differ_among_themselves_widen_the_interval_and_one_drive_a_
     assert np.isnan(changes(alone[-1], alone[:1]).p[0])  # one draw against one
 
 
+@pytest.mark.parametrize(("earlier", "between"), [(1, 0.0), (4, 0.0), (4, 0.1)])
+def test_nights_that_did_not_change_give_a_false_alarm_as_rarely_as_it_says(earlier, between):
+    """Twelve drives of ten alike frames a night, eight classes; `between`: how much nights differ among themselves."""
+    random, alarms = np.random.default_rng(0), 0
+    for _ in range(120):
+        nights = []
+        for _ in range(earlier + 1):
+            weights = 6 * np.exp(between * random.normal(size=8))
+            drives = random.dirichlet(weights, 12) * 10  # sums of the frames' shares
+            nights.append(Ratios.of(drives, np.full((12, 8), 10.0)))
+        alarms += (holm(changes(nights[-1], nights[:-1]).p) < 0.05).any()
+    assert alarms <= 14  # 0.05 of 120 are 6; 14 is beyond what chance makes of that once in 500
+
+
 def test_what_was_planted_is_found_and_nothing_else(runs):
     found = runs.drift()
     assert found.units == {f"night-{number}": 8 for number in range(5)}  # drives
@@ -173,7 +187,9 @@ def test_alike_nights_have_not_changed_and_groups_are_compared_with_themselves(n
     assert open_runs(nights[:4]).drift().changed.empty
     found = runs.drift(by=["city"], alike=())
     assert set(found.table["city"]) == {"a", "b"} and found.comparisons == len(found.table) == 14
-    assert set(found.changed["class"].dropna()) == {"building", "road"}
+    assert {("a", "confidence"), ("b", "confidence")} <= set(
+        zip(found.changed["city"], found.changed["measure"], strict=True)
+    )
     assert set(found.units.values()) == {24}  # each image is a draw
     assert set(open_runs(nights[:2]).drift(alike=["split"]).table["verdict"]) == {UNKNOWN}  # all images are one
     with pytest.raises(ValueError, match="did you mean 'city'"):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import dask.dataframe as dd
 import numpy as np
@@ -26,6 +26,8 @@ from pipeline.labels import LabelSpace
 from pipeline.runs import Part, Plan
 
 RUN = "run"  # the column that says which run a row or count is of
+T = TypeVar("T")
+IMAGES = ("plan_sha256", "corpus", "split")  # of what a run is made of: which images it answers
 MAX_DIFFERENCES = 3  # of settings, in one line
 
 
@@ -108,7 +110,7 @@ class RunsView(RunView):
         found = {}
         for name, member in self.members.items():
             first, mine = (
-                {key: value for key, value in view.description.identity.items() if key != "plan_sha256"}
+                {key: value for key, value in view.description.identity.items() if key not in IMAGES}
                 for view in (self, member)
             )
             words = list(differences(first, mine))
@@ -139,6 +141,9 @@ class RunsView(RunView):
 
     def has_raw(self) -> bool:
         return all(member.has_raw() for member in self.members.values())
+
+    def has_unknown(self) -> bool:
+        return all(member.has_unknown() for member in self.members.values())
 
     @property
     def num_images(self) -> int:
@@ -273,17 +278,15 @@ class RunsView(RunView):
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """See `RunView.masks`; UserError names an id that is in two runs."""
-        found: dict[str, np.ndarray] = {}
-        for name, some in self._homes(ids).items():
-            found |= self.members[name].masks(some)
-        return {image_id: found[image_id] for image_id in ids}
+        return self._by_home(ids, lambda member, some: member.masks(some))
+
+    def confidence_maps(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """See `RunView.confidence_maps`; UserError names an id that is in two runs."""
+        return self._by_home(ids, lambda member, some: member.confidence_maps(some))
 
     def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
         """See `RunView.pictures`; UserError names an id that is in two runs."""
-        found: dict[str, Pictures] = {}
-        for name, some in self._homes(ids).items():
-            found |= self.members[name].pictures(some)
-        return {image_id: found[image_id] for image_id in ids}
+        return self._by_home(ids, lambda member, some: member.pictures(some))
 
     def summary(self) -> dict[str, Any]:
         """See `RunView.summary`; `images_per_s` is None, since nobody worked between the runs."""
@@ -303,6 +306,12 @@ class RunsView(RunView):
                 f"image '{found[0]}' is in {one} and in {two}, as two images of one id; ask the runs one by one: "
                 f".members['{one}']"
             )
+
+    def _by_home(self, ids: Sequence[str], ask: Callable[[RunView, list[str]], dict[str, T]]) -> dict[str, T]:
+        found: dict[str, T] = {}
+        for name, some in self._homes(ids).items():
+            found |= ask(self.members[name], some)
+        return {image_id: found[image_id] for image_id in ids}
 
     def _homes(self, ids: Sequence[str]) -> dict[str, list[str]]:
         """Run -> those of some images that it has masks of."""

@@ -80,10 +80,10 @@ def changes(newest: Ratios, earlier: Sequence[Ratios]) -> Changes:
         parts = np.concatenate([newest.variance[None], share**2 * variance, between[None]])
         free = np.concatenate([newest.units[None], units, nights[None]]) - 1.0
         total = parts.sum(axis=0)
-        freedom = total**2 / np.where(parts > 0, parts**2 / np.maximum(free, 1), 0).sum(axis=0)
+        freedom = total**2 / (parts**2 / np.maximum(free, 1)).sum(axis=0)
         alone = np.isnan(total)  # in one of the nights a unit is alone
         total = np.where(alone, np.where(nights > 1, (1 + squared) * spread, np.nan), total)
-        freedom = np.where(alone, np.maximum(nights - 1.0, 1), np.where(total > 0, freedom, 1.0))
+        freedom = np.where(alone, np.maximum(nights - 1.0, 1), np.where(total > 0, np.maximum(freedom, 1), 1))
         change = newest.value - before
         reach = quantile(freedom) * np.sqrt(total)
         ratio = np.where((change == 0) & (total == 0), 0, np.abs(change) / np.sqrt(total))
