@@ -48,11 +48,13 @@ def drift(
         _print(found)
         for name, words in view.other_settings.items():
             if name in (found.newest, *found.earlier):
-                console.print(f"{name} was made otherwise than the first run: {words}", soft_wrap=True)
+                console.print(f"{name} was made otherwise than the first run: {words}", soft_wrap=True, markup=False)
         for row in farthest:
-            console.print(f"least like before: {row['image_id']} ({100 * row['distance']:.1f} %)", soft_wrap=True)
+            console.print(
+                f"least like before: {row['image_id']} ({100 * row['distance']:.1f} %)", soft_wrap=True, markup=False
+            )
         if not len(found.changed):
-            console.print(f"{found.newest}: nothing changed", style="bold")
+            console.print(f"{found.newest}: nothing changed", style="bold", markup=False)
     if len(found.changed):
         raise typer.Exit(2)
 
@@ -77,11 +79,11 @@ def _print(found: "Drift") -> None:
 
     console.print(_table(found))
     for sentence in found.sentences():
-        console.print(sentence, style="bold", soft_wrap=True)
-    console.print(f"{found.summary()}; {method(found)}", soft_wrap=True)
+        console.print(sentence, style="bold", soft_wrap=True, markup=False)
+    console.print(f"{found.summary()}; {method(found)}", soft_wrap=True, markup=False)
     for words, groups in (("only in the newest", found.only_newest), ("only in earlier runs", found.only_earlier)):
         if groups:
-            console.print(f"{words}: {', '.join(groups)}", soft_wrap=True)
+            console.print(f"{words}: {', '.join(groups)}", soft_wrap=True, markup=False)
 
 
 def method(found: "Drift") -> str:
@@ -101,7 +103,7 @@ def _table(found: "Drift") -> "Table":
     from pipeline.analysis.drift import CHANGED, cells
 
     names = found.earlier[0] if len(found.earlier) == 1 else f"{found.earlier[0]} to {found.earlier[-1]}"
-    title = f"{found.newest} against {names}, percent and nats"
+    title = escape(f"{found.newest} against {names}, percent and nats")
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in (*found.asked.by, ""):
         table.add_column(name)
