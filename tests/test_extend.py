@@ -21,7 +21,7 @@ from pipeline.analysis import open_run
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import plan_shards, scan_items
 from pipeline.errors import UserError
-from pipeline.runs import Lease, Run, describe, extension, generations, lease, newest_state, verify
+from pipeline.runs import Lease, Run, compact, describe, extension, generations, lease, newest_state, verify
 from pipeline.runs.changes import Changes, times_written
 from pipeline.runs.extension import planned, publish, rejected_ids, stage, staged, tidy
 from pipeline.segment.driver import segment as segment_corpus
@@ -190,6 +190,28 @@ def test_rejects_are_answered_again(archive):
     assert verify(archive.run).problems == []
     with pytest.raises(UserError, match="has 2 generations, which retry-rejects cannot take"):
         Run.open(archive.run).withdraw_rejects()
+
+
+def test_a_compacted_copy_has_the_newest_generation_as_its_first_and_grows_too(archive):
+    archive.change()
+    extend(archive)
+    archive.remove("b/001")
+    extend(archive)
+    copy = f"{archive.run}-compact"
+    done = compact(archive.run, copy, part_bytes=60_000)
+    assert (done.rows, done.rejects) == (newest_state(archive.run).rows, newest_state(archive.run).rejects)
+    assert answers(copy) == answers(archive.run)
+    assert rows_of(copy) == rows_of(archive.run)
+    assert [one.number for one in generations(copy)] == [1]
+    assert len(open_run(copy).parts("masks")) < len(open_run(archive.run).parts("masks"))
+    assert verify(copy).problems == []
+    assert compact(archive.run, copy) == done  # again: nothing is left to do
+    before, archive.run = answers(archive.run), copy
+    archive.remove("c/001")
+    archive.add("e/000", 9)
+    extend(archive)
+    assert answers(copy) == {**{key: kind for key, kind in before.items() if key != "c/001"}, "e/000": "mask"}
+    assert verify(copy).problems == []
 
 
 def test_a_file_of_the_same_size_is_told_by_the_time_when_it_was_written(archive):

@@ -3,20 +3,37 @@
 No store renames many objects at once, so parts are never replaced in place: whoever reads `masks/part-*.parquet` of either
 run at any moment sees that run's images once each. The copy holds the same rows in the same order, the same plan and
 fingerprint, and is finished by its own `_SUCCESS.json`; from then on readers can use it, and the first run can be deleted.
+
+The copy of a run with several generations has one: its plan is what the newest generation answers, with shards numbered
+anew, and so its fingerprint is another.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.runs.generations import refuse_grown
-from pipeline.runs.info import CompactedFrom, create_info, describe, read_success, run_exists, success_sha256
+from pipeline.runs.generations import grown, listed_parts, plan_of
+from pipeline.runs.info import (
+    CompactedFrom,
+    PlanInfo,
+    RunInfo,
+    Success,
+    create_info,
+    describe,
+    fingerprint_of,
+    read_success,
+    run_exists,
+    success_sha256,
+)
 from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
 from pipeline.runs.parts import Part, PartWriter, footer_of, parts_of, read_table
+from pipeline.runs.plan import Plan, write_plan
 from pipeline.runs.regions import regions_metadata, regions_name, regions_table
 from pipeline.runs.schema import part_metadata
 from pipeline.runs.success import Finished, rejects_part, write_success
@@ -33,22 +50,22 @@ def compact(
     Args:
         on_part: called with (parts done, all).
     Raises:
-        UserError: the run is not finished, changed meanwhile, or has several generations; something else is at `out`.
+        UserError: the run is not finished, or changed meanwhile; something else is at `out`.
     """
-    refuse_grown(run_uri, "compact", "compact a run before it is extended, or read the parts that _SUCCESS.json lists")
-    source = Run.open(run_uri)
+    source, state = Run.open(run_uri), grown(run_uri)
     made_from = CompactedFrom(uri=run_uri, success_sha256=_success(source))
     if storage.join(run_uri) == storage.join(out):
         raise UserError(f"compact {run_uri}: the copy needs a folder of its own; give another --out")
     with Lease(out) as lease:
-        _describe(source, out, made_from)
-        if done := Run.open(out).finished():
+        _describe(source, state, out, made_from)
+        copy = Run.open(out)
+        if done := copy.finished():
             return done
-        groups = list(_groups(parts_of(run_uri, "masks"), part_bytes))
+        groups = list(_groups(_parts(source, state), part_bytes))
         written = {part.first for part in parts_of(out, "masks")}
         for number, group in enumerate(groups):
             if group[0].first not in written:
-                _write(source, out, group)
+                _write(source, copy, group)
             on_part(number + 1, len(groups))
         lease.check()
         if _success(source) != made_from.success_sha256:
@@ -58,9 +75,9 @@ def compact(
         moment = ended.finished  # of the run, not of its copy
         return write_success(
             out,
-            source.fingerprint,
-            source.label_space,
-            source.shard_sizes(),
+            copy.fingerprint,
+            copy.label_space,
+            copy.shard_sizes(),
             1,
             moment,
             lease.check,
@@ -79,16 +96,53 @@ def _success(source: Run) -> str:
     )
 
 
-def _describe(source: Run, out: str, made_from: CompactedFrom) -> None:
+def _describe(source: Run, state: Success | None, out: str, made_from: CompactedFrom) -> None:
     """The copy's plan and run.json."""
     if not run_exists(out):
-        for part in source.plan.parts:
-            storage.put(storage.join(out, part.name), storage.read(storage.join(source.uri, part.name)))
-        create_info(out, describe(source.uri).model_copy(update={"compacted_from": made_from}))
+        info = describe(source.uri)
+        if state is None:
+            for part in source.plan.parts:
+                storage.put(storage.join(out, part.name), storage.read(storage.join(source.uri, part.name)))
+        else:
+            info = _with_plan(info, write_plan(out, _renumbered(plan_of(source.uri, info, state))))
+        create_info(out, info.model_copy(update={"compacted_from": made_from}))
     if describe(out).compacted_from != made_from:
         raise UserError(
             f"compact: {out} is another run, or the copy of another state of {source.uri}; give another --out"
         )
+
+
+def _with_plan(info: RunInfo, plan: PlanInfo) -> RunInfo:
+    identity = {**info.identity, "plan_sha256": plan.sha256}
+    return info.model_copy(update={"plan": plan, "identity": identity, "fingerprint": fingerprint_of(identity)})
+
+
+def _numbers(plan: Plan) -> np.ndarray:
+    """(num_shards,) int64: the number in the copy of each shard of a plan of several generations that has images left."""
+    return np.cumsum(plan.sizes() > 0) - 1
+
+
+def _renumbered(plan: Plan) -> Iterator[pa.Table]:
+    """The tables of a plan of several generations with the shards of the copy."""
+    numbers = _numbers(plan)
+    for table in plan.tables():
+        if table.num_rows:
+            at = table.schema.get_field_index("shard")
+            shards = pa.array(numbers[table["shard"].to_numpy()], table.schema.field(at).type)
+            yield table.set_column(at, table.schema.field(at), shards)
+
+
+def _parts(source: Run, state: Success | None) -> list[Part]:
+    """The masks parts of a run, in order; of one with several generations with the shards of the copy."""
+    if state is None:
+        return parts_of(source.uri, "masks")
+    info = describe(source.uri)
+    plan = plan_of(source.uri, info, state)
+    sizes, numbers, found = plan.sizes(), _numbers(plan), list[Part]()
+    for part in listed_parts(source.uri, info, "masks", state):
+        live = np.flatnonzero(sizes[part.first : part.last + 1]) + part.first
+        found.append(replace(part, first=int(numbers[live[0]]), last=int(numbers[live[-1]])))
+    return found
 
 
 def _groups(parts: list[Part], part_bytes: int) -> Iterator[list[Part]]:
@@ -107,16 +161,17 @@ def _groups(parts: list[Part], part_bytes: int) -> Iterator[list[Part]]:
         yield group
 
 
-def _write(source: Run, out: str, group: list[Part]) -> None:
+def _write(source: Run, copy: Run, group: list[Part]) -> None:
     """One part of the copy: its rejects and regions first, since a masks part says that its shards are answered whole."""
     first, last = group[0].first, group[-1].last
-    metadata = part_metadata(source.fingerprint, source.label_space, first, last)
+    out, metadata = copy.uri, part_metadata(copy.fingerprint, copy.label_space, first, last)
     writer, waiting, waiting_bytes, rejects = None, list[pa.Table](), 0, list[dict[str, Any]]()
     regions, with_masks = list[pa.Table](), list[pa.Table]()
     for number, part in enumerate(group):
         data = storage.read(part.uri)
         footer = footer_of(data, part.name)
-        footer.check(part, source.fingerprint)
+        if part.file is None:  # of several generations, each part has been compared with _SUCCESS.json
+            footer.check(part, source.fingerprint)
         rejects += footer.rejects
         waiting.append(read_table(data))
         waiting_bytes += part.bytes
@@ -131,7 +186,7 @@ def _write(source: Run, out: str, group: list[Part]) -> None:
     assert writer is not None
     target, masks = Part(out, "masks", 0, first, last), writer.finish(rejects)
     if rejects:
-        name, content = rejects_part(source.fingerprint, source.label_space, first, last, rejects)
+        name, content = rejects_part(copy.fingerprint, copy.label_space, first, last, rejects)
         storage.put(storage.join(out, name), content)
     if source.has_regions:
         described = regions_metadata(footer_of(masks, target.name), with_masks)

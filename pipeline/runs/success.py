@@ -51,7 +51,9 @@ def finished(run_uri: str, fingerprint: str) -> Finished | None:
         return None
     check_success(run_uri, success, fingerprint)
     kinds = KINDS if success.regions is not None else KINDS[:2]
-    if success.parts.keys() - {part.name for kind in kinds for part in scan_parts(run_uri, kind)}:
+    if success.parts.keys() - {
+        f"{kind}/{file.path}" for kind in kinds for file in storage.scan(storage.join(run_uri, kind))
+    }:
         return None
     return Finished(success.rows, success.rejects, success.rejects_by_reason, success.regions)
 
