@@ -359,8 +359,9 @@ def _without_dictionaries(table: pa.Table) -> pa.Table:
 
 
 def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer) -> None:
-    asked = expected.regions
+    asked, num_classes = expected.regions, expected.space.num_classes
     known = [column for column in (*MASK_COLUMNS, *CONFIDENCE_COLUMNS) if column in table.column_names]
+    all_have_a_class, has_map = UNKNOWN_PIXELS not in known and not expected.declared, CONFIDENCE_MAP in known
     for number, row in enumerate(table.select(known).to_pylist()):
         try:
             mask = decode_mask(row["mask"]["bytes"])
@@ -370,11 +371,11 @@ def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer)
         if mask.shape != (row["height"], row["width"]):
             answer.problems.append(f"{name}: mask of '{row['image_id']}' is {mask.shape}, the row says another size")
             continue
-        if not _holds(mask, row, expected):
+        if not (_pixels(mask, num_classes) == row["pixels"] if all_have_a_class else _holds(mask, row, expected)):
             answer.problems.append(f"{name}: mask of '{row['image_id']}' does not hold the pixels that its row counts")
         elif asked is not None and not _are_regions(table[REGIONS][number].values, find_regions(mask, asked.min_area)):
             answer.problems.append(f"{name}: mask of '{row['image_id']}' does not have the regions that its row tells")
-        if fault := _confidence_fault(mask, row, expected):
+        if has_map and (fault := _confidence_fault(mask, row, expected)):
             answer.problems.append(f"{name}: confidence_map of '{row['image_id']}'{fault}")
 
 
@@ -387,8 +388,6 @@ def _are_regions(told: pa.StructArray, found: Regions) -> bool:
 def _holds(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> bool:
     """Whether a mask has the pixels that its row counts: of each class, unknown ones, and no others but those without data."""
     num_classes, unknown = expected.space.num_classes, row.get(UNKNOWN_PIXELS)
-    if unknown is None and not expected.declared:
-        return _pixels(mask, num_classes) == row["pixels"]
     found = count_ids(mask)
     left = int(found[IGNORE]) - (unknown or 0)  # without data
     return (
@@ -400,9 +399,7 @@ def _holds(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> bool:
 
 
 def _confidence_fault(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> str | None:
-    """What is wrong with a row's map of confidence, if it has one: the end of a sentence that begins with its name."""
-    if CONFIDENCE_MAP not in row:
-        return None
+    """What is wrong with a row's map of confidence: the end of a sentence that begins with its name."""
     try:
         confidence = decode_mask((row[CONFIDENCE_MAP] or {}).get("bytes") or b"")
     except UserError as error:
