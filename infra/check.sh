@@ -14,7 +14,7 @@ trap 'rm -rf "$outputs"' EXIT
 types_and_faults() { # every step runs, whatever the one before it found
     local failed=0
     "$bin/mypy" || failed=1
-    "$bin/python" -m tests.scorecard --seeds "${SEEDS:-1}" || failed=1
+    "$bin/python" -m tests.scorecard --seeds "${SEEDS:-1}" ${WITHOUT_LONG:+--without-long} || failed=1
     return $failed
 }
 

@@ -155,9 +155,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-k", default="", help="as pytest's: only some of the rows, the others are then missing")
+    parser.add_argument("--without-long", action="store_true", help="leave out tests marked long; each row has others")
     options = parser.parse_args()
     card = Scorecard()
-    arguments = ["-q", "-m", "", "--tb=short", "-p", "no:cacheprovider", f"--chaos-seeds={options.seeds}"]
+    arguments = [
+        "-q",
+        "-m",
+        "not long" if options.without_long else "",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        f"--chaos-seeds={options.seeds}",
+    ]
     code = pytest.main([*arguments, *(["-k", options.k] if options.k else [])], plugins=[card])
     print(card.text())
     return 1 if code not in (0, pytest.ExitCode.NO_TESTS_COLLECTED) or any(r.broken for r in card.rows.values()) else 0

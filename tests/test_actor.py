@@ -243,7 +243,7 @@ def maskmill(folder, cfg, planted=None):
 
 @pytest.mark.slow
 @pytest.mark.scorecard("fault", 30)
-@pytest.mark.parametrize("where", ["actor", "tasks"])
+@pytest.mark.parametrize("where", ["actor", pytest.param("tasks", marks=pytest.mark.long)])
 def test_an_image_on_which_the_code_fails_is_rejected_alone_with_the_error(unbroken, corpus, best, tmp_path, where):
     (bad, worse), output = (list(unbroken)[3], list(unbroken)[-1]), tmp_path / "run"
     # The last shard is of one image: all of it fails, and others show that the code does work.

@@ -91,6 +91,7 @@ def test_a_wrong_token_is_refused(cluster, monkeypatch):
         jobs.connect(cluster.address)
 
 
+@pytest.mark.long
 def test_a_network_of_the_users_own_travels_with_its_job(cluster, configs, tmp_path):
     """Its folder is gone from here before the job looks for it."""
     code = tmp_path / "networks"

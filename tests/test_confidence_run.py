@@ -317,6 +317,7 @@ def test_a_run_without_them_says_how_to_have_them(corpus, best, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_actor_comes_back_with_the_same_maps_and_a_new_image_has_one_in_its_generation(
     ray_session, corpus, best, tmp_path
 ):

@@ -65,6 +65,7 @@ def test_ctrl_c_while_segmenting_keeps_what_is_answered_and_gives_the_run_back(m
     assert "nobody writes it" in told and not told.startswith("0 of 128")
 
 
+@pytest.mark.long
 def test_ctrl_c_while_training_keeps_the_snapshots(scenes, tmp_path):
     cfg = train_config(scenes, tmp_path / "run", workers=1, epochs=200, save_every=1)
     with Terminal("train", written(cfg, tmp_path)) as terminal:

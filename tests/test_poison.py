@@ -51,8 +51,8 @@ def items(*names):
     [
         pytest.param(("a", "bad", "c"), (), marks=pytest.mark.slow),
         (("bad", "c"), ("c",)),
-        pytest.param(("a", "b", "bad", "c", "d", "f"), ("c",), marks=pytest.mark.slow),
-        pytest.param(("a", "b", "bad", "c", "d", "f"), ("a", "f"), marks=pytest.mark.slow),
+        pytest.param(("a", "b", "bad", "c", "d", "f"), ("c",), marks=[pytest.mark.slow, pytest.mark.long]),
+        pytest.param(("a", "b", "bad", "c", "d", "f"), ("a", "f"), marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_only_the_deadly_image_is_rejected(tmp_path, names, deadly):

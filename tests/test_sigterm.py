@@ -76,6 +76,7 @@ def test_while_segmenting_the_lease_is_given_back_and_a_resume_works_at_once(man
     assert Lease.holder(run) is None
 
 
+@pytest.mark.long
 def test_while_training_the_snapshots_are_kept_and_training_goes_on_from_them(scenes, tmp_path):
     cfg = train_config(scenes, tmp_path / "run", workers=1, epochs=200, save_every=1)
     command = Command(tmp_path, "train", written(cfg, tmp_path))

@@ -72,6 +72,7 @@ def test_two_workers_reach_the_weights_of_one(ray_session, scenes, tmp_path, par
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_stages_follow_each_other_and_the_last_one_is_the_run(ray_session, scenes, tmp_path):
     stages = [
         {"epochs": 1, "freeze_backbone": True, "augment": {"crop": [32, 32]}},
