@@ -12,7 +12,7 @@ from pipeline.predict import Predictor, shift_and_stitch, slide_window
 from pipeline.predict.modes import sub_windows
 from pipeline.predict.tiles import Grid, ramps
 from pipeline.predict.upsample_confidence import enlarge_confidence
-from tests.test_imaging import smooth_scores
+from tests.test_imaging import ENLARGED, smooth_scores
 from tests.test_lineage import Constant, Tiny, build
 
 CLASSES = 6
@@ -143,16 +143,7 @@ def test_the_other_modes_have_maps_of_their_own_probabilities(mode, picture):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(
-    "small, full, size",
-    [
-        ((16, 32), (128, 256), (128, 256)),
-        ((16, 32), (64, 128), (61, 120)),  # an image padded to a legal size
-        ((9, 13), (65, 97), (65, 97)),  # no whole factor
-        ((1, 1), (8, 8), (5, 8)),
-        ((8, 8), (8, 8), (8, 8)),
-    ],
-)
+@ENLARGED
 def test_the_confidence_of_enlarged_logits_is_that_of_interpolate_and_softmax(small, full, size, threads):
     rng = torch.Generator().manual_seed(1)
     smooth, random = smooth_scores(19, *small), torch.randn(1, 19, *small, generator=rng)

@@ -184,16 +184,7 @@ def test_the_mask_png_is_standard(shape):
     assert kinds == [b"IHDR", b"IDAT", b"IEND"] and place == len(data)
 
 
-def smooth_scores(classes, height, width, seed=0):
-    """Scores as networks give them: smooth, with clear regions."""
-    rng = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(1, classes, max(1, height // 4), max(1, width // 4), generator=rng) * 4
-    noise = torch.randn(1, classes, height, width, generator=rng) * 0.3
-    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic") + noise
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(
+ENLARGED = pytest.mark.parametrize(
     "small, full, size",
     [
         ((16, 32), (128, 256), (128, 256)),
@@ -203,6 +194,18 @@ def smooth_scores(classes, height, width, seed=0):
         ((8, 8), (8, 8), (8, 8)),
     ],
 )
+
+
+def smooth_scores(classes, height, width, seed=0):
+    """Scores as networks give them: smooth, with clear regions."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, classes, max(1, height // 4), max(1, width // 4), generator=rng) * 4
+    noise = torch.randn(1, classes, height, width, generator=rng) * 0.3
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic") + noise
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@ENLARGED
 def test_the_enlarged_winner_is_that_of_interpolate_and_argmax(small, full, size, threads):
     for scores in (smooth_scores(19, *small), torch.randn(1, 19, *small, generator=torch.Generator().manual_seed(1))):
         large = torch.nn.functional.interpolate(scores, full, mode="bilinear", align_corners=False)

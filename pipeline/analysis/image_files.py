@@ -30,9 +30,14 @@ def file_name(item: Item, data: bytes) -> str:
     Raises:
         UserError: the id leads out of the folder, or the bytes are no picture.
     """
-    if ".." in item.image_id.split("/") or item.image_id.startswith("/"):
+    if leads_out(item.image_id):
         raise UserError(f"image '{item.image_id}' leads out of the folder; rename it and segment again")
     return item.image_id + (_stored_suffix(item.image) or _suffix_of(item.image_id, data))
+
+
+def leads_out(image_id: str) -> bool:
+    """Whether a file named by an image's id would lie outside of its folder."""
+    return ".." in image_id.split("/") or image_id.startswith("/")
 
 
 def copy_image(item: Item, data: bytes, out: str) -> str:

@@ -19,6 +19,7 @@ from pipeline.labels import LabelSpace
 from pipeline.metrics.metric import Metric
 from pipeline.metrics.registry import METRICS
 from pipeline.runs import Part, Plan, RunInfo, listed_parts, plan_of, read_table, region_schema
+from pipeline.runs.generations import num_images
 from pipeline.runs.info import Success
 
 ALL = "all"  # index of the one row of an ungrouped answer
@@ -212,8 +213,7 @@ class RunCounts:
     @property
     def num_images(self) -> int:
         """Images of the archive that the run answers."""
-        grown = self.state is not None and self.state.generations
-        return self.state.generations[-1].images if self.state and grown else self.description.plan.images
+        return num_images(self.description, self.state)
 
 
 def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:

@@ -25,9 +25,9 @@ def evaluation(view: RunView, by: Sequence[str]) -> Row:
     answered = int(view.counts("pixels").loc[ALL, "images"])
     document: Row = {"run": view.uri, "label_space": view.space.name, "images": answered}
     if view.has_unknown():
-        unknown = view.unknown().loc[ALL]
-        document["unknown"] = {name: unknown[name] for name in ("share", "labelled_share", "miou_as_wrong")}
-        document["unknown"]["pixels"] = int(view.unknown().loc[ALL, "pixels"])
+        unknown = view.unknown()
+        document["unknown"] = {name: unknown.loc[ALL, name] for name in ("share", "labelled_share", "miou_as_wrong")}
+        document["unknown"]["pixels"] = int(unknown.loc[ALL, "pixels"])
     if not view.is_labelled():
         return document | {"labelled": 0, "areas": areas(view), "groups": areas(view, by) if by else []}
     final, raw = view.scores().loc[ALL], view.scores(raw=True).loc[ALL] if view.has_raw() else None

@@ -376,9 +376,11 @@ def run_segmentation(cfg: SegmentConfig) -> int:
 
 def _changes_since(cfg: SegmentConfig) -> str:
     """What is new, replaced or gone in the archive of a run that had been finished; empty: nothing, or it cannot be listed."""
+    from pipeline.runs import describe
     from pipeline.segment.extend import changes_of
 
+    recorded = parse(SegmentConfig, describe(cfg.output).config, where=f"{cfg.output}/run.json")  # its layout is known
     try:
-        return changes_of(cfg).words()
+        return changes_of(recorded.model_copy(update={"output": cfg.output})).words()
     except UserError:  # the archive may be gone for good, and the run stands
         return ""

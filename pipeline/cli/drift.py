@@ -33,10 +33,11 @@ def drift(
 
     Exit code 2: something changed.
     """
+    from pipeline.analysis.drift import ALIKE
     from pipeline.cli.console import chosen_form, console
 
     form, view = chosen_form(as_json, as_csv), _opened(runs)
-    alike = tuple(group or ("city", "sequence"))
+    alike = tuple(group or ALIKE)
     found = view.drift(last, by or (), alike, least)
     farthest = view.unlike(unlike, last, alike).to_dict("records") if unlike else []
     if form:

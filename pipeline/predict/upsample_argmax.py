@@ -1,5 +1,6 @@
 """Coarse class scores -> the mask at full size, without full-size scores. Letters: C classes, H rows, W columns."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -24,20 +25,31 @@ def enlarge_argmax(
     Returns:
         (height, width) uint8; the lowest class of equals.
     """
-    pixels = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)
-    rows, columns = (
-        source_pixels(n, full_n, small_n) for n, full_n, small_n in zip(size, full, scores.shape[1:], strict=True)
-    )
+    pixels, sources = coarse_pixels(scores, full, size)
     mask = np.empty(size, np.uint8)
     winners = _winners(pixels)
-    edges = np.linspace(0, size[0], max(1, num_threads) + 1).astype(int)
-    bands = [(int(a), int(b)) for a, b in pairwise(edges)]
-    if len(bands) == 1:
-        _fill(pixels, winners, *rows, *columns, mask, *bands[0])
-    else:
-        with ThreadPoolExecutor(len(bands)) as pool:
-            list(pool.map(lambda band: _fill(pixels, winners, *rows, *columns, mask, *band), bands))
+    over_rows(size[0], num_threads, lambda start, stop: _fill(pixels, winners, *sources, mask, start, stop))
     return mask
+
+
+def coarse_pixels(
+    scores: np.ndarray, full: tuple[int, int], size: tuple[int, int]
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """(h, w, C) float32 of coarse scores (C, h, w), and `source_pixels` of the rows and then of the columns of the result."""
+    pixels = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)
+    sides = zip(size, full, scores.shape[1:], strict=True)
+    return pixels, tuple(array for side in sides for array in source_pixels(*side))
+
+
+def over_rows(height: int, num_threads: int, fill: Callable[[int, int], object]) -> None:
+    """Call `fill(start, stop)` for all rows, in as many bands as there are threads to share them."""
+    edges = np.linspace(0, height, max(1, num_threads) + 1).astype(int)
+    bands = [(int(start), int(stop)) for start, stop in pairwise(edges)]
+    if len(bands) == 1:
+        fill(*bands[0])
+        return
+    with ThreadPoolExecutor(len(bands)) as pool:
+        list(pool.map(lambda band: fill(*band), bands))
 
 
 def source_pixels(size: int, full: int, small: int) -> tuple[np.ndarray, np.ndarray]:

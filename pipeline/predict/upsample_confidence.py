@@ -1,13 +1,10 @@
 """Coarse class scores -> the confidence of each pixel, without full-size scores. Letters: C classes, H rows, W columns."""
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-
 import numpy as np
 
 from pipeline.compiled import compiled
 from pipeline.imaging.confidence_map import LEVELS
-from pipeline.predict.upsample_argmax import source_pixels
+from pipeline.predict.upsample_argmax import coarse_pixels, over_rows
 
 # Logits so far below the largest are left out of a sum: of 256 classes they add 3e-5 to it at most, 1/130 of a level.
 _NEGLIGIBLE = np.float32(16)
@@ -29,18 +26,9 @@ def enlarge_confidence(
     Returns:
         (height, width) uint8, the probability times 255, rounded; before rounding it is wrong by 1/200 at most.
     """
-    pixels = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)
-    rows, columns = (
-        source_pixels(n, full_n, small_n) for n, full_n, small_n in zip(size, full, scores.shape[1:], strict=True)
-    )
+    pixels, sources = coarse_pixels(scores, full, size)
     confidence = np.empty(size, np.uint8)
-    edges = np.linspace(0, size[0], max(1, num_threads) + 1).astype(int)
-    bands = [(int(a), int(b)) for a, b in pairwise(edges)]
-    if len(bands) == 1:
-        _fill(pixels, *rows, *columns, confidence, LEVELS, *bands[0])
-    else:
-        with ThreadPoolExecutor(len(bands)) as pool:
-            list(pool.map(lambda band: _fill(pixels, *rows, *columns, confidence, LEVELS, *band), bands))
+    over_rows(size[0], num_threads, lambda start, stop: _fill(pixels, *sources, confidence, LEVELS, start, stop))
     return confidence
 
 

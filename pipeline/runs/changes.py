@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.corpus import Item
 from pipeline.corpus.item import Place
-from pipeline.runs.generations import CHANGES, GONE, NEW, REPLACED
+from pipeline.runs.generations import CHANGES, GONE, NEW, REPLACED, generation_with
 from pipeline.runs.plan import Plan
 
 _CACHE_KB = 1 << 16
@@ -101,7 +101,7 @@ class Planned:
 
     def _place(self, shard: int) -> tuple[int, int]:
         """Generation, and shard of its plan."""
-        generation = max(number for number, start in enumerate(self._starts, start=1) if start <= shard)
+        generation = generation_with(self._starts, shard)
         return generation, shard - self._starts[generation - 1]
 
     def _is_same(self, item: Item, known: tuple[object, ...], since: float) -> bool:

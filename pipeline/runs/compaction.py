@@ -117,14 +117,14 @@ def _with_plan(info: RunInfo, plan: PlanInfo) -> RunInfo:
     return info.model_copy(update={"plan": plan, "identity": identity, "fingerprint": fingerprint_of(identity)})
 
 
-def _numbers(plan: Plan) -> np.ndarray:
-    """(num_shards,) int64: the number in the copy of each shard of a plan of several generations that has images left."""
-    return np.cumsum(plan.sizes() > 0) - 1
+def _numbers(sizes: np.ndarray) -> np.ndarray:
+    """(num_shards,) int64: the number in the copy of each shard that has images left, by how many each has."""
+    return np.cumsum(sizes > 0) - 1
 
 
 def _renumbered(plan: Plan) -> Iterator[pa.Table]:
     """The tables of a plan of several generations with the shards of the copy."""
-    numbers = _numbers(plan)
+    numbers = _numbers(plan.sizes())
     for table in plan.tables():
         if table.num_rows:
             at = table.schema.get_field_index("shard")
@@ -137,8 +137,8 @@ def _parts(source: Run, state: Success | None) -> list[Part]:
     if state is None:
         return parts_of(source.uri, "masks")
     info = describe(source.uri)
-    plan = plan_of(source.uri, info, state)
-    sizes, numbers, found = plan.sizes(), _numbers(plan), list[Part]()
+    sizes, found = plan_of(source.uri, info, state).sizes(), list[Part]()
+    numbers = _numbers(sizes)
     for part in listed_parts(source.uri, info, "masks", state):
         live = np.flatnonzero(sizes[part.first : part.last + 1]) + part.first
         found.append(replace(part, first=int(numbers[live[0]]), last=int(numbers[live[-1]])))

@@ -31,6 +31,7 @@ from pipeline.runs.generations import (
     kept_uri,
     listed_parts,
     newest_state,
+    num_images,
     parse_name,
     parts_in,
     plan_of,
@@ -38,7 +39,7 @@ from pipeline.runs.generations import (
     read_changes,
     shard_starts,
     state_bytes,
-    withdrawn_uri,
+    withdrawn_name,
     without_name,
 )
 from pipeline.runs.info import (
@@ -82,10 +83,6 @@ class Staged:
     @property
     def plan(self) -> Plan:
         return Plan(self.uri, describe(self.uri).plan)
-
-    def changes(self) -> Counter[str]:
-        """How many images are new, replaced and gone."""
-        return Counter(read_changes(self.run_uri, self.number)["change"].to_pylist())
 
 
 def staged(uri: str, state: Success) -> Staged | None:
@@ -166,9 +163,11 @@ def publish(made: Staged, lease: Lease) -> Success:
         raise UserError(f"run {made.uri} is not finished; run the same command again")
     before, data = _state_before(made)
     storage.create(kept_uri(uri, made.number - 1), data)
-    kept = _without_withdrawn(made, info, before)
+    changes = read_changes(uri, made.number)
+    kept = _without_withdrawn(made, info, before, changes)
     kept.entries.update(_copied(made, answered))
-    state = _state(made, info, before, answered, kept, hashlib.sha256(data).hexdigest())
+    counts = Counter(changes["change"].to_pylist())
+    state = _state(made, info, before, answered, kept, counts, hashlib.sha256(data).hexdigest())
     storage.put(kept_uri(uri, made.number), state.text().encode())
     lease.check()
     storage.put(success_uri(uri), state.text().encode())
@@ -224,9 +223,9 @@ class _Kept:
     withdrawn_rejects: Counter[str] = field(default_factory=Counter)  # by reason
 
 
-def _without_withdrawn(made: Staged, info: RunInfo, before: Success) -> _Kept:
+def _without_withdrawn(made: Staged, info: RunInfo, before: Success, changes: pa.Table) -> _Kept:
     """The parts of the state before, those with withdrawn rows written again without them."""
-    uri, kept, ids_of = made.run_uri, _Kept(), _withdrawn(made, info, before)
+    uri, kept, ids_of = made.run_uri, _Kept(), _withdrawn(changes, info, before)
     numbers = sorted(ids_of)
     for part in parts_in(uri, info, before):
         ids = [image_id for shard in _within(numbers, part) for image_id in ids_of[shard]]
@@ -237,7 +236,7 @@ def _without_withdrawn(made: Staged, info: RunInfo, before: Success) -> _Kept:
         footer = footer_of(data, part.name)
         if footer.sha256 != before.parts[part.name].footer_sha256:
             raise UserError(f"run {uri}: {part.name} is not the file that was committed; restore the file from a copy")
-        storage.put(withdrawn_uri(uri, made.number, part.name), data)
+        storage.put(storage.join(uri, withdrawn_name(made.number, part.name)), data)
         if part.kind == "masks":
             kept.withdrawn_rejects.update(row["error"] for row in footer.rejects if row["image_id"] in set(ids))
         for name, rest in _rewritten(info, part, made.number, data, ids):
@@ -257,9 +256,8 @@ def _rewritten(info: RunInfo, part: Part, number: int, data: bytes, ids: list[st
         yield without_name(name, number), regions
 
 
-def _withdrawn(made: Staged, info: RunInfo, before: Success) -> dict[int, list[str]]:
+def _withdrawn(changes: pa.Table, info: RunInfo, before: Success) -> dict[int, list[str]]:
     """Shard, as the run numbers it -> its images whose rows the generation withdraws."""
-    changes = read_changes(made.run_uri, made.number)
     old = changes.filter(pc.is_valid(changes["generation"]))
     starts, ids_of = shard_starts(info, before.generations), dict[int, list[str]]()
     for row in old.to_pylist():
@@ -294,15 +292,21 @@ def _without(data: bytes, kind: str, ids: list[str]) -> bytes | None:
     return writer.finish(rejects) if left or rejects else None
 
 
-def _state(made: Staged, info: RunInfo, before: Success, answered: Success, kept: "_Kept", previous: str) -> Success:
-    """The record of the new generation; `kept` is what stays of the one before."""
-    counts = made.changes()
-    images = before.generations[-1].images if before.generations else info.plan.images
+def _state(
+    made: Staged,
+    info: RunInfo,
+    before: Success,
+    answered: Success,
+    kept: _Kept,
+    counts: Counter[str],
+    previous: str,
+) -> Success:
+    """The record of the new generation; `kept` is what stays of the one before, `counts` are of its changes."""
     this = GenerationInfo(
         number=made.number,
         fingerprint=answered.fingerprint,
         finished=answered.finished,
-        images=images + counts[NEW] - counts[GONE],
+        images=num_images(info, before) + counts[NEW] - counts[GONE],
         new=counts[NEW],
         replaced=counts[REPLACED],
         gone=counts[GONE],

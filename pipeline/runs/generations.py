@@ -15,6 +15,7 @@ Whoever reads the parts that `_SUCCESS.json` lists sees one generation, whole. p
 import hashlib
 import io
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,12 +75,15 @@ class Generation:
 
     def uri(self, name: str) -> str:
         """Where a part lies now: parts that a later generation superseded were moved."""
-        here = storage.join(self.run_uri, name)
-        if storage.exists(here):
-            return here
+        return storage.join(self.run_uri, self.name_now(name))
+
+    def name_now(self, name: str) -> str:
+        """The same below the run."""
+        if storage.exists(storage.join(self.run_uri, name)):
+            return name
         for later in count(self.number + 1):
-            moved = withdrawn_uri(self.run_uri, later, name)
-            if storage.exists(moved):
+            moved = withdrawn_name(later, name)
+            if storage.exists(storage.join(self.run_uri, moved)):
                 return moved
             if not run_exists(folder(self.run_uri, later)):
                 break
@@ -101,7 +105,7 @@ def generations(uri: str) -> list[Generation]:
 
 def _generation(uri: str, info: RunInfo, state: Success) -> Generation:
     last = state.generations[-1] if state.generations else None
-    images = info.plan.images if last is None else last.images
+    images = num_images(info, state)
     new, replaced, gone = (images, 0, 0) if last is None else (last.new, last.replaced, last.gone)
     fingerprint = info.fingerprint if last is None else last.fingerprint
     return Generation(
@@ -120,9 +124,14 @@ def kept_uri(uri: str, number: int) -> str:
     return storage.join(uri, "generations", f"{number:05d}.json")
 
 
-def withdrawn_uri(uri: str, number: int, name: str) -> str:
-    """Where a generation puts a part that it supersedes."""
-    return storage.join(folder(uri, number), "withdrawn", name)
+def withdrawn_name(number: int, name: str) -> str:
+    """Below the run, of a part that a generation supersedes."""
+    return f"generations/{number:05d}/withdrawn/{name}"
+
+
+def num_images(info: RunInfo, state: Success | None) -> int:
+    """Images of the archive as of a state of a run."""
+    return info.plan.images if state is None or not state.generations else state.generations[-1].images
 
 
 def newest_state(uri: str) -> Success | None:
@@ -186,9 +195,9 @@ class GrownPlan(Plan):
         super().__init__(uri, first.plan)
         self._plans = [Plan(uri, first.plan)]
         self._plans += [Plan(folder(uri, one.number), describe(folder(uri, one.number)).plan) for one in entries]
-        self._starts = [0, *np.cumsum([plan.num_shards for plan in self._plans]).tolist()]
+        self._starts = shard_starts(first, entries)
         self._entries = entries
-        self.num_shards = self._starts[-1]
+        self.num_shards = self._starts[-1] + self._plans[-1].num_shards
         self.num_images = entries[-1].images
 
     @cached_property
@@ -213,7 +222,7 @@ class GrownPlan(Plan):
         return table
 
     def shard(self, shard: int) -> pa.Table:
-        place = max(place for place, start in enumerate(self._starts[:-1]) if start <= shard)
+        place = generation_with(self._starts, shard) - 1
         return self._live(place, self._plans[place].shard(shard - self._starts[place]))
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -254,9 +263,7 @@ def listed_parts(uri: str, info: RunInfo, kind: str, state: Success | None) -> l
     newest = read_success(uri) or state
     if state.generation < newest.generation:
         one = _generation(uri, info, state)
-        found = [
-            part if part.name in newest.parts else replace(part, file=_below(uri, one.uri(part.name))) for part in found
-        ]
+        found = [part if part.name in newest.parts else replace(part, file=one.name_now(part.name)) for part in found]
     for part, reading in read_ahead(lambda part: read_footer(part, _fingerprint(info, state, part)), found, THREADS):
         try:
             footer = reading.result()
@@ -314,6 +321,11 @@ def shard_starts(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> list[int
     return [0, *np.cumsum([info.plan.shards, *(one.shards for one in entries)]).tolist()][: 1 + len(entries)]
 
 
+def generation_with(starts: list[int], shard: int) -> int:
+    """The generation whose plan has a shard, as the run numbers it; `starts` as `shard_starts` gives them."""
+    return bisect_right(starts, shard)
+
+
 def fingerprints(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> Mapping[int, str]:
     """Generation -> fingerprint of the rows that it answered."""
     return {1: info.fingerprint, **{one.number: one.fingerprint for one in entries}}
@@ -321,10 +333,6 @@ def fingerprints(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> Mapping[
 
 def _fingerprint(info: RunInfo, state: Success, part: Part) -> str:
     return fingerprints(info, state.generations)[generation_of(part)]
-
-
-def _below(run_uri: str, uri: str) -> str:
-    return uri.removeprefix(storage.join(run_uri)).lstrip("/")
 
 
 def state_bytes(uri: str) -> bytes:

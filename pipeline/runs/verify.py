@@ -2,7 +2,7 @@
 number of `run.json` and `_SUCCESS.json` that of the plan and the parts."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -136,11 +136,19 @@ def _listed(uri: str, plan: Plan) -> tuple[list[Part], list[str]]:
             part = None if kind == "plan" else part_at(uri, kind, file)
             if part is not None:
                 parts.append(part)
-            elif file.path.startswith(TABLE_LOG):
-                continue
-            elif name not in planned and not storage.is_temporary(file.path) and not leftover(name, file.uri):
-                aliens.append(f"{name} is no file of this run; move it away, readers of the folder would read it")
+            elif is_stranger(file, name, planned):
+                aliens.append(stranger_fault(name))
     return sorted(parts, key=lambda part: (part.first, part.kind)), aliens
+
+
+def is_stranger(file: storage.FileInfo, name: str, known: Set[str]) -> bool:
+    """Whether a file in the folder of a kind or of the plan is none of a run's; `known`: names below the run."""
+    expected = name in known or file.path.startswith(TABLE_LOG) or storage.is_temporary(file.path)
+    return not expected and not leftover(name, file.uri)
+
+
+def stranger_fault(name: str) -> str:
+    return f"{name} is no file of this run; move it away, readers of the folder would read it"
 
 
 def _recorded(

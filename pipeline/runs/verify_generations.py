@@ -19,31 +19,34 @@ from pipeline.runs.generations import (
     REPLACED,
     fingerprints,
     folder,
+    generation_with,
     kept_uri,
+    num_images,
     parts_in,
     read_changes,
     shard_starts,
     state_of,
-    withdrawn_uri,
+    withdrawn_name,
 )
 from pipeline.runs.info import PartEntry, RunInfo, Success, files_of, read_info
 from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import Part
-from pipeline.runs.plan import Plan, leftover
+from pipeline.runs.plan import Plan
 from pipeline.runs.schema import PixelConfidence
 from pipeline.runs.verify import (
-    TABLE_LOG,
     THREADS,
     Answer,
     Expected,
     Verification,
     disagreements,
     file_faults,
+    is_stranger,
     miscounts,
     ranges,
     read_again,
     region_faults,
     shards_of,
+    stranger_fault,
     unanswered,
 )
 
@@ -80,7 +83,7 @@ class _Proof:
 
     def origin(self, shard: int) -> int:
         """The generation whose plan has a shard."""
-        return max(number for number, start in enumerate(self.starts, start=1) if start <= shard)
+        return generation_with(self.starts, shard)
 
     @property
     def num_shards(self) -> int:
@@ -113,10 +116,9 @@ def _chain(proof: _Proof) -> Iterator[str]:
             yield f"{name} is not the state that generation {state.generation} was made from (sha256 differs)"
         if state.generations[:-1] != before.generations:
             yield f"the state of generation {state.generation} has other generations before it than {name}"
-    if state := proof.newest:
-        kept = storage.read(kept_uri(proof.uri, state.generation))
-        if kept.decode(errors="replace") != state.text():
-            yield f"_SUCCESS.json is not generations/{state.generation:05d}.json; restore it from there"
+    newest = proof.newest.generation
+    if storage.read(kept_uri(proof.uri, newest)).decode(errors="replace") != proof.newest.text():
+        yield f"_SUCCESS.json is not generations/{newest:05d}.json; restore it from there"
 
 
 def _prove_plans(proof: _Proof) -> None:
@@ -150,7 +152,7 @@ def _prove_changes(proof: _Proof, before: Success, number: int, plan: Plan) -> I
     entry = proof.newest.generations[number - 2]
     rows = read_changes(proof.uri, number, entry).to_pylist()
     counts = Counter(row["change"] for row in rows)
-    images = before.generations[-1].images if before.generations else proof.first.plan.images
+    images = num_images(proof.first, before)
     for key, said, found in (
         (NEW, entry.new, counts[NEW]),
         (REPLACED, entry.replaced, counts[REPLACED]),
@@ -182,15 +184,14 @@ def _files(proof: _Proof) -> dict[str, str]:
 
 def _strangers(proof: _Proof) -> Iterator[str]:
     """Files in the folders of parts that the newest generation does not list."""
-    state, planned = proof.newest, {part.name for part in proof.plans[0].parts}
+    state = proof.newest
+    expected = state.parts.keys() | {part.name for part in proof.plans[0].parts}
     superseded = {name for one in proof.states[:-1] for name in one.parts} - state.parts.keys()
     kinds = dict.fromkeys(["masks", "rejects", *(name.partition("/")[0] for name in state.parts)])
     for kind in [*kinds, "plan"]:
         for file in storage.list_files(storage.join(proof.uri, kind)):
             name = f"{kind}/{file.path}"
-            if name in state.parts or name in planned or storage.is_temporary(file.path) or leftover(name, file.uri):
-                continue
-            if file.path.startswith(TABLE_LOG):
+            if not is_stranger(file, name, expected):
                 continue
             if (
                 name in superseded
@@ -202,7 +203,7 @@ def _strangers(proof: _Proof) -> Iterator[str]:
                     f"published; run `maskmill extend {proof.uri}`, which ends it"
                 )
             else:
-                yield f"{name} is no file of this run; move it away, readers of the folder would read it"
+                yield stranger_fault(name)
 
 
 def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
@@ -265,7 +266,5 @@ def _versions(proof: _Proof) -> list[_Version]:
             version.until = state.generation
     for name, version in found.items():
         if version.until < proof.newest.generation:
-            place = withdrawn_uri(proof.uri, version.until + 1, name)
-            below = place.removeprefix(storage.join(proof.uri)).lstrip("/")
-            version.part = replace(version.part, file=below)
+            version.part = replace(version.part, file=withdrawn_name(version.until + 1, name))
     return sorted(found.values(), key=lambda one: (one.part.first, one.part.kind, one.since))

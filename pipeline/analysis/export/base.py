@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from pipeline import storage
-from pipeline.analysis.image_files import file_name, read_image
+from pipeline.analysis.image_files import file_name, leads_out, read_image
 from pipeline.analysis.run_view import RunView
 from pipeline.analysis.sums import BATCH_ROWS, batches
 from pipeline.corpus import Item, items_of
@@ -51,6 +51,13 @@ class Shown:
     def copy(self, folder: str) -> None:
         """Write the file below a folder or a prefix."""
         storage.put(storage.join(folder, self.name), self.data)
+
+
+def place_in(out: str, image_id: str, suffix: str) -> str:
+    """URI of an image's file below a folder or prefix; UserError where its id leads out of that."""
+    if leads_out(image_id):
+        raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
+    return storage.join(out, f"{image_id}{suffix}")
 
 
 def regions_by_class(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

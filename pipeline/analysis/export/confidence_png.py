@@ -1,7 +1,7 @@
 """PNG files of the maps of confidence: 255 is a probability of 1."""
 
 from pipeline import storage
-from pipeline.analysis.export.base import Answers, Exported
+from pipeline.analysis.export.base import Answers, Exported, place_in
 from pipeline.errors import UserError
 from pipeline.runs import CONFIDENCE_MAP
 
@@ -18,9 +18,6 @@ def write(answers: Answers, out: str) -> Exported:
         )
     written = 0
     for row in answers.rows("image_id", CONFIDENCE_MAP, batch_rows=16):
-        image_id = row["image_id"]
-        if ".." in image_id.split("/") or image_id.startswith("/"):
-            raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
-        storage.put(storage.join(out, f"{image_id}.png"), row[CONFIDENCE_MAP]["bytes"])
+        storage.put(place_in(out, row["image_id"], ".png"), row[CONFIDENCE_MAP]["bytes"])
         written += 1
     return Exported(out, written)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.analysis.export.base import Answers, Exported
+from pipeline.analysis.export.base import Answers, Exported, place_in
 from pipeline.corpus import Place, open_file, read
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.bands import georeference_of
@@ -28,8 +28,7 @@ def write(answers: Answers, out: str) -> Exported:
         path = Path(folder) / "mask.tif"
         for row in answers.rows("image_id", "uri", "member", "mask", *kept, batch_rows=1):
             image_id = row["image_id"]
-            if ".." in image_id.split("/") or image_id.startswith("/"):
-                raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
+            file = place_in(out, image_id, ".tif")
             place = row[GEOREFERENCE] if kept else _read_again(row)
             if place is None:
                 raise UserError(
@@ -37,7 +36,7 @@ def write(answers: Answers, out: str) -> Exported:
                     "png instead"
                 )
             write_cog(row["mask"]["bytes"], place, answers.space, path)
-            storage.put(storage.join(out, f"{image_id}.tif"), path.read_bytes())
+            storage.put(file, path.read_bytes())
             written += 1
     return Exported(out, written)
 

@@ -30,12 +30,12 @@ from pipeline.analysis.tables.states import (
 )
 from pipeline.errors import UserError
 from pipeline.read_ahead import read_ahead
+from pipeline.runs.parts import THREADS
 
 if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
     from deltalake.transaction import AddAction
 
-THREADS = 16  # footers that are read at a time
 # `VACUUM` deletes what no version names and is older than this: parts of a generation that is not registered yet.
 _KEPT = {"delta.deletedFileRetentionDuration": "interval 36500 days"}
 
@@ -171,8 +171,7 @@ def _adds(root: str, state: State, uris: list[str]) -> "Iterator[AddAction]":
         try:
             num_bytes, footer = reading.result()
         except FileNotFoundError:
-            run = state.generation.run_uri
-            raise UserError(f"{uri} is gone; see what else is: maskmill verify {run}") from None
+            raise state.gone(uri) from None
         state.check(uri, num_bytes, footer.num_rows)
         name, stats = uri.removeprefix(f"{full(root)}/"), json.dumps(statistics(footer))
         yield AddAction(name, num_bytes, {}, _milliseconds(state), True, stats)

@@ -30,13 +30,13 @@ from pipeline.analysis.tables.states import (
 )
 from pipeline.errors import UserError
 from pipeline.read_ahead import read_ahead
+from pipeline.runs.parts import THREADS
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table
 
-THREADS = 16  # footers that are read at a time
 _LIBRARIES = ("pyiceberg", "sqlalchemy", "requests", "botocore", "pyarrow")
 _PROPERTIES = {
     "gc.enabled": "false",  # the files are the run's: expiring snapshots or purging the table must not delete them
@@ -187,8 +187,7 @@ def _described(table: "Table", state: State, uris: list[str]) -> "Iterator[DataF
         try:
             file = reading.result()
         except FileNotFoundError:
-            run = state.generation.run_uri
-            raise UserError(f"{uri} is gone; see what else is: maskmill verify {run}") from None
+            raise state.gone(uri) from None
         state.check(uri, file.file_size_in_bytes, file.record_count)
         yield file
 

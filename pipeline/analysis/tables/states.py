@@ -42,6 +42,10 @@ class State:
         here = name in self.newest.parts
         return full(storage.join(self.generation.run_uri, name) if here else self.generation.uri(name))
 
+    def gone(self, uri: str) -> UserError:
+        """What to say of a file that is not there."""
+        return UserError(f"{uri} is gone; see what else is: maskmill verify {self.generation.run_uri}")
+
     def properties(self) -> dict[str, str]:
         """What the snapshot of the state carries."""
         run, one = full(self.generation.run_uri), self.generation
