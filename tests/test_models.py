@@ -10,6 +10,7 @@ from torch import nn
 from pipeline import labels, models
 from pipeline.config import parse_model
 from pipeline.config.models import DeepLabV3PlusConfig
+from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models.backbones import build_backbone
 from pipeline.models.layers import SameConv2d, set_output_stride
@@ -193,6 +194,46 @@ def test_features_come_at_stride_4_and_the_output_stride(backbone):
         maps = encoder(torch.zeros(1, 3, 64, 96))
         assert maps[0].shape == (1, encoder.channels[0], 16, 24)
         assert maps[-1].shape == (1, encoder.channels[-1], 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["efficientnet_lite0", "efficientnet_lite2", "mobilenet_v2", "mobilenet_v3_large", "resnet50"]
+)
+def test_the_decoder_takes_maps_at_the_strides_that_the_config_names(backbone):
+    cfg = {
+        "name": "deeplabv3plus",
+        "backbone": backbone,
+        "aspp_channels": 16,
+        "decoder_channels": 16,
+        "low_level_channels": 8,
+    }
+    for stride, strides in ((16, (8, 4)), (32, (16, 8, 4, 2)), (16, (4,))):
+        network = models.build(
+            parse_model({**cfg, "output_stride": stride, "skip_strides": strides}, where="test"), 3
+        ).eval()
+        *maps, _ = network.backbone(torch.zeros(1, 3, 64, 96))
+        assert [64 // one.shape[-2] for one in maps] == sorted(strides)
+        assert tuple(one.shape[1] for one in maps) == tuple(network.backbone.channels[:-1])
+        seen: list[torch.Tensor] = []
+        for step in [*(step.low_level for step in network.steps), network.low_level]:
+            step.register_forward_hook(lambda module, args, out, seen=seen: seen.append(out))
+        assert network.coarse(torch.zeros(1, 3, 64, 96)).shape == (1, 3, 64 // strides[-1], 96 // strides[-1])
+        assert tuple(64 // one.shape[-2] for one in seen) == strides
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"skip_strides": [4, 8]}, r"found \[4, 8\] with output_stride 16; give strides below"),
+        ({"skip_strides": [16, 4]}, r"found \[16, 4\] with output_stride 16"),
+        ({"skip_strides": [8, 4], "backbone": "xception65"}, r"found \[8, 4\] with backbone xception65"),
+        ({"skip_strides": [8, 4], "align_corners": True}, r"found \[8, 4\] with align_corners"),
+        ({"skip_strides": [8, 4], "decoder": False}, r"found \[8, 4\] with decoder: false"),
+    ],
+)
+def test_skips_that_the_network_cannot_have_are_refused(values, words):
+    with torch.device("meta"), pytest.raises(UserError, match=r"model\.skip_strides: " + words):
+        models.build(parse_model({"name": "deeplabv3plus", **values}, where="test"), 3)
 
 
 @pytest.mark.parametrize(

@@ -210,10 +210,14 @@ class DeepLabV3PlusConfig(NetworkSection):
     convolution and the image pooling alone, as released on MobileNetV2."""
     decoder: bool = added_later(True)
     """Add detail from the fine map; without it the logits are the pyramid's, at the output stride."""
+    skip_strides: Annotated[tuple[Literal[16, 8, 4, 2], ...], Field(min_length=1)] = added_later((4,))
+    """[pixels] Strides of the backbone's maps that the decoder adds, coarsest first; the logits have the last one. The paper's
+    is [4]. [8, 4] as in Panoptic-DeepLab (arXiv:1911.10194, section 3.2), or [16, 8, 4] with output_stride 32, find small and
+    thin objects better; with 2 at the end more so, at twice the time. xception65: [4] alone."""
     low_level_channels: int = Field(48, ge=8)
-    """[channels] Of the fine map that the decoder takes."""
+    """[channels] Of each of these maps, as the decoder takes them."""
     decoder_channels: int = Field(256, ge=8)
-    """[channels] Of the decoder; the paper's is 256."""
+    """[channels] Of the decoder, half of them at stride 2; the paper's is 256."""
     separable: bool = True
     """Use depthwise separable convolutions in pyramid and decoder, section 3.2."""
     dropout: Share = 0.1

@@ -61,13 +61,15 @@ class DeepLabV3Plus(Network):
 
     def __init__(self, cfg: DeepLabV3PlusConfig, num_classes: int) -> None:
         super().__init__()
+        _check_skips(cfg)
         if cfg.align_corners and cfg.upsampling != "bilinear":
             raise UserError(
                 f"deeplabv3plus: align_corners is of upsampling bilinear, found {cfg.upsampling}; leave one of them out"
             )
         self.align_corners = cfg.align_corners
         self.enlarges = cfg.upsampling == "bilinear" and not cfg.align_corners
-        features = build_backbone(cfg.backbone, cfg.output_stride)
+        strides = sorted(cfg.skip_strides)
+        features = build_backbone(cfg.backbone, cfg.output_stride, strides)
         self.backbone = features
         self.mean, self.std = getattr(features, "mean", IMAGENET_MEAN), getattr(features, "std", IMAGENET_STD)
         self.every_parameter_learns = not isinstance(features, TimmEncoder)  # layers after the last map may be there
@@ -75,27 +77,40 @@ class DeepLabV3Plus(Network):
         self.multiple_of, self.min_size = cfg.output_stride, cfg.output_stride + self.beyond
         scaled = [max(1, rate * 16 // cfg.output_stride) for rate in cfg.aspp_rates]
         self.pyramid = AtrousPyramid(features.channels[-1], cfg.aspp_channels, scaled, cfg.separable, cfg.dropout)
+        width, stride = cfg.aspp_channels, int(cfg.output_stride)
         if cfg.decoder:
-            self._add_decoder(cfg, features.channels[0])
-        width, stride = (cfg.decoder_channels, 4) if cfg.decoder else (cfg.aspp_channels, cfg.output_stride)
+            width, stride = self._add_decoder(cfg, dict(zip(strides, features.channels, strict=False)))
         self.has_decoder = cfg.decoder
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.enlarge_logits = Upsample(cfg.upsampling, num_classes, num_classes, stride)
 
-    def _add_decoder(self, cfg: DeepLabV3PlusConfig, fine_channels: int) -> None:
-        self.low_level = conv_bn_relu(fine_channels, cfg.low_level_channels, 1)
+    def _add_decoder(self, cfg: DeepLabV3PlusConfig, channels: dict[int, int]) -> tuple[int, int]:
+        """Steps from the pyramid's stride to the finest skip's, given the channels at each skip; (width, stride) of the end."""
         conv = separable_conv_bn_relu if cfg.separable else conv_bn_relu
-        joined, width = cfg.aspp_channels + cfg.low_level_channels, cfg.decoder_channels
-        self.decoder = nn.Sequential(conv(joined, width, 3), conv(width, width, 3))
-        self.enlarge = Upsample(cfg.upsampling, cfg.aspp_channels, cfg.aspp_channels, cfg.output_stride // 4)
+        width, stride = cfg.aspp_channels, int(cfg.output_stride)
+        enlarge, low_level, decoder = [], [], []
+        for finer in cfg.skip_strides:
+            enlarge.append(Upsample(cfg.upsampling, width, width, stride // finer))
+            low_level.append(conv_bn_relu(channels[finer], cfg.low_level_channels, 1))
+            out = cfg.decoder_channels // 2 if finer == 2 else cfg.decoder_channels
+            last = [conv(out, out, 3)] if finer == cfg.skip_strides[-1] else []
+            decoder.append(nn.Sequential(conv(width + cfg.low_level_channels, out, 3), *last))
+            width, stride = out, finer
+        *coarse, self.enlarge = enlarge
+        *coarse_skips, self.low_level = low_level
+        *coarse_steps, self.decoder = decoder
+        self.steps = nn.ModuleList(map(_Step, coarse, coarse_skips, coarse_steps))
+        return width, stride
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)
-        maps = self.backbone(x)
-        wide = self.pyramid(maps[-1])
+        *skips, last = self.backbone(x)
+        wide = self.pyramid(last)
         if not self.has_decoder:
             return self.classifier(wide)
-        fine = self.low_level(maps[0])
+        for step in self.steps:
+            wide = step(wide, skips.pop())
+        fine = self.low_level(skips.pop())
         enlarged = upsample(wide, fine, align_corners=True) if self.align_corners else self.enlarge(wide)
         return self.classifier(self.decoder(torch.cat([enlarged, fine], dim=1)))
 
@@ -103,3 +118,29 @@ class DeepLabV3Plus(Network):
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
         scores = self.coarse(x)
         return [upsample(scores, x, align_corners=True) if self.align_corners else self.enlarge_logits(scores)]
+
+
+def _check_skips(cfg: DeepLabV3PlusConfig) -> None:
+    strides = cfg.skip_strides
+    if list(strides) != sorted(set(strides), reverse=True) or strides[0] >= cfg.output_stride:
+        raise UserError(
+            f"model.skip_strides: found {list(strides)} with output_stride {cfg.output_stride}; give strides below the "
+            "output stride, each once, coarsest first, such as [8, 4]"
+        )
+    if strides != (4,) and (cfg.align_corners or cfg.backbone == "xception65" or not cfg.decoder):
+        other = "align_corners" if cfg.align_corners else "backbone xception65" if cfg.decoder else "decoder: false"
+        raise UserError(
+            f"model.skip_strides: found {list(strides)} with {other}, which goes with [4] alone; leave one out"
+        )
+
+
+class _Step(nn.Module):
+    """One step of the decoder: (N, D, h, w) and the encoder's map at the step's stride -> (N, D', h', w')."""
+
+    def __init__(self, enlarge: nn.Module, low_level: nn.Module, convs: nn.Module) -> None:
+        super().__init__()
+        self.enlarge, self.low_level, self.convs = enlarge, low_level, convs
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        joined: torch.Tensor = self.convs(torch.cat([self.enlarge(x), self.low_level(skip)], dim=1))
+        return joined

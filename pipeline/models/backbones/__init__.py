@@ -1,10 +1,11 @@
-"""DeepLabv3+'s encoders, by name: x -> [features at stride 4, features at the output stride]."""
+"""DeepLabv3+'s encoders, by name: x -> [maps at the strides of the skips, finest first, map at the output stride]."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.config.models import TIMM, BackboneName
 from pipeline.models.backbones.efficientnet_lite import EfficientNetLite
-from pipeline.models.backbones.mobilenet import COARSE, MobileNetV2, MobileNetV3Large
+from pipeline.models.backbones.mobilenet import COARSE, LAYER_AT, MobileNetV2, MobileNetV3Large
 from pipeline.models.backbones.resnet import ResNet
 from pipeline.models.backbones.timm_encoder import TimmEncoder
 from pipeline.models.backbones.xception import Xception65
@@ -12,18 +13,22 @@ from pipeline.models.backbones.xception import Xception65
 Backbone = EfficientNetLite | MobileNetV2 | MobileNetV3Large | ResNet | Xception65 | TimmEncoder
 
 
-def build_backbone(name: BackboneName, output_stride: Literal[8, 16, 32]) -> Backbone:
-    """The encoder of that name, with random weights; timm/NAME is timm's."""
+def build_backbone(name: BackboneName, output_stride: Literal[8, 16, 32], strides: Sequence[int] = (4,)) -> Backbone:
+    """The encoder of that name, with random weights; timm/NAME is timm's.
+
+    Args:
+        strides: of the maps that it gives beside the last, finest first.
+    """
     if name.startswith(TIMM):
-        return TimmEncoder(name, (4, output_stride), output_stride)
+        return TimmEncoder(name, (*strides, output_stride), output_stride)
     match name:
         case "efficientnet_lite0" | "efficientnet_lite1" | "efficientnet_lite2":
-            return EfficientNetLite(name, output_stride)
+            return EfficientNetLite(name, output_stride, strides)
         case "mobilenet_v2":
-            return MobileNetV2(output_stride)
+            return MobileNetV2(output_stride, strides)
         case "mobilenet_v3_large":
-            return MobileNetV3Large((3, COARSE), output_stride)
+            return MobileNetV3Large((*(LAYER_AT[stride] for stride in strides), COARSE), output_stride)
         case "resnet50" | "resnet101":
-            return ResNet(name, output_stride)
+            return ResNet(name, output_stride, strides=strides)
         case "xception65":
             return Xception65(output_stride)

@@ -1,6 +1,7 @@
 """EfficientNet-Lite as an encoder: EfficientNet (arXiv:1905.11946) without squeeze-excite and with ReLU6 for swish."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80
           (1, 3, 1, 6, 320))  # fmt: skip
 # Width and depth factors (github.com/tensorflow/tpu, efficientnet/lite); stem, first and last stage are not deepened.
 _FACTORS = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
-_FINE_STAGE = 1  # ends at stride 4
+_STAGE_AT = {2: 0, 4: 1, 8: 2, 16: 4}  # stride -> the last stage there
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -45,17 +46,17 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0, 1 or 2 without its classifier: (N, 3, H, W) -> maps at stride 4 and at the output stride."""
+    """EfficientNet-Lite0, 1 or 2 without its classifier: (N, 3, H, W) -> maps at `strides`, finest first, and the last."""
 
     mean = (127 / 255, 127 / 255, 127 / 255)  # the release's preprocessing: (level - 127) / 128
     std = (128 / 255, 128 / 255, 128 / 255)
 
-    def __init__(self, name: LiteName, output_stride: int) -> None:
+    def __init__(self, name: LiteName, output_stride: int, strides: Sequence[int] = (4,)) -> None:
         super().__init__()
         self.name = name
         wider, deeper = _FACTORS[name]
         self.stem = nn.Sequential(SameConv2d(3, 32, 3, 2, bias=False), _norm(32), nn.ReLU6(inplace=True))
-        blocks, width, fine = [], 32, 0
+        blocks, width, ends = [], 32, []
         for stage, (repeats, kernel, stride, expansion, channels) in enumerate(_STAGES):
             if 0 < stage < len(_STAGES) - 1:
                 repeats = math.ceil(repeats * deeper)
@@ -63,20 +64,21 @@ class EfficientNetLite(nn.Module):
                 out = _rounded(channels * wider)
                 blocks.append(InvertedResidual(width, out, kernel, stride if index == 0 else 1, expansion))
                 width = out
-            if stage == _FINE_STAGE:
-                self.last_fine, fine = len(blocks) - 1, width
+            ends.append((len(blocks) - 1, width))
         self.blocks = nn.ModuleList(blocks)
-        self.channels = (fine, width)
+        taken = [ends[_STAGE_AT[stride]] for stride in strides]
+        self.last_of = [block for block, _ in taken]
+        self.channels = (*(channels for _, channels in taken), width)
         set_output_stride(self, output_stride)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = self.stem(x)
-        fine = x
+        maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index == self.last_fine:
-                fine = x
-        return [fine, x]
+            if index in self.last_of:
+                maps.append(x)
+        return [*maps, x]
 
 
 def _rounded(channels: float) -> int:

@@ -22,6 +22,8 @@ class ResNet(nn.Module):
             DeepLab v2 was released: a stage's first block subsamples in its first 1x1 convolution (torchvision: in the 3x3),
             the max pooling rounds its size up, and all blocks of a dilated stage have the stage's rate.
         multi_grid: rates of the last stage's blocks, relative to the stage's (arXiv:1706.05587, section 3.2.1).
+        strides: of the maps that are given beside the last, finest first; 2 is before the max pooling. Absent: 4, 8 and 16,
+            as far as `output_stride` has them, by stage.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class ResNet(nn.Module):
         output_stride: int = 32,
         multi_grid: Sequence[int] | None = None,
         definition: ResNetDefinition = "torchvision",
+        strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         assert definition == "torchvision" or (name != "resnet18" and multi_grid is None)
@@ -42,6 +45,11 @@ class ResNet(nn.Module):
                 self.add_module(child, layer)
         expansion = 1 if name == "resnet18" else 4
         self.channels = tuple(width * expansion for width in (64, 128, 256, 512))
+        self.layers = ["layer1", "layer2", "layer3", "layer4"]
+        if strides is not None:
+            of_stride = {2: ("relu", 64), **{4 * 2**n: (f"layer{n + 1}", self.channels[n]) for n in range(3)}}
+            self.layers = [*(of_stride[stride][0] for stride in strides), "layer4"]
+            self.channels = (*(of_stride[stride][1] for stride in strides), self.channels[-1])
         if multi_grid is not None:
             base = 32 // output_stride
             for block, rate in zip(whole.layer4, multi_grid, strict=True):
@@ -57,6 +65,6 @@ class ResNet(nn.Module):
         maps = []
         for name, layer in self.named_children():
             x = layer(x)
-            if name.startswith("layer"):
+            if name in self.layers:
                 maps.append(x)
         return maps
