@@ -221,6 +221,20 @@ def test_the_decoder_takes_maps_at_the_strides_that_the_config_names(backbone):
         assert tuple(64 // one.shape[-2] for one in seen) == strides
 
 
+def test_the_second_head_of_deeplab_v3plus_is_there_while_training_alone():
+    cfg = {"name": "deeplabv3plus", "aspp_channels": 16, "decoder_channels": 16, "low_level_channels": 8}
+    network = models.build(parse_model({**cfg, "aux": True}, where="test"), 3)
+    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    aux, logits = network.train()(x)
+    assert aux.shape == logits.shape == (2, 3, 64, 96)
+    aux.sum().backward()
+    assert network.pyramid.project[0].weight.grad.any() and network.classifier.weight.grad is None
+    without = models.build(parse_model(cfg, where="test"), 3).eval()
+    without.load_state_dict({name: value for name, value in network.state_dict().items() if "aux" not in name})
+    with torch.no_grad():
+        assert torch.equal(network.eval()(x)[0], without(x)[0])
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -51,6 +51,16 @@ def test_weighted_cross_entropy_is_divided_by_the_sum_of_the_weights():
     assert value_of(loss, [logits], labels_of(0, 1)) == pytest.approx((3 * math.log(4) + math.log(2)) / 4)
 
 
+def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes():
+    """arXiv:1512.00567, section 7: the target is (1 - e) of the label and e / C of each class."""
+    smooth = loss_of([CE | {"label_smoothing": 0.2}])
+    logits = logits_of((0.25, 0.75), (0.5, 0.5))
+    log = logits.log_softmax(1)
+    first, second = log[..., 0].flatten(), log[..., 1].flatten()
+    expected = -(0.9 * first[0] + 0.1 * first[1] + 0.1 * second[0] + 0.9 * second[1]) / 2
+    assert value_of(smooth, [logits], labels_of(0, 1)) == pytest.approx(float(expected))
+
+
 def test_focal_loss_scales_cross_entropy_by_the_missing_probability():
     logits, label = logits_of((0.25, 0.75), (0.5, 0.5)), labels_of(0, 1)
     expected = [0.75**2 * math.log(4), 0.5**2 * math.log(2)]

@@ -10,9 +10,12 @@ from pipeline import storage
 from pipeline.errors import UserError
 
 
-def added_later(default: Any) -> Any:
-    """A key added later. At its default it is left out of the config's text, so that older runs keep their fingerprints."""
-    return Field(default, exclude_if=lambda value: value == default)
+def added_later(default: Any, **bounds: Any) -> Any:
+    """A key added later, with the `bounds` of a Field.
+
+    At its default it is left out of the config's text, so that older runs keep their fingerprints.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **bounds)
 
 
 def located(uri: str) -> str:

@@ -218,6 +218,8 @@ class DeepLabV3PlusConfig(NetworkSection):
     """[channels] Of each of these maps, as the decoder takes them."""
     decoder_channels: int = Field(256, ge=8)
     """[channels] Of the decoder, half of them at stride 2; the paper's is 256."""
+    aux: bool = added_later(False)
+    """Train a second head on the pyramid's features, for deep supervision (`loss.aux_weight`); it costs nothing afterwards."""
     separable: bool = True
     """Use depthwise separable convolutions in pyramid and decoder, section 3.2."""
     dropout: Share = 0.1

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Section, Size
+from pipeline.config.base import Section, Size, added_later
 from pipeline.errors import UserError
 
 ClassWeights = Literal["none", "median_frequency", "inverse", "sqrt_inverse"]
@@ -103,6 +103,9 @@ class CrossEntropyConfig(Section):
     """Weight of this term in the sum."""
     class_weights: ClassWeights = "none"
     """How rare classes count for more, from the frequencies in the training labels: arXiv:1511.00561, section 3.2."""
+    label_smoothing: float = added_later(0.0, ge=0, lt=1)
+    """Share of each pixel's target that is spread evenly over all classes (arXiv:1512.00567, section 7): networks are then less
+    sure. 0 = off; 0.1 is the paper's."""
 
 
 class FocalConfig(Section):

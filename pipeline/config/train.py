@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline import storage
-from pipeline.config.base import Key, Precision, Section, Uri, located
+from pipeline.config.base import Key, Precision, Section, Uri, added_later, located
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.image import ImageConfig
 from pipeline.config.label_space import LabelSpaceConfig
@@ -18,7 +18,8 @@ from pipeline.errors import UserError, nearest
 # What a stage may set for itself; all else is one for the whole run.
 STAGE_KEYS = (
     "model", "weights", "start_from", "freeze_backbone", "freeze_all_but_head", "norm", "corpus", "train_split", "epochs",
-    "batch_size", "accumulate", "augment", "optimizer", "loss", "ema", "validate_every", "validate_crf",
+    "batch_size", "accumulate", "augment", "optimizer", "loss", "ema", "validate_every", "validate_scale",
+    "validate_crf",
 )  # fmt: skip
 WEIGHTS_ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")  # of files of weights as they are published
 PREVIOUS = "previous"  # start_from: the best checkpoint of the stage before
@@ -89,6 +90,9 @@ class TrainConfig(Section):
     """Decay a step of averaged weights, which are then what is validated and saved, such as 0.999. Absent: off."""
     validate_every: int = Field(5, ge=1)
     """[epochs] Between two validations; the last epoch always has one. 5 keeps their share of the time small."""
+    validate_scale: float = added_later(1.0, gt=0)
+    """Size at which validation predicts an image, as a factor of its own: as `predict.scales: [1.5]` in `segment`. Small images
+    with thin objects gain from 1.5 or 2, where `augment.scale` holds that size too."""
     validate_crf: CrfConfig | None = None
     """Dense CRF of validation, which then counts what `segment` with it would write. Absent: off."""
     best_by: str = "miou"

@@ -81,6 +81,7 @@ class DeepLabV3Plus(Network):
         if cfg.decoder:
             width, stride = self._add_decoder(cfg, dict(zip(strides, features.channels, strict=False)))
         self.has_decoder = cfg.decoder
+        self.aux_classifier = nn.Conv2d(cfg.aspp_channels, num_classes, 1) if cfg.aux else None
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.enlarge_logits = Upsample(cfg.upsampling, num_classes, num_classes, stride)
 
@@ -105,7 +106,10 @@ class DeepLabV3Plus(Network):
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)
         *skips, last = self.backbone(x)
-        wide = self.pyramid(last)
+        return self._decoded(self.pyramid(last), skips)
+
+    def _decoded(self, wide: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Logits of the pyramid's features and the skips, finest first."""
         if not self.has_decoder:
             return self.classifier(wide)
         for step in self.steps:
@@ -115,9 +119,13 @@ class DeepLabV3Plus(Network):
         return self.classifier(self.decoder(torch.cat([enlarged, fine], dim=1)))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
-        scores = self.coarse(x)
-        return [upsample(scores, x, align_corners=True) if self.align_corners else self.enlarge_logits(scores)]
+        """x (N, 3, H, W) normalised -> [auxiliary logits while training, logits], each (N, C, H, W)."""
+        self.check_size(x)
+        *skips, last = self.backbone(x)
+        wide = self.pyramid(last)
+        aux = [upsample(self.aux_classifier(wide), x)] if self.aux_classifier is not None and self.training else []
+        scores = self._decoded(wide, skips)
+        return [*aux, upsample(scores, x, align_corners=True) if self.align_corners else self.enlarge_logits(scores)]
 
 
 def _check_skips(cfg: DeepLabV3PlusConfig) -> None:

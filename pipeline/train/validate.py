@@ -66,7 +66,7 @@ def _loaded(items: list[Item], space: LabelSpace, cfg: TrainConfig) -> Iterator[
 def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
     """A decoded image -> (H, W) uint8 train ids, by the calls with which `segment` answers an image."""
     device = next(network.parameters()).device
-    settings = PredictConfig(precision=cfg.precision)
+    settings = PredictConfig(scales=(cfg.validate_scale,), precision=cfg.precision)
     predictor = Predictor(network.eval(), settings, device, num_threads=cfg.cpus_per_worker)
 
     def mask_of(image: np.ndarray) -> np.ndarray:

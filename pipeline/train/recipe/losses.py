@@ -69,7 +69,8 @@ class Loss:
     def _term(self, term: LossTerm, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         match term:
             case CrossEntropyConfig():
-                return (self._pixel_weights(term.class_weights, label) * cross_entropy(logits, label)).sum()
+                loss = cross_entropy(logits, label, term.label_smoothing)
+                return (self._pixel_weights(term.class_weights, label) * loss).sum()
             case FocalConfig():
                 return (self._pixel_weights(term.class_weights, label) * focal(logits, label, term.gamma)).sum()
             case OhemConfig():
@@ -88,9 +89,13 @@ class Loss:
         return self._weights[kind][torch.where(labelled, label, 0).long()] * labelled
 
 
-def cross_entropy(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """(N, H, W): minus the log of the true class's probability; 0 where ignored."""
-    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none")
+def cross_entropy(logits: torch.Tensor, label: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """(N, H, W): minus the log of the true class's probability; 0 where ignored.
+
+    Args:
+        smoothing: share of the target that is spread evenly over all classes (arXiv:1512.00567, section 7).
+    """
+    return F.cross_entropy(logits, label, ignore_index=IGNORE, reduction="none", label_smoothing=smoothing)
 
 
 def focal(logits: torch.Tensor, label: torch.Tensor, gamma: float) -> torch.Tensor:
