@@ -147,6 +147,33 @@ def test_images_of_a_group_stay_together(tmp_path):
         splits_of(images=images, image_glob="{sequence}_{frame}.png", splits=splits | {"by": "scene"})
 
 
+def test_groups_say_the_split(tmp_path):
+    names = [f"images/train/{town}_{number}" for town in ("bonn", "ulm", 7, "jena") for number in range(2)]
+    where = {"images": corpus_of(tmp_path, names), "image_glob": "images/train/{town}_*.png"}
+    found = splits_of(**where, splits={"by": "town", "groups": {"train": ["ulm", 7], "val": ["bonn"]}})
+    assert {name.split("/")[0]: split for name, split in found.items()} == {
+        "bonn": "val", "ulm": "train", "7": "train", "jena": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("splits", "sentence"),
+    [
+        ({"groups": {"val": ["ulm"]}}, "splits.groups takes `by`"),
+        ({"by": "town", "groups": {"val": ["ulm"], "train": ["ulm"]}}, "'ulm' stands in it twice"),
+        ({"by": "town", "groups": {"val": ["ulm"]}, "fractions": {"train": 1}}, "or by groups, .*: give one of these"),
+        (
+            {"by": "town", "groups": {"val": ["rome"]}},
+            "names 'rome', and no image has it as its town; .* there: bonn, ulm",
+        ),
+    ],
+)
+def test_groups_that_do_not_fit_the_corpus_are_told(tmp_path, splits, sentence):
+    where = {"images": corpus_of(tmp_path, ["images/bonn_1", "images/ulm_1"]), "image_glob": "images/{town}_*.png"}
+    with pytest.raises((UserError, ValueError), match=sentence):
+        splits_of(**where, splits=splits)
+
+
 def test_splits_go_over_those_that_the_layout_has(tmp_path):
     images = corpus_of(tmp_path, [f"images/train/s_{n}" for n in range(30)])
     cfg = CorpusConfig(images=images, layout="camvid", splits={"fractions": {"a": 0.5, "b": 0.5}})

@@ -7,21 +7,25 @@ from pydantic import Field, model_validator
 from pipeline.config.base import Section, Uri
 from pipeline.errors import UserError
 
-_SPLIT_KEYS = ("lists", "fractions", "seed", "by")
+_SPLIT_KEYS = ("lists", "fractions", "groups", "seed", "by")
 
 
 class SplitsConfig(Section):
-    """Which split an image belongs to, where its layout does not say so, or says otherwise: by lists, or by fractions."""
+    """Which split an image belongs to, where its layout does not say so, or says otherwise: by lists, fractions or groups."""
 
     lists: dict[str, Uri] | None = None
     """Split -> a text file with one image a line: its id, or its path with or without suffix. An image in no list is in no
     split. `splits: {train: train.txt, val: val.txt}` is the short form."""
     fractions: dict[str, float] | None = None
     """Split -> its share of the images, 0 to 1; together at most 1, what is left over is in no split."""
+    groups: dict[str, tuple[str | int, ...]] | None = Field(None, exclude_if=lambda value: value is None)
+    """Split -> values of the group column `by`, such as `{by: sequence, groups: {train: [0006R0, 0016E5], val: [0001TP]}}`:
+    how a network does where it has never been. An image of another group is in no split."""
     seed: int = 0
     """Of the hash that deals images out to the fractions. An image stays where it is when others are added."""
     by: str | None = None
-    """A group column whose images stay together, such as `sequence`; absent = each image is dealt out by itself."""
+    """The group column of `groups`; with `fractions` one whose images stay together, such as `sequence`, where absent = each
+    image is dealt out by itself."""
 
     @model_validator(mode="before")
     @classmethod
@@ -32,11 +36,14 @@ class SplitsConfig(Section):
 
     @model_validator(mode="after")
     def _one_way(self) -> "SplitsConfig":
-        if (self.lists is None) == (self.fractions is None):
+        if sum(way is not None for way in (self.lists, self.fractions, self.groups)) != 1:
             raise UserError(
-                "splits are given by lists, e.g. {train: train.txt, val: val.txt}, or by fractions, e.g. "
-                "{fractions: {train: 0.8, val: 0.2}}: give one of both"
+                "splits are given by lists, e.g. {train: train.txt, val: val.txt}, by fractions, e.g. "
+                "{fractions: {train: 0.8, val: 0.2}}, or by groups, e.g. {by: city, groups: {train: [ulm], val: [bonn]}}: "
+                "give one of these"
             )
+        if self.groups is not None:
+            self._check_groups(self.groups)
         if self.lists is not None and (self.by is not None or self.seed):
             raise UserError("splits by lists have no `by` and no `seed`: leave them out, or give fractions")
         shares = (self.fractions or {"all": 1.0}).values()
@@ -46,6 +53,13 @@ class SplitsConfig(Section):
                 "they are at most 1"
             )
         return self
+
+    def _check_groups(self, groups: dict[str, tuple[str | int, ...]]) -> None:
+        if self.by is None or self.seed:
+            raise UserError("splits.groups takes `by`, the group column of its values, and no `seed`")
+        values = [str(value) for of_split in groups.values() for value in of_split]
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise UserError(f"splits.groups: '{twice[0]}' stands in it twice; a group is in one split")
 
 
 class CorpusConfig(Section):

@@ -51,7 +51,7 @@ def scan_items(cfg: CorpusConfig, split: str | None) -> "Listing":
 
 def _no_split(cfg: CorpusConfig, split: str, splits: list[str]) -> str:
     """Why a split has no image, and what to do."""
-    if cfg.splits and split in (cfg.splits.lists or cfg.splits.fractions or {}):
+    if cfg.splits and split in (cfg.splits.lists or cfg.splits.fractions or cfg.splits.groups or {}):
         return f"split '{split}' is empty: corpus.splits puts no image into it; make its fraction or its list larger"
     known = f"choose one of {', '.join(splits)}{nearest(split, splits)}"
     if not splits:

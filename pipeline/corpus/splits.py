@@ -1,4 +1,4 @@
-"""Splits that a config lays over a corpus: by lists of images, or by fractions dealt out by a hash."""
+"""Splits that a config lays over a corpus: by lists of images, by fractions dealt out by a hash, or by groups."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ from pipeline.corpus.layouts.base import IMAGE_SUFFIX
 from pipeline.errors import UserError
 
 _SUFFIX = re.compile(IMAGE_SUFFIX, re.I)
+MOST_VALUES = 20  # of a group column, in a message
 
 
 class Lists:
@@ -88,10 +89,36 @@ class Fractions:
             )
 
 
-def splitter_of(cfg: CorpusConfig) -> Lists | Fractions | None:
+class Groups:
+    """`splits.groups`: the value of a group column decides."""
+
+    def __init__(self, cfg: CorpusConfig) -> None:
+        assert cfg.splits is not None and cfg.splits.groups is not None
+        self._corpus, self._by = cfg.images, cfg.splits.by
+        self._splits = {str(value): split for split, values in cfg.splits.groups.items() for value in values}
+        self._seen: set[str] = set()
+
+    def __call__(self, item: Item) -> Item:
+        value = str(item.groups.get(self._by or ""))
+        self._seen.add(value)
+        return _in_split(item, self._splits.get(value))
+
+    def finish(self) -> None:
+        """Once every image was seen: UserError where a value of the config has none."""
+        if missing := sorted(self._splits.keys() - self._seen):
+            there = ", ".join(sorted(self._seen - {"None"})[:MOST_VALUES]) or "none"
+            raise UserError(
+                f"corpus {self._corpus}: splits.groups names '{missing[0]}', and no image has it as its {self._by}; the values "
+                f"that are there: {there}"
+            )
+
+
+def splitter_of(cfg: CorpusConfig) -> Lists | Fractions | Groups | None:
     """What puts the items of a corpus into splits; None where its layout does."""
     if cfg.splits is None:
         return None
+    if cfg.splits.groups is not None:
+        return Groups(cfg)
     return Lists(cfg) if cfg.splits.lists is not None else Fractions(cfg)
 
 
