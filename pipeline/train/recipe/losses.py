@@ -141,23 +141,32 @@ def lovasz_softmax(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     arXiv:1705.08790, algorithm 1, in its per-image form. 0 for an image without labelled pixels.
     """
     probs, truth, there = _regions(logits, label)
-    errors = (truth - probs).abs()
-    errors, order = errors.sort(dim=2, descending=True)
-    truth = truth.gather(2, order)
-    size = truth.sum(2, keepdim=True)
-    intersection = size - truth.cumsum(2)
-    labelled = (label != IGNORE).flatten(1)[:, None]
-    union = size + (labelled.float().expand_as(order).gather(2, order) - truth).cumsum(2)
-    jaccard = 1 - intersection / union.clamp(min=1)
-    gradient = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], dim=2)
-    return _mean_over_classes((errors * gradient).sum(2), there)
+    labelled = (label != IGNORE).flatten(1)
+    losses = []
+    for image in range(len(label)):
+        own = there[image]  # sorting is what this loss costs: only classes and pixels that count are sorted
+        p, g = (values[image][own][:, labelled[image]] for values in (probs, truth))
+        losses.append(_lovasz_extension(p, g).sum() / own.sum().clamp(min=1))
+    return torch.stack(losses)
+
+
+def _lovasz_extension(probs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """(K,) of (K, P) probs and truth of labelled pixels."""
+    errors, order = (truth - probs).abs().sort(dim=1, descending=True)
+    truth = truth.gather(1, order)
+    size = truth.sum(1, keepdim=True)
+    intersection = size - truth.cumsum(1)
+    union = size + (1 - truth).cumsum(1)
+    jaccard = 1 - intersection / union
+    gradient = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
+    return (errors * gradient).sum(1)
 
 
 def _regions(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(N, C, P) probs and truth, both 0 where ignored, and (N, C) whether the label holds the class."""
-    labelled = label != IGNORE
-    truth = F.one_hot(torch.where(labelled, label, 0), logits.shape[1]).movedim(-1, 1) * labelled[:, None]
-    probs = logits.softmax(dim=1) * labelled[:, None]
+    labelled = (label != IGNORE)[:, None]
+    truth = (label[:, None] == torch.arange(logits.shape[1], device=label.device)[:, None, None]) & labelled
+    probs = logits.softmax(dim=1) * labelled
     return probs.flatten(2), truth.flatten(2).to(probs.dtype), truth.flatten(2).any(2)
 
 
