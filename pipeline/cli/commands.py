@@ -310,6 +310,7 @@ for command in (
     cli_analysis.evaluate, cli_analysis.areas, cli_analysis.show, cli_analysis.compare, cli_drift.drift,
     cli_analysis.report, cli_analysis.export,
     cli_models.models, cli_models.import_weights, cli_models.import_model, cli_models.export_model,
+    cli_models.release,
 ):  # fmt: skip
     app.command()(command)
 app.command("next")(cli_labelling.choose)

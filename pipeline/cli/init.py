@@ -38,7 +38,8 @@ def init(
         str | None, typer.Option("--range", help="Their values that are black and white: 0,4095.")
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="A trained network to segment with, instead of the one to be trained.")
+        str | None,
+        typer.Option(help="A trained network to segment with, or a release file, instead of the one to be trained."),
     ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not looked at.")] = 50_000_000,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Commands about networks and their weights: import-weights, import-model, export-model, models; `commands.py` adds them."""
+"""Commands about networks: import-weights, import-model, export-model, release, models; `commands.py` adds them."""
 
 import re
 from enum import StrEnum
@@ -19,7 +19,9 @@ class ExportFormat(StrEnum):
 
 
 def export_model(
-    checkpoint: Annotated[str, typer.Argument(help="What `maskmill train` wrote: <output>/best or <output>/last.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="What `maskmill train` wrote, <output>/best or <output>/last, or a release file.")
+    ],
     form: Annotated[ExportFormat, typer.Option("--format", help="Who is to read it.")],
     out: Annotated[str, typer.Option(help="File to write: a path or a URI.")],
     height: Annotated[int, typer.Option(help="Of the images, pixels.")] = 512,
@@ -162,10 +164,53 @@ def import_model(
         hint("segment with `code: trusted` in the config, since the file runs code")
 
 
-def models() -> None:
-    """List the networks that a config can name."""
+def release(
+    checkpoint: Annotated[str, typer.Argument(help="What `maskmill train` wrote: <output>/best or <output>/last.")],
+    output: Annotated[str, typer.Option("--output", help="File to write, .safetensors: a path or a URI.")],
+    card: Annotated[
+        str | None,
+        typer.Option(help="YAML file of what is known of it: title, data, licence, split, figures, command, notes."),
+    ] = None,
+    half: Annotated[
+        bool | None,
+        typer.Option("--half/--full", help="Weights as float16 or float32. Absent: float16 if it is over 20 MB."),
+    ] = None,
+    code: Annotated[
+        str | None, typer.Option(help="Folder of the code of a network of your own, or `installed`.")
+    ] = None,
+) -> None:
+    """Write a checkpoint and a card as one file, which is taken wherever a checkpoint is."""
+    from pipeline import storage
     from pipeline.cli.console import console
-    from pipeline.cli.tables import print_models
+    from pipeline.config import ReleaseCard, load
+    from pipeline.models.release import release as run
+
+    done = run(
+        storage.absolute(checkpoint), storage.absolute(output), load(ReleaseCard, card) if card else None, half, code
+    )
+    console.print(
+        f"{done.uri}: {done.bytes / 1e6:.1f} MB, {'float16' if done.half else 'float32'}, weights sha256 {done.sha256[:12]}"
+        f"{', the same as the checkpoint' if done.same_weights else ''}",
+        soft_wrap=True,
+    )
+    if done.equal is not None:
+        console.print(f"labels equal to full precision on {100 * done.equal:.2f} % of the pixels of drawn scenes")
+
+
+def models(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="A checkpoint or release file to describe. Absent: every network.")
+    ] = None,
+) -> None:
+    """List the networks that a config can name, or say what a checkpoint or a release file holds."""
+    from pipeline.cli.console import console
+    from pipeline.cli.tables import print_checkpoint, print_models
     from pipeline.models.listing import catalogue
 
-    print_models(console, catalogue())
+    if checkpoint is None:
+        print_models(console, catalogue())
+        return
+    from pipeline import storage
+    from pipeline.models.release import contents
+
+    print_checkpoint(console, contents(storage.absolute(checkpoint)))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take 
     from pipeline.corpus.check import CorpusReport
     from pipeline.corpus.detect import Found
     from pipeline.models.listing import CatalogueRow
+    from pipeline.models.release import Contents
     from pipeline.segment.tune_crf import Tuned
     from pipeline.train.tune import Trial
 
@@ -90,6 +91,45 @@ def print_models(console: Console, rows: Iterable["CatalogueRow"]) -> None:
         gflops = "any" if row.gflops is None else f"{row.gflops:,.1f}"
         table.add_row(row.name, row.variant, parameters, gflops, row.source)
     console.print(table)
+
+
+def print_checkpoint(console: Console, found: "Contents") -> None:
+    """The network, classes and preprocessing of a checkpoint, and the card of a release file."""
+    ready, card = found.ready, found.card
+    backbone = getattr(ready.model_config, "backbone", None)
+    lines = {
+        "title": card.title,
+        "network": f"{ready.model_config.name}{f' on {backbone}' if backbone else ''}",
+        "parameters": f"{found.parameters / 1e6:.2f} M",
+        "classes": f"{ready.label_space.num_classes} of {ready.label_space.name}: {', '.join(ready.label_space.classes)}",
+        "images": "8-bit RGB" if ready.image is None else f"bands {ready.image.bands}, range {ready.image.range}",
+        "normalised": f"mean {_numbers(ready.model.mean)}, std {_numbers(ready.model.std)}, of values in 0..1",
+        "weights": f"{found.weights_bytes / 1e6:.1f} MB, sha256 {ready.sha256}",
+        "training": ", ".join(
+            f"{key} {value}" for key, value in ready.info.items() if isinstance(value, int | float | str)
+        ),
+        "data": card.data,
+        "licence": card.licence,
+        "split": card.split,
+        "figures": ", ".join(f"{name} {value}" for name, value in card.figures.items()),
+        "image size": None if card.image_size is None else "x".join(map(str, card.image_size)),
+        "CRF": None
+        if card.crf is None
+        else ", ".join(f"{key} {value}" for key, value in card.crf.model_dump().items()),
+        "command": card.command,
+        "notes": card.notes,
+    }
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, words in lines.items():
+        if words:
+            table.add_row(name, words)
+    console.print(table)
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
 
 
 def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:

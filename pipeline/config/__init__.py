@@ -1,6 +1,7 @@
 """The whole config schema: one YAML file is one run, complete, without inheritance, includes or environment look-ups."""
 
 from pipeline.config.base import EngineName, PredictPrecision, Section, machine_keys, pace_keys, run_keys
+from pipeline.config.card import ReleaseCard
 from pipeline.config.class_map import ClassMap, read_class_map, same_classes
 from pipeline.config.corpus import CorpusConfig
 from pipeline.config.image import ImageConfig
@@ -45,6 +46,7 @@ __all__ = [
     "OptimizerConfig",
     "PredictConfig",
     "RegionsConfig",
+    "ReleaseCard",
     "Section",
     "SegmentConfig",
     "TrainConfig",

@@ -110,8 +110,8 @@ class SegmentConfig(Section):
     split: str | None = None
     """The split that is segmented, such as `val`. Absent: the whole corpus."""
     checkpoint: Annotated[Uri, Key("address", pace=True)]
-    """URI of a trained network, such as <output of a training>/best. It carries network, label space, preprocessing and
-    weights, so none of them is repeated here."""
+    """URI of a trained network, such as <output of a training>/best, or a release file, .safetensors. It carries network, label
+    space, preprocessing and weights, so none of them is repeated here."""
     ensemble: Annotated[tuple[Uri, ...], Key("address", pace=True)] = Field((), exclude_if=lambda value: not value)
     """URIs of further checkpoints of the same classes and bands: the probabilities of all, `checkpoint`'s among them, are
     averaged, which is better and takes the time and memory of all. Absent: `checkpoint` alone."""

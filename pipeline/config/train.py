@@ -64,7 +64,7 @@ class TrainConfig(Section):
     -lite2-, others are downloaded by torchvision. A file is one of these, such as resnet50-0676ba61.pth, fetched where there is
     a network; its sha256 is kept in the run's log and checkpoints."""
     start_from: Uri | None = None
-    """URI of a checkpoint whose tensors are taken over where name and shape match. Absent: none."""
+    """URI of a checkpoint or a release file whose tensors are taken over where name and shape match. Absent: none."""
     freeze_backbone: bool = False
     """Leave the encoder as it is."""
     freeze_all_but_head: bool = Field(False, exclude_if=lambda value: not value)

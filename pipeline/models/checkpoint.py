@@ -2,6 +2,8 @@
 
 <uri>/model.safetensors    the weights; of an exported network its file, model.onnx or model.pt2
 <uri>/checkpoint.json      format, network config, label space, preprocessing, sha256 of the weights; written last
+
+A URI that ends in .safetensors is a release file, which holds both: see release_file.py.
 """
 
 import hashlib
@@ -19,7 +21,7 @@ from pipeline.config.train import WEIGHTS_ENDINGS
 from pipeline.config.user_code import INSTALLED, TRUSTED
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
-from pipeline.models import Exported, Network, listing, published_file
+from pipeline.models import Exported, Network, listing, published_file, release_file
 from pipeline.models.exported_file import ENDINGS, WHAT_IT_CAN_DO
 from pipeline.models.output_stride import with_output_stride
 
@@ -85,7 +87,7 @@ def save(
 
 
 def load(uri: str, code: str | None = None, output_stride: int | None = None) -> Checkpoint:
-    """The checkpoint at a URI.
+    """The checkpoint at a URI: a folder, or a release file.
 
     Args:
         code: folder of the code that may run where the network is Python code of somebody's; "installed" for an installed
@@ -95,9 +97,9 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
         UserError: there is none, it is of another format, its weights are damaged or do not fit its network, or its network
             has no output stride, or not this one.
     """
-    description = _describe(uri)
+    description = describe(uri)
     cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
-    weights, sha256 = _read_weights(uri, _weights_file(cfg), description["weights_sha256"])
+    weights = read_weights(uri, description)
     if _of_another_resnet(description):
         raise UserError(
             f"checkpoint {uri}: the released DeepLab v2's weights, imported by a version that put them into another ResNet "
@@ -127,7 +129,7 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
         model=model.eval(),
         model_config=cfg,
         label_space=space,
-        sha256=sha256,
+        sha256=description["weights_sha256"],
         info=description["info"],
         image=image,
     )
@@ -138,24 +140,33 @@ def _weights_file(cfg: ModelConfig) -> str:
     return f"model.{ENDINGS[cfg.form]}" if cfg.name == "exported" else "model.safetensors"
 
 
-def _read_weights(uri: str, name: str, expected: str) -> tuple[bytes, str]:
-    """The file, and its sha256; UserError where it is not there, or not the one that the description is of."""
+def read_weights(uri: str, description: dict[str, Any]) -> bytes:
+    """The weights that a description is of; UserError where they are not there, or others."""
+    expected = description["weights_sha256"]
+    if release_file.is_release(uri):
+        weights = release_file.read_weights(uri)
+        if (found := hashlib.sha256(weights).hexdigest()) != expected:
+            raise UserError(
+                f"checkpoint {uri}: its weights have sha256 {found[:12]}, the file's own description says {expected[:12]}; the "
+                "file is damaged: copy it again"
+            )
+        return weights
+    name = _weights_file(parse_model(description["model"], where=f"checkpoint {uri}, model"))
     try:
         weights = storage.read(storage.join(uri, name))
     except FileNotFoundError:
         raise UserError(f"checkpoint {uri}: {name} is missing; copy the whole folder, or train again") from None
-    sha256 = hashlib.sha256(weights).hexdigest()
-    if sha256 != expected:
+    if (found := hashlib.sha256(weights).hexdigest()) != expected:
         raise UserError(
-            f"checkpoint {uri}: {name} has sha256 {sha256[:12]}, checkpoint.json says {expected[:12]}; the file is damaged or "
+            f"checkpoint {uri}: {name} has sha256 {found[:12]}, checkpoint.json says {expected[:12]}; the file is damaged or "
             "from another checkpoint: copy the folder again"
         )
-    return weights, sha256
+    return weights
 
 
 def label_space_of(uri: str) -> LabelSpace:
     """The label space of a checkpoint, without reading its weights."""
-    return _space(uri, _describe(uri))
+    return _space(uri, describe(uri))
 
 
 def _space(uri: str, description: dict[str, Any]) -> LabelSpace:
@@ -164,7 +175,7 @@ def _space(uri: str, description: dict[str, Any]) -> LabelSpace:
 
 def image_of(uri: str) -> ImageConfig | None:
     """Bands and range of the images that a checkpoint was trained on, without reading its weights."""
-    return _image(_describe(uri), uri)
+    return _image(describe(uri), uri)
 
 
 def _image(description: dict[str, Any], uri: str) -> ImageConfig | None:
@@ -249,9 +260,31 @@ def _of_another_resnet(description: dict[str, Any]) -> bool:
     return imported and of_caffe and model.get("name") == "deeplabv2" and "resnet" not in model
 
 
-def _describe(uri: str) -> dict[str, Any]:
+def describe(uri: str) -> dict[str, Any]:
+    """What a checkpoint says of itself, without reading its weights; UserError where there is none that can be read."""
+    description = release_file.read_head(uri).description if release_file.is_release(uri) else _read_description(uri)
+    if (found := description["format"]) != FORMAT:
+        raise UserError(
+            f"checkpoint {uri}: format {found}, this version reads {FORMAT}; train again or use its version"
+        )
+    return description
+
+
+def _read_description(uri: str) -> dict[str, Any]:
+    """The object of checkpoint.json, which has a format."""
+    text = _read_json(uri)
     try:
-        text = storage.read(storage.join(uri, "checkpoint.json"))
+        description: dict[str, Any] = json.loads(text)
+        description["format"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"checkpoint {uri}: checkpoint.json is not readable; copy the folder again") from None
+    return description
+
+
+def _read_json(uri: str) -> bytes:
+    """The text of checkpoint.json; UserError says what lies there instead."""
+    try:
+        return storage.read(storage.join(uri, "checkpoint.json"))
     except (FileNotFoundError, NotADirectoryError):
         if uri.endswith((".onnx", ".pt2")):
             raise UserError(
@@ -266,14 +299,3 @@ def _describe(uri: str) -> dict[str, Any]:
         raise UserError(
             f"checkpoint {uri}: no checkpoint.json there; give the folder that `maskmill train` wrote, e.g. <output>/best"
         ) from None
-    try:
-        description = json.loads(text)
-        found = description["format"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"checkpoint {uri}: checkpoint.json is not readable; copy the folder again") from None
-    if found != FORMAT:
-        raise UserError(
-            f"checkpoint {uri}: format {found}, this version reads {FORMAT}; train again or use its version"
-        )
-    assert isinstance(description, dict)
-    return description
