@@ -9,10 +9,12 @@ import safetensors.torch
 import torch
 
 from pipeline import labels, models, storage
-from pipeline.config import ReleaseCard, load
+from pipeline.cli import demo_pretrained
+from pipeline.config import CorpusConfig, ReleaseCard, load
 from pipeline.config.models import UNetConfig
 from pipeline.models import checkpoint, release_file
 from pipeline.models.release import card_of, contents, release
+from pipeline.synthetic.scenes import write_corpus
 from tests import small_train
 from tests.command import maskmill
 
@@ -162,3 +164,47 @@ def test_a_training_starts_from_it_as_from_the_checkpoint(scenes, tmp_path):
         for name, start in (("folder", f"{first.output}/best"), ("file", file))
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.fixture(scope="module")
+def camvid_network(tmp_path_factory):
+    """A release file of a network with other classes than the drawn scenes have, which learnt from small pictures."""
+    folder = tmp_path_factory.mktemp("other")
+    cfg = UNetConfig.model_validate(small_train.QUICK["model"])
+    checkpoint.save(str(folder / "in"), models.build(cfg, 11), cfg, labels.space("camvid11"), {})
+    release(
+        str(folder / "in"), str(folder / "net.safetensors"), ReleaseCard(image_size=(24, 48), crf={"iterations": 2})
+    )
+    return str(folder / "net.safetensors")
+
+
+def test_labels_of_other_classes_are_left_out_and_large_pictures_are_shrunk(scenes, camvid_network, capsys):
+    found = contents(camvid_network)
+    cfg = CorpusConfig(images=scenes[0], labels=scenes[1], layout="cityscapes")
+    corpus, looked = demo_pretrained._with_known_labels(cfg, found)
+    assert corpus.labels is None and len(looked.items) == 14 and not looked.labelled
+    assert "lack, so there is no IoU" in " ".join(capsys.readouterr().out.split())
+    run = demo_pretrained._config(corpus, looked, found, camvid_network, "/unused")
+    assert run.predict.scales == (0.375,) and run.crf is not None and run.crf.iterations == 2
+
+
+def test_labels_of_other_classes_among_the_images_are_told(camvid_network, tmp_path):
+    tree, _ = write_corpus(str(tmp_path), {"val": 1}, 64, 128, seed=1, packed=False)
+    with pytest.raises(ValueError, match=r"labels lie among the images.*give the folder of the images alone"):
+        demo_pretrained._with_known_labels(CorpusConfig(images=tree, layout="cityscapes"), contents(camvid_network))
+
+
+@pytest.mark.slow
+def test_the_demo_segments_labelled_pictures(ray_session, scenes, released, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo_pretrained, "this_machine", lambda: demo_pretrained.starter.Machine(1, False))
+    demo_pretrained.demo(str(tmp_path), released, *scenes)
+    told = capsys.readouterr().out
+    assert "verified: 14 images, 14 masks, 0 rejects" in told and "mIoU" in told and "Predicted pixels" in told
+    (folder,) = tmp_path.iterdir()
+    assert len(list((folder / "pictures").glob("*.jpg"))) == demo_pretrained.PICTURES
+    assert (folder / "segment.yaml").exists() and list((folder / "run").glob("report*"))
+
+
+def test_options_that_need_a_network_are_refused_without(tmp_path):
+    done = maskmill("demo", "--images", str(tmp_path))
+    assert done.returncode == 1 and "go with --pretrained FILE" in done.stderr

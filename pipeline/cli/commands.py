@@ -61,12 +61,32 @@ app.command()(cli_config.config)
 
 
 @app.command()
-def demo(folder: Annotated[str, typer.Option(help="Where everything is written.")] = "runs/demo") -> None:
+def demo(
+    folder: Annotated[str, typer.Option(help="Where everything is written.")] = "runs/demo",
+    pretrained: Annotated[
+        str | None, typer.Option(help="A release file or a checkpoint: segment with it, and train nothing.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="With --pretrained: your pictures, in any layout. Absent: drawn street scenes.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="With --images: their labels, where they lie apart.")] = None,
+) -> None:
     """Make a small corpus, train on it, segment it with the CRF, and print the answers: about three minutes."""
-    from pipeline.cli.demo import demo as run
-
+    if pretrained is None and (images or labels):
+        raise UserError(
+            "demo: --images and --labels go with --pretrained FILE; of pictures to learn from, `maskmill init`"
+        )
+    if labels and not images:
+        raise UserError("demo: --labels are those of --images; give both")
     with keeping(f"what was finished is kept in {folder}, run the same command again to go on"):
-        run(folder)
+        if pretrained is None:
+            from pipeline.cli.demo import demo as run
+
+            run(folder)
+        else:
+            from pipeline.cli.demo_pretrained import demo as run_pretrained
+
+            run_pretrained(folder, pretrained, images, labels)
 
 
 @app.command()

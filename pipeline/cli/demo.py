@@ -1,14 +1,13 @@
 """The whole product on a small corpus, in about three minutes: scenes, training, segmentation with the CRF, answers."""
 
 import numpy as np
-import yaml
-from rich.text import Text
 
 from pipeline import storage
 from pipeline.analysis import open_run, write_report
 from pipeline.cli.console import console, segmenting, training
 from pipeline.cli.run_tables import iou_table
-from pipeline.config import Section, SegmentConfig, TrainConfig, parse
+from pipeline.cli.steps import keep, step
+from pipeline.config import SegmentConfig, TrainConfig, parse
 from pipeline.corpus import Item, list_items
 from pipeline.corpus.samples import load_pair
 from pipeline.metrics.confusion import count_confusion
@@ -29,24 +28,24 @@ def demo(folder: str) -> None:
     """Make the corpus, train, segment, verify, and print the answers; everything stays below `folder`."""
     folder = storage.absolute(folder)
     corpus = storage.join(folder, "corpus")
-    _step(1, f"{sum(SCENES.values())} street scenes of {HEIGHT}x{WIDTH} -> {corpus}")
+    step(1, 4, f"{sum(SCENES.values())} street scenes of {HEIGHT}x{WIDTH} -> {corpus}")
     images, truths = write_corpus(corpus, SCENES, HEIGHT, WIDTH, SEED)
 
     train_cfg = _train_config(images, truths, storage.join(folder, "model"))
-    _step(2, f"training with Ray Train: maskmill train {_keep(folder, 'train.yaml', train_cfg)}")
+    step(2, 4, f"training with Ray Train: maskmill train {keep(folder, 'train.yaml', train_cfg)}")
     with training("training") as on_record:
         trained = train(train_cfg, on_record)
 
     segment_cfg = _segment_config(images, truths, trained.checkpoint, storage.join(folder, "run"))
-    path = _keep(folder, "segment.yaml", segment_cfg)
-    _step(3, f"segmenting with Ray Data, dense CRF on: maskmill segment {path}")
+    path = keep(folder, "segment.yaml", segment_cfg)
+    step(3, 4, f"segmenting with Ray Data, dense CRF on: maskmill segment {path}")
     with segmenting("segmenting") as on_progress:
         segment(segment_cfg, on_progress)
     proof = verify(segment_cfg.output)
     assert not proof.problems, proof.problems
     console.print(f"verified: {proof.images} images, {proof.masks} masks, {proof.rejects} rejects, each exactly once")
 
-    _step(4, "asking Dask\n")
+    step(4, 4, "asking Dask\n")
     view = open_run(segment_cfg.output)
     console.print(iou_table(view))
     report = write_report(segment_cfg.output)
@@ -58,10 +57,6 @@ def demo(folder: str) -> None:
         f"network with CRF {100 * summary['miou']:.1f}",
         style="bold",
     )
-
-
-def _step(number: int, words: str) -> None:
-    console.print(Text.assemble((f"{number}/4", "bold"), f" {words}"))
 
 
 def colour_guess(cfg: TrainConfig) -> float:
@@ -153,10 +148,3 @@ def _segment_config(images: str, truths: str, checkpoint: str, output: str) -> S
         },
         where="demo",
     )
-
-
-def _keep(folder: str, name: str, cfg: Section) -> str:
-    """Write a config as YAML next to its run, so that the step can be repeated alone; its URI."""
-    uri = storage.join(folder, name)
-    storage.put(uri, yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False).encode())
-    return uri

@@ -53,7 +53,7 @@ def init(
     cfg = _corpus(images, labels, images_glob, labels_glob)
     with counting("looking at the corpus") as on_progress:
         found = survey(cfg, max_pixels, image, on_progress)
-    machine = _machine()
+    machine = this_machine()
     space = starter.built_in_space(cfg, found) if found.labelled else None
     splits = None
     if found.labelled:
@@ -114,7 +114,8 @@ def _check_classes(found: "Survey", where: str) -> None:
         )
 
 
-def _machine() -> "Machine":
+def this_machine() -> "Machine":
+    """What the configs that are written may use."""
     import torch
 
     from pipeline.cli.starter import Machine

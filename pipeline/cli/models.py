@@ -1,6 +1,7 @@
 """Commands about networks: import-weights, import-model, export-model, release, models; `commands.py` adds them."""
 
 import re
+import shlex
 from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated
@@ -181,7 +182,7 @@ def release(
 ) -> None:
     """Write a checkpoint and a card as one file, which is taken wherever a checkpoint is."""
     from pipeline import storage
-    from pipeline.cli.console import console
+    from pipeline.cli.console import console, hint
     from pipeline.config import ReleaseCard, load
     from pipeline.models.release import release as run
 
@@ -195,6 +196,7 @@ def release(
     )
     if done.equal is not None:
         console.print(f"labels equal to full precision on {100 * done.equal:.2f} % of the pixels of drawn scenes")
+    hint(f"maskmill demo --pretrained {shlex.quote(output)} --images FOLDER segments pictures with it")
 
 
 def models(

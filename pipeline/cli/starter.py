@@ -39,14 +39,17 @@ class Machine:
 def built_in_space(cfg: CorpusConfig, found: Survey) -> str | None:
     """The built-in label space of the layout, where it knows every value that was found."""
     name = LAYOUTS[str(cfg.layout)].label_space
-    if name is None:
-        return None
+    return name if name is not None and knows(labels.space(name), found) else None
+
+
+def knows(space: labels.LabelSpace, found: Survey) -> bool:
+    """Whether a label space knows every value that was found in the labels."""
     stored = np.array([list(found.colours)], np.uint8) if found.colours else np.array([list(found.ids)], np.int64)
     try:
-        labels.space(name).to_train(stored, where="the labels")
+        space.to_train(stored, where="the labels")
     except Reject:
-        return None
-    return name
+        return False
+    return True
 
 
 def is_binary(found: Survey) -> bool:

@@ -24,6 +24,7 @@ class ReleaseCard(Section):
     notes: str | None = None
     """What it is not for, and where it fails."""
     image_size: Size | None = None
-    """[pixels] Height and width of the images that it learnt from."""
+    """[pixels] Height and width of the images that it learnt from. `demo --pretrained` shrinks pictures of more than twice that
+    height to it before it predicts. Absent: it predicts them as they are."""
     crf: CrfConfig | None = None
-    """The dense CRF that was measured to help this network. Absent: none was."""
+    """The dense CRF that was measured to help this network; `demo --pretrained` then uses it. Absent: no CRF."""
