@@ -20,6 +20,11 @@ def network_name(identity: dict[str, Any]) -> str:
     return f"{name}, and {members} more" if members else name
 
 
+def temperature(view: RunCounts) -> float:
+    """By which the network's logits were divided; 1 where they were not."""
+    return float((view.description.config.get("predict") or {}).get("temperature", 1))
+
+
 def lines(view: RunCounts) -> str:
     """Three lines; nothing but `run.json`, `_SUCCESS.json` and, of an unfinished run, the list of its parts is read."""
     info, space = view.description, view.space

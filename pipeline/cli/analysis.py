@@ -185,6 +185,7 @@ def compare(
 ) -> None:
     """Compare runs over the images labelled in both: each class, with paired intervals. Without labels: `maskmill drift`."""
     from pipeline.analysis import open_run
+    from pipeline.analysis.card import temperature
     from pipeline.analysis.many_runs import run_names
     from pipeline.cli.console import chosen_form, console
     from pipeline.cli.run_tables import comparison_table, comparisons_table
@@ -203,6 +204,9 @@ def compare(
             cli_output.write(form, every, lambda: answers.comparison_rows(every))
         return
     names = run_names([view.uri for view in (first, *views)])
+    for name, view in zip(names, (first, *views), strict=True):
+        if temperature(view) != 1:
+            console.print(f"{name}: the network's logits are divided by the temperature {temperature(view):g}")
     console.print(comparison_table(found[0]) if len(found) == 1 else comparisons_table(names, found))
     for name, one in zip(names[1:], found, strict=True):
         if one.only_before or one.only_after:

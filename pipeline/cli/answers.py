@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # checks and estimates come with torch, which takes seconds t
     from pipeline.analysis import Drift
     from pipeline.corpus.check import CorpusReport
     from pipeline.corpus.detect import Found
+    from pipeline.segment.calibrate import Calibrated
     from pipeline.segment.estimate import Estimate, Prices
 
 Row = dict[str, Any]
@@ -131,6 +132,13 @@ def drift(found: "Drift") -> Row:
         "rows": found.table.to_dict("records"),
         "runs": found.nights.to_dict("records"),
     }
+
+
+def calibration(found: "Calibrated") -> Row:
+    """What `maskmill calibrate` answers."""
+    document = dataclasses.asdict(found) | {"helps": found.helps}
+    rows = [{"name": name, **document.pop(name)} for name in ("ece", "nll")]
+    return document | {"rows": rows}
 
 
 def check(found: "Found", report: "CorpusReport") -> Row:

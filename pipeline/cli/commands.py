@@ -213,6 +213,30 @@ def tune_crf(
 
 
 @app.command()
+def calibrate(
+    config: Config,
+    overrides: Overrides = None,
+    images: Annotated[int, typer.Option(min=2, help="Labelled images of the split, drawn at random.")] = 200,
+    as_json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Fit the temperature that makes confidences agree with accuracy, on validation images; say what it changes."""
+    from pipeline.cli import answers
+    from pipeline.cli.console import chosen_form, console, counting
+    from pipeline.cli.tables import print_calibrated
+    from pipeline.segment.calibrate import calibrate as run
+
+    form, cfg = chosen_form(as_json, as_csv), load(SegmentConfig, config, overrides)
+    with counting("fitting the temperature", unit="predictions") as on_progress:
+        found = run(cfg, images, on_progress)
+    if form:
+        document = answers.calibration(found)
+        cli_output.write(form, document, lambda: document["rows"])
+        return
+    print_calibrated(console, found)
+
+
+@app.command()
 def resume(run: RunUri) -> None:
     """Go on with a run from its folder alone, or with its extension: its config is in run.json."""
     from pipeline.runs import describe, is_being_extended

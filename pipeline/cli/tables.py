@@ -1,5 +1,6 @@
 """What commands print when they are done: tables of a check, of groups, of searches, of the networks."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take 
     from pipeline.corpus.detect import Found
     from pipeline.models.listing import CatalogueRow
     from pipeline.models.release import Contents
+    from pipeline.segment.calibrate import Calibrated
     from pipeline.segment.tune_crf import Tuned
     from pipeline.train.tune import Trial
 
@@ -155,3 +157,26 @@ def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
         + ("the CRF helps; the best settings are written" if found.helps else "the CRF does not help; it is left off"),
         style="bold",
     )
+
+
+def print_calibrated(console: Console, found: "Calibrated") -> None:
+    """The fitted temperature, what that of one half changes on the other, and the line for the config."""
+    table = Table(header_style="bold")
+    for heading in ("", "before", "after", "change", "95 % of draws"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, scale, change in (
+        ("calibration error (ECE), %", 100, found.ece),
+        ("negative log-likelihood, nats", 1, found.nll),
+    ):
+        before, after, by, low, high = (scale * value for value in dataclasses.astuple(change))
+        table.add_row(name, f"{before:.3f}", f"{after:.3f}", f"{by:+.3f}", f"{low:+.3f} to {high:+.3f}")
+    console.print(table)
+    console.print(
+        f"judged on {found.judged_pixels} labelled pixels of {found.judged_images} images, with temperature "
+        f"{found.fitted_temperature:g}, fitted on {found.fitted_images} others",
+        soft_wrap=True,
+    )
+    verdict = "helps" if found.helps else "does not help beyond chance: leave it out"
+    console.print(f"temperature {found.temperature:g}, fitted on all {found.images} images, {verdict}", style="bold")
+    if found.helps:
+        console.print(f"config: predict: {{temperature: {found.temperature:g}}}", soft_wrap=True)

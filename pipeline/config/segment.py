@@ -59,6 +59,10 @@ class PredictConfig(Section):
     pad_multiple: int = Field(1, ge=1)
     """[pixels] Images are padded to multiples of it, and to the network's. Images of one padded size share batches: 1 pads
     least, a larger one lets more sizes share."""
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = added_later(1.0)
+    """The network's logits are divided by it before the softmax, so that confidences agree with how often the network is right
+    (arXiv:1706.04599, section 4.2); above 1 it is less sure. `maskmill calibrate` fits it. Each scale, mirror image and network
+    of an ensemble is divided by it before their mean. Where there is one pass and no CRF, masks stay as they are."""
 
     @model_validator(mode="after")
     def _tiles_advance(self) -> "PredictConfig":

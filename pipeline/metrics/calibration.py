@@ -22,6 +22,7 @@ class Calibration(Metric):
     doc = "[bins] Bins of confidence in which it is compared with accuracy, such as 15; 0 = off."
     columns, in_every_part = ("calibration",), True  # 3 * bins, as count_confidence
     needs = frozenset({"confidence"})
+    section_id = "calibration"
 
     def cells(self, setting: int, num_classes: int) -> int:
         return 3 * setting
@@ -49,7 +50,7 @@ class Calibration(Metric):
         words = (
             "Below the diagonal the network is surer than it is right. Grey: each bin's share of the labelled pixels."
         )
-        return Section((card,), "calibration", "Reliability", picture=reliability(scores), note=words)
+        return Section((card,), self.section_id, "Reliability", picture=reliability(scores), note=words)
 
 
 def reliability(scores: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ from pipeline.predict.modes import (
 )
 from pipeline.predict.out_of_memory import Fitting, Piece
 from pipeline.predict.prediction import Prediction, summarise
-from pipeline.predict.tiles import Assembly, Band, Grid, Size
+from pipeline.predict.tiles import Assembly, Band, Grid, Size, nearest
 from pipeline.predict.upsample_argmax import enlarge_argmax
 from pipeline.predict.upsample_confidence import enlarge_confidence
 
@@ -159,6 +159,33 @@ class Predictor:
             for piece in self._pieces(tiles, self.fuses and not grid.overlaps):
                 assembly.add(piece)
 
+    @torch.inference_mode()
+    def logits_at(self, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Logits of some pixels, before the temperature; the mean of their softmax over K is `probs`, without tiles' blends.
+
+        Args:
+            image: as `probs` takes it.
+            rows, columns: (P,) of the pixels.
+        Returns:
+            (P, K, C) float32; K counts networks, scales and mirror images. Where tiles overlap, those of the tile that has the
+            larger part in the pixel.
+        """
+        grid = Grid.over((image.shape[0], image.shape[1]), self.cfg.tile, self.cfg.overlap)
+        down, across = nearest(grid.rows)[rows], nearest(grid.columns)[columns]
+        found: np.ndarray | None = None
+        for index, tile in enumerate(grid.cut(image)):
+            row, column = divmod(index, len(grid.columns))
+            here = np.flatnonzero((down == row) & (across == column))
+            if not len(here):
+                continue
+            y = torch.from_numpy(rows[here] - grid.rows[row][0]).to(self.device)
+            x = torch.from_numpy(columns[here] - grid.columns[column][0]).to(self.device)
+            passes = [logits[:, y, x].cpu() for member in self._members for _, logits in member._own_logits([tile])]
+            values = torch.stack(passes).permute(2, 0, 1).numpy()
+            found = np.empty((len(rows), *values.shape[1:]), np.float32) if found is None else found
+            found[here] = values
+        return np.empty((0, 1, 1), np.float32) if found is None else found
+
     @property
     def fuses(self) -> bool:
         """Whether coarse logits become a mask in one step, so that full-size ones are never made."""
@@ -187,18 +214,19 @@ class Predictor:
             nothing = np.zeros(size, np.uint8)
             return Prediction(nothing, float("nan"), float("nan"), nothing if self.confidence_map else None)
         seen = [max(1, -(-n * small // big)) for n, big, small in zip(size, full, scores.shape[1:], strict=True)]
-        rest = summarise(scores[:, : seen[0], : seen[1]].softmax(dim=0))
+        tempered = self._tempered(scores)  # the mask is that of the scores as they are: equal, bit for bit
+        rest = summarise(tempered[:, : seen[0], : seen[1]].softmax(dim=0))
         sure = None
         if self.device.type == "cpu":
             mask = enlarge_argmax(scores.numpy(), full, size, self.num_threads)
             if self.confidence_map:
-                sure = enlarge_confidence(scores.numpy(), full, size, self.num_threads)
+                sure = enlarge_confidence(tempered.numpy(), full, size, self.num_threads)
         else:
             from pipeline.predict.upsample_gpu import enlarge_argmax_gpu, enlarge_confidence_gpu  # Triton: with a GPU
 
             mask = enlarge_argmax_gpu(scores, full, size).cpu().numpy()
             if self.confidence_map:
-                sure = enlarge_confidence_gpu(scores, full, size).cpu().numpy()
+                sure = enlarge_confidence_gpu(tempered, full, size).cpu().numpy()
         return Prediction(mask, rest.confidence, rest.entropy, sure)
 
     @torch.inference_mode()
@@ -214,6 +242,18 @@ class Predictor:
     def _own_probs(self, tiles: list[np.ndarray]) -> list[torch.Tensor]:
         """(C, H, W) of each tile by this network: the mean over scales and mirror images."""
         totals: list[torch.Tensor | None] = [None] * len(tiles)
+        for index, logits in self._own_logits(tiles):
+            probs, total = self._tempered(logits).softmax(dim=0), totals[index]
+            totals[index] = probs if total is None else total.add_(probs)
+        passes = len(self.cfg.scales) * (2 if self.cfg.flip else 1)
+        return [total / passes if passes > 1 else total for total in totals if total is not None]
+
+    def _tempered(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits divided by the temperature. Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2."""
+        return logits if self.cfg.temperature == 1 else logits / self.cfg.temperature
+
+    def _own_logits(self, tiles: list[np.ndarray]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Index of a tile and its (C, H, W) float32 logits at its own size, by this network: at each scale, and mirrored."""
         for scale in self.cfg.scales:
             for mirrored in (False, True) if self.cfg.flip else (False,):
                 logits = self._logits(self._input(tiles, scale, mirrored))
@@ -222,10 +262,7 @@ class Predictor:
                     own = logits[index : index + 1, :, :height, :width]
                     own = own.flip(-1) if mirrored else own
                     own = own if scale == 1 else _resize(own, _size(tile))
-                    probs, total = own[0].float().softmax(dim=0), totals[index]
-                    totals[index] = probs if total is None else total.add_(probs)
-        passes = len(self.cfg.scales) * (2 if self.cfg.flip else 1)
-        return [total / passes if passes > 1 else total for total in totals if total is not None]
+                    yield index, own[0].float()
 
     def _input(self, tiles: list[np.ndarray], scale: float, mirrored: bool) -> torch.Tensor:
         """(N, D, H, W) float32, channels last: each tile scaled, turned, and padded at the bottom and right to a legal size.

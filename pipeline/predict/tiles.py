@@ -62,6 +62,15 @@ def ramps(spans: list[Span]) -> list[np.ndarray]:
     return [(weights / total[start:stop]).astype(np.float32) for (start, stop), weights in zip(spans, raw, strict=True)]
 
 
+def nearest(spans: list[Span]) -> np.ndarray:
+    """Of each pixel, the number of the span that has the larger weight there."""
+    owner, most = np.zeros(spans[-1][1], np.int64), np.zeros(spans[-1][1], np.float32)
+    for index, ((start, stop), weights) in enumerate(zip(spans, ramps(spans), strict=True)):
+        larger = weights > most[start:stop]
+        owner[start:stop][larger], most[start:stop][larger] = index, weights[larger]
+    return owner
+
+
 class Blend:
     """Class probabilities of overlapping tiles, weighted and summed; a block leaves as soon as no tile to come touches it.
 

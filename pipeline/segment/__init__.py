@@ -15,4 +15,5 @@ failures.py         what ends a run: a sentence, or a bug with its traceback
 telemetry.py        metrics that Ray exports
 estimate.py         memory, time and machines of a run before it is started
 tune_crf.py         DeepLab's search for CRF settings
+calibrate.py        the temperature that makes confidences agree with accuracy
 """

@@ -32,21 +32,21 @@ def load_checkpoints(cfg: SegmentConfig) -> Checkpoint:
     return replace(first, others=tuple(others))
 
 
-def fitted(cfg: SegmentConfig, ready: Checkpoint, needs_scores: bool = False) -> SegmentConfig:
+def fitted(cfg: SegmentConfig, ready: Checkpoint, needed_by: str | None = None) -> SegmentConfig:
     """The config as exported files among its networks need it: tiles of the size that they take, and the engine that they are.
 
     Args:
-        needs_scores: a search for the CRF's settings does.
+        needed_by: the command that needs scores whatever the config says.
     Raises:
         UserError: it asks for what one of them does not give.
     """
     for uri, one in zip(addresses(cfg), (ready, *ready.others), strict=True):
         if isinstance(one.model, Exported):
-            cfg = _fitted(cfg, one.model, uri, needs_scores)
+            cfg = _fitted(cfg, one.model, uri, needed_by)
     return cfg
 
 
-def _fitted(cfg: SegmentConfig, model: Exported, uri: str, needs_scores: bool) -> SegmentConfig:
+def _fitted(cfg: SegmentConfig, model: Exported, uri: str, needed_by: str | None) -> SegmentConfig:
     for key, found, needed in (
         ("gpus_per_actor", cfg.gpus_per_actor, 0),
         ("predict.precision", cfg.predict.precision, "fp32"),
@@ -54,7 +54,7 @@ def _fitted(cfg: SegmentConfig, model: Exported, uri: str, needs_scores: bool) -
     ):
         if found != needed:
             raise UserError(f"checkpoint {uri}: an exported file needs {key} {needed}, found {found}; leave it out")
-    if not model.gives_scores and (keys := [*(["tune-crf"] if needs_scores else []), *_keys_on_scores(cfg)]):
+    if not model.gives_scores and (keys := [*([needed_by] if needed_by else []), *_keys_on_scores(cfg)]):
         raise UserError(
             f"checkpoint {uri}: its network gives the number of the best class at each pixel and no scores, which "
             f"{', '.join(keys)} would need; leave that out, or export the network up to its logits"
@@ -74,6 +74,7 @@ def _keys_on_scores(cfg: SegmentConfig) -> Iterator[str]:
         ("ensemble", bool(cfg.ensemble)),
         ("predict.scales", cfg.predict.scales != (1.0,)),
         ("predict.flip", cfg.predict.flip),
+        ("predict.temperature", cfg.predict.temperature != 1),
     ):
         if on:
             yield key

@@ -76,7 +76,7 @@ def tune_crf(
         UserError: no labelled image, or the cluster cannot hold a task.
     """
     ready = load_checkpoints(cfg)
-    cfg = fitted(cfg, ready, needs_scores=True)
+    cfg = fitted(cfg, ready, needed_by="tune-crf")
     items = _draw(cfg, num_images)
     connection.connect()
     connection.require(1, cfg.cpus_per_actor, cfg.gpus_per_actor, "a task of the search", connection.ACTOR_KEYS)

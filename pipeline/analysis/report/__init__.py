@@ -4,12 +4,14 @@ import base64
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline import storage
+from pipeline.analysis.card import temperature
 from pipeline.analysis.report import figures, tables
 from pipeline.analysis.report.gallery import ERRORS, cards, palettes
 from pipeline.analysis.report.header import facts_of
@@ -19,6 +21,7 @@ from pipeline.analysis.report.snippets import snippets
 from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView, open_run
 from pipeline.errors import UserError
+from pipeline.metrics.calibration import Calibration
 from pipeline.metrics.metric import Section, percent, points
 from pipeline.metrics.registry import chosen
 
@@ -171,7 +174,7 @@ def _legend(view: RunView, labelled: bool) -> list[dict[str, str]]:
 
 def _metrics(view: RunView) -> list[Section]:
     """What each metric that the run counted has to show, the result from before the CRF beside the final one."""
-    return [
+    sections = [
         metric.section(
             view.metric_scores(metric),
             view.metric_scores(metric, raw=True) if view.has_raw() and len(metric.columns) > 1 else None,
@@ -179,3 +182,7 @@ def _metrics(view: RunView) -> list[Section]:
         )
         for metric, _ in chosen(view.settings)
     ]
+    if (divisor := temperature(view)) == 1:
+        return sections
+    words = f" The network's logits are divided by the temperature {divisor:g}."
+    return [replace(one, note=one.note + words) if one.id == Calibration.section_id else one for one in sections]

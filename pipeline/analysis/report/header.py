@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from pipeline import storage
-from pipeline.analysis.card import network_name
+from pipeline.analysis.card import network_name, temperature
 from pipeline.analysis.run_view import RunView
 
 
@@ -14,6 +14,7 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
     images = storage.without_secrets(str(corpus.get("images", "")))
     lines = [
         ("network", network_name(info.identity)),
+        ("temperature", f"{temperature(view):g}" if temperature(view) != 1 else ""),
         ("checkpoint", storage.without_secrets(str(config.get("checkpoint") or ""))),
         ("corpus", f"{images}, split {split}" if split else images),
         ("classes", f"{view.space.name}, {view.space.num_classes} classes"),
