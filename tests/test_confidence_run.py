@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from pipeline import storage
 from pipeline.analysis import export, open_run
+from pipeline.analysis.report import write_report
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
 from pipeline.corpus.samples import load_pair
@@ -352,3 +354,30 @@ def test_classes_that_are_merged_and_other_labels_leave_unknown_pixels_out(run, 
     assert merged.confusion().sum() == view.confusion().sum() and not merged.has_unknown()
     again = view.evaluated_on(corpus)
     assert np.array_equal(again.confusion(), view.confusion())
+
+
+def test_a_temperature_changes_confidences_and_no_mask_and_is_named(corpus, best, plain, tmp_path):
+    given = {"metrics": {"calibration_bins": 15}, "confidence_map": True}
+    hot = config(corpus, best, tmp_path / "hot", **given, predict={"temperature": 2})
+    cold = config(corpus, best, tmp_path / "cold", **given)
+    rows, before = (
+        {row["image_id"]: row for row in open_run(write_run(cfg)).frame().compute().to_dict("records")}
+        for cfg in (hot, cold)
+    )
+    _, probs, _ = plain
+    for name, row in rows.items():
+        powers = probs[name].sqrt()  # of a temperature of 2
+        expected = (powers / powers.sum(0)).amax(0).numpy()
+        assert row["mask"]["bytes"] == before[name]["mask"]["bytes"] and row["confidence"] < before[name]["confidence"]
+        assert np.abs(pixels_of(row, "confidence_map") / 255 - expected).max() <= 0.5 / 255 + 1e-4
+    sums = [open_run(cfg.output).calibration() for cfg in (hot, cold)]
+    assert sums[0]["ece"] != sums[1]["ece"] and sums[0]["pixels"].sum() == sums[1]["pixels"].sum()
+
+    words = "The network&#39;s logits are divided by the temperature 2."
+    texts = [storage.read(write_report(cfg.output)).decode() for cfg in (hot, cold)]
+    assert [words in text for text in texts] == [True, False]
+    said = maskmill("compare", cold.output, hot.output).stdout
+    assert "hot: the network's logits are divided by the temperature 2\n" in said and "cold: " not in said
+    assert json.loads((tmp_path / "hot/run.json").read_text())["config"]["predict"]["temperature"] == 2
+    with pytest.raises(UserError, match=r"predict\.temperature: 2(\.0)?, now 3"):
+        write_run(hot.model_copy(update={"predict": hot.predict.model_copy(update={"temperature": 3.0})}))

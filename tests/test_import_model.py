@@ -185,6 +185,13 @@ def test_coarse_scores_are_enlarged_and_images_padded_to_their_stride(images, tm
     assert masks(model, [images[0][:50, :70]])[0].shape == (50, 70)
 
 
+def test_probabilities_take_a_temperature_as_powers_of_them(images, tmp_path):
+    file = write(tmp_path / "net.onnx", end="probs")
+    predictor = Predictor(imported(file, tmp_path / "in"), PredictConfig(temperature=2))
+    powers = np.sqrt(reference(file, values(images[0]))[0])
+    np.testing.assert_allclose(predictor.probs([images[0]])[0].numpy(), powers / powers.sum(axis=0), atol=1e-5)
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("end", ["logits", "probs"])
 def test_uint8_images_in_either_order_go_in_as_they_are_and_are_tiled(images, tmp_path, layout, end):
@@ -240,6 +247,7 @@ def test_a_dry_run_of_a_begun_run_knows_its_engine(pictures, tmp_path):
         ({"metrics": {"calibration_bins": 10}}, r"metrics\.calibration_bins"),
         ({"predict": {"scales": [0.5, 1], "flip": True}}, r"predict\.scales, predict\.flip"),
         ({"ensemble": ["/other"]}, "ensemble"),
+        ({"predict": {"temperature": 2}}, r"predict\.temperature"),
         ({"confidence_map": True, "unknown_below": 0.4}, "confidence_map, unknown_below"),
     ],
 )
