@@ -23,7 +23,7 @@ from pipeline.predict import Predictor
 from pipeline.segment.calibrate import PIXELS, SEED, Calibrated, Change, calibrate
 from tests.small_train import QUICK, train_alone
 from tests.small_train import config as train_config
-from tests.test_confidence import SIZE, Small, blended, check, many, softmax_of  # noqa: F401: a fixture
+from tests.test_confidence import SIZE, Small, blended, check, many, picture, softmax_of  # noqa: F401  # a fixture
 
 T = 2.5
 
@@ -49,7 +49,7 @@ class Divided(torch.nn.Module):
     ],
     ids=["whole", "scales and flip", "overlapping tiles"],
 )
-def test_confidences_are_the_softmax_of_the_divided_logits(stride, settings, expected, picture):
+def test_confidences_are_the_softmax_of_the_divided_logits(stride, settings, expected, picture):  # noqa: F811
     network = Small(stride=stride)
     predictor = Predictor(network, PredictConfig(**settings, temperature=T), num_threads=2, confidence_map=True)
     probs = expected(Divided(network), picture)
@@ -67,7 +67,7 @@ def test_confidences_are_the_softmax_of_the_divided_logits(stride, settings, exp
         assert found.confidence == pytest.approx(float(grid.amax(0).mean()), abs=1e-5)
 
 
-def test_each_network_of_an_ensemble_is_divided_before_the_mean(picture):
+def test_each_network_of_an_ensemble_is_divided_before_the_mean(picture):  # noqa: F811
     networks = [Small(seed=1), Small(seed=2, stride=1)]
     cfg = PredictConfig(temperature=T)
     predictor = Predictor(networks[0], cfg, others=networks[1:], confidence_map=True)
@@ -77,7 +77,7 @@ def test_each_network_of_an_ensemble_is_divided_before_the_mean(picture):
 @pytest.mark.parametrize(
     "settings", [{}, {"flip": True, "scales": (0.5, 1)}, {"tile": (15, 14)}], ids=["whole", "passes", "tiles"]
 )
-def test_the_logits_of_some_pixels_give_their_probabilities(settings, picture):
+def test_the_logits_of_some_pixels_give_their_probabilities(settings, picture):  # noqa: F811
     networks = [Small(seed=1), Small(seed=2, stride=1)]
     predictor = Predictor(networks[0], PredictConfig(**settings, temperature=T), others=networks[1:])
     rows, columns = np.array([44, 0, 7, 15]), np.array([0, 69, 33, 14])
@@ -88,7 +88,7 @@ def test_the_logits_of_some_pixels_give_their_probabilities(settings, picture):
     torch.testing.assert_close(probs, assembly.probs[:, rows, columns].T, atol=1e-6, rtol=1e-5)
 
 
-def test_where_tiles_overlap_the_logits_are_of_the_one_with_the_larger_part(picture):
+def test_where_tiles_overlap_the_logits_are_of_the_one_with_the_larger_part(picture):  # noqa: F811
     network, columns = Small(), np.arange(SIZE[1])
     predictor = Predictor(network, PredictConfig(tile=(45, 40), overlap=10))
     found = predictor.logits_at(picture, np.zeros_like(columns), columns)
