@@ -371,7 +371,7 @@ def test_a_temperature_changes_confidences_and_no_mask_and_is_named(corpus, best
         assert row["mask"]["bytes"] == before[name]["mask"]["bytes"] and row["confidence"] < before[name]["confidence"]
         assert np.abs(pixels_of(row, "confidence_map") / 255 - expected).max() <= 0.5 / 255 + 1e-4
     sums = [open_run(cfg.output).calibration() for cfg in (hot, cold)]
-    assert sums[0]["ece"] != sums[1]["ece"] and sums[0]["pixels"].sum() == sums[1]["pixels"].sum()
+    assert sums[0].attrs["ece"] != sums[1].attrs["ece"] and sums[0]["pixels"].sum() == sums[1]["pixels"].sum()
 
     words = "The network&#39;s logits are divided by the temperature 2."
     texts = [storage.read(write_report(cfg.output)).decode() for cfg in (hot, cold)]
