@@ -94,8 +94,10 @@ class DeepLabV3Plus(Network):
             enlarge.append(Upsample(cfg.upsampling, width, width, stride // finer))
             low_level.append(conv_bn_relu(channels[finer], cfg.low_level_channels, 1))
             out = cfg.decoder_channels // 2 if finer == 2 else cfg.decoder_channels
-            last = [conv(out, out, 3)] if finer == cfg.skip_strides[-1] else []
-            decoder.append(nn.Sequential(conv(width + cfg.low_level_channels, out, 3), *last))
+            convs = [conv(width + cfg.low_level_channels, out, 3)]
+            if finer == cfg.skip_strides[-1]:
+                convs.append(conv(out, out, 3))
+            decoder.append(nn.Sequential(*convs))
             width, stride = out, finer
         *coarse, self.enlarge = enlarge
         *coarse_skips, self.low_level = low_level
