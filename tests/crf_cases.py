@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -66,13 +67,15 @@ def smooth_probs(label: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarr
     return F.interpolate((8 * coarse + noise)[None], (height, width), mode="bilinear").softmax(dim=1)[0].numpy()
 
 
-def on_device(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, device: str = "cpu") -> np.ndarray:
+def on_device(
+    probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, device: str = "cpu", classes: Sequence[str] = ()
+) -> np.ndarray:
     """The device path's marginals (C, H, W) of one image."""
     scores, pixels = (
         torch.from_numpy(np.ascontiguousarray(probs))[None].to(device),
         torch.from_numpy(image)[None].to(device),
     )
-    return dense_crf_batch(scores, pixels, cfg)[0].cpu().numpy()
+    return dense_crf_batch(scores, pixels, cfg, classes)[0].cpu().numpy()
 
 
 def energies_of(probs: np.ndarray) -> np.ndarray:
@@ -86,11 +89,15 @@ def pydensecrf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.ndarr
 
 
 def original(energies: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.ndarray:
-    """The same from energies (C, P), which is what it takes."""
+    """The same from energies (C, P), which is what it takes; classes c0, c1, ... have diagonal compatibilities."""
     oracle = pytest.importorskip("pydensecrf.densecrf")
     height, width = image.shape[:2]
     crf = oracle.DenseCRF2D(width, height, len(energies))
     crf.setUnaryEnergy(energies)
-    crf.addPairwiseGaussian(sxy=cfg.smooth_px, compat=cfg.smooth_weight)
-    crf.addPairwiseBilateral(sxy=cfg.colour_px, srgb=cfg.colour_levels, rgbim=image.copy(), compat=cfg.colour_weight)
+    smooth, colour = cfg.smooth_weight, cfg.colour_weight
+    if cfg.class_weights:  # energies, where a number is taken as minus one
+        diagonal = -np.array([cfg.class_weights.get(f"c{c}", 1) for c in range(len(energies))], np.float32)
+        smooth, colour = smooth * diagonal, colour * diagonal
+    crf.addPairwiseGaussian(sxy=cfg.smooth_px, compat=smooth)
+    crf.addPairwiseBilateral(sxy=cfg.colour_px, srgb=cfg.colour_levels, rgbim=image.copy(), compat=colour)
     return np.asarray(crf.inference(cfg.iterations)).reshape(len(energies), height, width)

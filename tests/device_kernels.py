@@ -41,6 +41,7 @@ def _tables(num_classes: int) -> dict[str, torch.Tensor]:
         "neighbours": ids((2, 37), -1, 37),
         "vertex": ids((42, 9), 0, 37),
         "weight": torch.rand(42, 9, generator=rng),
+        "factors": torch.rand(columns, generator=rng),
     }
 
 
@@ -58,8 +59,10 @@ def _assert_steps_equal(num_classes: int) -> None:
                 *steps.open(t["source"], False),
                 steps.add_up(t["values"], sums),
                 steps.blur(t["values"], t["neighbours"]),
-                steps.update(*corners),
-                steps.close(*corners, (2, num_classes, 21)),
+                steps.update(*corners, None),
+                steps.update(*corners, t["factors"]),
+                steps.close(*corners, None, (2, num_classes, 21)),
+                steps.close(*corners, t["factors"], (2, num_classes, 21)),
             ]
         )
     for theirs, ours in zip(*pairs, strict=True):
@@ -75,15 +78,19 @@ def _assert_inference_equal() -> None:
     images = np.stack([rng.integers(0, 60, (7, 9, 3)), np.full((7, 9, 3), 80)]).astype(np.uint8)
     probs = np.stack([noisy_probs(rng.integers(0, 3, (7, 9)), 3, seed) for seed in range(2)])
     cfg = SOFT.model_copy(update={"iterations": 2})
+    weighted = cfg.model_copy(update={"class_weights": {"b": 0.3}})
     found = []
     for steps in (torch_steps, triton_steps):
         inference.steps_for = lambda device, steps=steps: steps
-        found.append(inference.dense_crf_batch(torch.from_numpy(probs), torch.from_numpy(images), cfg))
-    assert (found[0] - torch.from_numpy(probs)).abs().max() > 0.1
-    assert (found[1] - found[0]).abs().max() <= 1e-6
+        given = torch.from_numpy(probs), torch.from_numpy(images)
+        found.append([inference.dense_crf_batch(*given, one, ("a", "b", "c")) for one in (cfg, weighted)])
+    assert (found[0][0] - torch.from_numpy(probs)).abs().max() > 0.1
+    assert (found[0][1] - found[0][0]).abs().max() > 0.1
+    for theirs, ours in zip(*found, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-6
 
 
-def compile_for_hopper(name: str, columns: int = 32, planes: bool = False) -> dict[str, int]:
+def compile_for_hopper(name: str, columns: int = 32, planes: bool = False, weighted: bool = False) -> dict[str, int]:
     """Registers, stack and local memory a thread, and vector loads, of a kernel as launched for 19 classes; needs no GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -94,8 +101,15 @@ def compile_for_hopper(name: str, columns: int = 32, planes: bool = False) -> di
     kernel = getattr(triton_steps, name)
     rows = triton_steps._TILE // columns // (2 if name == "_add_up" else 1)
     rows = max(16, rows) if planes or name == "_open" else rows
-    constants = {"ARE_PROBS": True, "PLANES": planes, "CORNERS": 9, "COLUMNS": columns, "ROWS": rows}
-    tables = {"source", "scores", "marginals", "table", "weight", "result", "values"}
+    constants = {
+        "ARE_PROBS": True,
+        "PLANES": planes,
+        "WEIGHTED": weighted,
+        "CORNERS": 9,
+        "COLUMNS": columns,
+        "ROWS": rows,
+    }
+    tables = {"source", "scores", "marginals", "table", "weight", "result", "values", "factors"}
     kinds, aligned = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         match argument:

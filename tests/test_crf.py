@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import CrfConfig
-from pipeline.crf import dense_crf
+from pipeline.crf import DenseCRF, dense_crf
 from pipeline.synthetic.street import draw_scene
-from tests.crf_cases import SHARP, SOFT, noisy_probs, on_device, street_scene
+from tests.crf_cases import SHARP, SOFT, noisy_probs, on_device, photograph, pydensecrf, street_scene
 
 
 @pytest.fixture(params=[dense_crf, on_device])
@@ -97,3 +97,68 @@ def test_certain_scores_and_absent_classes_are_taken(run):
 def test_what_is_no_probability_or_no_image_is_refused(probs, image, sentence, iterations):
     with pytest.raises(ValueError, match=sentence):
         dense_crf(probs, image, SOFT.model_copy(update={"iterations": iterations}))
+
+
+NAMES = tuple(f"c{c}" for c in range(7))
+WEIGHTS = {"c1": 0.2, "c3": 0.0, "c6": 2.5}
+
+
+@pytest.mark.parametrize("cfg", [SHARP, SOFT], ids=["sharp", "soft"])
+def test_class_weights_are_the_diagonal_compatibility_of_pydensecrf(run, camvid, cfg):
+    image, label = photograph(camvid, 7)
+    image, label = image[100:220, 60:262], label[100:220, 60:262].astype(int)
+    probs = noisy_probs(label, 11)
+    names = tuple(f"c{c}" for c in range(11))
+    weighted = cfg.model_copy(update={"class_weights": WEIGHTS})
+    ours, theirs = run(probs, image, weighted, classes=names), pydensecrf(probs, image, weighted)
+    assert (theirs.argmax(0) != run(probs, image, cfg).argmax(0)).mean() > 0.01  # they matter
+    assert (ours.argmax(0) == theirs.argmax(0)).all()
+    assert np.abs(ours - theirs).max() <= 1e-5
+
+
+def test_class_weights_of_one_change_no_bit(run):
+    image, probs = street_scene()
+    ones = SOFT.model_copy(update={"class_weights": dict.fromkeys(NAMES, 1.0)})
+    assert np.array_equal(run(probs, image, ones, classes=NAMES), run(probs, image, SOFT))
+
+
+def test_the_general_path_takes_class_weights_as_the_fused_one_does():
+    image, probs = street_scene()
+    weights = np.array([WEIGHTS.get(name, 1) for name in NAMES])
+    found = []
+    for weigh, compat in ((True, 3.0), (True, -3.0 * np.eye(7)), (False, -3.0 * weights)):
+        crf = DenseCRF.from_probs(probs)
+        crf.add_bilateral(image, 30, 10, compat)
+        if weigh:
+            crf.weigh_classes(weights)
+        found.append(crf.inference(4, num_threads=2))
+    assert np.abs(found[0] - probs).max() > 0.1
+    for other in found[1:]:
+        assert np.abs(other - found[0]).max() <= 1e-5
+
+
+def test_a_class_weight_of_no_class_is_refused(run):
+    image, probs = street_scene()
+    cfg = SOFT.model_copy(update={"class_weights": {"pole": 0.5}})
+    with pytest.raises(ValueError, match=r"class_weights: there is no class 'pole'; the classes are c0, c1, .*c6"):
+        run(probs, image, cfg, classes=NAMES)
+    with pytest.raises(ValueError, match="there is no class 'pole'; the classes are not known here"):
+        run(probs, image, cfg)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (np.ones(4), r"the class weights are \(4,\); they must be \(7,\)"),
+        (np.full(7, -1.0), "hold NaN, infinity or negative values"),
+        (np.full(7, np.nan), "hold NaN, infinity or negative values"),
+        (np.full(7, 1e30), "times a compatibility of 3 are above 1e"),
+    ],
+)
+def test_class_weights_that_cannot_be_computed_with_are_refused(weights, sentence):
+    image, probs = street_scene()
+    crf = DenseCRF.from_probs(probs)
+    crf.add_bilateral(image, 30, 10, 3)
+    with pytest.raises(ValueError, match=sentence):
+        crf.weigh_classes(weights)
+        crf.inference(1)

@@ -196,19 +196,20 @@ def test_the_triton_kernels_equal_torch_in_the_interpreter(tmp_path):
 
 # As for 19 classes; sums of weights alone, which have 4 columns; the last step, which writes planes.
 @pytest.mark.parametrize(
-    ("name", "columns", "planes"),
+    ("name", "columns", "planes", "weighted"),
     [
-        ("_open", 32, False),
-        ("_add_up", 32, False),
-        ("_add_up", 4, False),
-        ("_blur", 32, False),
-        ("_update", 32, False),
-        ("_update", 32, True),
+        ("_open", 32, False, False),
+        ("_add_up", 32, False, False),
+        ("_add_up", 4, False, False),
+        ("_blur", 32, False, False),
+        ("_update", 32, False, False),
+        ("_update", 32, True, False),
+        ("_update", 32, False, True),
     ],
 )
-def test_the_triton_kernels_compile_for_hopper_without_spilling(name, columns, planes):
+def test_the_triton_kernels_compile_for_hopper_without_spilling(name, columns, planes, weighted):
     pytest.importorskip("triton")
-    usage = compile_for_hopper(name, columns, planes)
+    usage = compile_for_hopper(name, columns, planes, weighted)
     assert usage["LOCAL"] == 0 and usage["STACK"] == 0
     assert 0 < usage["REG"] <= 80  # six blocks of four warps a multiprocessor at least
     assert usage["vector loads"] > 0

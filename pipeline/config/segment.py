@@ -27,6 +27,12 @@ class CrfConfig(Section):
     """[pixels] Standard deviation of the distance, in the appearance term."""
     colour_levels: float = Field(3, gt=0)
     """[8-bit levels] Standard deviation of the colour, in the appearance term."""
+    class_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = added_later({})
+    """Factors of what both terms say for a class, by its name, such as `{pole: 0.2}`: below 1 thin classes are smoothed away
+    less, 0 leaves a class to the network's score. Classes that are not named have 1. `maskmill tune-crf` looks for them."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
 
 class PredictConfig(Section):

@@ -24,6 +24,8 @@ Moving from pydensecrf:
     normalization=NORMALIZE_BEFORE                       normalisation="before"; likewise "after", "none", "symmetric"
     np.argmax(d.inference(5), axis=0).reshape(h, w)      crf.inference(5, num_threads=2).argmax(axis=0)
 
+A diagonal compatibility w * weights that all kernels share is `compat=w` and `crf.weigh_classes(weights)`, as fast as w alone.
+
 What differs: pairs of widths are (y, x), as sizes are everywhere here; marginals come back as (C, H, W); a full compatibility
 matrix is used as it stands, where pydensecrf takes the mean of it and its transpose; NaN and wrong shapes are refused; up to
 1 GiB of working memory is kept for the next image (`team.KEPT_BYTES`). Any number of threads gives the same bits. What is not
@@ -32,10 +34,12 @@ there: `kernel=` and parameter learning; `startInference`, `stepInference` and `
 On a CUDA device, batched: `pipeline.crf.gpu.dense_crf_batch`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.config import CrfConfig
-from pipeline.crf.given import array_of
+from pipeline.crf.given import array_of, class_weights_of
 from pipeline.crf.grids import bilateral_features, gaussian_features
 from pipeline.crf.model import DenseCRF
 from pipeline.errors import UserError
@@ -43,17 +47,21 @@ from pipeline.errors import UserError
 __all__ = ["DenseCRF", "bilateral_features", "dense_crf", "gaussian_features"]
 
 
-def dense_crf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1) -> np.ndarray:
+def dense_crf(
+    probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1, classes: Sequence[str] = ()
+) -> np.ndarray:
     """Class probabilities after mean-field inference with a smoothness and an appearance kernel (eq. 3).
 
     Args:
         probs: (C, H, W) float32, sums to 1 over C; clipped to at least 1e-5 as energies need.
         image: (H, W, 3) uint8 RGB, the pixels that the network saw, not normalised.
         num_threads: threads to use, exactly; they share the image by bands of tiles.
+        classes: the C names, where `cfg.class_weights` has some.
     Returns:
         (C, H, W) float32, sums to 1 over C; `probs` itself where there is nothing to do (no step, no weight, or one class).
     Raises:
-        UserError: shapes do not fit each other, or probs hold NaN, infinity or negative values.
+        UserError: shapes do not fit each other, probs hold NaN, infinity or negative values, or a class weight's class is none
+            of `classes`.
     """
     probs, image = array_of(probs, "probs"), array_of(image, "the image's pixels")
     if probs.ndim != 3 or image.ndim != 3 or image.shape != (*probs.shape[1:], 3):
@@ -63,6 +71,9 @@ def dense_crf(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, num_threads:
     crf = DenseCRF.from_probs(probs)
     crf.add_gaussian(cfg.smooth_px, cfg.smooth_weight)
     crf.add_bilateral(image, cfg.colour_px, cfg.colour_levels, cfg.colour_weight)
+    weights = class_weights_of(cfg.class_weights, classes)
+    if weights is not None:
+        crf.weigh_classes(weights)
     if cfg.iterations == 0 or (cfg.smooth_weight == 0 and cfg.colour_weight == 0) or len(probs) == 1:
         crf.check()
         return probs

@@ -1,5 +1,6 @@
 """What a caller gives, held to what the dense CRF can work with: each refusal is a sentence that names the argument."""
 
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -81,6 +82,32 @@ def compat_of(given: ArrayLike, num_classes: int) -> np.ndarray:
         )
     compat = array.astype(np.float32)
     return np.diag(compat) if compat.ndim == 1 else compat
+
+
+def class_weights_of(given: Mapping[str, float], classes: Sequence[str]) -> np.ndarray | None:
+    """(C,) float32, a weight for each class of `classes`, 1 where none is given; None where none is given at all.
+
+    Raises:
+        UserError: a name is no class.
+    """
+    if unknown := [name for name in given if name not in classes]:
+        raise UserError(
+            f"crf.class_weights: there is no class '{unknown[0]}'; the classes are {', '.join(classes) or 'not known here'}"
+        )
+    return np.array([given.get(name, 1) for name in classes], np.float32) if given else None
+
+
+def check_class_weights(weights: np.ndarray, num_classes: int, largest: float) -> None:
+    """Raise UserError where they are not one number of 0 or more a class, or too large beside the largest compatibility."""
+    if weights.shape != (num_classes,):
+        raise UserError(f"dense CRF: the class weights are {weights.shape}; they must be ({num_classes},), one a class")
+    if not (weights >= 0).all() or not np.isfinite(weights).all():
+        raise UserError("dense CRF: the class weights hold NaN, infinity or negative values; they must be 0 or more")
+    if largest * float(weights.max()) > _MOST_COMPAT:
+        raise UserError(
+            f"dense CRF: class weights up to {weights.max():.3g} times a compatibility of {largest:.3g} are above "
+            f"{_MOST_COMPAT:.0e}, the most that fits float32 times the number of pixels"
+        )
 
 
 def check_grid(most: tuple[int, ...], widths: tuple[float, ...]) -> None:

@@ -15,6 +15,7 @@ from pipeline.crf.cpu.threads import Team
 from pipeline.crf.given import (
     array_of,
     check_axes,
+    check_class_weights,
     check_grid,
     check_whole,
     compat_of,
@@ -102,6 +103,7 @@ class DenseCRF:
         self._source = float32_of(source).reshape(self.num_classes, -1)
         self._are_probs = are_probs
         self._kernels: list[_Kernel] = []
+        self._class_weights: np.ndarray | None = None
 
     def add_gaussian(
         self, px: float | tuple[float, float], compat: ArrayLike, normalisation: Normalisation = "symmetric"
@@ -140,6 +142,18 @@ class DenseCRF:
             check_reach(points.T)
         self._kernels.append(kernel)
 
+    def weigh_classes(self, weights: ArrayLike) -> None:
+        """Multiply what all kernels say for a class by its weight.
+
+        With kernels of weight w this is the original's diagonal compatibility, w times the class's weight, computed as fast as
+        the number w is.
+
+        Args:
+            weights: (C,) numbers, 0 or more; 1 changes nothing, 0 leaves the class to its unary.
+        """
+        self._class_weights = float32_of(array_of(np.asarray(weights), "the class weights"))
+        check_class_weights(self._class_weights, self.num_classes, 0)
+
     def _add_image_kernel(
         self,
         image: np.ndarray,
@@ -165,6 +179,9 @@ class DenseCRF:
         check_whole(iterations, "iterations", at_least=0)
         check_whole(num_threads, "num_threads", at_least=1)
         kernels = [kernel for kernel in self._kernels if kernel.compat.any()]
+        if self._class_weights is not None and kernels:
+            largest = max(float(np.abs(kernel.compat).max()) for kernel in kernels)
+            check_class_weights(self._class_weights, self.num_classes, largest)
         with Team(num_threads) as team:
             self._check_unary(team)
             order = tile_order(self.height, self.width)
@@ -177,12 +194,12 @@ class DenseCRF:
                 lattice = build_lattice(team, placed, len(order))
                 weights = [float(kernel.compat) for kernel in kernels]
                 fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
-                marginals = mean_field(*unary, lattice, iterations)
+                marginals = mean_field(*unary, lattice, iterations, self._class_weights)
             else:
                 lattices = [build_lattice(team, [features], len(order)) for features in placed]
                 compats = [kernel.compat for kernel in kernels]
                 marginals = general_mean_field(
-                    *unary, lattices, compats, [k.normalisation for k in kernels], iterations
+                    *unary, lattices, compats, [k.normalisation for k in kernels], iterations, self._class_weights
                 )
         return marginals.reshape(self.num_classes, self.height, self.width)
 

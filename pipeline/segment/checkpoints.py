@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipeline import labels
 from pipeline.config import ImageConfig, SegmentConfig, differences
+from pipeline.crf.given import class_weights_of
 from pipeline.errors import UserError
 from pipeline.metrics.registry import needs
 from pipeline.models import Exported, checkpoint
@@ -19,10 +20,13 @@ def load_checkpoints(cfg: SegmentConfig) -> Checkpoint:
     """The run's checkpoint, with the other members of its ensemble.
 
     Raises:
-        UserError: one of them cannot be loaded or has no such output stride, or they are of different classes or bands.
+        UserError: one of them cannot be loaded or has no such output stride, they are of different classes or bands, or a class
+            weight of the CRF is of none of the classes.
     """
     stride = cfg.predict.output_stride
     first, *others = [checkpoint.load(uri, cfg.code, stride) for uri in addresses(cfg)]
+    if cfg.crf is not None:
+        class_weights_of(cfg.crf.class_weights, first.label_space.classes)
     for uri, other in zip(cfg.ensemble, others, strict=True):
         if differs := list(_differences(first, other)):
             raise UserError(

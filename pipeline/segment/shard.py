@@ -174,7 +174,9 @@ class ShardSegmenter:
             if self.cfg.crf is not None:
                 started = time.perf_counter()
                 placed = probs if self.cfg.crf_on == "device" else probs.cpu()
-                probs = sharpen(placed, as_picture(loaded.image), self.cfg.crf, self.cfg.cpus_per_actor)
+                probs = sharpen(
+                    placed, as_picture(loaded.image), self.cfg.crf, self.cfg.cpus_per_actor, self.space.classes
+                )
                 final, mask_before_crf = (
                     summarise(probs, self.confidence.asked),
                     before.mask,

@@ -15,6 +15,7 @@ from pipeline import models, storage
 from pipeline.cluster import connection
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
+from pipeline.crf.given import class_weights_of
 from pipeline.imaging.bands import require_rasterio
 from pipeline.models import checkpoint, published_file
 from pipeline.models.python_code import code_of
@@ -92,6 +93,8 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     """What can be known to fail before a cluster is started."""
     for stage in stages:
         run_folder.require_splits(stage)
+        if stage.validate_crf is not None:
+            class_weights_of(stage.validate_crf.class_weights, stage.label_space.space.classes)
         with torch.device("meta"):
             bands = 3 if stage.image is None else len(stage.image.bands)
             network = models.build(stage.model, stage.label_space.space.num_classes, bands=bands)

@@ -73,6 +73,7 @@ def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.nda
         if (crf := cfg.validate_crf) is None:
             return predictor.masks([image])[0].mask
         probs = predictor.probs([image])[0].cpu().numpy()
-        return summarise(torch.from_numpy(dense_crf(probs, as_picture(image), crf, cfg.cpus_per_worker))).mask
+        sharp = dense_crf(probs, as_picture(image), crf, cfg.cpus_per_worker, cfg.label_space.space.classes)
+        return summarise(torch.from_numpy(sharp)).mask
 
     return mask_of

@@ -36,7 +36,7 @@ def in_float64(probs: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.ndarr
         values = torch_steps.add_up(torch_steps.add_up(marginals, lattice.pieces), lattice.rows)
         for neighbours in lattice.neighbours:
             values = torch_steps.blur(values, neighbours)
-        marginals = torch_steps.update(values, lattice.vertex, lattice.weight, scores)
+        marginals = torch_steps.update(values, lattice.vertex, lattice.weight, scores, None)
     return marginals.T.reshape(probs.shape).numpy()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.crf.cpu.blur import blur
 from pipeline.crf.cpu.lattice import Lattice, alpha
-from pipeline.crf.cpu.mean_field import FAR, NEVER, gather, padded, scatter, softmax
+from pipeline.crf.cpu.mean_field import FAR, NEVER, gather, padded, padded_weights, scatter, softmax
 from pipeline.crf.cpu.simd import LANES
 from pipeline.crf.cpu.threads import Team
 
@@ -28,15 +28,18 @@ def general_mean_field(
     compats: Sequence[np.ndarray],
     normalisations: Sequence[str],
     iterations: int,
+    class_weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Marginals (C, P) float32 after `iterations` steps.
 
     Args:
         source: (C, P) float32, probabilities or energies, pixels in row order; order: (P,) the pixel at each lattice place.
         lattices: one of each kernel; compats: () Potts weights or (C, C) energies; normalisations: see `DenseCRF`.
+        class_weights: (C,) float32 factors of each class's message; None: 1.
     """
     num_classes, num_points = source.shape
     width = padded(num_classes)
+    factors = None if class_weights is None else padded_weights(class_weights)
     scores, marginals = (np.empty((num_points, width), np.float32) for _ in range(2))
     kernels = [_Kernel.of(*one, width) for one in zip(lattices, compats, normalisations, strict=True)]
     blocks = list(_blocks(0, num_points))
@@ -44,7 +47,7 @@ def general_mean_field(
     for _ in range(iterations):
         for kernel in kernels:
             kernel.fill(team, marginals)
-        team.run(_update, [(scores, kernels, num_classes, marginals, *block) for block in blocks])
+        team.run(_update, [(scores, kernels, num_classes, factors, marginals, *block) for block in blocks])
     del scores, kernels
     result = np.empty_like(source)
     team.run(_close, [(marginals, order, result, *block) for block in blocks])
@@ -81,7 +84,9 @@ class _Kernel:
         """What the corners of pixels start..stop hold, (pixels, width)."""
         rows = np.empty((stop - start, width), np.float32)
         nothing = np.zeros(rows.size, np.float32)
-        gather(nothing, *self._corners(self.out, start, stop, width), self.values, 0, stop - start, rows.reshape(-1))
+        gather(
+            nothing, *self._corners(self.out, start, stop, width), self.values, 0, stop - start, rows.reshape(-1), None
+        )
         return rows
 
     def _corners(self, factor: np.ndarray, start: int, stop: int, width: int) -> tuple[Any, ...]:
@@ -126,17 +131,19 @@ def _open(
 
 
 def _update(
-    scores: np.ndarray, kernels: Sequence[_Kernel], num_classes: int, marginals: np.ndarray, start: int, stop: int
-) -> None:
+    scores: np.ndarray, kernels: Sequence[_Kernel], num_classes: int, factors: np.ndarray | None,
+    marginals: np.ndarray, start: int, stop: int,
+) -> None:  # fmt: skip
     """The next marginals of pixels start..stop."""
     total = marginals[start:stop]
     total[:] = scores[start:stop]
     for kernel in kernels:
         message = kernel.message(start, stop, scores.shape[1])
         if kernel.compat.ndim == 0:
-            total += kernel.compat * message
+            message *= kernel.compat
         else:
-            total[:, :num_classes] -= message[:, :num_classes] @ kernel.compat.T
+            message[:, :num_classes] = -(message[:, :num_classes] @ kernel.compat.T)
+        total += message if factors is None else message * factors
     _softmax(total)
 
 

@@ -49,18 +49,26 @@ def padded(num_classes: int) -> int:
     return -(-num_classes // LANES) * LANES
 
 
+def padded_weights(class_weights: np.ndarray) -> np.ndarray:
+    """(C,) weights and zeros for the padding, float32."""
+    return np.pad(class_weights.astype(np.float32), (0, padded(len(class_weights)) - len(class_weights)))
+
+
 def mean_field(
-    team: Team, source: np.ndarray, are_probs: bool, order: np.ndarray, lattice: Lattice, iterations: int
-) -> np.ndarray:
+    team: Team, source: np.ndarray, are_probs: bool, order: np.ndarray, lattice: Lattice, iterations: int,
+    class_weights: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Marginals (C, P) float32 after `iterations` steps with Potts kernels, whose factors are in the lattice's weights.
 
     Args:
         source: (C, P) float32, probabilities (clipped to at least 1e-5) or energies, pixels in row order.
         order: (P,) int32, the pixel at each of the lattice's places.
         lattice: weights times the square root of kernel weight, blur factor and normalisation, in and out.
+        class_weights: (C,) float32 factors of each class's message; None: 1, and nothing is multiplied.
     """
     num_classes, num_points = source.shape
     width = padded(num_classes)
+    factors = None if class_weights is None else padded_weights(class_weights)
     scores = team.empty(num_points * width)
     old, new = team.empty(lattice.num_rows * width), team.empty(lattice.num_rows * width)
     result = np.empty_like(source)
@@ -71,7 +79,7 @@ def mean_field(
     for step in range(iterations + 1):
         first, last = step == 0, step == iterations
         tasks = [
-            (source, are_probs, *state, corners, blocks, old, new, fresh, *band, first, last, result)
+            (source, are_probs, *state, corners, blocks, old, new, fresh, *band, first, last, result, factors)
             for band, fresh in bands
         ]
         team.run(_pass, tasks)
@@ -117,8 +125,9 @@ def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _pass(  # type: ignore[no-untyped-def]
-    source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result
-):
+    source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result,
+    factors,
+):  # fmt: skip
     """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
     num_classes, width = source.shape[0], len(blocks) * LANES
     rows = np.empty(_RUN * width, np.float32)
@@ -137,7 +146,7 @@ def _pass(  # type: ignore[no-untyped-def]
                     planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
                 _score(planes, are_probs, num_classes, scores, at, run, blocks, rows)
             else:
-                gather(scores, weight, vertex, corners, blocks, old, at, run, rows)
+                gather(scores, weight, vertex, corners, blocks, old, at, run, rows, factors)
             softmax(rows, blocks, run)
             if last:
                 for i in range(0, run, LANES):
@@ -181,8 +190,8 @@ def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # ty
 
 
 @compiled()
-def gather(scores, weight, vertex, corners, blocks, old, start, run, rows):  # type: ignore[no-untyped-def]
-    """Write the scores of `run` pixels to `rows`: the unary and what their corners hold."""
+def gather(scores, weight, vertex, corners, blocks, old, start, run, rows, factors):  # type: ignore[no-untyped-def]
+    """Write the scores of `run` pixels to `rows`: the unary and what their corners hold, times the factors of the classes."""
     n, width = len(corners), len(blocks) * LANES
     for i in range(run):
         p = start + i
@@ -192,6 +201,8 @@ def gather(scores, weight, vertex, corners, blocks, old, start, run, rows):  # t
             for j in range(n):
                 row = np.int64(vertex[p * n + j]) * width
                 message = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), message)
+            if factors is not None:  # without them the branch is not compiled
+                message = multiply(message, load(factors, b * LANES))
             store(rows, i * width + b * LANES, add(load(scores, p * width + b * LANES), message))
 
 

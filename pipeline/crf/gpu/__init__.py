@@ -6,8 +6,8 @@ Against `pipeline.crf.dense_crf`, on five photographs, every label was the same 
 between two labels where this path is the nearer to the same steps in float64 (configs/LOG.md). The same input gives the same
 bits, in any batch.
 
-Potts kernels with symmetric normalisation, as `CrfConfig` describes them; other compatibilities and normalisations are
-`pipeline.crf.DenseCRF`'s, on the CPU.
+Potts kernels with symmetric normalisation and a weight for each class, as `CrfConfig` describes them; other
+compatibilities and normalisations are `pipeline.crf.DenseCRF`'s, on the CPU.
 """
 
 from pipeline.crf.gpu.inference import dense_crf_batch, sharpen

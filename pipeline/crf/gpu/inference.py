@@ -10,9 +10,9 @@ import torch
 
 from pipeline.config import CrfConfig
 from pipeline.crf import dense_crf
-from pipeline.crf.given import compat_of, image_of, widths_of
+from pipeline.crf.given import check_class_weights, class_weights_of, compat_of, image_of, widths_of
 from pipeline.crf.gpu.lattice import Kernel, build_lattice, most_images
-from pipeline.crf.gpu.steps import Steps
+from pipeline.crf.gpu.steps import Steps, padded
 from pipeline.errors import UserError
 
 SCORES_AT_ONCE = (
@@ -24,35 +24,43 @@ _MOST_PIXELS = (1 << 31) // 16  # entries are counted in 32 bits
 
 
 @torch.inference_mode()
-def sharpen(probs: torch.Tensor, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1) -> torch.Tensor:
+def sharpen(
+    probs: torch.Tensor, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1, classes: Sequence[str] = ()
+) -> torch.Tensor:
     """The CRF of one image where its scores are: on their device, or on the CPU by `num_threads` threads.
 
     Args:
         probs: (C, H, W) float32. image: (H, W, 3) uint8 RGB.
+        classes: the C names, where `cfg.class_weights` has some.
     Returns:
         (C, H, W) float32 on the device of `probs`.
     """
     if probs.device.type == "cpu":
-        return torch.from_numpy(dense_crf(probs.numpy(), image, cfg, num_threads))
+        return torch.from_numpy(dense_crf(probs.numpy(), image, cfg, num_threads, classes))
     pixels = torch.from_numpy(image_of(image, probs.shape[1], probs.shape[2], probs.shape[0])).to(probs.device)
-    return dense_crf_batch(probs[None], pixels[None], cfg)[0]
+    return dense_crf_batch(probs[None], pixels[None], cfg, classes)[0]
 
 
 @torch.inference_mode()
-def dense_crf_batch(probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig) -> torch.Tensor:
+def dense_crf_batch(
+    probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig, classes: Sequence[str] = ()
+) -> torch.Tensor:
     """Class probabilities after mean-field inference with a smoothness and an appearance kernel (eq. 3).
 
     Args:
         probs: (N, C, H, W) float32, sums to 1 over C; clipped to at least 1e-5 as energies need.
         images: (N, H, W, 3) uint8 RGB on the same device, the pixels that the network saw, not normalised.
+        classes: the C names, where `cfg.class_weights` has some.
     Returns:
         (N, C, H, W) float32 on the same device; `probs` itself where there is nothing to do (no step, no weight, one class).
     Raises:
         UserError: shapes, types or devices do not fit each other; probs hold NaN, infinity or negative values; widths are too
-            small for the lattice (`colour_levels` of 0.05 are, 0.1 are not) or the image is larger than 134 megapixels.
+            small for the lattice (`colour_levels` of 0.05 are, 0.1 are not), the image is larger than 134 megapixels, or a
+            class weight is of none of `classes`.
     """
     _check(probs, images)
     num_classes, height, width = probs.shape[1:]
+    factors = _factors(cfg, classes, num_classes, probs.device)
     if cfg.iterations == 0 or (cfg.smooth_weight == 0 and cfg.colour_weight == 0) or num_classes == 1:
         return probs
     num_pixels = height * width
@@ -62,10 +70,19 @@ def dense_crf_batch(probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig) -
     steps = steps_for(probs.device)
     with torch.cuda.device_of(probs):
         done = [
-            infer(some.flatten(2), True, kernels_of(pixels, cfg), cfg.iterations, steps).view_as(some)
+            infer(some.flatten(2), True, kernels_of(pixels, cfg), cfg.iterations, steps, factors).view_as(some)
             for some, pixels in zip(probs.split(group), images.split(group), strict=True)
         ]
     return done[0] if len(done) == 1 else torch.cat(done)
+
+
+def _factors(cfg: CrfConfig, classes: Sequence[str], num_classes: int, device: torch.device) -> torch.Tensor | None:
+    """(padded(C),) float32 weights of the classes, 0 for the padding; None where the config has none."""
+    weights = class_weights_of(cfg.class_weights, classes)
+    if weights is None:
+        return None
+    check_class_weights(weights, num_classes, max(cfg.smooth_weight, cfg.colour_weight))
+    return torch.from_numpy(np.pad(weights, (0, padded(num_classes) - num_classes))).to(device)
 
 
 def kernels_of(images: torch.Tensor, cfg: CrfConfig) -> list[Kernel]:
@@ -96,12 +113,14 @@ def _kernel(images: torch.Tensor, widths: tuple[float, ...], weight: float) -> K
 
 
 def infer(
-    source: torch.Tensor, are_probs: bool, kernels: Sequence[Kernel], iterations: int, steps: Steps
-) -> torch.Tensor:
+    source: torch.Tensor, are_probs: bool, kernels: Sequence[Kernel], iterations: int, steps: Steps,
+    factors: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Marginals (N, C, P) float32 after one or more steps, all pixels at once in each.
 
     Args:
         source: (N, C, P) float32, probabilities (clipped to at least 1e-5) or energies.
+        factors: (padded(C),) float32, of each class's message; None: 1.
     """
     lattice = build_lattice(kernels, steps)
     scores, marginals = steps.open(source.contiguous(), are_probs)
@@ -110,7 +129,7 @@ def infer(
         values = steps.add_up(steps.add_up(marginals, lattice.pieces), lattice.rows)
         for neighbours in lattice.neighbours:
             values = steps.blur(values, neighbours)
-        state = values, lattice.vertex, lattice.weight, scores
+        state = values, lattice.vertex, lattice.weight, scores, factors
         if step == iterations - 1:
             return steps.close(*state, shape)
         marginals = steps.update(*state)

@@ -37,9 +37,14 @@ class Steps(Protocol):
         """Each row and half of both its neighbours (2, R) int32, where there are any (not -1)."""
 
     def update(
-        self, values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor
-    ) -> torch.Tensor:
-        """Softmax of the scores and what the corners of each pixel (N * P, n) hold: the next marginals."""
+        self, values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor,
+        factors: torch.Tensor | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Softmax of the scores and what the corners of each pixel (N * P, n) hold: the next marginals.
+
+        Args:
+            factors: (padded(C),) by which what the corners hold is multiplied; None: by 1.
+        """
 
     def close(
         self,
@@ -47,6 +52,7 @@ class Steps(Protocol):
         vertex: torch.Tensor,
         weight: torch.Tensor,
         scores: torch.Tensor,
+        factors: torch.Tensor | None,
         shape: tuple[int, int, int],
     ) -> torch.Tensor:
         """The same as `update`, as (N, C, P) planes."""

@@ -28,8 +28,11 @@ def blur(values: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
     return values + 0.5 * (padding[ahead] + padding[behind])
 
 
-def update(values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    return _softmax(F.embedding_bag(vertex, values, mode="sum", per_sample_weights=weight) + scores)
+def update(
+    values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor, factors: torch.Tensor | None
+) -> torch.Tensor:
+    message = F.embedding_bag(vertex, values, mode="sum", per_sample_weights=weight)
+    return _softmax((message if factors is None else message * factors) + scores)
 
 
 def close(
@@ -37,10 +40,11 @@ def close(
     vertex: torch.Tensor,
     weight: torch.Tensor,
     scores: torch.Tensor,
+    factors: torch.Tensor | None,
     shape: tuple[int, int, int],
 ) -> torch.Tensor:
     num_images, num_classes, num_pixels = shape
-    marginals = update(values, vertex, weight, scores).view(num_images, num_pixels, -1)
+    marginals = update(values, vertex, weight, scores, factors).view(num_images, num_pixels, -1)
     return marginals[:, :, :num_classes].transpose(1, 2).contiguous()
 
 

@@ -57,8 +57,10 @@ def blur(values: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def update(values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    return _updated(values, vertex, weight, scores, torch.empty_like(scores), None)
+def update(
+    values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor, factors: torch.Tensor | None
+) -> torch.Tensor:
+    return _updated(values, vertex, weight, scores, factors, torch.empty_like(scores), None)
 
 
 def close(
@@ -66,9 +68,10 @@ def close(
     vertex: torch.Tensor,
     weight: torch.Tensor,
     scores: torch.Tensor,
+    factors: torch.Tensor | None,
     shape: tuple[int, int, int],
 ) -> torch.Tensor:
-    return _updated(values, vertex, weight, scores, scores.new_empty(shape), shape)
+    return _updated(values, vertex, weight, scores, factors, scores.new_empty(shape), shape)
 
 
 def _updated(
@@ -76,6 +79,7 @@ def _updated(
     vertex: torch.Tensor,
     weight: torch.Tensor,
     scores: torch.Tensor,
+    factors: torch.Tensor | None,
     result: torch.Tensor,
     shape: tuple[int, int, int] | None,
 ) -> torch.Tensor:
@@ -85,8 +89,9 @@ def _updated(
     num_images, num_classes, num_pixels = shape or (1, 0, len(scores))
     grid = (triton.cdiv(num_pixels, rows), num_images)
     _update[grid](
-        values, vertex, weight, scores, result, num_pixels, num_classes, scores.shape[1] // 4,
-        CORNERS=vertex.shape[1], PLANES=shape is not None, ROWS=rows, COLUMNS=columns, **_LAUNCH,
+        values, vertex, weight, scores, scores if factors is None else factors, result, num_pixels, num_classes,
+        scores.shape[1] // 4, CORNERS=vertex.shape[1], PLANES=shape is not None, WEIGHTED=factors is not None,
+        ROWS=rows, COLUMNS=columns, **_LAUNCH,
     )  # fmt: skip
     return result
 
@@ -173,8 +178,8 @@ def _blur(values, neighbours, result, num_rows, quads, ROWS: tl.constexpr, COLUM
 
 @triton.jit
 def _update(  # type: ignore[no-untyped-def]
-    values, vertex, weight, scores, result, num_pixels, num_classes, quads,
-    CORNERS: tl.constexpr, PLANES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    values, vertex, weight, scores, factors, result, num_pixels, num_classes, quads,
+    CORNERS: tl.constexpr, PLANES: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Gather the corners of each pixel, add its scores, softmax. A program: ROWS pixels of one image, all classes."""
     stride = quads * 4
@@ -189,6 +194,8 @@ def _update(  # type: ignore[no-untyped-def]
         source = tl.load(vertex + row * CORNERS + corner, mask=is_pixel, other=0).to(tl.int64)
         share = tl.load(weight + row * CORNERS + corner, mask=is_pixel, other=0.0)
         message += share[:, None] * tl.load(values + source[:, None] * stride + column, mask=is_wanted, other=0.0)
+    if WEIGHTED:
+        message *= tl.load(factors + column, mask=is_column, other=0.0)
     at = row[:, None] * stride + column
     # The unary last, as on the CPU: sums round less while they are small.
     probs = _softmax(tl.load(scores + at, mask=is_wanted, other=_NEVER) + message)
