@@ -111,7 +111,7 @@ def test_class_weights_are_the_diagonal_compatibility_of_pydensecrf(run, camvid,
     names = tuple(f"c{c}" for c in range(11))
     weighted = cfg.model_copy(update={"class_weights": WEIGHTS})
     ours, theirs = run(probs, image, weighted, classes=names), pydensecrf(probs, image, weighted)
-    assert (theirs.argmax(0) != run(probs, image, cfg).argmax(0)).mean() > 0.01  # they matter
+    assert (theirs.argmax(0) != run(probs, image, cfg).argmax(0)).mean() > 0.001  # they matter
     assert (ours.argmax(0) == theirs.argmax(0)).all()
     assert np.abs(ours - theirs).max() <= 1e-5
 

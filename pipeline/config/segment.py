@@ -28,11 +28,13 @@ class CrfConfig(Section):
     colour_levels: float = Field(3, gt=0)
     """[8-bit levels] Standard deviation of the colour, in the appearance term."""
     class_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = added_later({})
-    """Factors of what both terms say for a class, by its name, such as `{pole: 0.2}`: below 1 thin classes are smoothed away
-    less, 0 leaves a class to the network's score. Classes that are not named have 1. `maskmill tune-crf` looks for them."""
+    """Factors of what both terms say for a class, by its name, such as `{pole: 1.5}`: above 1 a class is kept and grows,
+    which thin ones may need; below 1 it gives way to its neighbours; with 0 nothing but the network speaks for it. Classes that
+    are not named have 1."""
 
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
+    def __hash__(self) -> int:  # pydantic's own cannot hash a dict
+        numbers = self.model_dump(exclude={"class_weights"}).values()
+        return hash((*numbers, frozenset(self.class_weights.items())))
 
 
 class PredictConfig(Section):
