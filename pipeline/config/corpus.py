@@ -38,9 +38,9 @@ class SplitsConfig(Section):
     def _one_way(self) -> "SplitsConfig":
         if sum(way is not None for way in (self.lists, self.fractions, self.groups)) != 1:
             raise UserError(
-                "splits are given by lists, e.g. {train: train.txt, val: val.txt}, by fractions, e.g. "
+                "splits are given by lists, e.g. {train: train.txt, val: val.txt}, or by fractions, e.g. "
                 "{fractions: {train: 0.8, val: 0.2}}, or by groups, e.g. {by: city, groups: {train: [ulm], val: [bonn]}}: "
-                "give one of these"
+                "give one of the three"
             )
         if self.groups is not None:
             self._check_groups(self.groups)
