@@ -161,7 +161,10 @@ def test_groups_say_the_split(tmp_path):
     [
         ({"groups": {"val": ["ulm"]}}, "splits.groups takes `by`"),
         ({"by": "town", "groups": {"val": ["ulm"], "train": ["ulm"]}}, "'ulm' stands in it twice"),
-        ({"by": "town", "groups": {"val": ["ulm"]}, "fractions": {"train": 1}}, "or by groups, .*: give one of the three"),
+        (
+            {"by": "town", "groups": {"val": ["ulm"]}, "fractions": {"train": 1}},
+            "or by groups, .*: give one of the three",
+        ),
         (
             {"by": "town", "groups": {"val": ["rome"]}},
             "names 'rome', and no image has it as its town; .* there: bonn, ulm",
