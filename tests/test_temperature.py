@@ -191,6 +191,7 @@ def judged_by_hand(cfg, item_of, temperatures):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_trained_network_that_is_three_times_too_sure_is_calibrated(ray_session, scenes, tmp_path):
     trained = train_config(scenes, tmp_path / "train", workers=1, **QUICK | {"epochs": 4, "validate_every": 4})
