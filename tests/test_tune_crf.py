@@ -19,7 +19,8 @@ from pipeline.segment.tune_crf import RANGES, _judge, tune_crf
 
 @pytest.mark.slow
 def test_the_search_tells_what_each_setting_gives(ray_session, scenes, tiny_checkpoint, tmp_path):
-    own = {"iterations": 1, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 1, "colour_px": 5, "colour_levels": 9}
+    own = {"iterations": 1, "smooth_weight": 1, "smooth_px": 1, "colour_weight": 1, "colour_px": 5, "colour_levels": 9,
+           "class_weights": {"car": 1.5}}  # fmt: skip
     values = {
         "corpus": {"images": scenes[0], "labels": scenes[1], "layout": "cityscapes"}, "split": "val",
         "checkpoint": tiny_checkpoint, "output": str(tmp_path / "tuned"), "crf": own, "max_reject_rate": 0, "actors": 1,
@@ -44,7 +45,9 @@ def test_the_search_tells_what_each_setting_gives(ray_session, scenes, tiny_chec
     for item in items:
         image, label = load_pair(item, ready.label_space, cfg.max_pixels)
         probs = predictor.probs([image])[0].numpy().astype(np.float16).astype(np.float32)
-        mask = dense_crf(probs, image, found.best.crf).argmax(axis=0).astype(np.uint8)
+        mask = (
+            dense_crf(probs, image, found.best.crf, classes=ready.label_space.classes).argmax(axis=0).astype(np.uint8)
+        )
         confusion += count_confusion(label, mask, 19)
     assert found.best.miou == mean_iou(confusion)
 

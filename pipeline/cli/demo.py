@@ -4,16 +4,14 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.analysis import open_run, write_report
-from pipeline.cli.console import console, segmenting, training
+from pipeline.cli.console import console, training
 from pipeline.cli.run_tables import iou_table
-from pipeline.cli.steps import keep, step
+from pipeline.cli.steps import keep, segment_and_verify, step
 from pipeline.config import SegmentConfig, TrainConfig, parse
 from pipeline.corpus import Item, list_items
 from pipeline.corpus.samples import load_pair
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import mean_iou
-from pipeline.runs import verify
-from pipeline.segment.driver import segment
 from pipeline.synthetic.scenes import write_corpus
 from pipeline.train.driver import train
 
@@ -39,11 +37,7 @@ def demo(folder: str) -> None:
     segment_cfg = _segment_config(images, truths, trained.checkpoint, storage.join(folder, "run"))
     path = keep(folder, "segment.yaml", segment_cfg)
     step(3, 4, f"segmenting with Ray Data, dense CRF on: maskmill segment {path}")
-    with segmenting("segmenting") as on_progress:
-        segment(segment_cfg, on_progress)
-    proof = verify(segment_cfg.output)
-    assert not proof.problems, proof.problems
-    console.print(f"verified: {proof.images} images, {proof.masks} masks, {proof.rejects} rejects, each exactly once")
+    segment_and_verify(segment_cfg)
 
     step(4, 4, "asking Dask\n")
     view = open_run(segment_cfg.output)

@@ -1,4 +1,4 @@
-"""`maskmill demo --pretrained`: what a trained network makes of pictures, in about half a minute, without training."""
+"""`maskmill demo --pretrained`: what a trained network makes of pictures, in about a minute, without training."""
 
 import hashlib
 import io
@@ -12,18 +12,16 @@ from pipeline import storage
 from pipeline.analysis import open_run, write_report
 from pipeline.analysis.run_view import RunView
 from pipeline.cli import starter
-from pipeline.cli.console import console, counting, segmenting
+from pipeline.cli.console import console, counting
 from pipeline.cli.init import this_machine
 from pipeline.cli.run_tables import areas_table, iou_table
-from pipeline.cli.steps import keep, step
+from pipeline.cli.steps import keep, segment_and_verify, step
 from pipeline.cli.tables import print_checkpoint
 from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus.pairing import pair
 from pipeline.corpus.survey import Survey, survey
 from pipeline.errors import UserError
 from pipeline.models.release import Contents, contents
-from pipeline.runs import verify
-from pipeline.segment.driver import segment
 from pipeline.synthetic.scenes import write_corpus
 
 SCENES, HEIGHT, WIDTH, SEED = 24, 256, 512, 7
@@ -51,11 +49,7 @@ def demo(folder: str, pretrained: str, images: str | None, labels: str | None) -
     cfg = _config(corpus, looked, found, uri, storage.join(folder, "run"))
     crf = "dense CRF as its card has it" if cfg.crf else "no CRF"
     step(2, 3, f"{len(looked.items)} images, {crf}: maskmill segment {keep(folder, 'segment.yaml', cfg)}")
-    with segmenting("segmenting") as on_progress:
-        segment(cfg, on_progress)
-    proof = verify(cfg.output)
-    assert not proof.problems, proof.problems
-    console.print(f"verified: {proof.images} images, {proof.masks} masks, {proof.rejects} rejects, each exactly once")
+    segment_and_verify(cfg)
     step(3, 3, "asking Dask\n")
     _answer(open_run(cfg.output), folder)
 

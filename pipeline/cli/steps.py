@@ -1,11 +1,13 @@
-"""What the demos share: a heading for each step, and the config of each, kept as a file."""
+"""What the demos share: a heading for each step, the config of each, kept as a file, and the proven run."""
 
 import yaml
 from rich.text import Text
 
 from pipeline import storage
-from pipeline.cli.console import console
-from pipeline.config import Section
+from pipeline.cli.console import console, segmenting
+from pipeline.config import Section, SegmentConfig
+from pipeline.runs import verify
+from pipeline.segment.driver import segment
 
 
 def step(number: int, of: int, words: str) -> None:
@@ -18,3 +20,12 @@ def keep(folder: str, name: str, cfg: Section) -> str:
     uri = storage.join(folder, name)
     storage.put(uri, yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False).encode())
     return uri
+
+
+def segment_and_verify(cfg: SegmentConfig) -> None:
+    """Segment, prove the run, and say what it holds."""
+    with segmenting("segmenting") as on_progress:
+        segment(cfg, on_progress)
+    proof = verify(cfg.output)
+    assert not proof.problems, proof.problems
+    console.print(f"verified: {proof.images} images, {proof.masks} masks, {proof.rejects} rejects, each exactly once")

@@ -92,7 +92,7 @@ class TrainConfig(Section):
     """[epochs] Between two validations; the last epoch always has one. 5 keeps their share of the time small."""
     validate_scale: float = added_later(1.0, gt=0)
     """Size at which validation predicts an image, as a factor of its own: as `predict.scales: [1.5]` in `segment`. Small images
-    with thin objects gain from 1.5 or 2, where `augment.scale` holds that size too."""
+    may gain from somewhat more than 1, where `augment.scale` holds that size too."""
     validate_crf: CrfConfig | None = None
     """Dense CRF of validation, which then counts what `segment` with it would write. Absent: off."""
     best_by: str = "miou"

@@ -140,6 +140,11 @@ def _weights_file(cfg: ModelConfig) -> str:
     return f"model.{ENDINGS[cfg.form]}" if cfg.name == "exported" else "model.safetensors"
 
 
+def weights_size(uri: str, cfg: ModelConfig) -> int:
+    """Bytes of the file that holds the weights."""
+    return storage.size(uri if release_file.is_release(uri) else storage.join(uri, _weights_file(cfg)))
+
+
 def read_weights(uri: str, description: dict[str, Any]) -> bytes:
     """The weights that a description is of; UserError where they are not there, or others."""
     expected = description["weights_sha256"]

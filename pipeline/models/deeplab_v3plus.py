@@ -106,9 +106,13 @@ class DeepLabV3Plus(Network):
         return width, stride
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
+        return self._decoded(*self._encoded(x))
+
+    def _encoded(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The pyramid's features, and the skips, finest first."""
         self.check_size(x)
         *skips, last = self.backbone(x)
-        return self._decoded(self.pyramid(last), skips)
+        return self.pyramid(last), skips
 
     def _decoded(self, wide: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         """Logits of the pyramid's features and the skips, finest first."""
@@ -122,9 +126,7 @@ class DeepLabV3Plus(Network):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [auxiliary logits while training, logits], each (N, C, H, W)."""
-        self.check_size(x)
-        *skips, last = self.backbone(x)
-        wide = self.pyramid(last)
+        wide, skips = self._encoded(x)
         aux = [upsample(self.aux_classifier(wide), x)] if self.aux_classifier is not None and self.training else []
         scores = self._decoded(wide, skips)
         return [*aux, upsample(scores, x, align_corners=True) if self.align_corners else self.enlarge_logits(scores)]

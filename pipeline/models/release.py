@@ -81,7 +81,7 @@ class Contents:
 def contents(uri: str) -> Contents:
     """What is at a checkpoint's URI, whose weights are read and checked."""
     ready = checkpoint.load(uri)
-    return Contents(ready, card_of(uri), len(checkpoint.read_weights(uri, checkpoint.describe(uri))))
+    return Contents(ready, card_of(uri), checkpoint.weights_size(uri, ready.model_config))
 
 
 def card_of(uri: str) -> ReleaseCard:

@@ -13,9 +13,9 @@ import ray
 import torch
 
 from pipeline.cluster import connection
-from pipeline.cluster.worker_env import take_cores, worker_environment
+from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse
-from pipeline.corpus import Item, list_items
+from pipeline.corpus import Item
 from pipeline.corpus.samples import load_pair
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE
@@ -25,6 +25,7 @@ from pipeline.metrics.temperature import LabelledPixels, fit_temperature
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Predictor
 from pipeline.segment.checkpoints import fitted, load_checkpoints
+from pipeline.segment.labelled_images import as_task, labelled_images, predictor_of
 
 BINS = 15  # of the expected calibration error: Guo et al. 2017, section 5
 PIXELS = 20_000  # of an image that the fit sees, at most
@@ -115,7 +116,7 @@ def _rounded(temperature: float) -> float:
 
 def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
     """In random order, so that a half is a random half."""
-    items = [item for item in list_items(cfg.corpus, cfg.split) if item.label is not None]
+    items = labelled_images(cfg)
     chosen = [items[index] for index in np.random.default_rng(SEED).permutation(len(items))[:number]]
     if len(chosen) < 2:
         raise UserError(
@@ -135,12 +136,7 @@ def _each(
     on_done: Callable[[int], None],
 ) -> list[Any]:  # fmt: skip
     """The answers of all images, in their order: a task loads the networks once for a shard's number of images."""
-    task = ray.remote(
-        num_cpus=cfg.cpus_per_actor,
-        num_gpus=cfg.gpus_per_actor,
-        max_retries=2,
-        runtime_env=worker_environment(cfg.gpus_per_actor),
-    )(_answers)
+    task = as_task(cfg, _answers)
     payload, size = cfg.model_dump(mode="json"), cfg.images_per_shard
     starts = range(0, len(items), size)
     todo = [task.remote(payload, items[start : start + size], answer, arguments) for start in starts]
@@ -163,9 +159,7 @@ def _answers(
     ready = load_checkpoints(cfg)
 
     def predictor(temperature: float) -> Predictor:
-        settings = cfg.predict.model_copy(update={"temperature": temperature})
-        device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
-        return Predictor(ready.model, settings, device, others=[other.model for other in ready.others])
+        return predictor_of(cfg, ready, cfg.predict.model_copy(update={"temperature": temperature}))
 
     found = []
     for item in items:

@@ -19,9 +19,9 @@ import yaml
 
 from pipeline import storage
 from pipeline.cluster import connection
-from pipeline.cluster.worker_env import take_cores, worker_environment
+from pipeline.cluster.worker_env import take_cores
 from pipeline.config import CrfConfig, SegmentConfig, parse
-from pipeline.corpus import Item, list_items
+from pipeline.corpus import Item
 from pipeline.corpus.samples import load_pair
 from pipeline.crf.gpu import sharpen
 from pipeline.errors import UserError
@@ -31,8 +31,8 @@ from pipeline.metrics.boundary import boundary_iou, count_boundary
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean, mean_accuracy, mean_iou, summary_scores
 from pipeline.models import checkpoint
-from pipeline.predict import Predictor
 from pipeline.segment.checkpoints import fitted, load_checkpoints
+from pipeline.segment.labelled_images import as_task, labelled_images, predictor_of
 
 # arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
 SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10
@@ -94,7 +94,7 @@ def tune_crf(
 
 
 def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
-    items = [item for item in list_items(cfg.corpus, cfg.split) if item.label is not None]
+    items = labelled_images(cfg)
     if not items:
         raise UserError(
             f"corpus {cfg.corpus.images}: no image of split '{cfg.split}' has a label, which the search needs"
@@ -106,12 +106,7 @@ def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
 def _predict_all(payload: dict[str, Any], cfg: SegmentConfig, items: list[Item]) -> list[str]:
     """URIs of the images' probs."""
     uris = [storage.join(cfg.output, "scores", f"{index:05d}.npy") for index in range(len(items))]
-    task = ray.remote(
-        num_cpus=cfg.cpus_per_actor,
-        num_gpus=cfg.gpus_per_actor,
-        max_retries=2,
-        runtime_env=worker_environment(cfg.gpus_per_actor),
-    )(_predict)
+    task = as_task(cfg, _predict)
     parts = np.array_split(np.arange(len(items)), max(1, cfg.actors))
     ray.get([task.remote(payload, [(items[i], uris[i]) for i in part]) for part in parts if len(part)])
     return uris
@@ -121,8 +116,7 @@ def _predict(payload: dict[str, Any], wanted: Sequence[tuple[Item, str]]) -> Non
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
     ready = load_checkpoints(cfg)
-    device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
-    predictor = Predictor(ready.model, cfg.predict, device, others=[other.model for other in ready.others])
+    predictor = predictor_of(cfg, ready)
     for item, uri in wanted:
         image, _ = load_pair(item, ready.label_space, cfg.max_pixels, ready.image)
         file = io.BytesIO()
@@ -163,7 +157,10 @@ def _count(payload: dict[str, Any], item: Item, uri: str, settings: Sequence[dic
     probs = torch.from_numpy(np.load(io.BytesIO(storage.read(uri))).astype(np.float32)).to(device)
     counts = []
     for values in settings:
-        marginals = probs if values is None else sharpen(probs, picture, CrfConfig(**values), cfg.cpus_per_actor)
+        if values is None:
+            marginals = probs
+        else:
+            marginals = sharpen(probs, picture, CrfConfig(**values), cfg.cpus_per_actor, space.classes)
         mask = marginals.argmax(dim=0).to(torch.uint8).cpu().numpy()
         confusion = count_confusion(label, mask, space.num_classes)
         boundary = count_boundary(label, mask, space.num_classes, (BOUNDARY_PX,))
