@@ -292,7 +292,7 @@ _FIRST = (
     Case("names-07 not UTF-8", "refused", "s_\\xff.png' is not UTF-8; rename it", _not_utf8, ids=()),
     _zip("archives-01 member that leads out", "refused", "leads out of the archive", _add("images/../../s_2.png"), ids=()),
     _zip("archives-02 symlink", "not_an_image", "it starts with '/etc/passwd'", _symlink),  # its path, never its target
-    _zip("archives-03 nested archive", "not_an_image", "PK\\x03\\x04", _add("images/val/s_2.png", _nested())),
+    _zip("archives-03 nested archive", "not_an_image", "it starts with 'PK", _add("images/val/s_2.png", _nested())),
     Case("archives-04 encrypted", "encrypted", "store it without a password", _encrypted, archive="a.zip"),
     Case("archives-05 truncated", "refused", "not a readable zip", _cut, archive="a.zip", ids=()),
     _zip("archives-06 overlapping entries", "refused", "overlap; zip the corpus again", _overlapping, ids=()),

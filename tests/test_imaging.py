@@ -16,6 +16,7 @@ from pipeline.imaging.decode import (
     decode_image,
     decode_label,
     decode_oriented,
+    quoted,
     upright,
 )
 from pipeline.imaging.mask_png import MaskWriter, decode_mask, encode_mask
@@ -316,3 +317,9 @@ def test_16_bits_a_channel_are_refused_in_every_mode_whole_and_in_strips(make):
                          + [("TIFF", m) for m in ("1", "L", "P", "RGB", "RGBA", "CMYK")] + [("BMP", "RGB")])  # fmt: skip
 def test_up_to_8_bits_are_read_in_every_mode(kind, mode):
     assert decode_image(encoded(PIXELS, kind, mode), LIMIT).shape == PIXELS.shape
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04\x14\x00q", b"<?xml\n\\", bytes(range(128, 256)), b'say "', b""])
+def test_bytes_of_a_message_stand_in_single_quotes_as_python_writes_them(data):
+    assert quoted(data) == repr(data)[1:]
+    assert quoted(data + b"'q") == quoted(data)[:-1] + "'q'"

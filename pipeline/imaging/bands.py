@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.config import ImageConfig
 from pipeline.errors import Reject, UserError
-from pipeline.imaging.decode import require_size
+from pipeline.imaging.decode import quoted, require_size
 
 Source = bytes | Callable[[], io.RawIOBase]  # a whole file, or what opens it for ranged reads
 _DRIVERS = {b"\x89PNG": "PNG", b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff"}
@@ -216,7 +216,7 @@ def _opened(source: Source, stack: ExitStack) -> tuple[Any, Callable[[], OSError
         raise Reject(
             "decode",
             "not_an_image",
-            f"no PNG or TIFF, which is what `image` declares bands of (it starts with {str(start)[1:]}); convert it",
+            f"no PNG or TIFF, which is what `image` declares bands of (it starts with {quoted(start)}); convert it",
         )
     with _explained("", failure.told), settings(), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)

@@ -132,7 +132,7 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
         raise Reject(
             "decode",
             "not_an_image",
-            f"no {', '.join(FORMATS)} image (it starts with {str(data[:12])[1:]}): {type(error).__name__}",
+            f"no {', '.join(FORMATS)} image (it starts with {quoted(data[:12])}): {type(error).__name__}",
         ) from None
     require_size(picture.height, picture.width, max_pixels)
     return picture
@@ -263,3 +263,8 @@ def _load(picture: Image.Image, data: bytes) -> Image.Image:
         reason = "truncated" if "truncated" in str(error) else "corrupt"
         raise Reject("decode", reason, f"the {picture.format} cannot be decoded ({error}); copy it again") from None
     return picture
+
+
+def quoted(data: bytes) -> str:
+    """Bytes as text for a message, in single quotes whatever they hold: Python's own form takes others where they hold one."""
+    return "'" + data.decode("latin-1").encode("unicode_escape").decode("ascii") + "'"
