@@ -136,27 +136,52 @@ def _numbers(values: Iterable[float]) -> str:
 
 def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
     """The best settings of a search for CRF settings, what they change in each class, and the verdict."""
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", title=f"searched on {found.images - found.judged_on} images")
     for heading in ("w1", "sigma_alpha px", "sigma_beta levels", "steps", "mIoU", "class average"):
         table.add_column(heading, justify="right")
-    for setting in [*found.settings[:most], *([found.raw] if found.raw not in found.settings[:most] else [])]:
+    without = next(setting for setting in found.settings if setting.crf is None)
+    shown = [setting for setting in found.settings if setting.crf is None or not setting.crf.class_weights][:most]
+    for setting in [*shown, *([without] if without not in shown else [])]:
         crf = setting.crf
         values = (
             [crf.colour_weight, crf.colour_px, crf.colour_levels, crf.iterations] if crf else ["no CRF", "", "", ""]
         )
         table.add_row(*(str(v) for v in values), f"{100 * setting.miou:.2f}", f"{100 * setting.class_accuracy:.2f}")
     console.print(table)
-    for name, (raw, best) in found.class_iou.items():
-        console.print(f"  {name:<16} {100 * raw:6.2f} -> {100 * best:6.2f}  {100 * (best - raw):+.2f}")
-    for name, (change, low, high) in found.change.items():
-        console.print(
-            f"{name.replace('_', ' ')}: {100 * change:+.2f} (95 % of draws: {100 * low:+.2f} to {100 * high:+.2f})"
-        )
-    console.print(
-        f"{found.images} images: "
-        + ("the CRF helps; the best settings are written" if found.helps else "the CRF does not help; it is left off"),
-        style="bold",
+    console.print(_verdict_table(found))
+    if found.weighted and found.weighted.setting.crf:
+        weights = found.weighted.setting.crf.class_weights
+        console.print("class weights: " + ", ".join(f"{name} {weight:g}" for name, weight in weights.items()))
+    if found.crf is None:
+        verdict = "the CRF does not help; it is left off"
+    else:
+        how = "the CRF helps with class weights" if found.crf.class_weights else "the CRF helps"
+        verdict = f"{how}; its settings are written"
+    console.print(f"judged on {found.judged_on} images, halves of whole {found.halves_of}: {verdict}", style="bold")
+
+
+def _verdict_table(found: "Tuned") -> Table:
+    """Without the CRF, with the best setting, and with weights of classes, on the images that the search did not see."""
+    table = Table(
+        header_style="bold", title=f"judged on {found.judged_on} others; change and its 95 % interval, percent"
     )
+    for heading in ("", "no CRF", "best", "change", *(("class weights", "change") if found.weighted else ())):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, raw in found.raw.class_iou.items():
+        cells = [(one.class_iou[name], one.class_change[name]) for one in found.judged]
+        table.add_row(name, f"{100 * raw:.2f}", *(text for iou, change in cells for text in _changed(iou, change)))
+    for name, raw in (("miou", found.raw.setting.miou), ("class_accuracy", found.raw.setting.class_accuracy)):
+        cells = [(getattr(one.setting, name), one.change[name]) for one in found.judged]
+        heading = {"miou": "mIoU"}.get(name, name.replace("_", " "))
+        table.add_row(heading, f"{100 * raw:.2f}", *(text for iou, change in cells for text in _changed(iou, change)))
+    edges = [text for one in found.judged for text in ("", _changed(0, one.change["boundary_iou"])[1])]
+    table.add_row("boundary IoU", "", *edges)
+    return table
+
+
+def _changed(value: float, change: tuple[float, float, float]) -> tuple[str, str]:
+    middle, low, high = (100 * end for end in change)
+    return f"{100 * value:.2f}", f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def print_calibrated(console: Console, found: "Calibrated") -> None:

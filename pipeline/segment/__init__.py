@@ -14,6 +14,7 @@ crash_isolation.py  images that raise errors or kill their process, found by bis
 failures.py         what ends a run: a sentence, or a bug with its traceback
 telemetry.py        metrics that Ray exports
 estimate.py         memory, time and machines of a run before it is started
-tune_crf.py         DeepLab's search for CRF settings
+crf_search.py       which CRF settings are tried, and what the best are worth on images that the search did not see
+tune_crf.py         that search as Ray tasks
 calibrate.py        the temperature that makes confidences agree with accuracy
 """

@@ -1,0 +1,210 @@
+"""The search for CRF settings, and its verdict: found on one half of the images, judged on the other.
+
+Whoever calls it counts: `Evaluate` gives the counts of settings over the images of one half, by Ray tasks or in a loop.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from pipeline.config import CrfConfig
+from pipeline.corpus import Item
+from pipeline.errors import UserError
+from pipeline.metrics.bootstrap import interval, resample
+from pipeline.metrics.boundary import boundary_iou
+from pipeline.metrics.iou import class_iou, mean, mean_accuracy, mean_iou, summary_scores
+
+# arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
+SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10
+RANGES = {"colour_weight": (3.0, 6.0), "colour_px": (30.0, 100.0), "colour_levels": (3.0, 6.0)}
+CLASS_WEIGHTS = (
+    0.5,
+    0.75,
+    1.0,
+    1.25,
+    1.5,
+    2.0,
+)  # tried for each class: below a half one is lost, above 2 it floods the image
+SEED = 0  # of the halves and of the intervals
+_FEWEST_SEQUENCES = 6  # below it whole sequences make halves that are too unlike
+
+Counts = np.ndarray  # (I, K) int64: confusion (C * C) and boundary counts (10 * C) of each image
+Tried = dict[CrfConfig | None, Counts]
+Evaluate = Callable[[Sequence[CrfConfig | None]], Tried]
+Change = tuple[float, float, float]  # change, low end, high end
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of the CRF (None: without) and its figures over some images."""
+
+    crf: CrfConfig | None
+    miou: float
+    class_accuracy: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search over one half of the images found."""
+
+    settings: list[Setting]  # all that were tried, best first
+    shared: CrfConfig  # the best of those that treat all classes alike
+    weighted: CrfConfig | None  # the same with weights of classes, where they gain on these images
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A setting on the images that the search did not see; intervals are 95 %, by image, of the change from no CRF."""
+
+    setting: Setting
+    change: dict[str, Change]  # miou, class_accuracy, boundary_iou
+    class_iou: dict[str, float]
+    class_change: dict[str, Change]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the interval of the change in mIoU lies above 0."""
+        return self.change["miou"][1] > 0
+
+
+def halves(items: Sequence[Item]) -> tuple[list[int], list[int], str]:
+    """Places of the items to search on and of those to judge on, and what was dealt out: sequences or images.
+
+    Frames of one sequence look alike, so a sequence stays whole where the items are of six or more.
+
+    Raises:
+        UserError: there are fewer than two items.
+    """
+    if len(items) < 2:
+        raise UserError(f"the search needs two labelled images, one to judge on, and found {len(items)}; take more")
+    sequences = [(item.groups.get("city"), item.groups.get("sequence")) for item in items]
+    whole = len(set(sequences)) >= _FEWEST_SEQUENCES and all(sequence is not None for _, sequence in sequences)
+    places: dict[object, list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        places.setdefault(sequence if whole else index, []).append(index)
+    dealt = list(places.values())
+    both: tuple[list[int], list[int]] = ([], [])
+    for number in np.random.default_rng(SEED).permutation(len(dealt)):
+        both[len(both[0]) > len(both[1])].extend(dealt[number])
+    return sorted(both[0]), sorted(both[1]), "sequences" if whole else "images"
+
+
+def search(own: CrfConfig | None, evaluate: Evaluate, classes: Sequence[str]) -> Found:
+    """Coarse to fine over w1, sigma_alpha and sigma_beta, then a weight for each class, one class after the other.
+
+    Args:
+        own: a setting that is tried too, and gives the number of steps.
+        evaluate: counts over the images of the search.
+    """
+    steps = own.iterations if own is not None and own.iterations else STEPS
+    coarse = _grid(steps, {name: np.linspace(*ends, 3).tolist() for name, ends in RANGES.items()})
+    tried = evaluate([None, *([own] if own is not None and own not in coarse else []), *coarse])
+    best = _best(tried, classes)
+    tried |= evaluate([crf for crf in _around(steps, best) if crf not in tried])
+    shared = _best(tried, classes)
+    weighted = _weigh(shared, tried, evaluate, classes)
+    settings = [setting_of(crf, counts, len(classes)) for crf, counts in tried.items()]
+    return Found(sorted(settings, key=lambda one: -one.miou), shared, None if weighted == shared else weighted)
+
+
+def _weigh(best: CrfConfig, tried: Tried, evaluate: Evaluate, classes: Sequence[str]) -> CrfConfig:
+    """The setting after one pass over the classes, those first that it costs most; what was tried is added to `tried`."""
+    before, after = (class_iou(_sum(tried[crf], len(classes))) for crf in (None, best))
+    for index in np.argsort(after - before, kind="stable"):  # NaN, of classes that are not there, is last
+        if np.isnan(after[index]):
+            break
+        own = best.class_weights.get(classes[index], 1.0)
+        several = [_with_weight(best, classes[index], weight) for weight in CLASS_WEIGHTS if weight != own]
+        tried |= evaluate([crf for crf in several if crf not in tried])
+        best = max([best, *several], key=lambda crf: _miou(tried[crf], classes))  # the first of equals
+    return best
+
+
+def _with_weight(crf: CrfConfig, name: str, weight: float) -> CrfConfig:
+    weights = {**crf.class_weights, name: weight}
+    return crf.model_copy(update={"class_weights": {key: value for key, value in weights.items() if value != 1}})
+
+
+def _grid(steps: int, values: dict[str, list[float]]) -> list[CrfConfig]:
+    return [
+        CrfConfig(
+            iterations=steps, smooth_weight=SMOOTH_WEIGHT, smooth_px=SMOOTH_PX, **dict(zip(values, point, strict=True))
+        )
+        for point in product(*values.values())
+    ]
+
+
+def _around(steps: int, best: CrfConfig) -> list[CrfConfig]:
+    """The settings half a coarse step from the best one, in every direction."""
+    values = {}
+    for name, (low, high) in RANGES.items():
+        half, middle = (high - low) / 4, getattr(best, name)
+        values[name] = [value for value in (middle - half, middle, middle + half) if value > 0]
+    return _grid(steps, values)
+
+
+def _best(tried: Tried, classes: Sequence[str]) -> CrfConfig:
+    return max((crf for crf in tried if crf is not None), key=lambda crf: _miou(tried[crf], classes))
+
+
+def _miou(counts: Counts, classes: Sequence[str]) -> float:
+    return mean_iou(_sum(counts, len(classes)))
+
+
+def _sum(counts: Counts, num_classes: int) -> np.ndarray:
+    return counts.sum(axis=0)[: num_classes**2].reshape(num_classes, num_classes)
+
+
+def setting_of(crf: CrfConfig | None, counts: Counts, num_classes: int) -> Setting:
+    """A setting with its figures over all images of the counts."""
+    confusion = _sum(counts, num_classes)
+    return Setting(crf, mean_iou(confusion), mean_accuracy(confusion))
+
+
+def judge(crf: CrfConfig | None, tried: Tried, classes: Sequence[str]) -> Judged:
+    """A setting beside none, over images that the search did not see: both have counts in `tried`."""
+    num_classes = len(classes)
+
+    def changes(sums: np.ndarray) -> np.ndarray:
+        """(D, 2 K) sums without and with the CRF -> (D, 3 + C) changes."""
+        before, after = (_figures(half, num_classes) for half in np.split(sums, 2, axis=1))
+        return after - before
+
+    both = np.concatenate([tried[None], tried[crf]], axis=1)
+    (change,) = changes(both.sum(axis=0, keepdims=True).astype(np.float64))
+    low, high = interval(resample(both, changes, seed=SEED))
+    ends = [(float(one), float(least), float(most)) for one, least, most in zip(change, low, high, strict=True)]
+    each = class_iou(_sum(tried[crf], num_classes))
+    return Judged(
+        setting_of(crf, tried[crf], num_classes),
+        dict(zip(("miou", "class_accuracy", "boundary_iou"), ends[:3], strict=True)),
+        {name: float(iou) for name, iou in zip(classes, each, strict=True)},
+        dict(zip(classes, ends[3:], strict=True)),
+    )
+
+
+def judge_all(found: Found, evaluate: Evaluate, classes: Sequence[str]) -> tuple[Judged, Judged, Judged | None]:
+    """No CRF, the shared setting and the one with class weights (None where the search found none).
+
+    Args:
+        evaluate: counts over the images that the search did not see.
+    """
+    tried = evaluate([None, found.shared, *([found.weighted] if found.weighted else [])])
+    weighted = judge(found.weighted, tried, classes) if found.weighted else None
+    return judge(None, tried, classes), judge(found.shared, tried, classes), weighted
+
+
+def _figures(sums: np.ndarray, num_classes: int) -> np.ndarray:
+    """(D, K) sums -> (D, 3 + C): mIoU, mean class accuracy, mean boundary IoU, IoU of each class."""
+    square = num_classes**2
+    confusion = sums[:, :square].reshape(-1, num_classes, num_classes)
+    scores = summary_scores(confusion)
+    boundary = np.stack([mean(boundary_iou(row[square:].reshape(-1, num_classes))) for row in sums])
+    return np.column_stack([scores["miou"], scores["mean_accuracy"], boundary, class_iou(confusion)])
+
+
+def chosen(judged: Sequence[Judged]) -> CrfConfig | None:
+    """The last that helps, of judgements in the order of their freedom; None where none does."""
+    return next((one.setting.crf for one in reversed(judged) if one.helps), None)
