@@ -115,7 +115,7 @@ def answer(network: str, corpus: str) -> dict[str, Any]:
         "views": cfg.epochs * (367 // BATCH) * BATCH, "minutes": minutes, "seconds": seconds_an_image(model),
         "miou": summary["miou"], "pixel_accuracy": summary["pixel_accuracy"],
         "low": float(intervals.loc["miou", "low"]), "high": float(intervals.loc["miou", "high"]),
-        "class_iou": view.iou()["iou"].to_dict(),
+        "class_iou": view.iou().iloc[0][list(view.space.classes)].to_dict(),
     }  # fmt: skip
     kept.write_text(json.dumps(row))
     return row
