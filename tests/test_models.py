@@ -10,11 +10,12 @@ from torch import nn
 from pipeline import labels, models
 from pipeline.config import parse_model
 from pipeline.config.models import DeepLabV3PlusConfig
+from pipeline.config.networks import networks
 from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models.backbones import build_backbone
 from pipeline.models.layers import SameConv2d, set_output_stride
-from pipeline.models.listing import ROWS, catalogue
+from pipeline.models.listing import ROWS, counted
 from tests.outside_networks import SEGFORMER, UPERNET
 
 # A new network is one more row: its config, small where its size is free.
@@ -292,8 +293,9 @@ def test_same_padding_puts_the_odd_pixel_last_as_tensorflow_does():
 
 
 @pytest.mark.slow
-def test_the_catalogue_lists_every_network_that_a_config_can_name():
-    rows = list(catalogue())
+def test_the_list_of_networks_is_counted_from_the_code_and_names_every_one():
+    rows = list(counted())
+    assert networks() == rows, "run: python -m tests.network_sizes"
     outside = {row.name for row in rows if row.parameters is None}  # of any size
     assert outside == {"python", "transformers", "smp", "exported"}
     assert len(rows) == len(ROWS) + len(outside)

@@ -5,13 +5,12 @@
 
 import sys
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pipeline.cli import cli_output
 from pipeline.cli.cli_output import Csv, Json
-from pipeline.cluster.submit import Kind
 from pipeline.interrupts import keeping
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def help_alone(context: typer.Context) -> None:
 
 
 def submit(
-    kind: Annotated[Kind, typer.Argument(help="What to run.")],
+    kind: Annotated[Literal["segment", "train"], typer.Argument(help="What to run.")],
     config: Annotated[str, typer.Argument(help="YAML file; its corpus and output are URIs that the cluster reaches.")],
     address: Address,
     follow: Annotated[bool, typer.Option("--follow", help="Show its output and end with its exit code.")] = False,

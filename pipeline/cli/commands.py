@@ -18,11 +18,11 @@ from pipeline.cli import models as cli_models
 from pipeline.cli import register as cli_register
 from pipeline.cli.analysis import RunUri
 from pipeline.cli.cli_output import Csv, Json
-from pipeline.config import CorpusConfig, SegmentConfig, TrainConfig, load, overridden, parse
 from pipeline.errors import UserError
 from pipeline.interrupts import keeping
 
-if TYPE_CHECKING:  # it comes with torch and Ray, which take seconds to import
+if TYPE_CHECKING:  # `maskmill --help` imports neither configs nor torch and Ray, which take seconds
+    from pipeline.config import SegmentConfig, TrainConfig
     from pipeline.segment.progress import Progress as SegmentProgress
 
 app = typer.Typer(
@@ -107,7 +107,7 @@ def check(
     """Read a corpus without a model: counts, matched labels, sizes, bad files by reason, estimated time."""
     from pipeline.cli.console import chosen_form, console, counting, hint
     from pipeline.cli.tables import print_check
-    from pipeline.config import read_label_space
+    from pipeline.config import CorpusConfig, parse, read_label_space
     from pipeline.corpus.check import check_corpus, guess_corpus
     from pipeline.corpus.detect import Found
 
@@ -143,7 +143,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     from pipeline.cli.console import hint
     from pipeline.cli.next_steps import after_training
 
-    cfg = load(TrainConfig, config, overrides)
+    cfg = _train_config(config, overrides)
     run_training(cfg)
     hint(after_training(config, storage.join(cfg.output, "best")))
 
@@ -157,10 +157,10 @@ def tune(
     """Search over keys of a training config with Ray Tune: a table of the trials, and the best one's config."""
     from pipeline.cli.console import console, tuning
     from pipeline.cli.tables import print_trials
-    from pipeline.config import TuneConfig
+    from pipeline.config import TuneConfig, load
     from pipeline.train.tune import tune as run
 
-    cfg, search = load(TrainConfig, config, overrides), load(TuneConfig, space)
+    cfg, search = _train_config(config, overrides), load(TuneConfig, space)
     kept = f"the finished trials are kept in {cfg.output}, run the same command again to go on"
     with keeping(kept), tuning() as on_trial:
         trials = run(cfg, search, on_trial)
@@ -178,7 +178,7 @@ def segment(
     as_csv: Csv = False,
 ) -> None:
     """Segment a corpus with Ray Data: masks, counts and rejects as Parquet; done shards are skipped."""
-    cfg = load(SegmentConfig, config, overrides)
+    cfg = _segment_config(config, overrides)
     if like is not None and not dry_run:
         raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
     if (as_json or as_csv) and not dry_run:
@@ -205,7 +205,7 @@ def tune_crf(
     from pipeline.cli.tables import print_tuned
     from pipeline.segment.tune_crf import tune_crf as run
 
-    cfg = load(SegmentConfig, config, overrides)
+    cfg = _segment_config(config, overrides)
     with counting("tuning the CRF", unit="CRF runs") as on_progress:
         found = run(cfg, images, on_progress)
     print_tuned(console, found)
@@ -226,7 +226,7 @@ def calibrate(
     from pipeline.cli.tables import print_calibrated
     from pipeline.segment.calibrate import calibrate as run
 
-    form, cfg = chosen_form(as_json, as_csv), load(SegmentConfig, config, overrides)
+    form, cfg = chosen_form(as_json, as_csv), _segment_config(config, overrides)
     with counting("fitting the temperature", unit="predictions") as on_progress:
         found = run(cfg, images, on_progress)
     if form:
@@ -239,10 +239,10 @@ def calibrate(
 @app.command()
 def resume(run: RunUri) -> None:
     """Go on with a run from its folder alone, or with its extension: its config is in run.json."""
-    from pipeline.runs import describe, is_being_extended
+    from pipeline.runs import is_being_extended
 
     uri = storage.absolute(run)
-    cfg = parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json")
+    cfg = _config_of(uri, run)
     if is_being_extended(uri):
         raise typer.Exit(run_extension(cfg.model_copy(update={"output": uri})))
     raise typer.Exit(run_segmentation(cfg))
@@ -264,6 +264,7 @@ def extend(
 ) -> None:
     """Answer what is new in the archive of a finished run, or replaced, and withdraw what is gone: its next generation."""
     from pipeline.cli.console import console
+    from pipeline.config import SegmentConfig, overridden, parse
     from pipeline.runs import describe
 
     uri = storage.absolute(run)
@@ -280,13 +281,13 @@ def extend(
 def retry_rejects(run: RunUri) -> None:
     """Try the rejected images of a run again, e.g. after they were mended; their shards are answered anew."""
     from pipeline.cli.console import console
-    from pipeline.runs import Lease, Run, check_checkpoints, describe
+    from pipeline.runs import Lease, Run, check_checkpoints
     from pipeline.segment.checkpoints import addresses, load_checkpoints
 
     uri = storage.absolute(run)
     with Lease(uri) as lease:
         found = Run.open(uri)  # its masks are withdrawn only for the model that can make them again
-        cfg = parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json")
+        cfg = _config_of(uri, run)
         check_checkpoints(uri, addresses(cfg), load_checkpoints(cfg).identity)
         withdrawn = found.withdraw_rejects(lease)
     console.print(f"{sum(withdrawn.values())} rejects of {len(withdrawn)} shards are pending again")
@@ -363,7 +364,27 @@ app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
 
 
-def run_training(cfg: TrainConfig) -> None:
+def _train_config(path: str, overrides: list[str] | None) -> "TrainConfig":
+    from pipeline.config import TrainConfig, load
+
+    return load(TrainConfig, path, overrides)
+
+
+def _segment_config(path: str, overrides: list[str] | None) -> "SegmentConfig":
+    from pipeline.config import SegmentConfig, load
+
+    return load(SegmentConfig, path, overrides)
+
+
+def _config_of(uri: str, run: str) -> "SegmentConfig":
+    """The config that a run was written with; `run` is what the person calls it."""
+    from pipeline.config import SegmentConfig, parse
+    from pipeline.runs import describe
+
+    return parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json")
+
+
+def run_training(cfg: "TrainConfig") -> None:
     """Train in front of a person."""
     from pipeline.cli.console import console, loading, training
 
@@ -383,7 +404,7 @@ def run_training(cfg: TrainConfig) -> None:
     )
 
 
-def run_extension(cfg: SegmentConfig, retry_rejects: bool = False, accept_gone: bool = False) -> int:
+def run_extension(cfg: "SegmentConfig", retry_rejects: bool = False, accept_gone: bool = False) -> int:
     """Extend a run in front of a person; the exit code: 0 clean, 2 done with rejects among what was answered now."""
     from pipeline.cli.console import console, loading, print_extended, segmenting
 
@@ -397,7 +418,7 @@ def run_extension(cfg: SegmentConfig, retry_rejects: bool = False, accept_gone: 
     return 2 if done.answered is not None and done.answered.rejects else 0
 
 
-def run_segmentation(cfg: SegmentConfig) -> int:
+def run_segmentation(cfg: "SegmentConfig") -> int:
     """Segment in front of a person; the exit code: 0 clean, 2 done with rejects."""
     from pipeline.cli.console import console, loading, print_segmented, segmenting
 
@@ -419,12 +440,11 @@ def run_segmentation(cfg: SegmentConfig) -> int:
     return 2 if done.rejects else 0
 
 
-def _changes_since(cfg: SegmentConfig) -> str:
+def _changes_since(cfg: "SegmentConfig") -> str:
     """What is new, replaced or gone in the archive of a run that had been finished; empty: nothing, or it cannot be listed."""
-    from pipeline.runs import describe
     from pipeline.segment.extend import changes_of
 
-    recorded = parse(SegmentConfig, describe(cfg.output).config, where=f"{cfg.output}/run.json")  # its layout is known
+    recorded = _config_of(cfg.output, cfg.output)  # its layout is known
     try:
         return changes_of(recorded.model_copy(update={"output": cfg.output})).words()
     except UserError:  # the archive may be gone for good, and the run stands

@@ -2,14 +2,14 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.padding import Padding
-from rich.text import Text
 
-from pipeline.config.describe import KeyEntry, detail, overview
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.describe import KeyEntry
 
 _INDENT = 4
 
@@ -60,7 +60,11 @@ def example_files() -> dict[str, Path]:
 
 
 def _list_keys(kind: str, key: str | None) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
     from pipeline.cli.console import console
+    from pipeline.config.describe import detail, overview
 
     entries = overview(kind) if key is None else detail(kind, key)
     for entry in entries:
@@ -74,7 +78,7 @@ def _list_keys(kind: str, key: str | None) -> None:
         console.print(f"\nThe keys of one of them: maskmill config {kind} {entries[-1].path}")
 
 
-def _facts(entry: KeyEntry) -> str:
+def _facts(entry: "KeyEntry") -> str:
     unit = f" [{entry.unit}]" if entry.unit else ""
     default = "" if entry.chosen else "; required" if entry.required else f"; default: {entry.default}"
     return f"{entry.kind}{unit}{default}"

@@ -10,12 +10,11 @@ import typer
 
 from pipeline import storage
 from pipeline.cli import cli_output
-from pipeline.config import CorpusConfig, ImageConfig, parse
-from pipeline.config.loading import value_of
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # looking at pictures takes torch, which takes seconds to import
     from pipeline.cli.starter import Machine
+    from pipeline.config import CorpusConfig, ImageConfig
     from pipeline.corpus.propose_splits import Splits
     from pipeline.corpus.survey import Survey
 
@@ -83,17 +82,21 @@ def _target(folder: str) -> Path:
     return target
 
 
-def _image(bands: str | None, value_range: str | None) -> ImageConfig | None:
+def _image(bands: str | None, value_range: str | None) -> "ImageConfig | None":
     """What the images' values mean; UserError where one of both is missing or is no list of numbers."""
     if bands is None and value_range is None:
         return None
     if bands is None or value_range is None:
         raise UserError("init: --bands and --range go together, such as --bands 4,3,2 --range 0,4095; give both")
+    from pipeline.config import ImageConfig, parse
+    from pipeline.config.loading import value_of
+
     values = {"bands": value_of(f"[{bands}]"), "range": value_of(f"[{value_range}]")}
     return parse(ImageConfig, values, where="init, --bands and --range")
 
 
-def _corpus(images: str, labels: str | None, images_glob: str | None, labels_glob: str | None) -> CorpusConfig:
+def _corpus(images: str, labels: str | None, images_glob: str | None, labels_glob: str | None) -> "CorpusConfig":
+    from pipeline.config import CorpusConfig, parse
     from pipeline.corpus.pairing import pair
 
     if images_glob is None and labels_glob is None:
@@ -129,8 +132,8 @@ def _cores() -> int:
 
 def _files(
     target: Path,
-    cfg: CorpusConfig,
-    image: ImageConfig | None,
+    cfg: "CorpusConfig",
+    image: "ImageConfig | None",
     found: "Survey",
     machine: "Machine",
     space: str | None,
@@ -189,7 +192,7 @@ def _write(target: Path, files: dict[str, str]) -> None:
             file.write(text)
 
 
-def _seen(cfg: CorpusConfig, found: "Survey", space: str | None, splits: "Splits | None") -> Iterator[str]:
+def _seen(cfg: "CorpusConfig", found: "Survey", space: str | None, splits: "Splits | None") -> Iterator[str]:
     """What was found."""
     sizes = ", ".join(f"{height}x{width} ({count})" for (height, width), count in found.sizes.most_common(3))
     more = f", {found.looked_at} of them looked at" if found.looked_at < len(found.labelled or found.items) else ""

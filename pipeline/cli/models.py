@@ -4,11 +4,10 @@ import re
 import shlex
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from pipeline.config.models import Layout, Scores
 from pipeline.errors import UserError
 
 
@@ -129,7 +128,8 @@ def import_model(
         str | None, typer.Option(help="What the rest is divided by; 1/255,1/255,1/255 gives levels of 0 to 255.")
     ] = None,
     layout: Annotated[
-        Layout | None, typer.Option(help="Order of the input's dimensions, where its shape does not tell.")
+        Literal["NCHW", "NHWC"] | None,
+        typer.Option(help="Order of the input's dimensions, where its shape does not tell."),
     ] = None,
     input_size: Annotated[
         str | None,
@@ -138,7 +138,10 @@ def import_model(
     output_name: Annotated[
         str | None, typer.Option("--output-name", help="The output that holds the scores, where there are several.")
     ] = None,
-    scores: Annotated[Scores | None, typer.Option(help="What the output is, where running it does not tell.")] = None,
+    scores: Annotated[
+        Literal["logits", "probs", "ids"] | None,
+        typer.Option(help="What the output is, where running it does not tell."),
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load .pt2, TorchScript or pickles, which can run code that is in them.")
     ] = False,
@@ -207,10 +210,10 @@ def models(
     """List the networks that a config can name, or say what a checkpoint or a release file holds."""
     from pipeline.cli.console import console
     from pipeline.cli.tables import print_checkpoint, print_models
-    from pipeline.models.listing import catalogue
+    from pipeline.config.networks import networks
 
     if checkpoint is None:
-        print_models(console, catalogue())
+        print_models(console, networks())
         return
     from pipeline import storage
     from pipeline.models.release import contents

@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take seconds to import
+    import pandas as pd
+
+    from pipeline.config.networks import NetworkRow
     from pipeline.corpus.check import CorpusReport
     from pipeline.corpus.detect import Found
-    from pipeline.models.listing import CatalogueRow
     from pipeline.models.release import Contents
     from pipeline.segment.calibrate import Calibrated
     from pipeline.segment.tune_crf import Tuned
@@ -49,7 +50,7 @@ def print_check(console: Console, found: "Found", report: "CorpusReport") -> Non
         console.print(f"  {name}: {reason}", soft_wrap=True)
 
 
-def print_groups(console: Console, iou: pd.DataFrame) -> None:
+def print_groups(console: Console, iou: "pd.DataFrame") -> None:
     """mIoU and pixel accuracy by group, percent."""
     table = Table(header_style="bold")
     for name in iou.index.names:
@@ -78,9 +79,9 @@ def print_trials(console: Console, trials: Sequence["Trial"]) -> None:
             console.print(f"failed: {trial.values}: {trial.error}", soft_wrap=True)
 
 
-def print_models(console: Console, rows: Iterable["CatalogueRow"]) -> None:
+def print_models(console: Console, rows: Iterable["NetworkRow"]) -> None:
     """The networks, one a line."""
-    from pipeline.models.listing import HEIGHT, WIDTH
+    from pipeline.config.networks import HEIGHT, WIDTH
 
     table = Table(header_style="bold")
     for heading in ("name", "variant"):

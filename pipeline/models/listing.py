@@ -1,9 +1,8 @@
-"""The networks as `maskmill models` lists them: size, work, source."""
+"""The networks counted: size and work of each, and which of them a published file fits."""
 
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from pydantic import TypeAdapter
@@ -11,10 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import models
 from pipeline.config import ModelConfig
+from pipeline.config.networks import CLASSES, HEIGHT, WIDTH, NetworkRow
 from pipeline.errors import UserError
 from pipeline.models import tensorflow_release
-
-CLASSES, HEIGHT, WIDTH = 19, 512, 1024
 
 # Every network with its variants that differ in size or work, and where it is described.
 ROWS = [
@@ -57,18 +55,7 @@ def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class CatalogueRow:
-    """One line of `maskmill models`."""
-
-    name: str
-    variant: str
-    parameters: int | None  # with 19 classes; None of networks from outside, which are of any size
-    gflops: float | None  # of one 512x1024 image, a multiplication and an addition counted as two
-    source: str
-
-
-def catalogue() -> Iterator[CatalogueRow]:
+def counted() -> Iterator[NetworkRow]:
     """Every network that a config can name, counted on torch's meta device: nothing is computed. Last, those from outside."""
     adapter = TypeAdapter(ModelConfig)
     for values, source in ROWS:
@@ -81,10 +68,10 @@ def catalogue() -> Iterator[CatalogueRow]:
             network(x)
         variant = " ".join(_setting(key, value) for key, value in values.items() if key != "name")
         parameters = sum(p.numel() for p in network.parameters())
-        yield CatalogueRow(str(values["name"]), variant, parameters, counter.get_total_flops() / 1e9, source)
+        yield NetworkRow(str(values["name"]), variant, parameters, counter.get_total_flops() / 1e9, source)
     for name, family in models.NETWORKS.items():
         if family.row is not None:
-            yield CatalogueRow(name, family.row[0], None, None, family.row[1])
+            yield NetworkRow(name, family.row[0], None, None, family.row[1])
 
 
 def _setting(key: str, value: object) -> str:

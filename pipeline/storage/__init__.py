@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow.fs
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.storage.disk import Disk, is_temporary
 from pipeline.storage.store import LIST_PAGE, Changed, Store
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 __all__ = [
     "LIST_PAGE", "Changed", "FileInfo", "absolute", "arrow_filesystem", "create", "delete", "exists", "is_dir", "is_file",
@@ -196,7 +197,7 @@ def delete(uri: str) -> None:
         store.delete(path)
 
 
-def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+def arrow_filesystem(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
     """The same store as an Arrow filesystem, for libraries that read and write their own files, and the path in it.
 
     Their requests do not pass through this file, so the store's client repeats them itself.

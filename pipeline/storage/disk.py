@@ -6,11 +6,13 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow.fs
+from typing import TYPE_CHECKING
 
 from pipeline.storage.retry import retried
 from pipeline.storage.store import Listed
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
@@ -88,7 +90,9 @@ class Disk:
                 except FileNotFoundError:  # a link to nothing is listed, and not found when it is read
                     yield Listed(entry.path, 0)
 
-    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+    def arrow_filesystem(self) -> "pyarrow.fs.FileSystem":
+        import pyarrow.fs
+
         return pyarrow.fs.LocalFileSystem()  # Arrow's own: each read through Python costs as much as a small part
 
 

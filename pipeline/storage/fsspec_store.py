@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
-import pyarrow.fs
 
 from pipeline.errors import UserError
 from pipeline.storage.retry import retried
 from pipeline.storage.store import Listed
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 # What installs the client of a store.
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
@@ -102,7 +104,9 @@ class FsspecStore:
         found = retried(self._fs.find)(root, detail=True)
         yield from (Listed(name, int(info["size"]), modified=_modified(info)) for name, info in found.items())
 
-    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+    def arrow_filesystem(self) -> "pyarrow.fs.FileSystem":
+        import pyarrow.fs
+
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs))
 
 

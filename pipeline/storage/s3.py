@@ -7,11 +7,10 @@ only as part of a message. So s3fs is the one that is configured, and is asked a
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import obstore
-import pyarrow.fs
 from botocore.credentials import ReadOnlyCredentials
 from fsspec.asyn import sync
 from obstore.exceptions import BaseError
@@ -20,6 +19,9 @@ from obstore.store import S3Store
 from pipeline.storage.fsspec_store import FsspecStore
 from pipeline.storage.retry import retried, s3_code
 from pipeline.storage.store import LIST_PAGE, Changed, Listed
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
 # obstore asks botocore for the credentials again some minutes before this has passed; botocore knows when they end.
@@ -76,7 +78,9 @@ class S3(FsspecStore):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
 
-    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+    def arrow_filesystem(self) -> "pyarrow.fs.FileSystem":
+        import pyarrow.fs
+
         fs = fsspec.filesystem("s3", **_options(attempts=8))
         fs.retries = type(fs).retries
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))

@@ -1,9 +1,10 @@
 """What every store does, and what it says of itself: disk.py, s3.py and fsspec_store.py are the kinds there are."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import pyarrow.fs
+if TYPE_CHECKING:  # imported where an Arrow filesystem is asked for: a tenth of a second
+    import pyarrow.fs
 
 LIST_PAGE = 1000  # objects a request, the most that S3 gives
 
@@ -57,5 +58,5 @@ class Store(Protocol):
     def scan(self, root: str) -> Iterator[Listed]:
         """Every file below a folder or prefix, a page or a folder in memory at a time; none where there is no such prefix."""
 
-    def arrow_filesystem(self) -> pyarrow.fs.FileSystem:
+    def arrow_filesystem(self) -> "pyarrow.fs.FileSystem":
         """The store for libraries that read and write their own files; it repeats failed requests itself."""
