@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -24,6 +23,9 @@ from pipeline.config import ClassMap, differences
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.runs import Part, Plan
+
+if TYPE_CHECKING:
+    import dask.dataframe as dd
 
 RUN = "run"  # the column that says which run a row or count is of
 T = TypeVar("T")
@@ -189,19 +191,23 @@ class RunsView(RunView):
         table = pd.DataFrame([rows[key if isinstance(key, tuple) else (key,)] for key in index], index=index)
         return table.astype({"images": np.int64})
 
-    def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
+    def frame(self, columns: Sequence[str] | None = None) -> "dd.DataFrame":
         """The mask rows of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.frame`."""
         wanted = [name for name in columns or self.columns if name != RUN]
+        import dask.dataframe as dd  # half a second, for those who ask for a frame
+
         return dd.concat([member.frame(wanted).assign(**{RUN: name}) for name, member in self.members.items()])
 
     def regions(
         self, columns: Sequence[str] | None = None, classes: Sequence[str] = (), min_area: int = 1
-    ) -> dd.DataFrame:
+    ) -> "dd.DataFrame":
         """The tables of regions of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.regions`."""
         wanted = None if columns is None else [name for name in columns if name != RUN]
         found = [
             member.regions(wanted, classes, min_area).assign(**{RUN: name}) for name, member in self.members.items()
         ]
+        import dask.dataframe as dd  # half a second, for those who ask for a frame
+
         return dd.concat(found, join="inner")
 
     def rejects(self) -> pd.DataFrame:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,6 +20,9 @@ from pipeline.metrics.registry import METRICS
 from pipeline.runs import Part, Plan, RunInfo, listed_parts, plan_of, read_table, region_schema
 from pipeline.runs.generations import num_images
 from pipeline.runs.info import Success
+
+if TYPE_CHECKING:
+    import dask.dataframe as dd
 
 ALL = "all"  # index of the one row of an ungrouped answer
 METRIC_OF = {column: metric for metric in METRICS for column in metric.columns}  # count column -> its metric
@@ -65,18 +67,20 @@ class RunCounts:
         filesystem, path = storage.arrow_filesystem(self.parts("masks")[0])
         return tuple(pq.read_schema(path, filesystem=filesystem).names)
 
-    def frame(self, columns: Sequence[str] | None = None) -> dd.DataFrame:
+    def frame(self, columns: Sequence[str] | None = None) -> "dd.DataFrame":
         """The mask rows as a lazy Dask frame, one partition a part; name the columns, masks are large.
 
         UserError names the columns that there are, where one is asked for that is not.
         """
         if unknown := [name for name in columns or () if name not in self.columns]:
             raise UserError(f"run {self.uri} has no column '{unknown[0]}'; its columns are {', '.join(self.columns)}")
+        import dask.dataframe as dd  # half a second, for those who ask for a frame
+
         return dd.read_parquet(self.parts("masks"), columns=list(columns) if columns else None)
 
     def regions(
         self, columns: Sequence[str] | None = None, classes: Sequence[str] = (), min_area: int = 1
-    ) -> dd.DataFrame:
+    ) -> "dd.DataFrame":
         """The rows of the table of regions as a lazy Dask frame, one partition a part; no mask is decoded.
 
         Args:
@@ -100,6 +104,8 @@ class RunCounts:
         filters: list[tuple[str, str, Any]] = [("area", ">=", min_area)]
         if classes:
             filters.append(("class_id", "in", [self.space.classes.index(name) for name in classes]))
+        import dask.dataframe as dd  # half a second, for those who ask for a frame
+
         return dd.read_parquet(self.parts("regions"), columns=list(columns) if columns else None, filters=filters)
 
     def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:

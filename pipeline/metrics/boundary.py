@@ -5,25 +5,25 @@ truth and one in prediction, so a class that neither holds is counted nowhere. I
 prediction is taken as ignored too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE, LabelSpace
 from pipeline.metrics import charts
 from pipeline.metrics.iou import iou_of, mean, ratio
 from pipeline.metrics.metric import LabelledImage, Metric, Section, percent, points
+from pipeline.metrics.near_edges import GROUP, count_bands, count_contours, count_hits, find_edges, mark_near
 
 ROWS = (
     "band_right", "band_predicted", "band_labelled",  # pixels of a class within `width` of its edge
     "contour_predicted", "contour_predicted_hit", "contour_labelled", "contour_labelled_hit",  # pixels on its edge
     "trimap_right", "trimap_predicted", "trimap_labelled",  # all pixels within `width` of an edge of the truth
 )  # fmt: skip
-_FAR = 255
+MAX_WIDTH_PX = 254  # of a band
 MAX_BARS = 40  # classes in the report's chart
 
 Widths = tuple[int, ...]
@@ -33,7 +33,7 @@ Scores = dict[tuple[int, str], np.ndarray]  # (band width, score) -> (C,)
 class Boundary(Metric):
     """Boundary IoU, boundary F and mIoU in the trimap; setting: band widths in pixels, () = off."""
 
-    key, declaration = "boundary_px", (tuple[Annotated[int, Field(ge=1, le=_FAR - 1)], ...], ())
+    key, declaration = "boundary_px", (tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH_PX)], ...], ())
     doc = "[pixels] Widths of the bands along edges in which boundary IoU and F-score are counted, such as [1, 3]; empty = off."
     columns, in_every_part = ("boundary", "boundary_raw"), True  # widths * 10 * C, as count_boundary
 
@@ -114,18 +114,34 @@ def count_boundary(label: np.ndarray, mask: np.ndarray, num_classes: int, widths
     """
     if label.shape != mask.shape:
         raise UserError(f"label {label.shape} and mask {mask.shape} differ in size; both are of one image")
-    if not all(1 <= width < _FAR for width in widths_px):
-        raise UserError(f"band widths {list(widths_px)} px: each must be 1 to {_FAR - 1}")
+    if not all(1 <= width <= MAX_WIDTH_PX for width in widths_px):
+        raise UserError(f"band widths {list(widths_px)} px: each must be 1 to {MAX_WIDTH_PX}")
     label = np.ascontiguousarray(label)
     mask = np.where(label == IGNORE, np.uint8(IGNORE), mask)
     counts = np.zeros((len(widths_px), len(ROWS), num_classes), np.int64)
-    if label.size:
-        far = [_distance(_edges(ids, False)) for ids in (label, mask)]
-        contours = [_edges(ids, True) for ids in (label, mask)]
-        for place, width in enumerate(widths_px):
-            _bands(label, mask, far[0], far[1], width, counts[place])
-            _contours(label, mask, contours[0], contours[1], width, counts[place])
+    if not label.size:
+        return counts
+    label_edges, mask_edges = find_edges(label), find_edges(mask)
+    contours = np.zeros((2, num_classes), np.int64)  # predicted, labelled
+    count_contours(mask, mask_edges, contours[0])
+    count_contours(label, label_edges, contours[1])
+    groups = list(_groups(np.flatnonzero(contours.all(axis=0))))
+    for rows, width in zip(counts, widths_px, strict=True):
+        count_bands(label, mask, mark_near(label_edges, width - 1), mark_near(mask_edges, width - 1), width, rows)
+        rows[3], rows[5] = contours
+        for bits in groups:
+            count_hits(mask, mask_edges, label, label_edges, width, bits, rows[4])
+            count_hits(label, label_edges, mask, mask_edges, width, bits, rows[6])
     return counts
+
+
+def _groups(classes: np.ndarray) -> Iterator[np.ndarray]:
+    """(256,) uint64 for each group of classes: a bit of its own for each of the group, 0 for all others."""
+    for first in range(0, len(classes), GROUP):
+        bits = np.zeros(256, np.uint64)
+        group = classes[first : first + GROUP]
+        bits[group] = np.uint64(1) << np.arange(len(group), dtype=np.uint64)
+        yield bits
 
 
 def boundary_iou(counts: np.ndarray) -> np.ndarray:
@@ -145,102 +161,3 @@ def boundary_f(counts: np.ndarray) -> np.ndarray:
 def trimap_iou(counts: np.ndarray) -> np.ndarray:
     """(C,) float64: IoU of the pixels within the band around the truth's boundaries."""
     return iou_of(counts[7], counts[8], counts[9])
-
-
-@compiled()
-def _edges(ids: np.ndarray, between_classes: bool) -> np.ndarray:
-    """(H, W) bool: one of the eight neighbours has another id; `between_classes`: and neither is ignored."""
-    height, width = ids.shape
-    edges = np.zeros((height, width), np.bool_)
-    for y in range(height):
-        for x in range(width):
-            here = ids[y, x]
-            if between_classes and here == IGNORE:
-                continue
-            for v in range(max(y - 1, 0), min(y + 2, height)):
-                for u in range(max(x - 1, 0), min(x + 2, width)):
-                    other = ids[v, u]
-                    if other != here and not (between_classes and other == IGNORE):
-                        edges[y, x] = True
-    return edges
-
-
-@compiled()
-def _distance(edges: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 Chebyshev distance to the nearest edge pixel, 255 where it is farther: two passes are exact."""
-    height, width = edges.shape
-    far = np.full((height, width), _FAR, np.uint8)
-    for y in range(height):
-        for x in range(width):
-            nearest = _FAR
-            if edges[y, x]:
-                nearest = -1
-            elif y or x:
-                if x:
-                    nearest = min(nearest, far[y, x - 1])
-                if y:
-                    for u in range(max(x - 1, 0), min(x + 2, width)):
-                        nearest = min(nearest, far[y - 1, u])
-            far[y, x] = min(nearest + 1, _FAR)
-    for y in range(height - 1, -1, -1):
-        for x in range(width - 1, -1, -1):
-            nearest = _FAR
-            if x < width - 1:
-                nearest = min(nearest, far[y, x + 1])
-            if y < height - 1:
-                for u in range(max(x - 1, 0), min(x + 2, width)):
-                    nearest = min(nearest, far[y + 1, u])
-            far[y, x] = min(nearest + 1, far[y, x])
-    return far
-
-
-@compiled()
-def _bands(
-    label: np.ndarray, mask: np.ndarray, label_far: np.ndarray, mask_far: np.ndarray, width_px: int, counts: np.ndarray
-) -> None:
-    """Rows 0-2 and 7-9 of one width. A window of radius w holds two ids where an edge pixel is within w - 1."""
-    height, width = label.shape
-    for y in range(height):
-        for x in range(width):
-            truth, found = label[y, x], mask[y, x]
-            if truth == IGNORE:
-                continue
-            leaves = min(y, x, height - 1 - y, width - 1 - x) < width_px
-            in_truth = leaves or label_far[y, x] < width_px
-            in_found = leaves or mask_far[y, x] < width_px
-            counts[0, truth] += truth == found and in_truth and in_found
-            counts[1, found] += in_found
-            counts[2, truth] += in_truth
-            if label_far[y, x] < width_px:
-                counts[7, truth] += truth == found
-                counts[8, found] += 1
-                counts[9, truth] += 1
-
-
-@compiled()
-def _contours(
-    label: np.ndarray, mask: np.ndarray, label_on: np.ndarray, mask_on: np.ndarray, width_px: int, counts: np.ndarray
-) -> None:
-    """Rows 3-6 of one width."""
-    height, width = label.shape
-    for y in range(height):
-        for x in range(width):
-            if mask_on[y, x]:
-                counts[3, mask[y, x]] += 1
-                counts[4, mask[y, x]] += _hit(label, label_on, y, x, mask[y, x], width_px)
-            if label_on[y, x]:
-                counts[5, label[y, x]] += 1
-                counts[6, label[y, x]] += _hit(mask, mask_on, y, x, label[y, x], width_px)
-
-
-@compiled()
-def _hit(ids: np.ndarray, on: np.ndarray, y: int, x: int, wanted: int, width_px: int) -> bool:
-    """Whether a contour pixel of the class lies within the window; nearer rows first."""
-    height, width = ids.shape
-    for step in range(2 * width_px + 1):
-        v = y + (step + 1) // 2 * (1 if step % 2 else -1)
-        if 0 <= v < height:
-            for u in range(max(x - width_px, 0), min(x + width_px + 1, width)):
-                if on[v, u] and ids[v, u] == wanted:
-                    return True
-    return False
