@@ -17,8 +17,9 @@ from pathlib import Path
 LIMIT_S = 120
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(
-    ["torch", "pipeline.cli.commands", "pipeline.models.listing", "pipeline.analysis.run_view"]
-)
+    ["torch", "pyarrow.fs", "dask.dataframe", "pipeline.cli.commands", "pipeline.cli.console", "pipeline.cli.run_tables",
+     "pipeline.cli.tables", "pipeline.config.describe", "pipeline.models.listing", "pipeline.analysis"]
+)  # fmt: skip
 
 
 def maskmill(*arguments: str, debug: bool = False) -> subprocess.CompletedProcess[str]:

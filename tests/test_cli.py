@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import __version__
 from pipeline.synthetic.scenes import write_corpus
-from tests.command import maskmill, maskmill_from_nothing
+from tests.command import LIMIT_S, maskmill, maskmill_from_nothing
 from tests.small_run import Drawn, make_run
 
 
@@ -163,6 +163,35 @@ def test_the_command_alone_shows_its_help():
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "Usage: maskmill [OPTIONS]" in done.stdout
     assert "Commands" in done.stdout
+
+
+HEAVY = ("numpy", "pyarrow", "numba", "pandas", "dask", "torch", "ray")  # a tenth of a second to four seconds each
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (("--help",), ()),
+        (("segment", "--help"), ()),
+        (("models",), ("numpy", "numba")),
+        (("config", "segment"), ("numpy", "numba")),
+        (("evaluate", "RUN"), ("numpy", "pyarrow", "numba", "pandas", "dask")),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(words, needed, pair):
+    told = [pair[0] if word == "RUN" else word for word in words]
+    program = f"""
+import sys
+from pipeline.cli import main
+sys.argv = ["maskmill", *{told!r}]
+try:
+    main()
+finally:
+    print(sorted(name for name in (*{HEAVY!r}, "dask.dataframe") if name in sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == str(sorted(needed))
 
 
 def test_its_version_is_told():
