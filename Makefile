@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 2 # processes of `make test`; 0: all in one
 
 .PHONY: help demo test check scorecard bench bench-run bench-crf lock clean
 
 help:
 	@echo "make demo       make a small corpus, train, segment it, and report (about 3 minutes on 2 cores, once installed)"
-	@echo "make test       install and run the fast tests (5 to 10 minutes on 2 cores, once installed)"
+	@echo "make test       install and run the fast tests (about 5 minutes on 2 cores, once installed)"
 	@echo "make check      the one gate: lint, types, make test, the slow tests and the scorecard, one seed each (half an hour)"
 	@echo "make scorecard  32 faults, 61 bad inputs, 14 security checks: one line each (a quarter of an hour, three seeds each)"
 	@echo "make bench      every measurement of the book beside its peers (about 40 minutes on 2 quiet cores)"
@@ -20,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/maskmill demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(if $(MARKS),-m "$(MARKS)")
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(if $(MARKS),-m "$(MARKS)")
 
 check: $(STAMP)
 	infra/check.sh

@@ -25,7 +25,7 @@ types_and_faults >"$outputs/faults" 2>&1 &
 faults=$!
 nice "$bin/python" -m pytest -m "$slow" "${networks[@]}" >"$outputs/networks" 2>&1 &
 nets=$!
-make --no-print-directory test MARKS="not slow and not cluster and not chaos and not scorecard" || failed=1
+make --no-print-directory test WORKERS=0 MARKS="not slow and not cluster and not chaos and not scorecard" || failed=1
 "$bin/python" -m pytest -m "$slow" "${networks[@]/#/--ignore=}" || failed=1
 wait $nets || failed=1
 wait $faults || failed=1

@@ -33,6 +33,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", range(metafunc.config.getoption("--chaos-seeds")))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one of several processes takes at once: the tests of one Ray, which mostly wait, and come first; or a file."""
+    for item in items:
+        group = "ray" if "ray_session" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))  # type: ignore[union-attr]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Beside other work, two threads that wait for each other take up to thirty times as long over a small network as one."""

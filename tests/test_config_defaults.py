@@ -45,7 +45,9 @@ def sections(kind: type[BaseModel] = Section) -> list[type[BaseModel]]:
     ]
 
 
-@pytest.mark.parametrize("section", {*sections()}, ids=lambda section: section.__name__)
+@pytest.mark.parametrize(
+    "section", sorted({*sections()}, key=lambda section: section.__name__), ids=lambda section: section.__name__
+)
 def test_every_key_of_every_section_says_what_it_means(section):
     silent = [name for name, field in section.model_fields.items() if not (field.description or "").strip(" .")]
     assert silent == [], f"a string literal below the key documents it, in {section.__module__}"
