@@ -158,7 +158,8 @@ def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
     else:
         how = "the CRF helps with class weights" if found.crf.class_weights else "the CRF helps"
         verdict = f"{how}; its settings are written"
-    console.print(f"judged on {found.judged_on} images, halves of whole {found.halves_of}: {verdict}", style="bold")
+    others = " of other sequences" if found.halves_of == "sequences" else " that the search did not see"
+    console.print(f"judged on {found.judged_on} images{others}: {verdict}", style="bold", soft_wrap=True)
 
 
 def _verdict_table(found: "Tuned") -> Table:
