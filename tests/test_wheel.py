@@ -149,12 +149,12 @@ for words in (
     ["evaluate", run, "--by", "city"], ["evaluate", run, "--merge", "both=sky+building"], ["evaluate", run, "--labels", labels],
     ["compare", run, other], ["drift", run, other],
     ["report", run], ["export", run, "--format", "png", "--out", "png"], ["verify", run],
-    ["status", run], ["check", labels],
+    ["status", run], ["check", labels], ["models"],
 ):
     sys.argv = ["maskmill", *words]
     code = pipeline.cli.run(lambda: pipeline.cli._command(words), debug=True)
     assert not code, (words, code)
-for words in (["train", "train.yaml"], ["segment", "segment.yaml"], ["models"]):
+for words in (["train", "train.yaml"], ["segment", "segment.yaml"], ["models", run]):
     assert pipeline.cli.run(lambda: pipeline.cli._command(words), debug=False) == 1, words
 assert not {name.partition(".")[0] for name in sys.modules} & set(HEAVY)
 print("asked")
