@@ -193,21 +193,21 @@ class RunsView(RunView):
 
     def frame(self, columns: Sequence[str] | None = None) -> "dd.DataFrame":
         """The mask rows of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.frame`."""
-        wanted = [name for name in columns or self.columns if name != RUN]
         import dask.dataframe as dd  # half a second, for those who ask for a frame
 
+        wanted = [name for name in columns or self.columns if name != RUN]
         return dd.concat([member.frame(wanted).assign(**{RUN: name}) for name, member in self.members.items()])
 
     def regions(
         self, columns: Sequence[str] | None = None, classes: Sequence[str] = (), min_area: int = 1
     ) -> "dd.DataFrame":
         """The tables of regions of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.regions`."""
+        import dask.dataframe as dd  # half a second, for those who ask for a frame
+
         wanted = None if columns is None else [name for name in columns if name != RUN]
         found = [
             member.regions(wanted, classes, min_area).assign(**{RUN: name}) for name, member in self.members.items()
         ]
-        import dask.dataframe as dd  # half a second, for those who ask for a frame
-
         return dd.concat(found, join="inner")
 
     def rejects(self) -> pd.DataFrame:

@@ -13,21 +13,17 @@ from pipeline.config import CrfConfig
 from pipeline.corpus import Item
 from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
-from pipeline.metrics.boundary import boundary_iou
+from pipeline.metrics.boundary import boundary_iou, count_boundary
+from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean, mean_accuracy, mean_iou, summary_scores
 
 # arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
 SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10
 RANGES = {"colour_weight": (3.0, 6.0), "colour_px": (30.0, 100.0), "colour_levels": (3.0, 6.0)}
-CLASS_WEIGHTS = (
-    0.5,
-    0.75,
-    1.0,
-    1.25,
-    1.5,
-    2.0,
-)  # tried for each class: below a half one is lost, above 2 it floods the image
+# Tried for each class: with less than a half a class is lost, with more than 2 it floods the image.
+CLASS_WEIGHTS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 SEED = 0  # of the halves and of the intervals
+BOUNDARY_PX = 3  # band of the boundary IoU
 _FEWEST_SEQUENCES = 6  # below it whole sequences make halves that are too unlike
 
 Counts = np.ndarray  # (I, K) int64: confusion (C * C) and boundary counts (10 * C) of each image
@@ -89,6 +85,12 @@ def halves(items: Sequence[Item]) -> tuple[list[int], list[int], str]:
     for number in np.random.default_rng(SEED).permutation(len(dealt)):
         both[len(both[0]) > len(both[1])].extend(dealt[number])
     return sorted(both[0]), sorted(both[1]), "sequences" if whole else "images"
+
+
+def count(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """The row of one image in `Counts`, of its label and the mask that a setting gives, both (H, W) uint8."""
+    confusion = count_confusion(label, mask, num_classes)
+    return np.concatenate([confusion.ravel(), count_boundary(label, mask, num_classes, (BOUNDARY_PX,)).ravel()])
 
 
 def search(own: CrfConfig | None, evaluate: Evaluate, classes: Sequence[str]) -> Found:

@@ -28,14 +28,11 @@ from pipeline.corpus.samples import load_pair
 from pipeline.crf.gpu import sharpen
 from pipeline.errors import UserError
 from pipeline.imaging.bands import as_picture
-from pipeline.metrics.boundary import count_boundary
-from pipeline.metrics.confusion import count_confusion
 from pipeline.models import checkpoint
 from pipeline.segment.checkpoints import fitted, load_checkpoints
-from pipeline.segment.crf_search import SEED, Judged, Setting, Tried, chosen, halves, judge_all, search
+from pipeline.segment.crf_search import SEED, Judged, Setting, Tried, chosen, count, halves, judge_all, search
 from pipeline.segment.labelled_images import as_task, labelled_images, predictor_of
 
-BOUNDARY_PX = 3  # band of the boundary IoU
 FORMAT = 2  # of tune_crf.json; 1 had no halves: its figures were of the images that were searched
 
 
@@ -50,12 +47,16 @@ class Tuned:
     raw: Judged  # without CRF, on the second half
     shared: Judged  # the best setting that treats all classes alike
     weighted: Judged | None  # with weights of classes, where they gained on the first half
-    crf: CrfConfig | None  # what best.yaml has: of the two the last that helps
 
     @property
     def judged(self) -> list[Judged]:
         """The settings that were judged, in the order of their freedom."""
         return [self.shared, *([self.weighted] if self.weighted else [])]
+
+    @property
+    def crf(self) -> CrfConfig | None:
+        """What best.yaml has: of those judged the last that helps."""
+        return chosen(self.judged)
 
 
 def tune_crf(
@@ -85,8 +86,7 @@ def tune_crf(
 
     found = search(cfg.crf, of(first), classes)
     raw, shared, weighted = judge_all(found, of(second), classes)
-    kept = chosen([shared, weighted] if weighted else [shared])
-    tuned = Tuned(len(items), len(second), halves_of, found.settings, raw, shared, weighted, kept)
+    tuned = Tuned(len(items), len(second), halves_of, found.settings, raw, shared, weighted)
     _write(cfg, tuned)
     return tuned
 
@@ -159,16 +159,14 @@ def _count(payload: dict[str, Any], item: Item, uri: str, settings: Sequence[dic
             probs if values is None else sharpen(probs, picture, CrfConfig(**values), cfg.cpus_per_actor, space.classes)
         )
         mask = marginals.argmax(dim=0).to(torch.uint8).cpu().numpy()
-        confusion = count_confusion(label, mask, space.num_classes)
-        boundary = count_boundary(label, mask, space.num_classes, (BOUNDARY_PX,))
-        counts.append(np.concatenate([confusion.ravel(), boundary.ravel()]))
+        counts.append(count(label, mask, space.num_classes))
     return np.stack(counts)
 
 
 def _write(cfg: SegmentConfig, tuned: Tuned) -> None:
     values = cfg.model_dump(mode="json") | {"crf": None if tuned.crf is None else tuned.crf.model_dump()}
     storage.put(storage.join(cfg.output, "best.yaml"), yaml.safe_dump(values, sort_keys=False).encode())
-    record = {"format": FORMAT, **asdict(tuned)}
+    record = {"format": FORMAT, **asdict(tuned), "crf": tuned.crf}
     storage.put(storage.join(cfg.output, "tune_crf.json"), json.dumps(record, indent=2, default=_plain).encode())
 
 

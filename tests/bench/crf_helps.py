@@ -18,12 +18,10 @@ from pipeline.config import CrfConfig, PredictConfig, SegmentConfig, parse
 from pipeline.corpus.samples import load_pair
 from pipeline.crf import dense_crf
 from pipeline.imaging.bands import as_picture
-from pipeline.metrics.boundary import count_boundary
-from pipeline.metrics.confusion import count_confusion
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
-from pipeline.segment.crf_search import Judged, Tried, chosen, halves, judge_all, search
-from pipeline.segment.tune_crf import BOUNDARY_PX, draw
+from pipeline.segment.crf_search import Judged, Tried, chosen, count, halves, judge_all, search
+from pipeline.segment.tune_crf import draw
 
 Scored = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # picture, label, probs (C, H, W) float16
 
@@ -49,12 +47,7 @@ def counted(images: Scored, classes: tuple[str, ...], settings: Sequence[CrfConf
         probs = half_probs.astype(np.float32)
         for crf in settings:
             marginals = probs if crf is None else dense_crf(probs, picture, crf, 1, classes)
-            mask = marginals.argmax(axis=0).astype(np.uint8)
-            counts = (
-                count_confusion(label, mask, len(classes)),
-                count_boundary(label, mask, len(classes), (BOUNDARY_PX,)),
-            )
-            rows[crf].append(np.concatenate([one.ravel() for one in counts]))
+            rows[crf].append(count(label, marginals.argmax(axis=0).astype(np.uint8), len(classes)))
     return {crf: np.stack(each) for crf, each in rows.items()}
 
 

@@ -72,10 +72,10 @@ def prove(world: World, output: str, unbroken: list[dict[str, object]]) -> None:
     proof = verify(output)
     assert (proof.images, proof.masks, proof.rejects, proof.problems) == (IMAGES, IMAGES, 0, [])
     differing = [
-        (row["image_id"], name, row[name], expected[name])
+        (row["image_id"], name, row.get(name), expected.get(name))
         for row, expected in zip(world.rows(output), unbroken, strict=True)
-        for name in expected
-        if row[name] != expected[name]
+        for name in row | expected
+        if name not in row or name not in expected or row[name] != expected[name]
     ]
     assert differing == []
 
