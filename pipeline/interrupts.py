@@ -4,6 +4,10 @@ the exception.
 The kernel's signal is read from a pipe beside whatever handler is installed. While the command goes on as if nothing had
 happened, KeyboardInterrupt is raised again every `REPEAT_S`. SIGTERM, which Kubernetes and job servers send, ends a command as
 Ctrl-C does.
+
+Two things are not broken off: an import, where torch's C++ would end the process with a stack of its own, and the release of
+logging's lock after a fork, where Python prints an exception and drops it. The exception waits for their end, at most `HOLD_S`, or
+for a second Ctrl-C.
 """
 
 import contextlib
@@ -11,15 +15,20 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 from pipeline.errors import Stopped
 
 REPEAT_S = 2.0
+HOLD_S = 10.0
+_TICK_S = 0.25  # how often it is looked whether an import is over
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _heard: int | None = None  # no Event: a handler that takes a lock may find itself holding it
+_handled = False  # by `_stop`
+_held_until = 0.0  # while the exception waits; on time.monotonic's clock
 _listening = False
 _ended = threading.Event()
 
@@ -81,10 +90,15 @@ def keeping(words: str) -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    global _heard
-    again, _heard = _heard is not None, _heard or number
-    if number == signal.SIGINT or not again:  # who sends SIGTERM twice does not want what closes down to be broken off
-        raise KeyboardInterrupt
+    global _heard, _handled, _held_until
+    again, _handled = _handled, True  # the thread that hears may be faster than this
+    _heard = _heard or number
+    if again and number == signal.SIGTERM:  # who sends it twice does not want what closes down to be broken off
+        return
+    if not again and _not_now(frame):
+        _held_until = time.monotonic() + HOLD_S
+        return
+    raise KeyboardInterrupt
 
 
 def _hear(reader: int, main: int) -> None:
@@ -92,16 +106,23 @@ def _hear(reader: int, main: int) -> None:
     while not (found := [number for number in os.read(reader, 64) if number in SIGNALS]):
         pass
     _heard = _heard or found[0]
-    told = False
-    while not _ended.wait(REPEAT_S):
-        if not told:
+    told, raised_at = False, time.monotonic()
+    while not _ended.wait(_TICK_S):
+        if (waited := time.monotonic() - raised_at >= REPEAT_S) and not told:
             print("stopping: what runs is closed down; nothing that is written is lost", file=sys.stderr, flush=True)
             told = True
-        signal.pthread_kill(main, signal.SIGALRM)
+        if waited or _held_until:
+            signal.pthread_kill(main, signal.SIGALRM)
+        if waited:
+            raised_at = time.monotonic()
 
 
 def _again(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt unless an earlier one is on its way out: what closes down is not to be broken off."""
+    global _held_until
+    if _not_now(frame) and time.monotonic() < _held_until:
+        return
+    _held_until = 0.0
     error = sys.exc_info()[1]
     while error is not None:
         if isinstance(error, (KeyboardInterrupt, SystemExit, Stopped)):
@@ -109,3 +130,12 @@ def _again(number: int, frame: FrameType | None) -> None:
         error = error.__context__
     if not _ended.is_set():
         raise KeyboardInterrupt
+
+
+def _not_now(frame: FrameType | None) -> bool:
+    """Whether this frame, or one that called it, imports a module or gives back logging's lock."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "_releaseLock":
+            return True
+        frame = frame.f_back
+    return False

@@ -1,8 +1,12 @@
 """Ctrl-C before a real terminal, in each phase: one sentence, exit code 130, and nothing lost."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +131,61 @@ def test_closing_down_is_not_broken_off():
     assert process.stdout.readline() == "ready\n"
     process.send_signal(2)
     assert process.communicate(timeout=15)[0] == "closed down\n"
+
+
+IMPORTED = """
+import os, signal, time
+print("ready", flush=True)
+os.kill(os.getpid(), signal.{signal})
+end = time.monotonic() + {seconds}
+while time.monotonic() < end:
+    time.sleep(0.05)
+print("imported", flush=True)
+"""
+IMPORTS = """
+import time
+from pipeline import interrupts
+interrupts.HOLD_S = 1.5
+interrupts.listen()
+import slow
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize(("number", "seconds", "printed"), [
+    ("SIGTERM", 0.5, ["ready", "imported"]),
+    ("SIGINT", 0.5, ["ready", "imported"]),
+    ("SIGTERM", 30, ["ready"]),  # an import that never ends is broken off after all
+])  # fmt: skip
+def test_an_import_is_not_broken_off(number, seconds, printed, tmp_path):
+    """torch's C++ ends the process where KeyboardInterrupt passes through it in an import."""
+    (tmp_path / "slow.py").write_text(IMPORTED.format(signal=number, seconds=seconds))
+    process = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=20,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"},
+    )  # fmt: skip
+    assert process.stdout.split() == printed
+    assert process.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+FORKS = """
+import logging, os, signal, time
+from pipeline import interrupts
+interrupts.listen()
+try:
+    while True:
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_a_signal_in_a_fork_is_not_lost_in_the_callbacks_of_logging():
+    """Whatever is raised in them, Python prints and drops."""
+    for tenth in range(10):
+        process = subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.5 + tenth / 100)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20) == ("stopped\n", "")
