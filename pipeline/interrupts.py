@@ -6,8 +6,8 @@ happened, KeyboardInterrupt is raised again every `REPEAT_S`. SIGTERM, which Kub
 Ctrl-C does.
 
 Two things are not broken off: an import, where torch's C++ would end the process with a stack of its own, and the release of
-logging's lock after a fork, where Python prints an exception and drops it. The exception waits for their end, at most `HOLD_S`, or
-for a second Ctrl-C.
+logging's lock after a fork, where Python prints an exception and drops it. The exception waits for their end, at most `HOLD_S`,
+or for a second Ctrl-C.
 """
 
 import contextlib

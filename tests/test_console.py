@@ -1,7 +1,6 @@
 """What people read while a run goes on, at its end, and before it starts."""
 
 import io
-import logging
 import os
 import re
 import time
@@ -16,6 +15,7 @@ from pipeline.cluster import connection
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
 from pipeline.models import checkpoint
+from pipeline.phases import PHASES
 from pipeline.runs import SECONDS, Run
 from pipeline.segment.driver import Progress, Segmented, identity
 from pipeline.segment.estimate import Prices, estimate
@@ -42,7 +42,7 @@ def test_a_pipe_gets_the_first_news_at_once_then_a_line_now_and_then_and_the_las
     monkeypatch.setattr(console, "SILENT_S", 0.2)
     progress = Progress(images=12, done=4)
     with console.segmenting("segmenting") as show:
-        logging.getLogger(console.PHASES).info("loading %s", "weights")
+        PHASES.info("loading %s", "weights")
         while len(printed()) < 2:
             time.sleep(0.05)
         show(progress)  # nothing is answered yet

@@ -48,19 +48,27 @@ def stopped(terminal):
     return line
 
 
+RAY = {"RAY_ADDRESS": "local"}  # which this small run would do without
+LONG = [(0.2, None), (2.5, None), (1.5, RAY), (2.5, RAY), (6.0, RAY)]
+
+
 @pytest.mark.parametrize(
-    "moment_s", [0.0, 0.7, 3.5, *(pytest.param(s, marks=pytest.mark.long) for s in (0.2, 1.5, 2.5, 5.0))]
+    ("moment_s", "environment"),
+    [(0.0, None), (1.5, None), (4.0, RAY), *(pytest.param(*values, marks=pytest.mark.long) for values in LONG)],
 )
-def test_ctrl_c_while_a_run_starts(many, tiny_checkpoint, tmp_path, moment_s):
-    with Terminal("segment", segment_file(many, tiny_checkpoint, tmp_path)) as terminal:
+def test_ctrl_c_while_a_run_starts(many, tiny_checkpoint, tmp_path, moment_s, environment):
+    with Terminal("segment", segment_file(many, tiny_checkpoint, tmp_path), environment=environment) as terminal:
         terminal.await_listening()
         terminal.read_for(moment_s)
         terminal.press(CTRL_C)
         stopped(terminal)
 
 
-def test_ctrl_c_while_segmenting_keeps_what_is_answered_and_gives_the_run_back(many, tiny_checkpoint, tmp_path):
-    with Terminal("segment", segment_file(many, tiny_checkpoint, tmp_path)) as terminal:
+@pytest.mark.parametrize("environment", [None, pytest.param(RAY, marks=pytest.mark.long)])
+def test_ctrl_c_while_segmenting_keeps_what_is_answered_and_gives_the_run_back(
+    many, tiny_checkpoint, tmp_path, environment
+):
+    with Terminal("segment", segment_file(many, tiny_checkpoint, tmp_path), environment=environment) as terminal:
         terminal.await_text("images/s · ETA 0")
         terminal.press(CTRL_C)
         line = stopped(terminal)
@@ -185,7 +193,9 @@ except KeyboardInterrupt:
 def test_a_signal_in_a_fork_is_not_lost_in_the_callbacks_of_logging():
     """Whatever is raised in them, Python prints and drops."""
     for tenth in range(10):
-        process = subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", FORKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         time.sleep(0.5 + tenth / 100)
         process.send_signal(signal.SIGTERM)
         assert process.communicate(timeout=20) == ("stopped\n", "")

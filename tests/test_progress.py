@@ -1,6 +1,7 @@
 """How far a run is between two committed shards: what actors tell over Ray, and what their driver makes of it."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -8,6 +9,8 @@ from ray.experimental import internal_kv
 
 from pipeline.runs import SECONDS
 from pipeline.segment import progress as listening
+from pipeline.segment.local_workers import LocalWorkers
+from pipeline.segment.on_ray import OnRay, sender
 from pipeline.segment.progress import Progress, heard
 from pipeline.segment.shard_progress import Count, CountReporter
 from tests.test_segment import config
@@ -18,7 +21,7 @@ def row(shard, images):
 
 
 def test_an_actor_counts_images_and_keeps_its_last_shards_in_mind():
-    reporter = CountReporter("fingerprint")  # outside of Ray nothing is sent
+    reporter = CountReporter(None)  # nobody hears of it
     for shard in range(20):
         reporter.begin(shard)
         reporter.answered()
@@ -29,10 +32,9 @@ def test_an_actor_counts_images_and_keeps_its_last_shards_in_mind():
     assert reporter.count.committed == tuple((shard, 1) for shard in range(4, 20))
 
 
-def test_what_is_committed_is_counted_once_whether_its_summary_has_come_or_not(monkeypatch):
-    monkeypatch.setattr(listening._Listener, "forget", lambda self: None)
-    listener, progress = listening._Listener(None, "f"), Progress(images=20, done=0)
-    listener._counts = {b"a": Count(3, 2, 1.0, ((1, 4), (2, 4))), b"b": Count(4, 3, 1.0), b"c": Count()}
+def test_what_is_committed_is_counted_once_whether_its_summary_has_come_or_not():
+    listener, progress = listening._Listener(LocalWorkers()), Progress(images=20, done=0)
+    listener._counts = {"a": Count(3, 2, 1.0, ((1, 4), (2, 4))), "b": Count(4, 3, 1.0), "c": Count()}
     assert listener.count(progress)
     assert (progress.unheard, progress.unfinished) == (8, 5)
     listener.heard.update((1, 4))  # and the actor that was at 4 does not know it yet
@@ -47,7 +49,7 @@ def test_a_driver_hears_of_images_within_a_shard(ray_session, scenes, tiny_check
     @ray.remote(num_cpus=0)
     class Actor:
         def __init__(self):
-            self.reporter = CountReporter("within")
+            self.reporter = CountReporter(sender("within"))
 
         def work(self):
             self.reporter.begin(7)
@@ -58,9 +60,10 @@ def test_a_driver_hears_of_images_within_a_shard(ray_session, scenes, tiny_check
     # A cluster that another test made in this process has taken the key-value store's client for itself.
     internal_kv._initialize_internal_kv(ray._private.worker.global_worker.gcs_client)
     progress, told = Progress(images=12, done=4), []
-    cfg = config(*scenes, tiny_checkpoint, tmp_path / "run")
+    run = SimpleNamespace(fingerprint="within")
+    workers = OnRay(config(*scenes, tiny_checkpoint, tmp_path / "run"), run, progress)
     actor = Actor.remote()
-    with heard(cfg, "within", progress, lambda now: told.append((now.done, now.unfinished))) as add:
+    with heard(workers, progress, lambda now: told.append((now.done, now.unfinished))) as add:
         ray.get(actor.work.remote())
         deadline = time.monotonic() + 60
         while (4, 3) not in told and time.monotonic() < deadline:

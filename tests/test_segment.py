@@ -22,7 +22,9 @@ from pipeline.metrics.boundary import count_boundary
 from pipeline.metrics.instances import count_instances
 from pipeline.models import checkpoint
 from pipeline.runs import SECONDS, Run, mask_schema, verify
-from pipeline.segment.driver import _answer, segment
+from pipeline.segment.driver import segment
+from pipeline.segment.on_ray import OnRay
+from pipeline.segment.progress import Progress
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
 from tests.command import maskmill
@@ -203,9 +205,9 @@ def test_a_task_of_many_shards_goes_on_where_its_worker_died(run, monkeypatch):
     written, mark = kept.stat().st_mtime_ns, Path(run.output) / "attempts/shard-00001"
     mark.parent.mkdir(exist_ok=True)
     mark.write_text("of the dead worker")
-    monkeypatch.setattr("pipeline.segment.driver.TASKS", 1)
-    monkeypatch.setattr("pipeline.segment.driver.TASKS_AN_ACTOR", 1)
-    summaries = list(_answer(cfg, Run.open(cfg.output), [0, 1, 2, 3]).iter_rows())
+    monkeypatch.setattr("pipeline.segment.actor.TASKS", 1)
+    monkeypatch.setattr("pipeline.segment.actor.TASKS_AN_ACTOR", 1)
+    summaries = list(OnRay(cfg, Run.open(cfg.output), Progress(14, 0)).summaries([0, 1, 2, 3]))
     assert [row["shard"] for row in summaries] == [0, 1, 2, 3]
     assert [row["images"] for row in summaries] == [4, 4, 4, 2]
     assert [row["seconds_forward"] > 0 for row in summaries] == [False, True, True, True]

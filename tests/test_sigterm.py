@@ -18,14 +18,21 @@ from tests.test_kill import starts
 pytestmark = [pytest.mark.slow, pytest.mark.scorecard("fault", 31), pytest.mark.timeout(900)]
 
 
+def with_ray(ray):
+    """The environment of a command that starts Ray, or of one that a small run makes do without."""
+    return os.environ | {"RAY_ADDRESS": "local" if ray else ""}
+
+
 class Command:
     """A `maskmill` process in a session of its own, whose output is no terminal."""
 
-    def __init__(self, folder, *arguments):
+    def __init__(self, folder, *arguments, ray=False):
         self.log = folder / "log"
         with self.log.open("wb") as log:
             program = str(Path(sys.executable).with_name("maskmill"))
-            self.process = subprocess.Popen([program, *arguments], stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                [program, *arguments], stdout=log, stderr=log, start_new_session=True, env=with_ray(ray)
+            )
 
     def await_(self, condition, seconds=240):
         end = time.monotonic() + seconds
@@ -52,17 +59,23 @@ class Command:
         return said
 
 
-@pytest.mark.parametrize("moment_s", [0.0, 1.5, 3.5])
-def test_while_a_run_starts(many, tiny_checkpoint, tmp_path, moment_s):  # noqa: F811
-    command = Command(tmp_path, "segment", segment_file(many, tiny_checkpoint, tmp_path))
+@pytest.mark.parametrize(("moment_s", "ray"), [(0.0, False), (1.5, False), (1.5, True), (4.0, True)])
+def test_while_a_run_starts(many, tiny_checkpoint, tmp_path, moment_s, ray):  # noqa: F811
+    command = Command(tmp_path, "segment", segment_file(many, tiny_checkpoint, tmp_path), ray=ray)
     command.await_(command.listens)
     time.sleep(moment_s)
     command.stopped(os.kill)
 
 
-def test_while_segmenting_the_lease_is_given_back_and_a_resume_works_at_once(many, tiny_checkpoint, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("ray", [False, True])
+def test_while_segmenting_the_lease_is_given_back_and_a_resume_works_at_once(
+    many,  # noqa: F811
+    tiny_checkpoint,
+    tmp_path,
+    ray,
+):
     """The first start is ended alone, the second with all of its process group."""
-    command = Command(tmp_path, "segment", segment_file(many, tiny_checkpoint, tmp_path))
+    command = Command(tmp_path, "segment", segment_file(many, tiny_checkpoint, tmp_path), ray=ray)
     run = str(tmp_path / "run")
     command.await_(lambda: list(tmp_path.glob("run/masks/part-*")))
     said = command.stopped(os.kill)
@@ -70,7 +83,7 @@ def test_while_segmenting_the_lease_is_given_back_and_a_resume_works_at_once(man
     assert Lease.holder(run) is None
     left = len(Run.open(run).pending())
     assert 0 < left < 128
-    again = Command(tmp_path, "resume", run)
+    again = Command(tmp_path, "resume", run, ray=ray)
     again.await_(lambda: len(Run.open(run).pending()) < left)
     again.stopped(os.killpg)
     assert Lease.holder(run) is None

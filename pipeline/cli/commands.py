@@ -421,6 +421,7 @@ def run_extension(cfg: "SegmentConfig", retry_rejects: bool = False, accept_gone
 def run_segmentation(cfg: "SegmentConfig") -> int:
     """Segment in front of a person; the exit code: 0 clean, 2 done with rejects."""
     from pipeline.cli.console import console, loading, print_segmented, segmenting
+    from pipeline.segment.local_workers import started_ahead
 
     newest: SegmentProgress | None = None
     kept = f"the images answered so far are kept in {cfg.output}, run the same command again for the rest"
@@ -431,10 +432,11 @@ def run_segmentation(cfg: "SegmentConfig") -> int:
             newest = progress
             show(progress)
 
-        loading("torch and Ray")
-        from pipeline.segment.driver import segment as run
+        loading("torch")
+        with started_ahead(cfg) as local:
+            from pipeline.segment.driver import segment as run
 
-        done = run(cfg, on_progress)
+            done = run(cfg, on_progress, local)
         changes = _changes_since(cfg) if done.had_finished else ""
     print_segmented(console, done, newest, changes)
     return 2 if done.rejects else 0

@@ -19,6 +19,7 @@ from rich.text import Text
 from pipeline.cli import cli_output
 from pipeline.cli.printing import clean
 from pipeline.errors import UserError
+from pipeline.phases import PHASES
 
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.segment.driver import Segmented
@@ -30,9 +31,6 @@ if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take s
 # Between two lines where there is no terminal: with something new, and with nothing, since a silent job and a dead one look
 # alike.
 PLAIN_EVERY_S, SILENT_S = 10.0, 60.0
-PHASES = (
-    "pipeline.phase"  # the log in which drivers say what they do before the first image: loading weights, starting Ray
-)
 
 _PLAIN_WIDTH = 120  # of tables in logs and pipes
 
@@ -76,7 +74,7 @@ def chosen_form(as_json: bool, as_csv: bool) -> cli_output.Form | None:
 
 def loading(libraries: str) -> None:
     """Say that large libraries are about to be imported, which takes seconds, or minutes on a busy machine."""
-    logging.getLogger(PHASES).info("loading %s", libraries)
+    PHASES.info("loading %s", libraries)
 
 
 def hint(words: str) -> None:
@@ -249,7 +247,7 @@ class _Phase(logging.Handler):
 @contextmanager
 def _phases(show: Callable[[str], None]) -> Iterator[None]:
     """show(words) for each phase that the job enters."""
-    log, handler = logging.getLogger(PHASES), _Phase(show)
+    log, handler = PHASES, _Phase(show)
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

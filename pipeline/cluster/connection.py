@@ -16,27 +16,25 @@ from ray._private import ray_constants
 from pipeline import interrupts
 from pipeline.cluster import node_versions
 from pipeline.errors import UserError
+from pipeline.phases import PHASES
 
-PHASES = logging.getLogger("pipeline.phase")  # what a command does before there is progress to show
-LOOPBACK = "127.0.0.1"
+LOOPBACK, LOCAL = "127.0.0.1", "local"
 _LOG_LINE = re.compile(rb"\[[-0-9]+ [:,.0-9]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")  # of Ray's C++
 WORKER_KEYS, ACTOR_KEYS = "workers, cpus_per_worker, gpus_per_worker", "cpus_per_actor, gpus_per_actor"  # of configs
 
 
 def connect() -> None:
-    """Join the running cluster (`RAY_ADDRESS`, or a job's own); on a lone machine start Ray inside this process."""
+    """Join the running cluster (`RAY_ADDRESS`, or a job's own); on a lone machine, or where it is `local`, start Ray here."""
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job on a closed network has nobody to report to
     # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    address = os.environ.get("RAY_ADDRESS")
-    PHASES.info(
-        "joining the Ray cluster at %s" if address else "starting Ray on this machine", *filter(None, [address])
-    )
+    address = os.environ.get("RAY_ADDRESS") or LOCAL
+    PHASES.info(*(["starting Ray on this machine"] if address == LOCAL else ["joining the Ray cluster at %s", address]))
     # On SIGTERM, Ray's own handler would print a stack of its C++ and end this process.
     with interrupts.kept(), _without_log_lines():
-        _join() if address else _start()
+        _start() if address == LOCAL else _join()
 
 
 @contextlib.contextmanager
@@ -89,7 +87,7 @@ def _start() -> None:
     try:
         # "local": without an address Ray would join whatever `ray start` left running on this machine, of whomever.
         ray.init(
-            "local",
+            LOCAL,
             _node_ip_address=LOOPBACK,
             include_dashboard=False,
             log_to_driver=False,

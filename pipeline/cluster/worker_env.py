@@ -9,9 +9,6 @@ largest. With another C library nothing changes.
 import ctypes
 import os
 
-import pyarrow as pa
-import torch
-
 # glibc's own words for it, mallopt(3): no mapping for a single tensor, nothing given back, and one heap for all threads, since
 # those of other threads are too small for a tensor. At a process's start, for workers: Ray's compute beside the first thread.
 _KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
@@ -28,6 +25,9 @@ def take_cores(cores: int) -> None:
 
     A process whose environment speaks to glibc's malloc already is left as it is.
     """
+    import pyarrow as pa
+    import torch  # here, so that the environment of workers can be asked for without it
+
     torch.set_num_threads(cores)
     pa.set_cpu_count(cores)
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):

@@ -1,18 +1,21 @@
-"""Segmentation networks: one file a family, chosen here by the config's name."""
+"""Segmentation networks: one file a family, chosen here by the config's name and imported when it is asked for.
+
+torchvision takes seconds to import, so what needs it imports it where a network is built.
+"""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 
 import torch
 
 from pipeline.config import ModelConfig
-from pipeline.config.models import NETWORK_SECTIONS, NetworkSection
+from pipeline.config.models import NETWORK_SECTIONS
 from pipeline.errors import UserError
 from pipeline.models.bands import input_bands, widen
 from pipeline.models.base import GridNetwork, Network, place_on_pixels
 from pipeline.models.classifier import Classifier
 from pipeline.models.exported import Exported
-from pipeline.models.imagenet import load_imagenet
 from pipeline.models.outside import Outside
 from pipeline.models.weights import (
     check_encoder,
@@ -23,7 +26,6 @@ from pipeline.models.weights import (
 )
 
 __all__ = [
-    "NETWORKS",
     "Classifier",
     "Exported",
     "GridNetwork",
@@ -33,6 +35,7 @@ __all__ = [
     "check_encoder",
     "fit_bands",
     "input_bands",
+    "network_class",
     "place_on_pixels",
     "published_config",
     "published_weights",
@@ -42,13 +45,12 @@ __all__ = [
 ]
 
 
-def _network_of(section: type[NetworkSection]) -> type[Network]:
-    module, _, name = section.network.partition(".")
-    network: type[Network] = getattr(import_module(f"{__name__}.{module}"), name)
+@cache
+def network_class(name: str) -> type[Network]:
+    """The class of the networks that a config calls so."""
+    module, _, class_name = NETWORK_SECTIONS[name].network.partition(".")
+    network: type[Network] = getattr(import_module(f"{__name__}.{module}"), class_name)
     return network
-
-
-NETWORKS = {name: _network_of(section) for name, section in NETWORK_SECTIONS.items()}
 
 
 def settled(cfg: ModelConfig) -> ModelConfig:
@@ -57,7 +59,7 @@ def settled(cfg: ModelConfig) -> ModelConfig:
     Raises:
         UserError: what it points at is not there.
     """
-    return NETWORKS[cfg.name].settle(cfg)
+    return network_class(cfg.name).settle(cfg)
 
 
 def build(
@@ -78,7 +80,7 @@ def build(
     Raises:
         UserError: settings that do not go together, or the published weights cannot be had on this machine.
     """
-    network = NETWORKS[cfg.name](cfg, num_classes)
+    network = network_class(cfg.name)(cfg, num_classes)
     if pretrained and isinstance(network, Outside):
         if pretrained is not True:
             raise UserError(
@@ -87,6 +89,8 @@ def build(
             )
         network.start_pretrained()
     elif pretrained:
+        from pipeline.models.imagenet import load_imagenet
+
         load_imagenet(network, None if pretrained is True else pretrained)
     if bands != 3:
         widen(network, bands, inflate=bool(pretrained))

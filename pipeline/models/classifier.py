@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
-from torchvision.models.googlenet import Inception
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pipeline.config.models import ClassifierConfig, ClassifierName
 from pipeline.errors import UserError
@@ -166,6 +163,8 @@ def _numbers(text: str, outputs: int) -> list[int]:
 
 def _encoder(name: ClassifierName) -> tuple[nn.Module, int, int]:
     """The convolutions, their channels, and the size of the map that the fully-connected layers flatten (0: averaged)."""
+    import torchvision
+
     match name:
         case "alexnet" | "vgg16":
             whole = torchvision.models.get_model(name, weights=None)
@@ -207,6 +206,9 @@ def _fully_connected(
 
 def _remove_padding(network: nn.Module) -> None:
     """Convolutions and poolings without padding; where branches then differ in size, the larger lose their border."""
+    from torchvision.models.googlenet import Inception
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
             module.padding = (0, 0) if isinstance(module, nn.Conv2d) else 0
@@ -215,7 +217,7 @@ def _remove_padding(network: nn.Module) -> None:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, BasicBlock | Bottleneck):
-                setattr(parent, name, _ValidResidual(child))
+                setattr(parent, name, _ValidResidual(child, isinstance(child, Bottleneck)))
             elif isinstance(child, Inception):
                 setattr(parent, name, _ValidInception(child))
 
@@ -232,11 +234,11 @@ class _ValidResidual(nn.Module):
     bn3: nn.Module
     downsample: nn.Module
 
-    def __init__(self, block: BasicBlock | Bottleneck) -> None:
+    def __init__(self, block: nn.Module, bottleneck: bool) -> None:
         super().__init__()
         for name, layer in block.named_children():
             self.add_module(name, layer)
-        self.bottleneck = isinstance(block, Bottleneck)
+        self.bottleneck = bottleneck
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -252,7 +254,7 @@ class _ValidResidual(nn.Module):
 class _ValidInception(nn.Module):
     """An inception module without padding: each branch is cut to the smallest."""
 
-    def __init__(self, module: Inception) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         for name, layer in module.named_children():
             self.add_module(name, layer)

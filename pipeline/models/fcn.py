@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 from pipeline.config import UpsamplingName
@@ -25,6 +24,8 @@ class _AlexNet(nn.Module):
     paper's CaffeNet has two groups and the normalisation; taken since its weights are the published ones."""
 
     def __init__(self) -> None:
+        import torchvision
+
         super().__init__()
         self.features = torchvision.models.alexnet(weights=None).features
         self.features[0].padding = (_PADDING, _PADDING)
@@ -38,6 +39,8 @@ class _GoogLeNet(nn.Module):
     FCN section 4.1 takes it."""
 
     def __init__(self) -> None:
+        import torchvision
+
         super().__init__()
         whole = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=True)
         for name, layer in list(whole.named_children())[: -len(("avgpool", "dropout", "fc"))]:

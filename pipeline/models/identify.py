@@ -15,7 +15,7 @@ from pipeline.labels import MAX_CLASSES, LabelSpace
 from pipeline.models import checkpoint, published_file, tensorflow_release
 from pipeline.models.classifier import groups
 from pipeline.models.imagenet import recognised
-from pipeline.models.listing import ROWS, count_classes
+from pipeline.models.listing import count_classes, variants
 
 DEFAULT_SPACE = "voc21"  # of files of 21 classes: torchvision's networks, FCN's and DeepLab's releases are VOC's
 # Settings of which a file's tensors say nothing; weights of one value load into a network of another.
@@ -87,7 +87,7 @@ def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any], num_c
     """Every network of the list that the file's tensors fit exactly, with the settings given."""
     listed: list[ModelConfig] = []
     families = _families(source)
-    for row, _ in ROWS:
+    for row, _ in variants():
         if row["name"] not in families:
             continue
         section = NETWORK_SECTIONS[str(row["name"])].model_fields

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
-import torchvision
 from torch import nn
 
 from pipeline.errors import UserError
@@ -252,6 +251,8 @@ def _fc6_and_fc7(network: Network) -> list[list[nn.Conv2d]]:
 @cache
 def _shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Of a published classifier's tensors, without those of its head."""
+    import torchvision
+
     options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     with torch.device("meta"):
         whole = (
@@ -285,6 +286,8 @@ def _lite_weights(name: str) -> State:
 
 
 def _torchvision_weights(name: str) -> State:
+    import torchvision
+
     weights = torchvision.models.get_model_weights(name).DEFAULT
     if name in ("resnet50", "resnet101"):  # what its segmentation networks started from
         weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]

@@ -3,23 +3,28 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import models
 from pipeline.config import ModelConfig
+from pipeline.config.models import NETWORK_SECTIONS
 from pipeline.config.networks import CLASSES, HEIGHT, WIDTH, NetworkRow
 from pipeline.errors import UserError
 from pipeline.models import tensorflow_release
 
-# Every network with its variants that differ in size or work, and where it is described.
-ROWS = [
-    ({"name": name, **settings}, source)
-    for name, network in models.NETWORKS.items()
-    for settings, source in network.variants
-]
+
+@cache
+def variants() -> list[tuple[dict[str, Any], str]]:
+    """Every network with its variants that differ in size or work, and where it is described."""
+    return [
+        ({"name": name, **settings}, source)
+        for name in NETWORK_SECTIONS
+        for settings, source in models.network_class(name).variants
+    ]
 
 
 def count_classes(source: Mapping[str, torch.Tensor]) -> int:
@@ -33,7 +38,7 @@ def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
     """Whose weights a published file holds, as a sentence with the options that import it; None: no listed network's."""
     adapter = TypeAdapter[ModelConfig](ModelConfig)
     found = count_classes(source) or num_classes
-    for row, _ in ROWS:
+    for row, _ in variants():
         for values in ({**row}, {**row, "aux": False}) if row["name"] in ("fcn_resnet", "deeplabv3") else ({**row},):
             for classes in sorted({num_classes, found}, key=lambda count: count != num_classes):
                 try:
@@ -57,8 +62,10 @@ def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
 
 def counted() -> Iterator[NetworkRow]:
     """Every network that a config can name, counted on torch's meta device: nothing is computed. Last, those from outside."""
+    from torch.utils.flop_counter import FlopCounterMode  # which imports Triton
+
     adapter = TypeAdapter(ModelConfig)
-    for values, source in ROWS:
+    for values, source in variants():
         with torch.device("meta"), warnings.catch_warnings():
             # Of a published network's kernel, for whoever builds with it; a list of all is no such choice.
             warnings.filterwarnings("ignore", message="transposed convolution", category=UserWarning)
@@ -69,9 +76,9 @@ def counted() -> Iterator[NetworkRow]:
         variant = " ".join(_setting(key, value) for key, value in values.items() if key != "name")
         parameters = sum(p.numel() for p in network.parameters())
         yield NetworkRow(str(values["name"]), variant, parameters, counter.get_total_flops() / 1e9, source)
-    for name, family in models.NETWORKS.items():
-        if family.row is not None:
-            yield NetworkRow(name, family.row[0], None, None, family.row[1])
+    for name in NETWORK_SECTIONS:
+        if (row := models.network_class(name).row) is not None:
+            yield NetworkRow(name, row[0], None, None, row[1])
 
 
 def _setting(key: str, value: object) -> str:

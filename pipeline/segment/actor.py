@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -22,8 +22,10 @@ from pipeline.segment.loading import Load, Loader
 from pipeline.segment.packed import pack, unpack
 from pipeline.segment.rows import mask_columns
 from pipeline.segment.shard import READERS, ShardSegmenter
-from pipeline.segment.shard_progress import CountReporter
+from pipeline.segment.shard_progress import Count, CountReporter
 
+# Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
+TASKS, TASKS_AN_ACTOR = 2000, 100
 WITNESSES = 7  # images of other shards that are tried before an error is called one of the images that met it
 
 
@@ -34,13 +36,20 @@ class Segmenter:
         payload: the segment config.
         fingerprint: of the run, as its driver knows it.
         retried: shard -> its images that may be other files than those of the plan, mended since.
+        send: hands on how many images are answered within a shard.
     """
 
-    def __init__(self, payload: dict[str, Any], fingerprint: str, retried: dict[int, list[str]]) -> None:
+    def __init__(
+        self,
+        payload: dict[str, Any],
+        fingerprint: str,
+        retried: dict[int, list[str]],
+        send: Callable[[Count], None] | None = None,
+    ) -> None:
         self.payload, self.fingerprint, self.retried = payload, fingerprint, retried
         self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
         self.failure: str | None = None  # what ended the run; the shards that are left are skipped
-        self.reporter = CountReporter(fingerprint)
+        self.reporter = CountReporter(send)
         self.told = False  # what the first images look like to the network
 
     @cached_property
@@ -143,9 +152,19 @@ def decode(row: pa.Table, payload: dict[str, Any], fingerprint: str, retried: di
     return packed
 
 
+def bound_to(cfg: SegmentConfig, run: Run) -> dict[str, Any]:
+    """What `Segmenter` and `decode` are given of a run."""
+    return {"payload": cfg.model_dump(mode="json"), "fingerprint": run.fingerprint, "retried": run.retried()}
+
+
+def num_tasks(shards: int, actors: int) -> int:
+    """Into how many of Ray's tasks so many shards go."""
+    return min(shards, max(TASKS, TASKS_AN_ACTOR * actors))
+
+
 @lru_cache(maxsize=1)
 def _opened(uri: str, fingerprint: str) -> Run:
-    """The run, read once by each of Ray's worker processes.
+    """The run, read once by each process.
 
     Raises:
         UserError: it is not the one whose driver began the work.

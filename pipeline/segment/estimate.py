@@ -31,8 +31,9 @@ from pipeline.runs import SECONDS, Run, RunInfo, describe, read_success, run_exi
 from pipeline.runs.lease import RENEW_S
 from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
+from pipeline.segment.actor import num_tasks
 from pipeline.segment.checkpoints import fitted, load_checkpoints, with_quantised
-from pipeline.segment.driver import TASKS, TASKS_AN_ACTOR, identity
+from pipeline.segment.driver import identity
 from pipeline.segment.engine import as_recorded, with_engine
 from pipeline.segment.shard import ShardSegmenter
 
@@ -292,7 +293,7 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
     a_shard = min(a_shard, images)
     shards = ceil(images / a_shard)
     shard_s = a_shard / rates.images_per_s
-    driver_s = min(shards, max(TASKS, TASKS_AN_ACTOR * devices)) * TASK_S + shards * SHARD_S  # beside the devices
+    driver_s = num_tasks(shards, devices) * TASK_S + shards * SHARD_S  # beside the devices
     work_s = max(ceil(shards / devices) * (shard_s + COMMIT_S), driver_s)
     corpus_pages, shard_pages = ceil(listed / storage.LIST_PAGE), ceil(shards / storage.LIST_PAGE)
     plan_parts = ceil(images / PART_ROWS)

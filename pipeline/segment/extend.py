@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.cluster import connection
 from pipeline.config import SegmentConfig
 from pipeline.corpus import scan_items
 from pipeline.errors import UserError
+from pipeline.phases import PHASES
 from pipeline.runs import Lease, Run, RunInfo, describe, newest_state
 from pipeline.runs.changes import Changes, Planned, times_written
 from pipeline.runs.extension import Staged, planned, publish, rejected_ids, stage, staged, tidy
@@ -57,14 +57,14 @@ def extend(
                 with Lease(made.uri) as its:
                     Run.open(made.uri).withdraw_rejects(its)
         else:
-            connection.PHASES.info("listing the corpus")
+            PHASES.info("listing the corpus")
             check = partial(_check_gone, cfg, accept_gone)
             known = _known(cfg, info, state, retry_rejects)
             made, changes = stage(uri, info, state, known, scan_items(cfg.corpus, cfg.split), check)
             if made is None:
                 return Extended(uri, state.generation, {NEW: 0, REPLACED: 0, GONE: 0}, changes.images, None)
         answered = _answer(cfg, made, on_progress)
-        connection.PHASES.info("publishing generation %d", made.number)
+        PHASES.info("publishing generation %d", made.number)
         last = publish(made, lease).generations[-1]
     return Extended(uri, last.number, {NEW: last.new, REPLACED: last.replaced, GONE: last.gone}, last.images, answered)
 

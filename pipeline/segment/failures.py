@@ -11,9 +11,6 @@ import time
 import traceback
 from collections.abc import Iterator
 
-import ray
-import ray.exceptions
-
 from pipeline.errors import UserError
 from pipeline.storage.retry import FULL
 
@@ -40,7 +37,9 @@ def explained(output: str) -> Iterator[None]:
     threading.Thread(target=_watch_head, args=(output, over), name="head watch", daemon=True).start()
     try:
         yield
-    except (ray.exceptions.RayError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or _is_of_ray(error, "RayError")):
+            raise
         if (words := sentence(output, error)) is not None:
             raise UserError(words) from error
         met = _root(error)
@@ -85,7 +84,8 @@ def _watch_head(output: str, over: threading.Event) -> None:
     """Say so once when the head has not been reached for half of what Ray waits."""
     heard = time.monotonic()
     while not over.wait(RECONNECT_S / 20):
-        if not ray.is_initialized():
+        ray = sys.modules.get("ray")
+        if ray is None or not ray.is_initialized():
             heard = time.monotonic()
             continue
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
@@ -117,12 +117,18 @@ def sentence(output: str, error: BaseException) -> str | None:
     words = _last_line(str(error))  # of a remote traceback the last line is the error
     if any(os.strerror(number) in str(error) for number in FULL):
         return f"run {output}: a disk is full ({words}); free space and run the same command again"
-    if cause is not None or isinstance(error, ray.exceptions.RayTaskError):
+    if cause is not None or _is_of_ray(error, "RayTaskError"):
         return None
     return (
         f"run {output}: lost the cluster or the machines that worked on it ({type(error).__name__}: {words}); "
         "run the same command again, which does only what is missing"
     )
+
+
+def _is_of_ray(error: BaseException, name: str) -> bool:
+    """Whether it is of this type of `ray.exceptions`; runs that do without Ray do not import it."""
+    exceptions = sys.modules.get("ray.exceptions")
+    return exceptions is not None and isinstance(error, getattr(exceptions, name))
 
 
 def _root(error: BaseException) -> BaseException | None:

@@ -1,24 +1,34 @@
 """How far a segmentation run is, in its driver: committed shards, and what is answered of the others."""
 
 import contextlib
-import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import ray
-from ray.experimental import internal_kv
-
-from pipeline.cluster.connection import PHASES
-from pipeline.config import SegmentConfig
+from pipeline.phases import PHASES
 from pipeline.runs import SECONDS
-from pipeline.segment.shard_progress import NAMESPACE, Count
+from pipeline.segment.shard_progress import Count
 
 POLL_S = 2.0
-WAIT_S = 20.0  # without an actor, before the driver says what it waits for
+
+
+class Workers(Protocol):
+    """What answers shards: actors of Ray, or processes of this machine."""
+
+    def summaries(self, pending: list[int]) -> Iterator[dict[str, Any]]:
+        """The summary of each of these shards, as it is committed."""
+
+    def counts(self) -> Mapping[str, Count]:
+        """What each actor is at."""
+
+    def forget(self) -> None:
+        """Delete the counts of an earlier command."""
+
+    def waits_for(self) -> str:
+        """What is waited for while there is no actor yet."""
 
 
 @dataclass
@@ -60,14 +70,14 @@ class Progress:
 
 @contextlib.contextmanager
 def heard(
-    cfg: SegmentConfig, fingerprint: str, progress: Progress, on_progress: Callable[[Progress], None]
+    workers: Workers, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     """The side of the driver: add(row) for the summary of each committed shard; what is between them is added here.
 
     Args:
         on_progress: called after each row, and while counts change, from another thread, never from two at once.
     """
-    lock, over, listener = threading.Lock(), threading.Event(), _Listener(cfg, fingerprint)
+    lock, over, listener = threading.Lock(), threading.Event(), _Listener(workers)
 
     def add(row: dict[str, Any]) -> None:
         with lock:
@@ -97,10 +107,10 @@ def heard(
 class _Listener:
     """What the actors of a run have told."""
 
-    def __init__(self, cfg: SegmentConfig, fingerprint: str) -> None:
+    def __init__(self, workers: Workers) -> None:
         self.heard: set[int] = set()  # shards whose summaries have come
-        self._cfg, self._prefix, self._counts = cfg, f"{fingerprint}/", dict[bytes, Count]()
-        self._since, self._waited_for, self._begun = time.monotonic(), "", False
+        self._workers, self._counts = workers, dict[str, Count]()
+        self._waited_for, self._begun = "", False
         self.forget()  # of an earlier command
 
     def pause_s(self) -> float:
@@ -109,11 +119,9 @@ class _Listener:
 
     def read(self) -> bool:
         """Ask for the newest counts; whether any has changed."""
-        found = dict[bytes, Count]()
+        found = dict[str, Count]()
         with contextlib.suppress(Exception):  # as for those that send
-            for key in internal_kv._internal_kv_list(self._prefix, namespace=NAMESPACE):
-                if (value := internal_kv._internal_kv_get(key, namespace=NAMESPACE)) is not None:
-                    found[key] = Count(**json.loads(value))
+            found = dict(self._workers.counts())
         changed, self._counts = found != self._counts, found
         self._begun = self._begun or bool(self.heard) or any(one.images or one.committed for one in found.values())
         if not self._begun:
@@ -133,29 +141,16 @@ class _Listener:
     def forget(self) -> None:
         """Delete what actors have left."""
         with contextlib.suppress(Exception):
-            internal_kv._internal_kv_del(self._prefix, del_by_prefix=True, namespace=NAMESPACE)
+            self._workers.forget()
 
     def _say_what_is_waited_for(self) -> None:
-        cfg, words = self._cfg, ""
         begun = sum(count.shard is not None for count in self._counts.values())
         if begun:
             words = "waiting for the first image"
         elif self._counts:
             words = f"loading weights in {len(self._counts)} actor{'s' if len(self._counts) > 1 else ''}"
-        elif time.monotonic() - self._since > WAIT_S:
-            words = _room(cfg.cpus_per_actor, cfg.gpus_per_actor)
+        else:
+            words = self._workers.waits_for()
         if words and words != self._waited_for:
             PHASES.info(words)
             self._waited_for = words
-
-
-def _room(cpus: float, gpus: float) -> str:
-    """What an actor waits for that no process was started for yet."""
-    free = ray.available_resources()
-    there = free.get("CPU", 0), free.get("GPU", 0)
-    if there[0] >= cpus and there[1] >= gpus:
-        return "waiting for Ray to start the processes of the actors"
-    return (
-        f"waiting for room for an actor: each takes {cpus:g} CPUs and {gpus:g} GPUs, and the cluster has {there[0]:g} and "
-        f"{there[1]:g} free"
-    )

@@ -1,22 +1,17 @@
-"""Progress within a shard: counts that actors leave at the cluster's head; `progress.py` reads them.
+"""Progress within a shard: counts that actors send while they work; `progress.py` reads them.
 
-Ray Data hands on the summary of a shard once it is committed, which takes minutes where images are large. Meanwhile a thread
-of each actor puts one small value a second into the key-value store of Ray's head. No answer depends on it: what cannot be
-sent or read is left out.
+The summary of a shard comes once it is committed, which takes minutes where images are large. Meanwhile a thread of each actor
+sends one small value a second. No answer depends on it: what cannot be sent or read is left out.
 """
 
 import contextlib
-import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import ray
-from ray.experimental import internal_kv
 
 SEND_S = 1.0
 KEPT = 16  # committed shards of an actor that its counts name
-NAMESPACE = b"maskmill"
 
 
 @dataclass(frozen=True)
@@ -32,17 +27,16 @@ class Count:
 
 
 class CountReporter:
-    """The side of the actor; does nothing outside of Ray.
+    """The side of the actor.
 
     Args:
-        fingerprint: of the run.
+        send: what hands a count to the driver; None: nobody hears of it.
     """
 
-    def __init__(self, fingerprint: str) -> None:
+    def __init__(self, send: Callable[[Count], None] | None) -> None:
         self._count = Count()
-        if ray.is_initialized() and internal_kv._internal_kv_initialized():
-            key = f"{fingerprint}/{ray.get_runtime_context().get_actor_id()}"
-            threading.Thread(target=self._send_on, args=(key,), name="progress", daemon=True).start()
+        if send is not None:
+            threading.Thread(target=self._send_on, args=(send,), name="progress", daemon=True).start()
 
     def begin(self, shard: int) -> None:
         """Work on a shard begins."""
@@ -61,11 +55,11 @@ class CountReporter:
         """What the actor is at."""
         return self._count
 
-    def _send_on(self, key: str) -> None:
+    def _send_on(self, send: Callable[[Count], None]) -> None:
         sent: Count | None = None
         while True:
             if (count := self._count) is not sent:
                 with contextlib.suppress(Exception):  # Ray's types for a head that is away differ by version
-                    internal_kv._internal_kv_put(key, json.dumps(vars(count)), overwrite=True, namespace=NAMESPACE)
+                    send(count)
                     sent = count
             time.sleep(SEND_S)

@@ -8,6 +8,7 @@ from typing import Any
 from ray.util.metrics import Counter, Gauge
 
 from pipeline.runs import SECONDS
+from pipeline.segment.progress import Progress
 
 RUN = ("run",)  # every series carries its run's URI
 
@@ -15,25 +16,26 @@ RUN = ("run",)  # every series carries its run's URI
 class SegmentationMetrics:
     """The series of one segmentation run."""
 
-    def __init__(self, run: str, images: int, done: int) -> None:
+    def __init__(self, run: str) -> None:
         self._run = {"run": run}
-        self._images, self._planned = images, Gauge("maskmill_images_planned", "Images of the run's plan.", RUN)
+        self._planned = Gauge("maskmill_images_planned", "Images of the run's plan.", RUN)
         self._done = Gauge("maskmill_images_done", "Images answered so far, by earlier starts of the run too.", RUN)
         self._answered = Counter("maskmill_images_answered", "Images answered by this start.", RUN)
         self._rejects = Counter("maskmill_images_rejected", "Images rejected by this start.", (*RUN, "reason"))
         self._seconds = Counter("maskmill_stage_seconds", "Seconds of all actors in one stage.", (*RUN, "stage"))
-        self._set(done)
 
-    def add(self, row: dict[str, Any], done: int) -> None:
-        """A shard was committed; `done` images of the run are answered now."""
-        self._set(done)
+    def begin(self, progress: Progress) -> None:
+        """The run begins, or goes on."""
+        # Each time: a value set once may leave with the first export.
+        self._planned.set(progress.images, self._run)
+        self._done.set(progress.done, self._run)
+
+    def add(self, row: dict[str, Any], progress: Progress) -> None:
+        """A shard was committed, which is in the progress already."""
+        self.begin(progress)
         self._answered.inc(row["images"], self._run)
         for reason in row["rejects"]:
             self._rejects.inc(1, {**self._run, "reason": reason})
         for name in SECONDS:
             if row[name] > 0:
                 self._seconds.inc(row[name], {**self._run, "stage": name.removeprefix("seconds_")})
-
-    def _set(self, done: int) -> None:
-        self._planned.set(self._images, self._run)  # again each time: a value set once may leave with the first export
-        self._done.set(done, self._run)

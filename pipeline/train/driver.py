@@ -19,6 +19,7 @@ from pipeline.crf.given import class_weights_of
 from pipeline.imaging.bands import require_rasterio
 from pipeline.models import checkpoint, published_file
 from pipeline.models.python_code import code_of
+from pipeline.phases import PHASES
 from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
 from pipeline.train.metrics_log import Record, following
@@ -45,7 +46,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
             memory ran out.
     """
     started = time.monotonic()
-    phase = connection.PHASES.info
+    phase = PHASES.info
     phase("looking at the corpus and the network")
     cfg = run_folder.with_layouts(_with_networks(cfg))
     stages = stage_configs(cfg)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torchvision
 from torch import nn
 
 from pipeline.models.layers import set_output_stride
@@ -31,6 +30,8 @@ class MobileNetV3Large(nn.Sequential):
     def __init__(
         self, layers: tuple[int, ...], output_stride: Literal[8, 16, 32], torchvision_rates: bool = False
     ) -> None:
+        import torchvision
+
         options = {"dilated": True} if torchvision_rates else {}
         super().__init__(*torchvision.models.mobilenet_v3_large(weights=None, **options).features)
         self.layers = layers
@@ -55,6 +56,8 @@ class MobileNetV2(nn.Sequential):
     """
 
     def __init__(self, output_stride: Literal[8, 16, 32], strides: Sequence[int] = (4,)) -> None:
+        import torchvision
+
         super().__init__(*torchvision.models.mobilenet_v2(weights=None).features[:-1])
         self.layers = [_V2_LAYER_AT[stride] for stride in strides]
         self.channels = (*(_V2_CHANNELS[layer] for layer in self.layers), 320)

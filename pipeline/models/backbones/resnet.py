@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torchvision
 from torch import nn
 
 ResNetName = Literal["resnet18", "resnet50", "resnet101"]
@@ -34,6 +33,8 @@ class ResNet(nn.Module):
         definition: ResNetDefinition = "torchvision",
         strides: Sequence[int] | None = None,
     ) -> None:
+        import torchvision
+
         super().__init__()
         assert definition == "torchvision" or (name != "resnet18" and multi_grid is None)
         self.name, self.definition = name, definition

@@ -1,0 +1,43 @@
+"""The process that `local_workers.py` starts: shards in, summaries out, through one pipe."""
+
+import os
+import threading
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+from pipeline.segment.shard_progress import Count
+
+
+def main(handle: int) -> None:
+    """Answer shards until the driver's end of the pipe is closed.
+
+    Args:
+        handle: file descriptor of the pipe; the first message is what `Segmenter` is bound to, each later one a shard.
+    """
+    connection, inbox, lock = Connection(handle), SimpleQueue[Any](), threading.Lock()
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+
+    def send(kind: str, value: Any) -> None:
+        with lock:
+            connection.send((kind, value))
+
+    def send_count(count: Count) -> None:
+        send("count", count)
+
+    import pyarrow as pa
+
+    from pipeline.segment.actor import Segmenter  # the imports that take seconds: meanwhile the driver plans
+
+    segmenter = Segmenter(**inbox.get(), send=send_count)
+    while True:
+        row = segmenter(pa.table({"shard": [inbox.get()]}))
+        send("summary", row.to_pylist()[0])
+
+
+def _receive(connection: Connection, inbox: "SimpleQueue[Any]") -> None:
+    while True:
+        try:
+            inbox.put(connection.recv())
+        except (EOFError, OSError):  # the driver has ended, in whatever way
+            os._exit(0)

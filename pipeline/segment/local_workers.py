@@ -1,0 +1,178 @@
+"""Shards answered by processes of this machine, without Ray, whose start would be the longest part of a small run.
+
+Each process is a `Segmenter`, as an actor of Ray is, and what holds for one that dies holds here: its shard is given to a new
+one, whose `begin` tells it that the shard was begun before. They end with the driver.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter, deque
+from collections.abc import Iterator
+from multiprocessing.connection import Pipe, wait
+from typing import TYPE_CHECKING, Any, Self
+
+from pipeline.cluster.worker_env import worker_environment
+from pipeline.errors import UserError
+from pipeline.phases import PHASES
+from pipeline.segment.shard_progress import Count
+
+if TYPE_CHECKING:
+    from pipeline.config import SegmentConfig
+
+MOST_IMAGES = (
+    256  # from there on the start of Ray is a small part, and its scheduler, metrics and log files are worth it
+)
+DEATHS = 5  # of processes that had the same shard: the second would have found out which image is deadly
+# What a process runs; a program that calls `segment` is not imported again, as `multiprocessing` would.
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from pipeline.segment.local_worker import main; main({handle})"
+
+
+class LocalWorkers:
+    """The processes of one command; a context that ends them."""
+
+    def __init__(self) -> None:
+        self.bound: dict[str, Any] = {}  # to a run, as `bound_to` gives it
+        self._workers: list[_Worker] = []
+        self._counts: dict[str, Count] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def start_one(self) -> None:
+        """Start a process, which imports its libraries while the driver is still at other work."""
+        self._workers.append(_Worker())
+
+    def close(self) -> None:
+        """End all processes, whatever they are at."""
+        while self._workers:
+            self._workers.pop().end()
+
+    def summaries(self, pending: list[int]) -> Iterator[dict[str, Any]]:
+        """The summary of each of these shards, as it is committed."""
+        waiting, died = deque(pending), Counter[int]()
+        most = min(self.bound["payload"]["actors"], len(pending))
+        PHASES.info("starting %d process%s, each loads the weights", most, "" if most == 1 else "es")
+        while waiting or any(worker.shard is not None for worker in self._workers):
+            while len(self._workers) < min(most, len(waiting) + sum(one.shard is not None for one in self._workers)):
+                self.start_one()
+            for worker in self._workers:
+                if worker.shard is None and waiting:
+                    worker.give(waiting.popleft(), self.bound)
+            for worker in _that_speak(self._workers):
+                try:
+                    kind, value = worker.connection.recv()
+                except (EOFError, OSError):
+                    self._workers.remove(worker)
+                    self._counts.pop(worker.name, None)
+                    how = worker.end()
+                    if worker.shard is not None:
+                        died[worker.shard] += 1
+                        self._refuse(worker.shard, died[worker.shard], how)
+                        waiting.appendleft(worker.shard)
+                    continue
+                if kind == "count":
+                    self._counts[worker.name] = value
+                else:
+                    worker.shard = None
+                    yield value
+
+    def counts(self) -> dict[str, Count]:
+        """What each process is at."""
+        return dict(self._counts)
+
+    def forget(self) -> None:
+        """Nothing is left behind."""
+
+    def waits_for(self) -> str:
+        """Nothing but the imports of the processes, which the phase says."""
+        return ""
+
+    def _refuse(self, shard: int, deaths: int, how: str) -> None:
+        """UserError after so many deaths over one shard, each of which had found the deadly images before."""
+        if deaths >= DEATHS:
+            raise UserError(
+                f"run {self.bound['payload']['output']}: {deaths} processes died one after another over shard {shard} ({how}); "
+                "see that this machine has memory for the network and an image, or lower actors or batch_size, then run the "
+                "same command again, which does only what is missing"
+            )
+
+
+class _Worker:
+    """One process, and the driver's end of its pipe."""
+
+    def __init__(self) -> None:
+        self.shard: int | None = None
+        self._told = False  # which run it works on
+        self.connection, theirs = Pipe()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the process
+        environment = worker_environment(0).get("env_vars", {})
+        with theirs:
+            program = _PROGRAM.format(path=sys.path, handle=theirs.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program],
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the driver, which ends it
+            )
+        self.name = str(self._process.pid)
+
+    def give(self, shard: int, bound: dict[str, Any]) -> None:
+        """Let it answer a shard."""
+        self.shard = shard
+        try:
+            if not self._told:
+                self.connection.send(bound)
+                self._told = True
+            self.connection.send(shard)
+        except OSError:  # it has died, which reading will tell
+            pass
+
+    def end(self) -> str:
+        """End it; how it ended before, if it did: its exit code, and the last that it said."""
+        code = self._process.poll()
+        self.connection.close()
+        self._process.kill()
+        self._process.wait()
+        with self._said as said:
+            said.seek(0)
+            last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        return f"exit code {code}: {last}"
+
+
+def _that_speak(workers: list[_Worker]) -> list[_Worker]:
+    ready = wait([worker.connection for worker in workers])
+    return [worker for worker in workers if worker.connection in ready]
+
+
+def started_ahead(cfg: "SegmentConfig") -> LocalWorkers:
+    """Processes of a run that is about to begin, the first of them started, if it may do without Ray."""
+    workers = LocalWorkers()
+    if may_fit(cfg):
+        workers.start_one()
+    return workers
+
+
+def fits(cfg: "SegmentConfig", images: int) -> bool:
+    """Whether a run with so many images to answer does without Ray: a small one, on the CPUs of this machine."""
+    return may_fit(cfg) and images <= MOST_IMAGES
+
+
+def may_fit(cfg: "SegmentConfig") -> bool:
+    """As `fits`, while it is not known yet how many images there are."""
+    started = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    return (
+        sys.platform != "win32"  # descriptors are not handed on there
+        and not started
+        and not os.environ.get("RAY_ADDRESS")
+        and cfg.decode == "actor"
+        and cfg.gpus_per_actor == 0
+        and cfg.actors * cfg.cpus_per_actor <= (os.cpu_count() or 1)
+    )
