@@ -24,6 +24,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvid
 from numba.misc.appdirs import AppDirs
 
 _KEPT = 4  # states of a room's sources whose code stays: branches one goes to and fro between
+_rooms = set[Path]()  # whose functions were decorated
 _SHARED = ("compiled.py", "labels/label_space.py")  # beside the rooms
 
 
@@ -32,7 +33,8 @@ def compiled(inline: Literal["never", "always"] = "never") -> Callable[[Callable
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = njit(nogil=True, inline=inline)(function)
-        folder = _folder_of(Path(function.__code__.co_filename).parent)
+        _rooms.add(room := Path(function.__code__.co_filename).parent)
+        folder = _folder_of(room)
         if folder is not None and hasattr(
             dispatcher, "enable_caching"
         ):  # NUMBA_DISABLE_JIT leaves the function as it is
@@ -40,6 +42,11 @@ def compiled(inline: Literal["never", "always"] = "never") -> Callable[[Callable
         return dispatcher
 
     return decorate
+
+
+def folders() -> list[Path]:
+    """Where the code of the functions that were imported so far is kept."""
+    return sorted({folder for room in _rooms if (folder := _folder_of(room)) is not None})
 
 
 class _Locator(UserProvidedCacheLocator):

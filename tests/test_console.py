@@ -12,10 +12,10 @@ from rich.console import Console
 from pipeline import storage
 from pipeline.cli import cli_output, console
 from pipeline.cluster import connection
+from pipeline.cluster.phases import PHASES
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
 from pipeline.models import checkpoint
-from pipeline.phases import PHASES
 from pipeline.runs import SECONDS, Run
 from pipeline.segment.driver import Progress, Segmented, identity
 from pipeline.segment.estimate import Prices, estimate

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models.backbones import build_backbone
 from pipeline.models.layers import SameConv2d, set_output_stride
-from pipeline.models.listing import ROWS, counted
+from pipeline.models.listing import counted, variants
 from tests.outside_networks import SEGFORMER, UPERNET
 
 # A new network is one more row: its config, small where its size is free.
@@ -298,7 +298,7 @@ def test_the_list_of_networks_is_counted_from_the_code_and_names_every_one():
     assert networks() == rows, "run: python -m tests.network_sizes"
     outside = {row.name for row in rows if row.parameters is None}  # of any size
     assert outside == {"python", "transformers", "smp", "exported"}
-    assert len(rows) == len(ROWS) + len(outside)
+    assert len(rows) == len(variants()) + len(outside)
     assert {row.name for row in rows} == set(NETWORK_SECTIONS)
     assert all(row.parameters > 0 and row.gflops > 0 for row in rows if row.name not in outside)
 

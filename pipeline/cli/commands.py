@@ -16,6 +16,7 @@ from pipeline.cli import init as cli_init
 from pipeline.cli import labelling as cli_labelling
 from pipeline.cli import models as cli_models
 from pipeline.cli import register as cli_register
+from pipeline.cli import warm as cli_warm
 from pipeline.cli.analysis import RunUri
 from pipeline.cli.cli_output import Csv, Json
 from pipeline.errors import UserError
@@ -360,6 +361,7 @@ for command in (
     app.command()(command)
 app.command("next")(cli_labelling.choose)
 app.command()(cli_register.register)
+app.command()(cli_warm.warm)
 app.command()(cli_cluster.estimate)
 app.command()(cli_cluster.submit)
 

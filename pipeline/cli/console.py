@@ -18,8 +18,8 @@ from rich.text import Text
 
 from pipeline.cli import cli_output
 from pipeline.cli.printing import clean
+from pipeline.cluster.phases import PHASES
 from pipeline.errors import UserError
-from pipeline.phases import PHASES
 
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.segment.driver import Segmented

@@ -22,6 +22,7 @@ from pipeline.corpus.pairing import pair
 from pipeline.corpus.survey import Survey, survey
 from pipeline.errors import UserError
 from pipeline.models.release import Contents, contents
+from pipeline.segment.local_workers import LocalWorkers, started_ahead
 from pipeline.synthetic.scenes import write_corpus
 
 SCENES, HEIGHT, WIDTH, SEED = 24, 256, 512, 7
@@ -37,6 +38,11 @@ def demo(folder: str, pretrained: str, images: str | None, labels: str | None) -
     Raises:
         UserError: there is no such checkpoint, or no picture that can be read.
     """
+    with started_ahead() as local:  # while network and pictures are looked at
+        _demo(folder, pretrained, images, labels, local)
+
+
+def _demo(folder: str, pretrained: str, images: str | None, labels: str | None, local: LocalWorkers) -> None:
     uri = storage.absolute(pretrained)
     found = contents(uri)
     what = [found.ready.sha256, *(storage.absolute(place) for place in (images, labels) if place)]
@@ -49,7 +55,7 @@ def demo(folder: str, pretrained: str, images: str | None, labels: str | None) -
     cfg = _config(corpus, looked, found, uri, storage.join(folder, "run"))
     crf = "dense CRF as its card has it" if cfg.crf else "no CRF"
     step(2, 3, f"{len(looked.items)} images, {crf}: maskmill segment {keep(folder, 'segment.yaml', cfg)}")
-    segment_and_verify(cfg)
+    segment_and_verify(cfg, local)
     step(3, 3, "asking Dask\n")
     _answer(open_run(cfg.output), folder)
 

@@ -8,6 +8,7 @@ from pipeline.cli.console import console, segmenting
 from pipeline.config import Section, SegmentConfig
 from pipeline.runs import verify
 from pipeline.segment.driver import segment
+from pipeline.segment.local_workers import LocalWorkers
 
 
 def step(number: int, of: int, words: str) -> None:
@@ -22,10 +23,10 @@ def keep(folder: str, name: str, cfg: Section) -> str:
     return uri
 
 
-def segment_and_verify(cfg: SegmentConfig) -> None:
-    """Segment, prove the run, and say what it holds."""
+def segment_and_verify(cfg: SegmentConfig, local: LocalWorkers | None = None) -> None:
+    """Segment, prove the run, and say what it holds; `local`: processes that were started ahead."""
     with segmenting("segmenting") as on_progress:
-        segment(cfg, on_progress)
+        segment(cfg, on_progress, local)
     proof = verify(cfg.output)
     assert not proof.problems, proof.problems
     console.print(f"verified: {proof.images} images, {proof.masks} masks, {proof.rejects} rejects, each exactly once")

@@ -15,8 +15,8 @@ from ray._private import ray_constants
 
 from pipeline import interrupts
 from pipeline.cluster import node_versions
+from pipeline.cluster.phases import PHASES
 from pipeline.errors import UserError
-from pipeline.phases import PHASES
 
 LOOPBACK, LOCAL = "127.0.0.1", "local"
 _LOG_LINE = re.compile(rb"\[[-0-9]+ [:,.0-9]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")  # of Ray's C++

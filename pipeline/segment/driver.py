@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.cluster.phases import PHASES
 from pipeline.config import SegmentConfig, run_keys
 from pipeline.corpus import plan_shards, scan_items
 from pipeline.imaging.bands import require_rasterio
 from pipeline.imaging.polygons import require_shapely
 from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.phases import PHASES
 from pipeline.predict.engines import PACKAGES
 from pipeline.runs import Lease, Run, grown
 from pipeline.segment import failures, local_workers

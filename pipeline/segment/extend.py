@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from pipeline.cluster.phases import PHASES
 from pipeline.config import SegmentConfig
 from pipeline.corpus import scan_items
 from pipeline.errors import UserError
-from pipeline.phases import PHASES
 from pipeline.runs import Lease, Run, RunInfo, describe, newest_state
 from pipeline.runs.changes import Changes, Planned, times_written
 from pipeline.runs.extension import Staged, planned, publish, rejected_ids, stage, staged, tidy

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from multiprocessing.connection import Pipe, wait
 from typing import TYPE_CHECKING, Any, Self
 
+from pipeline.cluster.phases import PHASES
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.errors import UserError
-from pipeline.phases import PHASES
 from pipeline.segment.shard_progress import Count
 
 if TYPE_CHECKING:
@@ -152,27 +152,30 @@ def _that_speak(workers: list[_Worker]) -> list[_Worker]:
     return [worker for worker in workers if worker.connection in ready]
 
 
-def started_ahead(cfg: "SegmentConfig") -> LocalWorkers:
-    """Processes of a run that is about to begin, the first of them started, if it may do without Ray."""
+def started_ahead(cfg: "SegmentConfig | None" = None) -> LocalWorkers:
+    """Processes of a run that is about to begin, the first of them started if the run may do without Ray.
+
+    Args:
+        cfg: None: not known yet.
+    """
     workers = LocalWorkers()
-    if may_fit(cfg):
+    if _alone() if cfg is None else _may_fit(cfg):
         workers.start_one()
     return workers
 
 
 def fits(cfg: "SegmentConfig", images: int) -> bool:
     """Whether a run with so many images to answer does without Ray: a small one, on the CPUs of this machine."""
-    return may_fit(cfg) and images <= MOST_IMAGES
+    return _may_fit(cfg) and images <= MOST_IMAGES
 
 
-def may_fit(cfg: "SegmentConfig") -> bool:
+def _may_fit(cfg: "SegmentConfig") -> bool:
     """As `fits`, while it is not known yet how many images there are."""
+    fits_here = cfg.actors * cfg.cpus_per_actor <= (os.cpu_count() or 1)
+    return _alone() and cfg.decode == "actor" and cfg.gpus_per_actor == 0 and fits_here
+
+
+def _alone() -> bool:
+    """Whether no Ray is to be used: none runs in this process, and no address of a cluster is given."""
     started = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    return (
-        sys.platform != "win32"  # descriptors are not handed on there
-        and not started
-        and not os.environ.get("RAY_ADDRESS")
-        and cfg.decode == "actor"
-        and cfg.gpus_per_actor == 0
-        and cfg.actors * cfg.cpus_per_actor <= (os.cpu_count() or 1)
-    )
+    return sys.platform != "win32" and not started and not os.environ.get("RAY_ADDRESS")  # Windows hands no pipe on

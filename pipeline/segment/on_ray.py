@@ -17,9 +17,9 @@ from ray.data import ActorPoolStrategy
 from ray.experimental import internal_kv
 
 from pipeline.cluster import connection
+from pipeline.cluster.phases import PHASES
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import SegmentConfig
-from pipeline.phases import PHASES
 from pipeline.runs import Run
 from pipeline.segment.actor import Segmenter, bound_to, decode, num_tasks
 from pipeline.segment.progress import Progress

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pipeline.phases import PHASES
+from pipeline.cluster.phases import PHASES
 from pipeline.runs import SECONDS
 from pipeline.segment.shard_progress import Count
 

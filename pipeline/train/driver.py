@@ -13,13 +13,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import models, storage
 from pipeline.cluster import connection
+from pipeline.cluster.phases import PHASES
 from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.crf.given import class_weights_of
 from pipeline.imaging.bands import require_rasterio
 from pipeline.models import checkpoint, published_file
 from pipeline.models.python_code import code_of
-from pipeline.phases import PHASES
 from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
 from pipeline.train.metrics_log import Record, following

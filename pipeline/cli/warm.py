@@ -1,0 +1,63 @@
+"""`maskmill warm`: what is compiled at its first use is compiled now; added by `commands.py`."""
+
+import os
+import tempfile
+import time
+from typing import Any
+
+HEIGHT, WIDTH, SCENES = 48, 96, 2
+CRF = {"iterations": 2, "smooth_px": 3, "colour_px": 30}
+# What each of these runs compiles is compiled for every run like it, of whatever size and classes.
+RUNS: tuple[dict[str, Any], ...] = (
+    {
+        "crf": CRF,
+        "metrics": {"boundary_px": [1, 3], "calibration_bins": 15},
+        "regions": {"min_area": 4},
+    },
+    {"crf": CRF | {"class_weights": {"pole": 2.0}}, "confidence_map": True},
+    {"confidence_map": True, "unknown_below": 0.1, "regions": {"min_area": 4}},
+    {},
+)
+
+
+def warm() -> None:
+    """Compile what commands compile at their first use, so that no run waits for it: after an installation or in an image."""
+    from pipeline import compiled
+    from pipeline.cli.console import console
+
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        _segment(folder)
+    places = compiled.folders()
+    console.print(
+        f"compiled in {time.monotonic() - started:.0f} s, kept in {', '.join(map(str, places))}"
+        if places
+        else "compiled code is not kept: set NUMBA_CACHE_DIR to a folder that can be written and lasts",
+        soft_wrap=True,
+    )
+
+
+def _segment(folder: str) -> None:
+    """A small run on drawn scenes with a random network, and its scores; then the same images with other keys."""
+    from pipeline import labels, models
+    from pipeline.analysis import open_run
+    from pipeline.config import SegmentConfig, parse, parse_model
+    from pipeline.corpus import list_items
+    from pipeline.models import checkpoint
+    from pipeline.segment.driver import segment
+    from pipeline.segment.shard import ShardSegmenter
+    from pipeline.synthetic.scenes import write_corpus
+
+    network, space = parse_model({"name": "unet", "channels": 4}, where="warm"), labels.space("cityscapes19")
+    checkpoint.save(f"{folder}/model", models.build(network, space.num_classes), network, space, {})
+    images, truths = write_corpus(folder, {"val": SCENES}, HEIGHT, WIDTH, seed=1)
+    values = {
+        "corpus": {"images": images, "labels": truths, "layout": "cityscapes"}, "checkpoint": f"{folder}/model",
+        "output": f"{folder}/run", "cpus_per_actor": 1,
+    }  # fmt: skip
+    first, *others = (parse(SegmentConfig, values | keys, where="warm") for keys in RUNS)
+    os.environ.pop("RAY_ADDRESS", None)  # the code is needed here, not on a cluster
+    segment(first)
+    open_run(first.output).summary()
+    for cfg in others:
+        ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).answer(list_items(cfg.corpus, None))
