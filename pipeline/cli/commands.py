@@ -409,13 +409,15 @@ def run_training(cfg: "TrainConfig") -> None:
 def run_extension(cfg: "SegmentConfig", retry_rejects: bool = False, accept_gone: bool = False) -> int:
     """Extend a run in front of a person; the exit code: 0 clean, 2 done with rejects among what was answered now."""
     from pipeline.cli.console import console, loading, print_extended, segmenting
+    from pipeline.segment.local_workers import started_ahead
 
     kept = f"the images answered so far are kept in {cfg.output}, run the same command again for the rest"
     with keeping(kept), segmenting("extending") as show:
-        loading("torch and Ray")
-        from pipeline.segment.extend import extend as run
+        loading("torch")
+        with started_ahead(cfg) as local:
+            from pipeline.segment.extend import extend as run
 
-        done = run(cfg, retry_rejects, accept_gone, show)
+            done = run(cfg, retry_rejects, accept_gone, show, local)
     print_extended(console, done)
     return 2 if done.answered is not None and done.answered.rejects else 0
 

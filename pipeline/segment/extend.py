@@ -14,6 +14,7 @@ from pipeline.runs.extension import Staged, planned, publish, rejected_ids, stag
 from pipeline.runs.generations import GONE, NEW, REPLACED
 from pipeline.runs.info import Success
 from pipeline.segment.driver import Segmented, segment
+from pipeline.segment.local_workers import LocalWorkers
 from pipeline.segment.progress import Progress
 
 MOST_GONE = 0.5  # of the images: more are likelier an archive that is not mounted
@@ -35,6 +36,7 @@ def extend(
     retry_rejects: bool = False,
     accept_gone: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    local: LocalWorkers | None = None,
 ) -> Extended:
     """Answer the images that are new or replaced in the archive of a finished run, and withdraw the rows of what is gone.
 
@@ -44,6 +46,7 @@ def extend(
         cfg: of the run at `cfg.output`; keys that decide masks must be the run's, those of the machine may differ.
         retry_rejects: images that were rejected are answered again; of an extension that was broken off, its own.
         accept_gone: go on though more than half of the images are gone.
+        local: processes that were started ahead, for few images, which do without Ray.
     Raises:
         UserError: the run is not finished, another writes it, the archive does not fit the run, or too many of the images that
             were answered now were rejected.
@@ -63,7 +66,7 @@ def extend(
             made, changes = stage(uri, info, state, known, scan_items(cfg.corpus, cfg.split), check)
             if made is None:
                 return Extended(uri, state.generation, {NEW: 0, REPLACED: 0, GONE: 0}, changes.images, None)
-        answered = _answer(cfg, made, on_progress)
+        answered = _answer(cfg, made, on_progress, local)
         PHASES.info("publishing generation %d", made.number)
         last = publish(made, lease).generations[-1]
     return Extended(uri, last.number, {NEW: last.new, REPLACED: last.replaced, GONE: last.gone}, last.images, answered)
@@ -103,11 +106,13 @@ def _check_gone(cfg: SegmentConfig, accept_gone: bool, changes: Changes) -> None
         )
 
 
-def _answer(cfg: SegmentConfig, made: Staged, on_progress: Callable[[Progress], None]) -> Segmented | None:
+def _answer(
+    cfg: SegmentConfig, made: Staged, on_progress: Callable[[Progress], None], local: LocalWorkers | None
+) -> Segmented | None:
     """Answer the images of a staged generation, as any run's; None where there are none."""
     cfg = cfg.model_copy(update={"output": made.uri})
     if made.plan.num_images:
-        return segment(cfg, on_progress)
+        return segment(cfg, on_progress, local)
     with Lease(made.uri) as lease:
         Run.open(made.uri).finish(cfg.max_reject_rate, lease)
     return None
