@@ -7,6 +7,7 @@ only as part of a message. So s3fs is the one that is configured, and is asked a
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -17,8 +18,10 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from pipeline.storage.fsspec_store import FsspecStore
+from pipeline.storage.key_ranges import Page, scan_ranges
 from pipeline.storage.retry import retried, s3_code
-from pipeline.storage.store import LIST_PAGE, Changed, Listed
+from pipeline.storage.s3_listing import FOUND, parse_listing
+from pipeline.storage.store import LIST_PAGE, LISTERS, Changed, Listed
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
 # obstore asks botocore for the credentials again some minutes before this has passed; botocore knows when they end.
 _CREDENTIALS_KEPT = timedelta(minutes=15)
+LISTING = "maskmill-listing"  # of whose requests a server's log tells, and whose answers are parsed here
+_UNORDERED = "--x-s3"  # a directory bucket lists in no order, and begins at no key
 _CHANGED = ("PreconditionFailed", "412")
 # Answers to a conditional PUT that lost: to an object, or to another PUT at the same moment.
 _ALREADY_THERE = (*_CHANGED, "ConditionalRequestConflict", "409")
@@ -64,19 +69,21 @@ class S3(FsspecStore):
             raise
 
     def scan(self, root: str) -> Iterator[Listed]:
+        """In no order where there is more than a page."""
         bucket, _, prefix = root.partition("/")
-        request = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", "MaxKeys": LIST_PAGE}
-        while True:
-            try:
-                page = retried(self._fs.call_s3)("list_objects_v2", **request)
-            except FileNotFoundError:  # no such bucket
-                return
-            for found in page.get("Contents", ()):
-                if not found["Key"].endswith("/"):  # a folder's mark, as consoles make them
-                    yield Listed(f"{bucket}/{found['Key']}", found["Size"], found.get("ETag"), _modified(found))
-            if not page.get("IsTruncated"):
-                return
-            request["ContinuationToken"] = page["NextContinuationToken"]
+        if prefix:
+            prefix += "/"
+        listing = fsspec.filesystem("s3", **_options(attempts=1, user_agent_extra=LISTING))
+        listing.retries = 1
+        list_page = partial(_list_page, listing, bucket, prefix)
+        listers = 1 if bucket.endswith(_UNORDERED) else LISTERS
+        try:
+            for found in scan_ranges(list_page, f"{bucket}/{prefix}", listers):
+                yield from (
+                    one for one in found if not one.path.endswith("/")
+                )  # a folder's mark, as consoles make them
+        except FileNotFoundError:  # no such bucket
+            return
 
     def arrow_filesystem(self) -> "pyarrow.fs.FileSystem":
         import pyarrow.fs
@@ -127,15 +134,37 @@ class S3(FsspecStore):
         return sync(self._fs.loop, answer["Body"].read)
 
 
-def _modified(found: dict[str, Any]) -> float | None:
-    """When an object of a listing was stored, seconds since 1970."""
-    return found["LastModified"].timestamp() if "LastModified" in found else None
+@retried
+def _list_page(fs: fsspec.AbstractFileSystem, bucket: str, prefix: str, after: str | None, token: str | None) -> Page:
+    """One page of the objects whose keys begin with a prefix; paths are bucket/key."""
+    client = sync(fs.loop, fs.set_session)
+    client.meta.events.register("before-parse.s3.ListObjectsV2", parse_listing, unique_id=LISTING)
+    request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": LIST_PAGE}
+    if token is not None:
+        request["ContinuationToken"] = token
+    elif after is not None:
+        request["StartAfter"] = after.removeprefix(f"{bucket}/")
+    answer = fs.call_s3("list_objects_v2", **request)
+    if FOUND in answer:
+        found = [Listed(f"{bucket}/{key}", size, etag, modified) for key, size, etag, modified in answer[FOUND]]
+    else:
+        found = [
+            Listed(f"{bucket}/{one['Key']}", one["Size"], one.get("ETag"), one["LastModified"].timestamp())
+            for one in answer.get("Contents", ())
+        ]
+    return Page(found, answer["NextContinuationToken"] if answer.get("IsTruncated") else None)
 
 
-def _options(attempts: int) -> dict[str, Any]:
+def _options(attempts: int, **more: str) -> dict[str, Any]:
     """s3fs' options; listings are never cached: other processes write here too."""
     retries = {"mode": "standard", "total_max_attempts": attempts}
-    limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": retries, "max_pool_connections": 64}
+    limits = {
+        "connect_timeout": CONNECT_S,
+        "read_timeout": READ_S,
+        "retries": retries,
+        "max_pool_connections": 64,
+        **more,
+    }
     return {"use_listings_cache": False, "config_kwargs": limits}
 
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:  # imported where an Arrow filesystem is asked for: a tenth of
     import pyarrow.fs
 
 LIST_PAGE = 1000  # objects a request, the most that S3 gives
+LISTERS = 32  # pages that are asked for at the same time
 
 
 class Changed(OSError):
