@@ -81,6 +81,7 @@ def compact(
             1,
             moment,
             lease.check,
+            parts_of(out, "masks"),
             source.has_regions,
         )
 

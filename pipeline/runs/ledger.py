@@ -6,6 +6,7 @@
 <uri>/attempts/shard-*         exists while a worker answers the shard; left behind only by one that died
 <uri>/attempts/decode-*        exists while a task decodes the shard; left behind only by one that failed
 <uri>/attempts/retried-*       the images of a shard that were rejected and are tried again, until the run ends
+<uri>/attempts/checked-*       what footers of masks parts say that an earlier start has read, until the run ends
 <uri>/masks/part-*.parquet     one a shard, created once: the first answer of a shard counts, and is whole
 <uri>/rejects/part-*.parquet   where there are rejects; they stand in the footer of the masks part too, and follow from it
 <uri>/regions/part-*.parquet   where the config asks for them; they follow from the masks part too
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -29,9 +31,11 @@ from pipeline.config import ImageConfig, canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
+from pipeline.runs.checked import CheckedParts, entry_of
 from pipeline.runs.generations import refuse_grown
 from pipeline.runs.info import (
     LabelSpaceInfo,
+    PartEntry,
     RunInfo,
     create_info,
     delete_success,
@@ -41,7 +45,17 @@ from pipeline.runs.info import (
 )
 from pipeline.runs.lease import Lease
 from pipeline.runs.origin import commit, machine
-from pipeline.runs.parts import Footer, Part, checked_parts, part_name, read_footer, read_table, scan_parts, write_part
+from pipeline.runs.parts import (
+    Footer,
+    Part,
+    footer_of,
+    part_name,
+    parts_of,
+    read_footer,
+    read_table,
+    scan_parts,
+    write_part,
+)
 from pipeline.runs.plan import Plan, write_plan
 from pipeline.runs.regions import regions_part
 from pipeline.runs.schema import FORMAT, part_metadata, region_schema
@@ -127,6 +141,11 @@ class Run:
             )
         return cls._of(uri, info)
 
+    @cached_property
+    def checked(self) -> CheckedParts:
+        """What is known of the masks parts."""
+        return CheckedParts(self.uri, self._marks, self.fingerprint)
+
     @property
     def num_images(self) -> int:
         return self.plan.num_images
@@ -140,16 +159,12 @@ class Run:
         return self.plan.sizes()
 
     def pending(self) -> list[int]:
-        """Shards without an answer: a part is written whole or not at all. Reads the footer of each.
+        """Shards without an answer: a part is written whole or not at all. Reads the footers that no earlier start has kept.
 
         Raises:
             UserError: a part is another run's, or cannot be read.
         """
-        return self._without(checked_parts(self.uri, "masks", self.fingerprint))
-
-    def _pending(self) -> list[int]:
-        """The same by the names of the parts alone."""
-        return self._without(scan_parts(self.uri, "masks"))
+        return self._without(self.checked.listed())
 
     def _without(self, parts: Iterable[Part]) -> list[int]:
         answered = np.zeros(self.plan.num_shards, bool)
@@ -165,12 +180,12 @@ class Run:
         """
         _check(lease)
         delete_success(self.uri)
-        pending = set(self._pending())
-        for kind in [kind for kind in self._kinds if kind != "masks"]:
-            for part in scan_parts(self.uri, kind):
-                if part.first in pending:
-                    _check(lease)
-                    storage.delete(part.uri)
+        following = [part for kind in self._kinds if kind != "masks" for part in scan_parts(self.uri, kind)]
+        pending = set(self._without(scan_parts(self.uri, "masks"))) if following else set()
+        for part in following:
+            if part.first in pending:
+                _check(lease)
+                storage.delete(part.uri)
 
     def answered(self, shard: int) -> list[str] | None:
         """Reasons of a shard's rejects; None while it has no answer."""
@@ -194,10 +209,13 @@ class Run:
         """Say that decoding a shard ended, or that it is no longer needed."""
         storage.delete(self._mark_uri(f"decode-{shard:05d}"))
 
-    def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> None:
+    def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> PartEntry | None:
         """Write a shard's answer, unless there is one: the first counts, whoever else worked on it.
 
         Regions are written by whoever is first; `finish` writes those that a kill left out.
+
+        Returns:
+            For `checked.committed`: what the part says, if it is this one and has no rejects.
         """
         metadata = part_metadata(self.fingerprint, self.label_space, shard, shard)
         masks = self.plan.with_added_groups(shard, masks)
@@ -211,6 +229,7 @@ class Run:
         if rejects.num_rows or not first:
             self._settle(shard)
         storage.delete(self._attempt_uri(shard))
+        return entry_of(len(data), footer_of(data, uri)) if first and not rejects.num_rows else None
 
     def withdraw_rejects(self, lease: Lease | None = None) -> dict[int, int]:
         """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too.
@@ -259,14 +278,16 @@ class Run:
         return finished(self.uri, self.fingerprint)
 
     def finish(self, max_reject_rate: float, lease: Lease | None = None) -> Finished:
-        """Write `_SUCCESS.json` with rows, size and checksum of every part, from their footers.
+        """Write `_SUCCESS.json` with rows, size and checksum of every part, from their footers; those that `checked` knows are
+        not read again.
 
         Raises:
             UserError: shards are pending, badly answered, or answered by a part of another run; or more images were
                 rejected than `max_reject_rate` allows
                 (counts by reason).
         """
-        if pending := self._pending():
+        parts = parts_of(self.uri, "masks")
+        if pending := self._without(parts):
             raise UserError(f"run {self.uri}: {len(pending)} shards are not done; run the same command again")
         for file in storage.list_files(self._marks):
             storage.delete(file.uri)
@@ -279,7 +300,9 @@ class Run:
             max_reject_rate,
             moment,
             lambda: _check(lease),
+            parts,
             self.has_regions,
+            known=self.checked.entry,
         )
 
     def _settle(self, shard: int) -> None:

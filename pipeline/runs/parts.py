@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -39,6 +39,7 @@ class Part:
     last: int  # shard, itself included
     file: str | None = None  # its name below the run where it is none of the first generation's: generations.py
     before: int = 0  # shards of the generations before its own: `first` and `last` count them, its footer does not
+    stamp: str | float | None = field(default=None, compare=False)  # its etag, or else when it was stored, as listed
 
     @property
     def name(self) -> str:
@@ -96,7 +97,8 @@ def part_at(run_uri: str, kind: str, file: storage.FileInfo) -> Part | None:
     """The part that a file below the folder of a kind is by its name; None for any other file."""
     if not (match := _NAME.fullmatch(file.path)):
         return None
-    part = Part(run_uri, kind, file.bytes, int(match[1]), int(match[2] or match[1]))
+    first, last, stamp = int(match[1]), int(match[2] or match[1]), file.etag or file.modified
+    part = Part(run_uri, kind, file.bytes, first, last, stamp=stamp)
     return part if part.first <= part.last and part.name == f"{kind}/{file.path}" else None
 
 

@@ -13,6 +13,7 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.read_ahead import read_ahead
+from pipeline.runs.checked import entry_of
 from pipeline.runs.info import PartEntry, Success, check_success, describe, files_of, put_success, read_success, root_of
 from pipeline.runs.parts import (
     KINDS,
@@ -21,7 +22,6 @@ from pipeline.runs.parts import (
     Part,
     footer_of,
     part_name,
-    parts_of,
     read_footer,
     scan_parts,
     write_part,
@@ -74,7 +74,9 @@ def write_success(
     max_reject_rate: float,
     moment: str,
     check: Callable[[], None],
+    masks: list[Part],
     regions: bool = False,
+    known: Callable[[Part], PartEntry | None] = lambda part: None,
 ) -> Finished:
     """Write `_SUCCESS.json`, after the rejects' parts were made to be those that the masks' footers speak of.
 
@@ -82,7 +84,9 @@ def write_success(
         sizes: (shards,) images of each.
         moment: when the run ended, ISO 8601.
         check: called before what cannot be repeated.
+        masks: the masks parts that are there, in the order of their shards.
         regions: whether the run has a table of regions; its parts are made to be those that follow from the masks.
+        known: what the footer of a part without rejects says, where it need not be read for it.
     Raises:
         UserError: a part is another run's or does not answer its shards, or more images were rejected than
             `max_reject_rate` allows.
@@ -91,31 +95,34 @@ def write_success(
     stale = {part.first: part for part in scan_parts(run_uri, "rejects")}  # until their masks speak of them
     written_regions = {part.name: part for part in scan_parts(run_uri, "regions")} if regions else {}
 
-    def read(part: Part) -> tuple[Footer, PartEntry | None]:
+    def read(part: Part) -> tuple[PartEntry, list[dict[str, Any]], PartEntry | None]:
+        if not regions and (entry := known(part)) is not None:
+            return entry, [], None
         footer = read_footer(part, fingerprint)
-        return footer, _regions_entry(fingerprint, space, part, footer, written_regions) if regions else None
+        of_regions = _regions_entry(fingerprint, space, part, footer, written_regions) if regions else None
+        return entry_of(part.bytes, footer), footer.rejects, of_regions
 
-    for part, reading in read_ahead(read, parts_of(run_uri, "masks"), THREADS):
-        footer, of_regions = reading.result()
+    for part, reading in read_ahead(read, masks, THREADS):
+        entry, rejects, of_regions = reading.result()
         images = int(sizes[part.first : part.last + 1].sum())
-        if part.first < after or footer.rows + len(footer.rejects) != images:
+        if part.first < after or entry.rows + len(rejects) != images:
             raise UserError(
-                f"run {run_uri}: {part.name} answers {footer.rows + len(footer.rejects)} images, its shards have {images}, "
+                f"run {run_uri}: {part.name} answers {entry.rows + len(rejects)} images, its shards have {images}, "
                 f"{max(0, after - part.first)} of them answered by another part; delete it and run the same command again"
             )
-        rows, after = rows + footer.rows, part.last + 1
-        entries[part.name] = _entry(part.bytes, footer)
+        rows, after = rows + entry.rows, part.last + 1
+        entries[part.name] = entry
         if of_regions is not None:
             name = regions_name(part)
             entries[name] = of_regions
             written_regions.pop(name, None)
-        if footer.rejects:
-            reasons.update(row["error"] for row in footer.rejects)
-            name, data = rejects_part(fingerprint, space, part.first, part.last, footer.rejects)
+        if rejects:
+            reasons.update(row["error"] for row in rejects)
+            name, data = rejects_part(fingerprint, space, part.first, part.last, rejects)
             written = stale.pop(part.first, None)
             if written is None or (written.last, written.bytes) != (part.last, len(data)):
                 storage.put(storage.join(run_uri, name), data)
-            entries[name] = _entry(len(data), footer_of(data, name))
+            entries[name] = entry_of(len(data), footer_of(data, name))
     for part in (*stale.values(), *written_regions.values()):
         check()
         storage.delete(part.uri)
@@ -140,10 +147,10 @@ def _regions_entry(
         with contextlib.suppress(UserError, FileNotFoundError):
             own = read_footer(found, fingerprint)
             if follows(own, footer):
-                return _entry(found.bytes, own)
+                return entry_of(found.bytes, own)
     name, data = regions_part(space, part, storage.read(part.uri))
     storage.put(storage.join(part.run_uri, name), data)
-    return _entry(len(data), footer_of(data, name))
+    return entry_of(len(data), footer_of(data, name))
 
 
 def _check_rejects(run_uri: str, done: Finished, images: int, max_reject_rate: float) -> None:
@@ -153,7 +160,3 @@ def _check_rejects(run_uri: str, done: Finished, images: int, max_reject_rate: f
             f"run {run_uri}: {done.rejects} of {images} images were rejected ({counts}), more than "
             f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
         )
-
-
-def _entry(size: int, footer: Footer) -> PartEntry:
-    return PartEntry(bytes=size, rows=footer.rows, footer_sha256=footer.sha256)

@@ -13,7 +13,7 @@ from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item
 from pipeline.errors import UserError
-from pipeline.runs import SECONDS, Run
+from pipeline.runs import SECONDS, PartEntry, Run
 from pipeline.segment import failures
 from pipeline.segment.checkpoints import load_bound
 from pipeline.segment.core_turns import Turns
@@ -90,13 +90,14 @@ class Segmenter:
             masks, rejects = self._answer_here(items, load) if first_try and load else self._answer_in_children(items)
             if rejects["error"].to_pylist() == [WORKER_ERROR] * len(items):
                 self._check_others(shard, items)
-        self.run.commit(shard, masks, rejects)
+        part = self.run.commit(shard, masks, rejects)
         self.reporter.commit(shard, len(items))
         if load is None:
             self.run.end_decoding(shard)
         seconds = {name: sum(value or 0.0 for value in masks[name].to_pylist()) for name in SECONDS}
         warning, self.told = None if self.told else segmenter.input_statistics.warning, True
-        return _summary(shard, len(items), rejects["error"].to_pylist(), seconds, began, warning=warning)
+        reasons = rejects["error"].to_pylist()
+        return _summary(shard, len(items), reasons, seconds, began, warning=warning, part=part)
 
     @contextlib.contextmanager
     def _leaving(self, shard: int) -> Iterator[None]:
@@ -201,11 +202,12 @@ def _summary(
     began: float,
     ended: str | None = None,
     warning: str | None = None,
+    part: PartEntry | None = None,
 ) -> pa.Table:
     """One small row a shard: all that comes back to the driver."""
     values = {"shard": shard, "images": images, "rejects": rejects, "began": began, "ended": ended,
-              "warning": warning}  # fmt: skip
+              "warning": warning, "part": None if part is None else part.model_dump_json()}  # fmt: skip
     values |= dict.fromkeys(SECONDS, 0.0) | seconds
     fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "began": pa.float64(),
-              "ended": pa.string(), "warning": pa.string()}  # fmt: skip
+              "ended": pa.string(), "warning": pa.string(), "part": pa.string()}  # fmt: skip
     return pa.Table.from_pylist([values], schema=pa.schema({**fields, **dict.fromkeys(SECONDS, pa.float64())}))

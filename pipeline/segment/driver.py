@@ -14,7 +14,7 @@ from pipeline.imaging.polygons import require_shapely
 from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict.engines import PACKAGES
-from pipeline.runs import Lease, Run, grown
+from pipeline.runs import Lease, PartEntry, Run, grown
 from pipeline.segment import failures, local_workers
 from pipeline.segment.actor import bound_to
 from pipeline.segment.checkpoints import fitted, load_checkpoints
@@ -87,12 +87,13 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local:
             packages=PACKAGES[begins.choice.engine],
         )
         pending = run.pending()
+        run.checked.keep()
         progress = Progress(run.num_images, run.num_images - int(run.shard_sizes()[pending].sum()))
         if pending:
             run.reopen(lease)
             on_progress(progress)
             with _workers(cfg, run, progress, local) as workers:
-                _answer(workers, pending, progress, on_progress)
+                _answer(run, workers, pending, progress, on_progress)
         before = None if pending else run.finished()
         finished = before or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
@@ -107,7 +108,9 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local:
     )
 
 
-def _answer(workers: Workers, pending: list[int], progress: Progress, on_progress: Callable[[Progress], None]) -> None:
+def _answer(
+    run: Run, workers: Workers, pending: list[int], progress: Progress, on_progress: Callable[[Progress], None]
+) -> None:
     warned = False
     with heard(workers, progress, on_progress) as add:
         for row in workers.summaries(pending):
@@ -115,6 +118,8 @@ def _answer(workers: Workers, pending: list[int], progress: Progress, on_progres
             if row["warning"] and not warned:
                 _log.warning("%s", row["warning"])
                 warned = True
+            if row["part"] is not None:
+                run.checked.committed(row["shard"], PartEntry.model_validate_json(row["part"]))
             add(row)
 
 
