@@ -57,7 +57,7 @@ def test_where_keys_have_the_order_of_bytes_all_listers_work_and_few_pages_are_e
     if pages > 50:
         assert store.most_at_once == 8
         assert (
-            pages <= store.requests <= 2 * pages + 9 * 8
+            pages <= store.requests <= 2 * pages + 3 * 8
         )  # wrong guesses are bounded, and a page of five is soon half full
     elif pages < 2:
         assert store.requests == 1

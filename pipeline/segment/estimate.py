@@ -41,7 +41,9 @@ OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are de
 STARTUP_S = 60.0  # Ray, actors, weights
 PLAN_S, PLAN_FILE_BYTES, PLAN_DISK_BYTES = 31e-6, 15, 600  # of an image: CPU, Parquet of plan/, SQLite below TMPDIR
 REQUEST_S, LIST_S = 0.02, 0.1  # one small request to a store; one page of a listing
+LISTED_S = 15e-6  # of an object that S3 lists: CPU of its client, beside PLAN_S
 COMMIT_S = 3 * REQUEST_S  # a shard's begin, part and end: one after the other, and the device waits
+FINISH_S = 0.04e-3  # of a part at the end of a run: CPU
 TASK_S, SHARD_S = 9e-3, 0.6e-3  # of Ray's driver (configs/LOG.md, Ray's tasks)
 S3_READS_S = 5500  # that S3 promises of one prefix
 SAMPLE_PARTS = 64  # of a finished run, whose seconds are read
@@ -297,8 +299,14 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
     work_s = max(ceil(shards / devices) * (shard_s + COMMIT_S), driver_s)
     corpus_pages, shard_pages = ceil(listed / storage.LIST_PAGE), ceil(shards / storage.LIST_PAGE)
     plan_parts = ceil(images / PART_ROWS)
-    plan_s = images * PLAN_S + corpus_pages * LIST_S
-    finish_s = shards * REQUEST_S / THREADS + 2 * shard_pages * LIST_S
+    planning_s, listing_s = images * PLAN_S, _listing_s(corpus_pages, cfg.corpus.images)
+    if cfg.corpus.images.startswith("s3"):  # pages are waited for while those before are planned
+        plan_s = max(listing_s, planning_s + listed * LISTED_S)
+        listing_s = max(listing_s, listed * LISTED_S)
+    else:
+        plan_s = planning_s + listing_s
+    footers = 0 if cfg.regions is None else shards  # the driver knows the others: its actors tell it
+    finish_s = footers * REQUEST_S / THREADS + _listing_s(shard_pages, cfg.output) + shards * FINISH_S
     hours = (plan_s + STARTUP_S + work_s + finish_s) / 3600
     renewals = ceil(hours * 3600 / RENEW_S)
     files = 1 + (cfg.corpus.labels is not None) + ("instances" in needs(dict(cfg.metrics)))
@@ -313,13 +321,18 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
         plan_hours=plan_s / 3600,
         finish_hours=finish_s / 3600,
         parts_per_s=shards / work_s,
-        gets=images * files + shards + (devices + 2) * plan_parts,  # the driver counts the shards twice
+        gets=images * files + footers + (devices + 2) * plan_parts,  # the driver counts the shards twice
         puts=2 * shards + plan_parts + renewals,
-        lists=corpus_pages + 2 * shard_pages + renewals,
+        lists=corpus_pages + shard_pages + renewals,
         plan_file_bytes=images * PLAN_FILE_BYTES,
         warnings=(),
     )
-    return replace(found, warnings=tuple(_warnings(cfg, found, rates, shard_s, corpus_pages * LIST_S)))
+    return replace(found, warnings=tuple(_warnings(cfg, found, rates, shard_s, listing_s)))
+
+
+def _listing_s(pages: int, uri: str) -> float:
+    """How long the store lets a listing wait."""
+    return pages * LIST_S / (storage.LISTERS if uri.startswith("s3") else 1)
 
 
 def _loaded(cfg: SegmentConfig) -> Checkpoint:
@@ -428,7 +441,7 @@ def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, l
         )
     if listing_s > SLOW_S:
         yield (
-            f"the corpus is listed page by page in {time_words(listing_s / 3600)}, before any device has work; keep it as zip, "
+            f"the corpus is listed in {time_words(listing_s / 3600)}, before any device has work; keep it as zip, "
             "tar, Parquet or a manifest, or cut it into several runs by prefix: counts add up across runs"
         )
     if (disk := found.images * PLAN_DISK_BYTES) > MUCH_DISK_BYTES:

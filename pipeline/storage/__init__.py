@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.storage.disk import Disk, is_temporary
-from pipeline.storage.store import LIST_PAGE, Changed, Store
+from pipeline.storage.store import LIST_PAGE, LISTERS, Changed, Store
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
 __all__ = [
-    "LIST_PAGE", "Changed", "FileInfo", "absolute", "arrow_filesystem", "create", "delete", "exists", "is_dir", "is_file",
-    "is_temporary", "join", "list_files", "put", "read", "read_json", "read_range", "require_exclusive_create", "scan",
-    "size", "without_secrets",
+    "LISTERS", "LIST_PAGE", "Changed", "FileInfo", "absolute", "arrow_filesystem", "create", "delete", "exists", "is_dir",
+    "is_file", "is_temporary", "join", "list_files", "put", "read", "read_json", "read_range", "require_exclusive_create",
+    "scan", "size", "without_secrets",
 ]  # fmt: skip
 
 

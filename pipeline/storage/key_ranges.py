@@ -21,7 +21,7 @@ from pipeline.storage.key_letters import Letters
 from pipeline.storage.store import Listed
 
 _FIRST_KEYS = 4  # of a range, by any of which others know where it begins: one may be removed meanwhile
-_GUESSES = 8  # of each lister, that may be wrong before more are made than every other page was right
+_GUESSES = 2  # of each lister, that may be wrong before more are made than every other page was right
 _WAIT_S = 0.5  # before a lister looks again whether the listing was given up
 
 

@@ -138,7 +138,8 @@ class S3(FsspecStore):
 def _list_page(fs: fsspec.AbstractFileSystem, bucket: str, prefix: str, after: str | None, token: str | None) -> Page:
     """One page of the objects whose keys begin with a prefix; paths are bucket/key."""
     client = sync(fs.loop, fs.set_session)
-    client.meta.events.register("before-parse.s3.ListObjectsV2", parse_listing, unique_id=LISTING)
+    # Before botocore looks whether the answer is an error, for which it parses all of it too.
+    client.meta.events.register_first("before-parse.s3.ListObjectsV2", parse_listing, unique_id=LISTING)
     request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": LIST_PAGE}
     if token is not None:
         request["ContinuationToken"] = token
