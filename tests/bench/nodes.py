@@ -1,6 +1,7 @@
 """Images a second against actors and nodes, where an image's forward takes a fixed time: what the cluster itself costs.
 
-python -m tests.bench.nodes [nodes ...]    four minutes on 2 cores
+python -m tests.bench.nodes [nodes]          four minutes on 2 cores: up to so many nodes
+python -m tests.bench.nodes driver [nodes]   the driver's processor time a shard at 1, 4 and 16 nodes
 
 A forward that sleeps stands for a device, so that four nodes fit on one machine; reading, decoding, encoding and committing
 are real. Each point is a process of its own that starts so many Ray nodes, the actors spread over them.
@@ -25,6 +26,8 @@ from tests.bench.turns import show
 SERVICE_S, IMAGES, SHARD = 0.25, 96, 8  # IMAGES for each actor
 NETWORK = parse_model({"name": "lraspp"}, where="bench")
 POINTS = ((1, 1), (1, 2), (2, 2), (4, 4))  # nodes, actors
+# Of `driver`: many shards of one image, so that few images do, and as many in all at each point.
+NODES, SHARDS = (1, 4, 16), 96
 
 
 def served(model: models.Network, x: torch.Tensor) -> torch.Tensor:
@@ -38,8 +41,13 @@ def serve() -> None:
     type(models.build(NETWORK, 19)).coarse = served  # type: ignore[method-assign]
 
 
-def measure(nodes: int, actors: int) -> None:
-    """One point, in this process: prints images/s after start-up."""
+def measure(nodes: int, actors: int, images: int, shard: int) -> None:
+    """One point, in this process: prints images/s after start-up, and the driver's processor ms a shard from the first on.
+
+    Args:
+        images: for each actor.
+        shard: images of each.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
@@ -50,25 +58,42 @@ def measure(nodes: int, actors: int) -> None:
     space = labels.space("cityscapes19")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(f"{folder}/model", models.build(NETWORK, 19), NETWORK, space, {})
-        images, truths = write_corpus(folder, {"val": IMAGES * actors}, 64, 128, seed=1)
+        archive, truths = write_corpus(folder, {"val": images * actors}, 64, 128, seed=1)
         cfg = SegmentConfig.model_validate({
-            "corpus": {"images": images, "labels": truths, "layout": "cityscapes"}, "checkpoint": f"{folder}/model",
+            "corpus": {"images": archive, "labels": truths, "layout": "cityscapes"}, "checkpoint": f"{folder}/model",
             "output": f"{folder}/run", "max_reject_rate": 0, "actors": actors, "cpus_per_actor": 1,
-            "images_per_shard": SHARD,
+            "images_per_shard": shard,
         })  # fmt: skip
-        done = segment(cfg)
+        seen = list[tuple[int, float]]()
+        done = segment(cfg, lambda progress: seen.append((progress.done, time.process_time())))
     ray.shutdown()
     cluster.shutdown()
-    print(json.dumps(done.images_per_s))
+    (first, began), (last, ended) = next(one for one in seen if one[0]), seen[-1]
+    print(json.dumps([done.images_per_s, 1000 * (ended - began) * shard / (last - first)]))
+
+
+def point(nodes: int, actors: int, images: int, shard: int) -> list[float]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.nodes", "point", *map(str, (nodes, actors, images, shard))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def driver(largest: int) -> None:
+    for nodes in (nodes for nodes in NODES if nodes <= largest):
+        rate, shard_ms = point(nodes, nodes, SHARDS // nodes, 1)
+        print(
+            f"{nodes:>3} nodes, {SHARDS} shards: {shard_ms:.2f} ms of the driver a shard, {rate:.2f} images/s",
+            flush=True,
+        )
 
 
 def main(largest: int) -> None:
     rates: dict[tuple[int, int], float] = {}
     for nodes, actors in POINTS:
         if nodes <= largest:
-            command = [sys.executable, "-m", "tests.bench.nodes", "point", str(nodes), str(actors)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            rates[nodes, actors] = json.loads(done.stdout.splitlines()[-1])
+            rates[nodes, actors] = point(nodes, actors, IMAGES, SHARD)[0]
     ideal = 1 / SERVICE_S
     rows = [
         [nodes, actors, f"{rate:.2f}", f"{rate / (actors * ideal):.2f}", f"{rate / (actors * rates[1, 1]):.2f}"]
@@ -84,6 +109,8 @@ def main(largest: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["point"]:
-        measure(int(sys.argv[2]), int(sys.argv[3]))
+        measure(*map(int, sys.argv[2:]))
+    elif sys.argv[1:2] == ["driver"]:
+        driver(int((*sys.argv[2:], "16")[0]))
     else:
         main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)
