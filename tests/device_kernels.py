@@ -1,13 +1,9 @@
-"""The Triton kernels of the dense CRF without a GPU: interpreted on CPU tensors, and compiled for Hopper.
+"""The Triton kernels of the dense CRF without a GPU: interpreted on CPU tensors.
 
 `TRITON_INTERPRET=1 python -m tests.device_kernels` runs each step on small tables beside torch's and whole inferences too.
 """
 
 import os
-import re
-import subprocess
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,41 +12,49 @@ from pipeline.crf.gpu import inference, torch_steps
 from pipeline.crf.gpu.steps import Sums, padded
 from tests.crf_cases import SOFT, noisy_probs
 
-CASES = [1, 5, 19, 35]  # classes: padding of 3, 3, 1 and 1; the last has more than one block of columns
+# (classes, images, pixels of each, rows). Classes: padding of 3, 2, 3, 1, 3, 1 and 1; the last two have more than one block of
+# columns. Pixels and rows: one, one more and one fewer than blocks hold, multiples of 16 and not.
+CASES = [(1, 2, 21, 37), (2, 1, 1, 1), (2, 3, 257, 255), (5, 1, 65, 129), (19, 2, 16, 33), (19, 1, 33, 32), (21, 2, 31, 17),
+         (35, 2, 21, 37), (171, 1, 17, 3)]  # fmt: skip
+FAR = (1 << 29) + 8  # rows of 4 numbers: 2^31 are passed
 
 
-def _tables(num_classes: int) -> dict[str, torch.Tensor]:
-    """Random tables of 2 images of 21 pixels, and 37 rows."""
+def _tables(num_classes: int, num_images: int, num_pixels: int, num_rows: int) -> dict[str, torch.Tensor]:
+    """Random tables."""
     rng = torch.Generator().manual_seed(num_classes)
-    columns = padded(num_classes)
+    columns, points = padded(num_classes), num_images * num_pixels
 
     def ids(shape: tuple[int, ...], low: int, high: int) -> torch.Tensor:
         return torch.randint(low, high, shape, generator=rng, dtype=torch.int32)
 
     # Sums of none, one, few and many entries.
     start = torch.tensor([0, 0, 1, 4, 70, 70, 75], dtype=torch.int32)
-    scores = torch.randn(42, columns, generator=rng) * 3
+    scores = torch.randn(points, columns, generator=rng) * 3
     scores[:, num_classes:] = -1e4
+    shape = num_images, num_classes, num_pixels
     return {
-        "source": torch.rand(2, num_classes, 21, generator=rng) * (torch.rand(2, num_classes, 21, generator=rng) > 0.2),
+        "source": torch.rand(shape, generator=rng) * (torch.rand(shape, generator=rng) > 0.2),
         "scores": scores,
-        "values": torch.randn(37, columns, generator=rng),
-        "index": ids((75,), 0, 37),
+        "values": torch.randn(num_rows, columns, generator=rng),
+        "index": ids((75,), 0, num_rows),
         "share": torch.rand(75, generator=rng),
         "start": start,
-        "neighbours": ids((2, 37), -1, 37),
-        "vertex": ids((42, 9), 0, 37),
-        "weight": torch.rand(42, 9, generator=rng),
+        "neighbours": ids((2, num_rows), -1, num_rows),
+        "vertex": ids((points, 9), 0, num_rows),
+        "weight": torch.rand(points, 9, generator=rng),
         "factors": torch.rand(columns, generator=rng),
     }
 
 
-def _assert_steps_equal(num_classes: int) -> None:
+def _assert_steps_equal(num_classes: int, num_images: int, num_pixels: int, num_rows: int) -> None:
     from pipeline.crf.gpu import triton_steps
 
-    t = _tables(num_classes)
+    t = _tables(num_classes, num_images, num_pixels, num_rows)
     sums = Sums(t["index"], t["share"], t["start"])
     corners = t["values"], t["vertex"], t["weight"], t["scores"]
+    # Kernels of one kind alone have 3 or 6 corners.
+    few = t["values"], t["vertex"][:, :3].contiguous(), t["weight"][:, :3].contiguous(), t["scores"]
+    shape = num_images, num_classes, num_pixels
     pairs = []
     for steps in (torch_steps, triton_steps):
         pairs.append(
@@ -61,13 +65,31 @@ def _assert_steps_equal(num_classes: int) -> None:
                 steps.blur(t["values"], t["neighbours"]),
                 steps.update(*corners, None),
                 steps.update(*corners, t["factors"]),
-                steps.close(*corners, None, (2, num_classes, 21)),
-                steps.close(*corners, t["factors"], (2, num_classes, 21)),
+                steps.update(*few, None),
+                steps.close(*corners, None, shape),
+                steps.close(*corners, t["factors"], shape),
             ]
         )
     for theirs, ours in zip(*pairs, strict=True):
         assert ours.shape == theirs.shape and ours.is_contiguous()
         torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
+
+
+def _assert_far_rows_are_read() -> None:
+    """A table of which the system gives memory for the rows that are touched alone."""
+    from pipeline.crf.gpu import triton_steps
+
+    near, far = torch.randn(3, 4), torch.empty(FAR, 4)
+    places = torch.tensor([0, FAR // 2, FAR - 1])
+    far[places] = near
+    vertex, weight, scores = torch.tensor([[0, 2], [1, 1], [2, 0]]).int(), torch.rand(3, 2), torch.randn(3, 4)
+    start = torch.tensor([0, 1, 2, 3]).int()
+    for table, rows in ((near, torch.arange(3)), (far, places)):
+        sums = triton_steps.add_up(table, Sums(rows.int(), weight[:, 0].contiguous(), start))
+        updated = triton_steps.update(table, rows[vertex].int(), weight, scores, None)
+        if table is near:
+            expected = sums, updated
+    assert torch.equal(sums, expected[0]) and torch.equal(updated, expected[1])
 
 
 def _assert_inference_equal() -> None:
@@ -90,54 +112,10 @@ def _assert_inference_equal() -> None:
         assert (ours - theirs).abs().max() <= 1e-6
 
 
-def compile_for_hopper(name: str, columns: int = 32, planes: bool = False, weighted: bool = False) -> dict[str, int]:
-    """Registers, stack and local memory a thread, and vector loads, of a kernel as launched for 19 classes; needs no GPU."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from pipeline.crf.gpu import triton_steps
-
-    kernel = getattr(triton_steps, name)
-    rows = triton_steps._TILE // columns // (2 if name == "_add_up" else 1)
-    rows = max(16, rows) if planes or name == "_open" else rows
-    constants = {
-        "ARE_PROBS": True,
-        "PLANES": planes,
-        "WEIGHTED": weighted,
-        "CORNERS": 9,
-        "COLUMNS": columns,
-        "ROWS": rows,
-    }
-    tables = {"source", "scores", "marginals", "table", "weight", "result", "values", "factors"}
-    kinds, aligned = {}, {}
-    for place, argument in enumerate(kernel.arg_names):
-        match argument:
-            case _ if argument in constants:
-                kinds[argument] = "constexpr"
-            case "num_rows" | "num_classes" | "quads":
-                kinds[argument] = "i32"
-            case _:
-                kinds[argument] = "*fp32" if argument in tables else "i32" if argument == "num_pixels" else "*i32"
-                aligned[(place,)] = [["tt.divisibility", 16]]
-    fixed = {(place,): constants[a] for place, a in enumerate(kernel.arg_names) if a in constants}
-    source = ASTSource(kernel, signature=kinds, constexprs=fixed, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=triton_steps._LAUNCH)
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        told = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    usage = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", told.stdout)}
-    return {
-        **usage,
-        "vector loads": len(re.findall(r"ld\.global\.v4|ld\.global\.L\S*\.v4|v4\.b32", compiled.asm["ptx"])),
-    }
-
-
 if __name__ == "__main__":
     assert os.environ.get("TRITON_INTERPRET") == "1", "run it with TRITON_INTERPRET=1"
-    for num_classes in CASES:
-        _assert_steps_equal(num_classes)
+    for one in CASES:
+        _assert_steps_equal(*one)
+    _assert_far_rows_are_read()
     _assert_inference_equal()
     print(f"{len(CASES)} cases are equal")

@@ -31,6 +31,7 @@ from pipeline.predict.prediction import Prediction, summarise
 from pipeline.predict.tiles import Assembly, Band, Grid, Size, nearest
 from pipeline.predict.upsample_argmax import enlarge_argmax
 from pipeline.predict.upsample_confidence import enlarge_confidence
+from pipeline.predict.upsample_torch import gpu_enlargements
 
 T = TypeVar("T")
 
@@ -222,11 +223,10 @@ class Predictor:
             if self.confidence_map:
                 sure = enlarge_confidence(tempered.numpy(), full, size, self.num_threads)
         else:
-            from pipeline.predict.upsample_gpu import enlarge_argmax_gpu, enlarge_confidence_gpu  # Triton: with a GPU
-
-            mask = enlarge_argmax_gpu(scores, full, size).cpu().numpy()
+            argmax, confidence = gpu_enlargements()
+            mask = argmax(scores, full, size).cpu().numpy()
             if self.confidence_map:
-                sure = enlarge_confidence_gpu(tempered, full, size).cpu().numpy()
+                sure = confidence(tempered, full, size).cpu().numpy()
         return Prediction(mask, rest.confidence, rest.entropy, sure)
 
     @torch.inference_mode()

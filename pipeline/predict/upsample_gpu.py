@@ -1,4 +1,7 @@
-"""`enlarge_argmax` and `enlarge_confidence` on a GPU: full-size scores are in registers alone. C classes, H rows, W columns."""
+"""`enlarge_argmax` and `enlarge_confidence` on a GPU: full-size scores are in registers alone. C classes, H rows, W columns.
+
+Offsets are 64-bit: coarse scores of many classes, and masks, pass 2^31 numbers.
+"""
 
 import torch
 import triton
@@ -7,6 +10,9 @@ import triton.language as tl
 from pipeline.imaging.confidence_map import LEVELS
 
 BLOCK_H, BLOCK_W = 8, 64  # pixels of one program: whole cells of a coarse grid at stride 4 or 8
+_LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # said outright: the default of fusion differs between versions
+# Triton would compile anew where one of these is 1 or a multiple of 16. It may for the mask's width: its rows are aligned then.
+_ANY = ["stride_c", "stride_h", "stride_w", "height", "width", "full_height"]
 
 
 def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
@@ -25,7 +31,7 @@ def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[
     grid = (triton.cdiv(size[0], BLOCK_H), triton.cdiv(size[1], BLOCK_W))
     _enlarge[grid](
         scores, winners, mask, *scores.stride(), height, width, *size, height / full[0], width / full[1],
-        classes=classes, block_h=BLOCK_H, block_w=BLOCK_W,
+        classes=classes, block_h=BLOCK_H, block_w=BLOCK_W, **_LAUNCH,
     )  # fmt: skip
     return mask
 
@@ -43,12 +49,12 @@ def enlarge_confidence_gpu(scores: torch.Tensor, full: tuple[int, int], size: tu
     grid = (triton.cdiv(size[0], BLOCK_H), triton.cdiv(size[1], BLOCK_W))
     _enlarge_confidence[grid](
         scores, confidence, *scores.stride(), height, width, *size, height / full[0], width / full[1],
-        classes=classes, levels=LEVELS, block_h=BLOCK_H, block_w=BLOCK_W,
+        classes=classes, levels=LEVELS, block_h=BLOCK_H, block_w=BLOCK_W, **_LAUNCH,
     )  # fmt: skip
     return confidence
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY)
 def _enlarge(  # type: ignore[no-untyped-def]
     scores, winners, mask, stride_c, stride_h, stride_w, height, width, full_height, full_width, down, across,
     classes: tl.constexpr, block_h: tl.constexpr, block_w: tl.constexpr,
@@ -57,7 +63,7 @@ def _enlarge(  # type: ignore[no-untyped-def]
     row = tl.program_id(0) * block_h + tl.arange(0, block_h)
     column = tl.program_id(1) * block_w + tl.arange(0, block_w)
     inside = (row < full_height)[:, None] & (column < full_width)[None, :]
-    pixels = mask + row[:, None] * full_width + column[None, :]
+    pixels = mask + row.to(tl.int64)[:, None] * full_width + column[None, :]
     y = tl.maximum((row.to(tl.float32) + 0.5) * down - 0.5, 0.0)
     x = tl.maximum((column.to(tl.float32) + 0.5) * across - 0.5, 0.0)
     y0 = tl.minimum(y.to(tl.int32), height - 1)
@@ -65,23 +71,24 @@ def _enlarge(  # type: ignore[no-untyped-def]
     y1 = tl.minimum(y0 + 1, height - 1)
     x1 = tl.minimum(x0 + 1, width - 1)
 
-    first = tl.load(winners + tl.min(y0) * width + tl.min(x0))
-    differ = tl.load(winners + y0[:, None] * width + x0[None, :]) != first
-    differ |= tl.load(winners + y0[:, None] * width + x1[None, :]) != first
-    differ |= tl.load(winners + y1[:, None] * width + x0[None, :]) != first
-    differ |= tl.load(winners + y1[:, None] * width + x1[None, :]) != first
+    upper, lower = winners + y0.to(tl.int64)[:, None] * width, winners + y1.to(tl.int64)[:, None] * width
+    first = tl.load(winners + tl.min(y0).to(tl.int64) * width + tl.min(x0))
+    differ = tl.load(upper + x0[None, :]) != first
+    differ |= tl.load(upper + x1[None, :]) != first
+    differ |= tl.load(lower + x0[None, :]) != first
+    differ |= tl.load(lower + x1[None, :]) != first
     if tl.max(tl.max(differ.to(tl.int32), axis=1), axis=0) == 0:
         tl.store(pixels, tl.zeros((block_h, block_w), tl.uint8) + first, mask=inside)
         return
 
     down_share = (y - y0.to(tl.float32))[:, None]
     across_share = (x - x0.to(tl.float32))[None, :]
-    top, bottom = (y0 * stride_h)[:, None], (y1 * stride_h)[:, None]
-    left, right = (x0 * stride_w)[None, :], (x1 * stride_w)[None, :]
+    top, bottom = (y0.to(tl.int64) * stride_h)[:, None], (y1.to(tl.int64) * stride_h)[:, None]
+    left, right = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :]
     highest = tl.full((block_h, block_w), float("-inf"), tl.float32)
     winner = tl.zeros((block_h, block_w), tl.int32)
     for c in range(classes):
-        plane = scores + c * stride_c
+        plane = scores + tl.cast(c, tl.int64) * stride_c
         above = (1 - across_share) * tl.load(plane + top + left) + across_share * tl.load(plane + top + right)
         below = (1 - across_share) * tl.load(plane + bottom + left) + across_share * tl.load(plane + bottom + right)
         value = (1 - down_share) * above + down_share * below
@@ -91,7 +98,7 @@ def _enlarge(  # type: ignore[no-untyped-def]
     tl.store(pixels, winner.to(tl.uint8), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY)
 def _enlarge_confidence(  # type: ignore[no-untyped-def]
     scores, confidence, stride_c, stride_h, stride_w, height, width, full_height, full_width, down, across,
     classes: tl.constexpr, levels: tl.constexpr, block_h: tl.constexpr, block_w: tl.constexpr,
@@ -100,20 +107,21 @@ def _enlarge_confidence(  # type: ignore[no-untyped-def]
     row = tl.program_id(0) * block_h + tl.arange(0, block_h)
     column = tl.program_id(1) * block_w + tl.arange(0, block_w)
     inside = (row < full_height)[:, None] & (column < full_width)[None, :]
-    pixels = confidence + row[:, None] * full_width + column[None, :]
+    pixels = confidence + row.to(tl.int64)[:, None] * full_width + column[None, :]
     y = tl.maximum((row.to(tl.float32) + 0.5) * down - 0.5, 0.0)
     x = tl.maximum((column.to(tl.float32) + 0.5) * across - 0.5, 0.0)
     y0 = tl.minimum(y.to(tl.int32), height - 1)
     x0 = tl.minimum(x.to(tl.int32), width - 1)
     down_share = (y - y0.to(tl.float32))[:, None]
     across_share = (x - x0.to(tl.float32))[None, :]
-    top, bottom = (y0 * stride_h)[:, None], (tl.minimum(y0 + 1, height - 1) * stride_h)[:, None]
-    left, right = (x0 * stride_w)[None, :], (tl.minimum(x0 + 1, width - 1) * stride_w)[None, :]
+    y1, x1 = tl.minimum(y0 + 1, height - 1), tl.minimum(x0 + 1, width - 1)
+    top, bottom = (y0.to(tl.int64) * stride_h)[:, None], (y1.to(tl.int64) * stride_h)[:, None]
+    left, right = (x0.to(tl.int64) * stride_w)[None, :], (x1.to(tl.int64) * stride_w)[None, :]
 
     highest = tl.full((block_h, block_w), float("-inf"), tl.float32)
     total = tl.zeros((block_h, block_w), tl.float32)
     for c in range(classes):
-        plane = scores + c * stride_c
+        plane = scores + tl.cast(c, tl.int64) * stride_c
         above = (1 - across_share) * tl.load(plane + top + left) + across_share * tl.load(plane + top + right)
         below = (1 - across_share) * tl.load(plane + bottom + left) + across_share * tl.load(plane + bottom + right)
         value = (1 - down_share) * above + down_share * below

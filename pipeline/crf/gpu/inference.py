@@ -13,6 +13,7 @@ from pipeline.crf import dense_crf
 from pipeline.crf.given import check_class_weights, class_weights_of, compat_of, image_of, widths_of
 from pipeline.crf.gpu.lattice import Kernel, build_lattice, most_images
 from pipeline.crf.gpu.steps import Steps, padded
+from pipeline.crf.gpu.triton_ready import triton_works
 from pipeline.errors import UserError
 
 SCORES_AT_ONCE = (
@@ -163,7 +164,7 @@ def _check(probs: torch.Tensor, images: torch.Tensor) -> None:
 def steps_for(device: torch.device) -> Steps:
     """Who works on a device."""
     match device.type:
-        case "cuda":
+        case "cuda" if triton_works():
             from pipeline.crf.gpu import triton_steps
 
             return triton_steps

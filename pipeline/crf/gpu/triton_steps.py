@@ -1,8 +1,11 @@
 """The steps as Triton kernels: each reads its rows once, accumulates in registers and writes once; no atomics.
 
-A program works on a block of rows: rows are so short that only many of them keep enough reads on their way. Only powers of two
-and the number of corners are compiled in: another size or number of rows compiles nothing anew. Offsets are 64-bit: large
-images with many classes pass 2^31 numbers. The same kernels run on CPU tensors under TRITON_INTERPRET=1.
+A program works on a block of rows: rows are so short that only many of them keep enough reads on their way. Offsets are 64-bit:
+large images with many classes pass 2^31 numbers. The same kernels run on CPU tensors under TRITON_INTERPRET=1.
+
+Compiled in are the power of two that holds the classes, the number of corners, and whether an image's pixels are a multiple of
+16: no other size compiles anything anew, and no number of images or rows does. (Left to itself, Triton would also compile for
+rows that are a multiple of 16, as one picture in 16 has them.)
 """
 
 import torch
@@ -135,7 +138,7 @@ def _open(  # type: ignore[no-untyped-def]
     tl.store(marginals + at, _softmax(value), mask=wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _add_up(  # type: ignore[no-untyped-def]
     table, index, weight, start, result, num_rows, quads, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -160,7 +163,7 @@ def _add_up(  # type: ignore[no-untyped-def]
     tl.store(result + row[:, None] * stride + column[None, :], total, mask=is_row[:, None] & is_column)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _blur(values, neighbours, result, num_rows, quads, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
     """Rows and half of both their neighbours. A program: ROWS rows, COLUMNS of them."""
     stride = quads * 4

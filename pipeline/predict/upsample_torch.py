@@ -1,0 +1,60 @@
+"""`enlarge_argmax` and `enlarge_confidence` on a GPU without Triton, in torch's operations. C classes, H rows, W columns.
+
+Full-size scores are made for a few rows at a time.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from pipeline.imaging.confidence_map import LEVELS
+
+NUMBERS_AT_ONCE = 1 << 24  # of full-size scores; a few tables of them, 64 MiB each, are there at once
+Enlarge = Callable[[torch.Tensor, tuple[int, int], tuple[int, int]], torch.Tensor]
+
+
+def gpu_enlargements() -> tuple[Enlarge, Enlarge]:
+    """What makes masks and maps of confidence on a GPU: Triton's kernels, or where it cannot be used those below."""
+    from pipeline.crf.gpu.triton_ready import triton_works  # here, because networks without a CRF need not load it
+
+    if not triton_works():
+        return enlarge_argmax_torch, enlarge_confidence_torch
+    from pipeline.predict.upsample_gpu import enlarge_argmax_gpu, enlarge_confidence_gpu
+
+    return enlarge_argmax_gpu, enlarge_confidence_gpu
+
+
+def enlarge_argmax_torch(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """The winning class of each pixel after bilinear enlargement: arguments and result as `enlarge_argmax_gpu`'s."""
+    mask = torch.empty(size, dtype=torch.uint8, device=scores.device)
+    for rows, large in _strips(scores, full, size):
+        mask[rows] = large.argmax(dim=0).to(torch.uint8)
+    return mask
+
+
+def enlarge_confidence_torch(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """The largest softmax probability of each pixel: arguments and result as `enlarge_confidence_gpu`'s."""
+    confidence = torch.empty(size, dtype=torch.uint8, device=scores.device)
+    for rows, large in _strips(scores, full, size):
+        total = (large - large.amax(dim=0)).exp_().sum(dim=0)
+        confidence[rows] = (LEVELS / total + 0.5).to(torch.uint8)
+    return confidence
+
+
+def _strips(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rows of the result, and their scores (C, rows, W)."""
+    top, bottom, down = _sources(size[0], full[0], scores.shape[1], scores.device)
+    left, right, across = _sources(size[1], full[1], scores.shape[2], scores.device)
+    step = max(1, NUMBERS_AT_ONCE // (scores.shape[0] * size[1]))
+    for start in range(0, size[0], step):
+        rows = slice(start, min(start + step, size[0]))
+        share = down[rows, None]
+        narrow = (1 - share) * scores[:, top[rows]] + share * scores[:, bottom[rows]]
+        yield rows, (1 - across) * narrow[..., left] + across * narrow[..., right]
+
+
+def _sources(size: int, full: int, small: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each row (or column): the coarse one at or before it, the one after it, and that one's share; half-pixel centres."""
+    place = torch.arange(size, dtype=torch.float32, device=device).add_(0.5).mul_(small / full).sub_(0.5).clamp_(min=0)
+    first = place.long().clamp_(max=small - 1)
+    return first, (first + 1).clamp_(max=small - 1), place - first
