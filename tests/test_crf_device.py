@@ -14,6 +14,7 @@ from pipeline.crf.cpu.lattice import packing
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.gpu import dense_crf_batch, inference, lattice, sharpen, torch_steps
 from pipeline.crf.gpu.lattice import Kernel, build_lattice
+from pipeline.crf.gpu.memory import most_bytes
 from pipeline.synthetic.street import draw_scene
 from tests.brute_force import brute_force
 from tests.conftest import ROOT
@@ -71,16 +72,15 @@ def batch():
 
 
 @DEVICES
-@pytest.mark.parametrize("limit", ["PIXELS_AT_ONCE", "SCORES_AT_ONCE", "IMAGES_AT_ONCE"])
+@pytest.mark.parametrize("limit", ["BYTES_AT_ONCE", "IMAGES_AT_ONCE"])
 def test_an_image_gets_the_same_bits_in_any_batch(batch, limit, device, monkeypatch):
     probs, images = (one.to(device) for one in batch)
     whole = dense_crf_batch(probs, images, SHARP)
     assert torch.equal(dense_crf_batch(probs, images, SHARP), whole)
     assert torch.equal(dense_crf_batch(probs.flip(0), images.flip(0), SHARP).flip(0), whole)
     sizes = []
-    monkeypatch.setattr(inference, limit, {"PIXELS_AT_ONCE": 2, "SCORES_AT_ONCE": 14, "IMAGES_AT_ONCE": 2}[limit] * (
-        1 if limit == "IMAGES_AT_ONCE" else 45 * 70
-    ))  # fmt: skip
+    two = {"BYTES_AT_ONCE": most_bytes(2 * 45 * 70, 7, 9, inference.steps_for(probs.device)), "IMAGES_AT_ONCE": 2}
+    monkeypatch.setattr(inference, limit, two[limit])
     infer = inference.infer
     monkeypatch.setattr(inference, "infer", lambda some, *rest: sizes.append(len(some)) or infer(some, *rest))
     assert torch.equal(dense_crf_batch(probs, images, SHARP), whole)

@@ -12,14 +12,12 @@ from pipeline.config import CrfConfig
 from pipeline.crf import dense_crf
 from pipeline.crf.given import check_class_weights, class_weights_of, compat_of, image_of, widths_of
 from pipeline.crf.gpu.lattice import Kernel, build_lattice, most_images
+from pipeline.crf.gpu.memory import most_bytes
 from pipeline.crf.gpu.steps import Steps, padded
 from pipeline.crf.gpu.triton_ready import triton_works
 from pipeline.errors import UserError
 
-SCORES_AT_ONCE = (
-    1 << 28
-)  # of a group of images, at least one: a table of them takes 1 GiB, and about eight are there at once
-PIXELS_AT_ONCE = 1 << 23  # the same for the lattice's tables, where classes are few
+BYTES_AT_ONCE = 8 << 30  # of a group of images, whatever is in them; one image may take more
 IMAGES_AT_ONCE = (1 << 16) - 1  # they are the second axis of a CUDA grid
 _MOST_PIXELS = (1 << 31) // 16  # entries are counted in 32 bits
 
@@ -64,11 +62,11 @@ def dense_crf_batch(
     factors = _factors(cfg, classes, num_classes, probs.device)
     if cfg.iterations == 0 or (cfg.smooth_weight == 0 and cfg.colour_weight == 0) or num_classes == 1:
         return probs
-    num_pixels = height * width
-    fitting = most_images([kernel.ends for kernel in kernels_of(images[:1], cfg)])
-    by_memory = min(PIXELS_AT_ONCE // num_pixels, SCORES_AT_ONCE // (num_classes * num_pixels))
-    group = max(1, min(by_memory, fitting, IMAGES_AT_ONCE))
+    ends = [kernel.ends for kernel in kernels_of(images[:1], cfg)]
+    corners = sum(len(one) + 1 for one in ends)
     steps = steps_for(probs.device)
+    by_memory = BYTES_AT_ONCE // most_bytes(height * width, num_classes, corners, steps)
+    group = max(1, min(by_memory, most_images(ends), IMAGES_AT_ONCE))
     with torch.cuda.device_of(probs):
         done = [
             infer(some.flatten(2), True, kernels_of(pixels, cfg), cfg.iterations, steps, factors).view_as(some)
@@ -126,14 +124,16 @@ def infer(
     lattice = build_lattice(kernels, steps)
     scores, marginals = steps.open(source.contiguous(), are_probs)
     shape = source.shape[0], source.shape[1], source.shape[2]
-    for step in range(iterations):
+    corners = lattice.vertex, lattice.weight, scores, factors
+    for step in range(iterations):  # tables are let go of as soon as they are read: `memory.most_bytes` counts on it
         values = steps.add_up(steps.add_up(marginals, lattice.pieces), lattice.rows)
+        del marginals
         for neighbours in lattice.neighbours:
             values = steps.blur(values, neighbours)
-        state = values, lattice.vertex, lattice.weight, scores, factors
         if step == iterations - 1:
-            return steps.close(*state, shape)
-        marginals = steps.update(*state)
+            return steps.close(values, *corners, shape)
+        marginals = steps.update(values, *corners)  # noqa: F841 the next step reads them
+        del values
     raise UserError(f"dense CRF: iterations is {iterations}; it must be 1 or more here")
 
 

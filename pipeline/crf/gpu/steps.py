@@ -25,7 +25,14 @@ class Sums:
 
 
 class Steps(Protocol):
-    """The parts of a mean-field step; each returns new tensors."""
+    """The parts of a mean-field step; each returns new tensors.
+
+    And what they have in memory at once, for `memory.most_bytes`.
+    """
+
+    BLUR_TABLES: int  # of rows, the given one and the result among them
+    BLUR_BYTES: int  # of each row beside them
+    UPDATE_TABLES: int  # of pixels in `open`, `update` and `close`, the scores and the result among them
 
     def open(self, source: torch.Tensor, are_probs: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (minus the energies) and their softmax, (N * P, padded(C)) each, of a source (N, C, P)."""

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 
 from pipeline.crf.gpu.steps import FAR, FLOOR, NEVER, TINY, Sums, padded
 
+BLUR_TABLES, BLUR_BYTES, UPDATE_TABLES = 4, 16, 5
+
 
 def open(source: torch.Tensor, are_probs: bool) -> tuple[torch.Tensor, torch.Tensor]:
     num_images, num_classes, num_pixels = source.shape
@@ -24,15 +26,17 @@ def add_up(table: torch.Tensor, sums: Sums) -> torch.Tensor:
 
 def blur(values: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
     padding = torch.cat([values, torch.zeros_like(values[:1])])  # row -1 is the last: a neighbour that is not there
-    ahead, behind = neighbours.long()
-    return values + 0.5 * (padding[ahead] + padding[behind])
+    ahead, behind = neighbours
+    return values.add(padding[ahead].add_(padding[behind]), alpha=0.5)
 
 
 def update(
     values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor, factors: torch.Tensor | None
 ) -> torch.Tensor:
     message = F.embedding_bag(vertex, values, mode="sum", per_sample_weights=weight)
-    return _softmax((message if factors is None else message * factors) + scores)
+    if factors is not None:
+        message.mul_(factors)
+    return _softmax(message.add_(scores))
 
 
 def close(

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from pipeline.crf.gpu.steps import FAR, FLOOR, NEVER, TINY, Sums, padded
 
+BLUR_TABLES, BLUR_BYTES, UPDATE_TABLES = 2, 0, 2
 _LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # said outright: the default of fusion differs between versions
 _TILE = 1024  # numbers of a block: 8 registers of each thread
 _LOOK_AHEAD = tl.constexpr(4)  # entries of each row that are read at once
