@@ -83,9 +83,17 @@ class Predictor:
         return torch.stack(self._probs(images))
 
     def answers(self, images: Iterable[tuple[T, np.ndarray]], keep_probs: bool = False) -> Iterator[tuple[T, Assembly]]:
-        """(token, answer) of each image, as they are ready: tiles of any images share batches where their padded sizes agree.
+        """(token, answer) of each image, as they are ready; arguments as `passes` takes them."""
+        for completed in self.passes(images, keep_probs):
+            yield from completed
 
-        Which images share a batch changes an answer by rounding at most. At most 2 * batch_size images wait for others.
+    def passes(
+        self, images: Iterable[tuple[T, np.ndarray]], keep_probs: bool = False
+    ) -> Iterator[Iterator[tuple[T, Assembly]]]:
+        """(token, answer) of the images that each pass completes, to be read before the next pass.
+
+        Tiles of any images share batches where their padded sizes agree; which ones do changes answers by rounding at most. At
+        most 2 * batch_size images wait for others.
 
         Args:
             images: (token, image as `probs` takes it), of any sizes; the token is the caller's, and comes back with the answer.
@@ -102,13 +110,13 @@ class Predictor:
                 key = fused, self._paddings(tile)
                 batches.setdefault(key, []).append((token, assembly, tile))
                 if len(batches[key]) == self.batch_size:
-                    yield from self._completed(batches.pop(key), fused)
+                    yield self._completed(batches.pop(key), fused)
             if len({assembly for batch in batches.values() for _, assembly, _ in batch}) >= 2 * self.batch_size:
                 key = next(iter(batches))
-                yield from self._completed(batches.pop(key), key[0])
+                yield self._completed(batches.pop(key), key[0])
         while batches:
             key = next(iter(batches))
-            yield from self._completed(batches.pop(key), key[0])
+            yield self._completed(batches.pop(key), key[0])
 
     def _completed(self, batch: list[tuple[T, Assembly, np.ndarray]], fused: bool) -> Iterator[tuple[T, Assembly]]:
         """Run a batch of tiles; (token, answer) of each image of which this was the last tile."""

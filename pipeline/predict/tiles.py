@@ -192,9 +192,14 @@ class Assembly:
         """Mean over the pixels, nats."""
         return self._entropy / (self.grid.size[0] * self.grid.size[1])
 
+    @property
+    def fits(self) -> bool:
+        """Whether every tile so far has an answer."""
+        return not self._too_large
+
     def check(self) -> None:
         """MemoryError where a tile so far did not fit."""
-        if self._too_large:
+        if not self.fits:
             height, width = self.grid.size
             raise MemoryError(f"the memory does not hold an image of {height}x{width} pixels (height x width)")
 

@@ -1,6 +1,5 @@
 """A shard's images through the model: read and decoded ahead of it, encoded behind it; scores never leave this room."""
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
@@ -11,12 +10,10 @@ import pyarrow as pa
 
 from pipeline.config import SegmentConfig
 from pipeline.corpus import Item
-from pipeline.crf.gpu import sharpen
 from pipeline.errors import Reject
-from pipeline.imaging.bands import as_picture
 from pipeline.metrics.registry import needs
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.predict import Prediction, Predictor, summarise
+from pipeline.predict import Prediction, Predictor
 from pipeline.predict.engines import GRAPHS, build_engine
 from pipeline.predict.input_statistics import InputStatistics
 from pipeline.predict.out_of_memory import memory_is_full
@@ -24,6 +21,7 @@ from pipeline.predict.tiles import Assembly
 from pipeline.read_ahead import read_ahead
 from pipeline.runs import REJECT_SCHEMA, PixelConfidence, kept_network
 from pipeline.segment.core_turns import Turns
+from pipeline.segment.crf_batches import Answer, CrfBatches, Sharpened
 from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader, Streamed
 from pipeline.segment.rows import UNSURE, Row, mask_columns, mask_row, mask_table, reject_row
 from pipeline.segment.streamed import streamed_row
@@ -31,6 +29,7 @@ from pipeline.segment.streamed import streamed_row
 READERS = 2  # threads that read ahead of the model, beside those that decode
 AHEAD = 4  # decoded images that wait for the model, at most, where batches are not larger
 
+Final = tuple[Prediction, np.ndarray | None]  # and the mask (H, W) before the CRF, where there is one
 T = TypeVar("T")
 
 
@@ -68,6 +67,7 @@ class ShardSegmenter:
             others=[other.model for other in checkpoint.others],
             confidence_map=self.confidence.asked and cfg.crf is None,  # else it is the CRF's
         )
+        self.crf = CrfBatches(cfg, self.space.classes, device == "cuda", self.confidence.asked)
         self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
         self._keep_confidence = "confidence" in needs(dict(cfg.metrics))
         self._keep_probs = cfg.crf is not None or self._keep_confidence
@@ -88,16 +88,16 @@ class ShardSegmenter:
             self._cores_of_model(),
         ):
             images = self._whole_images(loading, masks, rejects)
-            for loaded, assembly in self.predictor.answers(images, self._keep_probs):
-                self.on_answered()
-                try:
-                    prediction, mask_before_crf = self._final(loaded, assembly)
-                except Reject as reject:
-                    rejects.append(reject_row(loaded.item, reject))
-                    continue
-                masks[loaded.item.image_id] = encoders.submit(self._row, loaded, prediction, mask_before_crf)
-                if len(masks) > self._depth:  # what waits to be encoded is bounded
-                    self._wait(list(masks.values())[-self._depth])
+            for completed in self.predictor.passes(images, self._keep_probs):
+                for group in self.crf.groups(completed):
+                    for loaded, final in self._finals(group):
+                        self.on_answered()
+                        if isinstance(final, Reject):
+                            rejects.append(reject_row(loaded.item, final))
+                            continue
+                        masks[loaded.item.image_id] = encoders.submit(self._row, loaded, *final)
+                        if len(masks) > self._depth:  # what waits to be encoded is bounded
+                            self._wait(list(masks.values())[-self._depth])
             rows = self._rows([item for item in items if item.image_id in masks], masks, rejects)
         return (
             mask_table(rows, mask_columns(self.cfg, self.space, self.declared is not None)),
@@ -147,44 +147,43 @@ class ShardSegmenter:
             with self.turns.lent():
                 wait([future])
 
-    def _final(self, loaded: Loaded, assembly: Assembly) -> tuple[Prediction, np.ndarray | None]:
-        """The prediction of one image, and its mask (H, W) before the CRF where there is one.
+    def _finals(self, group: list[Answer]) -> Iterator[tuple[Loaded, Final | Reject]]:
+        """What is kept of each image of a group; Reject where its scores are not finite, or do not fit the memory."""
+        with self.turns.all():
+            sharpened = self.crf.sharpened(group)
+        for (loaded, assembly), one in zip(group, sharpened, strict=True):
+            try:
+                yield loaded, self._final(loaded, assembly, one)
+            except Reject as reject:
+                yield loaded, reject
+
+    def _final(self, loaded: Loaded, assembly: Assembly, sharpened: Sharpened | MemoryError | None) -> Final:
+        """The prediction of one image, and its mask (H, W) before the CRF where there is one; counts of confidence on the way.
 
         Raises:
             Reject: its scores are not finite, or do not fit the memory.
         """
         loaded.seconds["seconds_forward"] = assembly.seconds
         try:
-            prediction, mask_before_crf = self._sharpened(loaded, assembly)
+            if isinstance(sharpened, MemoryError):
+                raise sharpened
+            before = assembly.prediction
+            if not np.isfinite(before.entropy):
+                raise NOT_FINITE.at("predict")
+            final, mask_before_crf, probs = before, None, assembly.probs
+            if sharpened is not None:
+                loaded.seconds["seconds_crf"] = sharpened.seconds
+                final, mask_before_crf, probs = sharpened.prediction, before.mask, sharpened.probs
+            counted = self._keep_confidence and loaded.label is not None
+            if probs is not None and (counted or (self.cfg.regions is not None and self.predictor.model.gives_scores)):
+                with self.turns.all():
+                    loaded.confidence = probs.amax(dim=0).float().cpu().numpy()
         except (MemoryError, RuntimeError) as error:
             if not memory_is_full(error):
                 raise
             raise NO_MEMORY.at("predict") from error
-        if not np.isfinite(prediction.entropy):
+        if not np.isfinite(final.entropy):
             raise NOT_FINITE.at("predict")
-        return prediction, mask_before_crf
-
-    def _sharpened(self, loaded: Loaded, assembly: Assembly) -> tuple[Prediction, np.ndarray | None]:
-        """The prediction after the CRF, and the mask before it; counts of confidence on the way, where asked for."""
-        before, probs = assembly.prediction, assembly.probs
-        if probs is None or not np.isfinite(before.entropy):
-            return before, None
-        final, mask_before_crf = before, None
-        with self.turns.all():
-            if self.cfg.crf is not None:
-                started = time.perf_counter()
-                placed = probs if self.cfg.crf_on == "device" else probs.cpu()
-                probs = sharpen(
-                    placed, as_picture(loaded.image), self.cfg.crf, self.cfg.cpus_per_actor, self.space.classes
-                )
-                final, mask_before_crf = (
-                    summarise(probs, self.confidence.asked),
-                    before.mask,
-                )  # waits for the device, so that its time is counted
-                loaded.seconds["seconds_crf"] = time.perf_counter() - started
-            counted = self._keep_confidence and loaded.label is not None
-            if counted or (self.cfg.regions is not None and self.predictor.model.gives_scores):
-                loaded.confidence = probs.amax(dim=0).float().cpu().numpy()
         return final, mask_before_crf
 
     def _streamed(self, streamed: Streamed) -> Row:

@@ -41,6 +41,22 @@ def sharpen(
 
 
 @torch.inference_mode()
+def sharpen_together(
+    probs: Sequence[torch.Tensor],
+    images: Sequence[np.ndarray],
+    cfg: CrfConfig,
+    num_threads: int = 1,
+    classes: Sequence[str] = (),
+) -> list[torch.Tensor]:
+    """`sharpen` of images of one size: in batches where their scores are on a device, one after the other on the CPU."""
+    if probs[0].device.type == "cpu" or len(probs) == 1:
+        return [sharpen(one, image, cfg, num_threads, classes) for one, image in zip(probs, images, strict=True)]
+    num_classes, height, width = probs[0].shape
+    pixels = torch.from_numpy(np.stack([image_of(image, height, width, num_classes) for image in images]))
+    return list(dense_crf_batch(torch.stack(list(probs)), pixels.to(probs[0].device), cfg, classes))
+
+
+@torch.inference_mode()
 def dense_crf_batch(
     probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig, classes: Sequence[str] = ()
 ) -> torch.Tensor:
