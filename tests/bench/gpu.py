@@ -1,22 +1,28 @@
-"""One accelerator, one process, no Ray: forward, enlargement, CRF and the whole segmenter, each against its floor.
+"""The chapter of measurements of one GPU: one process, no Ray, each part against its floor and against what it must equal.
 
-python -m tests.bench.gpu [--tiny] [--networks N]    some minutes on a card; --tiny shows in a minute on a CPU that it runs
+python -m tests.bench.gpu [--minutes 10] [--networks N]    the whole chapter on the GPU of this machine
+python -m tests.bench.gpu --tiny                           shows in a minute on a CPU that it runs
 
-Floors: operations of the network (torch's flop counter, two for a multiplication and an addition) over the rate of a bf16
-matrix product measured here; bytes that must move over the rate of a copy measured here. A part whose libraries are not
-installed says so.
+Compiled kernels, the tests of a GPU, forward, enlargement, CRF and the whole segmenter. Floors: operations of the network
+(torch's flop counter, two for a multiplication and an addition) over the rate of a bf16 matrix product measured here; bytes that
+must move over the rate of a copy. Ends with an error where something disagrees; what had no time or lacks a library is named.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.bench.crf import CASES
+from tests.bench.gpu_chapter import Chapter
+from tests.bench.gpu_crf import crf_part
 from tests.bench.gpu_segmenter import DEVICE, end_to_end, timed
-from tests.bench.turns import show
+from tests.conftest import ROOT
 
 CLASSES, STRIDE = 19, 8
 NETWORKS: tuple[dict[str, object], ...] = (
@@ -61,7 +67,7 @@ def forwards(height: int, width: int, batch: int, rate: float, chosen: int) -> I
 
 
 @torch.inference_mode()
-def enlargement(height: int, width: int, bytes_s: float) -> Iterator[list[str]]:
+def enlargement(height: int, width: int, bytes_s: float, chapter: Chapter) -> Iterator[list[str]]:
     """The predictor over a network that gives stored scores: its way from those to a mask on the host is all there is."""
     from pipeline.config import PredictConfig
     from pipeline.models import Network
@@ -94,40 +100,68 @@ def enlargement(height: int, width: int, bytes_s: float) -> Iterator[list[str]]:
         "maskmill": lambda: predictor.masks([image]),
     }.items():
         yield [name, f"{1e3 * timed(work, 10):.3f}", f"{1e3 * floor:.4f}", f"{100 * agree:.4f} %"]
+    chapter.hold(f"enlargement: {100 * agree:.4f} % of the labels are torch's", agree >= 0.9999)
 
 
-def main() -> None:
+def kernels(chapter: Chapter) -> Iterator[list[str]]:
+    """As compiled for this GPU, or on a CPU for an H100."""
+    from tests.bench.gpu_kernels import all_launches, compile_for
+
+    major, minor = torch.cuda.get_device_capability() if DEVICE.type == "cuda" else (9, 0)
+    for purpose, launch in all_launches(CLASSES):
+        usage = compile_for(launch, 10 * major + minor)
+        chapter.hold(f"{launch.name} of {purpose} spills no registers", usage.spilled_bytes == 0)
+        yield [launch.name, purpose, str(usage.registers), str(usage.spilled_bytes), str(usage.shared_bytes)]
+
+
+def device_tests(chapter: Chapter) -> Iterator[list[str]]:
+    """The kernels against the CPU path and torch, a device against itself: what `pytest -m gpu` runs."""
+    files = [f"tests/test_{name}.py" for name in ("crf_device", "enlarge_gpu", "crf_batches")]
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files], cwd=ROOT, capture_output=True, text=True
+    )
+    if told.returncode:
+        print(told.stdout[-4000:], told.stderr[-2000:])
+    last = (told.stdout.strip() or "nothing was said").splitlines()[-1]
+    yield [last, chapter.hold(f"the tests of a GPU pass: {last}", told.returncode == 0)]
+
+
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--networks", type=int, help="only the first so many")
-    args = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=10, help="no part is begun after them")
+    args = parser.parse_args(given)
+    if DEVICE.type != "cuda" and not args.tiny:
+        raise SystemExit("no CUDA device here; --tiny shows on a CPU that it runs, and compares what a CPU can")
+    chapter = Chapter(args.minutes)
     height, width, batch, images = (128, 256, 1, 4) if args.tiny else (1024, 2048, 4, 128)
     chosen = args.networks or (2 if args.tiny else len(NETWORKS))
     name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     rate, bytes_s = floors(args.tiny)
     size = f"{height}x{width}"
     print(f"{name}: {rate / 1e12:.2f} TFLOP/s in a bf16 matrix product, {bytes_s / 1e9:.0f} GB/s in a copy")
-    parts: dict[str, tuple[list[str], Callable[[], Iterator[list[str]]]]] = {
-        f"forward, {size}, bf16, batch {batch}, ms an image": (
-            ["network", "GFLOP", "ms", "floor ms", "of the floor"],
-            lambda: forwards(height, width, batch, rate, chosen)),
-        f"coarse scores to a mask, {size}x{CLASSES}": (
-            ["way", "ms", "floor ms", "labels equal"], lambda: enlargement(height, width, bytes_s)),
-        f"end to end, LRASPP, PNGs of {size}, batch {batch}": (
-            ["way", "images/s", "of the predictor"], lambda: end_to_end(height, width, batch, images)),
-    }  # fmt: skip
-    for title, (header, part) in parts.items():
-        try:
-            show(title, header, part())
-        except ModuleNotFoundError as error:
-            print(f"\n{title}: left out, {error}")
-    small = ["360x480x11", "--settings", "B", "--batches", "1", "--repeats", "1"] if args.tiny else []
-    try:
-        from tests.bench import gpu_crf
-
-        gpu_crf.main([*small, "--device", DEVICE.type, "--bytes-per-s", str(bytes_s)])
-    except ModuleNotFoundError as error:
-        print(f"\ndense CRF: left out, {error}")
+    chapter.part(
+        f"Triton kernels, {CLASSES} classes",
+        ["kernel", "of", "registers", "spilled bytes", "shared bytes"], lambda: kernels(chapter),
+    )  # fmt: skip
+    if DEVICE.type == "cuda":
+        chapter.part("tests of a GPU", ["pytest", "passed"], lambda: device_tests(chapter))
+    chapter.part(
+        f"coarse scores to a mask, {size}x{CLASSES}",
+        ["way", "ms", "floor ms", "labels equal"], lambda: enlargement(height, width, bytes_s, chapter),
+    )  # fmt: skip
+    chapter.part(
+        f"end to end, LRASPP, PNGs of {size}, batch {batch}",
+        ["way", "images/s", "of the predictor"], lambda: end_to_end(height, width, batch, images, chapter),
+    )  # fmt: skip
+    cases, settings, repeats = (["360x480x11"], ["B"], 1) if args.tiny else (list(CASES), ["A", "B"], 5)
+    crf_part(chapter, cases, settings, [1] if args.tiny else [1, 4], repeats, DEVICE, bytes_s)
+    chapter.part(
+        f"forward, {size}, bf16, batch {batch}, ms an image",
+        ["network", "GFLOP", "ms", "floor ms", "of the floor"], lambda: forwards(height, width, batch, rate, chosen),
+    )  # fmt: skip
+    chapter.close()
 
 
 if __name__ == "__main__":

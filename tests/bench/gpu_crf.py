@@ -2,7 +2,8 @@
 
 Needs nothing but the package and a device: without the CamVid photographs it draws scenes. The floor is what must pass through
 the device's memory if every gather finds its rows in a cache: each table is read once and written once a use. `--device cpu`
-runs the torch operations instead, to count bytes where no device is.
+runs the torch operations instead, to count bytes where no device is. What disagrees ends it with an error: labels and
+probabilities with the CPU path's, bits with those of a second run and of the other images of a batch, memory with its model.
 """
 
 import argparse
@@ -15,12 +16,14 @@ import torch
 
 from pipeline.config import CrfConfig
 from pipeline.crf import dense_crf
-from pipeline.crf.gpu import dense_crf_batch, inference
+from pipeline.crf.gpu import dense_crf_batch, inference, torch_steps
 from pipeline.crf.gpu.inference import steps_for
 from pipeline.crf.gpu.lattice import DeviceLattice, build_lattice
+from pipeline.crf.gpu.memory import most_bytes
 from pipeline.crf.gpu.steps import Steps, padded
 from pipeline.synthetic.street import draw_scene
 from tests.bench.crf import CASES, SETTINGS, case
+from tests.bench.gpu_chapter import Chapter
 from tests.conftest import CAMVID
 from tests.crf_cases import smooth_probs
 
@@ -60,6 +63,8 @@ class Clock:
 
     def __getattr__(self, name: str) -> Any:
         work = getattr(self._steps, name)
+        if not callable(work):
+            return work
 
         def timed(*args: Any) -> Any:
             # Sums of pixels weigh each by its share; those of pieces come after them, and are told apart by their length.
@@ -78,16 +83,48 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def least_labels(num_pixels: int) -> float:
+    """The share of labels that must be the CPU path's: all but a hundred-thousandth, and one."""
+    return 1 - 1e-5 - 1 / num_pixels
+
+
 @torch.inference_mode()
 def measure(
-    name: str, setting: str, device: torch.device, batch: int, repeats: int, bytes_per_s: float
-) -> Iterator[str]:
+    name: str, setting: str, device: torch.device, batches: Sequence[int], repeats: int, bytes_per_s: float,
+    chapter: Chapter,
+) -> Iterator[list[str]]:  # fmt: skip
     cfg: CrfConfig = SETTINGS[setting]
     scores, image = scores_and_image(name)
-    probs = torch.from_numpy(scores).to(device).expand(batch, -1, -1, -1).contiguous()
-    images = torch.from_numpy(image).to(device).expand(batch, -1, -1, -1).contiguous()
+    theirs = dense_crf(scores, image, cfg, torch.get_num_threads())
+    ways = {"": steps_for(device)} | ({"by torch, as without a compiler": torch_steps} if device.type == "cuda" else {})
+    for way, steps in ways.items():
+        for batch in batches if steps is steps_for(device) else batches[:1]:
+            title = f"{name}, {setting}, batch {batch}{', ' if way else ''}{way}"
+            probs = torch.from_numpy(scores).to(device).expand(batch, -1, -1, -1).contiguous()
+            images = torch.from_numpy(image).to(device).expand(batch, -1, -1, -1).contiguous()
+            inference.steps_for = lambda device, steps=steps: steps
+            try:
+                yield _row(title, probs, images, cfg, theirs, repeats, bytes_per_s, chapter)
+                if way == "":
+                    yield from _parts(probs, images, cfg, bytes_per_s)
+            finally:
+                inference.steps_for = steps_for
+
+
+def _row(
+    title: str, probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig, theirs: np.ndarray, repeats: int,
+    bytes_per_s: float, chapter: Chapter,
+) -> list[str]:  # fmt: skip
+    device, batch, points = probs.device, len(probs), probs[:, 0].numel()
+    steps = inference.steps_for(device)
     ours = dense_crf_batch(probs, images, cfg)  # compiles, and fills the allocator
-    same = torch.equal(ours, dense_crf_batch(probs, images, cfg))
+    same = torch.equal(ours, dense_crf_batch(probs, images, cfg)) and all(torch.equal(ours[0], one) for one in ours)
+    first = ours[0].cpu().numpy()
+    del ours
+    lattice = build_lattice(inference.kernels_of(images, cfg), steps)
+    needed = sum(floor_bytes(lattice, points, probs.shape[1], cfg.iterations).values())
+    rows, corners = len(lattice.rows.start) - 1, lattice.vertex.shape[1]
+    del lattice
     wait(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -98,38 +135,48 @@ def measure(
         dense_crf_batch(probs, images, cfg)
         wait(device)
         seconds.append(time.perf_counter() - started)
-    peak = "not counted"
-    if device.type == "cuda":
-        peak = f"{(torch.cuda.max_memory_allocated(device) - before) / 2**20 / batch:.0f} MiB an image"
-    theirs = dense_crf(scores, image, cfg, 2)
-    first = ours[0].cpu().numpy()
-    agreement, distance = 100 * (first.argmax(0) == theirs.argmax(0)).mean(), np.abs(first - theirs).max()
+    bound = most_bytes(points, probs.shape[1], corners, steps, rows) + 2 * probs.nbytes
+    peak = (torch.cuda.max_memory_allocated(device) - before) if device.type == "cuda" else 0
+    chapter.hold(f"{title}: the peak of {peak} bytes is within the model's {bound}", peak <= bound)
+    agreement, distance = float((first.argmax(0) == theirs.argmax(0)).mean()), float(np.abs(first - theirs).max())
+    chapter.hold(
+        f"{title}: {100 * agreement:.4f} % of the labels are the CPU path's, and probabilities {distance:.1e} apart",
+        agreement >= least_labels(theirs[0].size) and distance <= 1e-4,
+    )
+    best, floor = min(seconds), needed / bytes_per_s
+    return [
+        title, f"{1e3 * best / batch:.2f}", f"{1e3 * np.median(seconds) / batch:.2f}", f"{1e3 * floor / batch:.2f}",
+        f"{best / floor:.1f}", f"{peak / 2**20 / batch:.0f} of {bound / 2**20 / batch:.0f}", f"{100 * agreement:.4f} %",
+        f"{distance:.1e}", chapter.hold(f"{title}: the same bits again, and for each image of a batch", same),
+    ]  # fmt: skip
 
-    clock = Clock(steps_for(device), device)
-    inference.steps_for = lambda device: clock  # type: ignore[assignment]
+
+def _parts(probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig, bytes_per_s: float) -> Iterator[list[str]]:
+    """ms and floor of each part, of one inference that waits after each."""
+    device, batch, steps = probs.device, len(probs), inference.steps_for(probs.device)
+    clock = Clock(steps, device)
+    inference.steps_for = lambda device: clock
     started = time.perf_counter()
     dense_crf_batch(probs, images, cfg)
     wait(device)
-    whole = time.perf_counter() - started
-    inference.steps_for = steps_for
-    kernels = inference.kernels_of(images, cfg)
-    lattice = build_lattice(kernels, steps_for(device))
-    needed = floor_bytes(lattice, probs[:, 0].numel(), probs.shape[1], cfg.iterations)
-    floor = sum(needed.values()) / bytes_per_s
-    best = min(seconds)
-    yield (
-        f"{name}, {setting}, batch {batch}: {1000 * best / batch:.2f} ms an image, median "
-        f"{1000 * np.median(seconds) / batch:.2f}, "
-        f"floor {1000 * floor / batch:.2f} ms, {best / floor:.1f} times it; peak {peak}; "
-        f"{len(lattice.rows.start) - 1} vertices, {len(lattice.pieces.start) - 1} pieces; against the CPU path: labels "
-        f"{agreement:.4f} %, max dQ {distance:.1e}; {'the same bits again' if same else 'OTHER BITS THE SECOND TIME'}"
-    )
-    clock.seconds["setup"] = whole - sum(clock.seconds.values())
-    for part, count in needed.items():
-        yield (
-            f"    {part:7} {1000 * clock.seconds.get(part, 0.0) / batch:8.2f} ms, {count / 1e9 / batch:6.2f} GB, "
-            f"floor {1000 * count / bytes_per_s / batch:5.2f} ms"
-        )
+    clock.seconds["setup"] = time.perf_counter() - started - sum(clock.seconds.values())
+    lattice = build_lattice(inference.kernels_of(images, cfg), steps)
+    for part, count in floor_bytes(lattice, probs[:, 0].numel(), probs.shape[1], cfg.iterations).items():
+        seconds, floor = clock.seconds.get(part, 0.0), count / bytes_per_s
+        yield [f"- {part}, {count / 1e9 / batch:.2f} GB", f"{1e3 * seconds / batch:.2f}", "",
+               f"{1e3 * floor / batch:.2f}", f"{seconds / floor:.1f}", *[""] * 4]  # fmt: skip
+
+
+def crf_part(
+    chapter: Chapter, cases: Sequence[str], settings: Sequence[str], batches: Sequence[int], repeats: int,
+    device: torch.device, bytes_per_s: float,
+) -> None:  # fmt: skip
+    chapter.part(
+        "dense CRF, ms an image; A and B are the settings of tests/bench/crf.py",
+        ["case", "least ms", "median", "floor", "times it", "peak MiB, of the model's", "labels", "max dQ", "same bits"],
+        lambda: (row for name in cases for setting in settings
+                 for row in measure(name, setting, device, batches, repeats, bytes_per_s, chapter)),
+    )  # fmt: skip
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -145,11 +192,9 @@ def main(given: Sequence[str] | None = None) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here; --device cpu counts the bytes and checks the agreement")
     print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU tensors: times are not a device's")
-    for name in args.cases or CASES:
-        for setting in args.settings:
-            for batch in args.batches:
-                for line in measure(name, setting, device, batch, args.repeats, args.bytes_per_s):
-                    print(line, flush=True)
+    chapter = Chapter(60)
+    crf_part(chapter, args.cases or list(CASES), args.settings, args.batches, args.repeats, device, args.bytes_per_s)
+    chapter.close()
 
 
 if __name__ == "__main__":
