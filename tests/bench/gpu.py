@@ -4,8 +4,8 @@ python -m tests.bench.gpu [--minutes 10] [--networks N]    the whole chapter on 
 python -m tests.bench.gpu --tiny                           shows in a minute on a CPU that it runs
 
 Compiled kernels, the tests of a GPU, forward, enlargement, CRF and the whole segmenter. Floors: operations of the network
-(torch's flop counter, two for a multiplication and an addition) over the rate of a bf16 matrix product measured here; bytes that
-must move over the rate of a copy. Ends with an error where something disagrees; what had no time or lacks a library is named.
+(torch's flop counter, two for a multiplication and an addition) over the rate of a bf16 matrix product; bytes that must move
+over the rate of a copy. Ends with an error where something disagrees; what had no time or lacks a library is named.
 """
 
 import argparse
