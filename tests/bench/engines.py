@@ -6,6 +6,7 @@ Weights are random, or after `--train` steps on such scenes.
 """
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from pipeline.models import Network
 from pipeline.predict import Predictor
 from pipeline.predict.engines import PACKAGES, build_engine
 from pipeline.synthetic.street import draw_scene
+from tests.bench.flops import operations
+from tests.bench.rows import Limit, record
 from tests.varied_network import varied_network
 
 NETWORKS = {
@@ -79,9 +82,11 @@ def one(name: str, engine_name: str, args: argparse.Namespace) -> None:
     engine = build_engine(engine_name, network, args.threads)
     predictor = Predictor(network, PredictConfig(), num_threads=args.threads, engine=engine)
     masks = [predictor.masks([images[0]])[0].mask]
-    start_s, before = time.perf_counter() - started, cpu_s()
-    masks += [predictor.masks([image])[0].mask for image in images[1:]]
-    whole_s = (cpu_s() - before) / (len(images) - 1)
+    start_s, each = time.perf_counter() - started, []
+    for image in images[1:]:
+        before = cpu_s()
+        masks.append(predictor.masks([image])[0].mask)
+        each.append(cpu_s() - before)
     x, before = predictor._input(images[:1], 1.0, mirrored=False), cpu_s()
     with torch.inference_mode():
         for _ in images[1:]:
@@ -89,7 +94,8 @@ def one(name: str, engine_name: str, args: argparse.Namespace) -> None:
     forward_s = (cpu_s() - before) / (len(images) - 1)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     np.save(args.masks, np.stack(masks))
-    print(f"{forward_s} {whole_s} {start_s} {memory}")
+    count = operations(network, torch.zeros(x.shape))
+    print(json.dumps({"forward": forward_s, "each": each, "start": start_s, "memory": memory, "operations": count}))
 
 
 def main() -> None:
@@ -127,7 +133,7 @@ def trained(name: str, args: argparse.Namespace, folder: Path) -> Path:
 
 def table(name: str, args: argparse.Namespace, weights: Path | None) -> None:
     """A line for each engine, torch first."""
-    expected, torch_s = None, (0.0, 0.0)
+    expected, torch_s, kept = None, (0.0, 0.0), list[float]()
     for engine in dict.fromkeys(["torch", *args.engines]):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "masks.npy"
@@ -138,14 +144,20 @@ def table(name: str, args: argparse.Namespace, weights: Path | None) -> None:
             if done.returncode:
                 print(f"| {name} | {engine} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
                 continue
-            forward, whole, start, memory = map(float, done.stdout.split()[-4:])
+            found = json.loads(done.stdout.splitlines()[-1])
             masks = np.load(path)
+        forward, whole = found["forward"], float(np.mean(found["each"]))
         expected = masks if expected is None else expected
-        torch_s = (forward, whole) if engine == "torch" else torch_s
+        if engine == "torch":
+            torch_s, kept = (forward, whole), found["each"]
+        else:
+            words = "products and sums of direct convolutions, from torch's counter"
+            limit = Limit("flops", found["operations"], words, args.threads)
+            record(f"one prediction, {name}, {engine}", "s cpu", found["each"], {"torch": kept}, limit)
         equal = 100 * float((masks == expected).mean())
         print(
             f"| {name} | {engine} | {forward:.3f} | {torch_s[0] / forward:.2f} | {whole:.3f} | {torch_s[1] / whole:.2f} | "
-            f"{start:.1f} | {memory:.2f} | {equal:.4f} |",
+            f"{found['start']:.1f} | {found['memory']:.2f} | {equal:.4f} |",
             flush=True,
         )
 

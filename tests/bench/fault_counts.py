@@ -28,6 +28,11 @@ class Counts:
     unreadable: int  # files that a reader of the output would fail on
     rejected: tuple[str, ...] = ()  # images that are named as failed
 
+    @property
+    def spoilt(self) -> int:
+        """Times that a reader of the output would miss an image, see it twice or see it wrong."""
+        return self.lost + self.doubled + self.wrong + self.unreadable
+
 
 def count(
     files: Iterable[tuple[str, bytes]], expected: Mapping[str, np.ndarray], rejected: Iterable[str] = ()

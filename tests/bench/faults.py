@@ -32,6 +32,7 @@ from pipeline.config import parse_model
 from pipeline.models import checkpoint
 from tests.bench import fault_counts, fault_step
 from tests.bench.fault_sides import SIDES, TOGETHER, as_png, write_manifest
+from tests.bench.rows import record
 from tests.bench.turns import show
 from tests.faulty_store import Asked, FaultyStore, answers, resets, truncates
 from tests.s3_server import S3Server
@@ -258,22 +259,25 @@ def main() -> None:
                         played[fault, side].append(play_one(here, side, fault, seed))
                         tell(fault, side, seed, played[fault, side][-1])
     finally:  # what was played is shown, even where the rest was not
-        header = [
-            "fault",
-            "side",
-            "plays",
-            "lost",
-            "doubled",
-            "wrong",
-            "unreadable",
-            "computed again",
-            "starts",
-            "finished",
-            "s",
-        ]
+        header = ["fault", "side", "plays", "lost", "doubled", "wrong", "unreadable", "computed again", "starts", "finished",
+                  "s"]  # fmt: skip
         rows = [row(fault, side, found) for (fault, side), found in played.items() if found]
         show(f"{IMAGES} images, {TOGETHER} a commit; one number a play where they differ", header, rows)
         print("\n" + "\n".join(f"- {fault}: {FAULTS[fault]}" for fault in args.faults), flush=True)
+    for fault in args.faults:
+        keep_rows(fault, {side: played[fault, side] for side in sides})
+    if amiss := [key for key, found in played.items() if key[1] == OURS and any(one.counts.spoilt for one in found)]:
+        sys.exit(f"{OURS} lost, doubled or spoilt images: {amiss}")
+
+
+def keep_rows(fault: str, played: dict[str, list[Played]]) -> None:
+    """Rows of the book."""
+    spoilt = {side: [float(one.counts.spoilt) for one in found] for side, found in played.items()}
+    seconds = {side: [one.seconds for one in found] for side, found in played.items()}
+    if OURS in played:
+        record(f"{fault}: images lost, doubled or wrong", f"of {IMAGES}", spoilt.pop(OURS), spoilt, "0")
+        why = f"starts of Ray, and {IMAGES * fault_step.SECONDS:.0f} s that the network sleeps"
+        record(f"{fault}: from the first start to the end", "s wall", seconds.pop(OURS), seconds, why)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from tests.bench.crf import CASES
 from tests.bench.gpu_chapter import Chapter
 from tests.bench.gpu_crf import crf_part
 from tests.bench.gpu_segmenter import DEVICE, end_to_end, timed
+from tests.bench.rows import Limit, record
 from tests.conftest import ROOT
 
 CLASSES, STRIDE = 19, 8
@@ -61,8 +62,11 @@ def forwards(height: int, width: int, batch: int, rate: float, chosen: int) -> I
             with FlopCounterMode(display=False) as counter:
                 run(x)
             seconds = timed(lambda run=run, x=x: run(x), 10) / batch
-        floor = counter.get_total_flops() / batch / rate
-        yield [" ".join(map(str, values.values())), f"{counter.get_total_flops() / batch / 1e9:.1f}", f"{1e3 * seconds:.3f}",
+        count, name = counter.get_total_flops() / batch, " ".join(map(str, values.values()))
+        floor = count / rate
+        limit = Limit("flops", count, "of the network, over a bf16 product on the device", peak=rate)
+        record(f"forward of {name}, {height}x{width}, bf16", "ms", [1e3 * seconds], {}, limit)
+        yield [name, f"{count / 1e9:.1f}", f"{1e3 * seconds:.3f}",
                f"{1e3 * floor:.3f}", f"{100 * floor / seconds:.0f} %"]  # fmt: skip
 
 
@@ -93,14 +97,19 @@ def enlargement(height: int, width: int, bytes_s: float, chapter: Chapter) -> It
         torch.special.entr(probs).sum(1).mean().item(), probs.amax(1).mean().item()
         return large.argmax(1)[0].to(torch.uint8).cpu().numpy()
 
-    floor = (scores.numel() * 4 + height * width) / bytes_s
+    size = scores.numel() * 4 + height * width
+    floor, taken = size / bytes_s, dict[str, float]()
     agree = float((predictor.masks([image])[0].mask == stock()).mean())
     for name, work in {
         "torch: interpolate, softmax, argmax": stock,
         "maskmill": lambda: predictor.masks([image]),
     }.items():
-        yield [name, f"{1e3 * timed(work, 10):.3f}", f"{1e3 * floor:.4f}", f"{100 * agree:.4f} %"]
+        taken[name] = 1e3 * timed(work, 10)
+        yield [name, f"{taken[name]:.3f}", f"{1e3 * floor:.4f}", f"{100 * agree:.4f} %"]
     chapter.hold(f"enlargement: {100 * agree:.4f} % of the labels are torch's", agree >= 0.9999)
+    limit = Limit("bytes", size, "scores read and mask written, over a copy on the device", peak=bytes_s)
+    ours = taken.pop("maskmill")
+    record("coarse scores to a mask", "ms", [ours], {name: [ms] for name, ms in taken.items()}, limit)
 
 
 def kernels(chapter: Chapter) -> Iterator[list[str]]:

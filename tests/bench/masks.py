@@ -19,6 +19,8 @@ from pipeline.labels import space
 from pipeline.predict.upsample_argmax import enlarge_argmax
 from pipeline.predict.upsample_confidence import enlarge_confidence
 from pipeline.synthetic.street import draw_scene
+from tests.bench.decode import SERIAL
+from tests.bench.rows import Limit
 from tests.bench.turns import compare
 
 HEIGHT, WIDTH, CLASSES, STRIDE = 1024, 2048, 19, 8
@@ -77,6 +79,10 @@ def codecs() -> dict[str, Codec]:
     return found
 
 
+def moved(size: int, words: str) -> Limit:
+    return Limit("bytes", size, words)
+
+
 def main(rounds: int) -> None:
     torch.set_num_threads(1)
     scores = scene_scores()
@@ -93,6 +99,7 @@ def main(rounds: int) -> None:
     compare(
         f"coarse logits to labels, {HEIGHT}x{WIDTH}x{CLASSES}, stride {STRIDE}, one thread",
         {"maskmill": ours, "torch: interpolate + argmax": stock}, rounds, notes={"maskmill": same},
+        row="coarse logits to labels", limit=moved(4 * scores.numel() + mask.size, "logits read, labels written"),
     )  # fmt: skip
 
     def stock_confidence() -> np.ndarray:
@@ -108,6 +115,8 @@ def main(rounds: int) -> None:
     compare(
         f"coarse logits to confidence, {HEIGHT}x{WIDTH}x{CLASSES}, stride {STRIDE}, one thread",
         {"maskmill": our_confidence, "torch: interpolate + softmax + max": stock_confidence}, rounds, notes={"maskmill": told},
+        row="coarse logits to confidence",
+        limit=moved(4 * scores.numel() + mask.size, "logits read, levels written; the exponentials are not counted"),
     )  # fmt: skip
     found = codecs()
     stored = {name: encode(mask) for name, (encode, _, _) in found.items()}
@@ -115,9 +124,10 @@ def main(rounds: int) -> None:
         assert (decode(stored[name]) == mask).all(), name
     sizes = {name: f"{size(stored[name])} bytes" for name, (_, _, size) in found.items()}
     ways = {name: partial(encode, mask) for name, (encode, _, _) in found.items()}
-    compare(f"mask to bytes, {HEIGHT}x{WIDTH}", ways, rounds, notes=sizes)
+    read_once = moved(mask.size + len(stored["maskmill (PNG)"]), "mask read, PNG written")  # type: ignore[arg-type]
+    compare(f"mask to bytes, {HEIGHT}x{WIDTH}", ways, rounds, notes=sizes, row="mask to bytes", limit=read_once)
     back = {name: partial(decode, stored[name]) for name, (_, decode, _) in found.items()}
-    compare(f"bytes to mask, {HEIGHT}x{WIDTH}", back, rounds)
+    compare(f"bytes to mask, {HEIGHT}x{WIDTH}", back, rounds, row="bytes to mask", limit=SERIAL)
 
 
 if __name__ == "__main__":

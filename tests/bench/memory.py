@@ -22,6 +22,7 @@ from pipeline.models import checkpoint
 from pipeline.runs import Run
 from pipeline.segment.driver import identity
 from pipeline.segment.shard import ShardSegmenter
+from tests.bench.rows import record
 from tests.bench.turns import show
 
 
@@ -84,11 +85,17 @@ def main() -> None:
     arguments.add_argument("--images", type=int, nargs="+", default=[100, 2000])
     arguments.add_argument("--size", type=int, nargs=2, default=[256, 512])
     given = arguments.parse_args()
+    peaks = {images: peak_of(images, tuple(given.size)) for images in given.images}
     show(
         "peak memory of an actor's process, images of {}x{}".format(*given.size),
         ["images", "peak MB"],
-        [[images, f"{peak_of(images, tuple(given.size)):.0f}"] for images in given.images],
+        [[images, f"{peak:.0f}"] for images, peak in peaks.items()],
     )
+    few, most = min(peaks), max(peaks)
+    record(
+        f"an actor's peak memory, {most} images", "MB", [peaks[most]], {f"{few} images (flat: 1)": [peaks[few]]},
+        "flat, whatever the corpus holds: a ratio of 1",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Images a second against actors and nodes, where an image's forward takes a fixed time: what the cluster itself costs.
 
-python -m tests.bench.nodes [nodes]          four minutes on 2 cores: up to so many nodes
-python -m tests.bench.nodes driver [nodes]   the driver's processor time a shard at 1, 4 and 16 nodes
+python -m tests.bench.nodes [nodes] [images]    four minutes on 2 cores; with images for each actor, only one node and the most
+python -m tests.bench.nodes driver [nodes]      the driver's processor time a shard at 1, 4 and 16 nodes
 
 A forward that sleeps stands for a device, so that four nodes fit on one machine; reading, decoding, encoding and committing
 are real. Each point is a process of its own that starts so many Ray nodes, the actors spread over them.
@@ -21,6 +21,7 @@ from pipeline.config import SegmentConfig, parse_model
 from pipeline.models import checkpoint
 from pipeline.segment.driver import segment
 from pipeline.synthetic.scenes import write_corpus
+from tests.bench.rows import Limit, record
 from tests.bench.turns import show
 
 SERVICE_S, IMAGES, SHARD = 0.25, 96, 8  # IMAGES for each actor
@@ -89,20 +90,27 @@ def driver(largest: int) -> None:
         )
 
 
-def main(largest: int) -> None:
+def main(largest: int, images_each: int) -> None:
     rates: dict[tuple[int, int], float] = {}
     for nodes, actors in POINTS:
-        if nodes <= largest:
-            rates[nodes, actors] = point(nodes, actors, IMAGES, SHARD)[0]
+        if nodes <= largest and (images_each == IMAGES or nodes == actors in (1, largest)):
+            rates[nodes, actors] = point(nodes, actors, images_each, SHARD)[0]
     ideal = 1 / SERVICE_S
     rows = [
         [nodes, actors, f"{rate:.2f}", f"{rate / (actors * ideal):.2f}", f"{rate / (actors * rates[1, 1]):.2f}"]
         for (nodes, actors), rate in rates.items()
     ]
+    (nodes, actors), rate = list(rates.items())[-1]
+    record(
+        f"segment on {nodes} nodes, a forward of {SERVICE_S} s", "images/s", [rate],
+        {f"one node, times {actors}": [actors * rates[1, 1]]},
+        Limit("ideal", actors, f"{actors} actors that do nothing but wait for their device", peak=actors * ideal),
+        more_is_better=True, seconds=actors / rate,
+    )  # fmt: skip
     across = [(actors, rate) for (nodes, actors), rate in rates.items() if nodes == actors]
     slope = np.polyfit(*np.log(across).T, 1)[0] if len(across) > 1 else float("nan")
     show(
-        f"{IMAGES} images an actor, of {SERVICE_S} s, in shards of {SHARD}: images/s grow as nodes to the power of {slope:.2f}",
+        f"{images_each} images an actor, of {SERVICE_S} s, {SHARD} a shard: images/s grow as nodes to the power of {slope:.2f}",
         ["nodes", "actors", "images/s", "of the ideal", "of one actor's, times actors"], rows,
     )  # fmt: skip
 
@@ -113,4 +121,5 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["driver"]:
         driver(int((*sys.argv[2:], "16")[0]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)
+        given = [int(value) for value in sys.argv[1:]]
+        main(*given, *(4, IMAGES)[len(given) :])

@@ -1,6 +1,6 @@
 """Cost against work: plan, verify, evaluate and segment over more and more images, with the exponent and the memory.
 
-python -m tests.bench.scaling [plan|verify|evaluate|segment ...]    four minutes on 2 cores
+python -m tests.bench.scaling [plan|verify|evaluate|segment ...] [--short]    four minutes on 2 cores; without the largest, one
 
 Every point is a process of its own, so that peak memory is its own. The exponent is the slope of log processor time against log
 images over the upper half of the points: 1 is linear, and below 1 something fixed is still seen. Segmenting is counted by wall
@@ -25,6 +25,7 @@ from pipeline.config import SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.runs import REJECT_SCHEMA, Run, mask_schema, verify
+from tests.bench.rows import record
 from tests.bench.turns import show
 
 SHARD = 256
@@ -148,11 +149,11 @@ def exponent(points: list[tuple[int, float]]) -> float:
     return float(np.polyfit(upper[:, 0], upper[:, 1], 1)[0])
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], short: bool) -> None:
     with tempfile.TemporaryDirectory() as kept:
         for name in names or SIZES:
             points, rows = [], []
-            for count in SIZES[name]:
+            for count in SIZES[name][:-1] if short else SIZES[name]:
                 if name in ("verify", "evaluate"):
                     folder = f"{kept}/{count}"
                     if not Path(folder).exists():
@@ -162,6 +163,11 @@ def main(names: list[str]) -> None:
                 seconds, peak, grown = point(name, count, folder)
                 points.append((count, seconds))
                 rows.append([count, f"{seconds:.2f}", f"{1e6 * seconds / count:.0f}", f"{peak:.0f}", f"{grown:.0f}"])
+            (fewer, before), (more, after) = ((count, 1e6 * seconds / count) for count, seconds in points[-2:])
+            record(
+                f"{name} {more} images, an image", "µs wall" if name == "segment" else "µs cpu", [after],
+                {f"the same with {fewer} (linear: 1)": [before]}, "cost that grows no faster than the images: 1 or more",
+            )  # fmt: skip
             header = ["images", "s", "µs an image", "peak MB", "MB beyond the imports"]
             show(f"{name}: exponent {exponent(points):.2f}", header, rows)
 
@@ -170,4 +176,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["point"]:
         measure(sys.argv[2], int(sys.argv[3]), str(Path(sys.argv[4])))
     else:
-        main(sys.argv[1:])
+        main([name for name in sys.argv[1:] if name != "--short"], "--short" in sys.argv)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.bench.rows import Limit, record
+
 
 @dataclass
 class Times:
@@ -39,14 +41,25 @@ def compare(
     budget_s: float = 60,
     notes: Mapping[str, str] | None = None,
     each: int = 1,
+    row: str = "",
+    limit: Limit | str = "",
 ) -> dict[str, Times]:
     """Take turns and print the table in ms; ratios are to the first way, above 1 where that one is faster.
 
     Args:
         notes: a few words for a way's last column.
         each: images (or rows, or requests) of one call; the times are of one of them.
+        row: name of the book's row, if it is one, which holds processor times; `limit` is of one call.
     """
     times = take_turns(ways, rounds, budget_s)
+    if row:
+        ours, *peers = (found.cpu for found in times.values())
+        record(
+            row, "ms cpu", [1e3 * s / each for s in ours],
+            {name: [1e3 * s / each for s in found] for name, found in zip(list(times)[1:], peers, strict=True)
+             if not name.startswith("maskmill")},
+            limit, seconds=statistics.median(ours),
+        )  # fmt: skip
     first = next(iter(times.values()))
     rows = []
     for name, found in times.items():
