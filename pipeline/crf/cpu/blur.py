@@ -11,11 +11,11 @@ from itertools import pairwise
 import numpy as np
 
 from pipeline.compiled import compiled
-from pipeline.crf.cpu.simd import LANES, add, load, multiply, multiply_add, prefetch, spread, store
+from pipeline.crf.cpu.simd import add, element, multiply, multiply_add
+from pipeline.crf.cpu.tables import Layout, load_row, prefetch_row, spread_row, store_row
 from pipeline.crf.cpu.threads import Team
 
-_SEGMENT = 64  # rows that stay in the first cache while one vector of each after another is blurred
-_LINE = 16  # float32 numbers of a cache line
+_AHEAD = 64  # rows that are on their way while those before them are blurred
 
 
 @dataclass(frozen=True)
@@ -40,60 +40,58 @@ class Sweep:
         )
 
 
-def blur(team: Team, values: np.ndarray, width: int, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
-    """Blur flat values (R * width,) in place: sum each vertex over the bands, blur, give every band the result."""
+def blur(team: Team, values: np.ndarray, layout: Layout, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
+    """Blur a table of R rows in place: sum each vertex over the bands, blur, give every band the result."""
     changes = np.flatnonzero(np.diff(ghosts[:, 1], append=-1)) + 1  # where a master's ghosts end
     cuts = [0, *(int(changes[np.searchsorted(changes, stop)]) for _, stop in team.bands(len(ghosts)))]
-    shares = [(values, width, ghosts, *part) for part in pairwise(cuts)]
+    num_rows, form = len(values) // layout.width, (layout.quads, layout.groups)
+    shares = [(values, num_rows, *form, ghosts, *part) for part in pairwise(cuts)]
     team.run(_gather_ghosts, shares)
     for sweep in sweeps:
-        team.run(_blur_chains, [(values, width, sweep.rows, start, stop) for start, stop in sweep.parts])
+        team.run(_blur_chains, [(values, num_rows, *form, sweep.rows, *part) for part in sweep.parts])
     team.run(_spread_ghosts, shares)
 
 
 @compiled()
-def _blur_chains(values, width, rows, start, stop):  # type: ignore[no-untyped-def]
-    half, zero = spread(np.float32(0.5)), spread(np.float32(0))
-    while start < stop:
-        end = min(start + _SEGMENT, stop)
-        while rows[end - 1] >= 0:
-            end += 1
-        # Rows jump about, and waiting for each would be three quarters of the time: ask for those of the next segment now.
-        for i in range(end, min(end + _SEGMENT, len(rows) - 1)):
-            row = np.int64(rows[i])
-            for lane in range(0, width, _LINE):
-                prefetch(values, (row ^ (row >> 63)) * width + lane)
-            prefetch(values, (row ^ (row >> 63)) * width + width - 1)
-        for lane in range(0, width, LANES):
-            row = np.int64(rows[start])
-            here = (row ^ (row >> 63)) * width + lane
-            before, value = zero, load(values, here)
-            for i in range(start, end):
-                # A factor instead of a branch: where chains end is not to be guessed.
-                linked = spread(np.float32(1 + (rows[i] >> 31)))
-                row = np.int64(rows[i + 1])
-                there = (row ^ (row >> 63)) * width + lane
-                after = load(values, there)
-                store(values, here, multiply_add(half, multiply_add(linked, after, before), value))
-                before = multiply(linked, value)
-                here, value = there, after
-        start = end
+def _blur_chains(values, num_rows, quads, groups, rows, start, stop):  # type: ignore[no-untyped-def]
+    half, zero = spread_row(np.float32(0.5), quads), spread_row(np.float32(0), quads)
+    for g in range(len(groups)):
+        here = _row(rows, start)
+        before, value = zero, load_row(values, num_rows, here, quads, g)
+        for i in range(start, stop):
+            # Rows jump about, and waiting for each would be three quarters of the time: ask for a later one now.
+            prefetch_row(values, num_rows, _row(rows, min(i + _AHEAD, stop)), quads, g)
+            # A factor instead of a branch: where chains end is not to be guessed.
+            linked = spread_row(np.float32(1 + (element(rows, i) >> 31)), quads)
+            there = _row(rows, i + 1)
+            after = load_row(values, num_rows, there, quads, g)
+            blurred = multiply_add(half, multiply_add(linked, after, before), value)
+            store_row(values, num_rows, here, quads, g, blurred)
+            before = multiply(linked, value)
+            here, value = there, after
+
+
+@compiled(inline="always")
+def _row(rows, i):  # type: ignore[no-untyped-def]
+    row = element(rows, i)
+    return np.int64(row ^ (row >> 31))
 
 
 @compiled()
-def _gather_ghosts(values, width, pairs, start, stop):  # type: ignore[no-untyped-def]
+def _gather_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
-        ghost, master = np.int64(pairs[i, 0]) * width, np.int64(pairs[i, 1]) * width
-        for lane in range(0, width, LANES):
-            store(values, master + lane, add(load(values, master + lane), load(values, ghost + lane)))
+        ghost, master = pairs[i]
+        for g in range(len(groups)):
+            total = add(load_row(values, num_rows, master, quads, g), load_row(values, num_rows, ghost, quads, g))
+            store_row(values, num_rows, master, quads, g, total)
 
 
 @compiled()
-def _spread_ghosts(values, width, pairs, start, stop):  # type: ignore[no-untyped-def]
+def _spread_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
-        ghost, master = np.int64(pairs[i, 0]) * width, np.int64(pairs[i, 1]) * width
-        for lane in range(0, width, LANES):
-            store(values, ghost + lane, load(values, master + lane))
+        ghost, master = pairs[i]
+        for g in range(len(groups)):
+            store_row(values, num_rows, ghost, quads, g, load_row(values, num_rows, master, quads, g))
 
 
 def blur_sums(sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:

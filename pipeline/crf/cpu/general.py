@@ -1,7 +1,7 @@
 """Mean field for any compatibility and normalisation, one kernel after the other: readable, and several times slower.
 
-Letters: P pixels, C classes, padded to `width` whole vectors. Of all pixels there are two tables, scores and marginals; what
-lies between them is made for a block of pixels at a time.
+Letters: P pixels, C classes, padded to `width` numbers. Of all pixels there are two arrays of rows, scores and marginals; what
+lies between them is made for a block of pixels at a time, which is packed as the kernels' tables are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,9 @@ import numpy as np
 
 from pipeline.crf.cpu.blur import blur
 from pipeline.crf.cpu.lattice import Lattice, alpha
-from pipeline.crf.cpu.mean_field import FAR, NEVER, gather, padded, padded_weights, scatter, softmax
+from pipeline.crf.cpu.mean_field import FAR, NEVER, gather, padded_weights, scatter, softmax
 from pipeline.crf.cpu.simd import LANES
+from pipeline.crf.cpu.tables import Layout
 from pipeline.crf.cpu.threads import Team
 
 _BLOCK = 1 << 14  # pixels; not a share of each thread's, so that any number of threads rounds alike
@@ -38,10 +39,10 @@ def general_mean_field(
         class_weights: (C,) float32 factors of each class's message; None: 1.
     """
     num_classes, num_points = source.shape
-    width = padded(num_classes)
-    factors = None if class_weights is None else padded_weights(class_weights)
-    scores, marginals = (np.empty((num_points, width), np.float32) for _ in range(2))
-    kernels = [_Kernel.of(*one, width) for one in zip(lattices, compats, normalisations, strict=True)]
+    layout = Layout.in_groups(num_classes, LANES)
+    factors = None if class_weights is None else padded_weights(class_weights, layout)
+    scores, marginals = (np.empty((num_points, layout.width), np.float32) for _ in range(2))
+    kernels = [_Kernel.of(*one, layout) for one in zip(lattices, compats, normalisations, strict=True)]
     blocks = list(_blocks(0, num_points))
     team.run(_open, [(source, are_probs, order, scores, marginals, *block) for block in blocks])
     for _ in range(iterations):
@@ -62,38 +63,38 @@ class _Kernel:
     compat: np.ndarray
     into: np.ndarray  # (P,) float32
     out: np.ndarray  # (P,) float32
-    values: np.ndarray  # (R * width,) float32
+    values: np.ndarray  # a table of the lattice's rows
+    layout: Layout
 
     @staticmethod
-    def of(lattice: Lattice, compat: np.ndarray, normalisation: str, width: int) -> "_Kernel":
+    def of(lattice: Lattice, compat: np.ndarray, normalisation: str, layout: Layout) -> "_Kernel":
         into, out = _factors(lattice, normalisation)
-        return _Kernel(lattice, compat, into, out, np.empty(lattice.num_rows * width, np.float32))
+        return _Kernel(lattice, compat, into, out, np.empty(lattice.num_rows * layout.width, np.float32), layout)
 
     def fill(self, team: Team, marginals: np.ndarray) -> None:
         """Add up the marginals (P, width) at the vertices, and blur."""
         self.values.fill(0)
         team.run(self._scatter, [(marginals, *band) for band in self.lattice.bands])
-        blur(team, self.values, marginals.shape[1], self.lattice.sweeps, self.lattice.ghosts)
+        blur(team, self.values, self.layout, self.lattice.sweeps, self.lattice.ghosts)
 
     def _scatter(self, marginals: np.ndarray, start: int, stop: int) -> None:
         for first, last in _blocks(start, stop):
-            rows = marginals[first:last].reshape(-1)
-            scatter(rows, *self._corners(self.into, first, last, marginals.shape[1]), self.values, 0, last - first)
+            rows, corners = self.layout.pack(marginals[first:last]), self._corners(self.into, first, last)
+            scatter(rows, last - first, *corners, self.values, self.lattice.num_rows, 0, last - first)
 
-    def message(self, start: int, stop: int, width: int) -> np.ndarray:
+    def message(self, start: int, stop: int) -> np.ndarray:
         """What the corners of pixels start..stop hold, (pixels, width)."""
-        rows = np.empty((stop - start, width), np.float32)
-        nothing = np.zeros(rows.size, np.float32)
-        gather(
-            nothing, *self._corners(self.out, start, stop, width), self.values, 0, stop - start, rows.reshape(-1), None
-        )
-        return rows
+        count, corners = stop - start, self._corners(self.out, start, stop)
+        rows, nothing = (np.zeros(count * self.layout.width, np.float32) for _ in range(2))
+        gather(nothing, count, *corners, self.values, self.lattice.num_rows, 0, count, rows, count, None)
+        return self.layout.unpack(rows)
 
-    def _corners(self, factor: np.ndarray, start: int, stop: int, width: int) -> tuple[Any, ...]:
-        """Of pixels start..stop: weights times their factor, rows, and how many of both there are, as `gather` takes them."""
+    def _corners(self, factor: np.ndarray, start: int, stop: int) -> tuple[Any, ...]:
+        """Of pixels start..stop: weights times their factor, rows, how many of both there are, and how rows are stored."""
         weight = self.lattice.weight[start:stop] * factor[start:stop, None]
         corners = tuple(range(weight.shape[1]))
-        return weight.reshape(-1), self.lattice.vertex[start:stop].reshape(-1), corners, np.arange(width // LANES)
+        vertex = self.lattice.vertex[start:stop].reshape(-1)
+        return weight.reshape(-1), vertex, corners, self.layout.quads, self.layout.groups
 
 
 def _factors(lattice: Lattice, normalisation: str) -> tuple[np.ndarray, np.ndarray]:
@@ -126,8 +127,7 @@ def _open(
     given = source[:, order[start:stop]].T
     scores[start:stop, num_classes:] = NEVER
     scores[start:stop, :num_classes] = np.log(np.maximum(given, np.float32(1e-5))) if are_probs else _reduced(-given)
-    marginals[start:stop] = scores[start:stop]
-    _softmax(marginals[start:stop])
+    marginals[start:stop] = _softmax(scores[start:stop])
 
 
 def _update(
@@ -135,24 +135,26 @@ def _update(
     marginals: np.ndarray, start: int, stop: int,
 ) -> None:  # fmt: skip
     """The next marginals of pixels start..stop."""
-    total = marginals[start:stop]
-    total[:] = scores[start:stop]
+    total = scores[start:stop].copy()
     for kernel in kernels:
-        message = kernel.message(start, stop, scores.shape[1])
+        message = kernel.message(start, stop)
         if kernel.compat.ndim == 0:
             message *= kernel.compat
         else:
             message[:, :num_classes] = -(message[:, :num_classes] @ kernel.compat.T)
         total += message if factors is None else message * factors
-    _softmax(total)
+    marginals[start:stop] = _softmax(total)
 
 
 def _close(marginals: np.ndarray, order: np.ndarray, result: np.ndarray, start: int, stop: int) -> None:
     result[:, order[start:stop]] = marginals[start:stop, : len(result)].T
 
 
-def _softmax(scores: np.ndarray) -> None:
-    softmax(scores.reshape(-1), np.arange(scores.shape[1] // LANES), len(scores))
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    layout = Layout.in_groups(scores.shape[1], LANES)
+    table = layout.pack(scores)
+    softmax(table, len(scores), layout.quads, layout.groups, len(scores))
+    return layout.unpack(table)
 
 
 def _reduced(scores: np.ndarray) -> np.ndarray:

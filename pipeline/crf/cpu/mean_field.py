@@ -3,7 +3,8 @@
 Letters: P pixels, C classes, n corners of a pixel over all kernels, R rows of vertices.
 
 One pass a step visits each pixel once: gather the filtered marginals of its corners, add the unary, softmax, scatter the new
-marginals to the next step's rows; P x C temporaries never exist. Rows hold the C numbers of a vertex, padded to whole vectors.
+marginals to the next step's rows; P x C temporaries never exist. What a pixel or a vertex says of the classes is a row of a
+table (`tables`).
 """
 
 from collections.abc import Sequence
@@ -17,22 +18,20 @@ from pipeline.crf.cpu.lattice import Lattice, alpha
 from pipeline.crf.cpu.simd import (
     LANES,
     add,
-    divide,
+    element,
     exp,
     is_less,
     keep_if_above,
     larger,
-    load,
     log,
     max_of_lanes,
     multiply,
     multiply_add,
-    spread,
-    store,
+    one_over_sum,
     subtract,
-    sum_of_lanes,
     transpose,
 )
+from pipeline.crf.cpu.tables import Layout, load_row, spread_row, store_row
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.cpu.vertices import CHUNK
 
@@ -44,14 +43,10 @@ _TINY = np.float32(2.0**-60)  # below it a marginal is 0: denormal numbers would
 _RUN = TILE_PX[1]  # pixels that lie side by side in a tile
 
 
-def padded(num_classes: int) -> int:
-    """Classes and padding: whole vectors."""
-    return -(-num_classes // LANES) * LANES
-
-
-def padded_weights(class_weights: np.ndarray) -> np.ndarray:
-    """(C,) weights and zeros for the padding, float32."""
-    return np.pad(class_weights.astype(np.float32), (0, padded(len(class_weights)) - len(class_weights)))
+def padded_weights(class_weights: np.ndarray, layout: Layout) -> np.ndarray:
+    """A table of one row: (C,) weights and zeros for the padding, float32."""
+    weights = class_weights.astype(np.float32)
+    return np.pad(weights, (0, layout.width - len(weights)))
 
 
 def mean_field(
@@ -67,24 +62,25 @@ def mean_field(
         class_weights: (C,) float32 factors of each class's message; None: 1, and nothing is multiplied.
     """
     num_classes, num_points = source.shape
-    width = padded(num_classes)
-    factors = None if class_weights is None else padded_weights(class_weights)
-    scores = team.empty(num_points * width)
-    old, new = team.empty(lattice.num_rows * width), team.empty(lattice.num_rows * width)
+    layout = Layout.of(num_classes)
+    factors = None if class_weights is None else padded_weights(class_weights, layout)
+    never = np.where(np.arange(layout.width) < num_classes, np.float32(0), NEVER)
+    scores = team.empty(num_points * layout.width)
+    old, new = team.empty(lattice.num_rows * layout.width), team.empty(lattice.num_rows * layout.width)
     result = np.empty_like(source)
     state = order, scores, lattice.vertex.reshape(-1), lattice.weight.reshape(-1)
     corners = tuple(range(lattice.vertex.shape[1]))
-    blocks = tuple(range(width // LANES)) if width <= 4 * LANES else np.arange(width // LANES)
+    form = layout.quads, layout.groups, layout.columns()
     bands = list(zip(lattice.bands, lattice.fresh, strict=True))
     for step in range(iterations + 1):
         first, last = step == 0, step == iterations
         tasks = [
-            (source, are_probs, *state, corners, blocks, old, new, fresh, *band, first, last, result, factors)
+            (source, are_probs, *state, corners, *form, old, new, fresh, *band, first, last, result, never, factors)
             for band, fresh in bands
         ]
         team.run(_pass, tasks)
         if not last:
-            blur(team, new, width, lattice.sweeps, lattice.ghosts)
+            blur(team, new, layout, lattice.sweeps, lattice.ghosts)
             old, new = new, old
     return result
 
@@ -125,18 +121,21 @@ def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _pass(  # type: ignore[no-untyped-def]
-    source, are_probs, order, scores, vertex, weight, corners, blocks, old, new, fresh, start, stop, first, last, result,
-    factors,
+    source, are_probs, order, scores, vertex, weight, corners, quads, groups, columns, old, new, fresh, start, stop, first,
+    last, result, never, factors,
 ):  # fmt: skip
     """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
-    num_classes, width = source.shape[0], len(blocks) * LANES
-    rows = np.empty(_RUN * width, np.float32)
-    planes = np.ones(width * _RUN, np.float32)
+    num_classes, width = source.shape[0], len(never)
+    num_points, num_rows = len(order), len(new) // width
+    rows = np.empty(_RUN * width + LANES, np.float32)  # transposing writes whole vectors of LANES
+    planes = np.ones((width + LANES) * _RUN, np.float32)
     for chunk in range(len(fresh)):
         at, end = start + chunk * CHUNK, min(stop, start + (chunk + 1) * CHUNK)
         if not last:
             for k in range(fresh.shape[1]):
-                new[fresh[chunk, k, 0] * width : fresh[chunk, k, 1] * width] = 0
+                for c in range(len(columns)):
+                    base, lanes = columns[c, 0] * num_rows, columns[c, 1]
+                    new[base + fresh[chunk, k, 0] * lanes : base + fresh[chunk, k, 1] * lanes] = 0
         while at < end:
             pixel, run = order[at], min(_RUN, end - at)
             while order[at + run - 1] != pixel + run - 1:
@@ -144,96 +143,101 @@ def _pass(  # type: ignore[no-untyped-def]
             if first:
                 for c in range(num_classes):
                     planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
-                _score(planes, are_probs, num_classes, scores, at, run, blocks, rows)
+                _score(planes, are_probs, columns, scores, num_points, at, run, quads, groups, rows, never)
             else:
-                gather(scores, weight, vertex, corners, blocks, old, at, run, rows, factors)
-            softmax(rows, blocks, run)
+                gather(scores, num_points, weight, vertex, corners, quads, groups, old, num_rows, at, run, rows, _RUN, factors)
+            softmax(rows, _RUN, quads, groups, run)
             if last:
-                for i in range(0, run, LANES):
-                    for b in range(len(blocks)):
-                        transpose(rows, i * width + b * LANES, width, planes, b * LANES * _RUN + i, _RUN)
+                for c in range(len(columns)):
+                    column, lanes = columns[c]
+                    for i in range(0, run, LANES):
+                        for b in range(0, lanes, LANES):
+                            transpose(rows, column * _RUN + i * lanes + b, lanes, planes, (column + b) * _RUN + i, _RUN)
                 for c in range(num_classes):
                     result[c, pixel : pixel + run] = planes[c * _RUN : c * _RUN + run]
             else:
-                scatter(rows, weight, vertex, corners, blocks, new, at, run)
+                scatter(rows, _RUN, weight, vertex, corners, quads, groups, new, num_rows, at, run)
             at += run
 
 
 @compiled()
-def _score(planes, are_probs, num_classes, scores, at, run, blocks, rows):  # type: ignore[no-untyped-def]
+def _score(planes, are_probs, columns, scores, num_points, at, run, quads, groups, rows, never):  # type: ignore[no-untyped-def]
     """Scores (minus the energies) of `run` pixels from their planes by class."""
-    width = len(blocks) * LANES
-    floor, zero = spread(np.float32(1e-5)), spread(np.float32(0))
-    far, minus_far = spread(FAR), spread(-FAR)
-    for i in range(0, run, LANES):
-        for b in range(len(blocks)):
-            transpose(planes, b * LANES * _RUN + i, _RUN, rows, i * width + b * LANES, width)
+    floor, zero = spread_row(np.float32(1e-5), quads), spread_row(np.float32(0), quads)
+    far, minus_far = spread_row(FAR, quads), spread_row(-FAR, quads)
+    for c in range(len(columns)):
+        column, lanes = columns[c]
+        for i in range(0, run, LANES):
+            for b in range(0, lanes, LANES):
+                # Of vectors shorter than LANES the next row's numbers are overwritten first and written afterwards.
+                transpose(planes, (column + b) * _RUN + i, _RUN, rows, column * _RUN + i * lanes + b, lanes)
     for i in range(run):
-        for b in range(len(blocks)):
-            value = load(rows, i * width + b * LANES)
+        for g in range(len(groups)):
+            value = load_row(rows, _RUN, i, quads, g)
             score = log(larger(value, floor)) if are_probs else subtract(zero, value)
-            store(rows, i * width + b * LANES, score)
-        for c in range(num_classes, width):
-            rows[i * width + c] = NEVER
+            store_row(rows, _RUN, i, quads, g, add(score, load_row(never, 1, 0, quads, g)))
         if not are_probs:
-            best = load(rows, i * width)
-            for b in range(1, len(blocks)):
-                best = larger(best, load(rows, i * width + b * LANES))
+            best = load_row(rows, _RUN, i, quads, 0)
+            for g in range(1, len(groups)):
+                best = larger(best, load_row(rows, _RUN, i, quads, g))
             best = max_of_lanes(best)
             # A factor instead of a branch: 1 where the best score is far from 0.
             moved = multiply(add(is_less(far, best), is_less(best, minus_far)), best)
-            for b in range(len(blocks)):
-                here = i * width + b * LANES
-                store(rows, here, subtract(load(rows, here), moved))
-        for b in range(len(blocks)):
-            store(scores, (at + i) * width + b * LANES, load(rows, i * width + b * LANES))
+            for g in range(len(groups)):
+                store_row(rows, _RUN, i, quads, g, subtract(load_row(rows, _RUN, i, quads, g), moved))
+        for g in range(len(groups)):
+            store_row(scores, num_points, at + i, quads, g, load_row(rows, _RUN, i, quads, g))
 
 
 @compiled()
-def gather(scores, weight, vertex, corners, blocks, old, start, run, rows, factors):  # type: ignore[no-untyped-def]
+def gather(  # type: ignore[no-untyped-def]
+    scores, num_points, weight, vertex, corners, quads, groups, old, num_rows, start, run, rows, room, factors
+):
     """Write the scores of `run` pixels to `rows`: the unary and what their corners hold, times the factors of the classes."""
-    n, width = len(corners), len(blocks) * LANES
+    n = len(corners)
     for i in range(run):
         p = start + i
-        for b in range(len(blocks)):
+        for g in range(len(groups)):
             # The unary last: sums round less while they are small.
-            message = spread(np.float32(0))
+            message = spread_row(np.float32(0), quads)
             for j in range(n):
-                row = np.int64(vertex[p * n + j]) * width
-                message = multiply_add(spread(weight[p * n + j]), load(old, row + b * LANES), message)
+                share = spread_row(element(weight, p * n + j), quads)
+                corner = load_row(old, num_rows, element(vertex, p * n + j), quads, g)
+                message = multiply_add(share, corner, message)
             if factors is not None:  # without them the branch is not compiled
-                message = multiply(message, load(factors, b * LANES))
-            store(rows, i * width + b * LANES, add(load(scores, p * width + b * LANES), message))
+                message = multiply(message, load_row(factors, 1, 0, quads, g))
+            store_row(rows, room, i, quads, g, add(load_row(scores, num_points, p, quads, g), message))
 
 
 @compiled()
-def softmax(rows, blocks, run):  # type: ignore[no-untyped-def]
-    """Softmax of each of `run` rows, in place."""
-    width, tiny = len(blocks) * LANES, spread(_TINY)
+def softmax(rows, room, quads, groups, run):  # type: ignore[no-untyped-def]
+    """Softmax of each of `run` rows of a table of `room`, in place."""
+    tiny = spread_row(_TINY, quads)
     for i in range(run):
-        top = load(rows, i * width)
-        for b in range(1, len(blocks)):
-            top = larger(top, load(rows, i * width + b * LANES))
+        top = load_row(rows, room, i, quads, 0)
+        for g in range(1, len(groups)):
+            top = larger(top, load_row(rows, room, i, quads, g))
         top = max_of_lanes(top)
-        total = spread(np.float32(0))
-        for b in range(len(blocks)):
-            raised = exp(subtract(load(rows, i * width + b * LANES), top))
-            store(rows, i * width + b * LANES, raised)
+        total = spread_row(np.float32(0), quads)
+        for g in range(len(groups)):
+            raised = exp(subtract(load_row(rows, room, i, quads, g), top))
+            store_row(rows, room, i, quads, g, raised)
             total = add(total, raised)
-        scale = divide(spread(np.float32(1)), sum_of_lanes(total))
-        for b in range(len(blocks)):
-            at = i * width + b * LANES
-            store(rows, at, keep_if_above(multiply(load(rows, at), scale), tiny))
+        scale = one_over_sum(total)
+        for g in range(len(groups)):
+            share = multiply(load_row(rows, room, i, quads, g), scale)
+            store_row(rows, room, i, quads, g, keep_if_above(share, tiny))
 
 
 @compiled()
-def scatter(rows, weight, vertex, corners, blocks, new, start, run):  # type: ignore[no-untyped-def]
+def scatter(rows, room, weight, vertex, corners, quads, groups, new, num_rows, start, run):  # type: ignore[no-untyped-def]
     """Add the marginals of `run` pixels to the rows of their corners."""
-    n, width = len(corners), len(blocks) * LANES
+    n = len(corners)
     for i in range(run):
         p = start + i
-        for j in range(n):
-            row, share = np.int64(vertex[p * n + j]) * width, spread(weight[p * n + j])
-            for b in range(len(blocks)):
-                at = row + b * LANES
-                store(new, at, multiply_add(share, load(rows, i * width + b * LANES), load(new, at)))
+        for g in range(len(groups)):
+            marginals = load_row(rows, room, i, quads, g)
+            for j in range(n):
+                row, share = element(vertex, p * n + j), spread_row(element(weight, p * n + j), quads)
+                sum_before = load_row(new, num_rows, row, quads, g)
+                store_row(new, num_rows, row, quads, g, multiply_add(share, marginals, sum_before))

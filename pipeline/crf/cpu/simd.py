@@ -1,7 +1,8 @@
-"""Vectors of LANES float32 numbers for Numba functions, as LLVM instructions: no compiler at install, no guessing by one.
+"""Rows of float32 numbers in registers for Numba functions, as LLVM instructions: no compiler at install, no guessing by one.
 
-`load`, `store`, `spread` and the arithmetic below work on values of the Numba type `vector`; machines with narrower registers
-split them. Nothing here may be reordered or contracted but `multiply_add`.
+A row's type says of which vectors it is made, so that a loop over rows takes as few instructions as the machine has width for;
+where registers are narrower LLVM splits them. The arithmetic below works on rows of any type, vector by vector; `vector` is the
+row of LANES numbers. Nothing here may be reordered or contracted but `multiply_add`.
 """
 
 from collections.abc import Callable
@@ -17,93 +18,142 @@ LANES = 8  # float32 numbers of one vector
 
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-_VF32, _VF64, _VI32, _VI64 = (ir.VectorType(scalar, LANES) for scalar in (_F32, _F64, _I32, _I64))
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
-class _Vector(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name=f"float32x{LANES}")
+class Row(types.Type):
+    """Numbers in registers: vectors of these lengths, longest first."""
+
+    def __init__(self, lanes: tuple[int, ...]) -> None:
+        super().__init__(name=f"row{lanes}")
+        self.lanes = lanes
 
 
-vector = _Vector()
+vector = Row((LANES,))
 
 
-@register_model(_Vector)
+@register_model(Row)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VF32)
+        parts = [ir.VectorType(_F32, lanes) for lanes in kind.lanes]
+        super().__init__(manager, kind, ir.LiteralStructType(parts))
 
 
-def _instruction(function: Callable[..., Any]) -> Any:
+def instruction(function: Callable[..., Any]) -> Any:
     """Numba's decorator; Any, as the type checker sees the typing context that callers do not pass."""
     return intrinsic(function)
 
 
-def _fill(kind: ir.VectorType, value: float) -> ir.Constant:
-    return ir.Constant(kind, [value] * LANES)
+def joined(context: Any, builder: Any, kind: Row, parts: list[Any]) -> Any:
+    """The row of these vectors."""
+    row = ir.Constant(context.get_value_type(kind), ir.Undefined)
+    for i, part in enumerate(parts):
+        row = builder.insert_value(row, part, i)
+    return row
 
 
-def _call(builder: Any, name: str, kind: ir.VectorType, *values: Any) -> Any:
+def parts_of(builder: Any, row: Any) -> list[Any]:
+    """The vectors of a row."""
+    return [builder.extract_value(row, i) for i in range(len(row.type.elements))]
+
+
+def pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, lanes: int) -> Any:
+    """Where the vector that begins at `index` of a flat array lies."""
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), ir.VectorType(_F32, lanes).as_pointer())
+
+
+def spread_over(builder: Any, value: Any, lanes: tuple[int, ...]) -> list[Any]:
+    """Vectors of these lengths whose numbers are all `value`; the shorter are the beginning of the longest."""
+    undefined = ir.Constant(ir.VectorType(_F32, lanes[0]), ir.Undefined)
+    one = builder.insert_element(undefined, value, _I32(0))
+    full = builder.shuffle_vector(one, undefined, _order([0] * lanes[0]))
+    return [
+        full if count == lanes[0] else builder.shuffle_vector(full, undefined, _order(range(count))) for count in lanes
+    ]
+
+
+def _order(lanes: Any) -> ir.Constant:
+    return ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes))
+
+
+def _fill(like: Any, value: float, kind: Any = _F32) -> ir.Constant:
+    """A constant in as many lanes as a vector has."""
+    return ir.Constant(ir.VectorType(kind, like.type.count), [value] * like.type.count)
+
+
+def _call(builder: Any, name: str, *values: Any) -> Any:
     """The LLVM intrinsic of this name on vectors."""
-    full_name = f"llvm.{name}.v{LANES}{'f32' if kind is _VF32 else 'f64'}"
+    kind = values[0].type
+    full_name = f"llvm.{name}.v{kind.count}{'f32' if kind.element is _F32 else 'f64'}"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(values)), full_name)
     return builder.call(function, values)
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VF32.as_pointer())
-
-
-@_instruction
+@instruction
 def load(typing, array, index):  # type: ignore[no-untyped-def]
     """LANES numbers of a flat float32 array, from `index` on."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.load(_pointer(context, builder, signature.args[0], *args), align=4)
+        part = builder.load(pointer(context, builder, signature.args[0], *args, LANES), align=4)
+        return joined(context, builder, vector, [part])
 
     return vector(array, types.intp), generate
 
 
-@_instruction
+@instruction
 def store(typing, array, index, value):  # type: ignore[no-untyped-def]
     """Write a vector to a flat float32 array, from `index` on."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        builder.store(args[2], _pointer(context, builder, signature.args[0], *args[:2]), align=4)
+        (part,) = parts_of(builder, args[2])
+        builder.store(part, pointer(context, builder, signature.args[0], *args[:2], LANES), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), generate
 
 
-@_instruction
+@instruction
 def spread(typing, value):  # type: ignore[no-untyped-def]
     """A vector whose lanes all hold `value`."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        one = builder.insert_element(ir.Constant(_VF32, ir.Undefined), args[0], _I32(0))
-        return builder.shuffle_vector(one, ir.Constant(_VF32, ir.Undefined), ir.Constant(_VI32, [0] * LANES))
+        return joined(context, builder, vector, spread_over(builder, args[0], vector.lanes))
 
     return vector(types.float32), generate
 
 
-@_instruction
+@instruction
+def element(typing, array, index):  # type: ignore[no-untyped-def]
+    """A number of a flat array at an index that is not negative: Numba's own brackets look whether it is."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.intp), generate
+
+
+@instruction
 def prefetch(typing, array, index):  # type: ignore[no-untyped-def]
     """Ask for the cache line of one number of a flat array, to be written soon."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), _I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _I32(1), _I32(3), _I32(1)])  # for writing, into all caches, data
+        prefetch_line(context, builder, signature.args[0], *args)
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
 
 
-@_instruction
+def prefetch_line(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> None:
+    data = context.make_array(kind)(context, builder, array).data
+    address = builder.bitcast(builder.gep(data, [index]), _I8.as_pointer())
+    asked = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, asked, "llvm.prefetch.p0")
+    builder.call(function, [address, _I32(1), _I32(3), _I32(1)])  # for writing, into all caches, data
+
+
+@instruction
 def transpose(typing, source, start, pitch, target, to, target_pitch):  # type: ignore[no-untyped-def]
     """Write a block of LANES x LANES numbers of a flat array, whose rows are `pitch` apart, to another by columns."""
 
@@ -111,7 +161,7 @@ def transpose(typing, source, start, pitch, target, to, target_pitch):  # type: 
         rows = []
         for row in range(LANES):
             index = builder.add(args[1], builder.mul(args[2], _I64(row)))
-            rows.append(builder.load(_pointer(context, builder, signature.args[0], args[0], index), align=4))
+            rows.append(builder.load(pointer(context, builder, signature.args[0], args[0], index, LANES), align=4))
         distance = 1
         while distance < LANES:
             # Of each pair of rows, exchange the off-diagonal blocks of this size.
@@ -120,113 +170,130 @@ def transpose(typing, source, start, pitch, target, to, target_pitch):  # type: 
             for i in range(LANES):
                 if not i & distance:
                     a, b = rows[i], rows[i + distance]
-                    rows[i] = builder.shuffle_vector(a, b, ir.Constant(_VI32, low))
-                    rows[i + distance] = builder.shuffle_vector(a, b, ir.Constant(_VI32, high))
+                    rows[i] = builder.shuffle_vector(a, b, _order(low))
+                    rows[i + distance] = builder.shuffle_vector(a, b, _order(high))
             distance *= 2
         for row in range(LANES):
             index = builder.add(args[4], builder.mul(args[5], _I64(row)))
-            builder.store(rows[row], _pointer(context, builder, signature.args[3], args[3], index), align=4)
+            builder.store(rows[row], pointer(context, builder, signature.args[3], args[3], index, LANES), align=4)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), generate
 
 
 def _operation(num_operands: int, build: Callable[..., Any], doc: str) -> Any:
-    """An intrinsic from vectors to a vector."""
+    """An intrinsic from rows to a row, vector by vector."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return build(builder, *args)
+        operands = zip(*(parts_of(builder, row) for row in args), strict=True)
+        return joined(context, builder, signature.return_type, [build(builder, *parts) for parts in operands])
 
     match num_operands:
         case 1:
 
             def one(typing, a):  # type: ignore[no-untyped-def]
-                return vector(vector), generate
+                return a(a), generate
 
             one.__doc__ = doc
             return intrinsic(one)
         case 2:
 
             def two(typing, a, b):  # type: ignore[no-untyped-def]
-                return vector(vector, vector), generate
+                return a(a, a), generate
 
             two.__doc__ = doc
             return intrinsic(two)
         case _:
 
             def three(typing, a, b, c):  # type: ignore[no-untyped-def]
-                return vector(vector, vector, vector), generate
+                return a(a, a, a), generate
 
             three.__doc__ = doc
             return intrinsic(three)
+
+
+def _over_lanes(combine: Callable[..., Any], doc: str, last: Callable[..., Any] = lambda b, x: x) -> Any:
+    """An intrinsic that combines all numbers of a row; what `last` makes of the result stands in every lane."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        (kind,) = signature.args
+        total, *others = parts_of(builder, args[0])
+        for other in others:
+            while total.type.count > other.type.count:
+                total = _halved(builder, combine, total)
+            total = combine(builder, total, other)
+        while total.type.count > 1:
+            total = _halved(builder, combine, total)
+        value = last(builder, builder.extract_element(total, _I32(0)))
+        return joined(context, builder, kind, spread_over(builder, value, kind.lanes))
+
+    def one(typing, a):  # type: ignore[no-untyped-def]
+        return a(a), generate
+
+    one.__doc__ = doc
+    return intrinsic(one)
+
+
+def _halved(builder: Any, combine: Callable[..., Any], x: Any) -> Any:
+    """The lower and the upper half of a vector, combined."""
+    half, undefined = x.type.count // 2, ir.Constant(x.type, ir.Undefined)
+    low, high = (builder.shuffle_vector(x, undefined, _order(range(at, at + half))) for at in (0, half))
+    return combine(builder, low, high)
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def _fold(combine: Callable[..., Any]) -> Callable[..., Any]:
-    """All lanes combined, the result in every lane: log2(LANES) exchanges."""
-
-    def build(builder: Any, a: Any) -> Any:
-        distance = 1
-        while distance < LANES:
-            order = ir.Constant(_VI32, [lane ^ distance for lane in range(LANES)])
-            a = combine(builder, a, builder.shuffle_vector(a, ir.Constant(_VF32, ir.Undefined), order))
-            distance *= 2
-        return a
-
-    return build
-
-
 def _exp(builder: Any, x: Any) -> Any:
-    x = _larger(builder, x, _fill(_VF32, -80.0))  # exp(-87) times a scale below 1 would be denormal, and slow
-    power = _call(builder, "rint", _VF32, builder.fmul(x, _fill(_VF32, float(np.float32(1.44269504088896341)))))
+    x = _larger(builder, x, _fill(x, -80.0))  # exp(-87) times a scale below 1 would be denormal, and slow
+    power = _call(builder, "rint", builder.fmul(x, _fill(x, float(np.float32(1.44269504088896341)))))
     minus = builder.fneg(power)
-    rest = _call(builder, "fmuladd", _VF32, minus, _fill(_VF32, 0.693359375), x)
-    rest = _call(builder, "fmuladd", _VF32, minus, _fill(_VF32, float(np.float32(-2.12194440e-4))), rest)
-    series = _fill(_VF32, float(np.float32(_EXP[0])))
+    rest = _call(builder, "fmuladd", minus, _fill(x, 0.693359375), x)
+    rest = _call(builder, "fmuladd", minus, _fill(x, float(np.float32(-2.12194440e-4))), rest)
+    series = _fill(x, float(np.float32(_EXP[0])))
     for coefficient in _EXP[1:]:
-        series = _call(builder, "fmuladd", _VF32, series, rest, _fill(_VF32, float(np.float32(coefficient))))
-    series = _call(builder, "fmuladd", _VF32, series, builder.fmul(rest, rest), rest)
-    series = builder.fadd(series, _fill(_VF32, 1.0))
-    exponent = builder.add(builder.fptosi(power, _VI32), _fill(_VI32, 127))
-    return builder.fmul(series, builder.bitcast(builder.shl(exponent, _fill(_VI32, 23)), _VF32))
+        series = _call(builder, "fmuladd", series, rest, _fill(x, float(np.float32(coefficient))))
+    series = _call(builder, "fmuladd", series, builder.fmul(rest, rest), rest)
+    series = builder.fadd(series, _fill(x, 1.0))
+    whole = ir.VectorType(_I32, x.type.count)
+    exponent = builder.add(builder.fptosi(power, whole), _fill(x, 127, _I32))
+    return builder.fmul(series, builder.bitcast(builder.shl(exponent, _fill(x, 23, _I32)), x.type))
 
 
 def _log(builder: Any, x: Any) -> Any:
-    bits = builder.bitcast(builder.fpext(x, _VF64), _VI64)
+    double, whole = ir.VectorType(_F64, x.type.count), ir.VectorType(_I64, x.type.count)
+    bits = builder.bitcast(builder.fpext(x, double), whole)
     # Mantissa in [sqrt(1/2), sqrt(2)): add what carries into the exponent from sqrt(2) on.
-    moved = builder.sub(bits, _fill(_VI64, 0x3FE6A09E667F3BCD))
-    exponent = builder.ashr(moved, _fill(_VI64, 52))
-    mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, _fill(_VI64, 52))), _VF64)
-    one = _fill(_VF64, 1.0)
+    moved = builder.sub(bits, _fill(x, 0x3FE6A09E667F3BCD, _I64))
+    exponent = builder.ashr(moved, _fill(x, 52, _I64))
+    mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, _fill(x, 52, _I64))), double)
+    one = _fill(x, 1.0, _F64)
     s = builder.fdiv(builder.fsub(mantissa, one), builder.fadd(mantissa, one))
     square = builder.fmul(s, s)
-    series = _fill(_VF64, 2 / 15)
+    series = _fill(x, 2 / 15, _F64)
     for odd in (13, 11, 9, 7, 5, 3, 1):
-        series = _call(builder, "fmuladd", _VF64, series, square, _fill(_VF64, 2 / odd))
-    power = builder.sitofp(builder.trunc(exponent, _VI32), _VF64)
-    total = _call(builder, "fmuladd", _VF64, power, _fill(_VF64, float(np.log(2))), builder.fmul(series, s))
-    return builder.fptrunc(total, _VF32)
+        series = _call(builder, "fmuladd", series, square, _fill(x, 2 / odd, _F64))
+    power = builder.sitofp(builder.trunc(exponent, ir.VectorType(_I32, x.type.count)), double)
+    total = _call(builder, "fmuladd", power, _fill(x, float(np.log(2)), _F64), builder.fmul(series, s))
+    return builder.fptrunc(total, x.type)
 
 
 add = _operation(2, lambda b, x, y: b.fadd(x, y), "x + y")
 subtract = _operation(2, lambda b, x, y: b.fsub(x, y), "x - y")
 multiply = _operation(2, lambda b, x, y: b.fmul(x, y), "x * y")
-divide = _operation(2, lambda b, x, y: b.fdiv(x, y), "x / y")
-multiply_add = _operation(
-    3, lambda b, x, y, z: _call(b, "fmuladd", _VF32, x, y, z), "x * y + z, rounded once if it can be"
-)
+multiply_add = _operation(3, lambda b, x, y, z: _call(b, "fmuladd", x, y, z), "x * y + z, rounded once if it can be")
 larger = _operation(2, _larger, "the larger of two, by lane")
-nearest = _operation(1, lambda b, x: _call(b, "rint", _VF32, x), "the nearest whole number, halves to even")
+nearest = _operation(1, lambda b, x: _call(b, "rint", x), "the nearest whole number, halves to even")
 is_less = _operation(
-    2, lambda b, x, y: b.uitofp(b.fcmp_ordered("<", x, y), _VF32), "1 in the lanes where x < y, 0 in the others"
+    2, lambda b, x, y: b.uitofp(b.fcmp_ordered("<", x, y), x.type), "1 in the lanes where x < y, 0 in the others"
 )
 keep_if_above = _operation(
-    2, lambda b, x, y: b.select(b.fcmp_ordered(">=", x, y), x, _fill(_VF32, 0.0)), "x where it reaches y, else 0"
+    2, lambda b, x, y: b.select(b.fcmp_ordered(">=", x, y), x, _fill(x, 0.0)), "x where it reaches y, else 0"
 )
-max_of_lanes = _operation(1, _fold(_larger), "the largest lane, in all lanes")
-sum_of_lanes = _operation(1, _fold(lambda b, x, y: b.fadd(x, y)), "the sum of the lanes, in all lanes")
+max_of_lanes = _over_lanes(_larger, "the largest lane, in all lanes")
+one_over_sum = _over_lanes(
+    lambda b, x, y: b.fadd(x, y), "1 / the sum of the lanes, in all lanes", lambda b, x: b.fdiv(_F32(1.0), x)
+)
 exp = _operation(1, _exp, "exp(x) for x <= 0, at least exp(-80): relative error about 1e-7 (Cephes' polynomial)")
 log = _operation(1, _log, "log(x) of positive normal numbers, rounded from float64")
