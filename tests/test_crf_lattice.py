@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 
 from pipeline.crf import DenseCRF
+from pipeline.crf.cpu.blur import blur
+from pipeline.crf.cpu.features import image_features, tile_order
 from pipeline.crf.cpu.lattice import build_lattice
+from pipeline.crf.cpu.tables import Layout
 from pipeline.crf.cpu.threads import Team
+from tests.crf_cases import photograph
 
 
 @pytest.fixture
 def small_lattice():
     features = np.zeros((5, 504), np.float32)
     features[:, :500] = np.random.default_rng(0).normal(0, 3, (5, 500))
-    return lambda num_threads: build_lattice(Team(num_threads), [features, features[:2]], 500)
+    return lambda num_threads: build_lattice(Team(num_threads), [features, features[:2]], 500, most_woven=0)
 
 
 def test_barycentric_weights_sum_to_one_and_rows_are_numbered_without_gaps(small_lattice):
@@ -28,6 +32,30 @@ def test_a_row_is_in_at_most_one_chain_of_an_axis(small_lattice):
         rows = np.where(sweep.rows < 0, ~sweep.rows, sweep.rows)[:-1]
         assert len(np.unique(rows)) == len(rows)
         assert [stop for _, stop in sweep.parts][-1] == len(rows)
+
+
+@pytest.mark.parametrize("num_classes", [3, 19, 70])
+def test_axes_blurred_together_give_the_same_bits_as_one_after_the_other(camvid, num_classes):
+    image, _ = photograph(camvid, 30)
+    order, layout = tile_order(*image.shape[:2]), Layout.of(num_classes)
+    found = []
+    for num_threads, most_woven, sweeps in ((1, 0, 6), (1, 1 << 13, 2), (2, 1 << 13, 2)):
+        with Team(num_threads) as team:
+            features = image_features(team, order, image, (67, 67), (3, 3, 3))
+            lattice = build_lattice(team, [features], len(order), most_woven)
+            assert len(lattice.sweeps) == sweeps
+            values = np.random.default_rng(0).random(lattice.num_rows * layout.width, np.float32)
+            blur(team, values, layout, lattice.sweeps, lattice.ghosts)
+        found.append(values)
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
+def test_rows_of_a_table_come_back_as_they_were_packed():
+    for num_classes in (*range(1, 40), 64, 65, 150, 171):
+        layout = Layout.of(num_classes)
+        assert num_classes <= layout.width <= 1.06 * 8 * -(-num_classes // 8)
+        rows = np.random.default_rng(0).random((5, layout.width), np.float32)
+        assert np.array_equal(layout.unpack(layout.pack(rows)), rows)
 
 
 def test_widths_too_small_for_the_lattice_keys_are_refused():

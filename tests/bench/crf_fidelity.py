@@ -51,7 +51,7 @@ def in_float64(energies: np.ndarray, image: np.ndarray, cfg: CrfConfig) -> np.nd
     with Team(2) as team:
         placed = [kernel.place(team, order) for kernel in crf_of(energies, image, cfg)._kernels]
         filters = [
-            _Filter(build_lattice(team, [features], len(order)), weight)
+            _Filter(build_lattice(team, [features], len(order), most_woven=0), weight)
             for features, weight in zip(placed, (cfg.smooth_weight, cfg.colour_weight), strict=True)
         ]
         unary = torch.from_numpy(-energies.T[order].astype(np.float64))

@@ -1,7 +1,8 @@
 """The lattice's blur: along each axis in turn, new = old + half of both neighbours, where there are any.
 
 Neighbours along one axis form chains. A chain is blurred in place, reading and writing each row once; a vertex without
-neighbours keeps its value and is not touched at all, and in lattices of sharp kernels many are.
+neighbours keeps its value and is not touched at all, and in lattices of sharp kernels many are. Where a few axes join vertices
+to small components only, a component is blurred along all these axes before the next: its rows come from memory once.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ _AHEAD = 64  # rows that are on their way while those before them are blurred
 
 @dataclass(frozen=True)
 class Sweep:
-    """Chains of neighbours along one axis of each kernel."""
+    """Chains of neighbours along one axis of each kernel, or along several, component by component."""
 
     rows: (
         np.ndarray
@@ -28,9 +29,16 @@ class Sweep:
     parts: list[tuple[int, int]]  # one a thread, cut between chains
 
     @staticmethod
-    def of(team: Team, chains: Sequence[np.ndarray]) -> "Sweep":
-        rows = np.concatenate(chains)
-        ends = np.flatnonzero(rows < 0) + 1
+    def of(team: Team, kernels: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> "Sweep":
+        """The sweep over each kernel's rows, which may be parted at the given ends, or after any chain."""
+        rows = np.concatenate([rows for rows, _ in kernels])
+        starts = np.cumsum([0, *(len(rows) for rows, _ in kernels[:-1])])
+        ends = np.concatenate(
+            [
+                start + (np.flatnonzero(own < 0) + 1 if given is None else given)
+                for start, (own, given) in zip(starts, kernels, strict=True)
+            ]
+        )
         cuts = [0]
         for _, stop in team.bands(len(rows)):
             cuts.append(int(ends[np.searchsorted(ends, stop)]))
@@ -80,7 +88,11 @@ def _row(rows, i):  # type: ignore[no-untyped-def]
 @compiled()
 def _gather_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
-        ghost, master = pairs[i]
+        ghost, master = np.int64(pairs[i, 0]), np.int64(pairs[i, 1])
+        ahead = min(i + _AHEAD, stop - 1)
+        for g in range(len(groups)):
+            prefetch_row(values, num_rows, np.int64(pairs[ahead, 0]), quads, g)
+            prefetch_row(values, num_rows, np.int64(pairs[ahead, 1]), quads, g)
         for g in range(len(groups)):
             total = add(load_row(values, num_rows, master, quads, g), load_row(values, num_rows, ghost, quads, g))
             store_row(values, num_rows, master, quads, g, total)
@@ -89,7 +101,11 @@ def _gather_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type
 @compiled()
 def _spread_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
-        ghost, master = pairs[i]
+        ghost, master = np.int64(pairs[i, 0]), np.int64(pairs[i, 1])
+        ahead = min(i + _AHEAD, stop - 1)
+        for g in range(len(groups)):
+            prefetch_row(values, num_rows, np.int64(pairs[ahead, 0]), quads, g)
+            prefetch_row(values, num_rows, np.int64(pairs[ahead, 1]), quads, g)
         for g in range(len(groups)):
             store_row(values, num_rows, ghost, quads, g, load_row(values, num_rows, master, quads, g))
 

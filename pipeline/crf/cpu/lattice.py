@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.crf.cpu.blur import Sweep, blur_sums, respond
+from pipeline.crf.cpu.neighbours import chains, distinct, link, weave
 from pipeline.crf.cpu.threads import Team
-from pipeline.crf.cpu.vertices import CHUNK, link, merge, number_band
+from pipeline.crf.cpu.vertices import CHUNK, number_band
 from pipeline.errors import UserError
 
 _KEY_BITS = 62  # of a vertex's key; on a device the 63rd and those left over tell images apart
@@ -29,6 +30,9 @@ MOST_AXES = max(d for d in range(1, _KEY_BITS) if d.bit_length() + 4 * d - 1 <= 
 # Up to here float32 still tells apart sixteenths of a step between vertices. Where it does not tell apart the vertices
 # themselves, a pixel's corners are no simplex, and ranks and keys lead out of the tables.
 _MOST_REACH = 2.0**20
+_WOVEN_AXES = 3  # that are blurred at once: half of an image's, in which components fit a core's second cache
+_WOVEN_ROWS = 1 << 13
+_EMPTY = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,16 @@ def alpha(corners: int) -> np.float32:
     return np.float32(1 / (1 + 2.0 ** -(corners - 1)))
 
 
-def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -> Lattice:
+def build_lattice(
+    team: Team, features: Sequence[np.ndarray], num_points: int, most_woven: int = _WOVEN_ROWS
+) -> Lattice:
     """The lattice of pixels with unit-variance features, one array a kernel.
 
     Args:
         features: (d, P or more) float32 each, every axis divided by its standard deviation; zeros behind the last pixel, up to
             a whole number of vectors.
+        most_woven: rows of a component that is blurred along several axes at once; 0: each sweep is one axis. The result is the
+            same.
     Raises:
         UserError: features reach or span more of the lattice than float32 or a key can tell apart (widths far too small).
     """
@@ -79,18 +87,17 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
     starts = np.cumsum([0, *counts.ravel()])  # the first row of each kernel's bands, kernel by kernel
     offset, num_rows = starts[:-1].reshape(counts.shape), int(starts[-1])
     keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
-    merged = team.run(merge, [(one,) for one in keys])
+    orders = team.run(np.argsort, [(one,) for one in keys])
+    merged = team.run(distinct, list(zip(keys, orders, strict=True)))
+    neighbours = [team.empty(len(one), 2 * size, dtype=np.int32) for one, size in zip(keys, corners, strict=True)]
     axes_of = [
-        (table, one, master, key.units, axis, int(base[0]))
-        for (table, master), one, key, base in zip(merged, keys, packings, offset, strict=True)
+        (found, first, key.units, axis, near)
+        for (found, first, _), key, near in zip(merged, packings, neighbours, strict=True)
         for axis in range(len(key.units))
     ]
-    chains = team.run(link, axes_of)
-    sweeps = [
-        Sweep.of(team, [chains[first + axis] for first, size in zip(columns, corners, strict=False) if axis < size])
-        for axis in range(max(corners))
-    ]
-    master = np.concatenate([own + base[0] for (_, own), base in zip(merged, offset, strict=True)]).astype(np.int32)
+    team.run(link, axes_of)
+    sweeps = _sweeps(team, neighbours, [int(base[0]) for base in offset], most_woven)
+    master = np.concatenate([own + base[0] for (*_, own), base in zip(merged, offset, strict=True)]).astype(np.int32)
     ghost = np.flatnonzero(master != np.arange(num_rows, dtype=np.int32)).astype(np.int32)
     ghosts = np.stack([ghost, master[ghost]], axis=1)[np.argsort(master[ghost], kind="stable")]
     fresh = [
@@ -106,6 +113,31 @@ def build_lattice(team: Team, features: Sequence[np.ndarray], num_points: int) -
         [(vertex, weight, columns, offset[:, b].copy(), sums, alphas, *bands[b], response) for b in range(len(bands))],
     )
     return Lattice(vertex, weight, corners, response, sweeps, ghosts, fresh, bands, num_rows)
+
+
+def _sweeps(team: Team, neighbours: Sequence[np.ndarray], bases: Sequence[int], most_woven: int) -> list[Sweep]:
+    """The sweeps of all kernels: the n-th of each are one, since kernels have no rows in common."""
+    parts = [
+        (near, start, min(start + _WOVEN_AXES, near.shape[1] // 2), most_woven, base)
+        for near, base in zip(neighbours, bases, strict=True)
+        if near.shape[1] // 2 > _WOVEN_AXES
+        for start in range(0, near.shape[1] // 2, _WOVEN_AXES)
+    ]
+    woven = dict(
+        zip([(part[-1], part[1]) for part in parts], team.run(weave, parts) if most_woven else [], strict=False)
+    )
+    stages: list[list[tuple[np.ndarray, np.ndarray | None]]] = []
+    for near, base in zip(neighbours, bases, strict=True):
+        own: list[tuple[np.ndarray, np.ndarray | None]] = []
+        for start in range(0, near.shape[1] // 2, _WOVEN_AXES):
+            rows, ends = woven.get((base, start), (_EMPTY, _EMPTY))
+            if len(rows):
+                own.append((rows, ends))
+            else:
+                axes = range(start, min(start + _WOVEN_AXES, near.shape[1] // 2))
+                own += [(one, None) for one in team.run(chains, [(near, axis, base) for axis in axes])]
+        stages.append(own)
+    return [Sweep.of(team, [one[n] for one in stages if n < len(one)]) for n in range(max(map(len, stages)))]
 
 
 def _bands(num_points: int) -> list[tuple[int, int]]:

@@ -145,7 +145,22 @@ def _pass(  # type: ignore[no-untyped-def]
                     planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
                 _score(planes, are_probs, columns, scores, num_points, at, run, quads, groups, rows, never)
             else:
-                gather(scores, num_points, weight, vertex, corners, quads, groups, old, num_rows, at, run, rows, _RUN, factors)
+                gather(
+                    scores,
+                    num_points,
+                    weight,
+                    vertex,
+                    corners,
+                    quads,
+                    groups,
+                    old,
+                    num_rows,
+                    at,
+                    run,
+                    rows,
+                    _RUN,
+                    factors,
+                )
             softmax(rows, _RUN, quads, groups, run)
             if last:
                 for c in range(len(columns)):

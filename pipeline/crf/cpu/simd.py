@@ -95,7 +95,7 @@ def load(typing, array, index):  # type: ignore[no-untyped-def]
     """LANES numbers of a flat float32 array, from `index` on."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        part = builder.load(pointer(context, builder, signature.args[0], *args, LANES), align=4)
+        part = builder.load(pointer(context, builder, signature.args[0], args[0], args[1], LANES), align=4)
         return joined(context, builder, vector, [part])
 
     return vector(array, types.intp), generate
@@ -107,7 +107,7 @@ def store(typing, array, index, value):  # type: ignore[no-untyped-def]
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         (part,) = parts_of(builder, args[2])
-        builder.store(part, pointer(context, builder, signature.args[0], *args[:2], LANES), align=4)
+        builder.store(part, pointer(context, builder, signature.args[0], args[0], args[1], LANES), align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), generate

@@ -1,4 +1,4 @@
-"""Compiled steps of building a lattice: place pixels, number vertices, merge the threads' numbers, link neighbours.
+"""Compiled steps of building a lattice: place pixels, number their vertices.
 
 A vertex has d + 1 coordinates that are all equal to one remainder r modulo d + 1 and sum to 0 (Adams et al. 2010, section 3).
 Its key packs r into the lowest bits and, above them, the whole part q of each of the first d coordinates: (c - r) / (d + 1).
@@ -7,12 +7,11 @@ Its key packs r into the lowest bits and, above them, the whole part q of each o
 import numpy as np
 
 from pipeline.compiled import compiled
-from pipeline.crf.cpu.simd import LANES, add, is_less, load, multiply, nearest, prefetch, spread, store, subtract
+from pipeline.crf.cpu.simd import LANES, add, is_less, load, multiply, nearest, spread, store, subtract
 
 CHUNK = 4096  # pixels that are worked on together: a tile of 64x64, whose vertices stay in the cache
 _FREE = -1
 _RECENT = 4096  # vertices of a cache before the table: one tile's, near each other in memory as the table's are not
-_BATCH = 64  # look-ups that are on their way together
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbouring keys over the table
 
 
@@ -170,65 +169,3 @@ def _index(keys, count, size):  # type: ignore[no-untyped-def]
             slot = (slot + 1) & (size - 1)
         table[2 * slot], table[2 * slot + 1] = keys[number], number
     return table
-
-
-@compiled()
-def merge(keys):  # type: ignore[no-untyped-def]
-    """For the keys of all bands, one after the other: a table of the distinct ones, and the first number of each (int32)."""
-    size = np.int64(1 << 13)
-    while size < 2 * len(keys):
-        size *= 2
-    table = np.full(2 * size, _FREE, np.int64)
-    master = np.empty(len(keys), np.int32)
-    for number in range(len(keys)):
-        key = keys[number]
-        slot = _slot(key, size)
-        while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
-            slot = (slot + 1) & (size - 1)
-        if table[2 * slot + 1] == _FREE:
-            table[2 * slot], table[2 * slot + 1] = key, number
-        master[number] = table[2 * slot + 1]
-    return table, master
-
-
-@compiled()
-def link(table, keys, master, units, axis, base):  # type: ignore[no-untyped-def]
-    """Chains of neighbours along one axis: (length,) int32 rows (number + base), ~row for the last of a chain.
-
-    Along axis j a neighbour's coordinates differ by d on j and by -1 on all others.
-    """
-    count, d, size = len(keys), len(units) - 1, len(table) // 2
-    remainder_mask = np.int64(1)
-    while remainder_mask <= d:
-        remainder_mask *= 2
-    after = np.full(count, -1, np.int32)
-    follows = np.zeros(count, np.bool_)
-    inner, outer = units[axis] - 1, units[axis] + d - units.sum()
-    wanted = np.empty(_BATCH, np.int64)
-    for first in range(0, count, _BATCH):
-        last = min(count, first + _BATCH)
-        for number in range(first, last):
-            key = keys[number]
-            key += outer if key & (remainder_mask - 1) == 0 else inner
-            wanted[number - first] = key
-            prefetch(table, 2 * _slot(key, size))
-        for number in range(first, last):
-            key = wanted[number - first]
-            slot = _slot(key, size)
-            while table[2 * slot + 1] != _FREE and table[2 * slot] != key:
-                slot = (slot + 1) & (size - 1)
-            found = table[2 * slot + 1]
-            if found != _FREE and master[number] == number:
-                after[number] = found
-                follows[found] = True
-    rows = np.empty(count, np.int32)
-    length = 0
-    for number in range(count):
-        if after[number] >= 0 and not follows[number]:
-            at = number
-            while at >= 0:
-                rows[length] = at + base
-                length += 1
-                at = after[at]
-            rows[length - 1] = ~rows[length - 1]
-    return rows[:length].copy()
