@@ -24,7 +24,7 @@ def config(**changes):
 def test_hours_parts_and_requests_follow_from_the_rate():
     found = estimate.size(config(), 640_000, 1_280_000, estimate.Rates(10, 2e6, 25e3), 20)
     assert found.shards == 10_000
-    plan_s, finish_s = 640_000 * 31e-6 + 1_280_000 * 15e-6, 10 * 0.1 / 32 + 10_000 * 4e-5
+    plan_s, finish_s = 640_000 * 31e-6 + 1_280_000 * 20e-6, 10 * 0.1 / 32 + 10_000 * 4e-5
     working_s = 10_000 / 20 * (64 / 10 + 3 * 0.02)
     assert found.plan_hours == pytest.approx(plan_s / 3600)
     assert found.finish_hours == pytest.approx(finish_s / 3600)
@@ -90,11 +90,11 @@ def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
 
 
 def test_many_list_s3_at_once_and_one_another_store():
-    """20 000 pages of 0.1 s, 32 at a time; the client takes 15 us an object meanwhile."""
+    """20 000 pages of 0.1 s, 32 at a time; the client takes 20 us an object meanwhile."""
     rates = estimate.Rates(10, 1e5, 25e3)
     found = estimate.size(config(images_per_shard=256), 10**7, 2 * 10**7, rates, 64)
     assert found.warnings == ()
-    assert found.plan_hours == pytest.approx((10**7 * 31e-6 + 2 * 10**7 * 15e-6) / 3600)
+    assert found.plan_hours == pytest.approx((10**7 * 31e-6 + 2 * 10**7 * 20e-6) / 3600)
     other = config(images_per_shard=256, corpus={"images": "gs://bucket", "layout": "cityscapes"})
     [warning] = estimate.size(other, 10**7, 2 * 10**7, rates, 64).warnings
     assert warning.startswith("the corpus is listed in 33 min")
