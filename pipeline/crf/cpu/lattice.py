@@ -66,7 +66,7 @@ def build_lattice(
         features: (d, P or more) float32 each, every axis divided by its standard deviation; zeros behind the last pixel, up to
             a whole number of vectors.
         most_woven: rows of a component that is blurred along several axes at once; 0: each sweep is one axis. The result is the
-            same.
+            same. Lattices of up to four times as many rows are blurred axis by axis.
     Raises:
         UserError: features reach or span more of the lattice than float32 or a key can tell apart (widths far too small).
     """
@@ -120,7 +120,7 @@ def _sweeps(team: Team, neighbours: Sequence[np.ndarray], bases: Sequence[int], 
     parts = [
         (near, start, min(start + _WOVEN_AXES, near.shape[1] // 2), most_woven, base)
         for near, base in zip(neighbours, bases, strict=True)
-        if near.shape[1] // 2 > _WOVEN_AXES
+        if near.shape[1] // 2 > _WOVEN_AXES and len(near) > 4 * most_woven  # what is smaller stays in a cache anyway
         for start in range(0, near.shape[1] // 2, _WOVEN_AXES)
     ]
     woven = dict(
