@@ -34,7 +34,7 @@ def emitted():
         return lambda name, words, labels: made.update({f"ray_{name}{suffix}": set(labels)}) or mock.Mock()
 
     with mock.patch.multiple(segmenting, Gauge=kind(""), Counter=kind("_total")):
-        segmenting.SegmentationMetrics("run", images=1, done=0)
+        segmenting.SegmentationMetrics("run")
     with mock.patch.object(training, "Gauge", kind("")):
         training.TrainingMetrics("run")
     return made

@@ -4,6 +4,7 @@ Each process is a `Segmenter`, as an actor of Ray is, and what holds for one tha
 one, whose `begin` tells it that the shard was begun before. They end with the driver.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ MOST_IMAGES = (
     256  # from there on the start of Ray is a small part, and its scheduler, metrics and log files are worth it
 )
 DEATHS = 5  # of processes that had the same shard: the second would have found out which image is deadly
+_ENDS_WITHIN_S = 10.0  # a process that has closed its pipe
 # What a process runs; a program that calls `segment` is not imported again, as `multiprocessing` would.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from pipeline.segment.local_worker import main; main({handle})"
 
@@ -69,7 +71,7 @@ class LocalWorkers:
                 except (EOFError, OSError):
                     self._workers.remove(worker)
                     self._counts.pop(worker.name, None)
-                    how = worker.end()
+                    how = worker.told()
                     if worker.shard is not None:
                         died[worker.shard] += 1
                         self._refuse(worker.shard, died[worker.shard], how)
@@ -135,15 +137,21 @@ class _Worker:
         except OSError:  # it has died, which reading will tell
             pass
 
-    def end(self) -> str:
-        """End it; how it ended before, if it did: its exit code, and the last that it said."""
-        code = self._process.poll()
+    def end(self) -> None:
+        """End it, whatever it is at."""
         self.connection.close()
         self._process.kill()
         self._process.wait()
-        with self._said as said:
-            said.seek(0)
-            last = (said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        self._said.close()
+
+    def told(self) -> str:
+        """How it died, whose end of the pipe is closed: its exit code, and the last that it said."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ENDS_WITHIN_S)
+        code = self._process.poll()
+        self._said.seek(0)
+        last = (self._said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+        self.end()
         return f"exit code {code}: {last}"
 
 
