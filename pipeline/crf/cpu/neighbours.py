@@ -6,7 +6,7 @@ Numbers are those of all bands' vertices, one band after the other; of those wit
 import numpy as np
 
 from pipeline.compiled import compiled
-from pipeline.crf.cpu.simd import prefetch
+from pipeline.crf.cpu.simd import element, prefetch
 
 _NONE = -1
 _BEHIND = np.int64(2**63 - 1)  # a key above all
@@ -52,20 +52,21 @@ def link(found, first, units, axis, neighbours):  # type: ignore[no-untyped-def]
         neighbours[number, 2 * axis] = neighbours[number, 2 * axis + 1] = _NONE
     inside = outside = 0
     for i in range(len(first)):
-        key = found[i]
+        key = element(found, i)
         if key & (remainder_mask - 1) == 0:
             key += outer
-            while found[outside] < key:
+            while element(found, outside) < key:
                 outside += 1
             at = outside
         else:
             key += inner
-            while found[inside] < key:
+            while element(found, inside) < key:
                 inside += 1
             at = inside
-        if found[at] == key:
-            neighbours[first[i], 2 * axis + 1] = first[at]
-            neighbours[first[at], 2 * axis] = first[i]
+        if element(found, at) == key:
+            behind, ahead = element(first, i), element(first, at)
+            neighbours[behind, 2 * axis + 1] = ahead
+            neighbours[ahead, 2 * axis] = behind
 
 
 @compiled()
