@@ -12,6 +12,7 @@ TITLES = ["Triton kernels", "coarse scores to a mask", "end to end", "dense CRF"
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_it_prints_every_part_and_agrees(capsys):
     gpu.main(["--tiny", "--networks", "1"])
@@ -22,6 +23,7 @@ def test_it_prints_every_part_and_agrees(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_wrong_step_of_the_crf_fails_it(capsys, monkeypatch):
     monkeypatch.setattr(torch_steps, "blur", lambda values, neighbours: values.clone())

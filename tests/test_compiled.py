@@ -13,12 +13,12 @@ from pipeline import compiled
 from tests.conftest import ROOT
 
 # What a test asks of a copy of the package, and a change of a file that the function does not stand in.
-EXP = ("crf/cpu/simd.py", "_fill(_VF32, -80.0)", "_fill(_VF32, -1.0)")
+EXP = ("crf/cpu/simd.py", "_fill(x, -80.0)", "_fill(x, -1.0)")
 SOFTMAX = """
 import numpy as np
 from pipeline.crf.cpu.mean_field import softmax
 rows = np.array([0, -5, -5, -5, -5, -5, -5, -5], np.float32)
-softmax(rows, np.arange(1), 1)
+softmax(rows, 1, (0, 1), (0,), 1)
 print(rows[1])
 """
 IGNORED = ("labels/label_space.py", "IGNORE = 255", "IGNORE = 7")

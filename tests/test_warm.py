@@ -28,6 +28,7 @@ def code(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_after_it_a_run_and_its_scores_compile_nothing(scenes, tiny_checkpoint, tmp_path):
     kept = tmp_path / "code"
     told = command(kept, "warm")
