@@ -60,7 +60,7 @@ def on_ray(ray_session, scenes, tiny_checkpoint, tmp_path_factory):
     return rows(cfg.output, WITHOUT_SECONDS)
 
 
-@pytest.mark.parametrize("actors", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("actors", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_rows_are_those_of_a_run_on_ray_which_is_not_imported(on_ray, scenes, tiny_checkpoint, tmp_path, actors):
     cfg = config(*scenes, tiny_checkpoint, tmp_path / "run", actors=actors)
     assert Driver(cfg, tmp_path).answer() == [14, {}, 14, False]
