@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from pipeline.runs import Run, verify
 from pipeline.segment.driver import segment
 from pipeline.segment.local_workers import MOST_IMAGES, fits
-from tests.chaos.nodes import children
+from tests.chaos.nodes import children, title
 from tests.test_interrupts import written
 from tests.test_segment import WITHOUT_SECONDS, config, rows
 
@@ -75,7 +74,7 @@ def test_a_process_that_is_killed_is_replaced(on_ray, scenes, tiny_checkpoint, t
     driver = Driver(cfg, tmp_path)
     for answered in (2, 5):
         driver.await_(lambda: len(list(tmp_path.glob("run/masks/part-*"))) >= answered)  # noqa: B023
-        (child,) = driver.await_(lambda: [pid for pid in children(driver.process.pid) if "local_worker" in told(pid)])
+        (child,) = driver.await_(lambda: [pid for pid in children(driver.process.pid) if "local_worker" in title(pid)])
         os.kill(child, signal.SIGKILL)
     assert driver.answer() == [14, {}, 14, False]
     assert verify(cfg.output).problems == []
@@ -93,7 +92,7 @@ def test_the_processes_end_with_their_driver_however_it_ends(scenes, tiny_checkp
     driver.process.kill()
     driver.process.communicate()
     end = time.monotonic() + 10
-    while "local_worker" in told(child):
+    while "local_worker" in title(child):
         assert time.monotonic() < end
         time.sleep(0.01)
     answered = len(list(tmp_path.glob("run/masks/part-*")))
@@ -128,11 +127,3 @@ def test_which_runs_do_without_ray(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert not fits(cfg, 1)
-
-
-def told(pid):
-    """The command line of a process; empty once it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except FileNotFoundError:
-        return ""

@@ -59,5 +59,6 @@ def _segment(folder: str) -> None:
     os.environ.pop("RAY_ADDRESS", None)  # the code is needed here, not on a cluster
     segment(first)
     open_run(first.output).summary()
+    ready, items = checkpoint.load(first.checkpoint), list_items(first.corpus, None)
     for cfg in others:
-        ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).answer(list_items(cfg.corpus, None))
+        ShardSegmenter(ready, cfg).answer(items)

@@ -31,7 +31,10 @@ def connect() -> None:
     # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS") or LOCAL
-    PHASES.info(*(["starting Ray on this machine"] if address == LOCAL else ["joining the Ray cluster at %s", address]))
+    if address == LOCAL:
+        PHASES.info("starting Ray on this machine")
+    else:
+        PHASES.info("joining the Ray cluster at %s", address)
     # On SIGTERM, Ray's own handler would print a stack of its C++ and end this process.
     with interrupts.kept(), _without_log_lines():
         _start() if address == LOCAL else _join()

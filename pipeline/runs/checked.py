@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline import storage
-from pipeline.read_ahead import read_ahead
 from pipeline.runs.info import PartEntry
-from pipeline.runs.parts import THREADS, Footer, Part, parts_of, read_footer
+from pipeline.runs.parts import Footer, Part, parts_of, read_footers
 
 CHECKED = "checked-"  # the files' names begin so
 _WORTH_KEEPING = 256  # parts; fewer are read again as fast as a file of them is written
@@ -51,14 +50,10 @@ class CheckedParts:
             UserError: a part is another run's, or cannot be read.
         """
         known, parts = self._loaded(), parts_of(self._run_uri, "masks")
-        gone = set[str]()
-        unread = [part for part in parts if not (part.name in known and known[part.name].of(part))]
-        for part, reading in read_ahead(lambda part: read_footer(part, self._fingerprint), unread, THREADS):
-            try:
-                footer = reading.result()
-            except FileNotFoundError:  # deleted since it was listed
-                gone.add(part.name)
-                continue
+        unread = [part for part in parts if self.entry(part) is None]
+        gone = {part.name for part in unread}
+        for part, footer in read_footers(unread, self._fingerprint):
+            gone.remove(part.name)
             if not footer.rejects:
                 known[part.name] = self._new[part.name] = Known(entry_of(part.bytes, footer), part.stamp)
         return [part for part in parts if part.name not in gone]

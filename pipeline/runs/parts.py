@@ -4,12 +4,11 @@ A part's footer holds the sha256 of everything before it, and the rejects of its
 whole answer in one object. So a footer's own sha256 speaks for the part, and a run is proved whole from its footers.
 """
 
-import contextlib
 import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,13 +163,17 @@ def read_footer(part: Part, fingerprint: str) -> Footer:
 
 def checked_parts(run_uri: str, kind: str, fingerprint: str) -> list[Part]:
     """The parts that are there, in the order of their shards; UserError for one of another run: footers are read for it."""
+    return [part for part, _ in read_footers(parts_of(run_uri, kind), fingerprint)]
 
-    checked = []
-    for part, footer in read_ahead(lambda part: read_footer(part, fingerprint), parts_of(run_uri, kind), THREADS):
-        with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-            footer.result()
-            checked.append(part)
-    return checked
+
+def read_footers(parts: Iterable[Part], fingerprint: str) -> Iterator[tuple[Part, Footer]]:
+    """Each part with its footer, without those that were deleted since they were listed; UserError for one of another run."""
+    for part, reading in read_ahead(lambda part: read_footer(part, fingerprint), parts, THREADS):
+        try:
+            footer = reading.result()
+        except FileNotFoundError:
+            continue
+        yield part, footer
 
 
 def footer_of(data: bytes, name: str) -> Footer:

@@ -85,14 +85,18 @@ def _row(rows, i):  # type: ignore[no-untyped-def]
     return np.int64(row ^ (row >> 31))
 
 
+@compiled(inline="always")
+def _prefetch_pair(values, num_rows, quads, groups, pairs, i):  # type: ignore[no-untyped-def]
+    for g in range(len(groups)):
+        prefetch_row(values, num_rows, np.int64(pairs[i, 0]), quads, g)
+        prefetch_row(values, num_rows, np.int64(pairs[i, 1]), quads, g)
+
+
 @compiled()
 def _gather_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         ghost, master = np.int64(pairs[i, 0]), np.int64(pairs[i, 1])
-        ahead = min(i + _AHEAD, stop - 1)
-        for g in range(len(groups)):
-            prefetch_row(values, num_rows, np.int64(pairs[ahead, 0]), quads, g)
-            prefetch_row(values, num_rows, np.int64(pairs[ahead, 1]), quads, g)
+        _prefetch_pair(values, num_rows, quads, groups, pairs, min(i + _AHEAD, stop - 1))
         for g in range(len(groups)):
             total = add(load_row(values, num_rows, master, quads, g), load_row(values, num_rows, ghost, quads, g))
             store_row(values, num_rows, master, quads, g, total)
@@ -102,10 +106,7 @@ def _gather_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type
 def _spread_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         ghost, master = np.int64(pairs[i, 0]), np.int64(pairs[i, 1])
-        ahead = min(i + _AHEAD, stop - 1)
-        for g in range(len(groups)):
-            prefetch_row(values, num_rows, np.int64(pairs[ahead, 0]), quads, g)
-            prefetch_row(values, num_rows, np.int64(pairs[ahead, 1]), quads, g)
+        _prefetch_pair(values, num_rows, quads, groups, pairs, min(i + _AHEAD, stop - 1))
         for g in range(len(groups)):
             store_row(values, num_rows, ghost, quads, g, load_row(values, num_rows, master, quads, g))
 

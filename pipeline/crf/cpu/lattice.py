@@ -120,12 +120,12 @@ def _sweeps(team: Team, neighbours: Sequence[np.ndarray], bases: Sequence[int], 
     parts = [
         (near, start, min(start + _WOVEN_AXES, near.shape[1] // 2), most_woven, base)
         for near, base in zip(neighbours, bases, strict=True)
-        if near.shape[1] // 2 > _WOVEN_AXES and len(near) > 4 * most_woven  # what is smaller stays in a cache anyway
+        if most_woven
+        and near.shape[1] // 2 > _WOVEN_AXES
+        and len(near) > 4 * most_woven  # smaller ones stay in a cache
         for start in range(0, near.shape[1] // 2, _WOVEN_AXES)
     ]
-    woven = dict(
-        zip([(part[-1], part[1]) for part in parts], team.run(weave, parts) if most_woven else [], strict=False)
-    )
+    woven = dict(zip([(part[-1], part[1]) for part in parts], team.run(weave, parts), strict=True))
     stages: list[list[tuple[np.ndarray, np.ndarray | None]]] = []
     for near, base in zip(neighbours, bases, strict=True):
         own: list[tuple[np.ndarray, np.ndarray | None]] = []
