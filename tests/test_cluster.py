@@ -93,14 +93,14 @@ def test_a_wrong_token_is_refused(cluster, monkeypatch):
 
 @pytest.mark.long
 def test_a_network_of_the_users_own_travels_with_its_job(cluster, configs, tmp_path):
-    """Its folder is gone from here before the job looks for it."""
+    """Its code and its checkpoint are gone from here before the job looks for them."""
     code = tmp_path / "networks"
     code.mkdir()
     (code / "mynet.py").write_text(
         "from torch import nn\n\n\ndef make(num_classes):\n    return nn.Conv2d(3, num_classes, 1)\n"
     )
     cfg = parse_model({"name": "python", "build": "mynet:make", "path": str(code)}, where="test")
-    space, model = labels.space("cityscapes19"), storage.join(cluster.store, "own/model")
+    space, model = labels.space("cityscapes19"), str(tmp_path / "model")
     checkpoint.save(model, models.build(cfg, space.num_classes), cfg, space, {})
     output = storage.join(cluster.store, "own/run")
     values = segment_values(cluster.store) | {"checkpoint": model, "code": str(code), "output": output}
@@ -108,6 +108,7 @@ def test_a_network_of_the_users_own_travels_with_its_job(cluster, configs, tmp_p
     client, job = jobs.connect(cluster.address), submitting.prepare("segment", str(tmp_path / "segment.yaml"), None)
     sent = submitting.submit(client, job)
     shutil.rmtree(code)
+    shutil.rmtree(model)
     wait_for(lambda: client.get_job_status(sent.id).is_terminal(), 400)
     assert client.get_job_status(sent.id) == "SUCCEEDED", client.get_job_logs(sent.id)
     proof = verify(output)

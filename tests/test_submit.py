@@ -2,15 +2,19 @@
 
 import json
 import shlex
+import shutil
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.cluster import jobs, submit
 from pipeline.errors import UserError
+from pipeline.models import checkpoint
+from pipeline.models.release import release
 from tests.cluster_configs import segment_values
 
 
@@ -60,6 +64,36 @@ def test_a_path_of_this_machine_is_refused_and_a_mounted_folder_is_said_so(confi
     with pytest.raises(ValueError, match=r"output is /.*runs/here, a path of this machine; .* file:///"):
         submit.prepare("segment", config, ["output=runs/here"])
     assert submit.prepare("segment", config, ["output=file:///mnt/all/run"]).config["output"] == "file:///mnt/all/run"
+
+
+def test_a_checkpoint_of_this_machine_travels(config, tmp_path, tiny_checkpoint):
+    file = tmp_path / "tiny.safetensors"
+    release(tiny_checkpoint, str(file), None)
+    job = submit.prepare("segment", config, [f"checkpoint={file}", f"ensemble=[{tiny_checkpoint},s3://bucket/m]"])
+    one, (two, stored) = job.config["checkpoint"], job.config["ensemble"]
+    assert one.startswith("checkpoints/") and one.endswith("-tiny.safetensors") and stored == "s3://bucket/m"
+    folder = tmp_path / "package"
+    folder.mkdir()
+    submit.pack(job, folder)
+    assert (folder / one).read_bytes() == file.read_bytes()
+    assert {path.name for path in (folder / two).iterdir()} == {path.name for path in Path(tiny_checkpoint).iterdir()}
+    file.write_bytes(file.read_bytes()[:-1])
+    assert submit.prepare("segment", config, [f"checkpoint={file}"]).config["checkpoint"] != one
+
+
+def test_what_travelled_is_found_where_a_node_unpacked_it(tmp_path, monkeypatch, tiny_checkpoint):
+    """The driver's address of it means nothing on another node."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoints" / "abc-best")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert checkpoint.load("/another/node/checkpoints/abc-best").sha256 == checkpoint.load(tiny_checkpoint).sha256
+
+
+def test_the_start_of_a_training_travels(tmp_path, tiny_checkpoint):
+    values = {"corpus": segment_values("s3://bucket")["corpus"], "label_space": "cityscapes19", "output": "s3://bucket/train",
+              "start_from": tiny_checkpoint}  # fmt: skip
+    job = submit.prepare("train", written(tmp_path / "train.yaml", values), None)
+    assert list(job.checkpoints.values()) == [Path(tiny_checkpoint)]
+    assert job.config["start_from"] == f"checkpoints/{next(iter(job.checkpoints))}"
 
 
 def test_code_that_lies_in_the_checkpoint_is_no_folder_that_travels(config):

@@ -1,8 +1,8 @@
 """A job for a Ray cluster: what travels, and under which id.
 
-What travels is this package, wherever it is installed, the one resolved config and the folders of the user's own code that it
-names; the store's credentials are the cluster's own environment. A job's id follows from its output, so that one output has one
-writer.
+What travels is this package, wherever it is installed, the one resolved config, and the folders of code and the checkpoints
+of this machine that it names; the store's credentials are the cluster's own environment. A job's id follows from its output, so
+that one output has one writer.
 """
 
 import hashlib
@@ -20,8 +20,9 @@ import yaml
 
 from pipeline.cluster import runtime_env
 from pipeline.cluster.secret_values import refuse_secrets
-from pipeline.config import SegmentConfig, TrainConfig, canonical, load, machine_keys
-from pipeline.config.user_code import INSTALLED, TRAVELS_IN, TRUSTED, code_files, find_folder
+from pipeline.config import SegmentConfig, TrainConfig, canonical, load, machine_keys, travelling
+from pipeline.config.train import PREVIOUS
+from pipeline.config.user_code import INSTALLED, TRUSTED, code_files, find_folder
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Job:
     digest: str  # of what the run is
     command: str  # the plain line that does the same, without address
     code: dict[str, Path] = field(default_factory=dict)  # name below code/ -> folder of this machine
+    checkpoints: dict[str, Path] = field(default_factory=dict)  # name below checkpoints/ -> folder or release file
     environment: dict[str, Any] = field(default_factory=dict)  # Ray's runtime_env, beside the folder that travels
 
 
@@ -67,7 +69,7 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None, environment: str
     """
     cfg = load(SCHEMAS[kind], path, overrides)
     values = cfg.model_dump(mode="json")
-    code = _code_of(values)
+    code, checkpoints = _code_of(values), _checkpoints_of(values)
     for key, value in _texts(values):
         if value.startswith("/"):
             raise UserError(
@@ -86,6 +88,7 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None, environment: str
         hashlib.sha256(canonical(what).encode()).hexdigest()[:16],
         _plain_command(kind, path, overrides or [], extra),
         code,
+        checkpoints,
         extra,
     )
 
@@ -131,16 +134,21 @@ def pack(job: Job, folder: Path) -> int:
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignore)
     for name, source in job.code.items():
         for file in code_files(source):
-            copy = folder / TRAVELS_IN / name / file.relative_to(source)
+            copy = folder / travelling.CODE / name / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
+    for name, source in job.checkpoints.items():
+        (folder / travelling.CHECKPOINTS).mkdir(exist_ok=True)
+        copy = folder / travelling.CHECKPOINTS / name
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copyfile(source, copy)
     (folder / "config.yaml").write_text(yaml.safe_dump(job.config, sort_keys=False))
     sizes = {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
     if sum(sizes.values()) > MAX_BYTES:
         largest = max(sizes, key=lambda file: sizes[file])
         raise UserError(
             f"the package is {sum(sizes.values()) / 1e6:.0f} MB and the job server takes {MAX_BYTES / 1e6:.0f}; "
-            f"the largest file is {largest.relative_to(folder)}: move data out of {PACKAGE} and the code, into the store"
+            f"the largest file is {largest.relative_to(folder)}: move data out of {PACKAGE} and the code into the store, and a "
+            "large checkpoint"
         )
     return sum(sizes.values())
 
@@ -159,7 +167,33 @@ def _code_of(values: dict[str, Any]) -> dict[str, Path]:
                 f"two folders of code are called {folder.name}, {found[folder.name]} and {folder}; a job takes both below one "
                 "folder: rename one"
             )
-        section[key] = f"{TRAVELS_IN}/{folder.name}"
+        section[key] = f"{travelling.CODE}/{folder.name}"
+    return found
+
+
+def _checkpoints_of(values: dict[str, Any]) -> dict[str, Path]:
+    """The trained networks on this machine's disk that a config names, which then names what travels. Its name begins with
+    the hash of its files, so that the job's digest tells one from another."""
+    found: dict[str, Path] = {}
+
+    def named(uri: str) -> str:
+        path = Path(uri)
+        if not (path.is_file() or (path / "checkpoint.json").is_file()):
+            return uri
+        total = hashlib.sha256()
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            with file.open("rb") as data:
+                total.update(hashlib.file_digest(data, "sha256").digest())
+        name = f"{total.hexdigest()[:12]}-{path.name}"
+        found[name] = path
+        return f"{travelling.CHECKPOINTS}/{name}"
+
+    for section in (values, *values.get("stages", ())):
+        for key in ("checkpoint", "start_from"):
+            if section.get(key) not in (None, PREVIOUS):
+                section[key] = named(section[key])
+    if values.get("ensemble"):
+        values["ensemble"] = [named(uri) for uri in values["ensemble"]]
     return found
 
 

@@ -2,19 +2,18 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from pipeline.config import travelling
 from pipeline.errors import UserError
 
 MAX_BYTES = 20_000_000  # of a folder of code: it travels with each job
 INSTALLED = "installed"  # in place of a folder: a module that is installed on every machine
 TRUSTED = "trusted"  # in place of a folder: the code that lies in the checkpoint itself, in an exported program
-TRAVELS_IN = "code"  # where a submitted job finds it, below its working directory
 
 
 def _absolute_if_there(path: str) -> str:
@@ -30,8 +29,7 @@ def find_folder(path: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    name = Path(path).name
-    for folder in [Path(path), *(Path(entry or ".") / TRAVELS_IN / name for entry in sys.path)]:
+    for folder in travelling.places(path, travelling.CODE):
         if folder.is_dir():
             return folder.resolve()
     raise UserError(

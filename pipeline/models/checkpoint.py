@@ -18,6 +18,7 @@ import torch
 from pipeline import labels, models, storage
 from pipeline.config import ImageConfig, ModelConfig, parse, parse_model
 from pipeline.config.train import WEIGHTS_ENDINGS
+from pipeline.config.travelling import find_checkpoint
 from pipeline.config.user_code import INSTALLED, TRUSTED
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
@@ -97,6 +98,7 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
         UserError: there is none, it is of another format, its weights are damaged or do not fit its network, or its network
             has no output stride, or not this one.
     """
+    uri = find_checkpoint(uri)
     description = describe(uri)
     cfg = parse_model(description["model"], where=f"checkpoint {uri}, model")
     weights = read_weights(uri, description)
