@@ -102,9 +102,10 @@ def test_who_stops_reading_stops_the_listers():
 
 
 STUCK = """
-import os, time
+import os, signal, time
 from pipeline.storage.key_ranges import Page, scan_ranges
 from pipeline.storage.store import Listed
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background of a shell ignores it
 asked = []
 def list_page(after, token):
     asked.append(after)
