@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,11 +58,6 @@ def options(
     cli_cluster.help_alone(context)
 
 
-app.command()(cli_init.init)  # commands are listed in this order
-app.command()(cli_config.config)
-
-
-@app.command()
 def demo(
     folder: Annotated[str, typer.Option(help="Where everything is written.")] = "runs/demo",
     pretrained: Annotated[
@@ -90,7 +86,6 @@ def demo(
             run_pretrained(folder, pretrained, images, labels)
 
 
-@app.command()
 def check(
     uri: Annotated[str, typer.Argument(help="Images (and labels): a folder, a prefix, a zip, a tar, a manifest.")],
     labels: Annotated[str | None, typer.Option(help="Labels, where they lie apart.")] = None,
@@ -138,7 +133,6 @@ def check(
         hint(f"maskmill init DIR {options} writes configs for it")
 
 
-@app.command()
 def train(config: Config, overrides: Overrides = None) -> None:
     """Train a network with Ray Train; a run that was broken off continues."""
     from pipeline.cli.console import hint
@@ -149,7 +143,6 @@ def train(config: Config, overrides: Overrides = None) -> None:
     hint(after_training(config, storage.join(cfg.output, "best")))
 
 
-@app.command()
 def tune(
     config: Config,
     space: Annotated[str, typer.Option(help="YAML file: `space`, keys with grid, choice, uniform or loguniform.")],
@@ -169,7 +162,6 @@ def tune(
     console.print(f"best config: {cfg.output}/best.yaml", soft_wrap=True)
 
 
-@app.command()
 def segment(
     config: Config,
     overrides: Overrides = None,
@@ -195,7 +187,6 @@ def segment(
     cli_cluster.tell_estimate(form, estimate(cfg, like=like, starting=True), Prices(), cfg.actors)
 
 
-@app.command()
 def tune_crf(
     config: Config,
     overrides: Overrides = None,
@@ -213,7 +204,6 @@ def tune_crf(
     console.print(f"config: {cfg.output}/best.yaml", soft_wrap=True)
 
 
-@app.command()
 def calibrate(
     config: Config,
     overrides: Overrides = None,
@@ -237,7 +227,6 @@ def calibrate(
     print_calibrated(console, found)
 
 
-@app.command()
 def resume(run: RunUri) -> None:
     """Go on with a run from its folder alone, or with its extension: its config is in run.json."""
     from pipeline.runs import is_being_extended
@@ -249,7 +238,6 @@ def resume(run: RunUri) -> None:
     raise typer.Exit(run_segmentation(cfg))
 
 
-@app.command()
 def extend(
     run: RunUri,
     overrides: Overrides = None,
@@ -278,7 +266,6 @@ def extend(
     console.print(changes_of(cfg).words() or "the archive is as the run has answered it", soft_wrap=True)
 
 
-@app.command()
 def retry_rejects(run: RunUri) -> None:
     """Try the rejected images of a run again, e.g. after they were mended; their shards are answered anew."""
     from pipeline.cli.console import console
@@ -295,7 +282,6 @@ def retry_rejects(run: RunUri) -> None:
     resume(run)
 
 
-@app.command()
 def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
     """How far a run is: answered, pending, rejects by reason, its generation, whether a writer works on it."""
     from pipeline.cli.console import chosen_form, console
@@ -318,7 +304,6 @@ def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
         console.print(f"  rejected: {count} {reason}")
 
 
-@app.command()
 def verify(run: RunUri) -> None:
     """Prove that every image of the plan is answered exactly once, by re-reading every part."""
     from pipeline.cli.console import console
@@ -334,7 +319,6 @@ def verify(run: RunUri) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
 def compact(
     run: RunUri,
     out: Annotated[
@@ -352,18 +336,26 @@ def compact(
     console.print(f"{done.rows} masks, {done.rejects} rejects: {copy}", soft_wrap=True)
 
 
-for command in (
-    cli_analysis.evaluate, cli_analysis.areas, cli_analysis.show, cli_analysis.compare, cli_drift.drift,
-    cli_analysis.report, cli_analysis.export,
-    cli_models.models, cli_models.import_weights, cli_models.import_model, cli_models.export_model,
-    cli_models.release,
-):  # fmt: skip
-    app.command()(command)
-app.command("next")(cli_labelling.choose)
-app.command()(cli_register.register)
-app.command()(cli_warm.warm)
-app.command()(cli_cluster.estimate)
-app.command()(cli_cluster.submit)
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {  # by the headings of `maskmill --help`, in its order
+    "Start here": (demo, cli_init.init, check, cli_config.config),
+    "Networks": (
+        train, tune, calibrate, tune_crf, cli_models.models, cli_models.release, cli_models.import_weights,
+        cli_models.import_model, cli_models.export_model,
+    ),
+    "Runs": (
+        segment, status, resume, retry_rejects, extend, verify, compact, cli_cluster.estimate, cli_cluster.submit,
+    ),
+    "Answers": (
+        cli_analysis.evaluate, cli_analysis.areas, cli_analysis.show, cli_analysis.compare, cli_drift.drift,
+        cli_analysis.report, cli_labelling.choose,
+    ),
+    "Other programs": (cli_analysis.export, cli_register.register),
+    "This installation": (cli_warm.warm,),
+}  # fmt: skip
+for heading, commands in COMMANDS.items():
+    for command in commands:
+        name = "next" if command is cli_labelling.choose else None  # next() is Python's own
+        app.command(name, rich_help_panel=heading)(command)
 
 
 def _train_config(path: str, overrides: list[str] | None) -> "TrainConfig":
