@@ -1,6 +1,6 @@
 """Maskmill turns image archives into queryable masks.
 
-What is meant for other programs; each is imported when it is used, and reading a run needs neither torch nor Ray:
+The public API for other programs. Each name is imported on first use, and reading a run needs neither torch nor Ray:
 
     from pipeline import DenseCRF, open_run, segment_corpus, train_network
 
@@ -43,16 +43,16 @@ _HOMES = {
 }
 
 
-# Not called `segment` and `train`: those are the packages of this one that do the work.
+# Not named `segment` and `train`: those names belong to the subpackages that do the work.
 def segment_corpus(
     config: str | Mapping[str, Any] | SegmentConfig, on_progress: Callable[[Progress], None] = lambda progress: None
 ) -> Segmented:
-    """Answer every image of a corpus, as `maskmill segment` does; a run that was broken off goes on.
+    """Segment every image of a corpus, as `maskmill segment` does; resume the run if it was interrupted.
 
     Args:
-        config: of a segmentation: path of a YAML file, or its keys and values.
-        on_progress: called at the start, after each shard, and while images of a shard are answered; never twice at once, but
-            from different threads.
+        config: segmentation config: the path of a YAML file, or its keys and values.
+        on_progress: called at the start, after each shard, and while the images of a shard are processed; calls come from
+            different threads but never overlap.
     Raises:
         UserError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
     """
@@ -63,10 +63,10 @@ def segment_corpus(
 
 
 def train_network(config: str | Mapping[str, Any] | TrainConfig) -> Trained:
-    """Train a network, as `maskmill train` does; a training that was broken off goes on.
+    """Train a network, as `maskmill train` does; resume the training if it was interrupted.
 
     Args:
-        config: of a training: path of a YAML file, or its keys and values.
+        config: training config: the path of a YAML file, or its keys and values.
     Raises:
         UserError: corpus, weights, output or machine do not fit the config.
     """

@@ -1,6 +1,6 @@
-"""`python -m pipeline`: the `maskmill` command, where its script is not on the path."""
+"""Run the `maskmill` command as `python -m pipeline`, for when its script is not on the PATH."""
 
 from pipeline.cli import main
 
-if __name__ == "__main__":  # child processes that start anew import this file too
+if __name__ == "__main__":  # spawned child processes import this file too
     main()

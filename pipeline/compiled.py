@@ -1,11 +1,12 @@
-"""Functions compiled by Numba, and the folder that keeps their machine code: one for each state of their room's sources.
+"""Compile functions with Numba and cache their machine code on disk, in a folder per version of the sources.
 
-Numba's own key sees the file that a function stands in. Compiled into it are also constants, intrinsics and functions of the
-other files of its room, and constants of `labels`; so a hash of all of them is in the path, and a changed checkout never meets
-code of another state. No compiled function may use names of further rooms; tests/test_house.py sees to it.
+Numba's own cache key covers only the file that defines a function. The machine code also contains constants, intrinsics and
+functions from the other files of its folder (its "room"), and constants of `labels`. The cache path therefore holds a hash of
+all these files, so that a changed checkout never loads stale code. A compiled function may not use names of any other room;
+tests/test_house.py checks this.
 
-Folders are tried in this order: NUMBA_CACHE_DIR, the package's `__pycache__`, the user's cache, a private folder among the
-temporary files. Where none can be written nothing is kept, and each process compiles anew.
+Cache folders are tried in this order: NUMBA_CACHE_DIR, the room's `__pycache__`, the user's cache, a private folder among the
+temporary files. If none is writable, nothing is cached, and every process compiles again.
 """
 
 import hashlib
@@ -23,13 +24,13 @@ from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
 from numba.misc.appdirs import AppDirs
 
-_KEPT = 4  # states of a room's sources whose code stays: branches one goes to and fro between
-_rooms = set[Path]()  # whose functions were decorated
-_SHARED = ("compiled.py", "labels/label_space.py")  # beside the rooms
+_KEPT = 4  # versions of a room whose code is kept, so that switching between branches does not recompile
+_rooms = set[Path]()  # folders of modules with compiled functions
+_SHARED = ("compiled.py", "labels/label_space.py")  # hashed with every room
 
 
 def compiled(inline: Literal["never", "always"] = "never") -> Callable[[Callable[..., Any]], Any]:
-    """A decorator: machine code that runs without the interpreter's lock, kept for the next process."""
+    """Return a decorator that compiles a function to machine code that releases the GIL, cached for later processes."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher: Any = njit(nogil=True, inline=inline)(function)
@@ -45,7 +46,7 @@ def compiled(inline: Literal["never", "always"] = "never") -> Callable[[Callable
 
 
 def folders() -> list[Path]:
-    """Where the code of the functions that were imported so far is kept."""
+    """Return the cache folders of the compiled functions that were imported so far."""
     return sorted({folder for room in _rooms if (folder := _folder_of(room)) is not None})
 
 
@@ -68,7 +69,7 @@ class _Cache(FunctionCache):
 
 
 def state_of(room: Path) -> str:
-    """A hash of the sources that are compiled into a room's functions."""
+    """Return a hash of the sources that are compiled into a room's functions."""
     files = [*sorted(room.glob("*.py")), *(Path(__file__).parent / name for name in _SHARED)]
     state = hashlib.sha256()
     for file in files:
@@ -79,7 +80,7 @@ def state_of(room: Path) -> str:
 
 @cache
 def _folder_of(room: Path) -> Path | None:
-    """Where a room's code is kept, there and to be written; None where there is no such place."""
+    """Return the cache folder of a room, created and writable; None if there is no such place."""
     if not room.is_dir():  # a package in a zip
         return None
     name = f"numba-{state_of(room)}"
@@ -105,7 +106,7 @@ def _parents(room: Path) -> Iterator[Path]:
 
 @cache
 def _private() -> Path | None:
-    """A folder among the temporary files that nobody else can write to: what lies in it is run."""
+    """Return a temporary folder that only this user can write to, since code loaded from it is run; None if there is none."""
     try:
         folder = Path(tempfile.gettempdir()) / f"maskmill-numba-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -138,12 +139,12 @@ def _is_writable(folder: Path) -> bool:
 
 
 def _forget(parent: Path) -> None:
-    """Remove the code of all states but the newest; a process that still uses it compiles again where it must."""
-    for lone in parent.glob("*.nb[ic]"):  # Numba's own, from before states had folders
+    """Remove the code of all versions but the newest; a process that still needs removed code compiles it again."""
+    for lone in parent.glob("*.nb[ic]"):  # written by earlier releases, without a folder per version
         lone.unlink(missing_ok=True)
     try:
         states = sorted(parent.glob("numba-*"), key=lambda state: state.stat().st_mtime, reverse=True)
-    except OSError:  # another process was faster
+    except OSError:  # another process removed them first
         return
     for old in states[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)

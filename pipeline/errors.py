@@ -1,18 +1,18 @@
-"""Errors with a meaning: what the user can mend, and why one image has no mask. Every other exception is a bug of ours."""
+"""Expected errors: those that the user can fix, and reasons why one image has no mask. Any other exception is a bug."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'car'?` for a name that is spelt nearly as one of the known ones, else nothing."""
+    """Return `; did you mean 'car'?` if the name is spelt nearly like a known one, else an empty string."""
     by_case = {one.lower(): one for one in known}
     near = get_close_matches(str(name).lower(), by_case, n=1)
     return f"; did you mean '{by_case[near[0]]}'?" if near else ""
 
 
 class UserError(ValueError):
-    """Something that whoever runs the command can mend: the message says where, what was found, what is allowed, what to do."""
+    """An error that the user can fix: the message says where it is, what was found, what is allowed and what to do."""
 
 
 class RunBusy(UserError):
@@ -20,14 +20,14 @@ class RunBusy(UserError):
 
 
 class StoreRefused(UserError):
-    """The store rejects the credentials: it concerns the whole run, never one image."""
+    """The store rejects the credentials, which stops the whole run rather than rejecting one image."""
 
 
 class Reject(Exception):
     """One image gets a row in the reject table instead of a mask.
 
     Args:
-        stage: where it failed: read, decode, label, predict or worker.
+        stage: the stage that failed: read, decode, label, predict or worker.
         reason: stable code of the reject table, such as `truncated`.
         message: one sentence for a person.
     """
@@ -40,9 +40,9 @@ class Reject(Exception):
         return type(self), (self.stage, self.reason, str(self))
 
     def at(self, stage: str) -> "Reject":
-        """The same reject at another stage: what decoding refuses may be the image or its label."""
+        """Return the same reject at another stage, since a decoding error may concern the image or its label."""
         return Reject(stage, self.reason, str(self))
 
 
 class Stopped(Exception):
-    """Ctrl-C or SIGTERM: the message says what is kept and how to go on."""
+    """The command was stopped by Ctrl-C or SIGTERM; the message says what is kept and how to continue."""

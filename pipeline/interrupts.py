@@ -1,13 +1,13 @@
-"""Ctrl-C and SIGTERM are heard in every phase: also where a library has put its own handler in place of Python's, or swallows
-the exception.
+"""Make Ctrl-C and SIGTERM work in every phase, even where a library replaces Python's signal handler or swallows the
+exception.
 
-The kernel's signal is read from a pipe beside whatever handler is installed. While the command goes on as if nothing had
-happened, KeyboardInterrupt is raised again every `REPEAT_S`. SIGTERM, which Kubernetes and job servers send, ends a command as
-Ctrl-C does.
+A thread reads the signals from a wakeup pipe, whatever handler is installed. As long as the command keeps running,
+KeyboardInterrupt is raised again every `REPEAT_S`. SIGTERM, which Kubernetes and job servers send, ends a command as Ctrl-C
+does.
 
-Two things are not broken off: an import, where torch's C++ would end the process with a stack of its own, and the release of
-logging's lock after a fork, where Python prints an exception and drops it. The exception waits for their end, at most `HOLD_S`,
-or for a second Ctrl-C.
+Two things are not interrupted: an import, where torch's C++ would abort the process with its own stack trace, and the release
+of logging's lock after a fork, where Python would print the exception and drop it. KeyboardInterrupt is held back until they
+end, for at most `HOLD_S`, or until a second Ctrl-C.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ from pipeline.errors import Stopped
 
 REPEAT_S = 2.0
 HOLD_S = 10.0
-_TICK_S = 0.25  # how often it is looked whether an import is over
+_TICK_S = 0.25  # interval at which the listening thread checks
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_heard: int | None = None  # no Event: a handler that takes a lock may find itself holding it
-_handled = False  # by `_stop`
-_held_until = 0.0  # while the exception waits; on time.monotonic's clock
+_heard: int | None = None  # the first signal; no Event, since a handler that takes a lock may interrupt its holder
+_handled = False  # whether `_stop` has seen a signal
+_held_until = 0.0  # until when KeyboardInterrupt is held back, on time.monotonic's clock; 0 = it is not
 _listening = False
 _ended = threading.Event()
 
 
 def listen() -> None:
-    """Begin to hear; called once, by the main thread, before anything that takes time."""
+    """Start to listen for signals; called once, by the main thread, before anything that takes time."""
     global _listening
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -52,13 +52,13 @@ def pressed() -> bool:
 
 
 def exit_code() -> int:
-    """Of a command that was ended so: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Return the exit code of an interrupted command: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (_heard or signal.SIGINT)
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Put our handlers back where a library replaces them, in Python or below it; nothing for programs that do not `listen`."""
+    """Reinstall our handlers after a block in which a library may replace them; does nothing in programs without `listen`."""
     try:
         yield
     finally:
@@ -68,7 +68,7 @@ def kept() -> Iterator[None]:
 
 
 def end() -> None:
-    """The command is over: from now on a signal ends the process at once, whatever still closes down."""
+    """Mark the command as finished: from now on a signal ends the process at once, even during shutdown."""
     _ended.set()
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: os._exit(128 + number))
@@ -76,10 +76,10 @@ def end() -> None:
 
 @contextlib.contextmanager
 def keeping(words: str) -> Iterator[None]:
-    """What to say of work that Ctrl-C or SIGTERM ends: what is kept, and how to go on.
+    """Say what is kept, and how to continue, if Ctrl-C or SIGTERM ends the block.
 
     Raises:
-        Stopped: with these words, in place of whatever the key led to.
+        Stopped: with these words, in place of whatever exception the signal led to.
     """
     try:
         yield
@@ -91,9 +91,9 @@ def keeping(words: str) -> Iterator[None]:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     global _heard, _handled, _held_until
-    again, _handled = _handled, True  # the thread that hears may be faster than this
+    again, _handled = _handled, True  # not `_heard`: the listening thread may have set it already
     _heard = _heard or number
-    if again and number == signal.SIGTERM:  # who sends it twice does not want what closes down to be broken off
+    if again and number == signal.SIGTERM:  # a second SIGTERM must not interrupt the shutdown
         return
     if not again and _not_now(frame):
         _held_until = time.monotonic() + HOLD_S
@@ -118,7 +118,7 @@ def _hear(reader: int, main: int) -> None:
 
 
 def _again(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt unless an earlier one is on its way out: what closes down is not to be broken off."""
+    """Raise KeyboardInterrupt unless an earlier one is still propagating, since cleanup must not be interrupted."""
     global _held_until
     if _not_now(frame) and time.monotonic() < _held_until:
         return
@@ -133,7 +133,7 @@ def _again(number: int, frame: FrameType | None) -> None:
 
 
 def _not_now(frame: FrameType | None) -> bool:
-    """Whether this frame, or one that called it, imports a module or gives back logging's lock."""
+    """Whether this frame or one of its callers is importing a module or releasing logging's lock."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "_releaseLock":
             return True

@@ -1,4 +1,4 @@
-"""Bounded read-ahead: many small requests at a time, their results in order."""
+"""Bounded read-ahead: many small requests run at once, and their results come in order."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -12,11 +12,11 @@ T = TypeVar("T")
 def read_ahead(
     load: Callable[[S], T], items: Iterable[S], threads: int, depth: int | None = None
 ) -> Generator[tuple[S, Future[T]], None, None]:
-    """Each item with the future of `load(item)`, in the items' order; what `load` raises is raised by the future.
+    """Yield each item with the future of `load(item)`, in order; an exception of `load` is raised by its future.
 
     Args:
-        threads: calls of `load` that run at the same time.
-        depth: items that are loading or loaded and not yet taken, at most; by default two for each thread.
+        threads: number of calls of `load` that run at once.
+        depth: most items that are loading, or loaded but not yet yielded; by default two per thread.
     """
     depth = depth or 2 * threads
     waiting: deque[tuple[S, Future[T]]] = deque()
