@@ -1,7 +1,7 @@
 """Label spaces: what the ids of a data set mean, and how its stored ids and colours map to train ids.
 
-A space is data: `spaces/*.yaml` are those built in, each with its source; anybody's own is a section of the same keys
-(`section.py`). Checkpoints, runs and configs hold it whole, so that no code is asked for it again.
+A label space is data: `spaces/*.yaml` holds the built-in ones, each with its source, and users define their own with the same
+keys (`section.py`). Checkpoints and runs store the whole space, so that reading them does not depend on the built-in files.
 """
 
 from pipeline.labels.changes import changes

@@ -8,7 +8,7 @@ from pipeline.labels.label_space import LabelSpace
 
 
 def changes(before: LabelSpace, after: LabelSpace) -> list[str]:
-    """One sentence for each class name, colour or stored value that differs."""
+    """Return one sentence for each class name, colour or stored value that differs."""
     return list(_changes(before, after))
 
 

@@ -1,4 +1,4 @@
-"""What makes a label space unsound, each as one sentence."""
+"""Checks that a label space is consistent; each error is one sentence."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from pipeline.labels.label_space import MAX_CLASSES, LabelSpace
 
 
 def check_names(names: list[str]) -> None:
-    """UserError where there are too many classes, or two of one name."""
+    """Raise UserError if there are too many classes, or two have the same name."""
     if len(names) > MAX_CLASSES:
         raise UserError(
             f"{len(names)} classes: masks hold one byte a pixel, of which 254 and 255 mean unknown and ignored, so there can "
@@ -21,10 +21,10 @@ def check_names(names: list[str]) -> None:
 
 
 def check_said(of_class: Mapping[str, bool]) -> None:
-    """UserError where some classes say what labels hold for them and others do not.
+    """Raise UserError if some classes say which label values mean them and others do not.
 
     Args:
-        of_class: name -> whether the class says it.
+        of_class: class name -> whether the class says it.
     """
     without = [name for name, said in of_class.items() if not said]
     if without and len(without) < len(of_class):
@@ -35,7 +35,7 @@ def check_said(of_class: Mapping[str, bool]) -> None:
 
 
 def check_colours(made: LabelSpace) -> None:
-    """UserError where two classes are shown in one colour."""
+    """Raise UserError if two classes are shown in the same colour."""
     for colour, names in _shared(zip(made.colours, made.classes, strict=True)):
         raise UserError(
             f"classes {_and(names)} have one colour, {colour}; give them different ones, leave them out to have them chosen, "
@@ -44,7 +44,7 @@ def check_colours(made: LabelSpace) -> None:
 
 
 def check_stored(made: LabelSpace) -> None:
-    """UserError where a value or a colour of label pictures means two things."""
+    """Raise UserError if a value or a colour of label pictures has two meanings."""
     ids = [(value, name) for name, own in zip(made.classes, made.values, strict=True) for value in own]
     colours = [(colour, name) for name, own in zip(made.classes, made.stored_colours, strict=True) for colour in own]
     ignored_ids: list[tuple[Any, str]] = [(value, "(ignored)") for value in made.ignored_ids]
@@ -57,7 +57,7 @@ def check_stored(made: LabelSpace) -> None:
 
 
 def _shared(pairs: Iterable[tuple[Any, str]]) -> Iterator[tuple[Any, list[str]]]:
-    """Each key that several names have, with them."""
+    """Yield each key that several names share, with those names."""
     found: dict[Any, list[str]] = {}
     for key, name in pairs:
         found.setdefault(key, []).append(name)

@@ -1,4 +1,4 @@
-"""Colours for classes that have none."""
+"""Choose colours for classes that have none."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from pipeline.labels.label_space import Colour
 
 
 def with_fresh(colours: Sequence[Colour | None]) -> list[Colour]:
-    """Colours with those that are missing filled in, each from the first of VOC's that no class has."""
+    """Fill in the missing colours, each with the first of VOC's colours that no class has yet."""
     taken = {colour for colour in colours if colour is not None}
     fresh = (colour for colour in map(_voc_colour, range(1 << 24)) if colour not in taken)
     return [next(fresh) if colour is None else colour for colour in colours]
 
 
 def _voc_colour(index: int) -> Colour:
-    """VOC's colour of an index: its bits 0, 1, 2 go to the high bits of red, green, blue, then bits 3, 4, 5, ...
+    """Return VOC's colour for an index: its bits 0, 1, 2 go to the high bits of red, green, blue, then bits 3, 4, 5, ...
 
     Source: The PASCAL VOC development kit, VOClabelcolormap.m.
     """

@@ -1,4 +1,4 @@
-"""Values in labels that the label space lacks: which, on how many pixels, in which files."""
+"""Label values that the label space lacks: which ones, on how many pixels, in which files."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from pipeline.errors import Reject
 
-SHOWN = 5  # values, or files of a value, in one sentence
-_MANY = 300  # colours that no annotator chose
+SHOWN = 5  # most values, and most files per value, that one message lists
+_MANY = 300  # more colours than this come from compression or scaling, not from an annotator
 
 
 class Outside(Reject):
@@ -15,9 +15,9 @@ class Outside(Reject):
 
     def __init__(self, message: str, found: Mapping[str, int], stage: str = "label") -> None:
         super().__init__(stage, "label_out_of_range", message)
-        self.found = found  # value, as words -> pixels
+        self.found = found  # value as text -> pixels
 
-    def __reduce__(self):  # type: ignore[no-untyped-def]  # other arguments than a Reject's
+    def __reduce__(self):  # type: ignore[no-untyped-def]  # its arguments differ from a Reject's
         return type(self), (str(self), self.found, self.stage)
 
     def at(self, stage: str) -> "Outside":
@@ -27,11 +27,11 @@ class Outside(Reject):
     def of(
         cls, where: str, space: str, kind: str, counts: Mapping[int, int], legal: Sequence[int], num_colours: int
     ) -> "Outside":
-        """The reject of one label.
+        """Build the reject of one label.
 
         Args:
             kind: `id` or `colour`.
-            counts: stored ids, or colours as the number RRGGBB -> pixels.
+            counts: stored id, or colour as the number RRGGBB -> pixels.
             legal: the ids of the space.
         """
         if kind == "colour":
@@ -51,13 +51,13 @@ class Outside(Reject):
 
 @dataclass
 class ForeignValues:
-    """The same collected over the files of a corpus."""
+    """Values that the label space lacks, collected over the labels of a corpus."""
 
-    pixels: Counter[str] = field(default_factory=Counter)  # of each value
+    pixels: Counter[str] = field(default_factory=Counter)  # value -> pixels
     files: dict[str, list[str]] = field(default_factory=dict)  # value -> the images whose labels have it
 
     def add(self, image_id: str, found: Mapping[str, int]) -> None:
-        """What the label of one image holds."""
+        """Add the values that were found in the label of one image."""
         for value, pixels in found.items():
             self.pixels[value] += pixels
             self.files.setdefault(value, []).append(image_id)
@@ -68,7 +68,7 @@ class ForeignValues:
             self.files.setdefault(value, []).extend(ids)
 
     def sentence(self, space: str) -> str:
-        """Every value with its pixels and files, the most frequent first."""
+        """Describe the most frequent values, with their pixels and files."""
         shown = self.pixels.most_common(SHOWN)
         words = [f"{value} on {_pixels(pixels)} in {_files(self.files[value])}" for value, pixels in shown]
         if (more := len(self.pixels) - len(shown)) > 0:
@@ -80,7 +80,7 @@ class ForeignValues:
 
 
 def ranges(ids: Sequence[int]) -> str:
-    """'0..11, 255' for [0, 1, ..., 11, 255]."""
+    """Format ids as ranges: '0..11, 255' for [0, 1, ..., 11, 255]."""
     known = set(ids)
     starts, ends = ([i for i in ids if i + step not in known] for step in (-1, 1))
     return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))

@@ -1,4 +1,4 @@
-"""What the train ids 0..C-1 are called and look like, and which stored ids and colours stand for each of them."""
+"""Names and colours of the train ids 0..C-1, and the stored ids and colours that stand for each of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.labels.foreign import Outside
 
-IGNORE = 255  # train id of pixels that train and count nowhere
+IGNORE = 255  # train id of pixels that training and metrics leave out
 _UNKNOWN = 254  # never a train id: marks stored values that a space does not define
 MAX_CLASSES = _UNKNOWN  # train ids are bytes
-MAX_VALUE = 65535  # of a label picture: PNG has up to 16 bits
+MAX_VALUE = 65535  # largest id in a label picture: PNG has up to 16 bits
 
 Colour = tuple[int, int, int]
 
@@ -23,8 +23,8 @@ class LabelSpace:
 
     name: str
     classes: tuple[str, ...]
-    colours: tuple[Colour, ...]  # as classes are shown
-    values: tuple[tuple[int, ...], ...]  # stored ids of each class; none at all where label pictures hold colours alone
+    colours: tuple[Colour, ...]  # in which classes are shown
+    values: tuple[tuple[int, ...], ...]  # stored ids of each class; all empty if label pictures hold only colours
     stored_colours: tuple[tuple[Colour, ...], ...]  # RGB of each class in label pictures
     ignored_ids: frozenset[int]  # stored ids that are legal and mean "ignore"
     ignored_colours: frozenset[Colour]
@@ -34,7 +34,7 @@ class LabelSpace:
         assert len(self.classes) == len(self.colours) == len(self.values) == len(self.stored_colours) <= MAX_CLASSES
 
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: self.__dict__[field.name] for field in fields(self)}  # without the tables
+        return {field.name: self.__dict__[field.name] for field in fields(self)}  # without the cached lookup tables
 
     @property
     def num_classes(self) -> int:
@@ -42,7 +42,7 @@ class LabelSpace:
 
     @cached_property
     def stored_ids(self) -> tuple[int, ...]:
-        """The id that `to_stored` writes for each class: the first of its values; its train id where it has none."""
+        """The id that `to_stored` writes for each class: its first value, or its train id if it has none."""
         return tuple(values[0] if values else index for index, values in enumerate(self.values))
 
     @property
@@ -74,15 +74,15 @@ class LabelSpace:
         return table
 
     def to_train(self, stored: np.ndarray, where: str) -> np.ndarray:
-        """Train ids of a label as the data set stores it.
+        """Convert a label from the ids or colours that the data set stores to train ids.
 
         Args:
             stored: (H, W) integer ids (for Cityscapes these are labelIds), or (H, W, 3) uint8 colours.
-            where: name of the label, for the message.
+            where: name of the label, for error messages.
         Returns:
             (H, W) uint8 train ids, 255 = ignore.
         Raises:
-            Outside: `label_out_of_range`, ids or colours are not in the space; it names them with their pixels.
+            Outside: ids or colours are not in the space (`label_out_of_range`); it lists them with their pixels.
         """
         if stored.ndim == 3:
             numbers = stored[..., 0].astype(np.int32) << 16 | stored[..., 1].astype(np.int32) << 8 | stored[..., 2]
@@ -92,7 +92,7 @@ class LabelSpace:
         return self._known(self._of_id, stored, where, "id")
 
     def to_stored(self, mask: np.ndarray) -> np.ndarray:
-        """Ids as the data set stores them, for a mask of train ids: (H, W) uint8 in; ignore stays 255.
+        """Convert a mask (H, W) uint8 of train ids to the ids that the data set stores; ignore stays 255.
 
         Returns:
             (H, W) uint8, or uint16 where the space has ids over 255.
@@ -103,7 +103,7 @@ class LabelSpace:
         return stored
 
     def to_section(self) -> dict[str, Any]:
-        """The whole space as plain JSON: what `from_section` reads."""
+        """Return the whole space as plain JSON, which `from_section` reads."""
         classes: list[dict[str, Any]] = [
             {"name": name, "colour": list(colour), "values": list(values), "stored_colours": [list(c) for c in stored]}
             for name, colour, values, stored in zip(

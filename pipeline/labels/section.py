@@ -1,6 +1,6 @@
-"""A label space as a section of a config, a YAML file or a checkpoint, and those that come with the package.
+"""Label spaces as sections of a config, a YAML file or a checkpoint, and the built-in label spaces.
 
-`spaces/*.yaml` are the built-in ones, each with the list it was taken from.
+`spaces/*.yaml` holds the built-in ones, each with the source of its list of classes.
 """
 
 from collections.abc import Iterable
@@ -30,12 +30,12 @@ SPACES = (
     "cityscapes19", "voc21", "camvid11", "cityscapes34", "camvid32", "ade20k150", "cocostuff171", "coco133", "mapillary65",
     "mapillary124", "bdd100k", "kitti", "nyu40",
 )  # fmt: skip
-# Runs from before label spaces were data hold no more of these than name, classes and colours, and stay bound to the name.
+# Runs identify these by name alone: from before label spaces were data, runs have only their name, classes and colours.
 BY_NAME = ("cityscapes19", "voc21", "camvid11")
 
 
 def _rgb(value: Any) -> Any:
-    """'#804080' as [128, 64, 128]."""
+    """Convert '#804080' to (128, 64, 128); other values are returned unchanged."""
     if isinstance(value, str) and len(digits := value.removeprefix("#")) == 6:
         try:
             return tuple(bytes.fromhex(digits))
@@ -122,7 +122,7 @@ class LabelSpaceSection(BaseModel):
 
     @cached_property
     def space(self) -> LabelSpace:
-        """What the section describes."""
+        """The label space that the section describes."""
         names = [one.name for one in self.classes]
         colours = with_fresh([one.colour for one in self.classes])
         stored = [one.stored_colours for one in self.classes]
@@ -147,10 +147,10 @@ class LabelSpaceSection(BaseModel):
 
 
 def from_section(values: Any, where: str) -> LabelSpace:
-    """The label space of a section as it stands in a checkpoint or a run, or of a built-in name.
+    """Build a label space from a section of a checkpoint or a run, or from a built-in name.
 
     Raises:
-        UserError: naming `where`.
+        UserError: the section is not valid; the message names `where`.
     """
     try:
         return LabelSpaceSection.model_validate(values).space
@@ -162,7 +162,7 @@ def from_section(values: Any, where: str) -> LabelSpace:
 
 
 def identity_of(found: LabelSpace) -> Any:
-    """What of a space decides a run: all of it, as JSON; the name of one whose runs were bound to the name before."""
+    """Return what identifies a space in a run: the whole space as JSON, or only the name for those in BY_NAME."""
     return found.name if found.name in BY_NAME and found == space(found.name) else found.to_section()
 
 
@@ -174,7 +174,7 @@ def _indices(category: str, members: Iterable[str], names: list[str]) -> tuple[i
 
 
 def space(name: str) -> LabelSpace:
-    """The built-in label space of that name; UserError lists the known ones."""
+    """Return the built-in label space of that name; UserError lists the known ones."""
     if name not in SPACES:
         raise UserError(
             f"label space '{name}' is unknown; choose one of {', '.join(SPACES)}, or give a YAML file of your own classes"
