@@ -1,1 +1,1 @@
-"""Where Ray runs: in this process or on a cluster, the cores and memory of its workers, and jobs submitted to it."""
+"""Ray, started on this machine or joined on a cluster: connection, cores and memory of its workers, and job submission."""

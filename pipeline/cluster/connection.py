@@ -1,4 +1,4 @@
-"""Ray inside this process, or the cluster this process runs in: the same calls either way."""
+"""Connect to Ray: start it on this machine, or join a running cluster; callers need not know which."""
 
 import contextlib
 import logging
@@ -19,36 +19,36 @@ from pipeline.cluster.phases import PHASES
 from pipeline.errors import UserError
 
 LOOPBACK, LOCAL = "127.0.0.1", "local"
-_LOG_LINE = re.compile(rb"\[[-0-9]+ [:,.0-9]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")  # of Ray's C++
-WORKER_KEYS, ACTOR_KEYS = "workers, cpus_per_worker, gpus_per_worker", "cpus_per_actor, gpus_per_actor"  # of configs
+_LOG_LINE = re.compile(rb"\[[-0-9]+ [:,.0-9]+ [A-Z] \d+ \d+\] .*\.cc:\d+: ")  # a line of Ray's C++ log
+WORKER_KEYS, ACTOR_KEYS = "workers, cpus_per_worker, gpus_per_worker", "cpus_per_actor, gpus_per_actor"  # config keys
 
 
 def connect() -> None:
-    """Join the running cluster (`RAY_ADDRESS`, or a job's own); on a lone machine, or where it is `local`, start Ray here."""
+    """Join the Ray cluster at `RAY_ADDRESS`, which Ray sets in jobs; if it is unset or `local`, start Ray on this machine."""
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job on a closed network has nobody to report to
-    # Ray's own notes (token mode, actor restarts) would tear the live progress line; its log files keep them all.
+    # Ray's own notices (token mode, actor restarts) would break up the live progress line; its log files keep them all.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS") or LOCAL
     if address == LOCAL:
         PHASES.info("starting Ray on this machine")
     else:
         PHASES.info("joining the Ray cluster at %s", address)
-    # On SIGTERM, Ray's own handler would print a stack of its C++ and end this process.
+    # Ray's own SIGTERM handler would print a C++ stack trace and end this process.
     with interrupts.kept(), _without_log_lines():
         _start() if address == LOCAL else _join()
 
 
 @contextlib.contextmanager
 def _without_log_lines() -> Iterator[None]:
-    """Keep lines of Ray's C++ log off stderr while Ray starts: it notes there which level it was given, before it keeps to it.
+    """Keep lines of Ray's C++ log off stderr while Ray starts: it writes some before it applies the log level it was given.
 
-    Whatever else is written there meanwhile is handed on.
+    Everything else that is written to stderr meanwhile is passed on.
     """
     try:
         stderr = os.dup(2)
-    except OSError:  # closed
+    except OSError:  # stderr is closed
         yield
         return
     reader, writer = os.pipe()
@@ -59,7 +59,7 @@ def _without_log_lines() -> Iterator[None]:
     try:
         yield
     finally:
-        os.dup2(stderr, 2)  # closes the pipe, unless a process that was started meanwhile writes to it too
+        os.dup2(stderr, 2)  # closes the pipe, unless a process that was started meanwhile holds it open
         thread.join(1.0)
 
 
@@ -75,7 +75,7 @@ def _join() -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except RuntimeError as error:
-        if "Version mismatch" not in str(error):  # Ray's own words: it has no type for it
+        if "Version mismatch" not in str(error):  # Ray's own message: it has no exception type for this
             raise
         raise UserError(f"{' '.join(str(error).split())}; install the cluster's own versions here") from None
     node_versions.check_nodes()
@@ -84,11 +84,11 @@ def _join() -> None:
 def _start() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     _keep_token_private()
-    # Ray's processes listen on loopback alone where their node has its address. Ray takes another in its place, except where
-    # it is not built for clusters (Windows, macOS); nothing else depends on this switch, which has no public name.
+    # Ray's processes listen only on loopback if that is their node's address. Ray replaces a loopback address, except where
+    # it does not support clusters (Windows, macOS); nothing else depends on this switch, which has no public name.
     ray_constants.ENABLE_RAY_CLUSTER, clusters = False, ray_constants.ENABLE_RAY_CLUSTER
     try:
-        # "local": without an address Ray would join whatever `ray start` left running on this machine, of whomever.
+        # "local": without an address Ray would join any Ray that `ray start` left running on this machine, whoever owns it.
         ray.init(
             LOCAL,
             _node_ip_address=LOOPBACK,
@@ -97,7 +97,7 @@ def _start() -> None:
             logging_level=logging.ERROR,
         )
     except Exception as error:
-        if "timed out during startup" not in str(error):  # Ray's own words: it has no type for it
+        if "timed out during startup" not in str(error):  # Ray's own message: it has no exception type for this
             raise
         raise UserError(
             "Ray did not start on this machine in the 30 s that it allows itself: too much else runs here; stop that, and run "
@@ -108,7 +108,7 @@ def _start() -> None:
 
 
 def _keep_token_private() -> None:
-    """The token that Ray's processes ask for, where Ray looks for it: Ray itself would write a file that all may read."""
+    """Write the token that Ray's processes ask for, readable only by its owner: Ray itself would let everybody read it."""
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or os.environ.get(
         "RAY_AUTH_MODE", "token"
     ) != "token":
@@ -123,21 +123,21 @@ def _keep_token_private() -> None:
                 os.link(draft.name, path)
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
-    except OSError:  # a home that cannot be written: the token is this process's and its children's
+    except OSError:  # the home folder is not writable: only this process and its children get the token
         if not os.path.exists(path):
             os.environ["RAY_AUTH_TOKEN"] = token
 
 
 def require(num_workers: int, cpus: float, gpus: float, what: str, keys: str) -> None:
-    """Refuse a job that the cluster can never place, instead of waiting for ever.
+    """Refuse a job that the cluster can never schedule, instead of waiting forever.
 
     Args:
-        keys: of the config, that say what is needed.
+        keys: the config keys that set what each worker needs, for the message.
     Raises:
-        UserError: the cluster, grown as far as its autoscaler may, is smaller than `num_workers` times (cpus, gpus).
+        UserError: the cluster, at the limit of its autoscaler, has less than `num_workers` times (cpus, gpus).
     """
     total = ray.cluster_resources()
-    # None on a cluster that does not grow; there is no public call for what an autoscaler may add.
+    # None on a cluster without an autoscaler; there is no public call for an autoscaler's limits.
     limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
     total = {kind: max(total.get(kind, 0), limits.get(kind, 0)) for kind in total.keys() | limits.keys()}
     for kind, each in (("CPU", cpus), ("GPU", gpus)):

@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster, behind its token: connect to it, follow a job to its exit code."""
+"""Connect to the job server of a Ray cluster with its token, and follow a job to its exit code."""
 
 import asyncio
 import contextlib
@@ -28,10 +28,10 @@ POLL_S, LOST_S = 2.0, 600.0
 
 
 def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
-    """The job server of a cluster: `http(s)://HOST:PORT` of its dashboard.
+    """Connect to the job server of a cluster at the address of its dashboard, `http(s)://HOST:PORT`.
 
     Raises:
-        UserError: not such an address, nobody answers, the cluster asks for no token, or there is none to give.
+        UserError: the address is malformed or does not answer; the cluster asks for no token, refuses this one, or none is set.
     """
     if not re.match(r"https?://[^/]", address):
         raise UserError(
@@ -61,14 +61,14 @@ def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
 
 
 def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], object]) -> int:
-    """Hand on the job's output until it ends; its exit code. A lost connection is taken up again for `LOST_S`.
+    """Pass the job's output to `write` until it ends, and return its exit code. A lost connection is retried for `LOST_S`.
 
     Raises:
         UserError: the cluster cannot be reached any more, or no longer knows the job.
     """
     from aiohttp import ClientError
 
-    with contextlib.suppress(OSError, RuntimeError):  # which the loop below takes care of
+    with contextlib.suppress(OSError, RuntimeError):  # the loop below handles these
         _await_start(client, name)
     written = 0
     lost_since: float | None = None
@@ -84,7 +84,7 @@ def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], obje
                     written += len(fresh)
                     write(fresh)
 
-        # What went wrong with the log is of no interest: the job goes on without us, and its status says how it fares.
+        # Errors of the log do not matter: the job goes on without us, and its status is asked for next.
         with contextlib.suppress(OSError, RuntimeError, ClientError):
             asyncio.run(tail())
         try:
@@ -107,7 +107,7 @@ def follow(client: "JobSubmissionClient", name: str, write: Callable[[str], obje
 
 
 def _await_start(client: "JobSubmissionClient", name: str) -> None:
-    """Say on stderr what a job waits for that the cluster has not started yet."""
+    """Wait until the cluster has started the job, and print on stderr what it is waiting for."""
     told = None
     while (details := client.get_job_info(name)).status == "PENDING":
         if details.message != told:
@@ -119,7 +119,7 @@ def _await_start(client: "JobSubmissionClient", name: str) -> None:
 
 
 def exit_code(details: "JobDetails") -> int:
-    """0 clean, 2 done with rejects, else failed; 1 too for a job that was stopped or never started."""
+    """Return a job's exit code: 0 clean, 2 done with rejects, else failed; 1 for a job that was stopped or never started."""
     if details.status == "SUCCEEDED":
         return 0
     return details.driver_exit_code or 1
@@ -138,7 +138,7 @@ def _status_without_token(address: str) -> int:
 
 
 def _token(address: str) -> str:
-    """This machine's token, from where Ray itself looks: the variable, the file it names, ~/.ray/auth_token."""
+    """Return this machine's token from where Ray looks: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -151,7 +151,7 @@ def _token(address: str) -> str:
 
 @contextlib.contextmanager
 def _without_ray_address() -> Iterator[None]:
-    """Ray lets these variables override an explicit address."""
+    """Unset the variables that Ray lets override an explicit address, while the block runs."""
     hidden = {name: os.environ.pop(name, None) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster have the driver's versions of the packages that decide masks and weights."""
+"""Check that the nodes of a cluster have the driver's versions of the packages that affect masks and weights."""
 
 import logging
 import platform
@@ -17,14 +17,14 @@ from pipeline.errors import UserError
 _log = logging.getLogger(__name__)
 
 PACKAGES = ("ray", "torch", "torchvision", "numpy", "pydantic", "pyarrow", "pillow")
-ANSWER_S = 60.0  # a busy node is not waited for longer: its versions are then not compared
+ANSWER_S = 60.0  # how long to wait for a busy node; after that, its versions are not compared
 _ADVICE = "install the same on every node, or list them in a file for `maskmill submit --runtime-env`"
 
 Versions = dict[str, str | None]
 
 
 def check_nodes() -> None:
-    """Compare every node's versions with the driver's, and log one warning where some differ.
+    """Compare every node's versions with the driver's, and log one warning if some differ.
 
     Raises:
         UserError: a node lacks a package.
@@ -43,7 +43,7 @@ def check_nodes() -> None:
 
 
 def versions_here() -> Versions:
-    """Package -> version in this process, without a build's suffix (2.15.0 of 2.15.0+cu132); None where it is missing."""
+    """Return package -> version in this process, without build suffix (2.15.0 for 2.15.0+cu132); None if it is missing."""
     found: Versions = {"maskmill": __version__, "Python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -54,10 +54,10 @@ def versions_here() -> Versions:
 
 
 def compare(driver: Versions, nodes: Mapping[str, Versions]) -> tuple[str, str]:
-    """What nodes lack, and where their versions differ from the driver's, each as words; "" where nothing does.
+    """Describe which packages nodes lack, and which versions differ from the driver's; each is "" if there are none.
 
     Args:
-        nodes: by address.
+        nodes: address -> versions.
     """
     by_value: dict[tuple[str, str | None], list[str]] = defaultdict(list)
     for address, versions in nodes.items():
@@ -74,7 +74,7 @@ def compare(driver: Versions, nodes: Mapping[str, Versions]) -> tuple[str, str]:
 
 
 def _ask(nodes: Iterable[str]) -> dict[str, Versions]:
-    """Node id -> its versions, of the nodes that answer in time."""
+    """Return node id -> versions of the nodes that answer in time."""
     ask = ray.remote(num_cpus=0, max_retries=0)(versions_here)
     asked = {
         node: ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
@@ -88,13 +88,13 @@ def _ask(nodes: Iterable[str]) -> dict[str, Versions]:
         try:
             found[node] = ray.get(answer, timeout=ANSWER_S)
         except RayError as error:
-            if unknown := re.search(r"No module named '(\w+)", str(error)):  # this package, or what it imports first
+            if unknown := re.search(r"No module named '(\w+)", str(error)):  # this package, or one that it imports
                 found[node] = {"maskmill" if unknown[1] == "pipeline" else unknown[1]: None}
-            # else the node left meanwhile
+            # otherwise the node has left the cluster meanwhile
     return found
 
 
 def _some(addresses: list[str]) -> str:
-    """`10.0.0.1`, or with the number of the others."""
+    """Format addresses: `10.0.0.1`, or `10.0.0.1 (and 2 more)`."""
     more = len(addresses) - 1
     return addresses[0] + (f" (and {more} more)" if more else "")

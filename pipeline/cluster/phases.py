@@ -1,4 +1,4 @@
-"""The log in which a command says what it does before there is progress to show: loading weights, listing, starting Ray."""
+"""The logger for what a command does before there is progress to show: loading weights, listing, starting Ray."""
 
 import logging
 

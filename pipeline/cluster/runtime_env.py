@@ -1,4 +1,4 @@
-"""Ray's `runtime_env` of a job, read from a user's file: packages and variables for a cluster that lacks them."""
+"""Read Ray's `runtime_env` for a job from a user's file: packages and variables that the cluster lacks."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ _SHOWN = "the job server shows its jobs' environments"
 
 
 def read(path: str) -> dict[str, Any]:
-    """The runtime environment of a YAML file, as Ray spells it (Ray's documentation, Environment Dependencies).
+    """Read a runtime environment from a YAML file with Ray's keys (Ray's documentation, Environment Dependencies).
 
     Raises:
-        UserError: no such file, a key that a submit sets itself or that Ray does not take beside a folder of code, a value
-            that Ray refuses, or a secret.
+        UserError: there is no such file; a key is unknown, set by the submit itself, or not allowed beside a folder of code;
+            Ray refuses a value, or a value is a secret.
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
@@ -39,7 +39,7 @@ def read(path: str) -> dict[str, Any]:
     from ray.runtime_env import RuntimeEnv
 
     try:
-        return dict(RuntimeEnv(**values).to_dict())  # a local requirements file becomes its lines
+        return dict(RuntimeEnv(**values).to_dict())  # replaces a local requirements file by its lines
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"--runtime-env {path}: {' '.join(str(error).split())}") from None
 

@@ -1,4 +1,4 @@
-"""Secrets of this machine's environment, which must not be in what travels to a cluster."""
+"""Keep secrets of this machine's environment out of what is sent to a cluster."""
 
 import os
 import re
@@ -8,14 +8,14 @@ from pipeline.config import canonical
 from pipeline.errors import UserError
 
 NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
-MIN_LENGTH = 8  # shorter values stand in texts by chance
+MIN_LENGTH = 8  # shorter values may appear in a text by chance
 
 
 def refuse_secrets(path: str, values: dict[str, Any], why: str) -> None:
-    """UserError if values read from a file hold the value of a variable that is named like a secret.
+    """Raise UserError if values read from a file hold the value of an environment variable that is named like a secret.
 
     Args:
-        why: they must not, for the sentence.
+        why: the reason that the message gives.
     """
     text = canonical(values)
     for name, value in os.environ.items():

@@ -1,8 +1,8 @@
-"""A job for a Ray cluster: what travels, and under which id.
+"""Submit a config as a job to a Ray cluster.
 
-What travels is this package, wherever it is installed, the one resolved config, and the folders of code and the checkpoints
-of this machine that it names; the store's credentials are the cluster's own environment. A job's id follows from its output, so
-that one output has one writer.
+Sent with the job are this package, wherever it is installed, the resolved config, and the local code folders and checkpoints
+that it names; the store's credentials come from the cluster's own environment. A job's id is derived from its output, so that
+an output has only one writer.
 """
 
 import hashlib
@@ -32,39 +32,39 @@ if TYPE_CHECKING:
 Kind = Literal["segment", "train"]
 SCHEMAS: dict[str, type[SegmentConfig] | type[TrainConfig]] = {"segment": SegmentConfig, "train": TrainConfig}
 PACKAGE = Path(__file__).parent.parent
-EXAMPLES = "examples"  # in an installed package: configs and the notebook, which no job reads
+EXAMPLES = "examples"  # folder of an installed package with configs and the notebook, which no job reads
 MAX_BYTES = 100_000_000  # the job server's own limit for a working_dir
 
 
 @dataclass(frozen=True)
 class Job:
-    """One config ready to be sent."""
+    """A config that is ready to be submitted."""
 
     kind: Kind
-    id: str  # of the first submit; later ones end in -2, -3, ...
+    id: str  # job id of the first submit; later ones end in -2, -3, ...
     config: dict[str, Any]  # resolved
-    digest: str  # of what the run is
-    command: str  # the plain line that does the same, without address
-    code: dict[str, Path] = field(default_factory=dict)  # name below code/ -> folder of this machine
-    checkpoints: dict[str, Path] = field(default_factory=dict)  # name below checkpoints/ -> folder or release file
-    environment: dict[str, Any] = field(default_factory=dict)  # Ray's runtime_env, beside the folder that travels
+    digest: str  # hash of the config without its machine-side keys
+    command: str  # arguments of the equivalent `ray job submit`, without address and id
+    code: dict[str, Path] = field(default_factory=dict)  # name below code/ -> local folder
+    checkpoints: dict[str, Path] = field(default_factory=dict)  # name below checkpoints/ -> local folder or file
+    environment: dict[str, Any] = field(default_factory=dict)  # Ray's runtime_env, without its working_dir
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """The job that writes an output now."""
+    """The job that is now writing an output."""
 
     id: str
     started: bool  # False: it was already running
 
 
 def prepare(kind: Kind, path: str, overrides: list[str] | None, environment: str | None = None) -> Job:
-    """Read a config and make sure that it may travel.
+    """Read a config and check that it can be sent to a cluster.
 
     Args:
         environment: YAML file of Ray's `runtime_env`, for a cluster that lacks the packages.
     Raises:
-        UserError: the config is wrong, names a path of this machine, or holds a secret of this machine's environment; or
+        UserError: the config is wrong, names a local path, or holds a secret of this machine's environment; or
             the runtime environment is wrong.
     """
     cfg = load(SCHEMAS[kind], path, overrides)
@@ -94,7 +94,7 @@ def prepare(kind: Kind, path: str, overrides: list[str] | None, environment: str
 
 
 def submit(client: "JobSubmissionClient", job: Job) -> Submitted:
-    """Start the job, or find it running; one that ended is started again under the next id and resumes its run.
+    """Start the job unless it is running already; a job that ended is started again under the next id and resumes its run.
 
     Raises:
         UserError: a job with another config writes this output, or the package is too large.
@@ -114,12 +114,12 @@ def submit(client: "JobSubmissionClient", job: Job) -> Submitted:
         except RuntimeError as error:
             if "already exists" not in str(error):
                 raise
-            return Submitted(_running(client.get_job_info(name), job), started=False)  # of another submit, just now
+            return Submitted(_running(client.get_job_info(name), job), started=False)  # by another submit, just now
     return Submitted(name, started=True)
 
 
 def request(job: Job, name: str, folder: str) -> dict[str, Any]:
-    """Everything that the job server is told; none of this machine's environment variables, since they would show in logs."""
+    """Return what is sent to the job server; no environment variables of this machine, since they would show in logs."""
     return {
         "submission_id": name,
         "entrypoint": f"python -m pipeline {job.kind} config.yaml",
@@ -129,7 +129,7 @@ def request(job: Job, name: str, folder: str) -> dict[str, Any]:
 
 
 def pack(job: Job, folder: Path) -> int:
-    """Copy what travels into a folder; bytes of it. UserError over `MAX_BYTES`."""
+    """Copy everything that the job needs into a folder, and return its size in bytes; UserError above `MAX_BYTES`."""
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", EXAMPLES)
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignore)
     for name, source in job.code.items():
@@ -154,7 +154,7 @@ def pack(job: Job, folder: Path) -> int:
 
 
 def _code_of(values: dict[str, Any]) -> dict[str, Path]:
-    """The folders of code that a config names, by the names under which they travel; the config then names these."""
+    """Return the local code folders that a config names, by their names in the job, and put those names into the config."""
     found: dict[str, Path] = {}
     sections = [values.get("model"), *(stage.get("model") for stage in values.get("stages", ()))]
     places = [(one, "path") for one in sections if one is not None and one["name"] == "python"] + [(values, "code")]
@@ -172,8 +172,10 @@ def _code_of(values: dict[str, Any]) -> dict[str, Path]:
 
 
 def _checkpoints_of(values: dict[str, Any]) -> dict[str, Path]:
-    """The trained networks on this machine's disk that a config names, which then names what travels. Its name begins with
-    the hash of its files, so that the job's digest tells one from another."""
+    """Return the local checkpoints that a config names, by their names in the job, and put those names into the config.
+
+    A name begins with a hash of the checkpoint's files, so that other weights give the job another digest.
+    """
     found: dict[str, Path] = {}
 
     def named(uri: str) -> str:
@@ -198,7 +200,7 @@ def _checkpoints_of(values: dict[str, Any]) -> dict[str, Path]:
 
 
 def _tries(client: "JobSubmissionClient", first: str) -> dict[int, "JobDetails"]:
-    """number -> job, of all submits of one id: 1 is the id itself, k is `<id>-k`."""
+    """Return number -> job for all submits of one id: 1 is the id itself, k is `<id>-k`."""
     found = {}
     for details in client.list_jobs():
         match = re.fullmatch(re.escape(first) + r"(?:-(\d+))?", details.submission_id or "")
@@ -220,7 +222,7 @@ def _running(details: "JobDetails", job: Job) -> str:
 
 def _plain_command(kind: Kind, path: str, overrides: list[str], extra: dict[str, Any]) -> str:
     sets = [word for override in overrides for word in ("--set", override)]
-    # Ray matches these below the package too, where the last leaves the files of pipeline/runs.
+    # Ray matches these below the package too; there `/runs/*/` matches only subfolders, so pipeline/runs keeps its files.
     environment = {**extra, "py_modules": [str(PACKAGE)], "excludes": ["/.git", "/.venv", "/runs/*/"]}
     return shlex.join(
         [
@@ -240,7 +242,7 @@ def _plain_command(kind: Kind, path: str, overrides: list[str], extra: dict[str,
 
 
 def plain_line(job: Job, address: str, name: str) -> str:
-    """The `ray job submit` line, to be run in the same folder, that this submit stands for."""
+    """Return the equivalent `ray job submit` line, to be run in the same folder."""
     return f"ray job submit --address {shlex.quote(address)} --submission-id {name} {job.command}"
 
 
