@@ -1,4 +1,4 @@
-"""Procedural street scenes in the Cityscapes layout: a labelled corpus for demo and tests that nobody must download."""
+"""Procedural street scenes in the Cityscapes layout: a labelled corpus for the demo and tests that needs no download."""
 
 import io
 import zipfile
@@ -10,7 +10,7 @@ from pipeline import storage
 from pipeline.synthetic.street import draw_scene
 
 CITIES = {"train": ("aldermoor", "brackwater", "cresthaven"), "val": ("dunmere",), "test": ("eastmarch",)}
-FRAMES = 4  # of one sequence
+FRAMES = 4  # per sequence
 
 
 def write_corpus(
@@ -21,7 +21,7 @@ def write_corpus(
     Args:
         folder: URI of the folder to write into.
         scenes: number of scenes of each split, e.g. {"train": 96, "val": 32}.
-        packed: a pair of zips with stored members, as Cityscapes comes; else a tree of files.
+        packed: write two zips with uncompressed members, as Cityscapes is distributed; else a tree of files.
     Returns:
         URIs of the images and of the labels, for a corpus config.
     """

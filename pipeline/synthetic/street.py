@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: (H, W, 3) uint8 RGB and (H, W) uint8 labelIds; the same state of `rng` gives the same scene."""
+    """Draw one scene: (H, W, 3) uint8 RGB and (H, W) uint8 labelIds; the same state of `rng` gives the same scene."""
     canvas = _Canvas(rng, height, width)
     horizon = height * rng.uniform(0.36, 0.5)
     vanish = width * rng.uniform(0.35, 0.65)
@@ -60,18 +60,18 @@ class _Canvas:
             self._label.rectangle(box, fill=label)
 
     def paint(self, box: Box, colour: Rgb) -> None:
-        """Detail that belongs to what is already there: image only."""
+        """Paint a detail of an object that is already drawn: only in the image, not in the label."""
         if box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
             self._image.rectangle(box, fill=colour)
 
     def grey(self, low: float, high: float) -> Rgb:
-        """A nearly grey colour between two levels."""
+        """Return a nearly grey colour between two levels."""
         level = self.rng.uniform(low, high)
         red, green, blue = np.clip(level + self.rng.normal(0, 9, 3), 0, 255).astype(int)
         return int(red), int(green), int(blue)
 
     def any_colour(self) -> Rgb:
-        """Half of the time grey, else any hue, muted as paint and plaster are."""
+        """Return grey half of the time, else any hue, muted as paint and plaster are."""
         if self.rng.random() < 0.5:
             return self.grey(20, 235)
         hue = self.rng.uniform(20, 220, 3)
@@ -79,7 +79,7 @@ class _Canvas:
         return int(red), int(green), int(blue)
 
     def photograph(self) -> np.ndarray:
-        """The image as a camera would give it: texture by class, light, haze, colour cast, noise."""
+        """Return the image as a camera would record it: with texture by class, light, haze, colour cast and noise."""
         rng, label = self.rng, np.asarray(self.label)
         picture = np.asarray(self.image).astype(np.float32)
         fine = rng.normal(0, 1, label.shape).astype(np.float32)
@@ -116,7 +116,7 @@ def _sky(canvas: _Canvas, horizon: float) -> None:
 
 
 def _ground(canvas: _Canvas, horizon: float, vanish: float) -> None:
-    """Terrain or pavement on both sides, the road with its markings between."""
+    """Draw terrain or pavement on both sides, and the road with its markings between them."""
     rng, height, width = canvas.rng, canvas.height, canvas.width
     left, right = width * rng.uniform(-0.35, 0.15), width * rng.uniform(0.85, 1.35)
     kerb = width * rng.uniform(0.12, 0.3)
@@ -147,7 +147,7 @@ def _ground(canvas: _Canvas, horizon: float, vanish: float) -> None:
 
 
 def _street_side(canvas: _Canvas, horizon: float, vanish: float, side: int) -> None:
-    """Facades, trees and fences that line one side, from far to near."""
+    """Draw the facades, trees and fences that line one side, from far to near."""
     rng, height, width = canvas.rng, canvas.height, canvas.width
     end = width * (1.05 if side > 0 else -0.05)
     edges = np.concatenate([[0.06], np.sort(rng.uniform(0.1, 0.95, int(rng.integers(2, 6)))), [1.0]])
@@ -206,7 +206,7 @@ def _tree(canvas: _Canvas, x: float, base: float, size: float) -> None:
 
 
 def _place(canvas: _Canvas, horizon: float, vanish: float, depth: float, lateral: float) -> tuple[float, float, float]:
-    """Foot point (x, y) and the height of a person there, at a depth in 0 (far) .. 1 (near)."""
+    """Return the foot point (x, y) and the height of a person there, at a depth in 0 (far) .. 1 (near)."""
     y = horizon + (canvas.height - horizon) * (0.08 + 0.8 * depth)
     x = vanish + lateral * canvas.width * (0.05 + 0.6 * depth)
     return x, y, canvas.height * (0.05 + 0.5 * depth)
