@@ -1,1 +1,1 @@
-"""Counts and the numbers that follow from them."""
+"""Metrics: exact counts per image, and the scores that follow from their sums."""

@@ -1,4 +1,4 @@
-"""Intervals by image: how much a number would move had other images of the same kind been drawn."""
+"""Bootstrap intervals over images: how much a score would vary with other images of the same kind."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ _CHUNK = 100  # draws at a time
 def resample(
     counts: np.ndarray, score: Callable[[np.ndarray], np.ndarray], seed: int = 0, draws: int = DRAWS
 ) -> np.ndarray:
-    """Scores of `draws` sets of images, each drawn with replacement from all of them.
+    """Return the scores of `draws` resampled sets of images, each drawn with replacement from all images.
 
     Args:
-        counts: (R, K) integers, one row an image: what is summed.
-        score: (D, K) sums -> (D, S) scores; counts are summed first and divided once, in every draw too.
+        counts: (R, K) integers to sum, one row per image.
+        score: (D, K) sums -> (D, S) scores; within each draw, too, counts are summed first and divided once.
         seed: the same seed and rows give the same draws, so two runs over the same images can be resampled as pairs.
     Returns:
         (draws, S) float64.
@@ -37,7 +37,7 @@ def resample(
 
 
 def interval(scores: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high ends, (S,) each, of the middle `level` of the draws; NaN draws (a class that was not drawn) left out."""
+    """Return the ends, (S,) each, of the middle `level` of the draws; NaN draws (a class was not drawn) are left out."""
     ends = np.full((2, scores.shape[1]), np.nan)
     there = ~np.isnan(scores).all(axis=0)
     if there.any():

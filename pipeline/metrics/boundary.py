@@ -1,6 +1,6 @@
 """Counts near class boundaries, for all classes at once: boundary IoU, boundary F, and the trimap.
 
-Distances are of a square window (Chebyshev), as in the reference code of Boundary IoU. Every pixel belongs to one class in
+Distances use a square window (Chebyshev), as in the reference code of Boundary IoU. Every pixel belongs to one class in
 truth and one in prediction, so a class that neither holds is counted nowhere. Ignored pixels count nowhere: there the
 prediction is taken as ignored too.
 """
@@ -23,7 +23,7 @@ ROWS = (
     "contour_predicted", "contour_predicted_hit", "contour_labelled", "contour_labelled_hit",  # pixels on its edge
     "trimap_right", "trimap_predicted", "trimap_labelled",  # all pixels within `width` of an edge of the truth
 )  # fmt: skip
-MAX_WIDTH_PX = 254  # of a band
+MAX_WIDTH_PX = 254  # largest width of a band
 MAX_BARS = 40  # classes in the report's chart
 
 Widths = tuple[int, ...]
@@ -35,7 +35,7 @@ class Boundary(Metric):
 
     key, declaration = "boundary_px", (tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH_PX)], ...], ())
     doc = "[pixels] Widths of the bands along edges in which boundary IoU and F-score are counted, such as [1, 3]; empty = off."
-    columns, in_every_part = ("boundary", "boundary_raw"), True  # widths * 10 * C, as count_boundary
+    columns, in_every_part = ("boundary", "boundary_raw"), True  # widths * 10 * C numbers, see count_boundary
 
     def metadata(self, setting: Widths) -> dict[str, str]:
         return {"width_px": ",".join(str(width) for width in setting)}
@@ -87,7 +87,7 @@ class Boundary(Metric):
 
 
 def _class_bars(values: np.ndarray, raw: np.ndarray | None, space: LabelSpace, words: str) -> str:
-    """One row a class that occurs, of the first `MAX_BARS`."""
+    """Draw one row per class that occurs, at most `MAX_BARS`."""
     shown = np.flatnonzero(~np.isnan(values))[:MAX_BARS]
     series = [] if raw is None else [("raw", raw[shown].tolist())]
     names = [space.classes[index] for index in shown]
@@ -97,10 +97,10 @@ def _class_bars(values: np.ndarray, raw: np.ndarray | None, space: LabelSpace, w
 def count_boundary(label: np.ndarray, mask: np.ndarray, num_classes: int, widths_px: tuple[int, ...]) -> np.ndarray:
     """Count, per class, what lies near boundaries.
 
-    A pixel is within `width` of its class's edge where the window of (2 width + 1)^2 around it holds another id, or leaves
-    the image. A contour pixel has another class among its eight neighbours; it is hit where the other picture has a contour
-    pixel of the same class within `width`. The trimap is where the truth's window holds two ids; the image's edge is no
-    boundary there.
+    A pixel is within `width` of its class's edge if the window of (2 width + 1)^2 around it holds another id or leaves the
+    image. A contour pixel has another class among its eight neighbours; it is hit if the other picture has a contour pixel of
+    the same class within `width`. The trimap is where the truth's window holds two ids; there, the image's border does not
+    count as a boundary.
 
     Args:
         label: (H, W) uint8 train ids, 255 = ignore; mask: (H, W) uint8 train ids below `num_classes`.
@@ -136,7 +136,7 @@ def count_boundary(label: np.ndarray, mask: np.ndarray, num_classes: int, widths
 
 
 def _groups(classes: np.ndarray) -> Iterator[np.ndarray]:
-    """(256,) uint64 for each group of classes: a bit of its own for each of the group, 0 for all others."""
+    """Yield (256,) uint64 per group of classes: a bit of its own for each class of the group, 0 for all others."""
     for first in range(0, len(classes), GROUP):
         bits = np.zeros(256, np.uint64)
         group = classes[first : first + GROUP]

@@ -20,7 +20,7 @@ class Calibration(Metric):
 
     key, declaration = "calibration_bins", (Annotated[int, Field(ge=0, le=1000)], 0)
     doc = "[bins] Bins of confidence in which it is compared with accuracy, such as 15; 0 = off."
-    columns, in_every_part = ("calibration",), True  # 3 * bins, as count_confidence
+    columns, in_every_part = ("calibration",), True  # 3 * bins numbers, see count_confidence
     needs = frozenset({"confidence"})
     section_id = "calibration"
 
@@ -54,7 +54,7 @@ class Calibration(Metric):
 
 
 def reliability(scores: dict[str, Any]) -> str:
-    """Accuracy over confidence, bin by bin, with the share of pixels of each bin, as inline SVG.
+    """Draw accuracy over confidence, bin by bin, with each bin's share of the pixels, as inline SVG.
 
     Source: Guo et al. 2017 (arXiv:1706.04599), figure 1.
     """

@@ -1,4 +1,7 @@
-"""Whether a ratio of sums changed from some nights to the next: its variance in each night, and how much nights differ."""
+"""Test whether a ratio of sums changed from earlier runs to the newest, from its variance within and between runs.
+
+A run is called a night here, as of an archive that is segmented every night.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,24 +11,24 @@ import numpy as np
 
 LEVEL = 0.95
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
-_STEPS = 60  # of a bisection: to the last digits of a float
+_STEPS = 60  # of a bisection: enough for the last digits of a float
 
 
 @dataclass(frozen=True)
 class Ratios:
-    """Some ratios in one night, (J,) each; NaN where there is nothing to divide by, a variance also where one unit is alone."""
+    """Some ratios in one night, (J,) each; NaN where the denominator is 0, a variance also where there is only one unit."""
 
     value: np.ndarray
     variance: np.ndarray
     units: np.ndarray
-    weight: np.ndarray  # the sum that is divided by
+    weight: np.ndarray  # the denominator
 
     @classmethod
     def of(cls, above: np.ndarray, below: np.ndarray) -> "Ratios":
-        """Sums divided once, with the variance of such a ratio.
+        """Divide sums once, and estimate the variance of each ratio.
 
         Args:
-            above, below: (M, J), one row a unit: an image, or all images that are alike, which count as one draw.
+            above, below: numerators and denominators, (M, J), one row per sampling unit: an image, or a group of similar ones.
         Source: Cochran 1977, Sampling Techniques, section 6.3: the linearised variance of a ratio of sums over clusters.
         """
         weight, units = below.sum(axis=0), (below > 0).sum(axis=0)
@@ -36,7 +39,7 @@ class Ratios:
         return cls(value, variance, units, weight)
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """Low and high ends, (J,) each, of the 95 % interval of the night alone."""
+        """Return low and high ends, (J,) each, of the 95 % interval of this night alone."""
         reach = quantile(self.units - 1.0) * np.sqrt(self.variance)
         return self.value - reach, self.value + reach
 
@@ -49,19 +52,19 @@ class Changes:
     change: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    p: np.ndarray  # two-sided, of no change beyond that from night to night; NaN where the nights are too few to tell
+    p: np.ndarray  # two-sided, of no change beyond that from night to night; NaN if there are too few nights to tell
 
 
 def changes(newest: Ratios, earlier: Sequence[Ratios]) -> Changes:
-    """The change of each ratio from the earlier nights, taken together, to the newest.
+    """Compute the change of each ratio from the earlier nights, pooled, to the newest.
 
-    Its variance has three parts: that of the newest night, that of the earlier ones, and that between nights, which a further
-    night has too. The last is what the earlier nights' values vary by beyond their own variances, at least 0; with one
-    earlier night it is not known and taken as 0. Where a night has one unit alone, nights are the only draws: the variance is
-    that of their values.
+    Its variance has three parts: that of the newest night, that of the earlier ones, and that between nights, to which the
+    newest night is subject too. The variance between nights is that of the earlier nights' values beyond their own variances,
+    at least 0; with one earlier night it is not known and taken as 0. If a night has only one unit, the nights themselves are
+    the sample, and the variance is that of their values.
 
     Source: between nights, Hedges & Olkin 1985, Statistical Methods for Meta-Analysis, section 9.B (the variance component
-        of a random effect, unweighted); a further one, Higgins, Thompson & Spiegelhalter 2009, section 3; degrees of freedom,
+        of a random effect, unweighted); a new night, Higgins, Thompson & Spiegelhalter 2009, section 3; degrees of freedom,
         Satterthwaite 1946.
     """
     value, variance, units, weight = (
@@ -81,7 +84,7 @@ def changes(newest: Ratios, earlier: Sequence[Ratios]) -> Changes:
         free = np.concatenate([newest.units[None], units, nights[None]]) - 1.0
         total = parts.sum(axis=0)
         freedom = total**2 / (parts**2 / np.maximum(free, 1)).sum(axis=0)
-        alone = np.isnan(total)  # in one of the nights a unit is alone
+        alone = np.isnan(total)  # one of the nights has only one unit
         total = np.where(alone, np.where(nights > 1, (1 + squared) * spread, np.nan), total)
         freedom = np.where(alone, np.maximum(nights - 1.0, 1), np.where(total > 0, np.maximum(freedom, 1), 1))
         change = newest.value - before
@@ -91,11 +94,11 @@ def changes(newest: Ratios, earlier: Sequence[Ratios]) -> Changes:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """P-values of questions that are asked together, adjusted so that one false alarm among all is as rare as one alone.
+    """Adjust p-values for multiple tests, so that any false alarm among them is no more likely than in a single test.
 
     Args:
-        p: (J,); NaN is no question.
-    Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure; it holds whatever depends on what.
+        p: (J,); NaN = no test.
+    Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure; it holds for tests with any dependence.
     """
     order = np.argsort(p)  # NaN last
     asked = np.count_nonzero(~np.isnan(p))
@@ -106,13 +109,13 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def two_sided(ratio: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-    """The probability that Student's t is as far from zero as `ratio` (J,) or farther; `freedom` (J,) need not be whole.
+    """Return the probability that Student's t is as far from zero as `ratio` (J,) or farther; `freedom` (J,) may be fractional.
 
-    The density is integrated over the angle of tan(angle) = t / sqrt(freedom), where it is a power of the cosine.
+    The density is integrated over an angle, with tan(angle) = t / sqrt(freedom); there it is a power of the cosine.
     """
     ratio, freedom = np.broadcast_arrays(np.asarray(ratio, float), np.asarray(freedom, float))
     low = np.arctan(np.abs(ratio) / np.sqrt(freedom))
-    # Beyond so many times its width the power of a cosine is nothing: the nodes are put where it is something.
+    # The power of the cosine vanishes beyond this multiple of its width, so the nodes are placed where it does not.
     high = np.minimum(pi / 2, low + 40 / np.sqrt(np.maximum(freedom, 1)) / np.maximum(1, np.abs(ratio) / 8))
     middle, half = (high + low) / 2, (high - low) / 2
     cosines = np.cos(middle[..., None] + half[..., None] * _NODES)
@@ -124,7 +127,7 @@ def two_sided(ratio: np.ndarray, freedom: np.ndarray) -> np.ndarray:
 
 
 def quantile(freedom: np.ndarray, level: float = LEVEL) -> np.ndarray:
-    """(J,): what Student's t lies within, on both sides of zero, with probability `level`; NaN without a degree of freedom."""
+    """Return (J,) the bound of |t| that Student's t keeps with probability `level`; NaN without a degree of freedom."""
     freedom = np.asarray(freedom, float)
     known = freedom > 0
     safe = np.where(known, freedom, 1.0)

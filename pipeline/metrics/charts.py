@@ -1,25 +1,25 @@
-"""Small charts as inline SVG in the report's colours: no script, and text that a screen reader is given as one sentence."""
+"""Small charts as inline SVG in the report's colours: without scripts, each described by a sentence for screen readers."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 480, 280  # of the whole picture, in its own units; it is scaled to its place
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 46  # around the plot
+WIDTH, HEIGHT = 480, 280  # of the whole picture, in SVG units; the page scales it
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 46  # margins around the plot
 
-Tick = tuple[float, str]  # place (0 to 1) and text
+Tick = tuple[float, str]  # position (0 to 1) and text
 
 
 @dataclass(frozen=True)
 class Plot:
-    """The area between the axes: places are shares of it, from the left and from the bottom."""
+    """The area between the axes; positions are fractions of it, from the left and from the bottom."""
 
     x_label: str
     y_label: str
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
-    words: str  # what the picture shows, for who cannot see it
+    words: str  # what the picture shows, for screen readers
 
     def x(self, share: float) -> float:
         return LEFT + share * (WIDTH - LEFT - RIGHT)
@@ -28,7 +28,7 @@ class Plot:
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     def bar(self, left: float, right: float, low: float, high: float, colour: str, title: str = "") -> str:
-        """A rectangle between shares; `colour` is a variable of the style sheet."""
+        """Draw a rectangle between fractions of the plot; `colour` is a variable of the style sheet."""
         hover = f"<title>{escape(title)}</title>" if title else ""
         return (
             f'<rect x="{self.x(left):.1f}" y="{self.y(high):.1f}" width="{max(self.x(right) - self.x(left), 0.5):.1f}" '
@@ -40,7 +40,7 @@ class Plot:
         return f'<polyline points="{places}" style="fill:none;{style}"/>'
 
     def svg(self, body: str) -> str:
-        """The whole picture."""
+        """Return the whole picture."""
         return (
             f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.words)}">'
             f"{''.join(self._axes())}{body}</svg>"
@@ -60,12 +60,12 @@ class Plot:
 
 
 def percent_ticks(step: float = 0.25) -> list[Tick]:
-    """0 to 100 in steps."""
+    """Return ticks from 0 to 100 percent; `step` is a fraction of 1."""
     return [(k * step, f"{100 * k * step:.0f}") for k in range(round(1 / step) + 1)]
 
 
 def scale(top: float, steps: int = 4) -> tuple[float, list[Tick]]:
-    """A round number of at least `top`, and ticks from 0 to it."""
+    """Return a round number of at least `top`, and ticks from 0 to it."""
     if top <= 0:
         return 1.0, [(0.0, "0")]
     unit = 10 ** math.floor(math.log10(top / steps))
@@ -75,7 +75,7 @@ def scale(top: float, steps: int = 4) -> tuple[float, list[Tick]]:
 
 
 def number(value: float) -> str:
-    """Short: `12 k`, `3.5 M`, `0.25`."""
+    """Format a number in short: `12 k`, `3.5 M`, `0.25`."""
     for unit, sign in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= unit:
             return f"{value / unit:.3g}{sign}"
@@ -83,10 +83,10 @@ def number(value: float) -> str:
 
 
 def share_bars(names: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], x_label: str, words: str) -> str:
-    """Horizontal bars of shares of 1, in percent, one row a name; of each name one bar a series.
+    """Draw fractions of 1 as horizontal bars, in percent: one row per name, with one bar per series.
 
     Args:
-        series: colour variable and a value for each name; NaN has no bar.
+        series: colour variable, and a value for each name; NaN has no bar.
     """
     row, left = 14 * len(series) + 10, 10 + 7 * max((len(name) for name in names), default=0)
     height, room = row * len(names) + BOTTOM, WIDTH - left - 52
@@ -109,18 +109,18 @@ def share_bars(names: Sequence[str], series: Sequence[tuple[str, Sequence[float]
 
 
 COURSE_WIDTH, COURSE_HEIGHT = 260, 120
-_LEFT, _RIGHT, _ABOVE, _BELOW = 46, 12, 8, 22  # around its plot
-_MIN_SPAN = 0.2  # of the largest value: what hardly moves is drawn as hardly moving
+_LEFT, _RIGHT, _ABOVE, _BELOW = 46, 12, 8, 22  # margins around the plot of a course
+_MIN_SPAN = 0.2  # smallest range of the axis, as a fraction of the largest value, so that small changes look small
 
 Point = tuple[str, float, float, float]  # name of a run, value, low and high end
 
 
 def course(points: Sequence[Point], show: Callable[[float], str], colour: str, words: str) -> str:
-    """A number from run to run, each with its interval, the newest in a colour: one small picture of many.
+    """Draw a value from run to run, each with its interval, the newest in a colour: a chart small enough to show many.
 
     Args:
-        points: the oldest first; NaN is left out.
-        show: how a value is written.
+        points: oldest first; NaN is left out.
+        show: formats a value.
         colour: variable of the style sheet.
     """
     low, high = _span([end for _, *values in points for end in values if not math.isnan(end)])
@@ -145,7 +145,7 @@ def course(points: Sequence[Point], show: Callable[[float], str], colour: str, w
 
 
 def _span(ends: Sequence[float]) -> tuple[float, float]:
-    """Where an axis begins and ends: from the lowest to the highest, or around both where they are close."""
+    """Return the ends of an axis: the lowest and the highest value, moved apart if they are close."""
     top, bottom = max(ends, default=1.0), min(ends, default=0.0)
     missing = max(_MIN_SPAN * abs(top) - (top - bottom), 0)
     low = max(bottom - missing / 2, 0) if bottom >= 0 else bottom
@@ -154,7 +154,7 @@ def _span(ends: Sequence[float]) -> tuple[float, float]:
 
 
 def _rules(ticks: Sequence[tuple[float, str]], names: Sequence[str]) -> Iterator[str]:
-    """Lines at two heights with their numbers, and the first and the last name below."""
+    """Draw lines at two heights with their values, and the first and the last name below."""
     for y, text in ticks:
         yield f'<line x1="{_LEFT}" x2="{COURSE_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" style="stroke:var(--line)"/>'
         yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>'
@@ -174,5 +174,5 @@ def _mark(x: float, y: float, ends: Sequence[float], ink: str, radius: int, titl
 
 
 def _short(name: str, most: int = 16) -> str:
-    """The end of a name: that is where names of runs differ."""
+    """Shorten a name to its end, since that is where names of runs differ."""
     return name if len(name) <= most else "…" + name[1 - most :]

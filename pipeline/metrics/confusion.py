@@ -8,18 +8,18 @@ from pipeline.compiled import compiled
 from pipeline.errors import UserError
 from pipeline.labels import IGNORE
 
-_ONES = np.uint64(0x0101010101010101)  # times a byte: that byte eight times
+_ONES = np.uint64(0x0101010101010101)  # a byte times this repeats the byte eight times
 _BYTE = np.uint64(0xFF)
-_ROWS = 64  # counted at once by `count_ids`
+_ROWS = 64  # rows that `count_ids` counts at once
 _ZERO, _ONE, _EIGHT = np.uint64(0), np.uint64(1), np.uint64(8)
 
-_tables = threading.local()  # one table of counts a thread: half a megabyte is dearer to clear than an image to count
+_tables = threading.local()  # one table per thread: clearing half a megabyte takes longer than counting an image
 
 
 def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:
     """Count the pixels of each (truth, prediction) pair.
 
-    Runs of equal 8-pixel words are counted once a run: neighbours agree in labels and masks far more often than not.
+    A run of equal 8-pixel words is counted at once, since neighbouring pixels of labels and masks mostly agree.
 
     Args:
         label: (H, W) uint8 train ids; pixels equal to 255 count nowhere.
@@ -41,7 +41,7 @@ def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np
     try:
         _count(*_words(label), *_words(mask), table)
         counts = table[:num_classes, :num_classes].copy()
-        if counts.sum() + table[IGNORE, :num_classes].sum() != label.size:  # some pixel was counted elsewhere
+        if counts.sum() + table[IGNORE, :num_classes].sum() != label.size:  # some pixel has another id
             raise UserError(_illegal(table, num_classes))
     except BaseException:
         table[:] = 0
@@ -52,7 +52,7 @@ def count_confusion(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np
 
 
 def count_ids(mask: np.ndarray) -> np.ndarray:
-    """(256,) int64: pixels of each id of a mask (H, W) uint8; a few rows at a time, since numpy counts in copies of 8 bytes."""
+    """Count the pixels of each id of a mask (H, W) uint8: (256,) int64; by a few rows, since numpy copies pixels to int64."""
     counts = np.zeros(256, np.int64)
     for top in range(0, len(mask), _ROWS):
         counts += np.bincount(mask[top : top + _ROWS].ravel(), minlength=256)
@@ -60,7 +60,7 @@ def count_ids(mask: np.ndarray) -> np.ndarray:
 
 
 def _table() -> np.ndarray:
-    """(256, 256) int64 zeros, this thread's own; whoever counts in it leaves zeros again."""
+    """Return this thread's own table of (256, 256) int64 zeros; its user must set it to zero again."""
     if not hasattr(_tables, "counts"):
         _tables.counts = np.zeros((256, 256), np.int64)
     table: np.ndarray = _tables.counts
@@ -68,7 +68,7 @@ def _table() -> np.ndarray:
 
 
 def _illegal(table: np.ndarray, num_classes: int) -> str:
-    """Which id of a full table is outside the label space."""
+    """Say which id that a table has counted is outside the label space."""
     if (masks := table[:, num_classes:].any(axis=0)).any():
         found = num_classes + int(np.flatnonzero(masks).max())
         return f"mask holds id {found}, the label space has classes 0..{num_classes - 1}"
@@ -77,7 +77,7 @@ def _illegal(table: np.ndarray, num_classes: int) -> str:
 
 
 def _words(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels as uint64 words of eight, and the up to seven that are left."""
+    """Return the pixels as uint64 words of eight, and the up to seven pixels that remain."""
     flat = np.ascontiguousarray(ids).reshape(-1)
     whole = flat.size // 8 * 8
     words = flat[:whole].view(np.uint64)
@@ -90,7 +90,7 @@ def _count(
 ) -> None:
     """Add to a (256, 256) int64 table: row = truth, column = prediction; illegal ids count like any other, for the message."""
     counts = table.reshape(-1)
-    # Places are unsigned: a signed index would be checked for being negative, which keeps the compiler from SIMD.
+    # Indices are unsigned: signed ones would be checked for being negative, which keeps the compiler from using SIMD.
     place, size = _ZERO, np.uint64(label.size)
     while place < size:
         truth, found, start = label[place], mask[place], place

@@ -1,4 +1,4 @@
-"""Instance-weighted counts for iIoU: every thing weighs the same, however large it appears in the image."""
+"""Instance-weighted counts for iIoU: every object weighs the same, however large it appears in the image."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Instances(Metric):
 
     key, declaration = "instances", (bool, False)
     doc = "Count iIoU, which needs instanceIds beside the labels as Cityscapes has them."
-    columns, in_every_part = ("instances",), True  # C * 6, as count_instances
+    columns, in_every_part = ("instances",), True  # C * 6 numbers, see count_instances
     needs = frozenset({"instances"})
 
     def check(self, space: LabelSpace) -> None:
@@ -66,10 +66,10 @@ class Instances(Metric):
 
 
 def count_instances(instances: np.ndarray, mask: np.ndarray, space: LabelSpace) -> np.ndarray:
-    """Count, per class, its instances and how much of each was found.
+    """Count, per class, its instances and how many of their pixels were found.
 
     Args:
-        instances: (H, W) integers as Cityscapes' instanceIds: labelId * 1000 + number for one thing, labelId for the rest.
+        instances: (H, W) integers as in Cityscapes' instanceIds: labelId * 1000 + number for an object, else labelId.
         mask: (H, W) uint8 train ids.
     Returns:
         (C, 6) int64, columns as COLUMNS: instances, their pixels, those predicted as the class and as any class of its
@@ -81,7 +81,7 @@ def count_instances(instances: np.ndarray, mask: np.ndarray, space: LabelSpace) 
     if instances.shape != mask.shape:
         raise UserError(f"instances {instances.shape} and mask {mask.shape} differ in size; both are of one image")
     counts = np.zeros((space.num_classes, len(COLUMNS)), np.int64)
-    # An id is above 1000 to be one thing: exactly 1000, like cityscapesScripts, is none.
+    # Only ids above 1000 are objects; 1000 itself is none, as in cityscapesScripts.
     ids, places = np.unique(np.where(instances > _STEP, instances, 0), return_inverse=True)
     classes = _classes_of(ids, space)
     categories = np.full(256, -1)
@@ -126,7 +126,7 @@ def category_instance_iou(counts: np.ndarray, confusion: np.ndarray, space: Labe
 
 
 def _mean_pixels(space: LabelSpace) -> np.ndarray:
-    """(C,) float64, 0 for a class without instances."""
+    """Return the mean pixels of an instance of each class: (C,) float64, 0 for a class without instances."""
     if space.name not in MEAN_PIXELS:
         raise UserError(
             f"label space {space.name} has no mean instance sizes; iIoU is defined for {', '.join(MEAN_PIXELS)}"
@@ -135,7 +135,7 @@ def _mean_pixels(space: LabelSpace) -> np.ndarray:
 
 
 def _classes_of(ids: np.ndarray, space: LabelSpace) -> np.ndarray:
-    """(len(ids),) class of each id; -1 for what is no instance or ignored."""
+    """Return the class of each id, (len(ids),); -1 for ids that are no instance or are ignored."""
     stored = {stored_id: index for index, stored_id in enumerate(space.stored_ids)}
     classes = np.full(len(ids), -1)
     for place, instance in enumerate(ids.tolist()):

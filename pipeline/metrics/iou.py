@@ -1,6 +1,6 @@
 """The IoU family from confusion counts (..., C, C), row = truth, column = prediction: counts are summed first, divided once.
 
-There may be a column more, of pixels that were predicted as none of the classes: they are wrong, and no class was predicted.
+An extra last column may hold pixels predicted as none of the classes: they are wrong, but predicted as no class.
 
 A class in neither truth nor prediction is NaN and left out of means; one predicted but never labelled scores 0.
 """
@@ -61,8 +61,8 @@ def pixel_accuracy(confusion: np.ndarray) -> float:
 
 
 def summary_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """The numbers of one line for each matrix of (..., C, C), (...) float64 each: `miou`, `mean_accuracy`,
-    `pixel_accuracy`, `frequency_weighted_iou`, `mean_dice`.
+    """Return the scores of each matrix of (..., C, C), (...) float64 each: `miou`, `mean_accuracy`, `pixel_accuracy`,
+    `frequency_weighted_iou`, `mean_dice`.
 
     Frequency-weighted IoU weighs a class by its labelled pixels. FCN (arXiv:1411.4038), section 5.
     """
@@ -78,8 +78,8 @@ def summary_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def margin_scores(margins: np.ndarray) -> np.ndarray:
-    """(D, 3 C) right, predicted and labelled pixels of each class -> (D, C + 3) float64: class IoU, mIoU, mean accuracy,
-    pixel accuracy. Confusion matrices hold more than these scores need: resampling adds up a seventh of the numbers."""
+    """Compute class IoU, mIoU, mean accuracy and pixel accuracy, (D, C + 3) float64, from the right, predicted and labelled
+    pixels of each class, (D, 3 C). Resampling these sums a seventh of the numbers that confusion matrices hold."""
     right, predicted, labelled = np.split(margins, 3, axis=1)
     iou, accuracy = iou_of(right, predicted, labelled), ratio(right, labelled)
     return np.column_stack([iou, mean(iou), mean(accuracy), ratio(right.sum(axis=1), labelled.sum(axis=1))])
@@ -87,7 +87,7 @@ def margin_scores(margins: np.ndarray) -> np.ndarray:
 
 def mean(values: np.ndarray) -> np.ndarray:
     """(...) float64: the mean over the last axis of what is not NaN; NaN where all is."""
-    values = np.ascontiguousarray(values)  # the same order of addition for one row as for many: the same last digit
+    values = np.ascontiguousarray(values)  # one row is added in the same order as many: the same last digit
     there = ~np.isnan(values)
     return ratio(np.where(there, values, 0.0).sum(-1), there.sum(-1))
 
@@ -98,7 +98,7 @@ def _right(confusion: np.ndarray) -> np.ndarray:
 
 
 def _predicted(confusion: np.ndarray) -> np.ndarray:
-    """(..., C)."""
+    """(..., C): the predicted pixels of each class."""
     predicted: np.ndarray = confusion.sum(-2)[..., : confusion.shape[-2]]
     return predicted
 

@@ -1,4 +1,4 @@
-"""What a metric is: it counts single images, turns summed counts into scores, and says how scores are shown."""
+"""The interface of a metric: count single images, compute scores from summed counts, and say how scores are shown."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipeline.labels import LabelSpace
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image to count: (H, W) each; what no metric of the run needs is None."""
+    """One image to count: (H, W) arrays, None if no metric of the run needs them."""
 
     space: LabelSpace
     label: np.ndarray  # uint8 train ids, 255 = ignore
@@ -23,7 +23,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Card:
-    """A number at the top of the report; `id` is its anchor, as that of a section."""
+    """A number at the top of the report; `id` is its HTML anchor, as for a section."""
 
     id: str
     name: str
@@ -33,7 +33,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """What the report shows of a metric: cards at its top, and under a title a table, a picture, or both."""
+    """What the report shows of a metric: cards at the top of the page, and under a title a table, a picture, or both."""
 
     cards: tuple[Card, ...] = ()
     id: str = ""
@@ -45,60 +45,58 @@ class Section:
 
 
 class Metric:
-    """Counts of their own columns in the mask rows of a run whose config asks for them; a new metric is a subclass in its
-    own file, and its object in `registry.METRICS`."""
+    """A metric with count columns of its own in the mask rows of runs whose config asks for it. To add one, write a subclass
+    in a file of its own, and add an instance to `registry.METRICS`."""
 
-    key: ClassVar[str]  # of config section `metrics`; a false value there = not counted
+    key: ClassVar[str]  # key of the config section `metrics`; a false value there = not counted
     declaration: ClassVar[tuple[Any, Any]]  # type and default of that key, for pydantic
     doc: ClassVar[str]  # what the key means; begins with its unit in brackets where it has one
-    columns: ClassVar[tuple[str, ...]]  # list columns of int64; the second, where there is one, is from before the CRF
-    needs: ClassVar[frozenset[str]] = frozenset()  # `instances`, `confidence` of LabelledImage
-    in_every_part: ClassVar[bool] = (
-        False  # whether the columns are in parts, as nulls, even where nobody asked for them
-    )
+    columns: ClassVar[tuple[str, ...]]  # list columns of int64; the second, if there is one, is from before the CRF
+    needs: ClassVar[frozenset[str]] = frozenset()  # which of `instances`, `confidence` of LabelledImage
+    in_every_part: ClassVar[bool] = False  # whether parts have the columns, as nulls, even if the metric is off
 
     def check(self, space: LabelSpace) -> None:
-        """UserError if the label space has no such metric: asked before a cluster starts."""
+        """Raise UserError if the metric does not support the label space; called before a cluster starts."""
 
     def metadata(self, setting: Any) -> dict[str, str] | None:
-        """What explains the columns, as metadata of their fields; None = nothing."""
+        """Return what explains the columns, as metadata of their Arrow fields; None = nothing."""
         return None
 
     def cells(self, setting: Any, num_classes: int) -> int:
-        """Numbers in one row of a column."""
+        """Return how many numbers one row of a column holds."""
         raise NotImplementedError
 
     def count(self, image: LabelledImage, setting: Any) -> Mapping[str, np.ndarray]:
-        """Column -> int64 counts of one image, of any shape with that many cells; a column left out is null."""
+        """Return column -> int64 counts of one image, of any shape with `cells` numbers; a column that is left out is null."""
         raise NotImplementedError
 
     def scores(self, summed: Callable[[str], np.ndarray], setting: Any, space: LabelSpace, raw: bool = False) -> Any:
-        """Scores of summed counts.
+        """Compute the scores from summed counts.
 
         Args:
-            summed: count column of the run, `confusion` among them -> its flat int64 sums.
-            raw: those from before the CRF.
+            summed: returns the flat int64 sums of a count column of the run, also of `confusion`.
+            raw: use the counts from before the CRF.
         """
         raise NotImplementedError
 
     def headline(self, scores: Any) -> Mapping[str, float]:
-        """Name -> share of 1: rows of the terminal's headline."""
+        """Return name -> fraction of 1, for rows of the headline table in the terminal."""
         return {}
 
     def section(self, scores: Any, raw: Any | None, space: LabelSpace) -> Section:
-        """What the report shows.
+        """Return what the report shows.
 
         Args:
-            raw: the scores from before the CRF, where the run has one and the metric counts them.
+            raw: the scores from before the CRF, if the run has one and the metric counts them.
         """
         return Section()
 
 
 def percent(value: float | None, sign: str = "") -> str:
-    """A share of 1 in percent, two digits; a dash where there is none."""
+    """Format a fraction of 1 in percent with two digits; a dash if there is none."""
     return "–" if value is None or np.isnan(value) else f"{100 * value:{sign}.2f}"
 
 
 def points(value: float) -> str:
-    """A difference of two shares in percentage points, signed."""
+    """Format a difference of two fractions in percentage points, with its sign."""
     return percent(value, "+").replace("-", "\u2212")

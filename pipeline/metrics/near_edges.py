@@ -1,7 +1,7 @@
-"""Where the edges of a label map are, and what lies near them: the compiled passes behind `boundary.py`.
+"""Find the edges of a label map and count pixels near them: the compiled passes behind `boundary.py`.
 
-Each walks through the rows once and holds little beside them, so that a picture of 50 megapixels fits too. Windows are square:
-of radius r they reach r pixels in each direction.
+Each pass goes through the rows once and needs little extra memory, so that a picture of 50 megapixels fits too. Windows are
+square: a window of radius r reaches r pixels in each direction.
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ def find_edges(ids: np.ndarray) -> np.ndarray:
 
 @compiled()
 def _find_in_row(above: np.ndarray, here: np.ndarray, below: np.ndarray, found: np.ndarray) -> None:
-    """All but the first and the last pixel of a row, by slices of equal length, which the compiler takes many at a time."""
+    """Fill a row but for its first and last pixel, by slices of equal length, which the compiler vectorises."""
     inner = len(here) - 2
     middle, flags = here[1 : 1 + inner], found[1 : 1 + inner]
     for x in range(inner):
@@ -167,7 +167,7 @@ def count_hits(
 
 @compiled()
 def _classes_near(ids: np.ndarray, edges: np.ndarray, radius_px: int, bits: np.ndarray, near: np.ndarray) -> None:
-    """Of each pixel of a row, the bits of the classes whose contours it has within the radius, in doubling steps."""
+    """Set for each pixel of a row the bits of the classes with a contour pixel within the radius, in doubling steps."""
     width, window = len(ids), 2 * radius_px + 1
     some, more = np.zeros(width + window - 1, np.uint64), np.zeros(width + window - 1, np.uint64)
     anything = False

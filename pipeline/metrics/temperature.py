@@ -1,4 +1,4 @@
-"""The temperature by which logits are divided so that confidences agree with accuracy, fitted to labelled pixels.
+"""Fit the temperature that logits are divided by, on labelled pixels, so that confidence agrees with accuracy.
 
 Letters: P pixels, K passes whose softmax is averaged (networks, scales, mirror images), C classes.
 """
@@ -12,7 +12,7 @@ from pipeline.compiled import compiled
 from pipeline.errors import UserError
 
 RANGE = 0.05, 20.0  # of the temperatures that are tried
-_STEPS = 13  # of the first look over the range
+_STEPS = 13  # temperatures of the first, coarse search over the range
 _TOLERANCE = 1e-5  # of the temperature's logarithm
 _GOLDEN = (5**0.5 - 1) / 2
 
@@ -23,17 +23,17 @@ class LabelledPixels:
 
     logits: np.ndarray  # (P, K, C) float32
     label: np.ndarray  # (P,) uint8 train ids
-    labelled: int  # labelled pixels of the image, which the P stand for
+    labelled: int  # number of labelled pixels of the image, from which the P are drawn
 
 
 def fit_temperature(images: Sequence[LabelledPixels]) -> float:
-    """The temperature of the least `negative_log_likelihood`.
+    """Return the temperature with the least `negative_log_likelihood`.
 
-    With one pass the loss is convex in 1 / temperature, so it has one minimum. With several it is looked for around the best of
-    13 temperatures over the range.
+    With one pass the loss is convex in 1 / temperature, so it has one minimum. With several passes it may have more; the one
+    around the best of 13 temperatures over the range is searched for.
 
     Raises:
-        UserError: no pixel is labelled, or the least lies at an end of the range.
+        UserError: no pixel is labelled, or the minimum lies at an end of the range.
     Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2.
     """
     if not any(len(image.label) for image in images):
@@ -61,7 +61,7 @@ def negative_log_likelihood(images: Sequence[LabelledPixels], temperature: float
 
 
 def _least(loss: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one minimum between low and high is least, by golden section."""
+    """Find the minimum of a function that has one between low and high, by golden-section search."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = loss(left), loss(right)
     while high - low > _TOLERANCE:
