@@ -1,4 +1,4 @@
-"""Questions over a run: counts summed over any group, worst images, the report. Ray is not needed to read."""
+"""Query a run: counts summed over any group, worst images, the report. Reading a run does not need Ray."""
 
 from pipeline.analysis.drift import Drift
 from pipeline.analysis.export import FORMATS, export

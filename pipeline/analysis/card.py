@@ -1,4 +1,4 @@
-"""A run at a glance, for a terminal and for a notebook: what it is, and what can be asked."""
+"""Describe a run briefly, for a terminal and for a notebook: what it is, and which methods answer questions about it."""
 
 from html import escape
 from typing import Any
@@ -7,12 +7,12 @@ from pipeline.analysis.run_counts import RunCounts
 from pipeline.metrics.metric import percent
 
 ASK = ".iou(by=[...])  .intervals()  .worst(20)  .overlay(image_id)  .frame([...])"
-COUNTED_IMAGES = 200_000  # a card counts its headline in at most about a second
+COUNTED_IMAGES = 200_000  # a card of more images has no mIoU, so that it takes at most about a second
 MAX_SWATCHES = 40
 
 
 def network_name(identity: dict[str, Any]) -> str:
-    """The network of a run in a few words, `deeplabv3plus, efficientnet_lite0`; "" where the run does not say."""
+    """Name the network of a run, such as `deeplabv3plus, efficientnet_lite0`; "" if the run does not record it."""
     model = identity.get("model") or {}
     words = [model.get("name"), model.get("backbone") or model.get("encoder") or model.get("depth")]
     members = len(identity.get("members") or {})
@@ -21,12 +21,12 @@ def network_name(identity: dict[str, Any]) -> str:
 
 
 def temperature(view: RunCounts) -> float:
-    """By which the network's logits were divided; 1 where they were not."""
+    """Return the temperature that the network's logits were divided by; 1 if they were not."""
     return float((view.description.config.get("predict") or {}).get("temperature", 1))
 
 
 def lines(view: RunCounts) -> str:
-    """Three lines; nothing but `run.json`, `_SUCCESS.json` and, of an unfinished run, the list of its parts is read."""
+    """Describe a run in three lines; reads only `run.json`, `_SUCCESS.json` and, if it is unfinished, the list of its parts."""
     info, space = view.description, view.space
     network = network_name(info.identity)
     return "\n".join(
@@ -46,7 +46,7 @@ def state(view: RunCounts) -> str:
 
 
 def answered(view: RunCounts) -> str:
-    """How many masks and rejects a run has; of an unfinished one, how many shards are answered."""
+    """Say how many masks and rejects a run has; for an unfinished one, how many shards are answered."""
     if view.state is not None:
         return f"{view.state.rows} masks, {view.state.rejects} rejects"
     shards = sum(part.last - part.first + 1 for part in view.listed("masks"))
@@ -54,7 +54,7 @@ def answered(view: RunCounts) -> str:
 
 
 def html(view: RunCounts, miou: float | None) -> str:
-    """A small card in the notebook's own colours. `miou`: a share of 1; None = not counted."""
+    """Render a small card in the notebook's own colours. `miou`: a fraction of 1; None = not counted."""
     space = view.space
     facts = [network_name(view.description.identity), f"{space.name}, {space.num_classes} classes", answered(view)]
     headline = "" if miou is None else f"<div style='font-size:1.6em;font-weight:600'>mIoU {percent(miou)} %</div>"

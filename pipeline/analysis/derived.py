@@ -1,4 +1,4 @@
-"""Counts of a run made anew: parts with the same rows and groups and other counts, in a folder that goes with its view."""
+"""Recount a run: write parts with the same rows and groups but other counts, in a temporary folder of the new view."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,30 +15,30 @@ from pipeline.analysis.sums import batches
 from pipeline.metrics.iou import mean_iou, pixel_accuracy
 from pipeline.runs import Part
 
-COUNTED = ("pixels", "confusion", "confusion_raw", "miou", "pixel_accuracy")  # what is made anew
+COUNTED = ("pixels", "confusion", "confusion_raw", "miou", "pixel_accuracy")  # columns that are counted again
 
 _LEFT_OUT = ("mask", "confidence_map", "unknown_labelled")
 
 
 @dataclass(frozen=True)
 class Derived:
-    """Parts with counts alone, no masks."""
+    """Parts with new counts and without masks."""
 
-    folder: tempfile.TemporaryDirectory[str]  # deleted with it
+    folder: tempfile.TemporaryDirectory[str]  # deleted with this object
     parts: list[Part]
 
 
 Columns = dict[str, list[object]]
-Recount = Callable[[Part, pa.RecordBatch], Columns]  # the values of COUNTED for some rows of a part
+Recount = Callable[[Part, pa.RecordBatch], Columns]  # computes the columns COUNTED for some rows of a part
 
 
 def derive(view: RunCounts, columns: Sequence[str], recount: Recount, num_classes: int, rows: int) -> Derived:
-    """Write the parts of a run with other counts.
+    """Write copies of a run's parts with other counts.
 
     Args:
-        columns: those that `recount` needs.
-        num_classes: of the new counts.
-        rows: how many are in memory at a time.
+        columns: columns that `recount` needs.
+        num_classes: number of classes of the new counts.
+        rows: number of rows in memory at a time.
     """
     folder = tempfile.TemporaryDirectory(prefix="maskmill-counts-")
     Path(folder.name, "masks").mkdir()
@@ -50,14 +50,14 @@ def derive(view: RunCounts, columns: Sequence[str], recount: Recount, num_classe
             table = _recounted(batch, recount(part, batch), num_classes)
             writer = writer or pq.ParquetWriter(copy.uri, table.schema, compression="zstd")
             writer.write_table(table)
-        if writer is not None:  # a part of rejects alone has no rows
+        if writer is not None:  # a part with nothing but rejects has no rows
             writer.close()
             parts.append(replace(copy, bytes=Path(copy.uri).stat().st_size))
     return Derived(folder, parts)
 
 
 def confusion_columns(confusions: Sequence[np.ndarray | None]) -> Columns:
-    """`confusion` of each image and what follows from it alone; None = no label."""
+    """Return `confusion` of each image, and the columns that follow from it alone; None = no label."""
     counted = [matrix if matrix is not None and matrix.any() else None for matrix in confusions]
     return {
         "confusion": [None if matrix is None else matrix.ravel() for matrix in confusions],

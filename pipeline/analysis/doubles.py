@@ -1,4 +1,4 @@
-"""An image that is in two runs, by its id or by where it lies."""
+"""Find an image that is in two runs, by its id or by its location."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +11,7 @@ from pipeline.analysis.sums import batches, over_parts
 
 
 def shared_image(members: Mapping[str, RunCounts], columns: Sequence[str]) -> tuple[str, str, str] | None:
-    """An image whose values of some columns are in two runs: its id, and the two; None where there is none."""
+    """Find an image whose values of some columns are in two runs: its id, and the names of both; None if there is none."""
     hashes = [
         np.unique(np.concatenate([np.zeros(0, np.uint64), *over_parts(member.parts("masks"), _hashes_of(columns))]))
         for member in members.values()
@@ -20,7 +20,7 @@ def shared_image(members: Mapping[str, RunCounts], columns: Sequence[str]) -> tu
     doubled = values[counts > 1]
     if not len(doubled):
         return None
-    seen: dict[tuple[object, ...], str] = {}  # a hash may be shared by chance: the values decide
+    seen: dict[tuple[object, ...], str] = {}  # hashes may collide: the values decide
     for name, member in members.items():
         mine = dict[tuple[object, ...], str]()
         for batch in batches(member.parts("masks"), list(dict.fromkeys(["image_id", *columns]))):
@@ -43,6 +43,6 @@ def _hashes_of(columns: Sequence[str]) -> Callable[[list[str]], np.ndarray]:
 
 
 def _hashed(batch: pa.RecordBatch, columns: Sequence[str]) -> np.ndarray:
-    """(rows,) uint64 of the values of some columns of text."""
+    """Hash each row's values of some text columns: (rows,) uint64."""
     frame = pa.Table.from_batches([batch]).select(list(columns)).to_pandas().fillna("")
     return pd.util.hash_pandas_object(frame, index=False).to_numpy(np.uint64)

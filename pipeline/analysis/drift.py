@@ -1,7 +1,7 @@
 """What changed in the newest run against earlier ones, without labels: areas of classes, confidence, entropy, rejects.
 
-The draws are images, or, where images are alike as the frames of one drive are, all of those together. How runs differ among
-themselves anyway counts too: pipeline/metrics/change.py has the statistic.
+The sampling unit is an image, or a group of similar images such as the frames of one drive. The usual variation from run to
+run is taken into account; pipeline/metrics/change.py has the statistic. A run is called a night there and here.
 """
 
 import math
@@ -20,8 +20,8 @@ from pipeline.errors import UserError, nearest
 from pipeline.metrics.change import LEVEL, Ratios, changes, holm
 from pipeline.metrics.metric import percent
 
-MEANS = ("confidence", "entropy", "rejects")  # what is asked beside the areas of the classes
-ALIKE = ("city", "sequence")  # as `maskmill next` has them
+MEANS = ("confidence", "entropy", "rejects")  # measures in addition to the areas of the classes
+ALIKE = ("city", "sequence")  # the same default as in `maskmill next`
 LAST = 7
 LEAST = 0.1
 CHANGED, SMALL, NOISE, UNKNOWN = "changed", "small", "within noise", "unknown"
@@ -31,13 +31,14 @@ _NAMES = {"unit", "images", "pixels", "has confidence", "has entropy", "rejects"
 
 @dataclass(frozen=True)
 class Asked:
-    """The question.
+    """The settings of a comparison.
 
     Args:
-        last: how many earlier runs count at most, the nearest ones.
-        by: group columns; each group is compared with itself.
-        alike: columns whose values together say which images are alike; an image without the last of them is on its own.
-        least: a change smaller than this share of what was before is none, however sure; of a confidence, of its distance to 1.
+        last: the newest run is compared with at most this many runs before it.
+        by: group columns; each group is compared with the same group in the earlier runs.
+        alike: columns whose values together say which images are similar; an image without a value in the last is its own unit.
+        least: a change below this fraction of the earlier value (for confidence, of its distance to 1) does not count, however
+            certain.
     """
 
     last: int = LAST
@@ -46,7 +47,7 @@ class Asked:
     least: float = LEAST
 
     def check(self, groups: Sequence[str]) -> None:
-        """UserError if it cannot be asked of runs that have these group columns."""
+        """Raise UserError if the settings do not suit runs with these group columns."""
         if self.last < 1:
             raise UserError(f"drift: cannot compare with the last {self.last} runs; give 1 or more")
         if not self.least >= 0:
@@ -64,16 +65,16 @@ class Asked:
 
 @dataclass(frozen=True, repr=False)
 class Drift:
-    """What changed.
+    """The result of a comparison.
 
-    table: one row a group, measure and class: the group columns, `measure` (`area`, `confidence`, `entropy`, `rejects`),
+    table: one row per group, measure and class: the group columns, `measure` (`area`, `confidence`, `entropy`, `rejects`),
         `class` (of an area), `before`, `after`, `change`, `low`, `high` (its 95 % interval), `p` (adjusted for all comparisons
-        of the table) and `verdict`: `changed`, `small` (sure, but less than `least`), `within noise`, or `unknown` where the
-        draws are too few to tell.
-    nights: one row a run, measure and class of the whole run, with its own interval: `run`, `measure`, `class`, `value`, `low`,
-        `high`.
-    units: how many draws each run has.
-    only_newest, only_earlier: groups that are not on the other side, in words.
+        of the table) and `verdict`: `changed`, `small` (certain, but below `least`), `within noise`, or `unknown` if there are
+        too few units to tell.
+    nights: one row per run, measure and class, over the whole run, with the interval of that run alone: `run`, `measure`,
+        `class`, `value`, `low`, `high`.
+    units: number of sampling units of each run.
+    only_newest, only_earlier: names of the groups that only the newest run, or only earlier runs have.
     """
 
     table: pd.DataFrame
@@ -87,7 +88,7 @@ class Drift:
 
     @property
     def comparisons(self) -> int:
-        """How many questions were asked together."""
+        """Number of comparisons that were tested together."""
         return int((self.table["verdict"] != UNKNOWN).sum())
 
     @property
@@ -99,18 +100,18 @@ class Drift:
         return "\n".join([f"{self.newest} against {', '.join(self.earlier)}: {self.summary()}", *self.sentences()])
 
     def summary(self) -> str:
-        """`3 of 14 changed`, and what could not be told."""
+        """Return `3 of 14 changed`, and how many more comparisons had too few units."""
         unknown = int((self.table["verdict"] == UNKNOWN).sum())
         more = f"; of {unknown} more too few draws to tell" if unknown else ""
         return f"{len(self.changed)} of {self.comparisons} changed{more}"
 
     def sentences(self) -> list[str]:
-        """One line for each change: `road 31.20 % -> 24.80 % (95 % interval of the change -7.90 to -4.90)`."""
+        """Return a line per change, such as `road 31.20 % -> 24.80 % (95 % interval of the change -7.90 to -4.90)`."""
         return [sentence(row, self.asked.by) for row in self.changed.to_dict("records")]
 
 
 def sentence(row: Mapping[str, Any], by: Sequence[str]) -> str:
-    """A row of a drift's table in words."""
+    """Describe a row of a drift's table in words."""
     group = f"{group_name([row[name] for name in by])}: " if by else ""
     name, before, after, _, interval, *_ = cells(row)
     unit = " nats" if row["measure"] == "entropy" else " %"
@@ -118,7 +119,7 @@ def sentence(row: Mapping[str, Any], by: Sequence[str]) -> str:
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """Of a row of a drift's table: its name, before, after, change, the interval, p and the verdict, as a person reads them."""
+    """Format a row of a drift's table for people: its name, before, after, change, interval, p and verdict."""
 
     def show(name: str, sign: str = "") -> str:
         value = float(row[name])
@@ -136,7 +137,7 @@ def find_drift(names: Sequence[str], members: Sequence[RunCounts], asked: Asked)
     """See `RunsView.drift`.
 
     Args:
-        names: of the members, the oldest first.
+        names: names of the members, oldest first.
     """
     names, members = names[-asked.last - 1 :], members[-asked.last - 1 :]
     if len(members) < 2:
@@ -173,7 +174,7 @@ def _order(key: tuple[object, ...]) -> list[tuple[bool, str, object]]:
 
 
 def _units(view: RunCounts, asked: Asked) -> pd.DataFrame:
-    """One row a group and unit: the groups, `unit`, and sums: pixels of each class and of all, MEANS and how many have each."""
+    """Return one row per group and unit: the groups, `unit`, and the sums that `_sums` names."""
     bundled = num_rows(view) > MAX_IMAGES
     cells = view.cells("pixels")
     columns = list(dict.fromkeys(["image_id", *asked.by, *asked.alike]))
@@ -200,7 +201,7 @@ def _folded(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def _measured(batch: pa.RecordBatch, columns: Sequence[str], asked: Asked, bundled: bool, cells: int) -> pd.DataFrame:
-    """A row an image."""
+    """Return one row per image."""
     frame = _with_units(pa.Table.from_batches([batch]).select(list(columns)), asked, bundled)
     for name in ("confidence", "entropy"):
         values = batch.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
@@ -211,7 +212,7 @@ def _measured(batch: pa.RecordBatch, columns: Sequence[str], asked: Asked, bundl
 
 
 def _rejected(view: RunCounts, columns: Sequence[str], asked: Asked, bundled: bool) -> pd.DataFrame | None:
-    """A row a rejected image, whose groups are in the plan."""
+    """Return one row per rejected image, with its groups from the plan; None if there is none."""
     ids = view.rejects()["image_id"].tolist()
     if not ids:
         return None
@@ -220,14 +221,14 @@ def _rejected(view: RunCounts, columns: Sequence[str], asked: Asked, bundled: bo
 
 
 def _with_units(table: pa.Table, asked: Asked, bundled: bool) -> pd.DataFrame:
-    """The groups of each row, and the number of its unit; more units than MAX_IMAGES are drawn in as many bundles."""
+    """Return each row's groups and the number of its unit; `bundled`: units are hashed into MAX_IMAGES bundles."""
     units = units_of(table, asked)
     groups = {name: pd.Series(table[name].to_pylist(), dtype=object) for name in asked.by}
     return pd.DataFrame({**groups, "unit": units % np.uint64(MAX_IMAGES) if bundled else units})
 
 
 def units_of(table: pa.Table, asked: Asked) -> np.ndarray:
-    """(rows,) uint64: equal for images that are alike; one without a value in the last of the columns is on its own."""
+    """Return (rows,) uint64, equal for similar images; an image without a value in the last column is its own unit."""
     frame = table.select(list(dict.fromkeys(["image_id", *asked.alike]))).to_pandas(integer_object_nulls=True)
     units = _hashes(frame[["image_id"]])
     if asked.alike:
@@ -246,7 +247,7 @@ def _keys(units: pd.DataFrame, by: Sequence[str]) -> set[tuple[object, ...]]:
 
 
 def _ratios(units: pd.DataFrame, by: Sequence[str], key: Sequence[object], num_classes: int) -> Ratios:
-    """The measures of a group: the areas of the classes, then MEANS."""
+    """Return the measures of a group: the areas of the classes, then MEANS."""
     for name, value in zip(by, key, strict=True):
         units = units[units[name].isna() if value is None else units[name] == value]
     sums = units.groupby("unit")[_sums(num_classes)].sum()
@@ -256,7 +257,7 @@ def _ratios(units: pd.DataFrame, by: Sequence[str], key: Sequence[object], num_c
 
 
 def _sums(num_classes: int) -> list[str | int]:
-    """The columns of the sums of a unit."""
+    """Name the summed columns of a unit: pixels of each class, MEANS, all pixels, and the images that have each of MEANS."""
     return [*range(num_classes), *MEANS, "pixels", "has confidence", "has entropy", "images"]
 
 
@@ -266,7 +267,7 @@ def _measures(classes: Sequence[str]) -> pd.DataFrame:
 
 
 def _rows(nights: Sequence[Ratios], classes: Sequence[str], group: "dict[str, object]") -> pd.DataFrame:
-    """One group's rows, without verdicts; classes that no night has are left out."""
+    """Return the rows of one group, without verdicts; classes that are in no run are left out."""
     table = _measures(classes)
     for place, (name, value) in enumerate(group.items()):
         table.insert(place, name, pd.Series([value] * len(table), dtype=object))
@@ -281,7 +282,7 @@ def _rows(nights: Sequence[Ratios], classes: Sequence[str], group: "dict[str, ob
 
 
 def _judged(table: pd.DataFrame, least: float) -> pd.DataFrame:
-    """With `p` adjusted, and the verdict."""
+    """Adjust `p` for all rows together, and add the verdict."""
     p = holm(table["p"].to_numpy(np.float64))
     scale = table["before"].where(table["measure"] != "confidence", 1 - table["before"])
     large = table["change"].abs() >= least * scale
@@ -295,7 +296,7 @@ def _nights(names: Sequence[str], ratios: Sequence[Ratios], classes: Sequence[st
     for name, night in zip(names, ratios, strict=True):
         low, high = night.interval()
         top = np.array([np.inf if measure == "entropy" else 1.0 for measure in _measures(classes)["measure"]])
-        ends = {"low": np.maximum(low, 0), "high": np.minimum(high, top)}  # shares are no more than all
+        ends = {"low": np.maximum(low, 0), "high": np.minimum(high, top)}  # a share is at most 1
         frames.append(_measures(classes).assign(run=name, value=night.value, **ends))
     table = pd.concat(frames, ignore_index=True)
     return table[["run", "measure", "class", "value", "low", "high"]]

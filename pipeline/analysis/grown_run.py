@@ -1,4 +1,4 @@
-"""The generations of a run that grew, each as a run of what it answered."""
+"""Open each generation of an extended run as a run of its own, with only the images that it answered."""
 
 from pipeline import storage
 from pipeline.analysis.many_runs import RunsView, of_members, run_names
@@ -8,9 +8,9 @@ from pipeline.runs.generations import committed_name, generation_of
 
 
 def open_generations(uri: str) -> RunsView:
-    """The generations of a run that `maskmill extend` made grow, each with the rows that it answered, as it answered them.
+    """Open the generations of a run that `maskmill extend` extended, each with the rows that it wrote, as they were then.
 
-    A generation that answered nothing is left out: one that images were only gone in.
+    A generation without masks of its own is left out, such as one in which images only disappeared.
 
     Raises:
         UserError: there is no run, or it is not finished.
@@ -22,7 +22,7 @@ def open_generations(uri: str) -> RunsView:
 
 
 def _answered_then(view: RunView) -> RunView:
-    """A view of a generation, of what it answered itself."""
+    """Return the view of a generation, restricted to the parts that it wrote itself."""
     kept = {
         kind: [part for part in view.listed(kind) if generation_of(part) == view.generation]
         for kind in ("masks", "rejects")

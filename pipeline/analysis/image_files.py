@@ -1,4 +1,4 @@
-"""Images of a run as files for other programs: copied out of their corpus as they are stored there."""
+"""Copy images of a run out of their corpus, unchanged, as files for other programs."""
 
 import io
 import posixpath
@@ -11,11 +11,11 @@ from pipeline.corpus.signed import is_signed
 from pipeline.errors import Reject, UserError
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
-_TABLES = (".parquet",)  # whose members are columns, with no name of a file
+_TABLES = (".parquet",)  # members of these are columns, without a file name
 
 
 def read_image(item: Item) -> bytes:
-    """An image's file as the corpus stores it; UserError where it cannot be read again."""
+    """Read an image's file as the corpus stores it; UserError if it cannot be read again."""
     try:
         return read(item.image)
     except (Reject, OSError) as error:
@@ -25,10 +25,10 @@ def read_image(item: Item) -> bytes:
 
 
 def file_name(item: Item, data: bytes) -> str:
-    """`<image id><suffix>`: that of the image's file, or of its form where it lies in a table.
+    """Return `<image id><suffix>`, with the suffix of the image's file, or of its picture format if it is in a table.
 
     Raises:
-        UserError: the id leads out of the folder, or the bytes are no picture.
+        UserError: the id leads out of the folder, or the bytes are not a picture.
     """
     if leads_out(item.image_id):
         raise UserError(f"image '{item.image_id}' leads out of the folder; rename it and segment again")
@@ -36,12 +36,12 @@ def file_name(item: Item, data: bytes) -> str:
 
 
 def leads_out(image_id: str) -> bool:
-    """Whether a file named by an image's id would lie outside of its folder."""
+    """Whether a file that is named after an image's id would lie outside its folder."""
     return ".." in image_id.split("/") or image_id.startswith("/")
 
 
 def copy_image(item: Item, data: bytes, out: str) -> str:
-    """Write an image's file below a folder or prefix; its path there."""
+    """Write an image's file below a folder or prefix, and return its path there."""
     name = file_name(item, data)
     storage.put(storage.join(out, name), data)
     return name
@@ -58,5 +58,5 @@ def _suffix_of(image_id: str, data: bytes) -> str:
     try:
         with Image.open(io.BytesIO(data), formats=tuple(_SUFFIXES)) as picture:
             return _SUFFIXES[picture.format or ""]
-    except Exception as error:  # of damaged headers: anything
+    except Exception as error:  # damaged headers raise anything
         raise UserError(f"image '{image_id}' is no {', '.join(_SUFFIXES)} picture ({type(error).__name__})") from None

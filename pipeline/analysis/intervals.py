@@ -1,4 +1,4 @@
-"""Intervals and comparisons: what one run says, how sure that is, and whether another run differs."""
+"""Bootstrap intervals for the scores of a run, and comparison with another run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.iou import margin_scores
 
-MAX_IMAGES = 10_000  # drawn one by one; more are drawn in as many bundles, by a hash of the image id
-GROUP_BUNDLES = 1000  # of each group of such a run
+MAX_IMAGES = 10_000  # drawn one by one; more are hashed by image id into this many bundles, which are drawn
+GROUP_BUNDLES = 1000  # bundles per group of such a run
 SCORES = ("miou", "mean_accuracy", "pixel_accuracy")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs over the same images, drawn in pairs."""
+    """Two runs compared over the same images, which are drawn in pairs."""
 
     table: pd.DataFrame  # index: classes and SCORES; columns: before, after, difference, low, high
-    images: int  # labelled in both
+    images: int  # number of images labelled in both
     only_before: int
     only_after: int
 
@@ -59,7 +59,7 @@ def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
         )
     one, two = one.loc[common], two.loc[common]
     first, second = one.to_numpy()[:, 1:], two.to_numpy()[:, 1:]
-    # One seed: each draw is of the same images in both.
+    # With the same seed, each draw has the same images in both.
     low, high = interval(resample(second, margin_scores, seed) - resample(first, margin_scores, seed))
     table = pd.DataFrame({"before": _value(first), "after": _value(second)}, index=_names(before))
     table["difference"] = table["after"] - table["before"]
@@ -67,7 +67,7 @@ def compare_runs(before: RunCounts, after: RunCounts, seed: int) -> Comparison:
 
 
 def group_intervals(view: RunCounts, by: Sequence[str], groups: Sequence[Key], seed: int) -> pd.DataFrame:
-    """mIoU of some groups with its interval, one row a group, in their order: see `RunView.intervals_by`."""
+    """Return mIoU of some groups with its interval, one row per group, in their order; see `RunView.intervals_by`."""
     bundled, places = num_rows(view) > MAX_IMAGES, {key: place for place, key in enumerate(groups)}
     found = over_parts(view.parts("masks"), lambda uris: _group_margins(uris, by, places, view.shape, bundled))
     units = pd.concat(found) if found else pd.DataFrame()
@@ -86,7 +86,7 @@ def group_intervals(view: RunCounts, by: Sequence[str], groups: Sequence[Key], s
 def _group_margins(
     uris: Sequence[str], by: Sequence[str], groups: Mapping[Key, int], shape: tuple[int, int], bundled: bool
 ) -> pd.DataFrame:
-    """Margins of the images of some groups (index: the group's place), `unit`: the bundle that an image belongs to."""
+    """Return the margins of the images of some groups (index: place of the group), and `unit`: the bundle of the image."""
     frames = []
     for batch in batches(uris, ["image_id", *by, "confusion"], rows_at_once(shape[0] * shape[1])):
         batch, values = counted(batch, "confusion", shape[0] * shape[1])
@@ -96,14 +96,14 @@ def _group_margins(
         frame = pd.DataFrame(_margins_of(values.reshape(-1, *shape)), index=place)
         frame["unit"] = (pd.util.hash_array(names, categorize=False) % GROUP_BUNDLES).astype(np.int64) if bundled else 0
         frame = frame[frame.index >= 0]
-        if bundled:  # a million images of one group are a thousand rows
+        if bundled:  # so that a million images of one group become a thousand rows
             frame = frame.set_index([frame.index, "unit"]).groupby(level=[0, 1]).sum().reset_index("unit")
         frames.append(frame)
     return pd.concat(frames) if frames else pd.DataFrame()
 
 
 def _margins_of(matrices: np.ndarray) -> np.ndarray:
-    """(N, C, C or C + 1) confusions -> (N, 3 C) int64: right, predicted and labelled pixels of each class."""
+    """Convert confusions (N, C, C or C + 1) to (N, 3 C) int64: right, predicted and labelled pixels of each class."""
     predicted = matrices.sum(1)[:, : matrices.shape[1]]
     return np.concatenate([np.diagonal(matrices, axis1=1, axis2=2), predicted, matrices.sum(2)], axis=1)
 
@@ -114,12 +114,12 @@ def excludes_zero(row: pd.Series) -> bool:
 
 
 def _value(margins: np.ndarray) -> np.ndarray:
-    """(C + 3,) scores of the summed margins."""
+    """Return the (C + 3,) scores of the summed margins."""
     return margin_scores(margins.sum(axis=0, keepdims=True))[0]
 
 
 def _units(view: RunCounts, raw: bool, bundled: bool | None = None) -> pd.DataFrame:
-    """One row an image (index: image id) or bundle (index: its number): `images`, then 3 C margins, int64."""
+    """Return a row per image (index: image id) or bundle (index: its number): `images`, then 3 C margins, int64."""
     bundled = num_rows(view) > MAX_IMAGES if bundled is None else bundled
     column, shape = "confusion_raw" if raw else "confusion", view.shape
     found = over_parts(view.parts("masks"), lambda uris: _margins(uris, column, shape, bundled))
@@ -151,7 +151,7 @@ def _frame(values: np.ndarray, index: np.ndarray) -> pd.DataFrame:
 
 
 def num_rows(view: RunCounts) -> int:
-    """Mask rows of a run, from the footers."""
+    """Count the mask rows of a run, from the footers of its parts."""
     return sum(over_parts(view.parts("masks"), lambda uris: sum(_footer_rows(uri) for uri in uris)))
 
 

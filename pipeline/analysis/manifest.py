@@ -1,4 +1,4 @@
-"""Lists of chosen images as files: a CSV that is a corpus of layout `manifest`, and the ids in such a list."""
+"""Files that list chosen images: write a CSV that is a corpus of layout `manifest`, and read the ids from such a list."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ from pipeline.errors import UserError
 
 
 def write_manifest(view: RunCounts, chosen: pd.DataFrame, uri: str, copy: bool = False) -> None:
-    """A CSV with a row an image: `image` (its URI), then the columns of `chosen`.
+    """Write a CSV with a row per image: `image` (its URI), then the columns of `chosen`.
 
     Args:
         chosen: `image_id` and further columns, as `RunView.next` gives them.
-        copy: put the images beside the CSV, in a folder with its name, and name those.
-    Raises:
-        UserError: a manifest cannot name an image where it lies, or it cannot be copied.
+        copy: copy the images beside the CSV, into a folder with its name, and list the copies.
+        Raises:
+        UserError: a manifest cannot refer to an image at its location, or the image cannot be copied.
     """
     items = {item.image_id: item for item in items_of(view.plan().rows_of(chosen["image_id"].tolist()))}
     file = io.StringIO()
@@ -36,7 +36,7 @@ def write_manifest(view: RunCounts, chosen: pd.DataFrame, uri: str, copy: bool =
 
 
 def read_ids(uri: str) -> list[str]:
-    """The image ids of a list: the column `image_id` of a CSV, or one id a line; UserError where there is none."""
+    """Read the image ids of a list: the column `image_id` of a CSV, or one id per line; UserError if there is none."""
     try:
         text = storage.read(storage.absolute(uri)).decode("utf-8-sig")
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def _column(rows: Iterator[list[str]], place: int) -> Iterator[str]:
 
 
 def _named(item: Item, uri: str) -> str:
-    """An image as a manifest names it where it lies."""
+    """Return an image's URI for the manifest; UserError if a manifest cannot refer to the image at its location."""
     if item.image.member is not None:
         raise UserError(
             f"image '{item.image_id}' lies in {item.image.uri}, or its address is secret: a list cannot name it; copy the "
@@ -72,7 +72,7 @@ def _named(item: Item, uri: str) -> str:
 
 
 def _copied(item: Item, uri: str) -> str:
-    """The same of its copy."""
+    """Copy an image beside the manifest, and return the copy's path for the manifest."""
     folder = uri.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     data = read_image(item)
     return f"{folder}/{copy_image(item, data, storage.join(uri.rsplit('/', 1)[0], folder))}"
@@ -80,5 +80,5 @@ def _copied(item: Item, uri: str) -> str:
 
 def _cell(value: object) -> object:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.6f}"  # always with a point: a column of numbers, and no group
+        return "" if pd.isna(value) else f"{value:.6f}"  # always with a point, so that the column is no group
     return "" if value is None or value is pd.NA else value

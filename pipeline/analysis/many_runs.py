@@ -1,4 +1,4 @@
-"""Several runs as one: a run a night, or shards of an archive that were segmented apart."""
+"""Several runs as one: such as a run every night, or pieces of an archive that were segmented separately."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,23 +27,23 @@ from pipeline.runs import Part, Plan
 if TYPE_CHECKING:
     import dask.dataframe as dd
 
-RUN = "run"  # the column that says which run a row or count is of
+RUN = "run"  # name of the column that says which run a row or count belongs to
 T = TypeVar("T")
-IMAGES = ("plan_sha256", "corpus", "split")  # of what a run is made of: which images it answers
-MAX_DIFFERENCES = 3  # of settings, in one line
+IMAGES = ("plan_sha256", "corpus", "split")  # the keys of a run's identity that say which images it has
+MAX_DIFFERENCES = 3  # settings that one line lists
 
 
 def open_runs(uris: Iterable[str], allow_doubles: bool = False) -> "RunsView":
-    """Several runs as one view, the oldest first: counts add up, and `run` is a group column.
+    """Open several runs as one view, oldest first: their counts add up, and `run` is a group column.
 
-    Runs of other weights or settings count together too; the view says so when it is printed. The images' addresses are read
-    once, to see that no image is answered twice.
+    The runs may differ in weights and settings; printing the view shows how. The images' addresses are read once, to check that
+    no image is in two runs.
 
     Args:
-        uris: of the runs. A run is named by the last part of its URI, and by more of it where two are alike.
-        allow_doubles: an image that is answered in two runs counts twice.
+        uris: URIs of the runs. A run is named by the last part of its URI, or by more of it if two would have the same name.
+        allow_doubles: count an image twice if it is in two runs.
     Raises:
-        UserError: no run, runs of different label spaces, or an image that is answered in two of them.
+        UserError: no run is given, their label spaces differ, or an image is in two of them.
     """
     return joined([open_run(uri) for uri in uris], allow_doubles)
 
@@ -70,13 +70,13 @@ def joined(members: Sequence[RunView], allow_doubles: bool = False) -> "RunsView
 
 
 def of_members(members: "dict[str, RunView]") -> "RunsView":
-    """A view of some runs by name, the oldest first, unchecked."""
+    """Return a view of runs by name, oldest first, without any check."""
     first = next(iter(members.values()))
     return RunsView(", ".join(members), first.description, first.space, unmapped=first.unmapped, members=members)
 
 
 def run_names(uris: Sequence[str]) -> list[str]:
-    """The shortest endings of some URIs that tell them apart; UserError for one that is given twice."""
+    """Return the shortest endings of the URIs that differ from each other; UserError if a URI is given twice."""
     parts = [uri.rstrip("/").split("/") for uri in uris]
     for uri in uris:
         if uris.count(uri) > 1:
@@ -90,7 +90,7 @@ def run_names(uris: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, repr=False)
 class RunsView(RunView):
-    """Read-only answers about several runs together: what `RunView` answers, with `run` as a further group column."""
+    """A read-only view of several runs together: like `RunView`, with `run` as a further group column."""
 
     members: "dict[str, RunView]" = field(default_factory=dict)  # by name, the oldest first
 
@@ -108,7 +108,7 @@ class RunsView(RunView):
 
     @cached_property
     def other_settings(self) -> dict[str, str]:
-        """Run -> what decides its masks otherwise than in the first run, its images aside; those that differ alone."""
+        """Run -> how the settings that affect its masks differ from the first run's, images aside; only runs that differ."""
         found = {}
         for name, member in self.members.items():
             first, mine = (
@@ -137,7 +137,7 @@ class RunsView(RunView):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all runs counted alike."""
+        """Settings of metrics that are the same in all runs."""
         first, *others = (member.settings for member in self.members.values())
         return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
@@ -149,16 +149,16 @@ class RunsView(RunView):
 
     @property
     def num_images(self) -> int:
-        """Of all runs."""
+        """Number of images of all runs."""
         return sum(member.num_images for member in self.members.values())
 
     def finished(self) -> str | None:
-        """When the last run was finished; None while one is not."""
+        """When the last of the runs was finished; None while one is not."""
         found = [member.finished() for member in self.members.values()]
         return None if None in found else max(str(one) for one in found)
 
     def sums(self, column: str, by: Sequence[str] = ()) -> Sums:
-        """See `RunCounts.sums`; those of each run are read once, whatever is asked of them together."""
+        """See `RunCounts.sums`; grouped by `run`, they are the sums of each run, which are read once."""
         if RUN not in by:
             return super().sums(column, by)
         place, inner = list(by).index(RUN), [name for name in by if name != RUN]
@@ -169,7 +169,7 @@ class RunsView(RunView):
         }
 
     def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:
-        """See `RunCounts.counts`; `run` is a group like others, and stands in the runs' order where it is the first."""
+        """See `RunCounts.counts`; `run` is a group like others, and is in the order of the runs if it comes first."""
         table = super().counts(column, by)
         if list(by[:1]) != [RUN]:
             return table
@@ -193,7 +193,7 @@ class RunsView(RunView):
 
     def frame(self, columns: Sequence[str] | None = None) -> "dd.DataFrame":
         """The mask rows of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.frame`."""
-        import dask.dataframe as dd  # half a second, for those who ask for a frame
+        import dask.dataframe as dd  # takes half a second, so only where a frame is needed
 
         wanted = [name for name in columns or self.columns if name != RUN]
         return dd.concat([member.frame(wanted).assign(**{RUN: name}) for name, member in self.members.items()])
@@ -202,7 +202,7 @@ class RunsView(RunView):
         self, columns: Sequence[str] | None = None, classes: Sequence[str] = (), min_area: int = 1
     ) -> "dd.DataFrame":
         """The tables of regions of all runs as a lazy Dask frame, with the column `run`; see `RunCounts.regions`."""
-        import dask.dataframe as dd  # half a second, for those who ask for a frame
+        import dask.dataframe as dd  # takes half a second, so only where a frame is needed
 
         wanted = None if columns is None else [name for name in columns if name != RUN]
         found = [
@@ -216,7 +216,7 @@ class RunsView(RunView):
         return pd.concat([one for one in found if len(one)] or found[:1], ignore_index=True)
 
     def worst(self, n: int, by: str = "miou") -> pd.DataFrame:
-        """See `RunView.worst`; with the column `run`."""
+        """See `RunView.worst`; the result has the column `run`."""
         found = [member.worst(n, by).assign(**{RUN: name}) for name, member in self.members.items()]
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
 
@@ -235,33 +235,34 @@ class RunsView(RunView):
     def drift(
         self, last: int = LAST, by: Sequence[str] = (), alike: Sequence[str] = ALIKE, least: float = LEAST
     ) -> Drift:
-        """What changed in the newest run, which is the last of them, against the `last` ones before it; needs no labels.
+        """Compare the newest run, which is the last one, with the `last` runs before it; needs no labels.
 
-        Asked are the share of each class in the pixels, the mean confidence and entropy of the images, and the share of
-        rejects; a verdict allows for all of these questions together (Holm).
+        Compared are each class's share of the pixels, the mean confidence and entropy of the images, and the share of rejects;
+        p-values are adjusted for all of these comparisons together (Holm).
 
         Args:
-            by: group columns; each group is compared with itself.
-            alike: columns whose values together say which images are alike, such as the frames of one drive: these are one
-                draw. An image without a value in the last of them is a draw of its own.
-            least: a change smaller than this share of what was before is none, however sure it is.
+            by: group columns; each group is compared with the same group in the earlier runs.
+            alike: columns whose values together say which images are similar, such as the frames of one drive: these are one
+                sampling unit. An image without a value in the last column is a unit of its own.
+            least: a change below this fraction of the earlier value (for confidence, of its distance to 1) does not count,
+                however certain it is.
         Raises:
-            UserError: there is one run alone, or a column is none of all runs.
+            UserError: there is only one run, or some run lacks a column.
         """
         asked = Asked(last, tuple(by), tuple(alike), least)
         asked.check(self.groups[1:])
         return find_drift(list(self.members), list(self.members.values()), asked)
 
     def unlike(self, n: int = 20, last: int = LAST, alike: Sequence[str] = ALIKE) -> pd.DataFrame:
-        """The images of the newest run that are least like those of the `last` ones before it, by the shares of their classes.
+        """Find the images of the newest run that differ most from those of the `last` runs before it, by shares of classes.
 
         Args:
-            alike: as of `drift`; the farthest image of each draw comes before a second one of any.
+            alike: as in `drift`; the farthest image of every sampling unit comes before a second one of any unit.
         Returns:
-            `image_id`, `distance` (the share of the image that would have to be of other classes to have the shares of the
-            nearest earlier image), `nearest` and `nearest_run` (that image), `confidence`, `entropy`; the farthest first.
+            `image_id`, `distance` (the share of the image's pixels that would have to change class to have the class shares of
+            the nearest earlier image), `nearest` and `nearest_run` (that image), `confidence`, `entropy`; the farthest first.
         Raises:
-            UserError: there is one run alone, or a column is none of all runs.
+            UserError: there is only one run, or some run lacks a column.
         """
         asked = Asked(last, (), tuple(alike))
         asked.check(self.groups[1:])
@@ -295,17 +296,17 @@ class RunsView(RunView):
         return self._by_home(ids, lambda member, some: member.pictures(some))
 
     def summary(self) -> dict[str, Any]:
-        """See `RunView.summary`; `images_per_s` is None, since nobody worked between the runs."""
+        """See `RunView.summary`; `images_per_s` is None, since nothing ran between the runs."""
         return super().summary() | {"images_per_s": None}
 
     def plan(self) -> Plan:
-        """UserError: each run has its own."""
+        """Raise UserError, since each run has a plan of its own."""
         raise UserError(
             f"{len(self.members)} runs have no plan together; ask one of them: .members['{next(iter(self.members))}']"
         )
 
     def check_ids(self) -> None:
-        """UserError if two runs have an image of one id: what is asked by image would mistake one for the other."""
+        """Raise UserError if two runs share an image id, since queries by image would confuse their images."""
         if found := shared_image(self.members, ["image_id"]):
             one, two = found[1:]
             raise UserError(
@@ -320,7 +321,7 @@ class RunsView(RunView):
         return {image_id: found[image_id] for image_id in ids}
 
     def _homes(self, ids: Sequence[str]) -> dict[str, list[str]]:
-        """Run -> those of some images that it has masks of."""
+        """Return run -> which of these images it has masks of."""
         homes, seen = dict[str, list[str]](), dict[str, str]()
         wanted = pa.array(list(ids), pa.string())
         for name, member in self.members.items():

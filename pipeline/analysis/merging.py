@@ -1,4 +1,4 @@
-"""Classes of a run taken as one, from its counts: sums of integers."""
+"""Merge classes of a run by summing its counts, which stay exact integers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from pipeline.runs import Part
 
 @dataclass(frozen=True)
 class Merging:
-    """A coarser label space, and which of its classes each class becomes."""
+    """A coarser label space, and the index of its class that each original class becomes."""
 
     space: LabelSpace
     becomes: tuple[int, ...]
 
     @classmethod
     def of(cls, space: LabelSpace, groups: Mapping[str, Sequence[str]]) -> "Merging":
-        """Each group becomes one class, in the place and the colour of its first member.
+        """Merge each group into one class, with the place and the colour of its first member.
 
         Raises:
-            UserError: a group names a class that is not there, has no member or shares one, or has the name of another class.
+            UserError: a group has an unknown class, no class, a class of another group, or the name of a class outside it.
         """
         group_of = _group_of(space, groups)
         names = [group_of.get(name, name) for name in space.classes]
@@ -41,17 +41,17 @@ class Merging:
         return cls(_merged_space(space, merged, first, members), tuple(merged.index(name) for name in names))
 
     def matrix(self) -> np.ndarray:
-        """(C, K) int64: 1 where a class becomes that one."""
+        """Return (C, K) int64: 1 where a class becomes that merged class."""
         matrix = np.zeros((len(self.becomes), self.space.num_classes), np.int64)
         matrix[np.arange(len(self.becomes)), self.becomes] = 1
         return matrix
 
 
 def merged_counts(view: RunCounts, merging: Merging) -> Derived:
-    """The run's counts with classes merged."""
+    """Write the run's counts with classes merged."""
     rows, size = merging.matrix(), len(merging.becomes)
     columns = rows
-    if view.unmapped:  # a last column that stays what it is
+    if view.unmapped:  # keep the extra last column
         columns = np.zeros((size + 1, rows.shape[1] + 1), np.int64)
         columns[:size, :-1], columns[size, -1] = rows, 1
 
@@ -80,7 +80,7 @@ def _lists(batch: pa.RecordBatch, name: str) -> list[object]:
 
 
 def parse_merges(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`vehicle=car+truck+bus` of a command line."""
+    """Parse the options of a command line, such as `vehicle=car+truck+bus`."""
     groups: dict[str, list[str]] = {}
     for text in texts:
         name, separator, members = text.partition("=")

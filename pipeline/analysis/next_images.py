@@ -1,4 +1,4 @@
-"""Which images of a run are worth labelling next: those that the network is least sure of, few of them alike."""
+"""Choose images of a run to label next: those that the network is least sure of, with few similar ones among them."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -17,21 +17,21 @@ from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE
 
 WAYS = ("entropy", "confidence", "disagreement")
-CANDIDATES = 10_000  # the least certain images, of which some are chosen; ten for each where more are asked for
-_MASK_ROWS = 64  # of masks in memory at a time
+CANDIDATES = 10_000  # the least certain images, from which some are chosen; at least ten per image asked for
+_MASK_ROWS = 64  # rows with masks in memory at a time
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which images are asked for.
+    """Which images to choose.
 
     Args:
-        n: how many at most.
+        n: most images to choose.
         by: the highest mean `entropy`, the lowest mean `confidence`, or the highest `disagreement` with another run.
-        groups: columns whose values together say which images are alike, such as the frames of one drive.
-        labelled: also images that have labelled pixels already.
+        groups: columns whose values together say which images are similar, such as the frames of one drive.
+        labelled: also choose images that have labelled pixels already.
         skip: image ids to leave out.
     """
 
@@ -43,17 +43,17 @@ class Wanted:
 
 
 def choose_next(view: RunCounts, wanted: Wanted, beside: RunCounts | None = None) -> pd.DataFrame:
-    """One row an image, the least certain first: `image_id`, the groups, and the number that it was chosen by.
+    """Return one row per image, least certain first: `image_id`, the groups, and the score that it was chosen by.
 
-    The first is the least certain, and then always the one with the largest product of its uncertainty and its distance from
-    the nearest one chosen: farthest first (Sener & Savarese 2018, arXiv:1708.00489, algorithm 1), weighted by uncertainty as
-    in information density (Settles & Craven 2008, section 3.4). The uncertainty is the entropy, 1 - confidence or the
-    disagreement; the distance is half the sum of absolute differences between the classes' shares of the two masks. No group
-    gets more than twice its equal share, unless others cannot fill theirs; an image without a value in the last of the
-    columns is a group of its own.
+    The first choice is the least certain image; each further one has the largest product of its uncertainty and its distance
+    from the nearest chosen image: farthest first (Sener & Savarese 2018, arXiv:1708.00489, algorithm 1), weighted by
+    uncertainty as in information density (Settles & Craven 2008, section 3.4). The uncertainty is the entropy, 1 - confidence
+    or the disagreement; the distance is half the sum of absolute differences between the classes' shares of the two masks.
+    No group gets more than twice an equal share, unless the other groups have too few images; an image without a value in the
+    last group column is a group of its own.
 
     Raises:
-        UserError: the question is not one that can be asked, or no image is left to choose.
+        UserError: the settings do not fit the runs, or no image is left to choose.
     """
     _check(view, wanted, beside)
     table = _scores(view, wanted, beside)
@@ -90,7 +90,7 @@ def _check(view: RunCounts, wanted: Wanted, beside: RunCounts | None) -> None:
 
 
 def _scores(view: RunCounts, wanted: Wanted, beside: RunCounts | None) -> pd.DataFrame:
-    """Of each image that has one: id, groups, `miou` (null without labelled pixels), and the number to choose by."""
+    """Return id, groups, `miou` (null without labelled pixels) and the score to choose by, of each image that has one."""
     columns = ["image_id", *wanted.groups, "miou"]
     if beside is None:
         read = over_parts(view.parts("masks"), lambda uris: list(batches(uris, [*columns, wanted.by])))
@@ -106,7 +106,7 @@ def _scores(view: RunCounts, wanted: Wanted, beside: RunCounts | None) -> pd.Dat
 
 
 def _left(view: RunCounts, frame: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
-    """Without the images that have labels or are to be skipped, the least certain first; `_group` is the place of the group."""
+    """Leave out images that have labels or are to be skipped, and sort, least certain first; `_group` numbers the groups."""
     unlabelled = frame if wanted.labelled else frame[frame["miou"].isna()]
     left = unlabelled[~unlabelled["image_id"].isin(list(wanted.skip))]
     if left.empty:
@@ -121,7 +121,7 @@ def _left(view: RunCounts, frame: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
 
 
 def _group_numbers(frame: pd.DataFrame, groups: Sequence[str]) -> np.ndarray:
-    """(rows,) int64: equal where all groups are; a row without a value in the last column has a number of its own."""
+    """Return (rows,) int64, equal where all groups are; a row without a value in the last column has its own number."""
     if not groups:
         return np.arange(len(frame))
     numbers = frame.groupby(list(groups), dropna=False, observed=True, sort=False).ngroup().to_numpy(np.int64)
@@ -130,7 +130,7 @@ def _group_numbers(frame: pd.DataFrame, groups: Sequence[str]) -> np.ndarray:
 
 
 def _shares(view: RunCounts, ids: list[str]) -> np.ndarray:
-    """(ids, C) float32: the share of each class in the mask, by its pixels in the run's rows."""
+    """Return (ids, C) float32: each class's share of the mask, from the counts in the run's rows; no mask is decoded."""
     wanted, places = pa.array(ids, pa.string()), {image_id: place for place, image_id in enumerate(ids)}
 
     def ask(uris: list[str]) -> list[tuple[str, np.ndarray]]:
@@ -150,7 +150,7 @@ def _shares(view: RunCounts, ids: list[str]) -> np.ndarray:
 
 
 def _spread(uncertainty: np.ndarray, shares: np.ndarray, groups: np.ndarray, n: int) -> list[int]:
-    """Places of n rows, or of all: the first, then always that of the largest uncertainty times distance.
+    """Return the places of up to n rows: the first row, then repeatedly that with the largest uncertainty times distance.
 
     Args:
         uncertainty: (rows,), at least 0.
@@ -177,7 +177,7 @@ def _spread(uncertainty: np.ndarray, shares: np.ndarray, groups: np.ndarray, n: 
 
 
 def _most_of_a_group(groups: np.ndarray, n: int) -> int:
-    """Twice the equal share, or as much more as it takes to find n rows."""
+    """Return how many rows of a group may be chosen: twice an equal share, or as much more as it takes to find n rows."""
     sizes = np.unique(groups, return_counts=True)[1]
     most = -(-2 * n // len(sizes))
     while np.minimum(sizes, most).sum() < n:
@@ -187,7 +187,7 @@ def _most_of_a_group(groups: np.ndarray, n: int) -> int:
 
 @dataclass(frozen=True)
 class _OtherMasks:
-    """The masks of the other run, and in which part each image's lies."""
+    """The masks of the other run, and the part that holds each image's mask."""
 
     parts: list[str]
     part_of: dict[str, int]
@@ -206,7 +206,7 @@ class _OtherMasks:
         )
 
     def read(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """Image id -> PNG, of those that are there."""
+        """Return image id -> PNG, for the ids that the run has."""
         wanted = pa.array(ids, pa.string())
         found = {}
         for number in sorted({self.part_of[image_id] for image_id in ids if image_id in self.part_of}):
@@ -217,7 +217,7 @@ class _OtherMasks:
 
 
 def _disagreements(view: RunCounts, uris: Sequence[str], columns: Sequence[str], other: _OtherMasks) -> list[Row]:
-    """The rows of the images that both runs have, with `disagreement`."""
+    """Return the rows of the images that both runs have, with `disagreement`."""
     rows = []
     for uri in uris:
         ids = [image_id for batch in batches([uri], ["image_id"]) for image_id in batch.column("image_id").to_pylist()]
@@ -235,7 +235,7 @@ def _with_masks(uri: str, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _disagreement(view: RunCounts, image_id: str, mine: bytes, theirs: bytes) -> float | None:
-    """The share of pixels that have another class in the other mask, of those that have one in both."""
+    """Return the share of pixels whose classes differ, of those with a class in both masks; None if there are none."""
     one, two = decode_mask(mine), decode_mask(theirs)
     if one.shape != two.shape:
         raise UserError(

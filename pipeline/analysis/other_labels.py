@@ -1,4 +1,4 @@
-"""A run's masks counted against labels that came later, or that are of another label space."""
+"""Count a run's masks against labels that were made later, or that are in another label space."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ from pipeline.metrics.confusion import count_confusion
 from pipeline.read_ahead import read_ahead
 from pipeline.runs import Part
 
-THREADS = 4  # labels read and counted at a time
-_ROWS = 64  # masks in memory
+THREADS = 4  # number of labels read and counted at a time
+_ROWS = 64  # rows with masks in memory at a time
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of a run's images, their space, and how the run's classes stand for its classes."""
+    """Labels of a run's images, their label space, and the tables that map the run's classes to it."""
 
     found: LaterLabels
     space: LabelSpace
-    of_mask: np.ndarray  # (256,) uint8
+    of_mask: np.ndarray  # (256,) uint8: train id in a mask of the run -> train id in the labels' space
     of_label: np.ndarray
-    has_wrong: bool  # whether a prediction can be none of the labels' classes
+    has_wrong: bool  # whether a prediction may be none of the labels' classes, and so wrong
 
 
 def find(
@@ -43,10 +43,10 @@ def find(
     layout: str | None = None,
     glob: str | None = None,
 ) -> Labels:
-    """The labels below a URI for a run's images.
+    """Find the labels of a run's images below a URI.
 
     Raises:
-        UserError: there are none, the map does not fit, or there is none where the spaces differ.
+        UserError: there are none, the map does not fit, or the label spaces differ and there is no map.
     """
     corpus = parse(CorpusConfig, view.description.config["corpus"], where=f"{view.uri}/run.json, corpus")
     images = (item for table in view.plan().tables() for item in items_of(table))
@@ -65,10 +65,11 @@ def find(
 
 
 def counts_on(view: RunCounts, labels: Labels) -> Derived:
-    """Every mask counted against its label; those without one have no counts.
+    """Count every mask against its label; masks without one have no counts.
 
     Raises:
-        UserError: a label cannot be read, is of another size than its mask, or labels hold values that their space lacks (all).
+        UserError: a label cannot be read or differs in size from its mask, or labels hold values that their space lacks (the
+            message lists all of them).
     """
     max_pixels, sizes = view.description.config["max_pixels"], view.plan().sizes()
     items, foreign = labels.found.items(), ForeignValues()
@@ -96,7 +97,7 @@ def counts_on(view: RunCounts, labels: Labels) -> Derived:
 
 
 class _Places:
-    """The items of each part, from one pass over the items: parts are asked for in the order of their shards."""
+    """The items of each part, from one pass over all items, so that parts must be asked for in the order of their shards."""
 
     def __init__(self, items: Iterator[Item], sizes: np.ndarray) -> None:
         self._items, self._sizes, self._next = items, sizes, 0
@@ -104,7 +105,7 @@ class _Places:
         self._known: dict[str, Item] = {}
 
     def of(self, part: Part) -> dict[str, Item]:
-        """Image id -> item."""
+        """Return image id -> item."""
         if self._part != (part.first, part.last):
             assert part.first >= self._next, "parts come in order"
             skipped = int(self._sizes[self._next : part.first].sum())
@@ -116,7 +117,7 @@ class _Places:
 
 
 def _count(item: Item, mask: bytes, labels: Labels, max_pixels: int) -> tuple[np.ndarray | Outside | None, np.ndarray]:
-    """The counts of one image, or what its label holds that its space lacks; and its predicted pixels of each class."""
+    """Return one image's confusion (or the values that its label space lacks), and its predicted pixels of each class."""
     size = labels.space.num_classes
     predicted = labels.of_mask[decode_mask(mask)]
     pixels = np.bincount(predicted.ravel(), minlength=256)[:size]
@@ -136,6 +137,6 @@ def _count(item: Item, mask: bytes, labels: Labels, max_pixels: int) -> tuple[np
         )
     truth = labels.of_label[label]
     truth[predicted == 255] = 255
-    predicted = np.where(predicted == 255, 0, predicted).astype(np.uint8)  # ignored by now
+    predicted = np.where(predicted == 255, 0, predicted).astype(np.uint8)  # any class: `truth` ignores these pixels
     counts = count_confusion(truth, predicted, size + labels.has_wrong)
     return counts[:size], pixels

@@ -1,4 +1,4 @@
-"""An answered image read again: the picture, its mask, its label."""
+"""An image of a run, read again from its corpus, with its mask and its label."""
 
 import io
 from collections.abc import Sequence
@@ -22,17 +22,16 @@ from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE, LabelSpace
 from pipeline.runs import CONFIDENCE_MAP, read_table
 
-ALPHA = 0.65  # of class colours over the image
+ALPHA = 0.65  # opacity of class colours over the image
 _NO_MAPS = "set confidence_map: true in a new run's config"
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One answered image; notebooks show its prediction.
+    """An image of a run with its mask and label; notebooks show its prediction.
 
-    image (H, W, 3) uint8, mask and label (H, W) uint8 train ids, all upright; what could not be read is None.
-
-    `missing` says why; without the image, the mask is as the corpus stored it, since the image holds the orientation.
+    image (H, W, 3) uint8, mask and label (H, W) uint8 train ids, all upright; image and label are None if they could not be
+    read, and `missing` says why. Without the image, the mask is not turned upright, since the image holds the orientation.
     """
 
     image_id: str
@@ -41,10 +40,10 @@ class Pictures:
     image: np.ndarray | None
     label: np.ndarray | None
     missing: str | None
-    confidence: np.ndarray | None = None  # (H, W) uint8, where the run has it
+    confidence: np.ndarray | None = None  # (H, W) uint8, if the run has it
 
     def overlay(self, of: str = "prediction", legend: bool = False) -> np.ndarray:
-        """(H, W, 3) uint8 of `prediction`, `truth`, `errors` or `confidence`; UserError where its pixels are not there.
+        """Draw `prediction`, `truth`, `errors` or `confidence` as (H, W, 3) uint8; UserError if the pixels for it are missing.
 
         Args:
             legend: name the colours in a white strip below.
@@ -53,7 +52,7 @@ class Pictures:
         return with_legend(picture, entries) if legend else picture
 
     def overlay_and_entries(self, of: str) -> tuple[np.ndarray, Sequence[Entry]]:
-        """The picture without a legend, and what its colours mean."""
+        """Return the picture without a legend, and what its colours mean."""
         if of not in ("prediction", "truth", "errors", "confidence"):
             raise UserError(f"cannot show '{of}'; choose prediction, truth, errors or confidence")
         if of == "confidence":
@@ -71,7 +70,7 @@ class Pictures:
         return error_map(self.label, self.mask), ERROR_ENTRIES
 
     def _repr_png_(self) -> bytes | None:
-        """The prediction with its legend, as notebooks show it; None where the image is gone."""
+        """The prediction with its legend, as notebooks show it; None if the image could not be read."""
         if self.image is None:
             return None
         file = io.BytesIO()
@@ -92,7 +91,7 @@ def read_confidence_maps(view: RunCounts, ids: Sequence[str]) -> dict[str, np.nd
 
 
 def _decoded(view: RunCounts, ids: Sequence[str], column: str) -> dict[str, np.ndarray]:
-    """The pictures of a column; UserError names an id that has none."""
+    """Decode the pictures of a column; UserError names an id that has none."""
     shards = view.plan().rows_of(list(ids))["shard"].to_pylist()
     found = {}
     for part in view.listed("masks"):
@@ -125,14 +124,14 @@ def _read(
     max_pixels: int,
     declared: ImageConfig | None,
 ) -> Pictures:
-    """The pixels of one item from where the corpus was; the corpus may have moved since, and the mask still stands."""
+    """Read an item from its original location; if that fails, as when the corpus was moved, return the mask alone."""
     try:
         sample = decode(item, fetch(item), space, max_pixels, item.image_id, declared, for_eyes=True)
     except Reject as error:
         return Pictures(item.image_id, space, mask, None, None, str(error), confidence)
-    # Like the label, the mask is stored the way the camera held the image.
+    # The mask is stored in the orientation of the image file; `decode` has turned image and label upright already.
     mask, label = upright(mask, sample.orientation), sample.label
     if label is not None:
-        label = np.where(mask == IGNORE, np.uint8(IGNORE), label)  # no data, or unknown
+        label = np.where(mask == IGNORE, np.uint8(IGNORE), label)  # where the mask has no data or is unknown
     confidence = None if confidence is None else upright(confidence, sample.orientation)
     return Pictures(item.image_id, space, mask, sample.image, label, None, confidence)

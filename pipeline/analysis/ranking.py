@@ -1,4 +1,4 @@
-"""The lowest images of a run, by a number of their own: a diagnostic, never averaged into a headline."""
+"""The images of a run with the lowest scores of their own: a diagnostic, never averaged into a headline."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import pyarrow as pa
 from pipeline.analysis.sums import batches, counted, rows_at_once
 from pipeline.metrics.iou import iou_of
 
-RANKS = ("miou", "pixel_accuracy", "confidence")  # columns of one image that it can be ranked by
+RANKS = ("miou", "pixel_accuracy", "confidence")  # columns that images can be ranked by
 
 
 def lowest(uris: Sequence[str], n: int, by: str, index: int | None, shape: tuple[int, int]) -> pd.DataFrame:
-    """The n lowest rows of some parts; `index` is the class to rank by, None for a column; `shape` that of the confusions."""
+    """Return the n lowest rows of some parts, by a column, or by IoU of the class `index`; `shape`: that of the confusions."""
     kept: list[pa.Table] = []
     for batch in batches(
         uris, ["image_id", *RANKS, *([] if index is None else ["confusion"])], rows_at_once(shape[0] * shape[1])
@@ -25,7 +25,7 @@ def lowest(uris: Sequence[str], n: int, by: str, index: int | None, shape: tuple
                 by, pa.array(_class_iou(values.reshape(-1, *shape), index))
             )
         ranks = batch.column(by).to_numpy(zero_copy_only=False)
-        # All rows as low as the n-th: which of equals come first is decided by name, at the end.
+        # Keep all rows that tie with the n-th: ties are decided by image id, at the end.
         bound = np.partition(ranks, n - 1)[n - 1] if 0 < n < len(ranks) else np.inf
         if not math.isnan(bound):
             batch = batch.filter(pa.array(ranks <= bound))
@@ -37,7 +37,7 @@ def lowest(uris: Sequence[str], n: int, by: str, index: int | None, shape: tuple
 
 
 def _class_iou(confusions: np.ndarray, index: int) -> np.ndarray:
-    """(rows,) float64: IoU of one class in each confusion; NaN where the class is not."""
+    """Return (rows,) float64: IoU of one class in each confusion; NaN where the class does not occur."""
     predicted, labelled = confusions[:, :, index].sum(1), confusions[:, index].sum(1)
     return iou_of(confusions[:, index, index], predicted, labelled)
 
@@ -45,7 +45,7 @@ def _class_iou(confusions: np.ndarray, index: int) -> np.ndarray:
 def most_confused(
     uris: Sequence[str], pairs: Sequence[tuple[int, int]], n: int, shape: tuple[int, int]
 ) -> dict[tuple[int, int], list[tuple[int, str]]]:
-    """(truth, prediction) -> (pixels, image id) of the n images that hold most of that confusion, among some parts."""
+    """Return (truth, prediction) -> (pixels, image id) of the n images of some parts with most pixels of that confusion."""
     found: dict[tuple[int, int], list[tuple[int, str]]] = {pair: [] for pair in pairs}
     for batch in batches(uris, ["image_id", "confusion"], rows_at_once(shape[0] * shape[1])):
         batch, values = counted(batch, "confusion", shape[0] * shape[1])

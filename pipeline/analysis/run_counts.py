@@ -1,4 +1,4 @@
-"""The sums of a run's counts over any group, read lazily, one part a Dask task: what every other answer is made of."""
+"""Sums of a run's counts over any group, read lazily with Dask; every other result is computed from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,27 +30,27 @@ METRIC_OF = {column: metric for metric in METRICS for column in metric.columns} 
 
 @dataclass(frozen=True)
 class RunCounts:
-    """A run's parts and the sums of their counts, of the parts that were there at the first question."""
+    """A run's parts and the sums of their counts; the parts are those that were there at the first query."""
 
     uri: str
     description: RunInfo
     space: LabelSpace
     state: Success | None = None  # its `_SUCCESS.json`, or that of one of its generations; None: it is not finished
-    unmapped: bool = False  # whether confusions have a last column more: predicted as none of the labels' classes
+    unmapped: bool = False  # whether confusions have an extra last column: predicted as none of the labels' classes
     _parts: dict[str, list[Part]] = field(default_factory=dict, repr=False)
     _answers: dict[tuple[str, Key], Sums] = field(default_factory=dict, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of a confusion: truth, prediction."""
+        """Shape of a confusion: truth, prediction."""
         return self.space.num_classes, self.space.num_classes + self.unmapped
 
     def parts(self, kind: str) -> list[str]:
-        """URIs of the committed parts of a kind: `masks`, `rejects` or `regions`; UserError for one of another run."""
+        """Return URIs of the committed parts of a kind: `masks`, `rejects` or `regions`; UserError if one is another run's."""
         return [part.uri for part in self.listed(kind)]
 
     def listed(self, kind: str) -> list[Part]:
-        """The same parts with the shards that they answer."""
+        """Return the same parts with the shards that they answer."""
         if kind not in self._parts:
             self._parts[kind] = listed_parts(self.uri, self.description, kind, self.state)
         return self._parts[kind]
@@ -68,25 +68,25 @@ class RunCounts:
         return tuple(pq.read_schema(path, filesystem=filesystem).names)
 
     def frame(self, columns: Sequence[str] | None = None) -> "dd.DataFrame":
-        """The mask rows as a lazy Dask frame, one partition a part; name the columns, masks are large.
+        """Return the mask rows as a lazy Dask frame, one partition per part; name the columns, since masks are large.
 
-        UserError names the columns that there are, where one is asked for that is not.
+        UserError lists the run's columns if an unknown one is asked for.
         """
         if unknown := [name for name in columns or () if name not in self.columns]:
             raise UserError(f"run {self.uri} has no column '{unknown[0]}'; its columns are {', '.join(self.columns)}")
-        import dask.dataframe as dd  # half a second, for those who ask for a frame
+        import dask.dataframe as dd  # takes half a second, so only where a frame is needed
 
         return dd.read_parquet(self.parts("masks"), columns=list(columns) if columns else None)
 
     def regions(
         self, columns: Sequence[str] | None = None, classes: Sequence[str] = (), min_area: int = 1
     ) -> "dd.DataFrame":
-        """The rows of the table of regions as a lazy Dask frame, one partition a part; no mask is decoded.
+        """Return the table of regions as a lazy Dask frame, one partition per part; no mask is decoded.
 
         Args:
-            columns: those to read; by default all, as infra/docs/run_format.md lists them.
-            classes: names of the classes whose regions are wanted; by default of all.
-            min_area: [pixels] of the regions that are wanted.
+            columns: columns to read; by default all, as infra/docs/run_format.md lists them.
+            classes: names of the classes whose regions are wanted; by default all.
+            min_area: [pixels] smallest area of the regions that are wanted.
         Raises:
             UserError: the run has no such table, or a class or column is unknown.
         """
@@ -104,20 +104,20 @@ class RunCounts:
         filters: list[tuple[str, str, Any]] = [("area", ">=", min_area)]
         if classes:
             filters.append(("class_id", "in", [self.space.classes.index(name) for name in classes]))
-        import dask.dataframe as dd  # half a second, for those who ask for a frame
+        import dask.dataframe as dd  # takes half a second, so only where a frame is needed
 
         return dd.read_parquet(self.parts("regions"), columns=list(columns) if columns else None, filters=filters)
 
     def counts(self, column: str, by: Sequence[str] = ()) -> pd.DataFrame:
-        """Sums of a count column over the images that have it.
+        """Sum a count column over the images that have it.
 
         Args:
-            column: `pixels`, `confusion`, `confusion_raw`, and those of the metrics that the run's config asked for:
+            column: `pixels`, `confusion`, `confusion_raw`, or a column of the metrics that the run's config asked for:
                 `boundary`, `boundary_raw`, `instances`, `calibration`; with `unknown_below` also `unknown_pixels` and
-                `unknown_labelled`, those of each true class.
+                `unknown_labelled`, the unknown pixels of each true class.
 
         Returns:
-            one row a group, sorted, null last (or the one row "all"); column `images`, then one int64 column a cell.
+            One row per group, sorted, null last (or the one row "all"); column `images`, then one int64 column per cell.
         Raises:
             UserError: `by` names something that is not a group column, or the run did not count this column.
         """
@@ -137,7 +137,7 @@ class RunCounts:
         return pd.DataFrame(np.array(values, np.int64).reshape(-1, 1 + cells), index=index, columns=columns)
 
     def sums(self, column: str, by: Sequence[str] = ()) -> Sums:
-        """The sums that `counts` shows, by group; read once."""
+        """Return the sums that `counts` shows, by group; they are read only once."""
         question = (column, tuple(by))
         if question not in self._answers:
             found, _ = sum_counts(self.parts("masks"), {column: self.cells(column)}, by)
@@ -145,26 +145,26 @@ class RunCounts:
         return self._answers[question]
 
     def keep(self, sums: dict[str, Sums]) -> None:
-        """Ungrouped sums by column that another question found on its way: `counts` need not read for them again."""
+        """Keep ungrouped sums by column that another query has computed, so that `counts` need not read them again."""
         self._answers.update({(column, ()): found for column, found in sums.items()})
 
     def confusion(self, raw: bool = False) -> np.ndarray:
-        """(C, C) int64 of the whole run, row = truth, column = prediction (`unmapped`: C + 1); `raw` = before the CRF."""
+        """Return (C, C) int64 of the whole run, row = truth, column = prediction (`unmapped`: C + 1); `raw`: before the CRF."""
         counts = self.counts("confusion_raw" if raw else "confusion")
         return _matrix(counts.loc[ALL].to_numpy(), self.shape)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Config section `metrics`; runs from before it had one counted nothing more."""
+        """The config section `metrics`; empty for runs from before it existed."""
         return self.description.config.get("metrics") or {}
 
     def metric_scores(self, metric: Metric, raw: bool = False) -> Any:
-        """A metric's scores over the whole run, `raw` = from before the CRF; UserError if the run did not count it."""
+        """Return a metric's scores over the whole run, `raw` = from before the CRF; UserError if the run did not count it."""
         setting = self.settings.get(metric.key)
         return metric.scores(lambda column: self.counts(column).loc[ALL].to_numpy()[1:], setting, self.space, raw)
 
     def cells(self, column: str) -> int:
-        """Numbers in one row of a count column. ValueError: there is no such column, or the run did not count it."""
+        """Return how many numbers a row of a count column holds; UserError if the run has no such column."""
         num_classes = self.space.num_classes
         if metric := METRIC_OF.get(column):
             if not (setting := self.settings.get(metric.key)):
@@ -189,15 +189,15 @@ class RunCounts:
         return self.description.config["crf"] is not None
 
     def has_unknown(self) -> bool:
-        """Whether masks may hold pixels that are unknown, and the run counted them."""
+        """Whether masks may hold unknown pixels, which the run then counted."""
         return self.description.config.get("unknown_below") is not None
 
     def plan(self) -> Plan:
-        """The run's plan: every image and its shard, read as far as it is asked."""
+        """Return the run's plan: every image and its shard, read only as far as it is used."""
         return plan_of(self.uri, self.description, self.state)
 
     def rejects(self) -> pd.DataFrame:
-        """The reject rows: image_id, uri, member, stage, error, message, attempts."""
+        """Return the reject rows: image_id, uri, member, stage, error, message, attempts."""
         tables = [read_table(storage.read(uri)) for uri in self.parts("rejects")]
         return (
             pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame(columns=["image_id", "error", "message"])
@@ -213,21 +213,21 @@ class RunCounts:
 
     @property
     def generation(self) -> int:
-        """Which state of the run this is: 1 until `maskmill extend` adds another."""
+        """Which generation of the run this is: 1 until `maskmill extend` adds another."""
         return 1 if self.state is None else self.state.generation
 
     @property
     def num_images(self) -> int:
-        """Images of the archive that the run answers."""
+        """Number of images of the archive that the run answers."""
         return num_images(self.description, self.state)
 
 
 def _index(keys: list[Key], by: Sequence[str]) -> pd.Index:
-    """Group values as they are: numbers stay numbers, null stays None."""
+    """Make an index of group values that keeps their types: numbers stay numbers, null stays None."""
     levels = [pd.Index([key[place] for key in keys], dtype=object, name=name) for place, name in enumerate(by)]
     return levels[0] if len(levels) == 1 else pd.MultiIndex.from_arrays(levels)
 
 
 def _matrix(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A confusion from a row of `counts`, whose first value is the number of images."""
+    """Return the confusion in a row of `counts`, whose first value is the number of images."""
     return values[1:].reshape(shape)

@@ -1,4 +1,4 @@
-"""A run as a notebook sees it: scores by any group, intervals, comparisons, pictures."""
+"""The view of a run for notebooks: scores by any group, intervals, comparisons, pictures."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -28,12 +28,12 @@ from pipeline.runs import SECONDS, describe, newest_state, state_of
 
 
 def open_run(uri: str, generation: int | None = None) -> "RunView":
-    """The run at a URI, finished or not.
+    """Open the run at a URI, finished or not.
 
     Args:
-        generation: of a run that `maskmill extend` made grow, the state to look at, from 1 on; absent = the newest.
+        generation: which generation of a run that `maskmill extend` extended, from 1 on; None = the newest.
     Raises:
-        UserError: there is no run or no such generation, nothing is answered yet, or a part is another run's.
+        UserError: there is no run or no such generation, nothing is answered yet, or a part belongs to another run.
     """
     uri = storage.absolute(uri)
     description, state = describe(uri), newest_state(uri)
@@ -49,7 +49,7 @@ def open_run(uri: str, generation: int | None = None) -> "RunView":
 
 @dataclass(frozen=True, repr=False)
 class RunView(RunCounts):
-    """Read-only answers about one run, of the parts that were there at the first question; open it again for more."""
+    """A read-only view of a run, with the parts that were there at the first query; open the run again to see newer ones."""
 
     derived: Derived | None = None  # counts that `merged` or `evaluated_on` made
 
@@ -57,17 +57,17 @@ class RunView(RunCounts):
         return card.lines(self)
 
     def _repr_html_(self) -> str:
-        """The card that notebooks show; the headline of a very large run is not counted for it."""
+        """Return the card that notebooks show; without mIoU for a very large run."""
         counted = self.num_images <= card.COUNTED_IMAGES and self.is_labelled()
         return card.html(self, float(self.iou()["miou"].iloc[0]) if counted else None)
 
     def _confusions(self, by: Sequence[str], raw: bool) -> tuple[pd.DataFrame, np.ndarray]:
-        """The counts by group, and (groups, C, C) of them."""
+        """Return the counts by group, and their confusions (groups, C, C)."""
         counts = self.counts("confusion_raw" if raw else "confusion", by)
         return counts, counts.to_numpy(np.int64)[:, 1:].reshape(-1, *self.shape)
 
     def iou(self, by: Sequence[str] = (), raw: bool = False) -> pd.DataFrame:
-        """IoU of each class, `miou`, `mean_accuracy`, `pixel_accuracy` and `images`: one row a group.
+        """Return IoU of each class, `miou`, `mean_accuracy`, `pixel_accuracy` and `images`: one row per group.
 
         Counts are summed over the group's labelled images and divided once; a class in neither truth nor prediction is NaN.
         """
@@ -79,16 +79,16 @@ class RunView(RunCounts):
         return table.assign(images=counts["images"])
 
     def scores(self, by: Sequence[str] = (), raw: bool = False) -> pd.DataFrame:
-        """`miou`, `mean_accuracy`, `pixel_accuracy`, `frequency_weighted_iou`, `mean_dice`, `images`: one row a group."""
+        """Return `miou`, `mean_accuracy`, `pixel_accuracy`, `frequency_weighted_iou`, `mean_dice`, `images` per group."""
         counts, confusions = self._confusions(by, raw)
         return pd.DataFrame(summary_scores(confusions), index=counts.index).assign(images=counts["images"])
 
     def categories(self, raw: bool = False) -> dict[str, float]:
-        """IoU of each category of the label space, its classes taken as one."""
+        """Return IoU of each category of the label space, its classes taken as one."""
         return category_iou(self.confusion(raw), self.space.categories)
 
     def boundary(self, raw: bool = False) -> pd.DataFrame:
-        """Scores near class boundaries: one row a band width (index `width_px`) and score; columns: classes and `mean`.
+        """Return scores near class boundaries: a row per band width (index `width_px`) and score; columns: classes and `mean`.
 
         The second index level is `boundary_iou`, `boundary_f` or `trimap_iou`: metrics/boundary.py.
         """
@@ -98,26 +98,26 @@ class RunView(RunCounts):
         return table.assign(mean=mean(table.to_numpy()))
 
     def instance_iou(self) -> dict[str, float]:
-        """iIoU of the classes and categories that have instances, as cityscapesScripts: metrics/instances.py."""
+        """Return iIoU of the classes and categories with instances, as cityscapesScripts computes it: metrics/instances.py."""
         scores: dict[str, float] = self.metric_scores(METRIC_OF["instances"])
         return scores
 
     def calibration(self) -> pd.DataFrame:
-        """One row a confidence bin: `pixels`, `accuracy`, `confidence`; the expected calibration error in `.attrs["ece"]`."""
+        """Return a row per confidence bin: `pixels`, `accuracy`, `confidence`. `.attrs["ece"]`: expected calibration error."""
         scores = self.metric_scores(METRIC_OF["calibration"])
         table = pd.DataFrame({name: scores[name] for name in ("pixels", "accuracy", "confidence")})
         table.attrs["ece"] = scores["ece"]
         return table
 
     def intervals(self, raw: bool = False, seed: int = 0) -> pd.DataFrame:
-        """`value` with the `low` and `high` end of its 95 % bootstrap interval by image: each class IoU, `miou`,
-        `mean_accuracy`, `pixel_accuracy`. UserError where no image has a label."""
+        """Return each class IoU, `miou`, `mean_accuracy` and `pixel_accuracy`: its `value`, and the ends `low` and `high` of
+        its 95 % bootstrap interval over images. UserError if no image has a label."""
         return score_intervals(self, raw, seed)
 
     def intervals_by(self, by: Sequence[str], seed: int = 0) -> pd.DataFrame:
-        """mIoU of each group (`value`) with the `low` and `high` end of its 95 % bootstrap interval, and its labelled `images`.
+        """Return mIoU of each group (`value`), the ends `low` and `high` of its 95 % bootstrap interval, its labelled `images`.
 
-        One row a group, as `iou(by)`. A group of one image has no interval, and one of a few images a rough one.
+        One row per group, as in `iou(by)`. A group of one image has no interval, and one of a few images a rough one.
         """
         table = self.iou(by)
         tuples = [key if isinstance(key, tuple) else (key,) for key in table.index] if by else [()]
@@ -126,7 +126,7 @@ class RunView(RunCounts):
         return found.set_index(table.index).assign(images=table["images"])
 
     def compare(self, other: "RunView", seed: int = 0) -> Comparison:
-        """This run (before) against another (after) over the images labelled in both, with paired bootstrap intervals.
+        """Compare this run (before) with another (after) over the images labelled in both, with paired bootstrap intervals.
 
         Raises:
             UserError: the label spaces differ, or the runs have no labelled image in common.
@@ -134,23 +134,23 @@ class RunView(RunCounts):
         return compare_runs(self, other, seed)
 
     def areas(self, by: Sequence[str] = ()) -> pd.DataFrame:
-        """Predicted pixels of each class and `images`: one row a group. No mask is decoded."""
+        """Return the predicted pixels of each class and `images`: one row per group. No mask is decoded."""
         counts = self.counts("pixels", by)
         counts.columns = ["images", *self.space.classes]
         return counts
 
     def unknown(self, by: Sequence[str] = ()) -> pd.DataFrame:
-        """What `unknown_below` left without a class: one row a group.
+        """Count the pixels that `unknown_below` left without a class: one row per group.
 
-        `images`; `pixels` that are unknown and their `share` of all that have data; over labelled images `labelled_share`,
-        of the labelled pixels, and `miou_as_wrong`: mIoU where an unknown pixel is a wrong one, while `iou()` leaves them
-        out. Both are NaN where no image has a label. UserError where the run left no pixel unknown.
+        Columns: `images`; the unknown `pixels` and their `share` of the pixels with data; for labelled images their share of
+        the labelled pixels, `labelled_share`, and `miou_as_wrong`: mIoU if unknown pixels count as wrong, while `iou()` leaves
+        them out. The last two are NaN if no image has a label. UserError if the run's config has no `unknown_below`.
         """
         pixels, areas = self.counts("unknown_pixels", by), self.counts("pixels", by)
         unknown, known = pixels[0].to_numpy(), areas.to_numpy(np.int64)[:, 1:].sum(axis=1)
         labelled = self.counts("unknown_labelled", by).reindex(pixels.index, fill_value=0).to_numpy(np.int64)[:, 1:]
         confusions = self.counts("confusion", by).reindex(pixels.index, fill_value=0).to_numpy(np.int64)[:, 1:]
-        # Unknown is a prediction of none of the classes.
+        # An unknown pixel is predicted as none of the classes.
         whole = np.concatenate([confusions.reshape(-1, *self.shape), labelled[..., None]], axis=2)
         return pd.DataFrame(
             {
@@ -164,9 +164,9 @@ class RunView(RunCounts):
         )
 
     def worst(self, n: int, by: str = "miou") -> pd.DataFrame:
-        """The n images with the lowest `miou`, `pixel_accuracy`, `confidence`, or IoU of one class (`class:car`).
+        """Return the n images with the lowest `miou`, `pixel_accuracy`, `confidence`, or IoU of one class (`class:car`).
 
-        Images without that number are left out: those without a label, and those without the class.
+        Images without that score are left out: those without a label, and those without the class.
         """
         allowed = (*RANKS, *(f"class:{name}" for name in self.space.classes))
         if by not in allowed:
@@ -184,18 +184,18 @@ class RunView(RunCounts):
         labelled: bool = False,
         skip: Collection[str] = (),
     ) -> pd.DataFrame:
-        """The images worth labelling next: at most n, the least certain first, few of them alike.
+        """Choose the images worth labelling next: at most n, least certain first, with few similar ones among them.
 
         Args:
-            by: mean `entropy` or `confidence` of the pixels, or `disagreement`: the share of pixels whose class is another in
-                the run `beside`. Masks are decoded for the last alone.
-            groups: columns whose values together say which images are alike, such as the frames of one drive.
-            labelled: also images that have labels already.
+            by: mean `entropy` or `confidence` of the pixels, or `disagreement`: the share of pixels whose class differs in the
+                run `beside`. Only `disagreement` decodes masks.
+            groups: columns whose values together say which images are similar, such as the frames of one drive.
+            labelled: also choose images that have labels already.
             skip: image ids to leave out.
         Returns:
-            `image_id`, the groups, and the number chosen by. How: analysis/next_images.py.
+            `image_id`, the groups, and the score chosen by; analysis/next_images.py describes the method.
         Raises:
-            UserError: no image is left to choose, or the question cannot be asked.
+            UserError: no image is left to choose, or the arguments do not fit the runs.
         """
         if beside is not None:
             self.need_masks()
@@ -203,15 +203,15 @@ class RunView(RunCounts):
         return choose_next(self, Wanted(n, by, tuple(groups), labelled, frozenset(skip)), beside)
 
     def confused(self, pairs: Sequence[tuple[int, int]], n: int) -> dict[tuple[int, int], list[tuple[int, str]]]:
-        """(truth, prediction) -> (pixels, image id) of the n images with most pixels of that confusion, the most first."""
+        """Return (truth, prediction) -> (pixels, image id) of the n images with most pixels of that confusion, most first."""
         found = over_parts(self.parts("masks"), lambda uris: most_confused(uris, pairs, n, self.shape))
         hits = {pair: [hit for part in found for hit in part[pair]] for pair in pairs}
         return {pair: sorted(those, key=lambda hit: (-hit[0], hit[1]))[:n] for pair, those in hits.items()}
 
     def merged(self, groups: Mapping[str, Sequence[str]]) -> "RunView":
-        """The same run with classes taken as one: `run.merged({"vehicle": ["car", "truck", "bus"]})`.
+        """Return the same run with classes merged: `run.merged({"vehicle": ["car", "truck", "bus"]})`.
 
-        Counts are sums of the kept ones, and stay integers; masks are not read, and those of boundaries, instances and
+        The new counts are sums of the run's counts, and stay integers; masks are not read. Counts of boundaries, instances and
         calibration are left out.
 
         Raises:
@@ -228,12 +228,12 @@ class RunView(RunCounts):
         layout: str | None = None,
         label_glob: str | None = None,
     ) -> "RunView":
-        """The same run counted against other labels: its masks are read, some dozen at a time, and not made again.
+        """Return the same run counted against other labels; its masks are read, a few dozen at a time, not predicted again.
 
         Args:
             labels: URI of labels that are laid out as the run's images are, or by `layout`.
-            class_map: how the run's classes stand for those of the labels, where their label spaces differ.
-            label_space: of the labels; absent = that of their layout, or the run's.
+            class_map: which of the run's classes stand for each class of the labels, if their label spaces differ.
+            label_space: label space of the labels; None = that of their layout, or the run's.
         Raises:
             UserError: no label belongs to an image, one cannot be used, or the map does not fit.
         """
@@ -248,51 +248,51 @@ class RunView(RunCounts):
         return RunView(self.uri, description, space, self.state, unmapped, kept, derived=derived)
 
     def masks(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
+        """Return image id -> (H, W) uint8 mask, as the corpus stores its image (an EXIF orientation is not applied).
 
-        In the order of `ids`. Only the parts that hold them are read. UserError names an id that has none.
+        The masks are in the order of `ids`. Only the parts that hold them are read. UserError names an id without a mask.
         """
         self.need_masks()
         return read_masks(self, ids)
 
     def confidence_maps(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """image id -> (H, W) uint8: each pixel's largest class probability times 255, beside `masks(ids)`; 0 without data.
+        """Return image id -> (H, W) uint8: each pixel's largest class probability times 255, as `masks(ids)`; 0 without data.
 
-        In the order of `ids`. UserError where the run was not asked for them (`confidence_map: true`), or names an id that
-        has none.
+        The maps are in the order of `ids`. UserError if the run's config has no `confidence_map: true`; it names an id without
+        a map.
         """
         self.need_masks()
         return read_confidence_maps(self, ids)
 
     def pictures(self, ids: Sequence[str]) -> dict[str, Pictures]:
-        """image id -> its image, mask and label, upright, read again from where the corpus was; in the order of `ids`."""
+        """Return image id -> image, mask and label, upright, read again from the corpus's location; in the order of `ids`."""
         self.need_masks()
         return pictures_of(self, ids)
 
     def need_masks(self) -> None:
-        """UserError if the view has counts alone."""
+        """Raise UserError if the view has only counts."""
         if self.derived is not None:
             raise UserError(
                 f"these are other counts of run {self.uri}, without masks; ask the run itself for its masks"
             )
 
     def overlay(self, image_id: str, of: str = "prediction", legend: bool = False) -> np.ndarray:
-        """(H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, or with its `errors` in red;
+        """Return (H, W, 3) uint8, upright: the image under the class colours of `prediction` or `truth`, its `errors` in red,
         or its `confidence`, from black for 0 to white for 1.
 
         Args:
-            legend: name the colours in a white strip below the image; the array is that much higher, and wider where the
-                image is narrower than the longest name.
+            legend: name the colours in a white strip below the image, which makes the array higher, and wider if the image is
+                narrower than the longest name.
         Raises:
-            UserError: the image has no mask, no label where one is asked for, or is gone from the corpus.
+            UserError: the image has no mask, lacks a label that is needed, or is gone from the corpus.
         """
         return self.pictures([image_id])[image_id].overlay(of, legend)
 
     def summary(self) -> dict[str, Any]:
-        """Headline numbers, each one None where the run does not have it.
+        """Return the headline numbers, each None if the run does not have it.
 
-        `images` (masks), `labelled`, `rejects` by reason, `finished`, `images_per_s` (from the run's creation to its end,
-        start-up and pauses included; of a run with one generation), mean `seconds` of each stage, `miou`, `mean_accuracy`,
+        Keys: `images` (masks), `labelled`, `rejects` by reason, `finished`, `images_per_s` (from the run's creation to its end,
+        start-up and pauses included; only of a run with one generation), mean `seconds` of each stage, `miou`, `mean_accuracy`,
         `pixel_accuracy`, and `miou_raw` and `pixel_accuracy_raw` from before the CRF.
         """
         return _summarise(self)
@@ -305,7 +305,7 @@ def _summarise(view: "RunView") -> dict[str, Any]:
     whole = view.areas().iloc[0]
     rejects = Counter(view.rejects()["error"].tolist())
     created = datetime.fromisoformat(view.description.created)
-    once = finished and view.generation == 1  # later generations begin whenever the archive has grown
+    once = finished and view.generation == 1  # a later generation begins at any time after the first
     elapsed_s = (datetime.fromisoformat(finished) - created).total_seconds() if finished and once else 0
     iou = view.iou().iloc[0] if view.is_labelled() else None
     raw = view.iou(raw=True).iloc[0] if view.has_raw() and iou is not None else None
@@ -323,7 +323,7 @@ def _summarise(view: "RunView") -> dict[str, Any]:
 
 
 def _stage_seconds(view: "RunView") -> dict[str, float]:
-    """Sum every count that a summary needs in one pass, kept for later questions; mean seconds of each stage."""
+    """Return the mean seconds of each stage; the same pass sums, and keeps, every count that a summary needs."""
     columns = ["pixels", "confusion", *(["confusion_raw"] if view.has_raw() else [])]
     found, (sums, rows) = sum_counts(view.parts("masks"), {name: view.cells(name) for name in columns}, floats=SECONDS)
     view.keep(found)

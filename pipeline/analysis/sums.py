@@ -1,4 +1,4 @@
-"""Exact sums over the parts of a run: each Dask task streams the columns it needs of some parts, integers come back."""
+"""Exact sums over the parts of a run: each Dask task streams the columns it needs from some parts and returns integers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -13,9 +13,9 @@ from dask.delayed import delayed
 from pipeline import storage
 from pipeline.compiled import compiled
 
-MAX_TASKS = 64  # a question; more parts than that share a task: each task brings its own sums
+MAX_TASKS = 64  # per query; if there are more parts, several share a task, since each task returns its own sums
 BATCH_ROWS = 4096  # rows in memory at a time: 12 MB of 19 x 19 counts
-BATCH_BYTES = 64_000_000  # and of counts: fewer rows where classes are many
+BATCH_BYTES = 64_000_000  # bytes of counts in memory at a time: fewer rows if there are many classes
 
 Key = tuple[Any, ...]  # the values of the group columns
 Sums = dict[Key, np.ndarray]  # (1 + cells,) int64 each: images, then the summed cells
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def over_parts(parts: Sequence[str], ask: Callable[[list[str]], T]) -> list[T]:
-    """`ask` of all parts, a few parts a Dask task, in the parts' order."""
+    """Call `ask` for all parts, a few parts per Dask task, and return its results in the parts' order."""
     step = max(1, -(-len(parts) // MAX_TASKS))
     tasks = [delayed(ask)(list(parts[start : start + step])) for start in range(0, len(parts), step)]
     return list(compute(*tasks))
@@ -32,13 +32,13 @@ def over_parts(parts: Sequence[str], ask: Callable[[list[str]], T]) -> list[T]:
 def sum_counts(
     parts: Sequence[str], counts: Mapping[str, int], by: Sequence[str] = (), floats: Sequence[str] = ()
 ) -> tuple[dict[str, Sums], np.ndarray]:
-    """Sums of count columns by group over the images that have them, in one pass. Null is a group like any other.
+    """Sum count columns by group over the images that have them, in one pass. Null is a group like any other.
 
     Sums stay int64 from the Parquet to the answer: a float64 would lose pixels above 2^53, a float32 above 2^24.
 
     Args:
-        counts: column -> cells of one row of it.
-        floats: columns of one number, summed over all rows that have it.
+        counts: column -> numbers in one row of it.
+        floats: columns with one number per row, summed over all rows that have it.
     Returns:
         column -> sums by group; (2, floats) float64: sums and the rows that had a number.
     """
@@ -54,12 +54,12 @@ def sum_counts(
 
 
 def rows_at_once(cells: int) -> int:
-    """Rows that may be in memory together, of so many counts each."""
+    """Return how many rows with this many counts each may be in memory together."""
     return max(1, min(BATCH_ROWS, BATCH_BYTES // (8 * max(cells, 1))))
 
 
 def batches(uris: Sequence[str], columns: Sequence[str], rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-    """Some columns of parts, some rows at a time; the bytes of the others, masks above all, are not read."""
+    """Yield some columns of parts, some rows at a time; the bytes of other columns, above all of masks, are not read."""
     for uri in uris:
         filesystem, path = storage.arrow_filesystem(uri)
         with filesystem.open_input_file(path) as file:
@@ -69,7 +69,7 @@ def batches(uris: Sequence[str], columns: Sequence[str], rows: int = BATCH_ROWS)
 
 
 def counted(batch: pa.RecordBatch, column: str, cells: int) -> tuple[pa.RecordBatch, np.ndarray]:
-    """The rows that have a count column, and its values (rows, cells) int64."""
+    """Return the rows that have a value in a count column, and these values (rows, cells) int64."""
     if batch.column(column).null_count:
         batch = batch.filter(pc.is_valid(batch.column(column)))
     values = batch.column(column)
@@ -94,7 +94,7 @@ def _sum_parts(
 
 
 class _Totals:
-    """Sums of one count column, a row a group; it grows with the groups it meets."""
+    """Sums of one count column, a row per group; it grows as new groups appear."""
 
     def __init__(self, cells: int) -> None:
         self._slots: dict[Key, int] = {}
@@ -115,7 +115,7 @@ class _Totals:
 
 
 def group_places(batch: pa.RecordBatch, by: Sequence[str]) -> tuple[list[Key], np.ndarray]:
-    """The group keys of a batch, and (rows,) which of them each row has."""
+    """Return the group keys of a batch, and the place of each row's key among them, (rows,)."""
     if not by:
         return [()] if batch.num_rows else [], np.zeros(batch.num_rows, np.int64)
     codes, levels = np.zeros(batch.num_rows, np.int64), []

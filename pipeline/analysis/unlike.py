@@ -1,4 +1,4 @@
-"""Images of the newest run that are least like those of earlier runs: far from the nearest, by the shares of their classes."""
+"""Find images of the newest run that differ most from earlier runs, by their distance from the nearest earlier image."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from pipeline.analysis.run_counts import RunCounts
 from pipeline.analysis.sums import batches, over_parts
 from pipeline.errors import UserError
 
-EARLIER = 500  # images that stand for the earlier runs, those with the lowest hashes of their ids
+EARLIER = 500  # sample of the images of the earlier runs: those with the lowest hashes of their ids
 _ROWS = 1024  # images compared at a time
 
 
@@ -41,13 +41,13 @@ def find_unlike(members: Mapping[str, RunCounts], n: int, asked: Asked) -> pd.Da
 
 
 def _shares(batch: pa.RecordBatch) -> np.ndarray:
-    """(rows, C) float32."""
+    """Return the share of each class in the pixels, (rows, C) float32."""
     pixels = batch.column("pixels").flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)
     return (pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)).astype(np.float32)
 
 
 def _sample(view: RunCounts) -> pd.DataFrame:
-    """At most EARLIER images of a run: `image_id`, `draw`, `shares`."""
+    """Sample at most EARLIER images of a run: `image_id`, `draw` (the hash of the id), `shares`."""
 
     def ask(uris: list[str]) -> pd.DataFrame:
         kept = pd.DataFrame({"image_id": [], "draw": np.zeros(0, np.uint64), "shares": []})
@@ -63,7 +63,7 @@ def _sample(view: RunCounts) -> pd.DataFrame:
 
 
 def _nearest(batch: pa.RecordBatch, known: np.ndarray, asked: Asked) -> pd.DataFrame:
-    """A row an image: its distance from the nearest of `known` (E, C), and the place of that one."""
+    """Return one row per image: its distance from the nearest of `known` (E, C), and the place of that one."""
     shares = _shares(batch)
     distances = np.zeros((len(shares), len(known)), np.float32)
     for index in range(known.shape[1]):  # a class at a time: (rows, E, C) would be large
