@@ -1,4 +1,4 @@
-"""Masks in the forms that other programs read, one format a file. A new one stands in this list."""
+"""Export masks in formats that other programs read, one format per module. A new format is added to `FORMATS`."""
 
 from collections.abc import Callable, Collection
 
@@ -39,7 +39,7 @@ def export(view: RunView, form: str, out: str, ids: Collection[str] | None = Non
     """Write the masks of a run below `out`, in one of `FORMATS`.
 
     Args:
-        ids: of the images to write; None = all.
+        ids: ids of the images to write; None = all.
     Raises:
         UserError: the format is unknown, the run does not fit it, or a chosen image has no mask.
     """

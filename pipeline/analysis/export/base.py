@@ -1,4 +1,4 @@
-"""What the formats share: the answered images that are exported, and what was written."""
+"""What the formats share: the images to export, and the result of an export."""
 
 import io
 from collections.abc import Collection, Iterator
@@ -22,7 +22,7 @@ from pipeline.labels import IGNORE, LabelSpace
 from pipeline.read_ahead import read_ahead
 from pipeline.runs import Part
 
-_THREADS = 4  # that read images ahead
+_THREADS = 4  # threads that read images ahead
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Exported:
 
 @dataclass(frozen=True)
 class Shown:
-    """An image's file and its mask, (H, W) uint8, 255 = no data, both upright for programs that know no EXIF orientation.
+    """An image's file and its mask, (H, W) uint8, 255 = no data, both upright for programs that ignore EXIF orientation.
 
-    The file is the corpus's own; of a photograph that its EXIF data turn, a PNG of the turned pixels, so that labels which are
-    drawn on it fit.
+    The file is the one in the corpus. If its EXIF data rotate the photograph, it is a PNG of the rotated pixels instead, so
+    that labels drawn on it fit.
     """
 
     image_id: str
@@ -46,7 +46,7 @@ class Shown:
     data: bytes
     mask: np.ndarray
     row: dict[str, Any]
-    uri: str | None  # of the same file where it lies, if that is a whole object
+    uri: str | None  # of the same file in the corpus, if it is an object of its own
 
     def copy(self, folder: str) -> None:
         """Write the file below a folder or a prefix."""
@@ -54,23 +54,23 @@ class Shown:
 
 
 def place_in(out: str, image_id: str, suffix: str) -> str:
-    """URI of an image's file below a folder or prefix; UserError where its id leads out of that."""
+    """Return the URI of an image's file below a folder or prefix; UserError if its id leads out of that."""
     if leads_out(image_id):
         raise UserError(f"image '{image_id}' leads out of {out}; rename it and segment again")
     return storage.join(out, f"{image_id}{suffix}")
 
 
 def regions_by_class(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(train id, its pixels as (H, W) bool) of each class in a mask (H, W) uint8; 255, no data, is none."""
+    """Yield (train id, its pixels as (H, W) bool) of each class in a mask (H, W) uint8, without 255 (no data)."""
     for index in np.unique(mask[mask != IGNORE]).tolist():
         yield index, mask == index
 
 
 class Answers:
-    """The images of a run that are exported, in the run's order: all that were answered, or chosen ones."""
+    """The images of a run to export, in the run's order: all that have a mask, or chosen ones."""
 
     def __init__(self, view: RunView, ids: Collection[str] | None = None) -> None:
-        """UserError where a chosen image has no mask."""
+        """Raise UserError if a chosen image has no mask."""
         self.view, self._chosen = view, None if ids is None else pa.array(sorted(set(ids)), pa.string())
         self._parts = view.listed("masks") if self._chosen is None else self._parts_with(self._chosen)
 
@@ -79,25 +79,25 @@ class Answers:
         return self.view.space
 
     def rows(self, *columns: str, batch_rows: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
-        """These columns of each image, `image_id` among them, so many rows in memory at a time."""
+        """Yield these columns of each image, which must include `image_id`, with `batch_rows` rows in memory at a time."""
         for part in self._parts:
             yield from self._rows(part, columns, batch_rows)
 
     def masks(self) -> Iterator[tuple[str, bytes]]:
-        """(image id, PNG of train ids) of each image, as the corpus stores the image."""
+        """Yield (image id, PNG of train ids) of each image, in the orientation in which the corpus stores it."""
         for row in self.rows("image_id", "mask"):
             yield row["image_id"], row["mask"]["bytes"]
 
     def shown(self, *columns: str) -> Iterator[Shown]:
-        """Each image's file, read again from its corpus, with its mask.
+        """Yield each image's file, read again from its corpus, with its mask.
 
         Args:
-            columns: of the run's rows, further ones.
+            columns: further columns of the run's rows.
         Raises:
             UserError: an image cannot be read again, or its id leads out of a folder.
         """
         max_pixels = self.view.description.config["max_pixels"]
-        has_bands = self.view.description.image is not None  # and no EXIF orientation
+        has_bands = self.view.description.image is not None  # such images have no EXIF orientation
         for (item, row), data in read_ahead(lambda pair: read_image(pair[0]), self._with_items(columns), _THREADS):
             image, mask = data.result(), decode_mask(row["mask"]["bytes"])
             turned = 1 if has_bands else _orientation(item, image, max_pixels)
@@ -123,7 +123,7 @@ class Answers:
             yield from self._of_chosen(batch).to_pylist()
 
     def _of_chosen(self, rows: Any) -> Any:
-        """The rows of chosen images in a batch or a table."""
+        """Return the rows of chosen images in a batch or a table."""
         return rows if self._chosen is None else rows.filter(pc.is_in(rows.column("image_id"), self._chosen))
 
     def _parts_with(self, chosen: pa.Array) -> list[Part]:
@@ -148,7 +148,7 @@ def png_of(picture: Image.Image) -> bytes:
 
 
 def _orientation(item: Item, data: bytes, max_pixels: int) -> int:
-    """EXIF orientation of an image; UserError where its file is another than the one that was segmented."""
+    """Return the EXIF orientation of an image; UserError if its file is no longer the one that was segmented."""
     try:
         return stored_orientation(data, max_pixels)
     except Reject as error:

@@ -1,4 +1,4 @@
-"""Label Studio's code of a brush region: run lengths of RGBA bytes, packed into bits."""
+"""Label Studio's encoding of a brush region: run lengths of RGBA bytes, packed into bits."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ _HEADER_BITS = 32
 
 
 def encode_brush(region: np.ndarray) -> list[int]:
-    """Bytes of a region (H, W) bool, row by row; a pixel inside is 255 in all four channels, outside 0.
+    """Encode a region (H, W) bool, row by row; a pixel inside is 255 in all four channels, outside 0.
 
-    The header is the number of values (32 bits), the bits of a value less one (5), and the bits of four kinds of run lengths
-    less one (4 each), of which one is used. Each run is 1 (1 bit), its kind (2), its length less one, its value.
+    The header holds the number of values (32 bits), the bits per value minus one (5), and the bits per run length minus one
+    for four kinds of runs (4 each), of which one is used. A run is a 1 (1 bit), its kind (2), its length minus one, its value.
 
     Raises:
         UserError: the region has 2^30 pixels or more, which the header cannot count.
@@ -34,7 +34,7 @@ def encode_brush(region: np.ndarray) -> list[int]:
 
 
 def _pieces(lengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same runs with those cut that are too long for the code."""
+    """Split the runs that are too long for the encoding."""
     number = -(-lengths // _MAX_RUN)
     pieces = np.full(number.sum(), _MAX_RUN, np.int64)
     last = np.cumsum(number) - 1
@@ -43,5 +43,5 @@ def _pieces(lengths: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _bits(numbers: "np.ndarray | list[int]", width: int) -> np.ndarray:
-    """(numbers, width) uint8: the binary digits of each, the highest first."""
+    """Return (numbers, width) uint8: the binary digits of each number, the highest first."""
     return (np.asarray(numbers, np.int64)[:, None] >> np.arange(width - 1, -1, -1) & 1).astype(np.uint8)

@@ -12,13 +12,13 @@ from pipeline.errors import UserError
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import IGNORE
 
-_UNLABELLED = 0  # labelId of unknown pixels, which are counted as wrong; 255 is outside of the server's matrix
+_UNLABELLED = 0  # labelId of unknown pixels, which count as wrong; 255 is outside the server's confusion matrix
 # The server looks for <city>_<sequence>_<frame>*.png: getPrediction of cityscapesScripts.
 _SERVER_NAME = re.compile(r"(?P<city>[^/_]+)_(?P<sequence>\d+)_(?P<frame>\d+)$")
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`submission.zip` of labelIds PNGs.
+    """Write `submission.zip` with PNGs of labelIds.
 
     Raises:
         UserError: the run's label space is not Cityscapes', or an image is not named as the server expects.

@@ -1,4 +1,4 @@
-"""What COCO's forms share: images, categories, boxes."""
+"""What the COCO formats share: images, categories, boxes."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,20 +11,20 @@ from pipeline.analysis.export.base import Answers, Exported
 from pipeline.imaging.mask_png import decode_mask
 
 Json = dict[str, Any]
-COLUMNS = ("image_id", "uri", "member", "mask")  # of the run's rows, that a COCO file is made of
+COLUMNS = ("image_id", "uri", "member", "mask")  # of the run's rows, that a COCO file needs
 
 
 def image_entry(answers: Answers, number: int, row: Json, mask: np.ndarray) -> Json:
-    """`file_name` is the path below the corpus, in a zip or tar the member's, in Parquet, which has no files, its id."""
+    """Return an entry of `images`; `file_name` is the path below the corpus or in a zip or tar; in Parquet, the image id."""
     name = file_name(answers.view.description.config["corpus"], row["image_id"], row["uri"], row["member"])
     return {"id": number, "file_name": name, "height": mask.shape[0], "width": mask.shape[1]}
 
 
 def write_regions(answers: Answers, out: str, regions_of: Callable[[np.ndarray], Iterator[Json]]) -> Exported:
-    """`annotations.json`, whose pixels are as the corpus stores its images.
+    """Write `annotations.json`, in the pixel coordinates of the images as the corpus stores them (no EXIF orientation).
 
     Args:
-        regions_of: a mask (H, W) uint8 -> its annotations, without the numbers of themselves and of their image.
+        regions_of: a mask (H, W) uint8 -> its annotations, without `id` and `image_id`.
     """
     uri = storage.join(out, "annotations.json")
     images: list[Json] = []
@@ -39,14 +39,14 @@ def write_regions(answers: Answers, out: str, regions_of: Callable[[np.ndarray],
 
 
 def box_of(region: np.ndarray) -> list[int]:
-    """left, top, width, height of a region (H, W) bool that is not empty, pixels."""
+    """Return left, top, width, height, in pixels, of a region (H, W) bool that is not empty."""
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
     return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
 
 
 def put_json(answers: Answers, uri: str, images: list[Json], annotations: list[Json], **of_category: Any) -> None:
-    """Write a file in COCO's form: category k + 1 is class k.
+    """Write a file in COCO's format: category k + 1 is class k.
 
     Args:
         of_category: further keys of each category; a list holds a value for each class.
@@ -56,14 +56,14 @@ def put_json(answers: Answers, uri: str, images: list[Json], annotations: list[J
         | {key: value[index] if isinstance(value, list) else value for key, value in of_category.items()}
         for index, name in enumerate(answers.space.classes)
     ]
-    # Without `info`, COCO's own tools do not load results beside it.
+    # COCO's own tools load results for this file only if it has `info`.
     info = {"description": f"masks of {answers.view.uri}"}
     whole = {"info": info, "images": images, "annotations": annotations, "categories": categories}
     storage.put(uri, json.dumps(whole, separators=(",", ":")).encode())
 
 
 def file_name(corpus: Json, image_id: str, uri: str, member: str | None) -> str:
-    """An image's path, with its suffix, as a loader joins it to the folder that holds the corpus, or its archive unpacked.
+    """Return an image's path, with its suffix, relative to the folder of the corpus or of its unpacked archive.
 
     Args:
         corpus: config section `corpus` of the run.
@@ -78,4 +78,4 @@ def file_name(corpus: Json, image_id: str, uri: str, member: str | None) -> str:
         return uri.removeprefix(root.rstrip("/") + "/")
     if uri == root:
         return member
-    return f"{uri.removeprefix(root.rstrip('/') + '/').removesuffix('.tar')}/{member}"  # of a tar below a prefix
+    return f"{uri.removeprefix(root.rstrip('/') + '/').removesuffix('.tar')}/{member}"  # in a tar below a prefix

@@ -1,4 +1,4 @@
-"""COCO panoptic: a PNG of segment ids an image, and a JSON of what the segments are."""
+"""COCO panoptic: a PNG of segment ids per image, and a JSON file that describes the segments."""
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ from pipeline.labels import IGNORE
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`panoptic.json` and `panoptic/<number>.png`: each class of an image is one segment, since masks know no instances.
+    """Write `panoptic.json` and `panoptic/<number>.png`: a class of an image is one segment, since masks have no instances.
 
     Source: COCO's panoptic format (https://cocodataset.org/#format-data): id = R + 256 G + 65536 B, 0 = nothing.
     """
@@ -31,7 +31,7 @@ def write(answers: Answers, out: str) -> Exported:
 
 
 def _segments(mask: np.ndarray) -> list[Json]:
-    """What a mask (H, W) holds; the id of a segment is that of its category."""
+    """Describe the segments of a mask (H, W); the id of a segment is that of its category."""
     found = []
     for index, region in regions_by_class(mask):
         size = {"area": int(region.sum()), "bbox": box_of(region)}

@@ -1,4 +1,4 @@
-"""COCO's annotations as polygons, one a region: what annotation tools let people edit."""
+"""COCO's annotations as polygons, one per region, which annotation tools can edit."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from pipeline.imaging.polygons import area_of, polygons_of
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`annotations.json`; COCO's own tools draw exactly the masks of it.
+    """Write `annotations.json`, from which COCO's own tools draw exactly the run's masks.
 
     Raises:
         UserError: rasterio, which traces the outlines, is not installed.

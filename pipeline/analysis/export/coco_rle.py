@@ -1,4 +1,4 @@
-"""COCO's results: one annotation a class and image, uncompressed RLE."""
+"""COCO's annotations as uncompressed RLE, one per class and image."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from pipeline.analysis.export.rle import encode_rle
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`annotations.json`."""
+    """Write `annotations.json`."""
     return write_regions(answers, out, _regions)
 
 
@@ -21,5 +21,5 @@ def _regions(mask: np.ndarray) -> Iterator[Json]:
             "segmentation": {"size": list(mask.shape), "counts": encode_rle(region)},
             "area": int(region.sum()),
             "bbox": box_of(region),
-            "iscrowd": 1,  # uncompressed RLE and regions that hang apart are COCO's crowds
+            "iscrowd": 1,  # COCO calls uncompressed RLE and regions of several pieces crowds
         }

@@ -1,4 +1,4 @@
-"""PNG files of the maps of confidence: 255 is a probability of 1."""
+"""Confidence maps as PNG files: 255 is a probability of 1."""
 
 from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported, place_in
@@ -7,10 +7,10 @@ from pipeline.runs import CONFIDENCE_MAP
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`<image id>.png` as the run has it, 8-bit grey.
+    """Write `<image id>.png` as the run stores it, 8-bit grey.
 
     Raises:
-        UserError: the run was not asked for the maps, or an image's id leads out of the folder.
+        UserError: the run has no confidence maps, or an image's id leads out of the folder.
     """
     if CONFIDENCE_MAP not in answers.view.columns:
         raise UserError(

@@ -1,4 +1,4 @@
-"""CVAT: the masks as annotations of a task, in the form "CVAT for images 1.1"."""
+"""CVAT: the masks as annotations of a task, in the format "CVAT for images 1.1"."""
 
 import json
 from typing import Any
@@ -16,9 +16,9 @@ _BLACK = (0, 0, 0)
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`annotations.xml`, `labels.json` (the task's labels, for the field "Raw"), and the images below `images/`.
+    """Write `annotations.xml`, `labels.json` (the task's labels, for the field "Raw"), and the images below `images/`.
 
-    `classes.yaml` is the label space of the pictures that CVAT writes as "Segmentation mask 1.1": colours, black for nothing.
+    Also write `classes.yaml`, the label space of pictures that CVAT exports as "Segmentation mask 1.1": colours, black = none.
 
     Source: https://docs.cvat.ai/docs/other/xml_format.
     """
@@ -38,12 +38,12 @@ def write(answers: Answers, out: str) -> Exported:
 
 
 def _image(number: int, shown: Shown, space: LabelSpace) -> ElementTree.Element:
-    """Each class of an image is one mask: run lengths of its box, row by row, the first of them outside."""
+    """Return an image with one mask per class: run lengths in its box, row by row, starting with a run outside the class."""
     height, width = shown.mask.shape
     image = ElementTree.Element("image", id=str(number), name=shown.name, width=str(width), height=str(height))
     for index, region in regions_by_class(shown.mask):
         left, top, wide, high = box_of(region)
-        runs = encode_rle(region[top : top + high, left : left + wide].T)  # that code goes down the columns
+        runs = encode_rle(region[top : top + high, left : left + wide].T)  # encode_rle goes down the columns
         values = {"label": space.classes[index], "source": "auto", "occluded": "0", "rle": ", ".join(map(str, runs))}
         box = {"left": left, "top": top, "width": wide, "height": high, "z_order": 0}
         ElementTree.SubElement(image, "mask", values | {name: str(value) for name, value in box.items()})

@@ -1,4 +1,4 @@
-"""FiftyOne: a folder of its type ImageSegmentationDirectory."""
+"""FiftyOne: a dataset folder of the type ImageSegmentationDirectory."""
 
 import json
 
@@ -10,10 +10,10 @@ from pipeline.imaging.mask_png import encode_mask
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`data/<image>`, `labels/<image id>.png` and `mask_targets.json`.
+    """Write `data/<image>`, `labels/<image id>.png` and `mask_targets.json`.
 
-    FiftyOne draws no pixel of value 0: class k is k + 1, and 0 is no data. `mask_targets.json` names the values, for
-    `dataset.default_mask_targets`.
+    FiftyOne draws no pixel of value 0, so class k is stored as k + 1, and 0 is no data. `mask_targets.json` names the values,
+    for `dataset.default_mask_targets`.
 
     Source: https://docs.voxel51.com/user_guide/import_datasets.html, ImageSegmentationDirectory.
     """

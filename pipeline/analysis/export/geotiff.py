@@ -1,4 +1,4 @@
-"""Cloud Optimized GeoTIFFs, in the place of the images that the masks were made of."""
+"""Cloud Optimized GeoTIFFs, with the georeference of the images that the masks were made from."""
 
 import tempfile
 from pathlib import Path
@@ -14,10 +14,10 @@ from pipeline.runs import GEOREFERENCE
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`<image id>.tif`: uint8 train ids, nodata 255, colours, class names, and CRS and transform of the image.
+    """Write `<image id>.tif`: uint8 train ids, nodata 255, colours, class names, and CRS and transform of the image.
 
-    They are kept with the run where its checkpoint declares bands; else they are read from the images, which must still be
-    there. Memory holds one mask as PNG and one as COG, and a few rows of it.
+    The run stores CRS and transform if its checkpoint declares bands; else they are read from the images, which must still be
+    there. Memory holds one mask as PNG and one as COG, and a few of its pixel rows.
 
     Raises:
         UserError: an image has no georeference, its id leads out of the folder, or rasterio is not installed.
@@ -42,7 +42,7 @@ def write(answers: Answers, out: str) -> Exported:
 
 
 def _read_again(row: dict[str, Any]) -> str | None:
-    """The georeference of a row's image, from where the corpus was."""
+    """Read the georeference of a row's image from its original location."""
     place = Place(row["uri"], row["member"])
     try:
         return georeference_of(open_file(place) if place.member is None else read(place))

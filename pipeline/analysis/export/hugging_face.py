@@ -1,4 +1,4 @@
-"""Hugging Face datasets: Parquet files that hold the images and their masks, with the library's own description of columns."""
+"""Hugging Face datasets: Parquet files with the images and their masks, and the library's own description of columns."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported
 from pipeline.imaging.mask_png import encode_mask
 
-_FILE_BYTES, _GROUP_BYTES, _GROUP_ROWS = 256_000_000, 32_000_000, 100  # of a Parquet file, of one of its row groups
+_FILE_BYTES, _GROUP_BYTES, _GROUP_ROWS = 256_000_000, 32_000_000, 100  # limits of a Parquet file, of one row group
 _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _SPLIT = re.compile(r"\w+(\.\w+)*")  # names that datasets takes for a split
 
@@ -22,10 +22,10 @@ Row = dict[str, Any]
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`data/<split>-<number>.parquet`, `id2label.json`, and a dataset card.
+    """Write `data/<split>-<number>.parquet`, `id2label.json`, and a dataset card.
 
-    Columns: `image` and `label`, pictures; `image_id`; the run's groups; `confidence`, `entropy`. Labels are the run's masks,
-    train ids, 255 = no data. The files are a corpus of layout `parquet` too.
+    Columns: the pictures `image` and `label`, `image_id`, the run's groups, `confidence`, `entropy`. Labels are the run's
+    masks: train ids, 255 = no data. The files can also be read as a corpus of layout `parquet`.
 
     Source: https://huggingface.co/docs/datasets/image_dataset; Arrow schemas carry the features under the key `huggingface`.
     """
@@ -52,7 +52,7 @@ def _rows(answers: Answers, groups: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _files(rows: Iterator[Row], schema: pa.Schema) -> Iterator[tuple[bytes, int]]:
-    """Bytes and rows of each Parquet file; pictures are compressed already."""
+    """Yield bytes and number of rows of each Parquet file, uncompressed, since pictures are compressed already."""
     waiting = next(rows, None)
     with tempfile.TemporaryDirectory(prefix="maskmill-") as folder:
         path = Path(folder) / "part.parquet"
@@ -67,7 +67,7 @@ def _files(rows: Iterator[Row], schema: pa.Schema) -> Iterator[tuple[bytes, int]
 
 
 def _group(first: Row, rows: Iterator[Row]) -> tuple[list[Row], Row | None]:
-    """The rows of one row group, and the one after it."""
+    """Return the rows of one row group, and the row after it."""
     group, size = [first], _size(first)
     for row in rows:
         if len(group) == _GROUP_ROWS or size >= _GROUP_BYTES:
@@ -100,7 +100,7 @@ _DTYPES = {pa.string(): "string", pa.int32(): "int32", pa.int64(): "int64", pa.f
 
 
 def _card(answers: Answers, split: str) -> str:
-    """README.md: which files are which split, and what the values of a label mean."""
+    """Return README.md: which files are which split, and what the values of a label mean."""
     classes = "\n".join(f"| {index} | {name} |" for index, name in enumerate(answers.space.classes))
     return (
         "---\ntask_categories:\n- image-segmentation\nconfigs:\n- config_name: default\n  data_files:\n"

@@ -1,4 +1,4 @@
-"""Label Studio: tasks with the masks as predictions, brush regions that people correct."""
+"""Label Studio: tasks with the masks as predictions, which people correct as brush regions."""
 
 import json
 from typing import Any
@@ -10,18 +10,18 @@ from pipeline.analysis.export.base import Answers, Exported, Shown, regions_by_c
 from pipeline.analysis.export.brush import encode_brush
 from pipeline.labels import LabelSpace
 
-_TAG, _IMAGE = "tag", "image"  # of the labelling config, which the results name
+_TAG, _IMAGE = "tag", "image"  # names in the labelling config, to which the results refer
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`tasks.json`, `config.xml` (the project's labelling interface), and the images below `images/`.
+    """Write `tasks.json`, `config.xml` (the project's labelling interface), and the images below `images/`.
 
-    Images that are objects of a store stay where they are, and tasks name their URIs; others are copied. Label Studio serves
-    copies on a disk where LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the export's folder.
+    Images that are objects in a store stay there, and tasks name their URIs; others are copied. Label Studio serves copies
+    on a disk if LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the export's folder.
 
     Source: https://labelstud.io/guide/predictions and https://labelstud.io/tags/brushlabels.
     """
-    # As text, each number of a mask takes half of the memory.
+    # Kept as text, the numbers of a mask take half of the memory.
     tasks = [json.dumps(_task(answers, shown, out), separators=(",", ":")) for shown in answers.shown("confidence")]
     uri = storage.join(out, "tasks.json")
     storage.put(uri, f"[{','.join(tasks)}]".encode())
@@ -45,7 +45,7 @@ def _task(answers: Answers, shown: Shown, out: str) -> dict[str, Any]:
 
 
 def _address(shown: Shown, out: str) -> str:
-    """The image as Label Studio finds it."""
+    """Return the address at which Label Studio finds the image, which is copied if it must be."""
     if shown.uri is not None and "://" in shown.uri and not shown.uri.startswith("file://"):
         return shown.uri
     shown.copy(storage.join(out, "images"))

@@ -8,7 +8,7 @@ from pipeline.imaging.mask_png import decode_mask
 
 
 def write(answers: Answers, out: str) -> Exported:
-    """`<image id>.png` of train ids; UserError where an image's id leads out of the folder."""
+    """Write `<image id>.png` of train ids; UserError if an image's id leads out of the folder."""
     palette = [level for colour in answers.space.colours for level in colour]
     written = 0
     for image_id, data in answers.masks():

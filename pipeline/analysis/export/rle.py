@@ -1,11 +1,11 @@
-"""COCO's run-length code of a region: lengths of runs down the columns, the first of them outside the region."""
+"""COCO's run-length encoding of a region: lengths of runs down the columns, starting with a run outside the region."""
 
 import numpy as np
 
 
 def encode_rle(region: np.ndarray) -> list[int]:
-    """Run lengths of a region (H, W) bool, in column-major order, outside and inside in turn; a region that holds the first
-    pixel begins with 0.
+    """Encode a region (H, W) bool as run lengths in column-major order, alternately outside and inside; the first is 0 if the
+    region holds the first pixel.
 
     Source: cocodataset/cocoapi, maskApi.h (uncompressed RLE).
     """

@@ -1,4 +1,4 @@
-"""One static HTML file about a run: no external request, one script, named by its hash; all numbers are from its Parquet."""
+"""Write a static HTML report of a run, without external requests; all numbers come from the run's Parquet files."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from pipeline.metrics.calibration import Calibration
 from pipeline.metrics.metric import Section, percent, points
 from pipeline.metrics.registry import chosen
 
-WEAK_CLASSES = 3  # named beside an image: those with its lowest IoU
+WEAK_CLASSES = 3  # classes named beside an image: those with its lowest IoU
 
 
 def write_report(
@@ -35,10 +35,10 @@ def write_report(
 
     Args:
         num_worst: images of each kind (worst, typical, random) to show for the whole run; fewer for each class and group.
-            They are ranked by IoU; without labels by confidence.
+            They are ranked by IoU, or without labels by confidence.
         beside_uri: another run over the same images, shown beside this one.
-        earlier_uris: runs before this one, the oldest first, that it is held against without labels; of a run that was
-            extended, its own generations where none is named.
+        earlier_uris: earlier runs, oldest first, to compare this one with, without labels; if none is named, a run that was
+            extended is compared with its own earlier generations.
     Raises:
         UserError: there is no run, nothing is answered yet, or another run cannot be compared.
     """
@@ -51,7 +51,7 @@ def write_report(
     environment.filters["width"] = lambda value: "0" if value is None or math.isnan(value) else f"{100 * value:.2f}"
     environment.filters["points"] = points
     environment.filters["count"] = lambda value: f"{int(value):,}".replace(",", "\u202f")
-    # The one script that may run is named by its hash; without it the page shows all that it can by the style sheet.
+    # The page's security policy allows one script, by its hash; without it the page shows what the style sheet alone can.
     script = environment.get_template("report.js").render().encode()
     sha256 = base64.b64encode(hashlib.sha256(script).digest()).decode()
     facts = _facts(view, num_worst, beside) | {"since": since_facts(view, earlier_uris)}
@@ -93,7 +93,7 @@ def _facts(view: RunView, num_worst: int, beside: RunView | None) -> dict[str, A
 
 
 def _pictures(view: RunView, num_worst: int, labelled: bool, beside: RunView | None) -> dict[str, Any]:
-    """Gallery, what can be chosen in it, the confusions that lead into it, and what its images measure."""
+    """Return the gallery, its choices, the confusions that link to it, and charts of image scores and region sizes."""
     heat = tables.heat(view) if labelled else None
     pairs = [] if heat is None else heat["pairs"]
     picks = pick(view, num_worst, labelled, [(_pair_name(pair), pair["images"][0][1]) for pair in pairs])
@@ -137,7 +137,7 @@ def _choice(choice: Choice, places: dict[str, int]) -> dict[str, Any]:
 
 
 def _words(view: RunView, picks: Picks, image_id: str, labelled: bool) -> str:
-    """The numbers of one image, in percent."""
+    """Return the scores of one image as text, in percent."""
     facts = picks.facts[image_id]
     words = [f"confidence {percent(facts['confidence'])} %"]
     if labelled:
@@ -150,13 +150,13 @@ def _words(view: RunView, picks: Picks, image_id: str, labelled: bool) -> str:
 
 
 def _scores(view: RunView, picks: Picks, image_id: str) -> str:
-    """IoU of each class in percent, for the script; nothing for a class that the image has not."""
+    """Return IoU of each class in percent, for the script; empty for a class that the image does not have."""
     scores = (picks.facts[image_id][index] for index in range(view.space.num_classes))
     return ",".join("" if math.isnan(score) else f"{100 * score:.1f}" for score in scores)
 
 
 def _legend(view: RunView, labelled: bool) -> list[dict[str, str]]:
-    """Name and colours of each class that is in a mask or, where there are labels, in a label."""
+    """Return name and colours of each class that is in any mask or label."""
     seen = view.areas().loc[ALL][list(view.space.classes)].to_numpy()
     if labelled:
         seen = seen + view.confusion().sum(axis=1)
@@ -173,7 +173,7 @@ def _legend(view: RunView, labelled: bool) -> list[dict[str, str]]:
 
 
 def _metrics(view: RunView) -> list[Section]:
-    """What each metric that the run counted has to show, the result from before the CRF beside the final one."""
+    """Return the section of each metric that the run counted, with the scores from before the CRF beside the final ones."""
     sections = [
         metric.section(
             view.metric_scores(metric),

@@ -18,22 +18,22 @@ from pipeline.metrics.charts import Plot
 from pipeline.metrics.metric import percent
 from pipeline.runs.parts import part_at
 
-REGION_IMAGES = 24  # whose regions are measured
-REGION_PIXELS = 16_000_000  # larger masks are left out: twelve bytes a pixel are needed for it
+REGION_IMAGES = 24  # images whose regions are measured
+REGION_PIXELS = 16_000_000  # larger masks are left out, since measuring takes twelve bytes per pixel
 SCORE_BINS = 20
-STEPS = 40  # of the throughput
-MAX_LATE_S = 60  # a part that was stored later than so after the run's end was copied: its time says nothing
+STEPS = 40  # of the throughput chart
+MAX_LATE_S = 60  # a part stored later than this after the run's end is a copy, whose time says nothing
 
 
 class Regions:
-    """Sizes of the regions of some images, predicted and, where there are labels, true; in pixels."""
+    """Sizes, in pixels, of the regions of some images: predicted ones and, if there are labels, true ones."""
 
     def __init__(self, space: LabelSpace, ids: set[str]) -> None:
         self.images, self._space, self._ids = 0, space, ids
         self._sizes: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"prediction": [], "truth": []}
 
     def add(self, one: Pictures) -> None:
-        """An image, if it is one of those to measure. Where the label ignores pixels the prediction does too: one area."""
+        """Measure an image if it is one of the sample; pixels that the label ignores are ignored in the prediction too."""
         if one.image_id not in self._ids or one.mask.size > REGION_PIXELS:
             return
         mask, label = one.mask, one.label
@@ -44,7 +44,7 @@ class Regions:
         self._sizes["prediction"].append(region_sizes(mask))
 
     def facts(self) -> dict[str, Any] | None:
-        """Chart and table; None where no region was measured."""
+        """Return chart and table; None if no region was measured."""
         found = {kind: _joined(parts) for kind, parts in self._sizes.items() if parts}
         if "prediction" not in found or not len(found["prediction"][0]):
             return None
@@ -62,7 +62,7 @@ class Regions:
         }
 
     def _chart(self, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
-        """Regions an image by size, two bins a decade; truth beside prediction."""
+        """Draw the regions per image by size, two bins per decade, truth beside prediction."""
         top = max(int(sizes.max()) for sizes, _ in found.values() if len(sizes))
         decades = len(str(top))  # 10^decades is above the largest
         edges = np.logspace(0, decades, 2 * decades + 1)
@@ -88,7 +88,7 @@ def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
 
 
 def score_chart(scores: np.ndarray, name: str) -> str | None:
-    """How the images' own scores (N,), shares of 1, are spread; None below ten images."""
+    """Draw a histogram of the images' own scores (N,), fractions of 1; None for fewer than ten images."""
     if len(scores) < 10:
         return None
     counts, _ = np.histogram(scores, SCORE_BINS, (0, 1))
@@ -105,7 +105,7 @@ def score_chart(scores: np.ndarray, name: str) -> str | None:
 
 
 def throughput(view: RunView) -> str | None:
-    """Images a second over time, by when each part was stored; None where the store or a copy does not tell."""
+    """Draw images per second over time, by when each part was stored; None if those times are not known or of a copy."""
     begun, finished = datetime.fromisoformat(view.description.created).timestamp(), view.finished()
     if not finished or view.description.compacted_from is not None or view.generation > 1:
         return None
@@ -125,7 +125,7 @@ def throughput(view: RunView) -> str | None:
 
 
 def _stored(view: RunView) -> tuple[np.ndarray, np.ndarray]:
-    """When each masks part was stored, seconds since 1970, in order, and how many images it answers."""
+    """Return when each masks part was stored, in seconds since 1970, in order, and how many images it answers."""
     sizes, found = view.plan().sizes(), []
     for file in storage.scan(storage.join(view.uri, "masks")):
         part = part_at(view.uri, "masks", file)
@@ -136,7 +136,7 @@ def _stored(view: RunView) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _steps(times: np.ndarray, images: np.ndarray) -> list[tuple[float, float, float]]:
-    """(from, to, images a second) of at most STEPS spans of about equally many images; spans of no time join the next."""
+    """Return (from, to, images per second) of at most STEPS spans with about equally many images; none is below 0.5 s."""
     ends = np.unique(np.linspace(0, len(times), min(STEPS, len(times)) + 1).round().astype(int))
     steps, start, number = [], 0.0, 0
     for first, last in pairwise(ends):

@@ -1,4 +1,4 @@
-"""The report's pictures: thumbnails as data: URIs, masks as layers in the data set's colours and in safe ones."""
+"""The report's pictures: thumbnails as data: URIs, with masks as layers in the data set's and colour-blind-safe colours."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from pipeline.imaging.colours import IGNORED, WRONG, safe_colours
 from pipeline.labels import IGNORE, Colour, LabelSpace
 
 THUMBNAIL_PX = 360  # width
-AT_A_TIME = 8  # whole images in memory
+AT_A_TIME = 8  # whole images in memory at a time
 ERRORS: dict[str, Colour] = {"wrong": WRONG, "ignored": IGNORED}
 _CLEAR, _WRONG, _IGNORED = 0, 1, 2  # ids of the error layer
 
@@ -29,12 +29,12 @@ def cards(
     also: Sequence[str] = (),
     beside: RunView | None = None,
 ) -> list[dict[str, Any]]:
-    """One card an image, in the order of `ids`: a `base` photograph and `layers` over it by what they show.
+    """Return one card per image, in the order of `ids`: a `base` photograph, and `layers` over it by what they show.
 
     Args:
         look: called once with each image of `ids` and `also`, which are read a few at a time.
-        also: images to look at that get no card.
-        beside: another run, whose predictions are layers too where it has them.
+        also: further images for `look`, which get no card.
+        beside: another run, whose predictions are a further layer of the images that it has.
     """
     made, every = {}, list(dict.fromkeys([*ids, *also]))
     compared = set() if beside is None else _answered(beside, ids)
@@ -49,20 +49,20 @@ def cards(
 
 
 def _answered(view: RunView, ids: Sequence[str]) -> set[str]:
-    """Those of some images that a run has masks of."""
+    """Return which of these images a run has masks of."""
     wanted = pa.array(ids, pa.string())
     names = (batch.column("image_id") for batch in batches(view.parts("masks"), ["image_id"]))
     return {image_id for column in names for image_id in column.filter(pc.is_in(column, wanted)).to_pylist()}
 
 
 def palettes(space: LabelSpace) -> dict[str, Sequence[Colour]]:
-    """The colours that the report can show a mask in: the data set's, and colour-blind-safe ones where there are enough."""
+    """Return the palettes of the report: the data set's, and a colour-blind-safe one if there are enough safe colours."""
     safe = safe_colours(space.num_classes)
     return {"data": space.colours, **({} if safe is None else {"safe": safe})}
 
 
 def _card(one: Pictures, other: Pictures | None) -> dict[str, Any]:
-    """`layers`: `truth`, `prediction`, `other`, `errors`, a PNG for each palette; without the image, the prediction alone."""
+    """Return a card with `layers` `truth`, `prediction`, `other`, `errors`, a PNG per palette; without image, one layer."""
     size = _size(*one.mask.shape)
     base = None if one.image is None else _photograph(one.image, size)
     colours = palettes(one.space)
@@ -82,7 +82,7 @@ def _card(one: Pictures, other: Pictures | None) -> dict[str, Any]:
 
 
 def _size(height: int, width: int) -> tuple[int, int]:
-    """(width, height) of the thumbnail: at most THUMBNAIL_PX wide and four times as high."""
+    """Return (width, height) of the thumbnail: at most THUMBNAIL_PX wide, and 4 * THUMBNAIL_PX high."""
     factor = min(1.0, THUMBNAIL_PX / width, 4 * THUMBNAIL_PX / height)
     return max(1, round(width * factor)), max(1, round(height * factor))
 
@@ -98,9 +98,9 @@ def _layers(mask: np.ndarray, colours: dict[str, Sequence[Colour]], size: tuple[
 
 
 def _layer(ids: np.ndarray, colours: Sequence[Colour], size: tuple[int, int], clear: int) -> str:
-    """A palette PNG of ids; `clear` is see-through."""
+    """Return a palette PNG of ids; the id `clear` is transparent."""
     picture = Image.fromarray(ids).resize(size, Image.Resampling.NEAREST).convert("P")
-    # All 256: an id beyond a shorter palette is a colour of each reader's choice, and Pillow stores it in too few bits.
+    # All 256 entries: viewers show ids beyond a shorter palette in any colour, and Pillow stores them in too few bits.
     picture.putpalette([level for colour in colours for level in colour] + [0, 0, 0] * (256 - len(colours)))
     file = io.BytesIO()
     alpha = bytes(0 if index == clear else 255 for index in range(256))

@@ -1,4 +1,4 @@
-"""What a run is, in the words of the report's head."""
+"""The facts about a run at the top of the report."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from pipeline.analysis.run_view import RunView
 
 
 def facts_of(view: RunView) -> list[tuple[str, str]]:
-    """Name and value of each line that the run has something to say on."""
+    """Return name and value of each fact; those without a value are left out."""
     info, config = view.description, view.description.config
     corpus, split = config.get("corpus") or {}, config.get("split")
     images = storage.without_secrets(str(corpus.get("images", "")))
@@ -27,7 +27,7 @@ def facts_of(view: RunView) -> list[tuple[str, str]]:
 
 
 def finished(view: RunView) -> str:
-    """When, and how long after the run was begun, or which generation that was; `not yet`."""
+    """Say when the run was finished, with the time that it took or the generation; `not yet` if it is not finished."""
     end = view.finished()
     if end is None:
         return "not yet"
@@ -38,7 +38,7 @@ def finished(view: RunView) -> str:
 
 
 def span(seconds: float) -> str:
-    """`42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    """Format a time as `42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     whole = round(seconds)
     for unit, smaller, names in ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s"))):
         if whole >= unit:
@@ -48,7 +48,7 @@ def span(seconds: float) -> str:
 
 
 def machine(view: RunView) -> str:
-    """The machine that began the run, and what its workers were given."""
+    """Describe the machine that began the run, and the CPUs and GPUs of its workers."""
     config = view.description.config
     actors, cpus, gpus = (config.get(key) for key in ("actors", "cpus_per_actor", "gpus_per_actor"))
     workers = ""
@@ -60,7 +60,7 @@ def machine(view: RunView) -> str:
 
 
 def version(view: RunView) -> str:
-    """Maskmill's version, and the commit where the code lay in a repository."""
+    """Return Maskmill's version, and its commit if the code was in a repository."""
     info = view.description
     made = (info.commit or "").partition("+")
     commit = f", commit {made[0][:12]}{' with changes' if made[1] else ''}" if made[0] else ""

@@ -1,4 +1,4 @@
-"""Which images the report shows: the worst, typical ones and random ones, of the run and of each class, group and confusion."""
+"""Choose the images of the report: worst, typical and random ones, of the run and of each class, group and confusion."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,23 +14,23 @@ from pipeline.metrics.iou import class_iou
 
 KINDS = ("worst", "typical", "random")
 MAX_IMAGES = 60  # in one report
-SAMPLE = 2000  # images that stand for the run: random ones are taken from them, and their median is what is typical
-MAX_GROUPS = 24  # values of a group column that can be chosen from; a column of more is left out
-DEPTH = 4  # images of each kind of one class or group
+SAMPLE = 2000  # random images of the run; random ones are taken from them, and typical ones are near their median
+MAX_GROUPS = 24  # group columns with more values are left out of the choices
+DEPTH = 4  # images of each kind per class or group
 
 
 @dataclass
 class Choice:
-    """What a reader can choose: all images, those with a class, those of a group, those with a confusion."""
+    """A choice of the reader: all images, those with a class, those of a group, those with a confusion."""
 
-    heading: str  # of the list it stands in: "", "class", a group column, "confusion"
+    heading: str  # of the list that it is in: "", "class", a group column, "confusion"
     name: str
     images: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
 
 @dataclass(frozen=True)
 class Picks:
-    """`ids`: every image to show, the worst of the run first; `facts`: its numbers; `sample`: random images of the run."""
+    """`ids`: every image to show, the worst of the run first; `facts`: their scores; `sample`: random images of the run."""
 
     choices: list[Choice]
     ids: list[str]
@@ -76,12 +76,12 @@ def pick(view: RunView, num: int, labelled: bool, pairs: Sequence[tuple[str, str
 
 
 def _group(name: str) -> str:
-    """Column of a group in the candidates: groups may have any name, those of the other columns too."""
+    """Name the column of a group in the candidates, with a prefix, since a group may be named like another column."""
     return f"group {name}"
 
 
 def _kinds(rows: pd.DataFrame, scores: pd.Series) -> dict[str, list[str]]:
-    """Image ids by kind, each in its order; images without the score are left out."""
+    """Return image ids by kind, in the order of that kind; images without the score are left out."""
     rows = rows.assign(value=scores).dropna(subset=["value"])
     sample = rows[rows["sampled"]]
     near = sample.assign(away=(sample["value"] - sample["value"].median()).abs())
@@ -94,9 +94,9 @@ def _kinds(rows: pd.DataFrame, scores: pd.Series) -> dict[str, list[str]]:
 
 
 def _fill(wishes: Sequence[tuple[Choice, dict[str, list[str]]]], ids: list[str]) -> None:
-    """Give each choice the first images of each kind, one after the other, while there is room for more in `ids`.
+    """Give the choices images of each kind, in turn and in the order of the kind, while `ids` has room for more.
 
-    A list ends where the next of its order has no room: so the worst are the worst, and the random ones random.
+    A list ends at the first image that has no room, so that the worst stay the worst and random ones stay random.
     """
     closed = set()
     for place in range(DEPTH):
@@ -114,7 +114,7 @@ def _fill(wishes: Sequence[tuple[Choice, dict[str, list[str]]]], ids: list[str])
 
 
 def _candidates(view: RunView, groups: list[str], num: int, labelled: bool) -> pd.DataFrame:
-    """The rows that any choice may want: image_id, score, confidence, draw, sampled, the groups, a score for each class id."""
+    """Return the rows that a choice may need: image_id, score, confidence, draw, sampled, groups, a score per class id."""
 
     def ask(uris: list[str]) -> pd.DataFrame:
         kept = _no_rows(view, groups)
@@ -133,7 +133,7 @@ def _no_rows(view: RunView, groups: list[str]) -> pd.DataFrame:
 
 
 def _frames(uris: list[str], groups: list[str], view: RunView, labelled: bool) -> Iterator[pd.DataFrame]:
-    """Some rows at a time, with the score of each class: its IoU; without labels, the confidence where it was predicted."""
+    """Yield some rows at a time, with a score per class: IoU, or without labels the confidence of images that have it."""
     counted, cells = "confusion" if labelled else "pixels", view.cells("confusion" if labelled else "pixels")
     columns = ["image_id", "miou", "confidence", *groups, counted]
     for batch in batches(uris, columns, rows_at_once(cells)):
@@ -157,7 +157,7 @@ def _frames(uris: list[str], groups: list[str], view: RunView, labelled: bool) -
 
 
 def _kept(rows: pd.DataFrame, groups: list[str], num: int) -> pd.DataFrame:
-    """The rows that may still be chosen, whatever comes after them."""
+    """Keep the rows that may still be chosen, whatever rows follow."""
     names = rows["image_id"].to_numpy(str)
     wanted = set(_lowest(rows["draw"].to_numpy(np.float64), names, SAMPLE))
     for column in ["score", *(name for name in rows if isinstance(name, int))]:
@@ -169,7 +169,7 @@ def _kept(rows: pd.DataFrame, groups: list[str], num: int) -> pd.DataFrame:
 
 
 def _lowest(values: np.ndarray, names: np.ndarray, num: int) -> np.ndarray:
-    """Places of the lowest values that are there, of equal ones those with the first names."""
+    """Return the places of the lowest values, NaN left out; of equal values, those with the first names."""
     places = np.flatnonzero(~np.isnan(values))
     if len(places) > num:
         bound = np.partition(values[places], num - 1)[num - 1]

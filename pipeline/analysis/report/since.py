@@ -1,4 +1,4 @@
-"""The report's section on earlier runs or generations: what changed, numbers from run to run, and images like none before."""
+"""The report's section on earlier runs or generations: what changed, values from run to run, and unusual new images."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from pipeline.analysis.run_view import RunView, open_run
 from pipeline.metrics import charts
 from pipeline.metrics.metric import percent
 
-CLASS_COURSES = 9  # of the classes with most pixels; those that changed are all there
-PICTURES = 6  # images of the newest run that are least like earlier ones
+CLASS_COURSES = 9  # charts of classes, those with most pixels; more if more classes changed
+PICTURES = 6  # number of images shown that are least like earlier ones
 
 
 def since_facts(view: RunView, earlier_uris: Sequence[str]) -> dict[str, Any] | None:
-    """What the section shows; None for a run of one generation that no earlier run was named for."""
+    """Return what the section shows; None if no earlier run is named and the run has one generation."""
     if earlier_uris:
-        runs = joined([*(open_run(uri) for uri in earlier_uris), view], allow_doubles=True)  # no counts are added
+        runs = joined([*(open_run(uri) for uri in earlier_uris), view], allow_doubles=True)  # no counts are added up
     elif view.generation > 1 and view.derived is None:
         runs = open_generations(view.uri)
     else:
@@ -54,7 +54,7 @@ def _colour(view: RunView, name: str | None) -> str:
 
 
 def _drawn(found: Drift) -> list[dict[str, Any]]:
-    """The rows to draw: confidence, entropy and rejects, then classes, those that changed first, the largest first."""
+    """Return the rows to draw: confidence, entropy and rejects, then classes, changed ones first, then the largest."""
     table = found.table.assign(changed=found.table["verdict"] == CHANGED)
     table["size"] = table[["before", "after"]].max(axis=1)
     areas = table[table["measure"] == "area"].sort_values(["changed", "size"], ascending=False, kind="stable")
@@ -63,7 +63,7 @@ def _drawn(found: Drift) -> list[dict[str, Any]]:
 
 
 def _course(view: RunView, found: Drift, row: dict[str, Any]) -> dict[str, Any]:
-    """One small picture and the words above it."""
+    """Return a small chart of one row, and the text above it."""
     nights = found.nights[found.nights["measure"] == row["measure"]]
     nights = nights[nights["class"].isna()] if row["class"] is None else nights[nights["class"] == row["class"]]
     points = [tuple(night) for night in nights[["run", "value", "low", "high"]].itertuples(index=False)]
@@ -88,7 +88,7 @@ def _course(view: RunView, found: Drift, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pictures(runs: RunsView) -> list[dict[str, Any]]:
-    """Images of the newest run that are least like earlier ones, each with the nearest earlier one."""
+    """Return images of the newest run that are least like earlier ones, each with its nearest earlier image."""
     found = runs.unlike(PICTURES, LAST)
     newest, made = list(runs.members.values())[-1], []
     mine = cards(newest, found["image_id"].tolist())

@@ -1,4 +1,4 @@
-"""The questions of a run in other programs' words: shown in the report to copy, and run by the tests as they stand here."""
+"""Code that queries a run from other programs: shown in the report to be copied, and run unchanged by the tests."""
 
 import json
 
@@ -50,7 +50,7 @@ run.intervals()  # 95 % bootstrap by image
 
 
 def snippets(uri: str, by: str, classes: tuple[str, ...]) -> dict[str, str]:
-    """Program -> text to copy, for the run at a URI."""
+    """Return program -> code to copy, for the run at a URI."""
     glob = f"{uri}/{MASKS}"
     values = {
         "uri": json.dumps(uri),

@@ -14,15 +14,15 @@ from pipeline.corpus.groups import GROUPS
 from pipeline.labels import Colour
 from pipeline.metrics.iou import class_accuracy, ratio
 
-GROUP_TABLES = (("split",), ("city",), ("city", "sequence"))  # cities number their sequences each from 0
-MAX_GROUP_ROWS = 60  # of a table by group; more are in the Parquet
-MIN_INTERVAL_IMAGES = 5  # of a group: below, an interval by drawing its images says little
-MAX_HEAT_CLASSES = 40  # of the confusion matrix; the whole one is in the Parquet
+GROUP_TABLES = (("split",), ("city",), ("city", "sequence"))  # each city numbers its sequences from 0
+MAX_GROUP_ROWS = 60  # of a table by group; the others are in the Parquet
+MIN_INTERVAL_IMAGES = 5  # a smaller group has no interval, since a bootstrap of so few images says little
+MAX_HEAT_CLASSES = 40  # in the confusion matrix; the whole one is in the Parquet
 NUM_PAIRS, IMAGES_A_PAIR = 12, 3  # confusions that are listed with their worst images
 
 
 def class_rows(view: RunView, comparison: Comparison | None) -> list[dict[str, Any]]:
-    """Class rows: IoU, the raw IoU and the CRF's change, the other run's; classes that occur nowhere are left out."""
+    """Return a row per class that occurs: IoU, IoU before the CRF and the CRF's change, IoU of the other run."""
     final = view.iou().loc[ALL]
     raw = view.iou(raw=True).loc[ALL] if view.has_raw() else None
     confusion = view.confusion()
@@ -52,7 +52,7 @@ def class_rows(view: RunView, comparison: Comparison | None) -> list[dict[str, A
 
 
 def area_rows(view: RunView) -> list[dict[str, Any]]:
-    """Class rows of a run without labels: the share of all pixels."""
+    """Return a row per class for a run without labels: its share of all pixels."""
     pixels = view.areas().loc[ALL]
     total = sum(int(pixels[name]) for name in view.space.classes)
     absent = dict.fromkeys(("raw", "change", "precision", "recall", "share", "other"))
@@ -64,7 +64,7 @@ def area_rows(view: RunView) -> list[dict[str, Any]]:
 
 
 def beside_facts(view: RunView, beside: RunView, comparison: Comparison) -> dict[str, Any]:
-    """The other run: its name, what was compared, and the difference of the headline."""
+    """Describe the other run: its name, what was compared, and the difference in mIoU."""
     name = title(beside) if title(beside) != title(view) else beside.uri
     left_out = comparison.only_before + comparison.only_after
     miou = difference(comparison.table.loc["miou"])
@@ -82,7 +82,7 @@ def difference(row: pd.Series) -> dict[str, Any]:
 
 
 def heat(view: RunView) -> dict[str, Any]:
-    """The confusion matrix with each row divided by its truth, of the classes with most pixels; the largest confusions."""
+    """Return the confusion matrix of the classes with most pixels, as shares of each true class; the largest confusions."""
     confusion, names = view.confusion(), view.space.classes
     pixels = confusion.sum(axis=0) + confusion.sum(axis=1)
     num_present = int(np.count_nonzero(pixels))
@@ -112,13 +112,13 @@ def heat(view: RunView) -> dict[str, Any]:
 
 
 def group_tables(view: RunView) -> list[dict[str, Any]]:
-    """By the groups of `GROUP_TABLES` and by each column of the corpus's own, where there are two groups or more."""
+    """Return a table for each of `GROUP_TABLES` and each of the corpus's own columns, if it has two groups or more."""
     columns = [*GROUP_TABLES, *((name,) for name in view.groups if name not in GROUPS)]
     return [table for table in (_group(view, by) for by in columns) if table]
 
 
 def _group(view: RunView, by: Sequence[str]) -> dict[str, Any] | None:
-    """mIoU by group with intervals, the lowest first; None where all images are of one group."""
+    """Return mIoU by group with intervals, the lowest first; None if all images are in one group."""
     table = view.iou(by)
     if len(table) < 2:
         return None

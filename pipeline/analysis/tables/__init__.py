@@ -1,4 +1,4 @@
-"""A finished run as a table of an Iceberg catalog or as a Delta table, by metadata alone: no part is copied or changed."""
+"""Make a finished run an Iceberg or Delta table by writing only metadata: no part is copied or changed."""
 
 from pipeline.analysis.tables.delta import register_delta
 from pipeline.analysis.tables.iceberg import register_iceberg

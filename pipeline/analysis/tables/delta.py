@@ -1,9 +1,9 @@
-"""A run as Delta tables in its own folder: one version a generation.
+"""Make a run Delta tables in its own folder, with one version per generation.
 
-The log of a table (https://github.com/delta-io/delta/blob/master/PROTOCOL.md) lies in `_delta_log` beside the parts. It names
-files relative to itself: the protocol allows absolute names too, but Polars and Arrow, of those that read it by delta-rs, do
-not find them (configs/LOG.md). Each commit carries the number of its generation as the protocol's own mark of a writer's
-progress (`txn`), so a registration can be killed anywhere and repeated.
+The log of a table (https://github.com/delta-io/delta/blob/master/PROTOCOL.md) is in `_delta_log` beside the parts. Its file
+names are relative: the protocol allows absolute names too, but Polars and Arrow, which read tables with delta-rs, do not find
+such files (configs/LOG.md). Each commit stores the number of its generation as the protocol's record of a writer's progress
+(`txn`), so a registration that was killed can be repeated.
 """
 
 import json
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from deltalake import CommitProperties, DeltaTable
     from deltalake.transaction import AddAction
 
-# `VACUUM` deletes what no version names and is older than this: parts of a generation that is not registered yet.
+# `VACUUM` deletes older files that no version names, such as parts of a generation that is not registered yet.
 _KEPT = {"delta.deletedFileRetentionDuration": "interval 36500 days"}
 
 
 def register_delta(run_uri: str) -> list[Registered]:
-    """Make the folder `masks` of a finished run a Delta table, and so `rejects` and other kinds of rows.
+    """Make the folder `masks` of a finished run a Delta table, and likewise the folders of `rejects` and other kinds of rows.
 
     Raises:
         UserError: the run is not finished, its store cannot be written, or the folder holds another table.
@@ -61,7 +61,7 @@ def register_delta(run_uri: str) -> list[Registered]:
 
 
 def _register(kind: Kind) -> Registered:
-    """Commit what the table lacks, one version a generation; whoever else commits meanwhile is heard first."""
+    """Commit the generations that the table lacks, one version each; if another writer commits first, read again and retry."""
     from deltalake.exceptions import DeltaError
 
     root, added, left_out = storage.join(kind.run_uri, kind.name), list[State](), list[State]()
@@ -96,13 +96,13 @@ def _table(root: str) -> "DeltaTable | None":
 
 
 def _options(root: str) -> dict[str, str]:
-    """What the standard environment of S3 leaves open: delta-rs asks for leave to use an endpoint without TLS."""
+    """Return options that S3's standard variables do not cover: delta-rs must be allowed to use an endpoint without TLS."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     return {"allow_http": "true"} if root.startswith("s3") and endpoint.startswith("http://") else {}
 
 
 def _generation(table: "DeltaTable", kind: Kind, root: str) -> int:
-    """The newest generation that a table has; UserError if it was not made of this run."""
+    """Return the newest generation that a table has; UserError if it was not made from this run."""
     number = table.transaction_version(_app_id(kind))
     if number is None:
         raise UserError(
@@ -116,7 +116,7 @@ def _app_id(kind: Kind) -> str:
 
 
 def _lies_in(state: State, root: str) -> bool:
-    """Whether all files of a state are there, in the folder of the table: superseded ones were moved out of it."""
+    """Whether all files of a state still exist in the table's folder; superseded files were moved out of it."""
     try:
         return all(uri.startswith(f"{full(root)}/") for uri in state.files)
     except UserError:
@@ -140,7 +140,7 @@ def _create(root: str, state: State, kind: Kind) -> None:
 
 
 def _commit(table: "DeltaTable", root: str, state: State, kind: Kind) -> None:
-    """Make the files of a state those of the table, in one version."""
+    """Replace the table's files by those of a state, in one version."""
     from deltalake.transaction import RemoveAction
 
     there = {f"{full(root)}/{row['path']}": row for row in pa.table(table.get_add_actions()).to_pylist()}
@@ -152,7 +152,7 @@ def _commit(table: "DeltaTable", root: str, state: State, kind: Kind) -> None:
 
 
 def _properties(state: State, kind: Kind) -> "CommitProperties":
-    """No retry by delta-rs: a conflict is answered by `_register`, which reads the table's generation again."""
+    """Return a commit's properties, without retries by delta-rs: `_register` handles conflicts and reads the table again."""
     from deltalake import CommitProperties, Transaction
 
     mark = Transaction(_app_id(kind), state.number)
@@ -164,7 +164,7 @@ def _milliseconds(state: State) -> int:
 
 
 def _adds(root: str, state: State, uris: list[str]) -> "Iterator[AddAction]":
-    """The files of a state that a table lacks, with what their footers say."""
+    """Yield the actions that add these files of a state, with statistics from their footers."""
     from deltalake.transaction import AddAction
 
     for uri, reading in read_ahead(footer_at, uris, THREADS):
@@ -178,9 +178,9 @@ def _adds(root: str, state: State, uris: list[str]) -> "Iterator[AddAction]":
 
 
 def statistics(footer: pq.FileMetaData) -> dict[str, Any]:
-    """Rows, and smallest and largest value and nulls of each plain column, as an `add` action has them.
+    """Return the number of rows, and the smallest and largest value and the nulls of each plain column, for an `add` action.
 
-    Source: PROTOCOL.md, Per-file Statistics. Bytes have none.
+    Columns of bytes have no smallest and largest value. Source: PROTOCOL.md, Per-file Statistics.
     """
     smallest: dict[str, Any] = {}
     largest: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""A run as a table of an Iceberg catalog: one snapshot a generation.
+"""Make a run a table of an Iceberg catalog, with one snapshot per generation.
 
-Files are added with what their footers say (https://iceberg.apache.org/spec/, Manifests); columns are found by name, since
-parts carry no field ids (Column Projection, `schema.name-mapping.default`). The number of the newest generation is a property
-of the table that changes in the same commit as the snapshot, so a registration can be killed anywhere and repeated.
+Files are added with statistics from their footers (https://iceberg.apache.org/spec/, Manifests); columns are found by name,
+since parts carry no field ids (Column Projection, `schema.name-mapping.default`). The number of the newest generation is a
+property of the table that changes in the same commit as the snapshot, so a registration that was killed can be repeated.
 """
 
 import logging
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 _LIBRARIES = ("pyiceberg", "sqlalchemy", "requests", "botocore", "pyarrow")
 _PROPERTIES = {
     "gc.enabled": "false",  # the files are the run's: expiring snapshots or purging the table must not delete them
-    "write.metadata.metrics.column.mask.bytes": "none",  # the first bytes of PNGs tell nothing
+    "write.metadata.metrics.column.mask.bytes": "none",  # statistics of the first bytes of PNGs are useless
 }
 
 
 def register_iceberg(run_uri: str, catalog: str, table: str | None = None) -> list[Registered]:
-    """Make a finished run a table of a catalog, and its rejects (and other kinds of rows) tables beside it.
+    """Make a finished run a table of a catalog, with tables of its rejects (and other kinds of rows) beside it.
 
     Args:
         catalog: a name from pyiceberg's own configuration, or a URI: `sqlite:///file.db`, `http://...` of a REST catalog.
@@ -88,14 +88,14 @@ def _catalog(catalog: str) -> "Catalog":
 
 
 def _s3() -> dict[str, str]:
-    """Where S3 is, by the standard environment, in pyiceberg's words; its clients find credentials themselves."""
+    """Translate the standard variables for S3 to pyiceberg's properties; its clients find the credentials themselves."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return {key: value for key, value in (("s3.endpoint", endpoint), ("s3.region", region)) if value}
 
 
 def _register(catalog: "Catalog", name: str, kind: Kind) -> Registered:
-    """Commit what the table lacks, one snapshot a generation; whoever else commits meanwhile is heard first."""
+    """Commit the generations that the table lacks, one snapshot each; if another writer commits first, read again and retry."""
     from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
 
     added, left_out = list[State](), list[State]()
@@ -115,7 +115,7 @@ def _register(catalog: "Catalog", name: str, kind: Kind) -> Registered:
 
 
 def _table(catalog: "Catalog", name: str, kind: Kind) -> "Table":
-    """The table, made where there is none; UserError if it is not this run's."""
+    """Load the table, or create it if there is none; UserError if it is not this run's."""
     from pyiceberg.exceptions import NoSuchTableError, TableAlreadyExistsError
 
     try:
@@ -131,14 +131,14 @@ def _table(catalog: "Catalog", name: str, kind: Kind) -> "Table":
         raise UserError(
             f"table {name} is there already and {holds}; give another name with --table, or drop that table"
         )
-    # In this object alone: a conflict is answered by `_register`, which reads the table's generation again. pyiceberg
+    # Set on this object only: `_register` handles conflicts and reads the table's generation again. A retry by pyiceberg
     # would repeat the same snapshot on top of what another registration made of the same files.
     table.properties["commit.retry.num-retries"] = "0"
     return table
 
 
 def _create(catalog: "Catalog", name: str, kind: Kind) -> "Table":
-    """An empty table with the columns of a part, in the folder of the run where the catalog names no place."""
+    """Create an empty table with the columns of a part, in the run's folder if the catalog has no location of its own."""
     from pyiceberg.catalog.rest import RestCatalog
 
     run = full(kind.run_uri)
@@ -157,7 +157,7 @@ def _create(catalog: "Catalog", name: str, kind: Kind) -> "Table":
 
 
 def _commit(table: "Table", state: State) -> bool:
-    """Make the files of a state those of the table, in one snapshot; False, and nothing done, if some are gone."""
+    """Replace the table's files by those of a state, in one snapshot; if some are gone, do nothing and return False."""
     there = {task.file.file_path: task.file for task in table.scan().plan_files()}
     try:
         wanted = state.files
@@ -177,7 +177,7 @@ def _commit(table: "Table", state: State) -> bool:
 
 
 def _described(table: "Table", state: State, uris: list[str]) -> "Iterator[DataFile]":
-    """What the table says of files, from their footers."""
+    """Yield the table's entries for files, made from their footers."""
     from pyiceberg.io.pyarrow import parquet_file_to_data_file
 
     def describe(uri: str) -> "DataFile":
@@ -194,7 +194,7 @@ def _described(table: "Table", state: State, uris: list[str]) -> "Iterator[DataF
 
 @contextmanager
 def _as_sentences(where: str) -> Iterator[None]:
-    """Errors of the catalog, its database, its server or the store as one sentence; and no word of each dictionary column."""
+    """Raise errors of the catalog, its database, its server or the store as UserError; hide notes on dictionary columns."""
     log = logging.getLogger("pyiceberg.io.pyarrow")
     before = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What is registered: of each kind of part (masks, rejects, ...), the files of each generation of a run."""
+"""What is registered: for each kind of part (masks, rejects, ...), the files of each generation of a run."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from pipeline.runs.generations import parse_name
 from pipeline.runs.info import PartEntry
 
 MASKS = "masks"
-GENERATION, FINGERPRINT, RUN = "maskmill.generation", "maskmill.fingerprint", "maskmill.run"  # in tables and snapshots
-TRIES = 5  # at a commit that another writer was faster with
+GENERATION, FINGERPRINT, RUN = "maskmill.generation", "maskmill.fingerprint", "maskmill.run"  # table properties
+TRIES = 5  # of a commit, if other writers commit first
 
 
 @dataclass(frozen=True)
 class State:
-    """The files of one kind of one generation."""
+    """The files of one kind in one generation."""
 
     generation: Generation
     kind: str
@@ -33,26 +33,26 @@ class State:
 
     @cached_property
     def files(self) -> dict[str, PartEntry]:
-        """URI -> what `_SUCCESS.json` says of the file; UserError if one of them is gone."""
+        """URI -> the file's entry in `_SUCCESS.json`; UserError if one of the files is gone."""
         mine = {n: entry for n, entry in self.generation.parts.items() if n.startswith(f"{self.kind}/")}
         return {self._uri(name): entry for name, entry in mine.items()}
 
     def _uri(self, name: str) -> str:
-        """Only for a part that was superseded the store is asked where it is."""
+        """Return the URI of a part; the store is asked only for parts that were superseded."""
         here = name in self.newest.parts
         return full(storage.join(self.generation.run_uri, name) if here else self.generation.uri(name))
 
     def gone(self, uri: str) -> UserError:
-        """What to say of a file that is not there."""
+        """Return the error for a file that is missing."""
         return UserError(f"{uri} is gone; see what else is: maskmill verify {self.generation.run_uri}")
 
     def properties(self) -> dict[str, str]:
-        """What the snapshot of the state carries."""
+        """Return the properties of the state's snapshot."""
         run, one = full(self.generation.run_uri), self.generation
         return {GENERATION: str(one.number), FINGERPRINT: one.fingerprint, RUN: run, "maskmill.finished": one.finished}
 
     def check(self, uri: str, num_bytes: int, rows: int) -> None:
-        """UserError if a file is not what `_SUCCESS.json` says."""
+        """Raise UserError if a file differs from its entry in `_SUCCESS.json`."""
         said = self.files[uri]
         if (num_bytes, rows) != (said.bytes, said.rows):
             raise UserError(
@@ -63,7 +63,7 @@ class State:
 
 @dataclass(frozen=True)
 class Kind:
-    """One table to be: the states of one kind of part, the oldest first."""
+    """What becomes one table: the states of one kind of part, oldest first."""
 
     run_uri: str
     name: str
@@ -71,11 +71,11 @@ class Kind:
 
     @property
     def fingerprint(self) -> str:
-        """Of the run: that of its first generation."""
+        """Fingerprint of the run, which is that of its first generation."""
         return self.states[0].generation.fingerprint
 
     def schema(self) -> pa.Schema:
-        """Of its parts, as a table has it; UserError if none is left."""
+        """Return the schema of the parts in the types that tables have; UserError if no part is left."""
         for state in reversed(self.states):
             with contextlib.suppress(UserError):
                 for uri in state.files:
@@ -87,7 +87,7 @@ class Kind:
         )
 
     def after(self, number: int, where: str) -> tuple[State, ...]:
-        """The states that a table which has those up to `number` lacks, from the first one with files.
+        """Return the states after generation `number`, which the table has; for a new table (0), from the first with files.
 
         Raises:
             UserError: the table is ahead of the run.
@@ -108,19 +108,19 @@ class Kind:
 
 @dataclass(frozen=True)
 class Registered:
-    """One table, as it is now."""
+    """One table after its registration."""
 
     kind: str
     table: str  # name in the catalog, or URI
-    generation: int  # the newest
+    generation: int  # the newest one
     added: tuple[int, ...]  # generations that were registered now
-    left_out: tuple[int, ...]  # generations of which files are gone, or lie elsewhere
+    left_out: tuple[int, ...]  # generations whose files are gone, or are elsewhere
     rows: int
     files: int
 
 
 def kinds_of(run_uri: str) -> Iterator[Kind]:
-    """Masks, and whatever else the run has; UserError if it is not finished."""
+    """Yield masks and each other kind of part that the run has; UserError if the run is not finished."""
     every = generations(run_uri)
     names = dict.fromkeys([MASKS, *(parse_name(run_uri, name)[3] for one in every for name in one.parts)])
     for name in names:
@@ -130,14 +130,14 @@ def kinds_of(run_uri: str) -> Iterator[Kind]:
 
 
 def footer_at(uri: str) -> tuple[int, pq.FileMetaData]:
-    """Bytes and footer of a file."""
+    """Return size in bytes and footer of a file."""
     filesystem, path = storage.arrow_filesystem(uri)
     with filesystem.open_input_file(path) as file:
         return file.size(), pq.read_metadata(file)
 
 
 def refuse_signs(run_uri: str, signs: str, library: str) -> None:
-    """UserError where a library would read a sign of a path as part of a web address, and write to another place."""
+    """Raise UserError if a library would take a character of the path for URL syntax, and so write to another place."""
     if found := [sign for sign in signs if sign in run_uri]:
         raise UserError(
             f"run {run_uri}: {library} cannot name a path with '{found[0]}' in it; rename the folder, or copy the run"
@@ -145,18 +145,18 @@ def refuse_signs(run_uri: str, signs: str, library: str) -> None:
 
 
 def full(uri: str) -> str:
-    """A URI with its scheme, as tables name files."""
+    """Return a URI with its scheme, as tables name files."""
     return uri if "://" in uri else f"file://{uri}"
 
 
 def scheme_of(uri: str) -> str:
-    """`file`, `s3`, ...: which store."""
+    """Return the kind of store: `file`, `s3`, ..."""
     scheme = uri.partition("://")[0] if "://" in uri else "file"
     return {"s3a": "s3", "s3n": "s3", "local": "file"}.get(scheme, scheme)
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The columns as table formats know them: text without a dictionary, lists of any length, no metadata."""
+    """Convert a schema to types that table formats have: text without dictionaries, lists of any length, no metadata."""
     return pa.schema([pa.field(field.name, _plain(field.type), field.nullable) for field in schema])
 
 
@@ -169,7 +169,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def registered(kind: Kind, table: str, added: Sequence[State], left_out: Sequence[State]) -> Registered:
-    """The result of a registration that reached the newest generation."""
+    """Return the result of a registration that reached the newest generation."""
     newest = kind.states[-1]
     entries = [entry for name, entry in newest.generation.parts.items() if name.startswith(f"{kind.name}/")]
     return Registered(
@@ -179,5 +179,5 @@ def registered(kind: Kind, table: str, added: Sequence[State], left_out: Sequenc
 
 
 def first_line(error: BaseException) -> str:
-    """An error of another library as part of a sentence."""
+    """Shorten an error of another library to part of a sentence."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
