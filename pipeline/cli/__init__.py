@@ -1,4 +1,4 @@
-"""How the `maskmill` command begins and ends; the commands themselves are in pipeline/cli/commands.py.
+"""Entry point and error handling of the `maskmill` command; the commands themselves are in pipeline/cli/commands.py.
 
 Exit codes: 0 clean, 2 done with rejects, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
@@ -12,13 +12,13 @@ from pipeline import interrupts
 from pipeline.cli.printing import clean_streams
 from pipeline.errors import Stopped, UserError
 
-HEAVY = ("ray", "torch", "torchvision", "torchcodec", "safetensors")  # which a reader's install has not: infra/reader
+HEAVY = ("ray", "torch", "torchvision", "torchcodec", "safetensors")  # missing from the reader's install: infra/reader
 NO_LOSS = "nothing that was there is lost, run the same command again"
 
 
 @runtime_checkable
 class Misuse(Protocol):
-    """A command line that is wrong, as raised by click and by the click that some versions of typer carry inside."""
+    """A usage error, as raised by click and by the copy of click that some versions of typer bundle."""
 
     exit_code: int
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def run(command: Callable[[], object], debug: bool) -> int:
-    """The exit code of a command, after its error has been told."""
+    """Run a command, print its error if it has one, and return its exit code."""
     try:
         code = command()
     except BaseException as error:
@@ -65,7 +65,7 @@ def _command(words: list[str]) -> object:
 
 
 def _explain(error: Exception) -> int:
-    """One sentence for what a person can mend, a traceback for what we have to."""
+    """Print one sentence for an error that the user can fix, and a traceback for a bug; return the exit code."""
     from pipeline.storage import retry
 
     error = _origin(error)
@@ -87,7 +87,7 @@ def _explain(error: Exception) -> int:
         print(f"error: {retry.sentence(error)}", file=sys.stderr)
     elif isinstance(error, MemoryError):
         print("error: this machine's memory is full; run the command where there is more, or on less", file=sys.stderr)
-    elif type(error).__module__ == "ray.exceptions":  # of its own processes: what our code raises there is its `cause`
+    elif type(error).__module__ == "ray.exceptions":  # of Ray itself: `_origin` has unwrapped those of our code
         words = (str(error).strip().splitlines() or ["no message"])[-1]
         print(
             f"error: lost the cluster or one of its machines ({type(error).__name__}: {words}); run the same command again",
@@ -104,13 +104,13 @@ def _explain(error: Exception) -> int:
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """The package that was not found, where it is one of those that only training, segmentation and clusters need."""
+    """Return the package that was not found, if it is one that only training, segmentation and clusters need."""
     name = (error.name or "").partition(".")[0]
     return name if name in HEAVY else None
 
 
 def _origin(error: Exception) -> Exception:
-    """What was raised in another process, where Ray has wrapped it on its way here."""
+    """Return the exception that another process raised, without Ray's exceptions around it."""
     while isinstance(inner := getattr(error, "cause", None), Exception):
         error = inner
     return error

@@ -1,4 +1,4 @@
-"""Commands that ask a run and write nothing into its parts: evaluate, areas, show, compare, export, report.
+"""Commands that query a run without changing its parts: evaluate, areas, show, compare, export, report.
 
 `commands.py` adds them to `maskmill`.
 """

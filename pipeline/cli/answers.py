@@ -1,4 +1,4 @@
-"""The answers of commands as documents and rows for programs; infra/docs/ask.md lists their keys.
+"""The results of commands as documents and rows for programs; infra/docs/ask.md lists their keys.
 
 Scores and shares are fractions of 1, sizes are bytes, times are seconds unless the key says hours.
 """
@@ -11,7 +11,7 @@ from pipeline.analysis.intervals import SCORES, Comparison, excludes_zero
 from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView
 
-if TYPE_CHECKING:  # checks and estimates come with torch, which takes seconds to import
+if TYPE_CHECKING:  # checks and estimates import torch, which takes seconds
     from pipeline.analysis import Drift
     from pipeline.corpus.check import CorpusReport
     from pipeline.corpus.detect import Found
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def evaluation(view: RunView, by: Sequence[str]) -> Row:
-    """What `maskmill evaluate` answers."""
+    """Return the result of `maskmill evaluate`."""
     answered = int(view.counts("pixels").loc[ALL, "images"])
     document: Row = {"run": view.uri, "label_space": view.space.name, "images": answered}
     if view.has_unknown():
@@ -51,7 +51,7 @@ def evaluation(view: RunView, by: Sequence[str]) -> Row:
 
 
 def evaluation_rows(view: RunView, by: Sequence[str]) -> Iterator[Row]:
-    """The same as a table: one row a group, or without groups one a class and score."""
+    """Yield the same result as rows: one per group, or without groups one per score and class."""
     if not view.is_labelled():
         yield from areas(view, by)
     elif by:
@@ -70,7 +70,7 @@ def evaluation_rows(view: RunView, by: Sequence[str]) -> Iterator[Row]:
 
 
 def group_scores(view: RunView, by: Sequence[str]) -> Iterator[Row]:
-    """The scores of each group; `iou` holds those of the classes."""
+    """Yield the scores of each group; `iou` holds those of the classes."""
     for key, row in view.iou(by=by).iterrows():
         keys = key if isinstance(key, tuple) else (key,)
         yield {
@@ -82,7 +82,7 @@ def group_scores(view: RunView, by: Sequence[str]) -> Iterator[Row]:
 
 
 def areas(view: RunView, by: Sequence[str] = (), only: Sequence[str] = ()) -> list[Row]:
-    """Predicted pixels and share of each class, by group: the most first in each group; `only` some classes."""
+    """Return predicted pixels and share of each class (or of `only` some), by group; in each group the largest first."""
     rows = []
     for key, counts in view.areas(by).iterrows():
         keys = key if isinstance(key, tuple) else (key,)
@@ -99,7 +99,7 @@ def areas(view: RunView, by: Sequence[str] = (), only: Sequence[str] = ()) -> li
 
 
 def comparison(before: RunView, after: RunView, found: Comparison) -> Row:
-    """What `maskmill compare` answers."""
+    """Return the result of `maskmill compare`."""
     rows = [
         {"name": name, **{key: row[key] for key in ("before", "after", "difference", "low", "high")}}
         | {"excludes_zero": excludes_zero(row)}
@@ -110,18 +110,18 @@ def comparison(before: RunView, after: RunView, found: Comparison) -> Row:
 
 
 def comparisons(before: RunView, others: Sequence[tuple[RunView, Comparison]]) -> Row:
-    """The same of several runs, each compared with the first."""
+    """Return the same for several runs, each compared with the first."""
     return {"before": before.uri, "runs": [comparison(before, after, found) for after, found in others]}
 
 
 def comparison_rows(document: Row) -> Iterator[Row]:
-    """The rows of several comparisons, with the run that each is of."""
+    """Yield the rows of several comparisons, each with its run."""
     for one in document["runs"]:
         yield from ({"after_run": one["after"], **row} for row in one["rows"])
 
 
 def drift(found: "Drift") -> Row:
-    """What `maskmill drift` answers."""
+    """Return the result of `maskmill drift`."""
     head = {"newest": found.newest, "earlier": list(found.earlier), "by": list(found.asked.by)}
     counts = {"comparisons": found.comparisons, "changed": len(found.changed), "units": found.units}
     missing = {"only_newest": list(found.only_newest), "only_earlier": list(found.only_earlier)}
@@ -135,14 +135,14 @@ def drift(found: "Drift") -> Row:
 
 
 def calibration(found: "Calibrated") -> Row:
-    """What `maskmill calibrate` answers."""
+    """Return the result of `maskmill calibrate`."""
     document = dataclasses.asdict(found) | {"helps": found.helps}
     rows = [{"name": name, **document.pop(name)} for name in ("ece", "nll")]
     return document | {"rows": rows}
 
 
 def check(found: "Found", report: "CorpusReport") -> Row:
-    """What `maskmill check` answers."""
+    """Return the result of `maskmill check`."""
     return {
         "layout": found.cfg.layout,
         "label_space": report.label_space or None,
@@ -162,7 +162,7 @@ def check(found: "Found", report: "CorpusReport") -> Row:
 
 
 def estimate(found: "Estimate", prices: "Prices", actors: int) -> Row:
-    """What `maskmill estimate` and `maskmill segment --dry-run` answer; null where nothing is known of it."""
+    """Return the result of `maskmill estimate` and `maskmill segment --dry-run`; what is not known is null."""
     listing, sample, sizing = found.listing, found.sample, found.sizing
     return {
         "output": found.output,

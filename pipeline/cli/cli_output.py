@@ -1,6 +1,6 @@
-"""How much a command says, and to whom: `--quiet`, `--verbose`, and answers for programs by `--json` and `--csv`.
+"""Control what a command prints: `--quiet`, `--verbose`, and results for programs with `--json` and `--csv`.
 
-With `--json` or `--csv` stdout holds the answer alone; whatever else a command says goes to stderr.
+With `--json` or `--csv`, stdout holds only the result; everything else goes to stderr.
 """
 
 import csv
@@ -24,17 +24,17 @@ quiet = False
 
 
 def take_switches(arguments: list[str]) -> tuple[list[str], set[str]]:
-    """The arguments without the switches that every command has, wherever they stand, and these switches."""
+    """Return the arguments without the switches that every command accepts, wherever they are, and these switches."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     found = {SWITCHES[word] for word in arguments[:end] if word in SWITCHES}
     return [word for word in arguments[:end] if word not in SWITCHES] + arguments[end:], found
 
 
 def set_verbosity(switches: set[str]) -> None:
-    """Say as much as the switches ask for.
+    """Print as much as the switches ask for.
 
     Raises:
-        UserError: both more and less is asked for.
+        UserError: both `--quiet` and `--verbose` are given.
     """
     global quiet
     if {"quiet", "verbose"} <= switches:
@@ -49,7 +49,7 @@ def set_verbosity(switches: set[str]) -> None:
 
 
 def write(form: Form, document: Mapping[str, Any], rows: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
-    """Print an answer: the document as JSON (NaN becomes null), or the rows as CSV (NaN and null become empty)."""
+    """Print a result: the document as JSON (NaN becomes null), or the rows as CSV (NaN and null become empty)."""
     if form == "json":
         sys.stdout.write(json.dumps(_plain(document), allow_nan=False) + "\n")
         return
@@ -61,7 +61,7 @@ def write(form: Form, document: Mapping[str, Any], rows: Callable[[], Iterable[M
 
 
 def flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """One row of a nested document: names joined by dots; lists are left out."""
+    """Flatten a nested document to one row: names are joined by dots, lists are left out."""
     row: dict[str, Any] = {}
     for name, value in document.items():
         if isinstance(value, dict):
@@ -72,7 +72,7 @@ def flat(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: numbers of NumPy become Python's."""
+    """Convert a value to types that JSON has: NumPy's numbers become Python's, NaN becomes None."""
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,4 @@
-"""Commands around clusters: submit and estimate; `commands.py` adds them to `maskmill`.
-
-`submit` prints plainly: the console of the other commands comes with the networks, which a laptop that submits need not load.
-"""
+"""Commands for work on clusters: submit and estimate; `commands.py` adds them to `maskmill`."""
 
 import sys
 from contextlib import AbstractContextManager
@@ -24,7 +21,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=
 
 
 def help_alone(context: typer.Context) -> None:
-    """A group of commands without one of them: its help."""
+    """Print the help if no command is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit

@@ -23,7 +23,7 @@ from pipeline.cli.cli_output import Csv, Json
 from pipeline.errors import UserError
 from pipeline.interrupts import keeping
 
-if TYPE_CHECKING:  # `maskmill --help` imports neither configs nor torch and Ray, which take seconds
+if TYPE_CHECKING:  # so that `maskmill --help` imports no configs, torch or Ray, which takes seconds
     from pipeline.config import SegmentConfig, TrainConfig
     from pipeline.segment.progress import Progress as SegmentProgress
 
@@ -54,7 +54,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Turns image archives into queryable masks."""  # `main` takes the switches, so that they may stand behind a command
+    """Turns image archives into queryable masks."""  # `main` handles the switches, so that they may also follow a command
     cli_cluster.help_alone(context)
 
 
@@ -274,7 +274,7 @@ def retry_rejects(run: RunUri) -> None:
 
     uri = storage.absolute(run)
     with Lease(uri) as lease:
-        found = Run.open(uri)  # its masks are withdrawn only for the model that can make them again
+        found = Run.open(uri)  # masks are withdrawn only if this model can make them again
         cfg = _config_of(uri, run)
         check_checkpoints(uri, addresses(cfg), load_checkpoints(cfg).identity)
         withdrawn = found.withdraw_rejects(lease)
@@ -371,7 +371,7 @@ def _segment_config(path: str, overrides: list[str] | None) -> "SegmentConfig":
 
 
 def _config_of(uri: str, run: str) -> "SegmentConfig":
-    """The config that a run was written with; `run` is what the person calls it."""
+    """Return the config that a run was written with; `run` is the name that the user gave, for messages."""
     from pipeline.config import SegmentConfig, parse
     from pipeline.runs import describe
 
@@ -379,7 +379,7 @@ def _config_of(uri: str, run: str) -> "SegmentConfig":
 
 
 def run_training(cfg: "TrainConfig") -> None:
-    """Train in front of a person."""
+    """Train, with progress and result on the console."""
     from pipeline.cli.console import console, loading, training
 
     kept = f"the snapshots written so far are kept in {cfg.output}, run the same command again to go on from the newest"
@@ -399,7 +399,7 @@ def run_training(cfg: "TrainConfig") -> None:
 
 
 def run_extension(cfg: "SegmentConfig", retry_rejects: bool = False, accept_gone: bool = False) -> int:
-    """Extend a run in front of a person; the exit code: 0 clean, 2 done with rejects among what was answered now."""
+    """Extend a run, with progress on the console; the exit code: 0 clean, 2 done with rejects among the new answers."""
     from pipeline.cli.console import console, loading, print_extended, segmenting
     from pipeline.segment.local_workers import started_ahead
 
@@ -415,7 +415,7 @@ def run_extension(cfg: "SegmentConfig", retry_rejects: bool = False, accept_gone
 
 
 def run_segmentation(cfg: "SegmentConfig") -> int:
-    """Segment in front of a person; the exit code: 0 clean, 2 done with rejects."""
+    """Segment, with progress on the console; the exit code: 0 clean, 2 done with rejects."""
     from pipeline.cli.console import console, loading, print_segmented, segmenting
     from pipeline.segment.local_workers import started_ahead
 
@@ -439,11 +439,11 @@ def run_segmentation(cfg: "SegmentConfig") -> int:
 
 
 def _changes_since(cfg: "SegmentConfig") -> str:
-    """What is new, replaced or gone in the archive of a run that had been finished; empty: nothing, or it cannot be listed."""
+    """Say what is new, replaced or gone in the archive of a finished run; empty if nothing, or if it cannot be listed."""
     from pipeline.segment.extend import changes_of
 
-    recorded = _config_of(cfg.output, cfg.output)  # its layout is known
+    recorded = _config_of(cfg.output, cfg.output)  # in which the layout is resolved
     try:
         return changes_of(recorded.model_copy(update={"output": cfg.output})).words()
-    except UserError:  # the archive may be gone for good, and the run stands
+    except UserError:  # the archive may be gone for good; the run stays valid
         return ""

@@ -1,4 +1,4 @@
-"""`maskmill config`: what the keys of a config are; added by `commands.py`."""
+"""`maskmill config`: list the keys of a config; added by `commands.py`."""
 
 import shutil
 from pathlib import Path
@@ -46,7 +46,7 @@ def _copy_examples(folder: Path) -> None:
 
 
 def example_files() -> dict[str, Path]:
-    """Path below a folder of examples -> file: of the installed package, or of the checkout that this package lies in."""
+    """Return path below the folder of examples -> file, from the installed package, or from the checkout around it."""
     package = Path(__file__).parent.parent
     if (package / "examples").is_dir():
         roots = {"configs": package / "examples/configs", "explore.ipynb": package / "examples/explore.ipynb"}

@@ -1,4 +1,4 @@
-"""What people watch while a job runs: one live line in a terminal, a plain line now and then without one."""
+"""Progress of a running job: one live line in a terminal, and without a terminal a plain line from time to time."""
 
 import logging
 import shlex
@@ -28,15 +28,15 @@ if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take s
     from pipeline.segment.progress import Progress as SegmentProgress
     from pipeline.train.metrics_log import Record
 
-# Between two lines where there is no terminal: with something new, and with nothing, since a silent job and a dead one look
-# alike.
+# Time between two lines without a terminal: if there is something new, and if there is not, since a silent job looks like a
+# dead one.
 PLAIN_EVERY_S, SILENT_S = 10.0, 60.0
 
-_PLAIN_WIDTH = 120  # of tables in logs and pipes
+_PLAIN_WIDTH = 120  # width of tables in logs and pipes
 
 
 class _Cleaned:
-    """A renderable without what a terminal would obey, but for rich's own codes."""
+    """A renderable whose text is escaped by `clean`; rich's own control codes are kept."""
 
     def __init__(self, inner: RenderableType) -> None:
         self._inner = inner
@@ -59,10 +59,12 @@ console.push_render_hook(_CleanedAll())
 
 
 def chosen_form(as_json: bool, as_csv: bool) -> cli_output.Form | None:
-    """For a program, or None for a person. For a program everything but the answer goes to stderr, without progress and advice.
+    """Return the format for programs, or None for people.
+
+    For programs, everything but the result goes to stderr, without progress and advice.
 
     Raises:
-        UserError: two forms are asked for.
+        UserError: both formats are asked for.
     """
     if not (as_json or as_csv):
         return None
@@ -78,14 +80,14 @@ def loading(libraries: str) -> None:
 
 
 def hint(words: str) -> None:
-    """Say which command comes next."""
+    """Print which command comes next."""
     if not cli_output.quiet:
         console.print(f"next: {words}", soft_wrap=True)
 
 
 @contextmanager
 def training(title: str) -> Iterator[Callable[["Record"], None]]:
-    """Shows the records of a training run: steps, images/s, ETA, share of the time that waits for data, loss, mIoU."""
+    """Show the records of a training run: steps, images/s, ETA, share of the time spent waiting for data, loss, mIoU."""
     miou = ""
 
     with _line(title, unit="steps") as show:
@@ -110,13 +112,13 @@ def training(title: str) -> Iterator[Callable[["Record"], None]]:
 
 @contextmanager
 def segmenting(title: str) -> Iterator[Callable[["SegmentProgress"], None]]:
-    """Shows a segmentation run: images, images/s, ETA, rejects by reason, the stages' shares."""
+    """Show a segmentation run: images, images/s, ETA, rejects by reason, the stages' shares of the time."""
     with _line(title, unit="images") as show:
 
         def on_progress(progress: "SegmentProgress") -> None:
             kept = progress.done + progress.unheard
             if not (progress.answered_now or progress.unheard or progress.unfinished):
-                return  # the phases tell more
+                return  # the phases say more
             words = [f"{progress.images_per_s:.1f} images/s", _eta(progress.eta_s), _rejects(progress.rejects)]
             if progress.unfinished:
                 words.insert(0, f"{kept} of them kept")
@@ -128,21 +130,21 @@ def segmenting(title: str) -> Iterator[Callable[["SegmentProgress"], None]]:
 
 @contextmanager
 def tuning() -> Iterator[Callable[[int, int], None]]:
-    """Shows the trials of a search: done of all."""
+    """Show how many trials of a search are done."""
     with _line("tuning", unit="trials") as show:
         yield lambda done, total: show(done, total, "")
 
 
 @contextmanager
 def counting(title: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """Shows plain counting: done of total."""
+    """Show a plain count: how many of the total are done."""
     with _line(title, unit=unit) as show:
         yield lambda done, total: show(done, total, "")
 
 
 @contextmanager
 def _line(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """show(done, total, words): a bar in a terminal; a printed line every few seconds elsewhere; nothing with `--quiet`."""
+    """Yield show(done, total, words): a bar in a terminal, else a printed line every few seconds; nothing with `--quiet`."""
     if cli_output.quiet:
         yield lambda done, total, words: None
     elif console.is_terminal:
@@ -173,7 +175,7 @@ def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
     def show_phase(words: str) -> None:
         line.plain = f"  {words}"
 
-    # The words stand below the bar: they may be longer than the rest.
+    # The words are below the bar, since they may be longer than it.
     with _phases(show_phase), Live(Group(progress, line), console=console):
         yield show
 
@@ -203,7 +205,7 @@ def _plain_lines(title: str, unit: str) -> Iterator[Callable[[int, int, str], No
 
 
 class _Lines:
-    """The plain lines of one job: each phase at once, counts now and then."""
+    """The plain lines of one job: phases are printed at once, counts from time to time."""
 
     def __init__(self, title: str) -> None:
         self._title, self._counting = title, False
@@ -211,18 +213,18 @@ class _Lines:
         self._told_at = self._entered = time.monotonic()
 
     def enter(self, phase: str) -> None:
-        """A phase begins, such as `loading weights`."""
+        """Print that a phase begins, such as `loading weights`."""
         self._latest, self._counting, self._entered = phase, False, time.monotonic()
         self._print(phase)
 
     def take(self, counts: str) -> None:
-        """The newest counts; the first after a phase are printed at once."""
+        """Keep the newest counts; the first ones after a phase are printed at once."""
         first, self._counting, self._latest = not self._counting, True, counts
         if first:
             self._print(counts)
 
     def tell(self, last: bool = False) -> None:
-        """Print what is new; where nothing is, once in a while what was said, with how long it takes already."""
+        """Print what is new; if nothing is, repeat the last line every `SILENT_S`, with the time that the phase has taken."""
         now = time.monotonic()
         if self._latest != self._told:
             self._print(self._latest)
@@ -246,7 +248,7 @@ class _Phase(logging.Handler):
 
 @contextmanager
 def _phases(show: Callable[[str], None]) -> Iterator[None]:
-    """show(words) for each phase that the job enters."""
+    """Call show(words) for each phase that the job enters."""
     log, handler = PHASES, _Phase(show)
     before = log.level
     log.addHandler(handler)
@@ -276,18 +278,18 @@ def _rejects(rejects: Counter[str]) -> str:
 
 
 def shares(seconds: dict[str, float]) -> str:
-    """`decode 5 %, forward 62 %, ...`: each stage's share of all stages' seconds; empty before the first of them."""
+    """Return `decode 5 %, forward 62 %, ...`: each stage's share of all stages' seconds; empty if there are none yet."""
     whole = sum(seconds.values())
     parts = {name.removeprefix("seconds_"): 100 * value / whole for name, value in seconds.items() if value}
     return ", ".join(f"{name} {share:.0f} %" for name, share in parts.items())
 
 
 def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgress | None", changes: str = "") -> None:
-    """The card at a run's end: what is there, how fast it came, and where to look next.
+    """Print the summary at a run's end: what was written, how fast, and which commands come next.
 
     Args:
-        progress: of this start; None where everything had been answered before.
-        changes: what is new, replaced or gone in the archive since, in words.
+        progress: progress of this start; None if everything had been answered before.
+        changes: what is new, replaced or gone in the archive since then, in words.
     """
     rejects = Counter(done.rejects)
     rows = {
@@ -310,7 +312,7 @@ def print_segmented(console: Console, done: "Segmented", progress: "SegmentProgr
 
 
 def print_extended(console: Console, done: "Extended") -> None:
-    """The card at the end of an extension: what changed, and what was answered for it."""
+    """Print the summary at the end of an extension: what changed, and what was answered for it."""
     counts = ", ".join(f"{count} {change}" for change, count in done.changes.items() if count)
     rows = {"run": done.run, "generation": f"{done.generation}: {counts or 'nothing has changed in the archive'}"}
     if done.answered is not None:
@@ -326,7 +328,7 @@ def print_extended(console: Console, done: "Extended") -> None:
 
 
 def _print_card(console: Console, rows: dict[str, str], following: list[str]) -> None:
-    """Names and values, then the commands that can follow."""
+    """Print names and values, then the commands that can follow."""
     lines = list(rows.items())
     if not cli_output.quiet:
         lines += [("next" if not number else "", words) for number, words in enumerate(following)]
@@ -336,7 +338,7 @@ def _print_card(console: Console, rows: dict[str, str], following: list[str]) ->
 
 
 def _next_commands(done: "Segmented") -> Iterator[str]:
-    """Commands that can be run on a run that has just ended; scores need labels."""
+    """Yield commands to run next on a run that has just ended; scores need labels."""
     run = shlex.quote(done.run)
     if not done.rows:
         yield f"maskmill status {run}"
@@ -352,7 +354,7 @@ def _next_commands(done: "Segmented") -> Iterator[str]:
 
 
 def print_estimate(console: Console, found: "Estimate", prices: "Prices", actors: int) -> None:
-    """What `maskmill estimate` and `maskmill segment --dry-run` found."""
+    """Print what `maskmill estimate` and `maskmill segment --dry-run` found."""
     from pipeline.segment.estimate import bytes_words, time_words
 
     if (listing := found.listing) is not None:

@@ -18,7 +18,7 @@ from pipeline.train.driver import train
 SCENES = {"train": 240, "val": 48}
 HEIGHT, WIDTH = 160, 320
 SEED = 7
-COLOUR_BITS = 4  # of each channel, in the colour-only guess
+COLOUR_BITS = 4  # bits per channel, in the colour-only guess
 MAX_PIXELS = 1_000_000
 
 
@@ -54,9 +54,9 @@ def demo(folder: str) -> None:
 
 
 def colour_guess(cfg: TrainConfig) -> float:
-    """mIoU on the validation split of the best guess from a pixel's colour alone: what a network must clearly beat.
+    """Return mIoU on the validation split of the best guess from a pixel's colour alone, which a network must clearly beat.
 
-    Each of 16x16x16 colours is given the class it has most often in the training split.
+    Each of 16x16x16 colours is given the class that it has most often in the training split.
     """
     space = cfg.label_space.space
     votes = np.zeros((1 << 3 * COLOUR_BITS, 256), np.int64)
@@ -72,7 +72,7 @@ def colour_guess(cfg: TrainConfig) -> float:
 
 
 def _bins(item: Item, cfg: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) colour bin of each pixel, and the label."""
+    """Return the colour bin of each pixel, (H, W), and the label."""
     image, label = load_pair(item, cfg.label_space.space, cfg.max_pixels)
     levels = (image >> (8 - COLOUR_BITS)).astype(np.int64)
     return (levels[..., 0] << 2 * COLOUR_BITS) | (levels[..., 1] << COLOUR_BITS) | levels[..., 2], label

@@ -1,4 +1,4 @@
-"""`maskmill demo --pretrained`: what a trained network makes of pictures, in about a minute, without training."""
+"""`maskmill demo --pretrained`: segment pictures with a trained network, in about a minute."""
 
 import hashlib
 import io
@@ -28,17 +28,17 @@ from pipeline.synthetic.scenes import write_corpus
 SCENES, HEIGHT, WIDTH, SEED = 24, 256, 512, 7
 PICTURES = 6
 MAX_PIXELS = 50_000_000
-_SHRINK_ABOVE = 2  # times the height of the images that the network learnt from
-_TILE = {"tile": [3072, 3072], "overlap": 256}  # of pictures that are shrunk, pixels before that
+_SHRINK_ABOVE = 2  # pictures of more than this many times the training images' height are shrunk
+_TILE = {"tile": [3072, 3072], "overlap": 256}  # for pictures that are shrunk, in pixels before shrinking
 
 
 def demo(folder: str, pretrained: str, images: str | None, labels: str | None) -> None:
-    """Segment pictures, verify, and print the answers; everything stays below `folder`, each network and corpus by itself.
+    """Segment pictures, verify, and print the results; everything is below `folder`, in a folder per network and corpus.
 
     Raises:
         UserError: there is no such checkpoint, or no picture that can be read.
     """
-    with started_ahead() as local:  # while network and pictures are looked at
+    with started_ahead() as local:  # they start while network and pictures are read
         _demo(folder, pretrained, images, labels, local)
 
 
@@ -61,7 +61,7 @@ def _demo(folder: str, pretrained: str, images: str | None, labels: str | None, 
 
 
 def _answer(view: RunView, folder: str) -> None:
-    """Tables, report and pictures of the run."""
+    """Print tables of the run, and write its report and pictures."""
     console.print(areas_table(view))
     if view.is_labelled():
         console.print(iou_table(view))
@@ -73,7 +73,7 @@ def _answer(view: RunView, folder: str) -> None:
 
 
 def _pictures(view: RunView, folder: str) -> Iterator[str]:
-    """Write some images under their classes, evenly drawn from the run; the files' URIs."""
+    """Write overlays of some images, spread evenly over the run, and yield their URIs."""
     ids = sorted(view.frame(["image_id"])["image_id"].compute())
     chosen = [ids[place] for place in sorted(set(np.linspace(0, len(ids) - 1, PICTURES).astype(int)))] if ids else []
     for image_id, picture in view.pictures(chosen).items():
@@ -86,7 +86,7 @@ def _pictures(view: RunView, folder: str) -> Iterator[str]:
 
 
 def _drawn(folder: str, found: Contents) -> tuple[CorpusConfig, Survey]:
-    """Drawn street scenes, with their labels where the network has their classes."""
+    """Draw street scenes, with their labels if the network has their classes."""
     if found.ready.image is not None:
         raise UserError("demo --pretrained: the network sees bands that drawn pictures lack; give --images")
     console.print(
@@ -104,7 +104,7 @@ def _own(images: str, labels: str | None, found: Contents) -> tuple[CorpusConfig
 
 
 def _with_known_labels(cfg: CorpusConfig, found: Contents) -> tuple[CorpusConfig, Survey]:
-    """The corpus and what a look at it found; without its labels where they hold other classes than the network's."""
+    """Return the corpus and its survey, without the labels if they hold values that the network's classes lack."""
     looked = _look(cfg, found)
     space = found.ready.label_space
     if not looked.labelled or starter.knows(space, looked):

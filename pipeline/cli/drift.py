@@ -1,4 +1,4 @@
-"""The command that says what changed from run to run without labels; added by `commands.py`."""
+"""The command `drift`: say what changed from run to run, without labels; added by `commands.py`."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,12 +61,12 @@ def drift(
 
 
 def _opened(uris: list[str]) -> "RunsView":
-    """The runs in turn; the generations of one."""
+    """Open the runs as one view, or the generations if there is only one run."""
     from pipeline.analysis import open_generations, open_runs
     from pipeline.errors import UserError
 
     if len(uris) > 1:
-        return open_runs(uris, allow_doubles=True)  # no counts are added
+        return open_runs(uris, allow_doubles=True)  # no counts are added up
     view = open_generations(uris[0])
     if len(view.members) < 2:
         raise UserError(
@@ -88,7 +88,7 @@ def _print(found: "Drift") -> None:
 
 
 def method(found: "Drift") -> str:
-    """What the verdicts rest on, in a sentence."""
+    """Say in a sentence how the verdicts were reached."""
     alike = " and ".join(found.asked.alike)
     draws = f"images of one {alike} are one draw" if alike else "each image is a draw"
     return (

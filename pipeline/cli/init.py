@@ -1,4 +1,4 @@
-"""`maskmill init`: a look at a corpus, and the configs to train on it and to segment it; added by `commands.py`."""
+"""`maskmill init`: look at a corpus and write configs to train on it and to segment it; added by `commands.py`."""
 
 import os
 import shlex
@@ -12,14 +12,14 @@ from pipeline import storage
 from pipeline.cli import cli_output
 from pipeline.errors import UserError
 
-if TYPE_CHECKING:  # looking at pictures takes torch, which takes seconds to import
+if TYPE_CHECKING:  # the survey of a corpus imports torch, which takes seconds
     from pipeline.cli.starter import Machine
     from pipeline.config import CorpusConfig, ImageConfig
     from pipeline.corpus.propose_splits import Splits
     from pipeline.corpus.survey import Survey
 
-_MOST_CORES = 8  # that one process makes use of
-_MOST_SHOWN = 12  # classes, in the terminal
+_MOST_CORES = 8  # cores that one process makes use of
+_MOST_SHOWN = 12  # classes listed in the terminal
 
 
 def init(
@@ -66,7 +66,7 @@ def init(
 
 
 def _target(folder: str) -> Path:
-    """The folder; UserError if it cannot be one, or holds a config already."""
+    """Return the folder; UserError if it cannot be one, or holds a config already."""
     if "://" in folder:
         raise UserError(f"init {folder}: configs are read from a disk; give a local folder")
     target = Path(folder).expanduser().absolute()
@@ -83,7 +83,7 @@ def _target(folder: str) -> Path:
 
 
 def _image(bands: str | None, value_range: str | None) -> "ImageConfig | None":
-    """What the images' values mean; UserError where one of both is missing or is no list of numbers."""
+    """Parse --bands and --range, which say what the images' values mean; UserError if one is missing or no list of numbers."""
     if bands is None and value_range is None:
         return None
     if bands is None or value_range is None:
@@ -118,7 +118,7 @@ def _check_classes(found: "Survey", where: str) -> None:
 
 
 def this_machine() -> "Machine":
-    """What the configs that are written may use."""
+    """Return the cores and the GPU that the written configs may use."""
     import torch
 
     from pipeline.cli.starter import Machine
@@ -140,7 +140,7 @@ def _files(
     splits: "Splits | None",
     checkpoint: str | None,
 ) -> dict[str, str]:
-    """Name -> text of each file."""
+    """Return name -> text of each file."""
     from pipeline.cli import starter
 
     files = {}
@@ -170,7 +170,7 @@ def _files(
 
 
 def _notes(splits: "Splits | None", found: "Survey", machine: "Machine") -> dict[str, str]:
-    """What there is to say of single values, after the key's documentation."""
+    """Return notes on single values, which follow the key's documentation."""
     here = f"{machine.cores}: of the {_cores()} here."
     notes = {
         "cpus_per_worker": here,
@@ -193,7 +193,7 @@ def _write(target: Path, files: dict[str, str]) -> None:
 
 
 def _seen(cfg: "CorpusConfig", found: "Survey", space: str | None, splits: "Splits | None") -> Iterator[str]:
-    """What was found."""
+    """Yield the lines that say what was found."""
     sizes = ", ".join(f"{height}x{width} ({count})" for (height, width), count in found.sizes.most_common(3))
     more = f", {found.looked_at} of them looked at" if found.looked_at < len(found.labelled or found.items) else ""
     yield f"images: {len(found.items)}, {len(found.labelled)} with a label{more}; layout {cfg.layout}; height x width {sizes}"
@@ -208,7 +208,7 @@ def _seen(cfg: "CorpusConfig", found: "Survey", space: str | None, splits: "Spli
 
 
 def _next(folder: Path, files: list[str], checkpoint: str | None) -> Iterator[str]:
-    """What was written, and what comes next."""
+    """Yield the lines that say what was written, and what comes next."""
     yield f"written: {', '.join(str(folder / name) for name in files)}"
     if "classes.yaml" in files:
         yield f"next: give the classes their names in {folder / 'classes.yaml'}, then"

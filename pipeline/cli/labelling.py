@@ -1,4 +1,4 @@
-"""The command that says what to label next; added by `commands.py`."""
+"""The command `next`: choose the images to label next; added by `commands.py`."""
 
 import shlex
 from typing import TYPE_CHECKING, Annotated

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 
 
 class ExportFormat(StrEnum):
-    """What `maskmill export-model` can write."""
+    """Formats that `maskmill export-model` can write."""
 
     ONNX = "onnx"
     TORCH_EXPORT = "torch_export"
@@ -92,7 +92,7 @@ def import_weights(
 
 
 def _levels(text: str | None, option: str) -> tuple[float, float, float] | None:
-    """Three numbers of an option, such as 0.485,0.456,0.406; 1/255 is one."""
+    """Parse three numbers of an option, such as 0.485,0.456,0.406; fractions such as 1/255 are allowed."""
     if text is None:
         return None
     try:
@@ -105,7 +105,7 @@ def _levels(text: str | None, option: str) -> tuple[float, float, float] | None:
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    """Height and width of --input-size."""
+    """Parse height and width of --input-size."""
     if text is None:
         return None
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)

@@ -1,4 +1,4 @@
-"""What a command says at its end: the command that comes next."""
+"""Find the command that comes next, which a command names at its end."""
 
 import shlex
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pipeline import storage
 
 
 def after_training(config: str, checkpoint: str) -> str:
-    """The segmentation whose config lies beside the training's and takes its checkpoint, or how to get one."""
+    """Return the command for a segment config beside the training's that uses its checkpoint, or how to get such a config."""
     for file, values in _configs(Path(config).parent):
         taken = values.get("checkpoint")
         if isinstance(taken, str) and storage.absolute(taken) == storage.absolute(checkpoint):
@@ -23,11 +23,11 @@ def after_training(config: str, checkpoint: str) -> str:
 
 
 def _configs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The YAML files of a folder that hold keys and values."""
+    """Yield the YAML files of a folder that hold keys and values."""
     for file in sorted(folder.glob("*.yaml")):
         try:
             values = yaml.safe_load(file.read_bytes().decode())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):  # somebody else's file
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):  # not a config of ours
             continue
         if isinstance(values, dict):
             yield file, values

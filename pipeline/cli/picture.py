@@ -1,4 +1,4 @@
-"""A picture in a terminal: two pixels a character, by the upper half block in one colour before the other."""
+"""A picture in a terminal: two pixels per character, as the upper half block in one colour on another."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from rich.style import Style
 from rich.text import Text
 
 HALF_BLOCK = "\u2580"
-_LINES_BELOW = 4  # that stay visible: the prompt, and a legend of a few lines
+_LINES_BELOW = 4  # left free for the legend of a few lines and the prompt
 
 
 def half_blocks(picture: np.ndarray, columns: int, lines: int) -> Text:
-    """The picture (H, W, 3) uint8 as large as fits into so many columns and lines, its sides in proportion.
+    """Return the picture (H, W, 3) uint8 as large as fits into the columns and lines, with its aspect ratio.
 
-    A character is taken to be twice as high as wide.
+    A character is assumed to be twice as high as wide.
     """
     height, width = picture.shape[:2]
     scale = min(columns / width, 2 * lines / height, 1.0)
@@ -31,7 +31,7 @@ def half_blocks(picture: np.ndarray, columns: int, lines: int) -> Text:
 
 
 def legend(entries: Sequence[tuple[str, tuple[int, int, int]]]) -> Text:
-    """The names beside their colours."""
+    """Return the names beside their colours."""
     text = Text()
     for name, colour in entries:
         text.append("  \u2588\u2588 ", Style(color=Color.from_rgb(*colour)))

@@ -1,7 +1,7 @@
-"""The printing edge: what a terminal would obey, or cannot show, is shown as an escape instead.
+"""Escape characters in printed text that a terminal would interpret or cannot show.
 
-File names, the bytes of damaged files and other programs' messages may hold anything: codes that clear the screen or colour
-the sentence, halves of characters, signs that turn the direction of writing.
+File names, the bytes of damaged files and other programs' messages may hold anything: codes that clear the screen or change
+colours, lone surrogates, marks that change the direction of writing.
 """
 
 import io
@@ -14,12 +14,12 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u206
 
 
 def clean(text: str) -> str:
-    r"""The text with each such character as `\x1b` or `\udcff`."""
+    r"""Return the text with each such character escaped, as `\x1b` or `\udcff`."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Clean(io.TextIOBase):
-    """A text stream behind `clean`. Rich, whose codes are its own, writes past it; its console cleans what it is given."""
+    """A text stream that cleans what is written. Rich bypasses it, to write its own codes; its console cleans its input."""
 
     def __init__(self, stream: TextIO) -> None:
         self.rich_proxied_file = stream  # the name by which rich finds it
@@ -38,7 +38,7 @@ class Clean(io.TextIOBase):
 
 
 def clean_streams() -> None:
-    """Put this process's output behind `clean`; characters that the terminal's encoding lacks are escaped too."""
+    """Clean all output of this process; characters that the terminal's encoding lacks are escaped too."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""The command that makes a run a table of other programs; added by `commands.py`."""
+"""The command `register`: make a run a table that other programs read; added by `commands.py`."""
 
 from typing import TYPE_CHECKING, Annotated
 

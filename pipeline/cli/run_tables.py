@@ -1,4 +1,4 @@
-"""The answers of `maskmill evaluate` and `maskmill compare` as terminal tables."""
+"""The results of `maskmill evaluate`, `areas` and `compare` as terminal tables."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ WORDS = {"miou": "mIoU", "mean_accuracy": "class accuracy", "pixel_accuracy": "p
 
 
 def iou_table(view: RunView) -> Table:
-    """IoU of each class in percent, with the raw result and the CRF's difference beside it where the run has both.
+    """Return IoU of each class in percent, with the raw IoU and the CRF's difference beside it if the run has both.
 
     Raises:
         UserError: no image of the run has a label.
@@ -37,7 +37,7 @@ def iou_table(view: RunView) -> Table:
 
 
 def headline_table(view: RunView) -> Table:
-    """The numbers of the whole run, percent, with 95 % intervals by image where they have one, and what else was counted.
+    """Return the scores of the whole run, percent, with 95 % intervals over images if they have one, and those of metrics.
 
     Raises:
         UserError: no image of the run has a label.
@@ -63,7 +63,7 @@ def headline_table(view: RunView) -> Table:
 
 
 def areas_table(view: RunView, by: Sequence[str] = ()) -> Table:
-    """Share of each class in the predicted pixels, percent, the largest first; by group its three largest classes."""
+    """Return each class's share of the predicted pixels, percent, largest first; by group, the three largest classes."""
     counts = view.areas(by)
     shares = counts[list(view.space.classes)].div(counts[list(view.space.classes)].sum(axis=1), axis=0)
     if not by:
@@ -85,7 +85,7 @@ def areas_table(view: RunView, by: Sequence[str] = ()) -> Table:
 
 
 def pixels_table(rows: Sequence[dict[str, Any]], by: Sequence[str]) -> Table:
-    """Predicted pixels and share of each class, by group; classes without a pixel are left out.
+    """Return predicted pixels and share of each class, by group; classes without a pixel are left out.
 
     Args:
         rows: as `answers.areas` gives them.
@@ -111,7 +111,7 @@ def pixels_table(rows: Sequence[dict[str, Any]], by: Sequence[str]) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """IoU before and after, and the difference with its paired 95 % interval, in percent; a star where it excludes zero."""
+    """Return IoU before and after, and the difference with its paired 95 % interval, percent; a star if it excludes zero."""
     title = f"IoU over {comparison.images} images labelled in both, percent; intervals by paired bootstrap over images"
     table = _table(title, "class", "before", "after", "difference", "interval", "")
     for name, row in comparison.table.iterrows():
@@ -132,11 +132,11 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def comparisons_table(names: Sequence[str], found: Sequence[Comparison]) -> Table:
-    """IoU of the first run, and of each other with its difference, in percent; a star where the paired interval excludes zero.
+    """Return IoU of the first run, and of each other with its difference, percent; a star if the interval excludes zero.
 
     Args:
-        names: of the runs, the first one's first.
-        found: each of the others against the first; over the images that are labelled in both.
+        names: names of the runs, beginning with the first.
+        found: comparison of each other run with the first, over the images that are labelled in both.
     """
     images = sorted({one.images for one in found})
     words = f"{images[0]}" if len(images) == 1 else f"{images[0]} to {images[-1]}"

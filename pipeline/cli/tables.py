@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take 
 
 
 def print_check(console: Console, found: "Found", report: "CorpusReport") -> None:
-    """What `maskmill check` found."""
+    """Print what `maskmill check` found."""
     from pipeline.corpus.check import THREADS
 
     console.print(
@@ -51,7 +51,7 @@ def print_check(console: Console, found: "Found", report: "CorpusReport") -> Non
 
 
 def print_groups(console: Console, iou: "pd.DataFrame") -> None:
-    """mIoU and pixel accuracy by group, percent."""
+    """Print mIoU and pixel accuracy by group, percent."""
     table = Table(header_style="bold")
     for name in iou.index.names:
         table.add_column(str(name))
@@ -64,7 +64,7 @@ def print_groups(console: Console, iou: "pd.DataFrame") -> None:
 
 
 def print_trials(console: Console, trials: Sequence["Trial"]) -> None:
-    """The trials of a search, best first; below them why some could not be trained."""
+    """Print the trials of a search, best first; below them why some could not be trained."""
     table = Table(header_style="bold")
     for key in trials[0].values:
         table.add_column(key)
@@ -80,7 +80,7 @@ def print_trials(console: Console, trials: Sequence["Trial"]) -> None:
 
 
 def print_models(console: Console, rows: Iterable["NetworkRow"]) -> None:
-    """The networks, one a line."""
+    """Print the networks, one per line."""
     from pipeline.config.networks import HEIGHT, WIDTH
 
     table = Table(header_style="bold")
@@ -97,7 +97,7 @@ def print_models(console: Console, rows: Iterable["NetworkRow"]) -> None:
 
 
 def print_checkpoint(console: Console, found: "Contents") -> None:
-    """The network, classes and preprocessing of a checkpoint, and the card of a release file."""
+    """Print the network, classes and preprocessing of a checkpoint, and the card of a release file."""
     ready, card = found.ready, found.card
     backbone = getattr(ready.model_config, "backbone", None)
     lines = {
@@ -136,7 +136,7 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
-    """The best settings of a search for CRF settings, what they change in each class, and the verdict."""
+    """Print the best settings of a search for CRF settings, what they change in each class, and the verdict."""
     table = Table(header_style="bold", title=f"searched on {found.images - found.judged_on} images")
     for heading in ("w1", "sigma_alpha px", "sigma_beta levels", "steps", "mIoU", "class average"):
         table.add_column(heading, justify="right")
@@ -163,7 +163,7 @@ def print_tuned(console: Console, found: "Tuned", most: int = 5) -> None:
 
 
 def _verdict_table(found: "Tuned") -> Table:
-    """Without the CRF, with the best setting, and with weights of classes, on the images that the search did not see."""
+    """Compare no CRF, the best setting, and weights of classes, on the images that the search did not see."""
     table = Table(
         header_style="bold", title=f"judged on {found.judged_on} others; change and its 95 % interval, percent"
     )
@@ -187,7 +187,7 @@ def _changed(value: float, change: tuple[float, float, float]) -> tuple[str, str
 
 
 def print_calibrated(console: Console, found: "Calibrated") -> None:
-    """The fitted temperature, what that of one half changes on the other, and the line for the config."""
+    """Print the fitted temperature, what that of one half changes on the other, and the line for the config."""
     table = Table(header_style="bold")
     for heading in ("", "before", "after", "change", "95 % of draws"):
         table.add_column(heading, justify="right" if heading else "left")

@@ -1,4 +1,4 @@
-"""`maskmill warm`: what is compiled at its first use is compiled now; added by `commands.py`."""
+"""`maskmill warm`: compile now what is otherwise compiled at its first use; added by `commands.py`."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ from typing import Any
 
 HEIGHT, WIDTH, SCENES = 48, 96, 2
 CRF = {"iterations": 2, "smooth_px": 3, "colour_px": 30}
-# What each of these runs compiles is compiled for every run like it, of whatever size and classes.
+# The code that one of these runs compiles serves every run like it, whatever the image size and the classes.
 RUNS: tuple[dict[str, Any], ...] = (
     {
         "crf": CRF,
@@ -38,7 +38,7 @@ def warm() -> None:
 
 
 def _segment(folder: str) -> None:
-    """A small run on drawn scenes with a random network, and its scores; then the same images with other keys."""
+    """Segment a few drawn scenes with a random network, and score the run; then segment them with other keys."""
     from pipeline import labels, models
     from pipeline.analysis import open_run
     from pipeline.config import SegmentConfig, parse, parse_model
