@@ -76,7 +76,7 @@ def end() -> None:
 
 @contextlib.contextmanager
 def keeping(words: str) -> Iterator[None]:
-    """Say what is kept, and how to continue, if Ctrl-C or SIGTERM ends the block.
+    """Raise `Stopped`, which says what is kept and how to continue, if Ctrl-C or SIGTERM ends the block.
 
     Raises:
         Stopped: with these words, in place of whatever exception the signal led to.

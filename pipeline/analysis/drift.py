@@ -21,7 +21,7 @@ from pipeline.metrics.change import LEVEL, Ratios, changes, holm
 from pipeline.metrics.metric import percent
 
 MEANS = ("confidence", "entropy", "rejects")  # measures in addition to the areas of the classes
-ALIKE = ("city", "sequence")  # the same default as in `maskmill next`
+ALIKE = ("city", "sequence")  # as the default of `maskmill next`
 LAST = 7
 LEAST = 0.1
 CHANGED, SMALL, NOISE, UNKNOWN = "changed", "small", "within noise", "unknown"

@@ -23,7 +23,7 @@ class LabelSpace:
 
     name: str
     classes: tuple[str, ...]
-    colours: tuple[Colour, ...]  # in which classes are shown
+    colours: tuple[Colour, ...]  # in which the classes are shown
     values: tuple[tuple[int, ...], ...]  # stored ids of each class; all empty if label pictures hold only colours
     stored_colours: tuple[tuple[Colour, ...], ...]  # RGB of each class in label pictures
     ignored_ids: frozenset[int]  # stored ids that are legal and mean "ignore"

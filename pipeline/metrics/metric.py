@@ -48,7 +48,7 @@ class Metric:
     """A metric with count columns of its own in the mask rows of runs whose config asks for it. To add one, write a subclass
     in a file of its own, and add an instance to `registry.METRICS`."""
 
-    key: ClassVar[str]  # key of the config section `metrics`; a false value there = not counted
+    key: ClassVar[str]  # in the config section `metrics`; a false value there = not counted
     declaration: ClassVar[tuple[Any, Any]]  # type and default of that key, for pydantic
     doc: ClassVar[str]  # what the key means; begins with its unit in brackets where it has one
     columns: ClassVar[tuple[str, ...]]  # list columns of int64; the second, if there is one, is from before the CRF

@@ -62,7 +62,7 @@ def palettes(space: LabelSpace) -> dict[str, Sequence[Colour]]:
 
 
 def _card(one: Pictures, other: Pictures | None) -> dict[str, Any]:
-    """Return a card with `layers` `truth`, `prediction`, `other`, `errors`, a PNG per palette; without image, one layer."""
+    """Return a card; `layers`: `truth`, `prediction`, `other`, `errors` as PNGs per palette; without image, `prediction`."""
     size = _size(*one.mask.shape)
     base = None if one.image is None else _photograph(one.image, size)
     colours = palettes(one.space)

@@ -14,7 +14,7 @@ from pipeline.metrics.iou import class_iou
 
 KINDS = ("worst", "typical", "random")
 MAX_IMAGES = 60  # in one report
-SAMPLE = 2000  # random images of the run; random ones are taken from them, and typical ones are near their median
+SAMPLE = 2000  # random sample of the run: random images are the first of it, typical ones are near its median
 MAX_GROUPS = 24  # group columns with more values are left out of the choices
 DEPTH = 4  # images of each kind per class or group
 
