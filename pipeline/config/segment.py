@@ -42,6 +42,10 @@ class PredictConfig(Section):
 
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
     """Sizes at which an image is predicted, as factors of its own; the scores are averaged. More are slower and better."""
+    reduced_decode: bool = added_later(False)
+    """Where `scales` is one scale below 1: make the mask from the network's scores in one step, without scores at the picture's
+    own size, and decode JPEGs at 1/2, 1/4 or 1/8 of their size, the least that is not below the scale. Masks keep the picture's
+    size. It is several times as fast, and a few labels at edges are others. Not with tiles or a CRF."""
     flip: bool = False
     """Predict the mirror image too, and average the scores: twice the work."""
     mode: Literal["whole", "shift_and_stitch", "sliding_window", "sub_windows"] = "whole"
@@ -71,6 +75,20 @@ class PredictConfig(Section):
     """The network's logits are divided by it before the softmax, so that confidences agree with how often the network is right
     (arXiv:1706.04599, section 4.2); above 1 it is less sure. `maskmill calibrate` fits it. Each scale, mirror image and network
     of an ensemble is divided by it before their mean. Where there is one pass and no CRF, masks stay as they are."""
+
+    @model_validator(mode="after")
+    def _decode_fits(self) -> "PredictConfig":
+        if self.reduced_decode and (len(self.scales) > 1 or self.scales[0] >= 1):
+            raise UserError(
+                f"predict.reduced_decode needs one scale below 1, found predict.scales {list(self.scales)}: larger ones see "
+                "all pixels; leave it out"
+            )
+        if self.reduced_decode and self.tile is not None:
+            raise UserError(
+                "predict.reduced_decode and predict.tile do not go together: tiles are of the picture's own pixels; leave one "
+                "of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tiles_advance(self) -> "PredictConfig":
@@ -202,6 +220,15 @@ class SegmentConfig(Section):
             raise UserError(
                 f"engine {self.engine} needs predict.mode whole, found {self.predict.mode}: the other modes run parts of the "
                 "network; change it, or set engine: torch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reduced_fits(self) -> "SegmentConfig":
+        if self.predict.reduced_decode and self.crf is not None:
+            raise UserError(
+                "predict.reduced_decode and crf do not go together: the CRF compares the colours of all pixels, which are not "
+                "decoded; leave one of them out"
             )
         return self
 

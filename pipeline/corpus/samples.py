@@ -11,7 +11,7 @@ from pipeline.corpus import Item, read
 from pipeline.corpus.readers.siblings import instances_of
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.bands import decode_bands, decode_picture, void_of
-from pipeline.imaging.decode import decode_label, decode_oriented, upright
+from pipeline.imaging.decode import decode_label, decode_reduced, upright
 from pipeline.imaging.instances import decode_instances
 from pipeline.labels import IGNORE, LabelSpace
 
@@ -35,6 +35,12 @@ class Sample:
     orientation: int  # EXIF, in which the corpus stores the image and a run its mask
     instances: np.ndarray | None = None  # (H, W) int32 instanceIds, where they were asked for
     georeference: str | None = None  # of declared bands: pipeline/imaging/bands.py
+    whole: tuple[int, int] | None = None  # (H, W) of the picture, which may be decoded smaller; None: the image's
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the label and the mask."""
+        return self.whole or (self.image.shape[0], self.image.shape[1])
 
 
 def fetch(item: Item, instances: bool = False) -> Encoded:
@@ -70,33 +76,35 @@ def decode(
     where: str = "the label",
     declared: ImageConfig | None = None,
     for_eyes: bool = False,
+    scale: float = 1.0,
 ) -> Sample:
     """Decode the files of an item and check them against each other.
 
     Args:
         declared: bands and range of the image; None = an 8-bit picture. Pixels without data are ignored in the label.
         for_eyes: of declared bands give the picture, (H, W, 3) uint8, in which pixels without data are black.
+        scale: the image may be smaller, but not below this part of its size, where that is less work.
         space: maps the label's stored ids to train ids; None leaves them as they are, unchecked.
         max_pixels: an image or label of more is refused before it is decoded.
         where: what messages call the label.
     Raises:
         Reject: at stage `decode` of the image, at `label` of the label or the instances.
     """
-    georeference, orientation = None, 1
+    georeference, orientation, whole = None, 1, None
     if declared is None:
-        image, orientation = decode_oriented(files.image, max_pixels)
+        image, orientation, whole = decode_reduced(files.image, max_pixels, scale)
     elif for_eyes:
         image = decode_picture(files.image, declared, max_pixels)
     else:
         image, georeference = decode_bands(files.image, declared, max_pixels)
-    sample = Sample(item, image, None, orientation, georeference=georeference)
+    sample = Sample(item, image, None, orientation, georeference=georeference, whole=whole)
     if files.label is None:
         return sample
     try:
         stored, ids = decode_ids(files.label, space, max_pixels, where)
         ids = upright(ids, orientation)
-        if ids.shape != image.shape[:2]:
-            raise wrong_size(where, ids.shape, image.shape)
+        if ids.shape != sample.size:
+            raise wrong_size(where, ids.shape, sample.size)
         if (void := void_of(image)) is not None:
             ids = np.where(void, np.uint8(IGNORE), ids)
         sample.label = ids

@@ -20,6 +20,7 @@ _EXIF_ORIENTATION = 0x0112
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
 _MARKS = {"transparency", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what a plain PNG's header has not
+_JPEG_DIVISORS = (8, 4, 2)  # of the sides, at which libjpeg decodes
 _BIT_DEPTH_16 = ("I;16", "I;16B", "I;16L", "I", "F")
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277  # TIFF 6.0, section 8
 
@@ -61,6 +62,24 @@ def decode_oriented(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
     return upright(np.asarray(picture), left), before if left == 1 else left
+
+
+def decode_reduced(data: bytes, max_pixels: int, scale: float) -> tuple[np.ndarray, int, tuple[int, int]]:
+    """As `decode_oriented`, and the whole picture's (height, width), upright: a JPEG may be decoded at a part of that size.
+
+    The part is 1/2, 1/4 or 1/8, the least that is not below `scale`: libjpeg leaves out the finer cosines of each block. Other
+    formats, and larger scales, give all pixels.
+    """
+    picture = open_header(data, max_pixels)
+    divisor = next((n for n in _JPEG_DIVISORS if scale * n <= 1), 1)
+    if picture.format != "JPEG" or divisor == 1:
+        pixels, orientation = decode_oriented(data, max_pixels)
+        return pixels, orientation, (pixels.shape[0], pixels.shape[1])
+    width, height = picture.size
+    picture.draft(None, (max(1, width // divisor), max(1, height // divisor)))
+    orientation = orientation_tag(picture)
+    size = (width, height) if _TURNS.get(orientation, (0, False))[0] % 2 else (height, width)
+    return upright(np.asarray(_load(picture, data).convert("RGB")), orientation), orientation, size
 
 
 def stored_orientation(data: bytes, max_pixels: int) -> int:

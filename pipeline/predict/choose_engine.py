@@ -12,6 +12,7 @@ from pipeline.models import Network
 from pipeline.models.quantise import quantise
 from pipeline.predict.engines import build_engine, onnx_of
 from pipeline.predict.predictor import Predictor
+from pipeline.predict.tile import Tile
 
 CANDIDATES: tuple[EngineName, ...] = (
     "onnxruntime",
@@ -95,7 +96,7 @@ def quantised_on(model: Network, cfg: PredictConfig, images: Sequence[np.ndarray
     predictor, inputs = Predictor(model, cfg), []
     for image in images:
         top, left = (max(0, size - RANGES_PX) // 2 for size in image.shape[:2])
-        middle = image[top : top + RANGES_PX, left : left + RANGES_PX]
+        middle = Tile.of(image[top : top + RANGES_PX, left : left + RANGES_PX])
         inputs += [predictor._input([middle], scale, mirrored=False).contiguous().numpy() for scale in cfg.scales]
     return quantise(onnx_of(model), inputs)
 

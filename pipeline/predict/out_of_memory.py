@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from pipeline.predict.prediction import Prediction
+from pipeline.predict.tile import Tile
 
 HALO_PX = 128  # that a part of a tile too large for the memory sees of its neighbour
 _log = logging.getLogger(__name__)
@@ -28,16 +28,16 @@ class Fitting:
     """Runs tiles through a pass, all together where memory allows; remembers what it did not allow.
 
     Args:
-        run: tiles (H, W, D) of one padded size, and whether probabilities may be left out -> a piece of each.
+        run: tiles of one padded size, and whether probabilities may be left out -> a piece of each.
         multiple_of: of the network: parts of a tile begin on its grid.
     """
 
-    def __init__(self, run: Callable[[list[np.ndarray], bool], list[Piece]], batch_size: int, multiple_of: int) -> None:
+    def __init__(self, run: Callable[[list[Tile], bool], list[Piece]], batch_size: int, multiple_of: int) -> None:
         self._run, self._batch_size, self._multiple_of = run, batch_size, multiple_of
         # Of one pass, as far as the memory's end is known.
         self._most_tiles, self._most_pixels = batch_size, float("inf")
 
-    def pieces(self, tiles: list[np.ndarray], fused: bool) -> list[Piece]:
+    def pieces(self, tiles: list[Tile], fused: bool) -> list[Piece]:
         """The pieces of tiles that share paddings.
 
         Where memory ends, batches are halved, and on a GPU then the tile itself; what still does not fit is `TooLarge`.
@@ -46,7 +46,8 @@ class Fitting:
         while tiles:
             count = min(len(tiles), self._most_tiles)
             batch = tiles[:count]
-            if batch[0].shape[0] * batch[0].shape[1] > self._most_pixels:
+            height, width = batch[0].pixels.shape[:2]
+            if height * width > self._most_pixels:
                 pieces, tiles = [*pieces, self._in_halves(batch[0])], tiles[1:]
                 continue
             try:
@@ -59,7 +60,7 @@ class Fitting:
                 sentence, on_device = str(error).split(". ")[0], isinstance(error, torch.OutOfMemoryError)
             # Outside of `except`, whose traceback holds the tensors of the failed pass.
             if count > 1 or on_device:
-                self._shrink(count, batch[0].shape[0], batch[0].shape[1], sentence)
+                self._shrink(count, height, width, sentence)
             else:
                 pieces, tiles = [*pieces, TooLarge()], tiles[1:]
         return pieces
@@ -78,28 +79,30 @@ class Fitting:
         else:
             self._most_pixels = height * width - 1
 
-    def _in_halves(self, tile: np.ndarray) -> torch.Tensor | TooLarge:
+    def _in_halves(self, tile: Tile) -> torch.Tensor | TooLarge:
         """(C, H, W) of a tile in two parts, on the CPU; each sees `HALO_PX` of the other.
 
         The labels are those of the whole tile where the network sees no farther than that; what it pools over the whole
         input differs.
         """
-        height, width = tile.shape[:2]
-        if max(height, width) <= 2 * HALO_PX:
+        pixels = tile.pixels
+        height, width = pixels.shape[:2]
+        if tile.reduced or max(height, width) <= 2 * HALO_PX:
             return TooLarge()
         across = width >= height
         size = max(height, width)
         step = self._multiple_of
         middle = max(step, size // 2 // step * step)
         start = max(0, (middle - HALO_PX) // step * step)
-        parts = (tile[:, : middle + HALO_PX], tile[:, start:]) if across else (tile[: middle + HALO_PX], tile[start:])
-        first, second = (self._part(part) for part in parts)
+        stop = middle + HALO_PX
+        parts = (pixels[:, :stop], pixels[:, start:]) if across else (pixels[:stop], pixels[start:])
+        first, second = (self._part(Tile.of(part)) for part in parts)
         if isinstance(first, TooLarge) or isinstance(second, TooLarge):
             return TooLarge()
         dim = 2 if across else 1
         return torch.cat([first.narrow(dim, 0, middle), second.narrow(dim, middle - start, size - middle)], dim=dim)
 
-    def _part(self, part: np.ndarray) -> torch.Tensor | TooLarge:
+    def _part(self, part: Tile) -> torch.Tensor | TooLarge:
         (piece,) = self.pieces([part], fused=False)
         assert not isinstance(piece, Prediction)
         return piece if isinstance(piece, TooLarge) else piece.cpu()

@@ -28,7 +28,8 @@ from pipeline.predict.modes import (
 )
 from pipeline.predict.out_of_memory import Fitting, Piece
 from pipeline.predict.prediction import Prediction, summarise
-from pipeline.predict.tiles import Assembly, Band, Grid, Size, nearest
+from pipeline.predict.tile import Size, Tile
+from pipeline.predict.tiles import Assembly, Band, Grid, nearest
 from pipeline.predict.upsample_argmax import enlarge_argmax
 from pipeline.predict.upsample_confidence import enlarge_confidence
 from pipeline.predict.upsample_torch import gpu_enlargements
@@ -80,15 +81,15 @@ class Predictor:
         """
         if len({image.shape for image in images}) != 1:
             raise UserError(f"one batch holds images of one size, found {sorted({i.shape[:2] for i in images})}")
-        return torch.stack(self._probs(images))
+        return torch.stack(self._probs([Tile.of(image) for image in images]))
 
     def answers(self, images: Iterable[tuple[T, np.ndarray]], keep_probs: bool = False) -> Iterator[tuple[T, Assembly]]:
-        """(token, answer) of each image, as they are ready; arguments as `passes` takes them."""
-        for completed in self.passes(images, keep_probs):
+        """(token, answer) of each image, as they are ready; images as `probs` takes them, the rest as `passes`."""
+        for completed in self.passes(((token, Tile.of(image)) for token, image in images), keep_probs):
             yield from completed
 
     def passes(
-        self, images: Iterable[tuple[T, np.ndarray]], keep_probs: bool = False
+        self, images: Iterable[tuple[T, Tile]], keep_probs: bool = False
     ) -> Iterator[Iterator[tuple[T, Assembly]]]:
         """(token, answer) of the images that each pass completes, to be read before the next pass.
 
@@ -96,14 +97,12 @@ class Predictor:
         most 2 * batch_size images wait for others.
 
         Args:
-            images: (token, image as `probs` takes it), of any sizes; the token is the caller's, and comes back with the answer.
+            images: (token, whole image), of any sizes; the token is the caller's, and comes back with the answer.
             keep_probs: full-size probabilities are asked for; else they are never made where the network ends by enlarging.
         """
-        batches: dict[
-            tuple[bool, tuple[Size, ...]], list[tuple[T, Assembly, np.ndarray]]
-        ] = {}  # of (fused, padded sizes)
+        batches: dict[tuple[bool, tuple[Size, ...]], list[tuple[T, Assembly, Tile]]] = {}  # of (fused, padded sizes)
         for token, image in images:
-            grid = Grid.over((image.shape[0], image.shape[1]), self.cfg.tile, self.cfg.overlap)
+            grid = Grid.over(image.size, self.cfg.tile, self.cfg.overlap)
             assembly = Assembly(grid, keep_probs, self.confidence_map)
             fused = self.fuses and not keep_probs and not grid.overlaps
             for tile in grid.cut(image):
@@ -118,7 +117,7 @@ class Predictor:
             key = next(iter(batches))
             yield self._completed(batches.pop(key), key[0])
 
-    def _completed(self, batch: list[tuple[T, Assembly, np.ndarray]], fused: bool) -> Iterator[tuple[T, Assembly]]:
+    def _completed(self, batch: list[tuple[T, Assembly, Tile]], fused: bool) -> Iterator[tuple[T, Assembly]]:
         """Run a batch of tiles; (token, answer) of each image of which this was the last tile."""
         started = time.perf_counter()
         pieces = self._pieces([tile for _, _, tile in batch], fused)
@@ -164,7 +163,7 @@ class Predictor:
         grid = assembly.grid
         for first in range(0, len(grid.columns), self.batch_size):
             spans = grid.columns[first : first + self.batch_size]
-            tiles = [levels(rows[:, left:right]) for left, right in spans]
+            tiles = [Tile.of(levels(rows[:, left:right])) for left, right in spans]
             for piece in self._pieces(tiles, self.fuses and not grid.overlaps):
                 assembly.add(piece)
 
@@ -182,7 +181,7 @@ class Predictor:
         grid = Grid.over((image.shape[0], image.shape[1]), self.cfg.tile, self.cfg.overlap)
         down, across = nearest(grid.rows)[rows], nearest(grid.columns)[columns]
         found: np.ndarray | None = None
-        for index, tile in enumerate(grid.cut(image)):
+        for index, tile in enumerate(grid.cut(Tile.of(image))):
             row, column = divmod(index, len(grid.columns))
             here = np.flatnonzero((down == row) & (across == column))
             if not len(here):
@@ -198,33 +197,43 @@ class Predictor:
     @property
     def fuses(self) -> bool:
         """Whether coarse logits become a mask in one step, so that full-size ones are never made."""
-        one_pass = (
-            self.cfg.scales == (1.0,) and not self.cfg.flip and self.cfg.mode == "whole" and len(self._members) == 1
-        )
+        one_size = self.cfg.scales == (1.0,) or self.cfg.reduced_decode
+        one_pass = one_size and not self.cfg.flip and self.cfg.mode == "whole" and len(self._members) == 1
         return one_pass and self.model.enlarges
 
-    def _pass(self, tiles: list[np.ndarray], fused: bool) -> list[Piece]:
+    def _pass(self, tiles: list[Tile], fused: bool) -> list[Piece]:
         return list(self._fused(tiles) if fused else self._probs(tiles))
 
     @torch.inference_mode()
-    def _fused(self, tiles: list[np.ndarray]) -> list[Prediction]:
-        x = self._input(tiles, 1.0, mirrored=False)
+    def _fused(self, tiles: list[Tile]) -> list[Prediction]:
+        (scale,) = self.cfg.scales
+        x = self._input(tiles, scale, mirrored=False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
             coarse = self.engine.coarse(x).float()
-        full = (x.shape[-2], x.shape[-1])
-        return [self._enlarged(scores, full, _size(tile)) for scores, tile in zip(coarse, tiles, strict=True)]
+        padded = _size_of(x)
+        return [
+            self._enlarged(scores, padded, _scaled(tile.size, scale), tile.size)
+            for scores, tile in zip(coarse, tiles, strict=True)
+        ]
 
-    def _enlarged(self, scores: torch.Tensor, full: Size, size: Size) -> Prediction:
+    def _enlarged(self, scores: torch.Tensor, padded: Size, seen: Size, size: Size) -> Prediction:
         """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches.
 
         Logits that are NaN or infinite give an entropy of NaN.
+
+        Args:
+            padded: of the network's input, of which the image fills `seen` from the top left.
+            size: of the mask.
         """
         if not torch.isfinite(scores).all():  # one class at minus infinity would leave the softmax finite
             nothing = np.zeros(size, np.uint8)
             return Prediction(nothing, float("nan"), float("nan"), nothing if self.confidence_map else None)
-        seen = [max(1, -(-n * small // big)) for n, big, small in zip(size, full, scores.shape[1:], strict=True)]
+        rows, columns = (
+            max(1, -(-n * small // big)) for n, big, small in zip(seen, padded, scores.shape[1:], strict=True)
+        )
+        full = (padded[0] * size[0] / seen[0], padded[1] * size[1] / seen[1])  # `padded` in pixels of the mask
         tempered = self._tempered(scores)  # the mask is that of the scores as they are: equal, bit for bit
-        rest = summarise(tempered[:, : seen[0], : seen[1]].softmax(dim=0))
+        rest = summarise(tempered[:, :rows, :columns].softmax(dim=0))
         sure = None
         if self.device.type == "cpu":
             mask = enlarge_argmax(scores.numpy(), full, size, self.num_threads)
@@ -238,7 +247,7 @@ class Predictor:
         return Prediction(mask, rest.confidence, rest.entropy, sure)
 
     @torch.inference_mode()
-    def _probs(self, tiles: list[np.ndarray]) -> list[torch.Tensor]:
+    def _probs(self, tiles: list[Tile]) -> list[torch.Tensor]:
         """(C, H, W) of each tile: the mean over networks, scales and mirror images."""
         totals = self._own_probs(tiles)
         for other in self._members[1:]:
@@ -247,7 +256,7 @@ class Predictor:
         members = len(self._members)
         return [total.div_(members) for total in totals] if members > 1 else totals
 
-    def _own_probs(self, tiles: list[np.ndarray]) -> list[torch.Tensor]:
+    def _own_probs(self, tiles: list[Tile]) -> list[torch.Tensor]:
         """(C, H, W) of each tile by this network: the mean over scales and mirror images."""
         totals: list[torch.Tensor | None] = [None] * len(tiles)
         for index, logits in self._own_logits(tiles):
@@ -260,31 +269,32 @@ class Predictor:
         """Logits divided by the temperature. Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2."""
         return logits if self.cfg.temperature == 1 else logits / self.cfg.temperature
 
-    def _own_logits(self, tiles: list[np.ndarray]) -> Iterator[tuple[int, torch.Tensor]]:
+    def _own_logits(self, tiles: list[Tile]) -> Iterator[tuple[int, torch.Tensor]]:
         """Index of a tile and its (C, H, W) float32 logits at its own size, by this network: at each scale, and mirrored."""
         for scale in self.cfg.scales:
             for mirrored in (False, True) if self.cfg.flip else (False,):
                 logits = self._logits(self._input(tiles, scale, mirrored))
                 for index, tile in enumerate(tiles):
-                    height, width = _scaled(_size(tile), scale)
+                    height, width = _scaled(tile.size, scale)
                     own = logits[index : index + 1, :, :height, :width]
                     own = own.flip(-1) if mirrored else own
-                    own = own if scale == 1 else _resize(own, _size(tile))
+                    own = own if scale == 1 else _resize(own, tile.size)
                     yield index, own[0].float()
 
-    def _input(self, tiles: list[np.ndarray], scale: float, mirrored: bool) -> torch.Tensor:
+    def _input(self, tiles: list[Tile], scale: float, mirrored: bool) -> torch.Tensor:
         """(N, D, H, W) float32, channels last: each tile scaled, turned, and padded at the bottom and right to a legal size.
 
         Padding is zero: the mean colour, after normalisation.
         """
-        padded = self._padded(_scaled(_size(tiles[0]), scale))
+        padded = self._padded(_scaled(tiles[0].size, scale))
         views = []
         for tile in tiles:
-            pixels = torch.from_numpy(np.array(tile))  # a copy: decoders hand out memory that may not be written
+            pixels = torch.from_numpy(np.array(tile.pixels))  # a copy: decoders hand out memory that may not be written
             if self.device.type == "cuda":
                 pixels = pixels.pin_memory()
             x = self.model.normalise(pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None])
-            x = x if scale == 1 else _resize(x, _scaled(_size(tile), scale))
+            seen = _scaled(tile.size, scale)
+            x = x if _size_of(x) == seen else _resize(x, seen)
             views.append(x.flip(-1) if mirrored else x)
         if len(views) == 1 and _size_of(views[0]) == padded:
             return views[0].contiguous(memory_format=torch.channels_last)
@@ -295,9 +305,9 @@ class Predictor:
             place[:, : x.shape[-2], : x.shape[-1]] = x[0]
         return batch
 
-    def _paddings(self, tile: np.ndarray) -> tuple[Size, ...]:
+    def _paddings(self, tile: Tile) -> tuple[Size, ...]:
         """The padded size at each scale, of each network: tiles that share all of them share batches."""
-        sizes = [_scaled(_size(tile), scale) for scale in self.cfg.scales]
+        sizes = [_scaled(tile.size, scale) for scale in self.cfg.scales]
         return tuple(member._padded(size) for member in self._members for size in sizes)
 
     def _padded(self, size: Size) -> Size:
@@ -317,10 +327,6 @@ class Predictor:
                 case "sub_windows":
                     logits = sub_windows(as_deconvnet(self.model), x, self.cfg.windows)
         return logits
-
-
-def _size(tile: np.ndarray) -> Size:
-    return tile.shape[0], tile.shape[1]
 
 
 def _size_of(x: torch.Tensor) -> Size:

@@ -8,9 +8,9 @@ import torch
 
 from pipeline.predict.out_of_memory import Piece, TooLarge
 from pipeline.predict.prediction import Prediction, summarise
+from pipeline.predict.tile import Size, Tile
 
 Span = tuple[int, int]  # first pixel, and the one after the last
-Size = tuple[int, int]  # (height, width), pixels
 Band = tuple[np.ndarray, np.ndarray | None]  # (h, W) uint8 rows of a mask, and of its map of confidence
 
 
@@ -35,9 +35,13 @@ class Grid:
     def overlaps(self) -> bool:
         return any(first[1] > second[0] for spans in (self.rows, self.columns) for first, second in pairwise(spans))
 
-    def cut(self, image: np.ndarray) -> list[np.ndarray]:
+    def cut(self, image: Tile) -> list[Tile]:
         """Views of the image, in raster order."""
-        return [image[top:bottom, left:right] for top, bottom in self.rows for left, right in self.columns]
+        if len(self.rows) == len(self.columns) == 1:
+            return [image]
+        assert not image.reduced
+        spans = [(row, column) for row in self.rows for column in self.columns]
+        return [Tile.of(image.pixels[top:bottom, left:right]) for (top, bottom), (left, right) in spans]
 
 
 def spread(size: int, tile: int, overlap: int) -> list[Span]:

@@ -10,7 +10,7 @@ from pipeline.compiled import compiled
 
 
 def enlarge_argmax(
-    scores: np.ndarray, full: tuple[int, int], size: tuple[int, int], num_threads: int = 1
+    scores: np.ndarray, full: tuple[float, float], size: tuple[int, int], num_threads: int = 1
 ) -> np.ndarray:
     """The winning class of each pixel after bilinear enlargement (half-pixel centres, as F.interpolate).
 
@@ -19,7 +19,7 @@ def enlarge_argmax(
 
     Args:
         scores: (C, h, w) float32; fastest where classes lie together in memory (channels last).
-        full: (height, width) that the scores are enlarged to.
+        full: (height, width) that the scores are enlarged to; no whole pixels where a padded input was a reduced picture.
         size: (height, width) of the result: its top left part.
         num_threads: threads that share the rows.
     Returns:
@@ -33,7 +33,7 @@ def enlarge_argmax(
 
 
 def coarse_pixels(
-    scores: np.ndarray, full: tuple[int, int], size: tuple[int, int]
+    scores: np.ndarray, full: tuple[float, float], size: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """(h, w, C) float32 of coarse scores (C, h, w), and `source_pixels` of the rows and then of the columns of the result."""
     pixels = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)
@@ -52,7 +52,7 @@ def over_rows(height: int, num_threads: int, fill: Callable[[int, int], object])
         list(pool.map(lambda band: fill(*band), bands))
 
 
-def source_pixels(size: int, full: int, small: int) -> tuple[np.ndarray, np.ndarray]:
+def source_pixels(size: int, full: float, small: int) -> tuple[np.ndarray, np.ndarray]:
     """For each row (or column): the coarse one at or before it, and the share of the next one, as torch computes them."""
     scale = np.float32(small / full)
     place = np.maximum((np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))

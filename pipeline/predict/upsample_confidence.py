@@ -11,7 +11,7 @@ _NEGLIGIBLE = np.float32(16)
 
 
 def enlarge_confidence(
-    scores: np.ndarray, full: tuple[int, int], size: tuple[int, int], num_threads: int = 1
+    scores: np.ndarray, full: tuple[float, float], size: tuple[int, int], num_threads: int = 1
 ) -> np.ndarray:
     """The largest softmax probability of each pixel after bilinear enlargement of the logits, in whole levels of 1/255.
 
@@ -20,7 +20,7 @@ def enlarge_confidence(
 
     Args:
         scores: (C, h, w) float32; fastest where classes lie together in memory (channels last).
-        full: (height, width) that the scores are enlarged to.
+        full: (height, width) that the scores are enlarged to; no whole pixels where a padded input was a reduced picture.
         size: (height, width) of the result: its top left part.
         num_threads: threads that share the rows.
     Returns:

@@ -15,12 +15,12 @@ _LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # said outright: the defau
 _ANY = ["stride_c", "stride_h", "stride_w", "height", "width", "full_height"]
 
 
-def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
     """The winning class of each pixel after bilinear enlargement (half-pixel centres, as F.interpolate).
 
     Args:
         scores: (C, h, w) float32 on a GPU, of any strides; C at most 256.
-        full: (height, width) that the scores are enlarged to.
+        full: (height, width) that the scores are enlarged to; no whole pixels where a padded input was a reduced picture.
         size: (height, width) of the result: its top left part.
     Returns:
         (height, width) uint8 on the same device; the lowest class of equals.
@@ -36,7 +36,7 @@ def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[
     return mask
 
 
-def enlarge_confidence_gpu(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+def enlarge_confidence_gpu(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
     """The largest softmax probability of each pixel after bilinear enlargement of the logits, in whole levels of 1/255.
 
     Args:

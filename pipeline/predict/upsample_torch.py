@@ -10,7 +10,7 @@ import torch
 from pipeline.imaging.confidence_map import LEVELS
 
 NUMBERS_AT_ONCE = 1 << 24  # of full-size scores; a few tables of them, 64 MiB each, are there at once
-Enlarge = Callable[[torch.Tensor, tuple[int, int], tuple[int, int]], torch.Tensor]
+Enlarge = Callable[[torch.Tensor, tuple[float, float], tuple[int, int]], torch.Tensor]
 
 
 def gpu_enlargements() -> tuple[Enlarge, Enlarge]:
@@ -24,7 +24,7 @@ def gpu_enlargements() -> tuple[Enlarge, Enlarge]:
     return enlarge_argmax_gpu, enlarge_confidence_gpu
 
 
-def enlarge_argmax_torch(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+def enlarge_argmax_torch(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
     """The winning class of each pixel after bilinear enlargement: arguments and result as `enlarge_argmax_gpu`'s."""
     mask = torch.empty(size, dtype=torch.uint8, device=scores.device)
     for rows, large in _strips(scores, full, size):
@@ -32,7 +32,7 @@ def enlarge_argmax_torch(scores: torch.Tensor, full: tuple[int, int], size: tupl
     return mask
 
 
-def enlarge_confidence_torch(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+def enlarge_confidence_torch(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
     """The largest softmax probability of each pixel: arguments and result as `enlarge_confidence_gpu`'s."""
     confidence = torch.empty(size, dtype=torch.uint8, device=scores.device)
     for rows, large in _strips(scores, full, size):
@@ -41,7 +41,9 @@ def enlarge_confidence_torch(scores: torch.Tensor, full: tuple[int, int], size: 
     return confidence
 
 
-def _strips(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) -> Iterator[tuple[slice, torch.Tensor]]:
+def _strips(
+    scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]
+) -> Iterator[tuple[slice, torch.Tensor]]:
     """Rows of the result, and their scores (C, rows, W)."""
     top, bottom, down = _sources(size[0], full[0], scores.shape[1], scores.device)
     left, right, across = _sources(size[1], full[1], scores.shape[2], scores.device)
@@ -53,7 +55,9 @@ def _strips(scores: torch.Tensor, full: tuple[int, int], size: tuple[int, int]) 
         yield rows, (1 - across) * narrow[..., left] + across * narrow[..., right]
 
 
-def _sources(size: int, full: int, small: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _sources(
+    size: int, full: float, small: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For each row (or column): the coarse one at or before it, the one after it, and that one's share; half-pixel centres."""
     place = torch.arange(size, dtype=torch.float32, device=device).add_(0.5).mul_(small / full).sub_(0.5).clamp_(min=0)
     first = place.long().clamp_(max=small - 1)

@@ -13,7 +13,8 @@ from pipeline.crf.gpu import sharpen_together
 from pipeline.imaging.bands import as_picture
 from pipeline.predict import Prediction, summarise
 from pipeline.predict.out_of_memory import memory_is_full
-from pipeline.predict.tiles import Assembly, Size
+from pipeline.predict.tile import Size
+from pipeline.predict.tiles import Assembly
 from pipeline.segment.loading import Loaded
 
 _log = logging.getLogger(__name__)

@@ -131,7 +131,8 @@ def _choice(cfg: SegmentConfig, ready: Checkpoint) -> Choice:
 def _first_images(cfg: SegmentConfig, ready: Checkpoint) -> list[np.ndarray]:
     """Those of the first images that are predicted whole, read with the threads of an actor."""
     take_cores(cfg.cpus_per_actor)
-    load, images = Loader(cfg, ready.label_space, Turns(1), ready.image), []
+    whole = cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"reduced_decode": False})})
+    load, images = Loader(whole, ready.label_space, Turns(1), ready.image), []
     for item in islice(scan_items(cfg.corpus, cfg.split), FIRST):
         try:
             loaded = load(item)

@@ -103,4 +103,6 @@ class Loader:
             if height * width > limit:
                 return Streamed(item, files.image, files.label)
         where = f"label of {item.image_id}"
-        return Loaded(**vars(decode_sample(item, files, self.space, self.cfg.max_pixels, where, declared)))
+        scale = self.cfg.predict.scales[0] if self.cfg.predict.reduced_decode else 1.0
+        sample = decode_sample(item, files, self.space, self.cfg.max_pixels, where, declared, scale=scale)
+        return Loaded(**vars(sample))

@@ -45,7 +45,7 @@ def unpack(row: pa.Table) -> Load | None:
         image, label = arrays["image"], arrays["label"]
         if "orientation" in outcome:
             assert image is not None
-            rest = outcome["orientation"], arrays["instances"], outcome["georeference"]
+            rest = outcome["orientation"], arrays["instances"], outcome["georeference"], tuple(outcome["size"])
             return Loaded(item, image, label, *rest, seconds=outcome["seconds"])
         encoded, truth = (None if array is None else array.tobytes() for array in (image, label))
         return Streamed(item, encoded, truth, outcome["seconds"])
@@ -61,7 +61,11 @@ def _described(loading: Future[Loaded | Streamed], pixels: list[memoryview]) -> 
         return {"reject": [reject.stage, reject.reason, str(reject)]}
     if isinstance(outcome, Loaded):
         arrays = {"image": outcome.image, "label": outcome.label, "instances": outcome.instances}
-        rest: dict[str, Any] = {"orientation": outcome.orientation, "georeference": outcome.georeference}
+        rest: dict[str, Any] = {
+            "orientation": outcome.orientation,
+            "georeference": outcome.georeference,
+            "size": outcome.size,
+        }
     else:
         stored = {"image": outcome.image, "label": outcome.label}
         arrays = {name: None if data is None else np.frombuffer(data, np.uint8) for name, data in stored.items()}

@@ -17,6 +17,7 @@ from pipeline.predict import Prediction, Predictor
 from pipeline.predict.engines import GRAPHS, build_engine
 from pipeline.predict.input_statistics import InputStatistics
 from pipeline.predict.out_of_memory import memory_is_full
+from pipeline.predict.tile import Tile
 from pipeline.predict.tiles import Assembly
 from pipeline.read_ahead import read_ahead
 from pipeline.runs import REJECT_SCHEMA, PixelConfidence, kept_network
@@ -109,7 +110,7 @@ class ShardSegmenter:
         loading: Iterator[tuple[Item, Future[Loaded | Streamed]]],
         masks: dict[str, Future[Row]],
         rejects: list[Row],
-    ) -> Iterator[tuple[Loaded, np.ndarray]]:
+    ) -> Iterator[tuple[Loaded, Tile]]:
         """What is predicted as a whole image, with its pixels; rows of streamed images and of rejects are made on the way."""
         for item, future in loading:
             try:
@@ -125,7 +126,7 @@ class ShardSegmenter:
                 self.on_answered()
                 continue
             self.input_statistics.add(loaded.image)
-            yield loaded, loaded.image
+            yield loaded, Tile(loaded.image, loaded.size)
 
     def _rows(self, items: list[Item], masks: dict[str, Future[Row]], rejects: list[Row]) -> list[Row]:
         """Encoded rows in the items' order; those that cannot be encoded become rejects."""

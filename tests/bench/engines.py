@@ -24,6 +24,7 @@ from pipeline.config import PredictConfig
 from pipeline.models import Network
 from pipeline.predict import Predictor
 from pipeline.predict.engines import PACKAGES, build_engine
+from pipeline.predict.tile import Tile
 from pipeline.synthetic.street import draw_scene
 from tests.bench.flops import operations
 from tests.bench.rows import Limit, record
@@ -87,7 +88,7 @@ def one(name: str, engine_name: str, args: argparse.Namespace) -> None:
         before = cpu_s()
         masks.append(predictor.masks([image])[0].mask)
         each.append(cpu_s() - before)
-    x, before = predictor._input(images[:1], 1.0, mirrored=False), cpu_s()
+    x, before = predictor._input([Tile.of(images[0])], 1.0, mirrored=False), cpu_s()
     with torch.inference_mode():
         for _ in images[1:]:
             engine.coarse(x) if network.enlarges else engine.logits(x)
