@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import time
 
 import pytest
 
+from pipeline.corpus import plan_shards, scan_items
 from pipeline.runs import Run, verify
-from pipeline.segment.driver import segment
+from pipeline.segment.actor import Segmenter, bound_to, loaded_ahead
+from pipeline.segment.driver import identity, segment
 from pipeline.segment.local_workers import MOST_IMAGES, fits
 from tests.chaos.nodes import children, title
 from tests.test_interrupts import written
@@ -111,6 +114,51 @@ def test_processes_that_die_again_and_again_end_the_run_with_the_last_that_they_
     assert f"run {cfg.output}: 5 processes died one after another over shard" in err
     assert "(exit code 3: no room)" in err
     assert len(Run.open(cfg.output).pending()) == 4
+
+
+def test_weights_that_were_loaded_ahead_serve_a_run_with_the_same_checkpoint(scenes, tiny_checkpoint, tmp_path):
+    cfg, copy = config(*scenes, tiny_checkpoint, tmp_path / "run", crf=None), str(tmp_path / "copy")
+    shutil.copytree(tiny_checkpoint, copy)
+    ahead = loaded_ahead(cfg.model_dump(mode="json"))
+    assert ahead is not None and loaded_ahead(None) is None
+    of_copy = loaded_ahead(cfg.model_copy(update={"checkpoint": copy}).model_dump(mode="json"))
+    settings, ready = cfg.model_dump(mode="json"), ahead[1]
+    run = Run.open_or_create(
+        cfg.output,
+        identity(cfg, ready),
+        settings,
+        ready.label_space,
+        lambda: plan_shards(scan_items(cfg.corpus, None), 4, 10**9),
+    )
+    for given, same in ((ahead, True), (of_copy, False), (None, False)):
+        segmenter = Segmenter(**bound_to(cfg, run), ahead=given).segmenter
+        assert (segmenter.predictor.model is ready.model) == same
+
+
+def test_a_checkpoint_that_cannot_be_loaded_ahead_is_left_to_the_driver(scenes, tmp_path):
+    assert loaded_ahead(config(*scenes, str(tmp_path / "nothing"), tmp_path / "run").model_dump(mode="json")) is None
+
+
+AFTER_WARM_UP = """
+import json, sys
+from pipeline.config import SegmentConfig, parse
+from pipeline.corpus import list_items
+from pipeline.segment.actor import loaded_ahead
+from pipeline.segment.shard import ShardSegmenter
+payload = json.load(open(sys.argv[1]))
+cfg, ready = loaded_ahead(payload)
+before = set(sys.modules)
+ShardSegmenter(ready, cfg).answer(list_items(cfg.corpus, None)[:1])
+print(json.dumps([name for name in set(sys.modules) - before if name.split(".")[0] in ("numba", "llvmlite", "torchcodec")]))
+"""
+
+
+def test_the_first_image_waits_for_no_import_of_what_each_image_needs(scenes, tiny_checkpoint, tmp_path):
+    path = written(config(*scenes, tiny_checkpoint, tmp_path / "run", crf=None), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_WARM_UP, path], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert json.loads(done.stdout) == []
 
 
 def test_which_runs_do_without_ray(scenes, tmp_path, monkeypatch):

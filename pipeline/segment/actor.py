@@ -13,9 +13,10 @@ from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import Item
 from pipeline.errors import UserError
+from pipeline.models.checkpoint import Checkpoint
 from pipeline.runs import SECONDS, PartEntry, Run
 from pipeline.segment import failures
-from pipeline.segment.checkpoints import load_bound
+from pipeline.segment.checkpoints import load_alike, load_bound, load_checkpoints
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.crash_isolation import WORKER_ERROR, Answer, Tables, isolate_crashes, isolate_errors
 from pipeline.segment.loading import Load, Loader
@@ -23,9 +24,11 @@ from pipeline.segment.packed import pack, unpack
 from pipeline.segment.rows import mask_columns
 from pipeline.segment.shard import READERS, ShardSegmenter
 from pipeline.segment.shard_progress import Count, CountReporter
+from pipeline.segment.warm_up import warm_up
 
 # Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
 TASKS, TASKS_AN_ACTOR = 2000, 100
+Ahead = tuple[SegmentConfig, Checkpoint]
 WITNESSES = 7  # images of other shards that are tried before an error is called one of the images that met it
 
 
@@ -37,6 +40,7 @@ class Segmenter:
         fingerprint: of the run, as its driver knows it.
         retried: shard -> its images that may be other files than those of the plan, mended since.
         send: hands on how many images are answered within a shard.
+        ahead: what `loaded_ahead` gave, which is left where the run predicts with other checkpoints.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class Segmenter:
         fingerprint: str,
         retried: dict[int, list[str]],
         send: Callable[[Count], None] | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
+        self.ahead = ahead
         self.payload, self.fingerprint, self.retried = payload, fingerprint, retried
         self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
         self.failure: str | None = None  # what ended the run; the shards that are left are skipped
@@ -64,7 +70,9 @@ class Segmenter:
     def segmenter(self) -> ShardSegmenter:
         """Made in the thread that answers: were torch's threads of two teams, neither team would spin at its barriers."""
         take_cores(self.cfg.cpus_per_actor)
-        return ShardSegmenter(load_bound(self.cfg), self.cfg, self.reporter.answered)
+        warm_up()
+        ready = self.ahead[1] if self.ahead is not None and load_alike(self.ahead[0], self.cfg) else None
+        return ShardSegmenter(load_bound(self.cfg, ready), self.cfg, self.reporter.answered)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """The summary of one shard."""
@@ -151,6 +159,23 @@ def decode(row: pa.Table, payload: dict[str, Any], fingerprint: str, retried: di
     except Exception:
         return pack(shard, None)
     return packed
+
+
+def loaded_ahead(payload: dict[str, Any] | None) -> Ahead | None:
+    """What a run that is about to begin predicts with, loaded before it is known to begin.
+
+    None where its config is not known yet, or where there is something wrong, which the driver will say.
+    """
+    if payload is None:
+        warm_up()
+        return None
+    try:
+        cfg = parse(SegmentConfig, payload, where="segment config")
+        take_cores(cfg.cpus_per_actor)
+        warm_up()
+        return cfg, load_checkpoints(cfg)
+    except (UserError, OSError):
+        return None
 
 
 def bound_to(cfg: SegmentConfig, run: Run) -> dict[str, Any]:

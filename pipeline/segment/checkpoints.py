@@ -99,9 +99,19 @@ def _tiled(cfg: SegmentConfig, tile: tuple[int, int], uri: str) -> SegmentConfig
     return cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"tile": tile})})
 
 
-def load_bound(cfg: SegmentConfig) -> Checkpoint:
-    """What the run was begun with; UserError where another checkpoint has taken a place since."""
-    ready = load_checkpoints(cfg)
+def load_alike(one: SegmentConfig, two: SegmentConfig) -> bool:
+    """Whether `load_checkpoints` reads the same for both."""
+    first, second = ((addresses(cfg), cfg.code, cfg.predict.output_stride) for cfg in (one, two))
+    return first == second
+
+
+def load_bound(cfg: SegmentConfig, ready: Checkpoint | None = None) -> Checkpoint:
+    """What the run was begun with; UserError where another checkpoint has taken a place since.
+
+    Args:
+        ready: as `load_checkpoints` gives it, where that was done already.
+    """
+    ready = ready or load_checkpoints(cfg)
     if cfg.predict.precision == "int8":
         ready = with_quantised(ready, cfg, describe(cfg.output))
     check_checkpoints(cfg.output, addresses(cfg), ready.identity)

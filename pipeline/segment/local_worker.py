@@ -13,7 +13,8 @@ def main(handle: int) -> None:
     """Answer shards until the driver's end of the pipe is closed.
 
     Args:
-        handle: file descriptor of the pipe; the first message is what `Segmenter` is bound to, each later one a shard.
+        handle: file descriptor of the pipe; the first message is the config of the run that is about to begin, or None where it
+            is not known, the second what `Segmenter` is bound to, each later one a shard.
     """
     connection, inbox, lock = Connection(handle), SimpleQueue[Any](), threading.Lock()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
@@ -27,9 +28,10 @@ def main(handle: int) -> None:
 
     import pyarrow as pa
 
-    from pipeline.segment.actor import Segmenter  # the imports that take seconds: meanwhile the driver plans
+    from pipeline.segment.actor import Segmenter, loaded_ahead  # what takes seconds: meanwhile the driver plans
 
-    segmenter = Segmenter(**inbox.get(), send=send_count)
+    ahead = loaded_ahead(inbox.get())
+    segmenter = Segmenter(**inbox.get(), send=send_count, ahead=ahead)
     while True:
         row = segmenter(pa.table({"shard": [inbox.get()]}))
         send("summary", row.to_pylist()[0])

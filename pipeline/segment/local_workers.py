@@ -45,9 +45,13 @@ class LocalWorkers:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def start_one(self) -> None:
-        """Start a process, which imports its libraries while the driver is still at other work."""
-        self._workers.append(_Worker())
+    def start_one(self, cfg: "SegmentConfig | None" = None) -> None:
+        """Start a process, which imports its libraries while the driver is still at other work.
+
+        Args:
+            cfg: of the run that is about to begin, whose weights it loads then.
+        """
+        self._workers.append(_Worker(None if cfg is None else cfg.model_dump(mode="json")))
 
     def close(self) -> None:
         """End all processes, whatever they are at."""
@@ -107,7 +111,7 @@ class LocalWorkers:
 class _Worker:
     """One process, and the driver's end of its pipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, payload: dict[str, Any] | None) -> None:
         self.shard: int | None = None
         self._told = False  # which run it works on
         self.connection, theirs = Pipe()
@@ -125,17 +129,19 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for the driver, which ends it
             )
         self.name = str(self._process.pid)
+        self._send(payload)
 
     def give(self, shard: int, bound: dict[str, Any]) -> None:
         """Let it answer a shard."""
         self.shard = shard
-        try:
-            if not self._told:
-                self.connection.send(bound)
-                self._told = True
-            self.connection.send(shard)
-        except OSError:  # it has died, which reading will tell
-            pass
+        if not self._told:
+            self._send(bound)
+            self._told = True
+        self._send(shard)
+
+    def _send(self, message: Any) -> None:
+        with contextlib.suppress(OSError):  # it has died, which reading will tell
+            self.connection.send(message)
 
     def end(self) -> None:
         """End it, whatever it is at."""
@@ -168,7 +174,7 @@ def started_ahead(cfg: "SegmentConfig | None" = None) -> LocalWorkers:
     """
     workers = LocalWorkers()
     if _alone() if cfg is None else _may_fit(cfg):
-        workers.start_one()
+        workers.start_one(cfg)
     return workers
 
 
