@@ -1,4 +1,4 @@
-"""The whole config schema: one YAML file is one run, complete, without inheritance, includes or environment look-ups."""
+"""The config schema. One YAML file describes a whole run, without inheritance, includes or environment variables."""
 
 from pipeline.config.base import EngineName, PredictPrecision, Section, machine_keys, pace_keys, run_keys
 from pipeline.config.card import ReleaseCard

@@ -1,4 +1,4 @@
-"""What every config section is made of."""
+"""Building blocks of config sections."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from pipeline.errors import UserError
 
 
 def added_later(default: Any, **bounds: Any) -> Any:
-    """A key added later, with the `bounds` of a Field.
+    """Declare a key that was added after runs had been written; `bounds` are those of Field.
 
-    At its default it is left out of the config's text, so that older runs keep their fingerprints.
+    At its default the key is left out of the config's text, so that older runs keep their fingerprints.
     """
     return Field(default, exclude_if=lambda value: value == default, **bounds)
 
 
 def located(uri: str) -> str:
-    """What is written into the run's folder and every message, so it may not hold a secret."""
+    """Return the absolute form of a URI; UserError if it holds a secret, since it appears in run folders and messages."""
     if storage.without_secrets(uri) != uri:
         raise UserError(
             f"'{storage.without_secrets(uri)}' is given with a user, a password or a query; credentials never stand in a "
@@ -36,36 +36,36 @@ EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "tensorrt"]
 
 
 class Section(BaseModel):
-    """Part of a config. The string below each key documents it, and begins with its unit in brackets where it has one."""
+    """Part of a config. The string below each key documents it, and begins with the key's unit in brackets if it has one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a key of a run's config decides, as its declaration says: `Annotated[int, Key("machine")]`.
+    """What a key of a run's config affects, given in its declaration: `Annotated[int, Key("machine")]`.
 
-    run: what the run writes; it may not change between two starts. So does every key without a `Key`.
-    machine: who does the work, and when to give up; it may change.
-    address: where something lies; what lies there decides, and is compared by its own hash where it can be read.
+    run: what the run writes, so it may not change between two starts. This is the default for keys without a `Key`.
+    machine: who does the work and when to give up; it may change.
+    address: where something is stored; the contents matter, and are compared by their own hash if they can be read.
     """
 
     decides: Literal["run", "machine", "address"] = "run"
-    pace: bool = False  # beside that: how long an image takes
+    pace: bool = False  # whether the key also affects how long an image takes
 
 
 def run_keys(schema: type[Section]) -> set[str]:
-    """The keys that decide what a run writes."""
+    """Return the keys that decide what a run writes."""
     return {name for name, key in _keys(schema) if key.decides == "run"}
 
 
 def machine_keys(schema: type[Section]) -> set[str]:
-    """The keys that may change between two starts of a run."""
+    """Return the keys that may change between two starts of a run."""
     return {name for name, key in _keys(schema) if key.decides == "machine"}
 
 
 def pace_keys(schema: type[Section]) -> set[str]:
-    """The keys that decide how long an image takes."""
+    """Return the keys that affect how long an image takes."""
     return {name for name, key in _keys(schema) if key.pace}
 
 

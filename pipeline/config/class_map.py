@@ -1,4 +1,4 @@
-"""How the classes of one label space stand for those of another: MSeg's tables (arXiv:2112.13762, section 3)."""
+"""Maps from the classes of one label space to those of another, like MSeg's tables (arXiv:2112.13762, section 3)."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,39 +14,39 @@ Rule = Literal["ignored", "wrong"]
 
 
 class UnmappedConfig(Section):
-    """What becomes of pixels whose class the map leaves out."""
+    """How pixels count whose class is not in the map."""
 
     labels: Rule = "wrong"
-    """Labelled as a class without a counterpart: the pixels count nowhere, or as never found, so that its IoU is 0."""
+    """Pixels labelled as a class that is not in the map: `ignored`, or `wrong`, which makes the IoU of that class 0."""
     masks: Rule = "wrong"
-    """Predicted as a class without a counterpart: the pixels count nowhere, or as missed by the class they are labelled."""
+    """Pixels predicted as a class that is not in the map: `ignored`, or `wrong`, as errors for the class of their label."""
 
 
 class ClassMap(Section):
-    """A table from the classes of a model to those of labels, and a rule for what it leaves out."""
+    """A table from the classes of a model to those of labels, and a rule for classes that are not in it."""
 
     classes: dict[str, tuple[str, ...]]
-    """Class of the labels -> the model's classes that stand for it; `car: [car, van]`."""
+    """Class of the labels -> the model's classes that correspond to it, such as `car: [car, van]`."""
     unmapped: Rule | UnmappedConfig = "wrong"
-    """What becomes of pixels whose class the map leaves out: `ignored` or `wrong`, or a rule for `labels` and one for `masks`.
-    The default cannot make a score better than it is."""
+    """How pixels count whose class is not in the map: `ignored` or `wrong`, or one rule for `labels` and one for `masks`. The
+    default never flatters a score."""
 
     @property
     def rules(self) -> UnmappedConfig:
-        """Both rules."""
+        """The rules for labels and for masks."""
         both = self.unmapped
         return both if isinstance(both, UnmappedConfig) else UnmappedConfig(labels=both, masks=both)
 
     @property
     def has_wrong(self) -> bool:
-        """Whether a prediction can be wrong without being one of the labels' classes."""
+        """Whether predictions of classes that are not in the map count as wrong."""
         return self.rules.masks == "wrong"
 
     def tables(self, model: LabelSpace, truth: LabelSpace, where: str) -> tuple[np.ndarray, np.ndarray]:
-        """(256,) uint8 each: train id of a mask -> train id of the labels, 255 = ignored, C = wrong; and the same of a label.
+        """Return two (256,) uint8 tables, for masks and for labels: their id -> train id of the labels, 255 ignored, C wrong.
 
         Raises:
-            UserError: a class is in neither space, or stands for two.
+            UserError: a class is in neither space, or is mapped to two classes.
         """
         if unknown := [name for name in self.classes if name not in truth.classes]:
             raise UserError(
@@ -77,7 +77,7 @@ class ClassMap(Section):
 
 
 def read_class_map(path: str) -> ClassMap:
-    """The map of a YAML file."""
+    """Read the map from a YAML file."""
     if not Path(path).is_file():
         raise UserError(
             f"--map {path}: no such file; give a YAML file such as {{classes: {{car: [car, van]}}, unmapped: wrong}}"
@@ -86,5 +86,5 @@ def read_class_map(path: str) -> ClassMap:
 
 
 def same_classes(space: LabelSpace) -> ClassMap:
-    """Each class for itself."""
+    """Return the map of each class to itself."""
     return ClassMap(classes={name: (name,) for name in space.classes})

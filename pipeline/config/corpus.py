@@ -1,4 +1,4 @@
-"""Where a corpus lies."""
+"""The location of a corpus, its layout and its splits."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ _SPLIT_KEYS = ("lists", "fractions", "groups", "seed", "by")
 
 
 class SplitsConfig(Section):
-    """Which split an image belongs to, where its layout does not say so, or says otherwise: by lists, fractions or groups."""
+    """The split of each image, if the layout does not give one or you want another: by lists, fractions or groups."""
 
     lists: dict[str, Uri] | None = None
-    """Split -> a text file with one image a line: its id, or its path with or without suffix. An image in no list is in no
+    """Split -> a text file with one image per line: its id, or its path with or without suffix. An image in no list is in no
     split. `splits: {train: train.txt, val: val.txt}` is the short form."""
     fractions: dict[str, float] | None = None
-    """Split -> its share of the images, 0 to 1; together at most 1, what is left over is in no split."""
+    """Split -> its share of the images, 0 to 1. The shares sum to at most 1; the remaining images are in no split."""
     groups: dict[str, tuple[str | int, ...]] | None = Field(None, exclude_if=lambda value: value is None)
-    """Split -> values of the group column `by`, such as `{by: sequence, groups: {train: [0006R0, 0016E5], val: [0001TP]}}`:
-    how a network does where it has never been. An image of another group is in no split."""
+    """Split -> values of the group column `by`, such as `{by: sequence, groups: {train: [0006R0, 0016E5], val: [0001TP]}}`, to
+    test a network in places that it has never seen. An image of another group is in no split."""
     seed: int = 0
-    """Of the hash that deals images out to the fractions. An image stays where it is when others are added."""
+    """Seed of the hash that assigns images to `fractions`. An image keeps its split when others are added."""
     by: str | None = None
-    """The group column of `groups`; with `fractions` one whose images stay together, such as `sequence`, where absent = each
-    image is dealt out by itself."""
+    """The group column of `groups`. With `fractions`, a column whose groups are kept together, such as `sequence`; absent =
+    each image is assigned separately."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,29 +63,29 @@ class SplitsConfig(Section):
 
 
 class CorpusConfig(Section):
-    """Where images and labels lie: each a prefix of files or one archive, read in place."""
+    """Where images and labels are: each a prefix of files or one archive, read in place."""
 
     images: Uri
     """URI of the images: a folder, a prefix in an object store, a zip, a tar, or a table (CSV or Parquet); read in place."""
     labels: Uri | None = None
-    """URI of the labels: a folder, a prefix, a zip, a tar, or a JSON file in COCO's form. Absent: they lie in the same place
-    as the images, or there are none."""
+    """URI of the labels: a folder, a prefix, a zip, a tar, or a JSON file in COCO's form. Absent: they are in the same place as
+    the images, or there are none."""
     layout: str | None = None
-    """How images, labels and groups are told by their paths: a name that `maskmill check` prints, such as `cityscapes`,
-    `folder`, `pairs`, `manifest`. Absent = found out from the files, and kept with the run; to name it saves a pass over the
-    listing, about 20 s of a processor a million files."""
+    """How images, labels and groups follow from the paths: a name that `maskmill check` prints, such as `cityscapes`,
+    `folder`, `pairs`, `manifest`. Absent = detected from the files, and stored with the run. Naming it saves a pass over the
+    listing, about 20 s of processor time per million files."""
     image_glob: str | None = None
-    """Layout `pairs`: paths of the images, e.g. `images/**/*.jpg`. `*` stays inside a folder, `**` crosses folders, and
-    `{name}` is a part of a path that becomes the group column `name`: `{split}/images/*.jpg`."""
+    """Layout `pairs`: paths of the images, e.g. `images/**/*.jpg`. `*` matches within a folder, `**` across folders, and
+    `{name}` matches a part of the path that becomes the group column `name`: `{split}/images/*.jpg`."""
     label_glob: str | None = None
-    """Layout `pairs`: paths of the labels; its wildcards stand for the same parts as the image's."""
+    """Layout `pairs`: paths of the labels; the wildcards match the same parts as those of `image_glob`."""
     splits: SplitsConfig | None = Field(None, exclude_if=lambda value: value is None)
-    """Which images are for training and which for validation, where the layout does not say it; absent = as it says."""
+    """Which images are for training and which for validation, if the layout does not say; absent = as the layout says."""
 
     inventory: Uri | None = Field(None, exclude_if=lambda value: value is None)
     """URI of the `manifest.json` of an S3 Inventory report (CSV, Parquet or ORC, with size and ETag) that lists the bucket of
-    images and labels; absent = the prefix itself is listed. For archives whose listing takes long: a report of last night is
-    read in seconds. Name the layout too, or it is found out by a listing."""
+    images and labels; absent = the prefix itself is listed. For archives whose listing takes long: last night's report is read
+    in seconds. Set `layout` too, since detecting it lists the prefix."""
 
     @model_validator(mode="after")
     def _globs_belong_to_pairs(self) -> "CorpusConfig":

@@ -1,4 +1,4 @@
-"""What a config may hold, read off its schema: each key with type, default, unit and meaning."""
+"""The keys of a config, read from its schema: each with type, default, unit and meaning."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -20,21 +20,21 @@ from pipeline.errors import UserError
 
 SCHEMAS: dict[str, type[BaseModel]] = {"train": TrainConfig, "segment": SegmentConfig, "tune": TuneConfig}
 _UNIT = re.compile(r"\[([^\]]+)\] ")
-_MANY = 100_000  # from here on numbers are written with underscores
+_MANY = 100_000  # numbers from here on are written with underscores
 
 
 @dataclass(frozen=True)
 class KeyEntry:
-    """One key, or one of the sections that a key may hold."""
+    """One key, or one of the alternative sections of a key."""
 
-    path: str  # with the names of chosen sections: model.deeplabv3plus.aspp_channels
+    path: str  # includes the names of alternative sections: model.deeplabv3plus.aspp_channels
     kind: str  # its type, in words
-    default: str  # as in YAML; "" of a chosen section
+    default: str  # as in YAML; "" for an alternative section
     unit: str
     doc: str
-    inside: str = ""  # path of the innermost chosen section that it belongs to
-    chosen: bool = False  # a section that the key before it may hold
-    key: str = ""  # as a config and --set have it: model.aspp_channels
+    inside: str = ""  # path of the innermost alternative section that contains it
+    chosen: bool = False  # whether it is an alternative section of a key
+    key: str = ""  # as written in a config and --set: model.aspp_channels
 
     @property
     def required(self) -> bool:
@@ -42,15 +42,15 @@ class KeyEntry:
 
 
 def overview(kind: str) -> list[KeyEntry]:
-    """Every key of a config, nested ones too; a key that holds one of several sections stands alone."""
+    """Return every key of a config, including nested ones, but without the contents of alternative sections."""
     return [entry for entry in _entries(SCHEMAS[kind]) if not entry.inside and not entry.chosen]
 
 
 def detail(kind: str, key: str) -> list[KeyEntry]:
-    """A key and those below it; of a key that holds one of several sections, these.
+    """Return a key and the keys below it; for a key with alternative sections, these.
 
     Raises:
-        UserError: there is no such key; near ones are named.
+        UserError: there is no such key; the message suggests similar ones.
     """
     entries = list(_entries(SCHEMAS[kind]))
     found = [entry for entry in entries if entry.path == key] or [entry for entry in entries if entry.key == key]
@@ -140,7 +140,7 @@ def _value(value: Any) -> str:
 
 
 def _words(annotation: Any, metadata: Iterable[Any] = (), many: str = "") -> str:
-    """A type in words, e.g. 'whole number >= 1'; `many` is the ending of a plural."""
+    """Return a type in words, e.g. 'whole number >= 1'; `many` is the ending of a plural."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _words(inner[0], [*inner[1:], *metadata], many)

@@ -1,4 +1,4 @@
-"""What the stored values of images mean, where they are not 8-bit RGB."""
+"""How to read images that are not 8-bit RGB."""
 
 import math
 from typing import Annotated
@@ -12,19 +12,19 @@ Span = tuple[float, float]
 
 
 class ImageConfig(Section):
-    """Which bands of PNG and TIFF files a network sees, and which of their values are black and white.
+    """Which bands of PNG and TIFF files a network gets, and which of their values are black and white.
 
-    It is part of the network's preprocessing: it travels in the checkpoint, and `segment` reads images as training did.
-    Needs rasterio: pip install 'maskmill[geo]'.
+    The section is part of the network's preprocessing: it is stored in the checkpoint, and `segment` reads images as training
+    did. It needs rasterio: pip install 'maskmill[geo]'.
     """
 
     bands: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-    """The bands in the order in which the network sees them, counted from 1 as GDAL does. The first three are also what the
-    CRF and the pictures of reports take for red, green and blue: [3, 2, 1] for files that store blue, green, red."""
+    """The bands in the order in which the network gets them, counted from 1 as in GDAL. The CRF and the pictures of reports use
+    the first three as red, green and blue: [3, 2, 1] for files that store blue, green, red."""
 
     range: Span | tuple[Span, ...]
-    """The stored values that become 0 and 1 before the network's mean and std are taken off: [low, high] for all bands, or a
-    pair for each band. Values between are scaled linearly and kept in 32-bit floating point, others are clipped."""
+    """The stored values that become 0 and 1 before normalisation with the network's mean and std: [low, high] for all bands, or
+    one pair per band. Values between are scaled linearly to 32-bit floating point, others are clipped."""
 
     @model_validator(mode="after")
     def _ranges_fit(self) -> "ImageConfig":
@@ -43,6 +43,6 @@ class ImageConfig(Section):
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """(low, high) of each band."""
+        """The (low, high) of each band."""
         pairs = [span for span in self.range if isinstance(span, tuple)]
         return tuple(pairs) if pairs else ((self.range[0], self.range[1]),) * len(self.bands)  # type: ignore[return-value]

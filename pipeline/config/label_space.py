@@ -1,4 +1,4 @@
-"""A label space as configs and command lines name it: built in, a YAML file, or the classes themselves."""
+"""A label space as given in configs and on command lines: a built-in name, a YAML file, or the classes themselves."""
 
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -16,11 +16,11 @@ _ENDINGS = (".yaml", ".yml", ".json")
 
 
 def _inline(value: Any) -> Any:
-    """What a YAML file holds, so that nobody reads the file again; a built-in name or a section stays as it is."""
+    """Replace the URI of a YAML file by its contents, so that the file is read once; keep a built-in name or a section."""
     if not isinstance(value, str) or value in labels.SPACES:
         return value
     if not value.endswith(_ENDINGS) and "/" not in value:
-        labels.space(value)  # says which there are
+        labels.space(value)  # raises an error that lists the built-in names
     uri = located(value)
     try:
         file = parse_yaml(storage.read(uri), uri)
@@ -47,5 +47,5 @@ class _Named(Section):
 
 
 def read_label_space(value: str, where: str) -> LabelSpace:
-    """The label space of a built-in name or a YAML file; UserError names `where`."""
+    """Return the label space of a built-in name or a YAML file; UserError names `where`."""
     return parse(_Named, {"label_space": value}, where).label_space.space

@@ -1,4 +1,4 @@
-"""YAML -> section, and what to say where it does not fit."""
+"""Parse YAML into config sections, and explain what is wrong with it."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from pipeline.config.models import ModelConfig
 from pipeline.config.yaml_file import YamlFile, parse_yaml
 from pipeline.errors import UserError, nearest
 
-# Schema -> its command, and keys by which its configs are told from those of another.
+# Schema -> its command, and keys that only configs of this command have.
 _SIGNS = {
     "TrainConfig": (
         "train",
@@ -37,8 +37,8 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
     """Read one YAML file into its schema, with `key.path=value` overrides applied on top.
 
     Raises:
-        UserError: no such file, not YAML, or a key or value that the schema does not allow (all of them listed, each with the
-            line of the file where it stands).
+        UserError: no such file, not YAML, or keys or values that the schema does not allow (all are listed, each with its line
+            in the file).
     """
     file = Path(path)
     if not file.is_file():
@@ -60,7 +60,7 @@ def load(schema: type[S], path: str, overrides: list[str] | None = None) -> S:
 
 
 def overridden(schema: type[Section], values: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
-    """Values with `key.path=value` overrides applied on top; UserError for one that is none."""
+    """Return the values with `key.path=value` overrides applied; UserError for a malformed override."""
     changed = copy.deepcopy(values)
     for override in overrides or []:
         _set(schema, changed, override)
@@ -68,27 +68,27 @@ def overridden(schema: type[Section], values: dict[str, Any], overrides: list[st
 
 
 def parse(schema: type[S], values: dict[str, Any], where: str) -> S:
-    """The section of these values; UserError names `where`, each wrong key, what was found and what is allowed."""
+    """Return the section with these values; UserError names `where`, each wrong key, what was found and what is allowed."""
     return _checked(TypeAdapter(schema), schema, values, _Places(where))
 
 
 def check_file(schema: type[BaseModel], values: dict[str, Any], file: YamlFile) -> None:
-    """UserError unless the section takes the values of a file; as `parse`, with the lines of the file."""
+    """Raise UserError unless the values of a file are valid for the schema; like `parse`, with lines of the file."""
     _checked(TypeAdapter(schema), schema, values, _Places(file.where, file))
 
 
 def parse_model(values: dict[str, Any], where: str) -> ModelConfig:
-    """The network section of these values; errors as in `parse`."""
+    """Return the network section with these values; errors as in `parse`."""
     return _checked(TypeAdapter(ModelConfig), ModelConfig, values, _Places(where))
 
 
 def canonical(value: Any) -> str:
-    """One text for equal values: JSON with sorted keys and no spaces, the form that is hashed and compared."""
+    """Return the same text for equal values: JSON with sorted keys and no spaces, which is hashed and compared."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], path: str = "") -> list[str]:
-    """One sentence for each key whose value differs between two nested configs, e.g. 'crf.iterations: 10, now 5'."""
+    """Return a sentence for each key whose value differs between two nested configs, e.g. 'crf.iterations: 10, now 5'."""
     found = []
     for key in sorted(before.keys() | after.keys()):
         old, new, name = before.get(key), after.get(key), f"{path}{key}"
@@ -123,7 +123,7 @@ def _set(schema: type[Section], values: dict[str, Any], override: str) -> None:
 
 
 def value_of(text: str, as_text: bool = False) -> Any:
-    """What an override says: YAML, or the words themselves where they are none, or where the key holds text."""
+    """Parse the value of an override as YAML; return the text itself if it is not YAML, or if the key holds text."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -132,7 +132,7 @@ def value_of(text: str, as_text: bool = False) -> Any:
 
 
 def _is_text(schema: Any, values: dict[str, Any], path: list[str]) -> bool:
-    """Whether the key at a path holds text, or none."""
+    """Whether the only values of the key at a path are text and null."""
     *parents, leaf = path
     sections = _sections(schema)
     for parent in parents:
@@ -148,7 +148,7 @@ def _is_text(schema: Any, values: dict[str, Any], path: list[str]) -> bool:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """The types of a union, without what is annotated to them."""
+    """Return the types of a union, without their annotations."""
     inner = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return _alternatives(inner[0])
@@ -159,21 +159,21 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the keys of a config come from: lines of a file, or `--set`."""
+    """The origin of each key of a config: a line of a file, or `--set`."""
 
     where: str
     file: YamlFile | None = None
     set_keys: Sequence[tuple[str, ...]] = ()
 
     def of(self, keys: tuple[str, ...]) -> str:
-        """What stands before the sentence about a key."""
+        """Return the prefix of a message about a key."""
         if any(keys[: len(one)] == one or one[: len(keys)] == keys for one in self.set_keys if keys):
             return "--set "
         line = self.file.line(keys) if self.file and keys else None
         return f"{self.where}: " if line is None else f"{self.where}:{line}: "
 
     def key_of(self, sentence: str) -> tuple[str, ...]:
-        """The key with which a sentence of one of our own validators begins; () where it begins with none of the file's."""
+        """Return the key with which a message of our own validators begins; () if it begins with no key of the config."""
         begins = re.match(r"[a-z_]\w*(\.\w+)*(?=[: ])", sentence)
         keys = tuple(begins[0].split(".")) if begins else ()
         return keys if (self.file and self.file.holds(keys)) or keys in self.set_keys else ()
@@ -186,8 +186,8 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], place
         for problem in error.errors():
             raised = problem.get("ctx", {}).get("error")
             if isinstance(raised, Exception) and not isinstance(raised, UserError):
-                raise raised from None  # of our own validators: no fault of the config
-        faults = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # follow from another
+                raise raised from None  # a bug in one of our validators, not a mistake in the config
+        faults = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # caused by another error
         _refuse_other_kind(schema, faults, places.where)
         problems = _shortened([_located(schema, dict(problem), places) for problem in faults])
         if len(problems) > 1:
@@ -197,7 +197,7 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], place
 
 
 def _refuse_other_kind(schema: Any, faults: Sequence[Any], where: str) -> None:
-    """UserError where the file is a config of another command."""
+    """Raise UserError if the file is a config of another command."""
     unknown = {
         str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1
     }
@@ -212,7 +212,7 @@ def _refuse_other_kind(schema: Any, faults: Sequence[Any], where: str) -> None:
 
 
 def _shortened(sentences: list[str]) -> list[str]:
-    """The sentences, with the known keys of a section told once."""
+    """Return the sentences, with the known keys of a section listed only once."""
     told, short = set[str](), []
     for sentence in sentences:
         known = re.search(r"; known keys here: [^;]*", sentence)
@@ -263,7 +263,7 @@ def _explain(schema: Any, problem: dict[str, Any]) -> str:
 
 
 def _allowed(kind: str, words: str, context: dict[str, Any]) -> str:
-    """What a key may hold, in plain words; `kind` and `words` are pydantic's."""
+    """Return what a key may hold, in plain words; `kind` and `words` are pydantic's."""
     match kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float"):
         case "int":
             return "it must be a whole number"
@@ -306,14 +306,14 @@ def _inside(key: str, leaf: str) -> str:
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a value of this type may be: one, or several where the key `name` tells which."""
+    """Return the sections that a value of this type may be: one, or several between which the key `name` chooses."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
 
 
 def _walk(schema: Any, path: tuple[str, ...]) -> tuple[list[type[BaseModel]], list[str]]:
-    """The sections at a path of an error, and the path without the names by which sections were chosen."""
+    """Return the sections at the path of an error, and the path without the names that choose between sections."""
     sections, keys = _sections(schema), []
     for part in path:
         named = [section for section in sections if _name_of(section) == part]
@@ -321,7 +321,7 @@ def _walk(schema: Any, path: tuple[str, ...]) -> tuple[list[type[BaseModel]], li
             sections = named
             continue
         keys.append(part)
-        if part.isdigit():  # a place in a list
+        if part.isdigit():  # an index into a list
             continue
         fields = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
         sections = _sections(fields[0]) if fields else []
@@ -330,7 +330,7 @@ def _walk(schema: Any, path: tuple[str, ...]) -> tuple[list[type[BaseModel]], li
 
 def _name_of(section: type[BaseModel]) -> str | None:
     field = section.model_fields.get("name")
-    chosen = get_args(field.annotation) if field is not None else ()  # of a Literal
+    chosen = get_args(field.annotation) if field is not None else ()  # the values of a Literal
     return chosen[0] if chosen else None
 
 

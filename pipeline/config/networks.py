@@ -1,7 +1,7 @@
-"""The networks that a config can name, with their size, work and source, as `maskmill models` lists them.
+"""The networks that a config can name, with parameters, GFLOPs and source, as `maskmill models` lists them.
 
-They stand in networks.json, which `python -m tests.network_sizes` writes, so that the list is there at once: counting them
-builds every network, and takes torch.
+The list is read from networks.json, which `python -m tests.network_sizes` writes, because counting parameters and GFLOPs
+would need torch and build every network.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TABLE = Path(__file__).parent / "networks.json"
-CLASSES, HEIGHT, WIDTH = 19, 512, 1024  # of what was counted
+CLASSES, HEIGHT, WIDTH = 19, 512, 1024  # for which parameters and GFLOPs were counted
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class NetworkRow:
 
     name: str
     variant: str
-    parameters: int | None  # with 19 classes; None of networks from outside, which are of any size
-    gflops: float | None  # of one 512x1024 image, a multiplication and an addition counted as two
+    parameters: int | None  # with 19 classes; None for networks from other sources, which can have any size
+    gflops: float | None  # for one 512x1024 image; a multiply-add counts as two
     source: str
 
 
 def networks() -> list[NetworkRow]:
-    """Every network, those from outside last."""
+    """Return every network, those from other sources last."""
     return [NetworkRow(**row) for row in json.loads(TABLE.read_text())]

@@ -38,43 +38,43 @@ class CrfConfig(Section):
 
 
 class PredictConfig(Section):
-    """How scores of one image come about: averaged over scales and, if asked for, mirror images."""
+    """How the scores of an image are computed."""
 
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
-    """Sizes at which an image is predicted, as factors of its own; the scores are averaged. More are slower and better."""
+    """Factors by which an image is resized for prediction; the scores are averaged. More scales are slower and better."""
     reduced_decode: bool = added_later(False)
-    """Where `scales` is one scale below 1: make the mask from the network's scores in one step, without scores at the picture's
-    own size, and decode JPEGs at 1/2, 1/4 or 1/8 of their size, the least that is not below the scale. Masks keep the picture's
-    size. It is several times as fast, and a few labels at edges are others. Not with tiles or a CRF."""
+    """Decode and predict large pictures at reduced size; needs one scale below 1. JPEGs are decoded at 1/2, 1/4 or 1/8 of their
+    size, the smallest that is not below the scale, and the mask is made from the network's scores in one step. Masks keep the
+    picture's size. Several times as fast; a few labels at edges change. Not with tiles or a CRF."""
     flip: bool = False
     """Predict the mirror image too, and average the scores: twice the work."""
     mode: Literal["whole", "shift_and_stitch", "sliding_window", "sub_windows"] = "whole"
-    """`whole`: one pass. `shift_and_stitch`: stride^2 passes instead of upsampling. `sliding_window`: a classifier, window
-    by window. `sub_windows`: DeconvNet on parts of the image, the largest score of each class taken."""
+    """`whole`: one pass over the image. `shift_and_stitch`: stride^2 passes instead of upsampling. `sliding_window`: a
+    classifier on each window separately. `sub_windows`: DeconvNet on parts of the image, with the largest score per class."""
     windows: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = added_later(
         (1, 0.5, 0.25)
     )
-    """Sides of the sub-windows, as shares of the image's; each size advances by half. 1, 0.5, 0.25 are 59 windows, about the
-    paper's 50 proposals. With `mode: sub_windows` only."""
+    """Side lengths of the sub-windows, as shares of the image's; windows of one size overlap by half. 1, 0.5, 0.25 give 59
+    windows, about the paper's 50 proposals. Only with `mode: sub_windows`."""
     output_stride: Literal[8, 16, 32] | None = Field(None, exclude_if=lambda value: value is None)
-    """[pixels] Stride of the encoder's last map, instead of the one that the network was trained at: DeepLab v3 trains at 16
-    and is evaluated at 8, which is finer and slower (arXiv:1706.05587, section 4.1). The weights stay valid, and the
-    pyramid's rates follow. fcn_resnet, deeplabv3 and deeplabv3plus have one. Absent: the checkpoint's."""
+    """[pixels] Stride of the encoder's last feature map, in place of the one in training: DeepLab v3 trains at 16 and is
+    evaluated at 8, which is finer and slower (arXiv:1706.05587, section 4.1). The weights stay valid, and the pyramid's rates
+    are adapted. Only for fcn_resnet, deeplabv3 and deeplabv3plus. Absent: the checkpoint's."""
     precision: PredictPrecision = "fp32"
-    """Numbers of the forward pass. `bf16` is about twice as fast on GPUs that have it, and rounds scores; on a CPU it takes
-    `engine: openvino` and a processor with bfloat16. `int8`, by `engine: openvino` or `onnxruntime`: a network whose ranges are
-    measured on the run's first images. `--dry-run` prints how many labels are those of fp32."""
+    """Number format of the forward pass. `bf16` is about twice as fast on GPUs that support it, and rounds scores; on a CPU it
+    needs `engine: openvino` and a processor with bfloat16. `int8` needs `engine: openvino` or `onnxruntime` and quantises the
+    network with ranges measured on the run's first images. `--dry-run` prints the share of labels that equal fp32's."""
     tile: Size | None = None
-    """[pixels] (height, width) of the tiles in which larger images are predicted, which bounds memory. Absent: at once."""
+    """[pixels] (height, width) of the tiles in which larger images are predicted, which bounds memory. Absent: no tiles."""
     overlap: int = Field(0, ge=0)
-    """[pixels] What neighbouring tiles share at least; scores are blended from one to the other."""
+    """[pixels] Least overlap of neighbouring tiles; the scores are blended there."""
     pad_multiple: int = Field(1, ge=1)
-    """[pixels] Images are padded to multiples of it, and to the network's. Images of one padded size share batches: 1 pads
-    least, a larger one lets more sizes share."""
+    """[pixels] Images are padded to multiples of this number and of the network's own. Images with the same padded size share
+    batches: 1 pads least, larger numbers let images of more sizes share."""
     temperature: Annotated[float, Field(ge=0.01, le=100)] = added_later(1.0)
-    """The network's logits are divided by it before the softmax, so that confidences agree with how often the network is right
-    (arXiv:1706.04599, section 4.2); above 1 it is less sure. `maskmill calibrate` fits it. Each scale, mirror image and network
-    of an ensemble is divided by it before their mean. Where there is one pass and no CRF, masks stay as they are."""
+    """Divisor of the network's logits before the softmax, so that confidences agree with accuracy (arXiv:1706.04599, section
+    4.2); above 1 confidences become lower. `maskmill calibrate` fits it. The logits of each scale, mirror image and network of
+    an ensemble are divided before their mean is taken. With one pass and no CRF, masks do not change."""
 
     @model_validator(mode="after")
     def _decode_fits(self) -> "PredictConfig":
@@ -112,20 +112,20 @@ _metric_keys: dict[str, Any] = {
 
 
 class MetricsConfig(create_model("_MetricsConfig", __base__=Section, **_metric_keys)):  # type: ignore[misc]
-    """Counts kept beside the confusion matrix, columns of their own; all of them need labels. Keys: `metrics/`, one a file."""
+    """Counts stored in addition to the confusion matrix; all need labels. Each file of `pipeline/metrics/` declares a key."""
 
 
 class RegionsConfig(Section):
-    """A second table, one row a connected region of a mask: class, area, box, centroid, confidence, edges that it touches."""
+    """A second table with one row per connected region of a mask: class, area, box, centroid, confidence, edges touched."""
 
     min_area: int = Field(1, ge=1)
-    """[pixels] Smaller regions have no row. 1: all have one, so that the areas of an image's regions sum to its `pixels`."""
+    """[pixels] Smaller regions have no row. With 1 all have one, so the areas of an image's regions sum to its `pixels`."""
     polygons: float | None = Field(None, ge=0, exclude_if=lambda value: value is None)
     """[pixels] Also write each region's outline with its holes, as WKB, simplified with this tolerance; 0 keeps every corner.
-    In map coordinates where an image has a georeference, else in pixels. Needs maskmill[geo]. Absent: none."""
+    In map coordinates if the image has a georeference, else in pixels. Needs maskmill[geo]. Absent: no outlines."""
 
 
-# What an engine computes in; `auto` compares engines with torch's float32.
+# The precisions of each engine; `auto` compares engines with torch's float32.
 _PRECISIONS: dict[str, tuple[PredictPrecision, ...]] = {
     "torch": ("fp32", "bf16"), "compile": ("fp32",), "onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8"),
     "tensorrt": ("fp32", "bf16"), "auto": ("fp32",),
@@ -136,68 +136,68 @@ class SegmentConfig(Section):
     """One segmentation run: corpus in, masks and counts out."""
 
     corpus: CorpusConfig
-    """Where the images lie, and the labels to count against where there are some."""
+    """Where the images are, and the labels to score against, if there are any."""
     split: str | None = None
-    """The split that is segmented, such as `val`. Absent: the whole corpus."""
+    """The split to segment, such as `val`. Absent: the whole corpus."""
     checkpoint: Annotated[Uri, Key("address", pace=True)]
-    """URI of a trained network, such as <output of a training>/best, or a release file, .safetensors. It carries network, label
-    space, preprocessing and weights, so none of them is repeated here."""
+    """URI of a trained network, such as <output of a training>/best, or of a release file (.safetensors). It holds network,
+    label space, preprocessing and weights, so none of them is repeated here."""
     ensemble: Annotated[tuple[Uri, ...], Key("address", pace=True)] = Field((), exclude_if=lambda value: not value)
-    """URIs of further checkpoints of the same classes and bands: the probabilities of all, `checkpoint`'s among them, are
-    averaged, which is better and takes the time and memory of all. Absent: `checkpoint` alone."""
+    """URIs of further checkpoints with the same classes and bands. Their probabilities and those of `checkpoint` are averaged,
+    which is better, and takes the time and memory of all networks together. Absent: only `checkpoint`."""
     code: Annotated[Folder | None, Key("address")] = Field(None, exclude_if=lambda value: value is None)
-    """Folder of the code of a network of your own (`model.path` of its training), which then runs; it travels with `maskmill
-    submit`. `installed`: its module is installed, and you trust whoever made the checkpoint. `trusted`: the same of a
-    checkpoint of `import-model --trust`, whose own file runs code when it is loaded. Absent: no such code runs."""
+    """Permission to run code that a network needs. A folder: the code of your own network (`model.path` of its training), which
+    `maskmill submit` uploads with the job. `installed`: its module is installed, and you trust the maker of the checkpoint.
+    `trusted`: you trust a checkpoint of `import-model --trust`, whose file runs code when it is loaded. Absent: none runs."""
     output: Annotated[Uri, Key("address")]
-    """URI of the folder or prefix that the run is written to: masks, counts, rejects."""
+    """URI of the folder or prefix to which the run is written: masks, counts, rejects."""
     predict: Annotated[PredictConfig, Key(pace=True)] = PredictConfig()
     """How the scores of an image are computed."""
     engine: Annotated[EngineName | Literal["auto"], Key(pace=True)] = added_later("torch")
-    """What computes the network on the CPU. `torch`: PyTorch, layer by layer; the default, since it needs nothing else and
-    takes every network. `compile`: torch.compile, which needs a C++ compiler and about a minute in each actor. `onnxruntime`,
-    `openvino`: the network as ONNX; each needs the extra of its name. `tensorrt`: the same on a GPU, by ONNX Runtime.
-    `auto`: of torch, onnxruntime and openvino the fastest whose labels on the first images are torch's on at least 99.99 % of
-    the pixels. Engines round differently, so a run keeps the one that it was begun with. `tune-crf` uses torch."""
+    """Library that runs the network. `torch`: PyTorch, layer by layer; the default, since it needs nothing else and runs every
+    network. `compile`: torch.compile, which needs a C++ compiler and about a minute in each actor. `onnxruntime`, `openvino`:
+    the network as ONNX on the CPU; each needs the extra of its name. `tensorrt`: ONNX Runtime with TensorRT, on a GPU. `auto`:
+    the fastest of torch, onnxruntime and openvino whose labels on the first images equal torch's on at least 99.99 % of the
+    pixels. Engines round differently, so a run keeps the engine that it was begun with. `tune-crf` uses torch."""
     crf: Annotated[CrfConfig | None, Key(pace=True)] = None
-    """Dense CRF that sharpens the masks' edges. Absent: off; `crf: {}` is DeepLab v2's."""
+    """Dense CRF that sharpens the masks' edges. Absent: off; `crf: {}` has DeepLab v2's settings."""
     crf_on: Annotated[Literal["device", "cpu"], Key("machine", pace=True)] = "device"
     """Where the CRF runs: on the device that holds the network's scores, or on the CPU."""
     metrics: Annotated[MetricsConfig, Key(pace=True)] = MetricsConfig()
-    """Counts beside the confusion matrix; all of them need labels."""
+    """Counts stored in addition to the confusion matrix; all need labels."""
     regions: Annotated[RegionsConfig | None, Key(pace=True)] = added_later(None)
-    """Write the connected regions of the masks as a table of their own. Absent: off; `regions: {}` is all of them."""
+    """Write the connected regions of the masks to a separate table. Absent: off; `regions: {}` writes all regions."""
     confidence_map: Annotated[bool, Key(pace=True)] = added_later(False)
-    """Also keep how sure the network is of each pixel: the largest of its class probabilities, in steps of 1/255, as a grey
-    PNG of the mask's size in a column of its own. With tiles, scales, mirror images or an ensemble it is of the mean
-    probabilities that the mask is made of, with a CRF of its marginals. It is many times as large as the mask."""
+    """Also store the confidence of each pixel: its largest class probability in steps of 1/255, as a grey PNG of the mask's
+    size in a separate column. With tiles, scales, mirror images or an ensemble it comes from the mean probabilities from which
+    the mask is made; with a CRF from its marginals. It is many times as large as the mask."""
     unknown_below: Annotated[float | None, Field(gt=0, le=1), Key(pace=True)] = added_later(None)
-    """Pixels whose largest class probability is below it become 255, unknown, in the mask, and are counted in a column of
-    their own, such as 0.4; the confusion and all metrics leave them out. Absent: every pixel has a class."""
+    """Pixels whose largest class probability is lower, such as below 0.4, become 255 (unknown) in the mask. They are counted in
+    a separate column; the confusion and all metrics leave them out. Absent: every pixel has a class."""
     images_per_shard: int = Field(16, ge=1)
-    """[images] Unit of work and of retries; a shard becomes one Parquet file."""
+    """[images] Most images in a shard, the unit of work and of retries; a shard becomes one Parquet file."""
     bytes_per_shard: int = Field(256_000_000, ge=1)
-    """[bytes] Images and labels of a shard as stored: a shard of large images holds fewer than `images_per_shard`."""
+    """[bytes] Most bytes of stored images and labels in a shard; a shard of large images has fewer than `images_per_shard`."""
     max_pixels: int = Field(50_000_000, ge=1)
-    """[pixels] Larger images become rejects before they are decoded, which bounds memory."""
+    """[pixels] Larger images are rejected before they are decoded, which bounds memory."""
     stream_above_pixels: Annotated[int | None, Key(pace=True)] = Field(None, ge=1)
-    """[pixels] Larger images are read, predicted and written a strip of tiles at a time, never whole. PNG, JPEG and TIFF need
-    maskmill[stream]; images with declared bands need maskmill[geo], which reads windows of them where they lie, on a disk or in
-    a store. Absent: none are."""
+    """[pixels] Larger images are read, predicted and written one strip of tiles at a time, never whole. PNG, JPEG and TIFF need
+    maskmill[stream]. Images with declared bands need maskmill[geo], which reads windows of them from a disk or a store without
+    a copy. Absent: no image is streamed."""
     max_reject_rate: Annotated[float, Key("machine")] = Field(0.1, ge=0, le=1)
-    """Share of the images that may become rejects; over it the run fails. 0.1: more than a few broken files mean that the
-    config or the corpus is wrong."""
+    """Share of the images that may be rejected; above it the run fails. The default of 0.1 tolerates a few broken files; more
+    mean that the config or the corpus is wrong."""
     batch_size: Annotated[int, Key("machine", pace=True)] = Field(1, ge=1)
-    """[images] Images, or tiles, of one padded size in a forward pass. 1 is right for CPUs; 8 or more for GPUs."""
+    """[images] Images or tiles of one padded size in a forward pass. 1 is right for CPUs, 8 or more for GPUs."""
     decode: Annotated[Literal["actor", "tasks"], Key("machine", pace=True)] = "actor"
-    """Where pictures are decoded: in the actor's own threads, or in Ray tasks on any node, which suits a cluster whose GPU
-    nodes have too few cores to feed their GPUs."""
+    """Where pictures are decoded: `actor`, in the actor's own threads; `tasks`, in Ray tasks on any node, which suits a cluster
+    whose GPU nodes have too few cores to feed their GPUs."""
     actors: Annotated[int, Key("machine")] = Field(1, ge=1)
-    """[processes] Processes that segment side by side, each with a network of its own: as many as there are GPUs."""
+    """[processes] Processes that segment in parallel, each with its own copy of the network. Set it to the number of GPUs."""
     cpus_per_actor: Annotated[int, Key("machine", pace=True)] = Field(2, ge=1)
-    """[cores] CPU cores of each actor; on a CPU the network computes on all of them. 2: what every laptop has."""
+    """[cores] CPU cores of each actor; on a CPU the network uses all of them. Every laptop has the default of 2."""
     gpus_per_actor: Annotated[float, Key("machine", pace=True)] = Field(0, ge=0)
-    """[GPUs] GPUs of each actor, or a share of one. 0: predict on the CPU, which every machine can."""
+    """[GPUs] GPUs of each actor, or a share of one. 0 predicts on the CPU, which works on every machine."""
 
     @model_validator(mode="after")
     def _engine_fits(self) -> "SegmentConfig":

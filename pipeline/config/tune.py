@@ -13,16 +13,16 @@ Range = tuple[float, float]
 
 
 class AxisConfig(Section):
-    """The values that one key may take: exactly one of the four is given."""
+    """The values that one key may take: set exactly one of the four."""
 
     grid: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
     """Values that are all tried."""
     choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    """Values of which each trial draws one at random."""
+    """Values from which each trial draws one at random."""
     uniform: Range | None = None
     """Lowest and highest number; each trial draws one between them at random."""
     loguniform: Range | None = None
-    """As `uniform`, but drawn evenly over the magnitudes: for learning rates."""
+    """Like `uniform`, but the logarithm is drawn uniformly, as is usual for learning rates."""
 
     @model_validator(mode="after")
     def _one_is_given(self) -> "AxisConfig":
@@ -35,23 +35,23 @@ class AxisConfig(Section):
         return self
 
     def first(self) -> Any:
-        """A value of the axis."""
+        """Return one value of the axis."""
         values = self.grid or self.choice or self.uniform or self.loguniform
         assert values is not None
         return values[0]
 
 
 class TuneConfig(Section):
-    """A search: its axes by the config key they set, and how many draws it takes."""
+    """A search: the keys to vary and the number of random draws."""
 
     space: Annotated[dict[str, AxisConfig], Field(min_length=1)]
-    """The keys of the training config that are searched, such as `optimizer.lr`, each with the values it may take."""
+    """Key of the training config, such as `optimizer.lr` -> the values that it may take."""
     num_samples: int = Field(1, ge=1)
     """[trials] Random draws at each point of the grid."""
     at_once: int | None = Field(None, ge=1)
-    """[trials] Trials that run side by side. Absent: as many as the cluster holds."""
+    """[trials] Trials that run in parallel. Absent: as many as the cluster can hold."""
     seed: int = Field(0, ge=0)
-    """Start of the random draws: the same seed and space give the same trials."""
+    """Seed of the random draws: the same seed and space give the same trials."""
 
     @property
     def num_trials(self) -> int:
@@ -63,10 +63,10 @@ class TuneConfig(Section):
 
 
 def with_values(cfg: TrainConfig, values: dict[str, Any], where: str) -> TrainConfig:
-    """The config with keys such as `optimizer.lr` set anew.
+    """Return the config with new values for keys such as `optimizer.lr`.
 
     Raises:
-        UserError: a key is not there, or its value is not allowed.
+        UserError: a key does not exist, or its value is not allowed.
     """
     tree = open_tree(cfg)
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""Code of a user's own: the folder that holds it, and its hash. Torch is not needed: a laptop that submits has none."""
+"""A user's own code: its folder and its hash. This needs no torch, which a laptop that submits jobs may not have."""
 
 import hashlib
 import os
@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Field
 from pipeline.config import travelling
 from pipeline.errors import UserError
 
-MAX_BYTES = 20_000_000  # of a folder of code: it travels with each job
-INSTALLED = "installed"  # in place of a folder: a module that is installed on every machine
-TRUSTED = "trusted"  # in place of a folder: the code that lies in the checkpoint itself, in an exported program
+MAX_BYTES = 20_000_000  # size limit of a folder of code, since it is uploaded with each job
+INSTALLED = "installed"  # instead of a folder: a module that is installed on every machine
+TRUSTED = "trusted"  # instead of a folder: the code in the checkpoint itself, in an exported program
 
 
 def _absolute_if_there(path: str) -> str:
@@ -24,7 +24,7 @@ Folder = Annotated[str, Field(min_length=1), AfterValidator(_absolute_if_there)]
 
 
 def find_folder(path: str) -> Path:
-    """The folder of a key `path`: there, or in what travelled with a job.
+    """Return the folder of a key `path`, on this machine or among the files uploaded with the job.
 
     Raises:
         UserError: there is none.
@@ -39,10 +39,10 @@ def find_folder(path: str) -> Path:
 
 
 def code_files(place: Path) -> list[Path]:
-    """The files of a folder of code, in order, without hidden ones and compiled ones; of a single file, itself.
+    """Return the files of a folder of code, sorted, without hidden and compiled ones; for a single file, that file.
 
     Raises:
-        UserError: they are too many bytes to be code.
+        UserError: they are larger than `MAX_BYTES`.
     """
     files = sorted(_walk(place)) if place.is_dir() else [place]
     size = sum(file.stat().st_size for file in files)
@@ -55,7 +55,7 @@ def code_files(place: Path) -> list[Path]:
 
 
 def sha256_of_code(place: Path) -> str:
-    """Of names and contents: the same wherever the folder lies."""
+    """Return a hash of names and contents, which does not depend on where the folder is."""
     total = hashlib.sha256()
     for file in code_files(place):
         name = file.relative_to(place).as_posix() if place.is_dir() else file.name

@@ -1,4 +1,4 @@
-"""A YAML file as keys and values, and on which line each key stands."""
+"""A YAML file as keys and values, with the line of each key."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class YamlFile:
     root: yaml.Node | None = None
 
     def line(self, keys: Sequence[str]) -> int | None:
-        """Line, from 1, of the key at a path, or of the nearest section above it that is there; None for the top."""
+        """Return the line, from 1, of the key at a path, or of the nearest existing section above it; None for the top."""
         node, found = self.root, None
         for key in keys:
             inner = _child(node, key)
@@ -40,10 +40,10 @@ class YamlFile:
 
 
 def parse_yaml(data: bytes, where: str) -> YamlFile:
-    """The file with these bytes.
+    """Parse the bytes of a file.
 
     Raises:
-        UserError: it is not YAML, or a key is there twice, of which YAML readers would keep one in silence; with its line.
+        UserError: it is not YAML, or has a key twice, of which YAML readers would silently keep one; the message has the line.
     """
     try:
         loader = yaml.SafeLoader(data.decode())
@@ -71,7 +71,7 @@ def _refuse_twice(root: yaml.Node | None, where: str) -> None:
 
 
 def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    """Every mapping of a document once, also where aliases lead to it again."""
+    """Yield every mapping of a document once, even if aliases refer to it again."""
     seen, left = set(), [root] if root is not None else []
     while left:
         node = left.pop()
@@ -86,7 +86,7 @@ def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
 
 
 def _child(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node] | None:
-    """The node at which a key or a place in a list stands, and that of its value."""
+    """Return the node of a key or of an index into a list, and the node of its value."""
     if isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
         return (node.value[int(key)],) * 2
     if isinstance(node, yaml.MappingNode):
