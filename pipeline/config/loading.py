@@ -187,7 +187,7 @@ def _checked(adapter: TypeAdapter[T], schema: Any, values: dict[str, Any], place
             raised = problem.get("ctx", {}).get("error")
             if isinstance(raised, Exception) and not isinstance(raised, UserError):
                 raise raised from None  # a bug in one of our validators, not a mistake in the config
-        faults = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # caused by another error
+        faults = [one for one in error.errors() if one["type"] != "default_factory_not_called"]  # follow from others
         _refuse_other_kind(schema, faults, places.where)
         problems = _shortened([_located(schema, dict(problem), places) for problem in faults])
         if len(problems) > 1:

@@ -84,7 +84,7 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     """How random training views of an image are made."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimiser, learning rates and their schedule."""
+    """The optimiser, its rates and their schedule."""
     loss: LossConfig = LossConfig()
     """The loss to minimise."""
     ema: float | None = Field(None, gt=0, lt=1)
