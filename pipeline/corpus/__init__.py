@@ -1,4 +1,4 @@
-"""Where images come from: prefixes, zips, tars, tables in any store; dataset layouts; the shard plan."""
+"""The sources of images: prefixes, zips, tars and tables in any store; dataset layouts; the shard plan."""
 
 from pipeline.corpus.files import list_files
 from pipeline.corpus.groups import GROUP_FIELDS, GROUPS
@@ -15,10 +15,9 @@ __all__ = [
 
 
 def read(place: Place) -> bytes:
-    """The bytes of one file; of a label that a JSON describes, those of a PNG that is made of it.
+    """Read the bytes of one file; for a label that a JSON describes, the bytes of a PNG drawn from it.
 
     Raises:
-        Reject: the file is gone (`not_found`), another than the plan's (`source_changed`), or its bytes are not what
-            the archive says.
+        Reject: the file is gone (`not_found`), differs from the plan (`source_changed`), or its bytes contradict the archive.
     """
     return read_coco(place, read_plain) if is_coco(place) else read_plain(place)

@@ -1,4 +1,4 @@
-"""A corpus looked at without a model: what is there, what matches, what is broken, how long a pass takes."""
+"""Check of a corpus without a model: its contents, unmatched labels, broken files, and the time of one pass."""
 
 import time
 from collections import Counter
@@ -22,30 +22,30 @@ THREADS = 2
 
 @dataclass
 class CorpusReport:
-    """What a look at a corpus found."""
+    """Result of `check_corpus`."""
 
     images: int
     labelled: int
     labels_without_image: int
     splits: dict[str, int]
     bytes: int
-    label_space: str = ""  # its name; empty where none is known
-    classes: tuple[str, ...] = ()  # of the label space; empty where none is known
+    label_space: str = ""  # its name; empty if none is known
+    classes: tuple[str, ...] = ()  # of the label space; empty if none is known
     checked: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> images
     bad: dict[str, list[str]] = field(default_factory=dict)  # reason -> sentences
-    foreign: ForeignValues = field(default_factory=ForeignValues)  # in labels, and not in the label space
+    foreign: ForeignValues = field(default_factory=ForeignValues)  # values in labels that are not in the label space
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # labelled pixels of each class
     seconds: float = 0.0  # wall time of the checked images, read and decoded on `THREADS` threads
 
     @property
     def estimated_s(self) -> float:
-        """Wall time of reading and decoding the whole corpus once, at the rate seen."""
+        """Wall time of reading and decoding the whole corpus once, at the measured rate."""
         return self.seconds / max(self.checked, 1) * self.images
 
 
 def guess_corpus(uri: str, label_uri: str | None = None) -> Found:
-    """The layout under a URI, found out, and why it is no other; UserError where there is no picture."""
+    """Detect the layout below a URI, and why the others do not fit; UserError if there is no picture."""
     return find_layout(parse(CorpusConfig, {"images": uri, "labels": label_uri}, where="check"))
 
 
@@ -59,7 +59,7 @@ def check_corpus(
     """Read and decode every image and label of a split.
 
     Args:
-        space: label space that ids are checked against; None takes the layout's own, if it has one.
+        space: label space against which ids are checked; None uses the layout's own, if it has one.
         on_progress: called with (checked, total).
     Raises:
         UserError: nothing is there, or nothing matches the layout.
@@ -96,7 +96,7 @@ def check_corpus(
 
 
 def _look(item: Item, space: LabelSpace | None, max_pixels: int) -> Reject | tuple[tuple[int, int], np.ndarray]:
-    """(size, labelled pixels of each class) of a good pair, or what is wrong with it."""
+    """Return (size, labelled pixels of each class) of a valid pair, or the reject that says what is wrong with it."""
     pixels = np.zeros(space.num_classes if space else 0, np.int64)
     try:
         sample = load(item, space, max_pixels)

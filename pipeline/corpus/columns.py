@@ -1,4 +1,4 @@
-"""Which columns a corpus that is a table may have, and of which types; held when its schema is read."""
+"""The columns that a corpus in the form of a table may have, and their types, checked when its schema is read."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,12 +55,12 @@ _OTHER = {
 
 
 def check_columns(schema: pa.Schema, uri: str, layout: str) -> list[str]:
-    """The columns that are read of a table: those that its layout knows, then any other of text or whole numbers.
+    """Return the columns of a table to read: those that its layout knows, then all others of text or whole numbers.
 
-    A column without any value may be of no type.
+    A column without any value may have the null type.
 
     Raises:
-        UserError: there is no column `image`, a column is there twice, or one is of another type than it may be.
+        UserError: there is no column `image`, a column is there twice, or one has a type that is not allowed.
     """
     allowed = MANIFEST if layout == "manifest" else PARQUET
     if "image" not in schema.names:
@@ -91,7 +91,7 @@ def _values(kind: pa.DataType) -> pa.DataType:
 
 
 def groups_of(row: dict[str, Any], uri: str) -> Groups:
-    """The groups of a row: text, but whole numbers for `frame` and for columns of them that not every run has."""
+    """Return the groups of a row: text, except for whole numbers in `frame` and in further columns of the corpus."""
     found = {name: value for name, value in row.items() if name not in _NO_GROUPS}
     for name, value in found.items():
         bits = 32 if name == "frame" else 64
@@ -105,6 +105,6 @@ def groups_of(row: dict[str, Any], uri: str) -> Groups:
 
 
 def id_of(row: dict[str, Any]) -> str | None:
-    """The image id that a row gives."""
+    """Return the image id that a row gives, or None."""
     value = row.get("image_id")
     return None if value in (None, "") else storage.without_secrets(str(value))

@@ -1,4 +1,4 @@
-"""Which layout a corpus has, found out from the paths of its files, and why it is no other."""
+"""Detection of a corpus's layout from the paths of its files, and why the other layouts do not fit."""
 
 import re
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ _FOLDER = "folder"
 
 @dataclass(frozen=True)
 class Found:
-    """A config with its layout, and of each other layout that was tried why it is not this one."""
+    """A config with its detected layout, and for each other layout that was tried the reason against it."""
 
     cfg: CorpusConfig
     others: dict[str, str] = field(default_factory=dict)
 
 
 def settled(cfg: CorpusConfig, kept: Mapping[str, Any] | None = None) -> CorpusConfig:
-    """The config with its layout: the one it names, else that which a run keeps for it, else the one that is found out.
+    """Return the config with its layout: the one it names, else the one stored in a run, else the detected one.
 
     Args:
-        kept: the corpus section of the run that is gone on with.
+        kept: the corpus section of the run that is being continued.
     """
     if cfg.layout is not None:
         return cfg
@@ -43,13 +43,13 @@ def settled(cfg: CorpusConfig, kept: Mapping[str, Any] | None = None) -> CorpusC
 
 
 def find_layout(cfg: CorpusConfig) -> Found:
-    """Look at the paths of a corpus, all of them, once: a layout fits whose images and labels are there.
+    """Detect the layout in one pass over all paths of a corpus. A layout fits if its images and labels are there.
 
-    A layout whose images could be anybody's needs a label beside them. Of several that fit, that with the most labelled images
-    is taken, then the first of the list. Pictures that fit none are layout `folder`.
+    A layout whose image paths are not specific to it needs at least one label. If several fit, the one with the most labelled
+    images is chosen, then the first of the list. Pictures that fit none of them have layout `folder`.
 
     Raises:
-        UserError: nothing is there, or nothing that is an image.
+        UserError: there is no file, or no image.
     """
     if cfg.image_glob is not None:
         return Found(_with(cfg, "pairs"), {})
@@ -79,7 +79,7 @@ def find_layout(cfg: CorpusConfig) -> Found:
 
 
 class _Look:
-    """How many paths of a corpus each layout would take."""
+    """Counts of the paths of a corpus that match each layout."""
 
     def __init__(self, cfg: CorpusConfig, tried: Mapping[str, Layout]) -> None:
         self._cfg, self._tried = cfg, tried
@@ -109,7 +109,7 @@ class _Look:
                 self._examples.append(path)
 
     def why_not(self, name: str) -> str | None:
-        """The reason that a layout does not fit; None where it does."""
+        """Return the reason why a layout does not fit; None if it fits."""
         expects = self._patterns[name].expects
         if not self.images[name]:
             return f"none of the {self.files} files is one of its images ({expects})"
@@ -123,19 +123,19 @@ class _Look:
         return f"{number} could be its images, and none of its labels is there ({expects})"
 
     def pair_of_zips(self) -> dict[str, str] | None:
-        """Where images and labels lie, if the corpus is a folder with Cityscapes' two zips."""
+        """Return the URIs of images and labels if the corpus is a folder with Cityscapes' two zips."""
         images, truths = (
             {name.removeprefix(kind): name for name in sorted(self._zips) if name.startswith(kind)}
             for kind in ("leftImg8bit", "gtFine")
         )
         if not images or not truths:
             return None
-        both = next((rest for rest in images if rest in truths), None)  # of one name, such as _trainvaltest.zip
+        both = next((rest for rest in images if rest in truths), None)  # the same ending, such as _trainvaltest.zip
         one, other = (zips[both] if both else next(iter(zips.values())) for zips in (images, truths))
         return {"images": storage.join(self._cfg.images, one), "labels": storage.join(self._cfg.images, other)}
 
     def nothing_fits(self, why: Mapping[str, str]) -> str:
-        """The sentence for a corpus without a layout."""
+        """Return the message for a corpus without a layout."""
         found = (
             f"corpus {self._cfg.images}: no known layout fits its {self.files} files (e.g. {', '.join(self._examples)})"
         )
@@ -151,7 +151,7 @@ class _Look:
 
 
 def _is_pair_in(folder: str, kept: Mapping[str, Any]) -> bool:
-    """Whether a run took two zips of a folder for it."""
+    """Whether a run used two zips in this folder as its corpus."""
     zips = [kept.get("images"), kept.get("labels")]
     return all(uri is not None and uri == storage.join(folder, uri.rpartition("/")[2]) for uri in zips)
 
@@ -161,7 +161,7 @@ def _with(cfg: CorpusConfig, layout: str) -> CorpusConfig:
 
 
 def _layout_of_table(uri: str) -> str:
-    """`parquet` where the table's column of images holds their bytes, else `manifest`."""
+    """Return `parquet` if the table's column of images holds their bytes, else `manifest`."""
     if uri.endswith(".csv") or storage.is_dir(uri):
         return "manifest" if uri.endswith(".csv") else "parquet"
     try:

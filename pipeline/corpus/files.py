@@ -1,4 +1,4 @@
-"""Every file of a prefix or an archive, with its place."""
+"""Listing of every file of a prefix or an archive, with its place."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +14,19 @@ _HIDDEN = ("__MACOSX", ".")
 
 
 def list_files(uri: str) -> dict[str, Place]:
-    """path -> place of every file of a prefix, a zip or a tar, sorted; UserError as `scan_files`."""
+    """Return path -> place of every file of a prefix, a zip or a tar, sorted; UserError as in `scan_files`."""
     return dict(sorted(scan_files(uri)))
 
 
 def scan_files(uri: str, inventory: str | None = None) -> Iterator[tuple[str, Place]]:
-    """(path, place) of every file of a prefix, a zip or a tar, as they come; hidden files and folders are left out.
+    """Yield (path, place) of every file of a prefix, a zip or a tar, unsorted, without hidden files and folders.
 
-    With an inventory (corpus/inventory.py) a prefix is not listed.
-
-    Tars below a prefix (WebDataset shards) are looked into: their members' paths begin with the tar's, without its suffix.
-    A JSON file is its only file.
+    With an inventory (corpus/inventory.py) the prefix itself is not listed. The members of tars below a prefix (WebDataset
+    shards) are listed too; their paths begin with the tar's path without its suffix. If the URI is a JSON file, it is the only
+    file.
 
     Raises:
-        UserError: nothing is there, or a file's name is not UTF-8.
+        UserError: there is no file, or a file's name is not UTF-8.
     """
     for path, place in scan_inventory(inventory, uri) if inventory else _scan(uri):
         if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
@@ -61,7 +60,7 @@ def _scan(uri: str) -> Iterator[tuple[str, Place]]:
 
 
 def _beside(uri: str) -> str:
-    """The nearest name beside a local path that is not there."""
+    """Return a hint with the most similar name beside a local path that does not exist."""
     path = Path(uri)
     if "://" in uri or path.exists() or not path.parent.is_dir():
         return ""

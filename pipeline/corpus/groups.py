@@ -1,6 +1,6 @@
-"""Group columns: what a layout says of an image beside its id, such as its split; answers of a run are asked for by them.
+"""Group columns: attributes that a layout gives an image, such as its split; the results of a run can be queried by them.
 
-Every run has the four of `GROUP_FIELDS`; those that a layout adds come after them: text, or whole numbers.
+Every run has the four columns of `GROUP_FIELDS`; columns that a layout adds, of text or whole numbers, come after them.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ GROUP_FIELDS = (
 )
 GROUPS = tuple(field.name for field in GROUP_FIELDS)
 
-PLAN_FIELDS = (  # of every plan, before its groups
+PLAN_FIELDS = (  # columns of every plan, before its groups
     pa.field("image_id", pa.string(), nullable=False),
     pa.field("shard", pa.int32(), nullable=False),
     pa.field("uri", pa.string(), nullable=False),
@@ -36,7 +36,7 @@ PLAN_FIELDS = (  # of every plan, before its groups
     pa.field("label_etag", pa.string()),
 )
 PLAN_COLUMNS = tuple(field.name for field in PLAN_FIELDS)
-# Columns that every mask row has: a table's column of one of these names is no group.
+# Columns of mask rows: a column with one of these names in a table is not a group.
 ROW_COLUMNS = (
     "height", "width", "mask", "pixels", "confusion", "confusion_raw", "boundary", "boundary_raw", "instances", "calibration",
     "miou", "pixel_accuracy", "confidence", "entropy", "seconds_decode", "seconds_forward", "seconds_crf", "seconds_encode",
@@ -44,5 +44,5 @@ ROW_COLUMNS = (
 
 
 def added_field(name: str, kind: type | None) -> pa.Field:
-    """The column of a group that a layout adds; `kind` is str or int, or None where no image has a value."""
+    """Return the column of a group that a layout adds; `kind` is str or int, or None if no image has a value."""
     return pa.field(name, pa.int64() if kind is int else _TEXT)

@@ -1,7 +1,7 @@
-"""Images and labels of a corpus, matched and in order, however many: SQLite sorts and joins them on disk.
+"""Images and labels of a corpus of any size, matched and sorted: SQLite sorts and joins them on disk.
 
-An unnamed SQLite database lives in its page cache while it is small and in a temporary file when it is not, so that memory
-stays below twice `_CACHE_KB`. 10 million images take about 3 GB below `TMPDIR` while they are listed.
+An unnamed SQLite database is kept in the page cache while it is small and in a temporary file otherwise, so memory stays below
+twice `_CACHE_KB`. 10 million images take about 3 GB below `TMPDIR` while they are listed.
 """
 
 import sqlite3
@@ -13,18 +13,18 @@ from pipeline.corpus.groups import GROUP_FIELDS, GROUPS, PLAN_COLUMNS, Group, ad
 from pipeline.corpus.item import Item, Place
 from pipeline.errors import UserError
 
-_CACHE_KB = 1 << 16  # of pages, and again as much of rows that are being sorted
-_BATCH = 1000  # rows an insert
+_CACHE_KB = 1 << 16  # of the page cache; rows that are being sorted take as much again
+_BATCH = 1000  # rows per insert
 _SPLIT = f"g{GROUPS.index('split')}"
 _PLACE = "uri text, member text, offset integer, bytes integer, crc32 integer, etag text"
 _PLACE_NAMES = ("uri", "member", "offset", "bytes", "crc32", "etag")
 
 
 class Catalogue:
-    """What a listing found: `add` images and labels in any order, then ask for the items."""
+    """Index of a listing: add images and labels in any order, then read the items."""
 
     def __init__(self, uri: str, rows: bool = False) -> None:
-        """For messages: where the corpus is, and whether its images are rows of a table."""
+        """Create an empty index. For messages, `uri` is the corpus and `rows` says that its images are rows of a table."""
         self._uri, self._rows = uri, rows
         self._db = sqlite3.connect("", isolation_level=None)
         for pragma in (f"cache_size = -{_CACHE_KB}", "journal_mode = off", "temp_store = file"):
@@ -32,18 +32,18 @@ class Catalogue:
         self._db.execute(f"create table images (number integer primary key, id text, {_PLACE})")
         self._db.execute(f"create table labels (id text, {_PLACE})")
         self._waiting: dict[str, list[tuple[object, ...]]] = {"images": [], "labels": []}
-        self._groups: dict[str, type | None] = {}  # name -> what its values are; the column of number n is called gn
+        self._groups: dict[str, type | None] = {}  # name -> type of its values; the n-th group is in column g<n>
         for name in GROUPS:
             self._add_group(name)
 
     @property
     def group_fields(self) -> tuple[pa.Field, ...]:
-        """The columns of all groups that images were added with, those that every run has first."""
+        """The columns of all groups of the added images, first those that every run has."""
         added = list(self._groups.items())[len(GROUPS) :]
         return *GROUP_FIELDS, *(added_field(name, kind) for name, kind in added)
 
     def add_image(self, item: Item) -> None:
-        """An image, and its label where it has one."""
+        """Add an image, with its label if it has one."""
         for name, value in item.groups.items():
             if name not in GROUPS:
                 self._check_added(name, value)
@@ -55,30 +55,30 @@ class Catalogue:
         self._add("labels", (image_id, *place.values))
 
     def forget_labels(self) -> None:
-        """As if none had been added."""
+        """Remove all labels."""
         self._waiting["labels"].clear()
         self._db.execute("delete from labels")
 
     def put_into_split(self, split: str, names: list[str]) -> None:
-        """Say which images are in a split, by the last parts of their ids; names of no image are passed over."""
+        """Put images into a split by the last parts of their ids; names that match no image are ignored."""
         self._flush()
         self._db.execute("create temporary table if not exists listed (name text primary key)")
         self._db.execute("delete from listed")
         self._db.executemany("insert or ignore into listed values (?)", ((name,) for name in names))
-        last_part = "replace(id, rtrim(id, replace(id, '/', '')), '')"  # SQLite has no function for it
+        last_part = "replace(id, rtrim(id, replace(id, '/', '')), '')"  # SQLite has no function for the last part
         self._db.execute(f"update images set {_SPLIT} = ? where {last_part} in (select name from listed)", (split,))
 
     def splits(self) -> list[str]:
-        """Sorted."""
+        """Return the names of all splits, sorted."""
         self._flush()
         query = f"select distinct {_SPLIT} from images where {_SPLIT} is not null order by {_SPLIT}"
         return [split for (split,) in self._db.execute(query)]
 
     def items(self, split: str | None, as_added: bool = False) -> Iterator[Item]:
-        """Every image (of a split) with its label, by image id or in the order in which they were added.
+        """Yield every image (of a split) with its label, sorted by image id or in the order in which they were added.
 
         Raises:
-            UserError: two files are one image, or labels of one.
+            UserError: two files have the same image id, or are labels of the same image.
         """
         self._flush()
         self._refuse_doubles("images")
@@ -108,7 +108,7 @@ class Catalogue:
         return self._db.execute(query).fetchone() is not None
 
     def labels_without_image(self) -> Iterator[Place]:
-        """In the order of their ids."""
+        """Yield the labels that have no image, sorted by id."""
         self._flush()
         query = f"select {', '.join(_PLACE_NAMES)} from labels where id not in (select id from images) order by id"
         yield from (Place(*row) for row in self._db.execute(query))
@@ -119,7 +119,7 @@ class Catalogue:
             self._flush()
 
     def _check_added(self, name: str, value: Group) -> None:
-        """A column for a group that not every run has; UserError if its name is taken, or its values are of two types."""
+        """Add a column for a further group if needed; UserError if its name is taken, or its values have two types."""
         if name not in self._groups:
             if name in PLAN_COLUMNS:
                 raise UserError(
@@ -149,7 +149,7 @@ class Catalogue:
                 rows.clear()
 
     def _refuse_doubles(self, table: str, image_id: str | None = None) -> None:
-        """UserError with both names where two rows of a table have one id (this one, or any)."""
+        """Raise UserError with both names if two rows of a table have the same id (the given one, or any)."""
         if image_id is None:
             query = f"select id from {table} group by id having count(*) > 1 order by id limit 1"
             found = self._db.execute(query).fetchone()

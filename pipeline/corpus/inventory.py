@@ -1,4 +1,4 @@
-"""Amazon S3 Inventory as the listing of a prefix: the files of a bucket as its own nightly report has them, without one LIST.
+"""Amazon S3 Inventory in place of listing a prefix: the files of a bucket from its nightly report, without a LIST request.
 
 The report is a `manifest.json` that names data files, CSV with gzip, Parquet or ORC:
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory.html
@@ -26,13 +26,13 @@ _NEEDED = ("bucket", "key", "size", "e_tag")
 
 
 def scan_inventory(inventory: str, uri: str) -> Iterator[tuple[str, Place]]:
-    """(path below the prefix, place) of every object that a report has below a prefix, in the report's order.
+    """Yield (path below the prefix, place) of every object below a prefix, in the report's order.
 
     Args:
         inventory: URI of the report's manifest.json.
-        uri: of the prefix, `s3://bucket/...`.
+        uri: URI of the prefix, `s3://bucket/...`.
     Raises:
-        UserError: it is no report, lacks sizes or etags, is damaged, or has nothing below the prefix.
+        UserError: the file is not a report, lacks sizes or ETags, is damaged, or has no object below the prefix.
     """
     if not uri.startswith("s3://"):
         raise UserError(f"corpus.inventory {inventory} lists a bucket of S3, and the images are at {uri}; leave it out")
@@ -51,12 +51,12 @@ def scan_inventory(inventory: str, uri: str) -> Iterator[tuple[str, Place]]:
 
 
 def quoted(etag: str | None) -> str | None:
-    """An ETag as listings and requests of S3 have it."""
+    """Return an ETag in quotes, as in listings and requests of S3."""
     return None if etag is None else '"' + etag.strip('"') + '"'
 
 
 def _current(table: pa.Table, bucket: str, prefix: str) -> Iterator[dict]:
-    """The rows of objects below a prefix that are there now, not of their older versions."""
+    """Yield the rows of the current versions of objects below a prefix."""
     for row in table.to_pylist():
         deleted, latest = row.get("is_delete_marker"), row.get("is_latest")
         there = str(deleted).lower() != "true" and str(latest).lower() != "false"
@@ -66,7 +66,7 @@ def _current(table: pa.Table, bucket: str, prefix: str) -> Iterator[dict]:
 
 
 def _tables(inventory: str) -> Iterator[pa.Table]:
-    """The rows of all files of a report, with their names in Parquet."""
+    """Yield the rows of all files of a report, with the column names of its Parquet form."""
     try:
         manifest = json.loads(storage.read(inventory))
         kind, files = manifest["fileFormat"], [file["key"] for file in manifest["files"]]
@@ -115,12 +115,12 @@ def _read(data: bytes, kind: str, schema: list[str], uri: str) -> Iterator[pa.Ta
 
 
 def _of_csv(name: str) -> str | None:
-    """A column's name in Parquet, by its name in CSV; None for one that is not read."""
+    """Return the Parquet name of a CSV column; None for a column that is not read."""
     return next((parquet for parquet, plain in _NAMES.items() if plain == name.lower()), None)
 
 
 def _columns(names: list[str], uri: str) -> list[str]:
-    """Those that are read; UserError where one that is needed is not there."""
+    """Return the columns to read; UserError if a required one is missing."""
     if missing := [name for name in _NEEDED if name not in names]:
         raise UserError(
             f"corpus.inventory: {uri} has no column {', '.join(missing)}; let the report have size and ETag of each object"

@@ -1,4 +1,4 @@
-"""Labels that came later than the images: each matched to an image of a plan by the id that its path gives."""
+"""Labels that were made after a run: each is matched to an image of the plan by the id in its path."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ _TABLES = ("manifest", "parquet")
 
 @dataclass(frozen=True)
 class LaterLabels:
-    """Where the labels lie, in which layout, and the images with them."""
+    """The labels' URI and layout, and the images with their labels."""
 
     uri: str
     layout: Layout
     _catalogue: Catalogue
 
     def items(self) -> Iterator[Item]:
-        """The images in their order, each with its label where there is one."""
+        """Yield the images in their original order, each with its label if there is one."""
         yield from self._catalogue.items(None, as_added=True)
 
 
@@ -33,15 +33,15 @@ def find_labels(
 ) -> LaterLabels:
     """Match the labels below a URI to images.
 
-    Layouts are tried in turn: that of the images, `folder` (the image's path with another suffix), then those of data sets.
+    Layouts are tried in turn: the one of the images, `folder` (the image's path with another suffix), then those of data sets.
 
     Args:
-        cfg: where the images came from.
-        items: the images, in the order in which they are to be given again.
-        layout: that of the labels; None = found out.
-        glob: paths of the labels, where the images are of layout `pairs`.
+        cfg: the corpus of the images.
+        items: the images, in the order in which the result yields them.
+        layout: layout of the labels; None = detected.
+        glob: paths of the labels, if the images have layout `pairs`.
     Raises:
-        UserError: nothing is there, or no label belongs to any of the images.
+        UserError: there is no file, or no label belongs to any of the images.
     """
     catalogue, images = Catalogue(uri), 0
     for item in items:
@@ -82,7 +82,7 @@ def _candidates(cfg: CorpusConfig, uri: str, layout: str | None, glob: str | Non
 
 
 def _labels(cfg: CorpusConfig, uri: str) -> Iterator[tuple[str, Place]]:
-    """(id of the image, where its label lies)."""
+    """Yield (image id, place of its label)."""
     layout = layout_of(cfg)
     if layout.rows:
         yield from ((item.image_id, item.label) for item in scan_items(cfg, None) if item.label is not None)

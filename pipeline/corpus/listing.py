@@ -1,4 +1,4 @@
-"""Corpus -> its items, sorted: which images there are, and which label belongs to each."""
+"""Listing of a corpus: its images, sorted, each with its label."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from pipeline.errors import Reject, UserError, nearest
 
 
 def list_items(cfg: CorpusConfig, split: str | None) -> list[Item]:
-    """`scan_items` in a list."""
+    """Return the items of `scan_items` as a list."""
     return list(scan_items(cfg, split))
 
 
 def scan_items(cfg: CorpusConfig, split: str | None) -> "Listing":
-    """Every image of a split (None: of the corpus) with its label where there is one; memory does not grow with them.
+    """List every image of a split (None: of the corpus) with its label, if any, in memory that does not grow with their number.
 
-    Sorted by image id; those of Parquet files in the files' order, so that neighbours lie in one row group.
+    Images are sorted by id; those of Parquet files are in the files' order, so that neighbours share a row group.
 
     Raises:
-        UserError: nothing is there or nothing matches the layout, the split is unknown, or two files are one image.
+        UserError: there is no file, none matches the layout, the split is unknown, or two files have the same image id.
     """
     cfg = settled(cfg)
     layout, splitter = layout_of(cfg), splitter_of(cfg)
@@ -50,7 +50,7 @@ def scan_items(cfg: CorpusConfig, split: str | None) -> "Listing":
 
 
 def _no_split(cfg: CorpusConfig, split: str, splits: list[str]) -> str:
-    """Why a split has no image, and what to do."""
+    """Return why a split has no image, and what to do."""
     if cfg.splits and split in (cfg.splits.lists or cfg.splits.fractions or cfg.splits.groups or {}):
         return f"split '{split}' is empty: corpus.splits puts no image into it; make its fraction or its list larger"
     known = f"choose one of {', '.join(splits)}{nearest(split, splits)}"
@@ -64,7 +64,7 @@ def _no_split(cfg: CorpusConfig, split: str, splits: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """The items of a corpus, each given once, and the columns of their groups."""
+    """The items of a corpus, which can be iterated once, and the columns of their groups."""
 
     items: Iterator[Item]
     group_fields: tuple[pa.Field, ...]
@@ -74,7 +74,7 @@ class Listing:
 
 
 def unmatched_labels(cfg: CorpusConfig) -> list[str]:
-    """Paths of labels without an image, by what would be its id."""
+    """Return the paths of labels that have no image, sorted by the image id that they would belong to."""
     cfg = settled(cfg)
     layout = layout_of(cfg)
     patterns = layout.patterns_of(cfg)
@@ -140,7 +140,7 @@ def _from_files(cfg: CorpusConfig, in_split: Callable[[Item], Item]) -> Catalogu
 
 
 def _listed(path: str, place: Place) -> list[str]:
-    """The names that a list of the corpus itself holds: the last parts of its lines, of more columns the first."""
+    """Return the names in a list of the corpus itself: the last part of the path in the first column of each line."""
     try:
         text = read_plain(place)
     except Reject as error:
@@ -149,13 +149,13 @@ def _listed(path: str, place: Place) -> list[str]:
 
 
 def _source(cfg: CorpusConfig) -> str:
-    """Where the data set of the layout is to be had, as the end of a sentence."""
+    """Return where to get the layout's data set, as the end of a message."""
     source = layout_of(cfg).source
     return f". The data set: {source}" if source else ""
 
 
 class _Seen:
-    """How many files a scan saw, and which were the first: for messages."""
+    """The number of files in a scan and the first of them, for messages."""
 
     def __init__(self, uri: str) -> None:
         self.uri, self.files, self.matched = uri, 0, 0

@@ -1,4 +1,4 @@
-"""Which label belongs to which image as people name their files: photo.jpg with photo_mask.png, labels among the images."""
+"""Match labels to images by common ways of naming files, such as photo.jpg with photo_mask.png."""
 
 import re
 from collections import Counter
@@ -13,15 +13,15 @@ from pipeline.corpus.layouts.base import IMAGE_SUFFIX
 from pipeline.errors import UserError
 
 _PICTURE = re.compile(IMAGE_SUFFIX, re.I)
-_LABELS = re.compile(r"label|mask|annot|truth|segm|^gt", re.I)  # in the names of folders of labels
-_MOST_COMPARED = 50  # images, each with every label
+_LABELS = re.compile(r"label|mask|annot|truth|segm|^gt", re.I)  # typical of names of label folders
+_MOST_COMPARED = 50  # images at most that are compared with every label
 
 
 def pair(images: str, labels: str | None) -> CorpusConfig:
-    """The corpus of these images and labels with its layout, or with the globs that join them.
+    """Return the corpus of these images and labels, with its layout or with the globs that match them.
 
     Raises:
-        UserError: there is no image, no label belongs to one, or labels lie among the images.
+        UserError: there is no image, no label belongs to an image, or labels are mixed with the images.
     """
     cfg = parse(CorpusConfig, {"images": images, "labels": labels}, where="corpus")
     if cfg.labels == cfg.images:
@@ -38,7 +38,7 @@ def pair(images: str, labels: str | None) -> CorpusConfig:
         scan_items(found, split=None)
         return found
     except UserError:
-        find_layout(cfg.model_copy(update={"labels": None}))  # says what is wrong with the images alone
+        find_layout(cfg.model_copy(update={"labels": None}))  # raises if something is wrong with the images themselves
     image_paths, label_paths = (_pictures(uri) for uri in (cfg.images, cfg.labels))
     globs = _globs(image_paths, label_paths)
     if globs is None:
@@ -60,7 +60,7 @@ def _pictures(uri: str) -> list[str]:
 
 
 def _globs(images: list[str], labels: list[str]) -> dict[str, str] | None:
-    """Globs under which labels have what images have, with something before or behind the name; None if nothing fits."""
+    """Return globs for labels named like their images with a prefix or suffix; None if there are none."""
     ways: Counter[tuple[str, str, str, str]] = Counter()
     for image in map(PurePosixPath, images[:: max(1, len(images) // _MOST_COMPARED)]):
         for label in map(PurePosixPath, labels):
@@ -74,7 +74,7 @@ def _globs(images: list[str], labels: list[str]) -> dict[str, str] | None:
 
 
 def _check_folders(uri: str) -> None:
-    """UserError where pictures in a folder with a name of labels would be taken for images, beside others."""
+    """Raise UserError if a folder whose name suggests labels would be taken for images."""
     folders = Counter(path.split("/")[0] for path in _pictures(uri) if "/" in path)
     labels = sorted(name for name in folders if _LABELS.search(name))
     others = sorted(folders.keys() - set(labels))

@@ -1,4 +1,4 @@
-"""Parquet files of a corpus: opened, their numbers held against their length, one cell read."""
+"""Reading cells of a corpus's Parquet files, whose row counts are checked against the file size."""
 
 import threading
 
@@ -11,17 +11,17 @@ from pipeline.errors import Reject
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    """A file whose rows were checked; ArrowInvalid if it is no Parquet."""
+    """Open a file and check its row counts; ArrowInvalid if it is not Parquet."""
     filesystem, path = storage.arrow_filesystem(uri)
     source = filesystem.open_input_file(path)
     return checked_rows(pq.ParquetFile(source), source.size())
 
 
 def checked_rows(file: pq.ParquetFile, file_bytes: int) -> pq.ParquetFile:
-    """The file; ArrowInvalid where its footer has two opinions of its rows, or says that there are more than it has bytes.
+    """Return the file; ArrowInvalid if its footer's row counts contradict each other or exceed the file's bytes.
 
-    The numbers of a column are left to Arrow, whose reader takes no more memory than there are pages for; asked for them one
-    by one, it ends the process over a damaged footer (pyarrow 26: `ColumnChunkMetaData`).
+    Column metadata is not checked here: Arrow's reader allocates no more memory than there are pages for, and reading
+    `ColumnChunkMetaData` of a damaged footer would end the process (pyarrow 26).
     """
     rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     if min(rows, default=0) < 0 or sum(rows) > file_bytes:
@@ -34,17 +34,17 @@ def checked_rows(file: pq.ParquetFile, file_bytes: int) -> pq.ParquetFile:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error says that a Parquet file's bytes are not in order: Arrow has several for it, and a bare OSError."""
+    """Whether an error means that a Parquet file is damaged: one of several types of Arrow, or an OSError without errno."""
     return isinstance(error, (pa.ArrowException, UnicodeDecodeError)) or (
         type(error) is OSError and error.errno is None
     )
 
 
 def read_cell(place: Place) -> bytes:
-    """The bytes in one cell; a row group is read once for all its rows.
+    """Read the bytes in one cell; a row group is read once for all its rows.
 
     Raises:
-        Reject: `empty`, the cell holds nothing; `corrupt`, the file cannot be read.
+        Reject: `empty`, the cell is empty; `corrupt`, the file cannot be read.
     """
     value = cell(place.uri, place.member or "", place.offset or 0)
     if not value or isinstance(value, str):
@@ -54,7 +54,7 @@ def read_cell(place: Place) -> bytes:
 
 
 def cell(uri: str, column: str, row: int) -> bytes | str | None:
-    """The value of one cell, the field `bytes` of a struct; Reject as `read_cell`."""
+    """Return the value of one cell, for a struct its field `bytes`; Reject as in `read_cell`."""
     try:
         return _row_groups.cell(uri, column, row)
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def cell(uri: str, column: str, row: int) -> bytes | str | None:
 
 
 class _RowGroups:
-    """Of each thread and column the newest row group: shards hold neighbouring rows, so each group is read once or twice."""
+    """Cache of the latest row group per thread and column. Shards hold neighbouring rows, so a group is read once or twice."""
 
     def __init__(self) -> None:
         self._local = threading.local()

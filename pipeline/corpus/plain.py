@@ -1,4 +1,4 @@
-"""One file read as it is stored: an object, a member of an archive, a cell of a table."""
+"""Reading one file as it is stored: an object, a member of an archive, or a cell of a table."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,15 +12,14 @@ from pipeline.corpus.signed import is_signed, read_signed
 from pipeline.errors import Reject
 from pipeline.storage.range_file import RangeFile
 
-_TRIES = 3  # a machine between us and the store may cut a body and shorten its header to fit
+_TRIES = 3  # a proxy may cut off a body and adjust the Content-Length to fit
 
 
 def read_plain(place: Place) -> bytes:
-    """The bytes of one file, in one request.
+    """Read the bytes of one file in one request.
 
     Raises:
-        Reject: the file is gone (`not_found`), another than the plan's (`source_changed`), or its bytes are not what
-            the archive says.
+        Reject: the file is gone (`not_found`), differs from the plan (`source_changed`), or its bytes contradict the archive.
     """
     try:
         if place.member is None:
@@ -35,10 +34,10 @@ def read_plain(place: Place) -> bytes:
 
 
 def open_file(place: Place) -> Callable[[], RangeFile]:
-    """What opens a whole object for ranged reads, through the store's own client: any store, its credentials and retries.
+    """Return a function that opens a whole object for ranged reads, with the credentials and retries of the store's client.
 
     Raises:
-        Reject: as `read_plain`; an etag is not compared, since each range is a request of its own.
+        Reject: as in `read_plain`, but the ETag is not compared, since each range is a separate request.
     """
     assert place.member is None
     try:
@@ -53,7 +52,7 @@ def open_file(place: Place) -> Callable[[], RangeFile]:
 
 
 def _read_file(place: Place) -> bytes:
-    """A whole object, held against what its listing said: its size, and its etag where the store has one."""
+    """Read a whole object and compare it with its listing: the size, and the ETag if the store has one."""
     data = b""
     try:
         for _ in range(_TRIES):

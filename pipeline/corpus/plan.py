@@ -1,4 +1,4 @@
-"""Items -> the plan of a run: every image with its shard, as one Arrow table, and back."""
+"""Conversion of items to the plan of a run, Arrow tables with every image and its shard, and back."""
 
 from collections.abc import Iterable, Iterator
 from itertools import dropwhile
@@ -9,15 +9,16 @@ from pipeline.corpus.groups import GROUP_FIELDS, PLAN_COLUMNS, PLAN_FIELDS
 from pipeline.corpus.item import Item, Place
 from pipeline.corpus.listing import Listing
 
-TABLE_ROWS = 4096  # what is read to answer a shard; a row is about 100 bytes in memory
+TABLE_ROWS = 4096  # rows that are read to answer a shard; a row is about 100 bytes in memory
 
-_PLACE = ("uri", "member", "offset", "bytes", "crc32", "etag")  # columns of a Place, in its order
+_PLACE = ("uri", "member", "offset", "bytes", "crc32", "etag")  # columns of a Place, in the order of its fields
 
 
 def plan_shards(items: Iterable[Item], images_per_shard: int, bytes_per_shard: int = 1 << 40) -> Iterator[pa.Table]:
-    """The plan, table by table: one row an image in the items' order; no shard lies in two tables.
+    """Yield the plan as tables with one row per image, in the items' order; no shard is split between tables.
 
-    A shard ends at so many images, or before so many bytes; a table at the first end of a shard from `TABLE_ROWS` rows on.
+    A shard has at most `images_per_shard` images and `bytes_per_shard` bytes, but at least one image. A table ends with the
+    first shard that ends at `TABLE_ROWS` rows or more.
     """
     groups = items.group_fields if isinstance(items, Listing) else GROUP_FIELDS
     schema, names = pa.schema([*PLAN_FIELDS, *groups]), [field.name for field in groups]
@@ -37,7 +38,7 @@ def plan_shards(items: Iterable[Item], images_per_shard: int, bytes_per_shard: i
 
 
 def items_of(plan: pa.Table) -> list[Item]:
-    """The items of (part of) a plan, in its order; the first plans have no etags."""
+    """Return the items of (part of) a plan, in its order; the oldest plans have no ETags."""
     names = [field.name for field in group_fields(plan.schema)]
     return [
         Item(
@@ -51,12 +52,12 @@ def items_of(plan: pa.Table) -> list[Item]:
 
 
 def group_fields(plan: pa.Schema) -> tuple[pa.Field, ...]:
-    """The columns of groups in a plan's schema: those that follow its own, of which the first plans have fewer."""
+    """Return the group columns of a plan's schema, which follow its own columns; the oldest plans have fewer of these."""
     return tuple(field.remove_metadata() for field in dropwhile(lambda field: field.name in PLAN_COLUMNS, plan))
 
 
 def _row(item: Item, shard: int, groups: list[str]) -> tuple[object, ...]:
-    """The values of a plan's columns, in their order."""
+    """Return the values of the plan's columns, in their order."""
     label = (None,) * len(_PLACE) if item.label is None else item.label.values
     return item.image_id, shard, *item.image.values, *label, *map(item.groups.get, groups)
 

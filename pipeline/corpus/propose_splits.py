@@ -1,4 +1,4 @@
-"""Which images to train on and which to judge by, where nobody has said it yet."""
+"""Proposal of a training and a validation split for a corpus whose config sets none."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from pipeline.corpus import Item, list_items
 from pipeline.errors import UserError
 
 FRACTIONS = {"train": 0.8, "val": 0.2}
-_SEEDS = 50  # that are tried for a split near the fractions: of few images, a hash may deal out too many or none
+_SEEDS = 50  # seeds to try, since with few images a hash may give a split too many or none
 _ENOUGH_SEQUENCES = 10
 
 
@@ -24,12 +24,12 @@ class Splits:
 
 
 def propose_splits(cfg: CorpusConfig, items: Sequence[Item]) -> tuple[CorpusConfig, Splits]:
-    """The splits that the layout knows, or fractions of the images; and the corpus with them.
+    """Return the corpus with splits, and the splits: those of the layout, or fractions of the images.
 
-    Images of one sequence stay together where there are enough sequences: they are alike.
+    Images of one sequence are similar, so they are kept together if there are enough sequences.
 
     Args:
-        items: all of the corpus.
+        items: all items of the corpus.
     Raises:
         UserError: fewer than two images have a label.
     """
@@ -51,7 +51,7 @@ def propose_splits(cfg: CorpusConfig, items: Sequence[Item]) -> tuple[CorpusConf
 
 
 def _dealt(cfg: CorpusConfig, labelled: list[Item]) -> Iterator[tuple[CorpusConfig, Splits]]:
-    """The corpus dealt out by one seed after another, until the validation split is near its share."""
+    """Yield the corpus split with one seed after another, until the validation split is near its share."""
     sequences = {item.groups.get("sequence") for item in labelled}
     together = (
         {"by": "sequence"} if _ENOUGH_SEQUENCES <= len(sequences) < len(labelled) and None not in sequences else {}

@@ -1,4 +1,4 @@
-"""What a manifest may name: it may come from anywhere, so it reaches only what its own place may."""
+"""Security check of the URIs in a manifest: a manifest from elsewhere must not read files that its author could not."""
 
 import functools
 import ipaddress
@@ -10,15 +10,15 @@ from pipeline import storage
 from pipeline.corpus.item import MADE
 from pipeline.errors import UserError
 
-SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https")  # that a manifest may name
+SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "abfs", "az", "http", "https")  # allowed in a manifest
 
 
 def resolved(uri: str, manifest: str) -> str:
-    """The URI a manifest names; messages are without its user, password and query.
+    """Return the absolute form of a URI in a manifest; messages omit its user, password and query.
 
     Raises:
-        UserError: a chained URI, a path that leads out of the manifest's folder, a local file named by a remote manifest,
-            a scheme that is no object store's, a password where none is used, or a host of the machine itself.
+        UserError: a chained URI, a path that leads out of the manifest's folder, a local file in a remote manifest, a scheme
+            outside `SCHEMES`, a password where none is used, or a host of this machine or its network.
     """
     scheme, found, _ = uri.partition("://")
     remote = "://" in manifest and not manifest.startswith("file://")
@@ -52,11 +52,11 @@ def resolved(uri: str, manifest: str) -> str:
 
 
 def _require_public(uri: str, what: str) -> None:
-    """UserError where the host of a web address is of this machine or its network, or its parts cannot be told apart."""
+    """Raise UserError if a web address cannot be parsed, or its host is this machine or in its network."""
     try:
         host = urlsplit(uri).hostname or ""
         _ = urlsplit(uri).port
-    except ValueError:  # its own words would show what stands there
+    except ValueError:  # its message could show a password
         raise UserError(
             f"{what.partition(': ')[0]}: a web address cannot be taken apart; write signs like / and @ in its user and "
             "password as %2F and %40"
@@ -68,19 +68,19 @@ def _require_public(uri: str, what: str) -> None:
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Whether a local path, its links followed, lies in a folder."""
+    """Whether a local path, with links resolved, is inside a folder."""
     root = os.path.realpath(folder)
     return os.path.commonpath([root, os.path.realpath(path)]) == root
 
 
 @functools.lru_cache(maxsize=1024)
 def _is_private(host: str) -> bool:
-    """Whether a host is this machine or of its network: by its name, its address, or the addresses its name has now."""
+    """Whether a host is this machine or in its network, judged by its name, its address, or what its name resolves to now."""
     host = host.rstrip(".")
     if not host or host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
         return True
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except OSError:  # nobody of that name: nothing is reached
+    except OSError:  # the name does not resolve, so nothing can be reached
         return False
     return not all(ipaddress.ip_address(address.partition("%")[0]).is_global for address in found)

@@ -1,4 +1,4 @@
-"""The one loader: an item of a corpus -> its image with its label, or the reason why they cannot be had."""
+"""The loader that all commands share: from an item of a corpus to its decoded image and label, or to a reject."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from pipeline.labels import IGNORE, LabelSpace
 
 @dataclass(frozen=True)
 class Encoded:
-    """The files of one item as the corpus stores them."""
+    """The undecoded files of one item."""
 
     image: bytes
     label: bytes | None = None
@@ -30,12 +30,12 @@ class Sample:
     """One decoded image of a corpus; all arrays are upright."""
 
     item: Item
-    image: np.ndarray  # (H, W, 3) uint8 RGB; of declared bands (H, W, N) float32 levels, NaN where there is no data
-    label: np.ndarray | None  # (H, W) uint8 train ids; stored ids where no label space is known
-    orientation: int  # EXIF, in which the corpus stores the image and a run its mask
-    instances: np.ndarray | None = None  # (H, W) int32 instanceIds, where they were asked for
-    georeference: str | None = None  # of declared bands: pipeline/imaging/bands.py
-    whole: tuple[int, int] | None = None  # (H, W) of the picture, which may be decoded smaller; None: the image's
+    image: np.ndarray  # (H, W, 3) uint8 RGB; with declared bands (H, W, N) float32 levels, NaN where there is no data
+    label: np.ndarray | None  # (H, W) uint8 train ids; stored ids if no label space is known
+    orientation: int  # EXIF orientation of the stored image, and of the mask in a run
+    instances: np.ndarray | None = None  # (H, W) int32 instanceIds, if they were requested
+    georeference: str | None = None  # only with declared bands: pipeline/imaging/bands.py
+    whole: tuple[int, int] | None = None  # (H, W) of the picture if it was decoded smaller; None: the image's own
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,9 +47,9 @@ def fetch(item: Item, instances: bool = False) -> Encoded:
     """Read the files of an item.
 
     Args:
-        instances: also read the instanceIds beside the label, where there is one.
+        instances: also read the instanceIds beside the label, if there is a label.
     Raises:
-        Reject: at stage `read` or `label`; `store_error` carries the store's OSError as its cause.
+        Reject: at stage `read` or `label`; `store_error` has the store's OSError as its cause.
     """
     with _at("read"):
         image = read(item.image)
@@ -61,7 +61,7 @@ def fetch(item: Item, instances: bool = False) -> Encoded:
 
 
 def fetch_label(item: Item) -> bytes | None:
-    """The label's file, where there is one; Reject at stage `label`."""
+    """Read the label's file; None if there is no label; Reject at stage `label`."""
     if item.label is None:
         return None
     with _at("label"):
@@ -82,13 +82,13 @@ def decode(
 
     Args:
         declared: bands and range of the image; None = an 8-bit picture. Pixels without data are ignored in the label.
-        for_eyes: of declared bands give the picture, (H, W, 3) uint8, in which pixels without data are black.
-        scale: the image may be smaller, but not below this part of its size, where that is less work.
-        space: maps the label's stored ids to train ids; None leaves them as they are, unchecked.
-        max_pixels: an image or label of more is refused before it is decoded.
-        where: what messages call the label.
+        for_eyes: with declared bands return an (H, W, 3) uint8 picture for display, black where there is no data.
+        scale: the image may be decoded smaller if that is less work, but not below this fraction of its size.
+        space: maps the label's stored ids to train ids; None keeps them, unchecked.
+        max_pixels: a larger image or label is refused before it is decoded.
+        where: name of the label in messages.
     Raises:
-        Reject: at stage `decode` of the image, at `label` of the label or the instances.
+        Reject: at stage `decode` for the image, at `label` for the label or the instances.
     """
     georeference, orientation, whole = None, 1, None
     if declared is None:
@@ -122,10 +122,10 @@ def decode(
 def decode_ids(
     data: bytes, space: LabelSpace | None, max_pixels: int, where: str = "the label"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a label picture stores, and its train ids (H, W) uint8; without a label space, both are the stored ids.
+    """Return the stored values of a label picture, and its train ids (H, W) uint8; without a label space both are the ids.
 
     Raises:
-        Reject: it is no picture, holds colours where the label space has ids alone, or values that the space lacks.
+        Reject: it is not a picture, holds colours although the label space has only ids, or values outside the space.
     """
     if space is None:
         stored = decode_label(data, max_pixels)
@@ -141,18 +141,18 @@ def load(
     where: str = "the label",
     declared: ImageConfig | None = None,
 ) -> Sample:
-    """`fetch`, then `decode`; Reject as they have it."""
+    """Call `fetch`, then `decode`; Reject as in these."""
     return decode(item, fetch(item), space, max_pixels, where, declared)
 
 
 def load_pair(
     item: Item, space: LabelSpace, max_pixels: int, declared: ImageConfig | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image, as `Sample` has it, and label (H, W) uint8 train ids of an item that must have both.
+    """Return the image, as in `Sample`, and the label (H, W) uint8 train ids of an item that must have both.
 
     Raises:
         UserError: unreadable bytes, no label, a label of another size, or an id outside the label space.
-        OSError: the store's own.
+        OSError: the store failed.
     """
     if item.label is None:
         raise UserError(f"{item.image_id}: it has no label, which training needs; drop the image or add its label")
@@ -164,10 +164,10 @@ def load_pair(
 
 @contextmanager
 def no_rejects(item: Item, but: tuple[type[Reject], ...] = ()) -> Iterator[None]:
-    """For work that needs every image: a Reject becomes a UserError, and a fault of the store stays the OSError it is.
+    """For work that needs every image: turn a Reject into a UserError, or into its OSError if the store failed.
 
     Args:
-        but: rejects that stay what they are.
+        but: types of rejects that are raised unchanged.
     """
     try:
         yield
@@ -180,7 +180,7 @@ def no_rejects(item: Item, but: tuple[type[Reject], ...] = ()) -> Iterator[None]
 
 
 def wrong_size(where: str, label: tuple[int, ...], image: tuple[int, ...]) -> Reject:
-    """The reject of a label whose (height, width) is not its image's."""
+    """Return the reject for a label whose (height, width) differs from its image's."""
     return Reject(
         "label",
         "label_size",
@@ -195,5 +195,5 @@ def _at(stage: str) -> Iterator[None]:
         yield
     except Reject as error:
         raise error.at(stage) from error
-    except OSError as error:  # the store's, after its client's own retries
+    except OSError as error:  # of the store, after its client's retries
         raise Reject(stage, "store_error", f"{type(error).__name__}: {error}") from error

@@ -1,7 +1,7 @@
-"""Web addresses with a user, a password or a signature: the plan holds them without, and reading looks into the manifest.
+"""Web addresses with a user, a password or a signature: the plan holds them without, and reading looks them up in the manifest.
 
-`Place.uri` is the address that may be shown, `Place.member` the manifest and its column, `Place.offset` the row. So nothing
-secret is ever in a run's folder, and a manifest may be signed anew, row by row, while a run is not finished.
+`Place.uri` is the address without its secret, `Place.member` the manifest and its column, `Place.offset` the row. So a run's
+folder never contains a secret, and a manifest's addresses may be signed again, row by row, while a run is unfinished.
 """
 
 import csv
@@ -14,13 +14,13 @@ from pipeline.corpus.item import Place
 from pipeline.corpus.parquet import cell
 from pipeline.errors import Reject, UserError
 
-_ARCHIVES = (".zip", ".tar", ".parquet")  # a place with a member is of one of these, or signed
-_MARK_ROWS = 64  # of a CSV: where each 64th row starts is kept
-_BLOCK_BYTES, _SCAN_BYTES = 1 << 16, 1 << 22  # a request, to read a row and to find them all
+_ARCHIVES = (".zip", ".tar", ".parquet")  # a place with a member is in one of these, or signed
+_MARK_ROWS = 64  # the index of a CSV holds the start of every 64th row
+_BLOCK_BYTES, _SCAN_BYTES = 1 << 16, 1 << 22  # bytes per request: to read a row, and to index all rows
 
 
 def place_of(uri: str, manifest: str, column: str, row: int) -> Place:
-    """The place of a file that a manifest names in a column of a row, from 0; what is secret stays in the manifest."""
+    """Return the place, without its secret, of a file in a manifest's column and row (from 0)."""
     shown = storage.without_secrets(uri)
     if shown == uri:
         return Place(uri)
@@ -30,17 +30,17 @@ def place_of(uri: str, manifest: str, column: str, row: int) -> Place:
 
 
 def is_signed(place: Place) -> bool:
-    """Whether the whole address of a file stands in its manifest alone."""
+    """Whether the full address of a file is only in its manifest."""
     web = place.uri.startswith(("http://", "https://")) and not place.uri.lower().endswith(_ARCHIVES)
     return web and place.member is not None
 
 
 def read_signed(place: Place) -> bytes:
-    """The bytes of a file, by the address that the manifest's row has now.
+    """Read the bytes of a file from the address that the manifest's row holds now.
 
     Raises:
-        Reject: `source_changed`, the row names another file; `not_found` or `store_error`, as the host answers. No message
-            and no cause of these errors holds the whole address.
+        Reject: `source_changed`, the row names another file; `not_found` or `store_error`, as the host answers. Neither message
+            nor cause contains the full address.
     """
     assert place.member is not None and place.offset is not None
     manifest, _, column = place.member.rpartition("#")
@@ -54,7 +54,7 @@ def read_signed(place: Place) -> bytes:
         return storage.read(url)
     except FileNotFoundError:
         refusal = Reject("read", "not_found", f"{where}: it is not there; restore it, or plan the run anew")
-    except Exception as error:  # the client's, whose words hold the address
+    except Exception as error:  # of the client, whose message contains the address
         status, said = (
             getattr(error.__cause__ or error, "status", None),
             getattr(error.__cause__ or error, "message", ""),
@@ -66,11 +66,11 @@ def read_signed(place: Place) -> bytes:
             f"{where}: the host answers {words}; if its signature has expired, sign it anew in the same row of the manifest "
             "and run `maskmill retry-rejects`",
         )
-    raise refusal  # here, where no error with the address is its context
+    raise refusal  # outside the except block, so that its context is not the error that contains the address
 
 
 def _url(manifest: str, column: str, place: Place) -> str | None:
-    """What the row names, if that is the planned file still."""
+    """Return the full address in the row, or None if the row names another file than the plan."""
     assert place.offset is not None
     try:
         if manifest.endswith(".parquet"):
@@ -85,7 +85,7 @@ def _url(manifest: str, column: str, place: Place) -> str | None:
 
 
 class _Lines:
-    """Lines of a file from a byte on; `position` is where the next one starts."""
+    """Lines of a file, beginning at a byte; `position` is the start of the next line."""
 
     def __init__(self, uri: str, position: int, block_bytes: int) -> None:
         self.position, self._uri, self._block_bytes = position, uri, block_bytes
@@ -113,7 +113,7 @@ class _Lines:
 
 
 def _records(lines: _Lines) -> Iterator[tuple[int, list[str]]]:
-    """(first byte, values) of each row that is not empty, as Arrow counts them when the manifest is listed."""
+    """Yield (first byte, values) of each row that is not empty; Arrow counts rows the same way when it lists the manifest."""
     reader = csv.reader(iter(lines))
     while True:
         start = lines.position
@@ -125,7 +125,7 @@ def _records(lines: _Lines) -> Iterator[tuple[int, list[str]]]:
 
 
 class _CsvIndex:
-    """The header of a CSV and where each 64th of its rows starts: 8 bytes for 64 rows, found in one pass."""
+    """The header of a CSV and the start of every 64th row, found in one pass; takes 8 bytes per 64 rows."""
 
     def __init__(self, uri: str) -> None:
         self.bytes, self.starts = storage.size(uri), array("q")
@@ -136,12 +136,12 @@ class _CsvIndex:
                 self.starts.append(start)
 
 
-_indexes: dict[str, _CsvIndex] = {}  # of the manifests that this process has read from
+_indexes: dict[str, _CsvIndex] = {}  # per manifest that this process has read
 _indexing = threading.Lock()
 
 
 def _csv_value(uri: str, column: str, row: int, wanted: str) -> str | None:
-    """The value of a CSV's cell; its rows are looked for again where the file has changed and they are not where they were."""
+    """Return the value of a CSV's cell; the file is indexed again if it has changed and the cell does not match."""
     with _indexing:
         index = _indexes.get(uri) or _indexed(uri)
     found = _at(uri, index, column, row)
@@ -163,7 +163,7 @@ def _indexed(uri: str) -> _CsvIndex:
 
 
 def _at(uri: str, index: _CsvIndex, column: str, row: int) -> str | None:
-    """A cell by the index; None where there is none."""
+    """Return a cell found through the index; None if there is none."""
     if row // _MARK_ROWS >= len(index.starts) or column not in index.names:
         return None
     try:

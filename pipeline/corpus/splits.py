@@ -1,4 +1,4 @@
-"""Splits that a config lays over a corpus: by lists of images, by fractions dealt out by a hash, or by groups."""
+"""Splits that a config defines for a corpus: by lists of images, by fractions with a hash, or by groups."""
 
 import hashlib
 import re
@@ -11,17 +11,17 @@ from pipeline.corpus.layouts.base import IMAGE_SUFFIX
 from pipeline.errors import UserError
 
 _SUFFIX = re.compile(IMAGE_SUFFIX, re.I)
-MOST_VALUES = 20  # of a group column, in a message
+MOST_VALUES = 20  # most values of a group column in a message
 
 
 class Lists:
-    """The images of `splits.lists`, looked for while a corpus is listed: memory grows with the lists."""
+    """Assigns splits by `splits.lists` while a corpus is listed; memory grows with the lists."""
 
     def __init__(self, cfg: CorpusConfig) -> None:
         assert cfg.splits is not None and cfg.splits.lists is not None
         self._corpus, self._uris = cfg.images, cfg.splits.lists
         self._splits: dict[str, str] = {}  # line without suffix -> split
-        self._found: dict[str, str] = {}  # that -> the image that it is
+        self._found: dict[str, str] = {}  # line without suffix -> id of the image that it names
         for split, uri in self._uris.items():
             for line in lines_of(uri):
                 name = stem(line)
@@ -31,7 +31,7 @@ class Lists:
                     )
 
     def __call__(self, item: Item) -> Item:
-        """The item with its split; UserError where the lists do not agree on one."""
+        """Return the item with its split; UserError if lists of different splits contain it."""
         wanted = {name: self._splits[name] for name in _names(item) if name in self._splits}
         if len(set(wanted.values())) > 1:
             raise UserError(
@@ -47,7 +47,7 @@ class Lists:
         return _in_split(item, next(iter(wanted.values()), None))
 
     def finish(self) -> None:
-        """Once every image was seen: UserError where a list names one that is not there."""
+        """Call this after all images: raise UserError if a list names an image that does not exist."""
         for split, uri in self._uris.items():
             missing = [name for name, of in self._splits.items() if of == split and name not in self._found]
             if missing:
@@ -58,7 +58,7 @@ class Lists:
 
 
 class Fractions:
-    """`splits.fractions`: the hash of an image's id, or of its group, decides, so that no other image moves it."""
+    """Assigns splits by `splits.fractions`, from a hash of the image's id or group, so that other images have no influence."""
 
     def __init__(self, cfg: CorpusConfig) -> None:
         assert cfg.splits is not None and cfg.splits.fractions is not None
@@ -70,7 +70,7 @@ class Fractions:
         self._groups |= item.groups.keys()
         value = item.groups.get(self._splits.by) if self._splits.by else None
         self._has_group |= value is not None
-        # What has no value of the group is dealt out by itself.
+        # An image without a value in the group column is assigned separately.
         key = f"{self._splits.seed}\n{item.image_id if value is None else f'={value}'}"
         at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
         for split, share in self._shares.items():
@@ -80,7 +80,7 @@ class Fractions:
         return _in_split(item, None)
 
     def finish(self) -> None:
-        """Once every image was seen: UserError where none has the group that the config names."""
+        """Call this after all images: raise UserError if none has the group column of the config."""
         if not self._has_group:
             groups = ", ".join(sorted(self._groups)) or "none"
             raise UserError(
@@ -90,7 +90,7 @@ class Fractions:
 
 
 class Groups:
-    """`splits.groups`: the value of a group column decides."""
+    """Assigns splits by `splits.groups`, from the value of a group column."""
 
     def __init__(self, cfg: CorpusConfig) -> None:
         assert cfg.splits is not None and cfg.splits.groups is not None
@@ -104,7 +104,7 @@ class Groups:
         return _in_split(item, self._splits.get(value))
 
     def finish(self) -> None:
-        """Once every image was seen: UserError where a value of the config has none."""
+        """Call this after all images: raise UserError if a value of the config has no image."""
         if missing := sorted(self._splits.keys() - self._seen):
             there = ", ".join(sorted(self._seen - {"None"})[:MOST_VALUES]) or "none"
             raise UserError(
@@ -114,7 +114,7 @@ class Groups:
 
 
 def splitter_of(cfg: CorpusConfig) -> Lists | Fractions | Groups | None:
-    """What puts the items of a corpus into splits; None where its layout does."""
+    """Return what assigns splits to a corpus's items; None if the layout does."""
     if cfg.splits is None:
         return None
     if cfg.splits.groups is not None:
@@ -123,7 +123,7 @@ def splitter_of(cfg: CorpusConfig) -> Lists | Fractions | Groups | None:
 
 
 def lines_of(uri: str) -> list[str]:
-    """The lines of a list that are not empty."""
+    """Read the non-empty lines of a list."""
     try:
         return lines(storage.read(uri), uri)
     except (FileNotFoundError, IsADirectoryError):
@@ -131,7 +131,7 @@ def lines_of(uri: str) -> list[str]:
 
 
 def lines(data: bytes, uri: str) -> list[str]:
-    """The lines of a text that are not empty, each without a second column of labels, behind a tab or a space."""
+    """Return the non-empty lines of a text, each without a second column (of labels) after a tab or a space."""
     try:
         found = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
@@ -146,12 +146,12 @@ def _first(line: str) -> str:
 
 
 def stem(line: str) -> str:
-    """A line's path without the suffix of a picture."""
+    """Return a line's path without the suffix of a picture file."""
     return _SUFFIX.sub("", line.removeprefix("./"))
 
 
 def _names(item: Item) -> list[str]:
-    """How a list may call an image: each end of its id or its path that begins at a folder."""
+    """Return the names by which a list may refer to an image: each trailing part of its id or path, split at slashes."""
     path = item.image.uri if item.image.member is None else item.image.member
     found: dict[str, None] = {}
     for whole in (item.image_id, stem(path)):

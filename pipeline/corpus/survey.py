@@ -1,4 +1,4 @@
-"""What a corpus without any config holds: how many images, how large, and which values stand in its labels."""
+"""Survey of a corpus without a config: the number and sizes of its images, and the values in its labels."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pipeline.imaging.decode import decode_label, decode_oriented, upright
 from pipeline.labels.label_space import MAX_CLASSES, MAX_VALUE
 from pipeline.read_ahead import read_ahead
 
-MOST_LOOKED_AT = 1000  # pictures; of more, so many are taken at equal distances
+MOST_LOOKED_AT = 1000  # pictures; of a larger corpus this many are chosen, evenly spaced
 _THREADS = 2
 
 Size = tuple[int, int]  # (height, width)
@@ -24,13 +24,13 @@ Colour = tuple[int, int, int]
 
 @dataclass
 class Survey:
-    """What a look at images and labels found; pixels are those of the pictures that were looked at."""
+    """Result of `survey`; pixel counts cover only the pictures that were read."""
 
     items: list[Item]
     looked_at: int = 0
     sizes: Counter[Size] = field(default_factory=Counter)
     ids: Counter[int] = field(default_factory=Counter)  # stored id -> pixels
-    colours: Counter[Colour] = field(default_factory=Counter)  # of colour pictures -> pixels
+    colours: Counter[Colour] = field(default_factory=Counter)  # colour in colour labels -> pixels
     bad: dict[str, list[str]] = field(default_factory=dict)  # reason -> sentences
 
     @property
@@ -44,12 +44,12 @@ def survey(
     declared: ImageConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """Look at every image that has a label, or at every image of a corpus without labels; at `MOST_LOOKED_AT` of more.
+    """Read the images that have a label, or all images if there are no labels; at most `MOST_LOOKED_AT` of them.
 
     Args:
         declared: bands and range of the images; None = 8-bit pictures.
     Raises:
-        UserError: nothing is there, nothing can be read, or what is in the labels cannot be classes.
+        UserError: there is no image, none can be read, or the values in the labels cannot be classes.
     """
     found = Survey(list_items(cfg, split=None))
     chosen = _evenly(found.labelled or found.items, MOST_LOOKED_AT)
@@ -86,7 +86,7 @@ def _evenly(items: list[Item], most: int) -> list[Item]:
 def _look(
     item: Item, max_pixels: int, declared: ImageConfig | None
 ) -> tuple[Size, dict[int, int], dict[Colour, int]] | Reject:
-    """Size, pixels of each id, pixels of each colour; or why the pair cannot be used."""
+    """Return size, pixels of each id and pixels of each colour; or the reject that says why the pair cannot be used."""
     try:
         files = fetch(item)
         if declared is None:
@@ -119,7 +119,7 @@ def _label(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def _check_values(cfg: CorpusConfig, found: Survey) -> None:
-    """UserError where labels hold more values than there can be classes: photographs, or smoothed label pictures."""
+    """Raise UserError if labels hold more values than there can be classes, as photographs and smoothed labels do."""
     if outside := [value for value in found.ids if not 0 <= value <= MAX_VALUE]:
         raise UserError(
             f"corpus {cfg.labels or cfg.images}: its labels hold id {outside[0]}, and ids are 0..{MAX_VALUE}; store them anew"

@@ -1,4 +1,4 @@
-"""Dataset layouts, one a file. A new one stands in this list; the first of several that fit a corpus alike is taken."""
+"""Dataset layouts, one per file. Add a new one to this list; if several fit a corpus equally well, the first is chosen."""
 
 from pipeline.config import CorpusConfig
 from pipeline.corpus.layouts import (
@@ -36,7 +36,7 @@ LAYOUTS = {
 
 
 def layout_of(cfg: CorpusConfig) -> Layout:
-    """The layout that a config names; UserError lists the known ones."""
+    """Return the layout that a config names; UserError lists the known ones."""
     assert cfg.layout is not None
     if cfg.layout not in LAYOUTS:
         raise UserError(

@@ -17,7 +17,7 @@ _PATTERNS = Patterns(
 
 
 def key(found: re.Match[str]) -> tuple[str, Groups]:
-    """<split>/<stem>, or the stem where the archive has no split."""
+    """Return the id, <split>/<stem> or just the stem if the archive has no splits, and the groups."""
     parts = found.groupdict()
     split, stem = parts["split"] or parts.get("annot"), parts["stem"]
     digits = re.sub(r"\D", "", stem.partition("_")[2])

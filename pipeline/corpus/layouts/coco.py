@@ -22,7 +22,7 @@ _JSON = re.compile(r"(?:^|/)panoptic_" + _SPLIT + r"\.json$", re.I)
 
 
 def _rows(cfg: CorpusConfig) -> Iterator[Item]:
-    """Images as they come, once all labels are known: about 400 bytes of memory a label."""
+    """Yield the images in listing order, after reading all labels, which take about 400 bytes of memory each."""
     images: list[tuple[str, str, Place]] = []
     labels: dict[str, Place] = {}
     described: dict[str, Place] = {}

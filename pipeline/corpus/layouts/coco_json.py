@@ -1,5 +1,5 @@
-"""COCO's own annotations, polygons and runs, drawn as class ids: instances_<split>.json, stuff_<split>.json, or any JSON of
-that form, as labelling programs export it. Its images are those that the JSON names."""
+"""COCO annotations (polygons and run lengths), drawn as class ids: instances_<split>.json, stuff_<split>.json, or any JSON of
+that form, as labelling programs export it. The images are those that the JSON names."""
 
 import re
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def _rows(cfg: CorpusConfig) -> Iterator[Item]:
 def _items(
     cfg: CorpusConfig, split: str | None, described: Place, pictures: dict[str, Place], by_tail: dict[str, str | None]
 ) -> Iterator[Item]:
-    """The images of one JSON; none where none of its pictures is there, such as of a split that was not downloaded."""
+    """Yield the images of one JSON; none if none of its pictures exists, as for a split that was not downloaded."""
     images = open_coco(described, read_plain).images
     paths = {number: _picture(name, split, by_tail) for number, (name, _, _) in images.items()}
     missing = [images[number][0] for number, path in paths.items() if path is None]
@@ -57,7 +57,7 @@ def _items(
 
 
 def _tails(paths: dict[str, Place]) -> dict[str, str | None]:
-    """Each path by every end of it that begins at a folder; None where two paths have that end."""
+    """Return each path by all its trailing parts, split at slashes; None for a part that two paths share."""
     found: dict[str, str | None] = {}
     for path in paths:
         parts = path.split("/")
@@ -68,15 +68,15 @@ def _tails(paths: dict[str, Place]) -> dict[str, str | None]:
 
 
 def _picture(name: str, split: str | None, by_tail: dict[str, str | None]) -> str | None:
-    """The picture that a JSON names, in the folder of its split where several have that name."""
+    """Return the picture that a JSON names, preferably in the folder of its split; None if there is none."""
     parts = name.replace("\\", "/").split("/")
-    names = ["/".join(parts[start:]) for start in range(len(parts))]  # of a longer path the end that is there
+    names = ["/".join(parts[start:]) for start in range(len(parts))]  # only the end of a longer path may exist here
     wanted = [f"{split}/{end}" for end in names if split] + names
     return next((path for end in wanted if (path := by_tail.get(end)) is not None), None)
 
 
 def require_pycocotools() -> None:
-    """UserError where it is not installed."""
+    """Raise UserError if pycocotools is not installed."""
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:

@@ -7,7 +7,7 @@ from pipeline.corpus.layouts.base import Layout, Patterns, by_split_and_stem
 _SPLIT = r"(?P<split>(?:train|val|test)20\d\d)/"
 _PATTERNS = Patterns(
     re.compile(r"(?:^|/)" + _SPLIT + r"(?P<stem>[^/]+)\.jpe?g$", re.I),
-    # Other programs put *_labelTrainIds.png beside them.
+    # Other programs write *_labelTrainIds.png beside the labels.
     re.compile(r"(?:^|/)(?:stuffthingmaps[^/]*|annotations|labels)/" + _SPLIT + r"(?P<stem>[^/_]+)\.png$", re.I),
     "<split>/<name>.jpg and stuffthingmaps/<split>/<name>.png, split e.g. val2017",
 )

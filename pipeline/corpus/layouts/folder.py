@@ -1,4 +1,4 @@
-"""Folder: every picture is an image, whatever the folders; where labels lie apart, those of the same path without suffix."""
+"""Folder: every picture in any folder is an image; labels in a separate place have the same path but for the suffix."""
 
 import re
 

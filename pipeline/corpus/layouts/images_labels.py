@@ -1,7 +1,7 @@
-"""Images and labels in two folders side by side, a name in both: the commonest form of one's own data.
+"""Images and labels in two folders side by side with the same file names, the most common form of people's own data.
 
-images/<path>.jpg and labels/<path>.png; instead of labels also masks, annotations or ann_dir, instead of images img_dir. A
-split may be a folder inside both or around both.
+images/<path>.jpg and labels/<path>.png. The folder of labels may also be called masks, annotations or ann_dir, that of images
+img_dir. A split may be a folder inside both or around both.
 """
 
 import re

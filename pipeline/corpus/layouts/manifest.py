@@ -1,4 +1,4 @@
-"""Manifest: a CSV or Parquet file with a row an image, which names the files."""
+"""Manifest: a CSV or Parquet file with one row per image that names its files."""
 
 from pipeline.corpus.layouts.base import Layout
 from pipeline.corpus.readers.tables import manifest_items

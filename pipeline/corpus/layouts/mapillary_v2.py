@@ -1,4 +1,4 @@
-"""Mapillary Vistas with the labels of version 2.0, which its archive holds beside those of 1.2."""
+"""Mapillary Vistas with the labels of version 2.0; its archive contains them beside those of 1.2."""
 
 import re
 

@@ -1,5 +1,5 @@
-"""NYU Depth v2 (Silberman et al. 2012) with 40 classes, as two programs write its .mat out: ESANet's <split>/rgb and
-<split>/labels_40, and RGB/, Label/ with train.txt and test.txt (CMX, DFormer). The .mat itself is not read."""
+"""NYU Depth v2 (Silberman et al. 2012) with 40 classes, in the two forms into which programs convert its .mat file: <split>/rgb
+and <split>/labels_40 (ESANet), or RGB/ and Label/ with train.txt and test.txt (CMX, DFormer). The .mat itself is not read."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Pairs: two globs, of images and of labels; the id is what the wildcards stand for, and named ones are groups."""
+"""Pairs: a glob for images and one for labels. What the wildcards match is the id; named wildcards are groups."""
 
 import re
 
@@ -24,7 +24,7 @@ def _key(found: re.Match[str]) -> tuple[str, Groups]:
 
 
 def _glob_pattern(glob: str) -> str:
-    """A regex with one group a wildcard: `*` stays inside a folder, `**` crosses folders, `{name}` is a named `*`."""
+    """Return a regex with a group for each wildcard: `*` within a folder, `**` across folders, `{name}` a named `*`."""
     seen: set[str] = set()
     pattern = ""
     for part in re.split(r"(\*\*/|\*\*|\*|\{[A-Za-z]\w*\})", glob.strip("/")):

@@ -1,4 +1,4 @@
-"""Parquet: files whose rows hold the images themselves."""
+"""Parquet: files whose rows contain the image bytes."""
 
 from collections.abc import Iterator
 

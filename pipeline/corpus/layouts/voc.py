@@ -16,7 +16,7 @@ _PATTERNS = Patterns(
 
 
 def key(found: re.Match[str]) -> tuple[str, Groups]:
-    """The name; its split stands in a list."""
+    """Return the name as the id, without groups: splits are in separate lists."""
     return found["stem"], {}
 
 

@@ -1,1 +1,1 @@
-"""How files inside other files are read in place: members of zips and tars, cells of Parquet tables, rows of manifests."""
+"""Reading files inside other files in place: members of zips and tars, cells of Parquet tables, rows of manifests."""

@@ -1,4 +1,4 @@
-"""What holds for the members of every archive: they stay inside it, and each is there once."""
+"""Checks for the members of any archive: names stay inside it, each is unique, and offsets are within its bytes."""
 
 from collections.abc import Iterable
 
@@ -6,18 +6,18 @@ from pipeline import storage
 from pipeline.corpus.item import Place
 from pipeline.errors import Reject, UserError
 
-_SURE_BYTES = 1 << 26  # a member of more is worth a request for the archive's size before memory is taken for it
+_SURE_BYTES = 1 << 26  # for a larger member the archive's size is requested first, before memory is allocated
 
 
 def checked_name(uri: str, name: str) -> str:
-    """A member's path; UserError if it leads out of the archive or is no text."""
+    """Return a member's path; UserError if it leads out of the archive."""
     if name.startswith("/") or ".." in name.split("/"):
         raise UserError(f"corpus {uri}: member '{name}' leads out of the archive; pack the corpus again without it")
     return name
 
 
 def unique(uri: str, members: Iterable[tuple[str, Place]]) -> dict[str, Place]:
-    """path -> place, sorted; UserError where a path appears twice."""
+    """Return path -> place, sorted; UserError if a path appears twice."""
     found: dict[str, Place] = {}
     for name, place in members:
         if name in found:
@@ -27,10 +27,10 @@ def unique(uri: str, members: Iterable[tuple[str, Place]]) -> dict[str, Place]:
 
 
 def start_of(place: Place) -> int:
-    """Where a member starts, once its bytes are known to be in the archive; listings check it too, of the archive of that day.
+    """Return the offset of a member after checking that its bytes are in the archive, which may have changed since its listing.
 
     Raises:
-        Reject: `corrupt`, the archive's own headers place it elsewhere; `truncated`, the archive has become shorter.
+        Reject: `corrupt`, the headers place the member outside the archive; `truncated`, the archive has become shorter.
         FileNotFoundError: the archive is gone.
     """
     where = f"{place.uri} member '{place.member}'"

@@ -1,11 +1,11 @@
 """Labels that COCO's JSON files describe, read as if each were a PNG of stored ids (the category ids of the file).
 
-Panoptic: a picture of segment ids (R + 256 G + 65536 B) whose categories stand in the JSON. Annotations: polygons and runs,
-drawn by pycocotools: crowds first, as 255 (ignore), then the others from the largest to the smallest, so that a small object
-lies on a large one; of two of one size the later lies on the earlier. A pixel of no annotation is 0, or 255 where a category
-has the id 0 itself.
+Panoptic labels are a picture of segment ids (R + 256 G + 65536 B) whose categories are in the JSON. Annotations are polygons
+and run lengths, drawn with pycocotools: first crowds, as 255 (ignore), then the others from the largest to the smallest, so
+that small objects are drawn over large ones, and of two with equal size the later one over the earlier. A pixel without an
+annotation is 0, or 255 if a category has the id 0.
 
-The place of such a label is that of the picture, or of the JSON, with what to do at the end of its URI:
+The place of such a label is that of the picture or of the JSON, with instructions appended to its URI:
 `<png>#coco_panoptic=<etag of the json>|<json>` and `<json>#coco_json=<id of the image>`.
 """
 
@@ -32,26 +32,26 @@ _CROWD = 255
 
 
 def panoptic_place(picture: Place, description: Place) -> Place:
-    """The label in a picture of segments that a JSON file describes."""
+    """Return the place of a label that is a picture of segments, described by a JSON file."""
     json_uri = description.uri if description.member is None else f"{description.uri}!{description.member}"
     return Place(f"{picture.uri}#coco_panoptic={description.etag or ''}|{json_uri}", *picture.values[1:])
 
 
 def drawn_place(description: Place, image: int | str) -> Place:
-    """The label that the annotations of an image in a JSON file make."""
+    """Return the place of a label that is drawn from the annotations of an image in a JSON file."""
     return Place(f"{description.uri}#coco_json={image}", description.member, etag=description.etag)
 
 
 def is_coco(place: Place) -> bool:
-    """Whether a place is one of these."""
+    """Whether a place is a label that a JSON describes."""
     return MADE in place.uri and _MARK.fullmatch(place.uri) is not None
 
 
 def read_coco(place: Place, read: Read) -> bytes:
-    """The label as a PNG of stored ids; `read` gives the bytes of an ordinary place.
+    """Return the label as a PNG of stored ids; `read` reads the bytes of an ordinary place.
 
     Raises:
-        Reject: `corrupt`, the JSON or an annotation is no COCO's, or does not fit the picture; or as `read`.
+        Reject: `corrupt`, the JSON or an annotation is not in COCO's form, or does not fit the picture; or as in `read`.
     """
     parts = _MARK.fullmatch(place.uri)
     assert parts is not None
@@ -68,17 +68,17 @@ def read_coco(place: Place, read: Read) -> bytes:
 
 
 class CocoFile:
-    """A JSON in COCO's form: its text, and where in it the annotations of each image stand.
+    """A JSON in COCO's form: its text, with the positions of each image's annotations in it.
 
-    The text stays as it is and objects are made of one image at a time: a process holds 1.2 times the file's bytes, and twice
-    them while it is read (450 MB for instances_train2017.json; parsed at once it would be 5 and 6 times).
+    The text is kept, and only one image is parsed at a time. This takes 1.2 times the file's bytes of memory, and 2 times while
+    the file is read (instances_train2017.json has 450 MB); parsing it at once would take 5 and 6 times.
     """
 
     def __init__(self, text: str) -> None:
         self._text = text
         self.images: dict[str, tuple[str, int, int]] = {}  # id -> file name, height, width
-        self._spans: dict[str, array[int]] = {}  # id of the image, or name of the picture of its segments -> start, end
-        self.has_zero = self.is_deep = False  # whether a category is 0; whether one does not fit into 8 bits
+        self._spans: dict[str, array[int]] = {}  # image id, or name of the picture of segments -> start, end, ...
+        self.has_zero = self.is_deep = False  # whether a category is 0; whether one needs more than 8 bits
         for key, value, start, end in _elements(text):
             if key == "images":
                 size = int(value.get("height", 0)), int(value.get("width", 0))
@@ -93,17 +93,17 @@ class CocoFile:
 
     @property
     def nothing(self) -> int:
-        """What is stored where no annotation is."""
+        """The stored id of pixels without an annotation."""
         return _CROWD if self.has_zero else 0
 
     def annotations(self, of: str) -> list[dict[str, Any]]:
-        """The annotations of an image, in the file's order."""
+        """Return the annotations of an image, in the file's order."""
         spans = self._spans.get(of, array("q"))
         return [json.loads(self._text[start:end]) for start, end in zip(spans[::2], spans[1::2], strict=True)]
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int, int]]:
-    """(key, element, start, end) of every element of the lists at the top of a JSON object; ValueError if it is none."""
+    """Yield (key, element, start, end) of every element of a JSON object's top-level lists; ValueError if it is no object."""
     decode, at = json.JSONDecoder().raw_decode, _after(text, 0, "{")
     while text[at : at + 1] != "}":
         key, at = decode(text, at)
@@ -120,20 +120,20 @@ def _elements(text: str) -> Iterator[tuple[str, Any, int, int]]:
 
 
 def _after(text: str, at: int, letter: str) -> int:
-    """Where the next value starts, behind a letter that must come."""
-    at = _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing too
+    """Return where the next value starts, after a character that must come next."""
+    at = _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it also matches the empty string
     if text[at : at + 1] != letter:
         raise ValueError(f"no {letter} at letter {at}")
     return _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
 
 
 def _next(text: str, at: int, end: str) -> int:
-    """Where the next element starts, or where the list or the object ends."""
+    """Return where the next element starts, or where the list or the object ends."""
     at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
     return at if text[at : at + 1] == end else _after(text, at, ",")
 
 
-_held: dict[tuple[str, str | None, str | None], CocoFile] = {}  # of this process, each read once
+_held: dict[tuple[str, str | None, str | None], CocoFile] = {}  # cache of this process
 _opening = threading.Lock()
 
 
@@ -152,7 +152,7 @@ def _opened(place: Place, read: Read) -> CocoFile:
 
 
 def open_coco(place: Place, read: Read) -> CocoFile:
-    """A JSON file of a corpus; UserError where it is none in COCO's form."""
+    """Open a JSON file of a corpus; UserError if it is not in COCO's form."""
     try:
         return _opened(place, read)
     except Reject as error:
@@ -160,10 +160,10 @@ def open_coco(place: Place, read: Read) -> CocoFile:
 
 
 def _categories(data: bytes, described: CocoFile, name: str, where: str) -> np.ndarray:
-    """(H, W) category ids of a picture of segments."""
+    """Return the (H, W) category ids of a picture of segments."""
     try:
         colours = np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)).convert("RGB"), np.uint32)
-    except Exception as error:  # Pillow has many for bytes that are no picture
+    except Exception as error:  # Pillow raises many types for bytes that are not a picture
         raise Reject("label", "corrupt", f"{where}: the picture of segments cannot be decoded ({error})") from None
     segments = [part for one in described.annotations(name) for part in one["segments_info"]]
     if not segments and not described.annotations(name):
@@ -182,7 +182,7 @@ def _categories(data: bytes, described: CocoFile, name: str, where: str) -> np.n
 
 
 def _drawn(described: CocoFile, image: str, where: str) -> np.ndarray:
-    """(H, W) category ids of an image's polygons and runs."""
+    """Return the (H, W) category ids of an image's polygons and run lengths."""
     from pycocotools import mask as runs
 
     if image not in described.images:
@@ -195,7 +195,7 @@ def _drawn(described: CocoFile, image: str, where: str) -> np.ndarray:
             try:
                 coded = _runs(shape, height, width)
                 shapes.append((not one.get("iscrowd"), -int(runs.area(coded)), int(one["category_id"]), coded))
-            except Exception as error:  # pycocotools checks little itself
+            except Exception as error:  # pycocotools checks its input poorly
                 raise Reject(
                     "label", "corrupt", f"{where}: annotation {one.get('id')} cannot be drawn ({error!r})"
                 ) from None
@@ -205,7 +205,7 @@ def _drawn(described: CocoFile, image: str, where: str) -> np.ndarray:
 
 
 def _runs(shape: Any, height: int, width: int) -> Any:
-    """Polygons, or runs as numbers or as text, as pycocotools' compressed runs."""
+    """Convert polygons, or run lengths as numbers or text, to pycocotools' compressed run lengths."""
     from pycocotools import mask as runs
 
     if isinstance(shape, list):
@@ -226,7 +226,7 @@ def _shown(place: Place) -> str:
 
 
 def _within(uri: str, place: Place) -> Place:
-    """A JSON file, or the member of an archive that it is."""
+    """Return the place of a JSON file or of a member of an archive."""
     if place.member is None:
         return Place(uri, etag=place.etag)
     if (found := members_of(uri).get(place.member)) is None:

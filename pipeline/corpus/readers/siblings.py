@@ -1,4 +1,4 @@
-"""Files that lie beside a label: Cityscapes keeps the instances of `*_labelIds.png` in `*_instanceIds.png`."""
+"""Files beside a label: Cityscapes keeps the instances of `*_labelIds.png` in `*_instanceIds.png`."""
 
 from functools import lru_cache
 
@@ -12,10 +12,10 @@ _LABELS, _INSTANCES = "_labelIds.", "_instanceIds."
 
 
 def instances_of(label: Place) -> Place:
-    """Where the instanceIds of a label lie.
+    """Return the place of a label's instanceIds.
 
     Raises:
-        Reject: the label is not called `*_labelIds.*`, or its archive holds no such member. (A missing file shows when read.)
+        Reject: the label is not called `*_labelIds.*`, or its archive has no such member. (Missing files are noticed on reading.)
     """
     name = label.uri if label.member is None or is_signed(label) else label.member
     before, found, after = name.rpartition(_LABELS)
@@ -44,5 +44,5 @@ def instances_of(label: Place) -> Place:
 
 @lru_cache(maxsize=4)
 def members_of(uri: str) -> dict[str, Place]:
-    """The places of a zip or a tar, listed once a process."""
+    """Return the places of a zip's or a tar's members, which are listed once per process."""
     return list_tar(uri) if is_tar(uri) else list_members(uri)

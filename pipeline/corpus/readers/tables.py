@@ -1,4 +1,4 @@
-"""Corpora that are tables: a manifest of URIs (CSV or Parquet), or Parquet files that hold the image bytes themselves."""
+"""Corpora in the form of tables: a manifest of URIs (CSV or Parquet), or Parquet files with the image bytes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,13 +23,13 @@ _BATCH_ROWS = 4096
 
 
 def manifest_items(uri: str) -> Iterator[Item]:
-    """Items of a CSV or Parquet file with a column `image` of URIs, relative ones to the manifest's folder; read in blocks.
+    """Yield the items of a CSV or Parquet file, read in blocks. Its column `image` has URIs, which may be relative to its folder.
 
-    Optional columns: `label`, `image_id` (else the image's URI without its suffix), `bytes` and `etag` of the image, by which
-    a replaced file is told, and groups. The user, password and query of a web address are kept out of ids and places.
+    Optional columns: `label`, `image_id` (default: the image's URI without its suffix), groups, and `bytes` and `etag` of the
+    image, by which a replaced file is recognised. Ids and places omit the user, password and query of web addresses.
 
     Raises:
-        UserError: no such file, no column `image`, a column of another type, or a row without an image.
+        UserError: no such file, no column `image`, a column of a wrong type, or a row without an image.
     """
     row_number = 0
     for rows in _manifest_rows(uri):
@@ -46,23 +46,23 @@ def manifest_items(uri: str) -> Iterator[Item]:
 
 
 def _named(row: dict[str, Any], column: str, uri: str, row_number: int) -> Place | None:
-    """The file that a row of a manifest names in a column."""
+    """Return the place of the file that a manifest's row names in a column; None if it names none."""
     return place_of(resolved(row[column], uri), uri, column, row_number) if row.get(column) else None
 
 
 def _with_figures(image: Place, row: dict[str, Any]) -> Place:
-    """The place with the size and the etag that the row gives; an etag is asked of S3 alone, whose requests can name it."""
+    """Return the place with the row's size and ETag; the ETag is used only for S3, where requests can be conditional on it."""
     etag = quoted(row.get("etag")) if image.uri.startswith("s3://") else None
     return replace(image, bytes=row.get("bytes") or 0, etag=etag)
 
 
 def parquet_items(uris: list[str]) -> Iterator[Item]:
-    """Items of Parquet files with a column `image` (binary, or a struct with `bytes` and `path`), and maybe `label` likewise.
+    """Yield the items of Parquet files with a column `image` (binary, or a struct with `bytes` and `path`) and maybe `label`.
 
-    `image_id` is its column, else the struct's path without its suffix, else <file>/<row>. Image bytes are not read.
+    The id is the column `image_id`, else the struct's path without its suffix, else <file>/<row>. Image bytes are not read.
 
     Raises:
-        UserError: no Parquet or a damaged one, no such column, or a column of another type.
+        UserError: not Parquet or damaged, no such column, or a column of a wrong type.
     """
     for uri in uris:
         try:
@@ -99,7 +99,7 @@ def _parquet_items(uri: str) -> Iterator[Item]:
 
 
 def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a manifest, some thousands at a time."""
+    """Yield the rows of a manifest, a few thousand at a time."""
     try:
         if uri.endswith(".parquet"):
             source = RangeFile(uri)

@@ -1,4 +1,4 @@
-"""Tars read in place: the offset of each member once, then one ranged read a member. WebDataset shards are tars."""
+"""Reading tars in place: list the members' offsets once, then make one ranged read per member. WebDataset shards are tars."""
 
 import tarfile
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from pipeline.errors import Reject, UserError
 from pipeline.storage.range_file import RangeFile
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_MOST_HEADER_BYTES = 1 << 24  # long names and extended attributes of one member
+_MOST_HEADER_BYTES = 1 << 24  # limit for the long name and extended attributes of one member
 
 
 class _HeaderFile(RangeFile):
-    """What tarfile reads of a tar, which is headers alone, each of them into memory whatever its size."""
+    """A tar of which tarfile reads only the headers. Limits their size, since tarfile allocates whatever a header claims."""
 
     def read(self, length: int = -1) -> bytes:
         if not 0 <= length <= _MOST_HEADER_BYTES:
@@ -23,10 +23,10 @@ class _HeaderFile(RangeFile):
 
 
 def is_tar(uri: str) -> bool:
-    """True for a plain tar.
+    """Whether a URI is a plain tar.
 
     Raises:
-        UserError: a compressed one, whose members cannot be read without everything before them.
+        UserError: the tar is compressed, so its members cannot be read without everything before them.
     """
     if uri.lower().endswith(_COMPRESSED):
         raise UserError(f"corpus {uri}: a compressed tar cannot be read in place; store it as a plain .tar or a .zip")
@@ -34,17 +34,17 @@ def is_tar(uri: str) -> bool:
 
 
 def list_tar(uri: str) -> dict[str, Place]:
-    """path -> place of every file in a tar, sorted by path; UserError as `scan_tar`, and where a path appears twice."""
+    """Return path -> place of every file in a tar, sorted; UserError as in `scan_tar`, and if a path appears twice."""
     return unique(uri, scan_tar(uri))
 
 
 def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
-    """(path, place) of every file in a tar, in its order; reads the headers and skips the images.
+    """Yield (path, place) of every file in a tar, in its order; reads the headers and skips the images.
 
-    Where a header lies about its member's size, nothing says where the next one starts, and the tar is refused.
+    If a header gives a wrong size for its member, the next header cannot be found, and the tar is refused.
 
     Raises:
-        UserError: no tar there, a damaged or truncated one, or one with members that lead out of it.
+        UserError: no such tar, a damaged or truncated one, or one with members that lead out of it.
     """
     before = None
     try:
@@ -58,10 +58,10 @@ def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
                 if not info.isreg():
                     continue
                 before = checked_name(uri, info.name.removeprefix("./"))
-                # The bytes of a sparse member are not those of its file; images are not stored so.
+                # The stored bytes of a sparse member differ from its file's; images are not stored as sparse members.
                 yield before, Place(uri, before) if info.issparse() else Place(uri, before, info.offset_data, info.size)
             file.seek(archive.offset)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile mistakes a damaged header for the end
                 raise tarfile.ReadError(f"no header at byte {archive.offset}")
     except FileNotFoundError:
         raise UserError(f"corpus {uri}: there is no such tar; check the path or the bucket") from None
@@ -71,16 +71,16 @@ def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
         tarfile.TarError,
         ValueError,
         OverflowError,
-    ) as error:  # the latter of numbers that are none, or are too large
+    ) as error:  # the last two for malformed or too large numbers
         after = "" if before is None else f" after '{before}'"
         raise UserError(f"corpus {uri}: not a readable tar{after} ({error}); copy it again or pack it anew") from None
 
 
 def read_tar_member(place: Place) -> bytes:
-    """The bytes of a member; one ranged read.
+    """Read the bytes of a member with one ranged read.
 
     Raises:
-        Reject: `truncated`, the tar ends inside it.
+        Reject: `truncated`, the tar ends inside the member.
     """
     data = storage.read_range(place.uri, start_of(place), place.bytes)
     if len(data) < place.bytes:

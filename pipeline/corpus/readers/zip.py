@@ -1,4 +1,4 @@
-"""Zips read in place: the central directory once, then one ranged read a member."""
+"""Reading zips in place: read the central directory once, then make one ranged read per member."""
 
 import zipfile
 import zlib
@@ -15,9 +15,9 @@ from pipeline.errors import Reject, UserError
 
 _SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 0x1
-# The local header's extra field may be longer than the central directory says, so a read takes this much more.
+# The local header's extra field may be longer than the central directory says, so each read requests this much more.
 _SLACK_BYTES = 256
-_MOST_BYTES = 1 << 30  # of one member, inflated: no image of a legal size needs more
+_MOST_BYTES = 1 << 30  # limit for one inflated member; no image of a legal size needs more
 
 
 def is_zip(uri: str) -> bool:
@@ -25,17 +25,17 @@ def is_zip(uri: str) -> bool:
 
 
 def list_members(uri: str) -> dict[str, Place]:
-    """path -> place of every file in a zip, sorted by path; UserError as `scan_zip`, and where a path appears twice."""
+    """Return path -> place of every file in a zip, sorted; UserError as in `scan_zip`, and if a path appears twice."""
     return unique(uri, scan_zip(uri))
 
 
 def scan_zip(uri: str) -> Iterator[tuple[str, Place]]:
-    """(path, place) of every file in a zip, in its directory's order; reads only the central directory, block by block.
+    """Yield (path, place) of every file in a zip, in its directory's order; reads only the central directory, block by block.
 
-    A member that cannot be where its entry says is listed too, and rejected when it is read.
+    A member with an impossible offset is listed too, and rejected when it is read.
 
     Raises:
-        UserError: no zip there, a damaged one, or one with members that lead out of it or share bytes.
+        UserError: no such zip, a damaged one, or one with members that lead out of it or share bytes.
     """
     try:
         end, ordered = 0, True
@@ -54,9 +54,9 @@ def scan_zip(uri: str) -> Iterator[tuple[str, Place]]:
 
 
 def _refuse_overlaps(uri: str) -> None:
-    """Members that share bytes make a small zip unpack to any size (Fifield 2019); no program writes them by chance.
+    """Raise UserError if members share bytes: such a zip bomb unpacks to any size (Fifield 2019), and is never accidental.
 
-    Called only for a directory that is not in the order of its members: 16 bytes of memory for each.
+    Needed only if the directory is not in the order of its members; takes 16 bytes of memory per member.
     """
     starts, ends = array("q"), array("q")
     for _, place in read_directory(uri):
@@ -73,7 +73,7 @@ def _refuse_overlaps(uri: str) -> None:
 
 
 def read_member(place: Place) -> bytes:
-    """The uncompressed bytes of a member, checked against its CRC; one ranged read.
+    """Return the uncompressed bytes of a member, checked against its CRC, with one ranged read.
 
     Raises:
         Reject: `truncated`, `encrypted`, `unsupported_compression`, `corrupt` or `not_found`.

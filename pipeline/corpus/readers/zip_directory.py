@@ -1,4 +1,4 @@
-"""A zip's central directory, streamed: `zipfile` holds every entry in memory, which a zip of millions does not fit.
+"""A zip's central directory, read as a stream, because `zipfile` would hold millions of entries in memory.
 
 Numbers of sections and offsets of fields: APPNOTE.TXT 6.3.10, PKWARE.
 """
@@ -23,9 +23,9 @@ _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF  # the value is in the zip64 extra field i
 
 
 def read_directory(uri: str) -> Iterator[tuple[str, Place]]:
-    """(path, place) of every entry, folders included, in the directory's order.
+    """Yield (path, place) of every entry, including folders, in the directory's order.
 
-    An entry whose bytes would not lie before the directory has a place without an offset.
+    The place of an entry has no offset if its bytes would not end before the directory.
 
     Raises:
         zipfile.BadZipFile: there is no directory, or it is damaged.
@@ -55,7 +55,7 @@ def read_directory(uri: str) -> Iterator[tuple[str, Place]]:
 
 
 def _entry(uri: str, fields: tuple[int, ...], variable: bytes, shift: int, end: int) -> tuple[str, Place]:
-    """Path and place of one entry, whose bytes lie before `end` if it tells the truth."""
+    """Return path and place of one entry; `end` is the start of the directory, before which its bytes must end."""
     flags, crc32, packed, unpacked, name_bytes, extra_bytes, offset = (*fields[3:4], *fields[7:12], fields[16])
     raw = variable[:name_bytes]
     try:
@@ -64,17 +64,17 @@ def _entry(uri: str, fields: tuple[int, ...], variable: bytes, shift: int, end: 
         raise UserError(f"corpus {uri}: the member name {raw!r} is not UTF-8; zip the corpus again") from None
     if _FULL32 in (packed, unpacked, offset):
         wide = iter(_wide_values(variable[name_bytes : name_bytes + extra_bytes]))
-        try:  # in this order, and only those that did not fit
+        try:  # the field has the values in this order, and only those that did not fit into 32 bits
             _, packed, offset = (next(wide) if value == _FULL32 else value for value in (unpacked, packed, offset))
         except RuntimeError:
-            return name, Place(uri, name, crc32=crc32)  # it says that they stand in a field that it has not
+            return name, Place(uri, name, crc32=crc32)  # the entry refers to a field that it does not have
     if offset + shift + LOCAL_HEADER.size + packed > end:
         return name, Place(uri, name, crc32=crc32)
     return name, Place(uri, name, offset + shift, packed, crc32)
 
 
 def _wide_values(extra: bytes) -> tuple[int, ...]:
-    """The 64-bit values of an entry's zip64 extra field."""
+    """Return the 64-bit values of an entry's zip64 extra field."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
@@ -86,7 +86,9 @@ def _wide_values(extra: bytes) -> tuple[int, ...]:
 
 
 def _locate(uri: str) -> tuple[int, int, int, int, bytes]:
-    """Start and bytes of the central directory, by how much offsets are off (bytes before the zip), and the object's tail."""
+    """Return the central directory's start and size, the shift of all offsets (bytes before the zip), and the tail's start and
+    bytes.
+    """
     size = storage.size(uri)
     tail_start = max(0, size - _TAIL_BYTES)
     tail = storage.read_range(uri, tail_start, size - tail_start) if size else b""
