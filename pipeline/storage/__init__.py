@@ -1,10 +1,10 @@
-"""URI -> bytes: the only room that opens a URI, so that a laptop's folder and an object store are one code path.
+"""Access to files by URI. Only this package opens URIs, so a laptop's folder and an object store share one code path.
 
-A URI is a local path, `s3://`, or whatever fsspec knows (`gs://`, `az://`, `memory://`, ...). Credentials and endpoints come
-from the store's own standard environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), never from a config file.
+A URI is a local path, `s3://`, or any scheme of fsspec (`gs://`, `az://`, `memory://`, ...). Credentials and endpoints come
+from the standard environment of each store (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), never from a config file.
 
-Every store repeats its calls while their errors are transient (pipeline/storage/retry.py); what is raised in the end is an
-OSError. All calls may be repeated without harm: whole objects are written, never appended.
+Every store retries calls whose errors are transient (pipeline/storage/retry.py), and finally raises an OSError. All calls are
+safe to repeat: objects are written as a whole, never appended to.
 """
 
 import contextlib
@@ -36,17 +36,17 @@ class FileInfo:
     uri: str
     path: str
     bytes: int
-    etag: str | None = None  # of the content, where the store has one
-    modified: float | None = field(default=None, compare=False)  # when stored, seconds since 1970, where it is listed
+    etag: str | None = None  # of the content, if the store has ETags
+    modified: float | None = field(default=None, compare=False)  # seconds since 1970, if the listing has it
 
 
 def _store(uri: str) -> tuple[Store, str]:
-    """The store of a URI, by its scheme, and the path in it. A new store is a file of this folder and a case here."""
+    """Return the store for a URI's scheme, and the path in it. To add a store, add a file to this folder and a case here."""
     match uri.partition("://")[0] if "://" in uri else "file":
         case "file" | "local":
             return Disk.open(uri)
         case "s3" | "s3a":
-            from pipeline.storage.s3 import S3  # no other store needs its clients, nor fsspec
+            from pipeline.storage.s3 import S3  # imported only here, since other stores do not need its clients
 
             return S3.open(uri)
         case _:
@@ -56,15 +56,15 @@ def _store(uri: str) -> tuple[Store, str]:
 
 
 def absolute(uri: str) -> str:
-    """The URI with a local relative path made absolute, so that it means the same on every worker of the machine."""
+    """Return the URI, with a relative local path made absolute so that it means the same in every worker on the machine."""
     if "://" in uri:
         return uri.rstrip("/") if not uri.endswith("://") else uri
     return str(Path(uri).expanduser().absolute())
 
 
 def without_secrets(uri: str) -> str:
-    """A URI as it may be shown: without the user, password, query (signatures stand there) and fragment of a web address, and
-    without a password in any other. What is no URI stays as it is."""
+    """Return a URI without secrets: a web address without user, password, query (which may hold a signature) and fragment, any
+    other URI without its password. Text that is not a URI is returned unchanged."""
     if len(chain := re.split(r"::(?=\w+://)", uri)) > 1:
         return "::".join(without_secrets(link) for link in chain)
     scheme, found, rest = uri.partition("://")
@@ -80,7 +80,7 @@ def without_secrets(uri: str) -> str:
 
 
 def join(uri: str, *parts: str) -> str:
-    """`uri/part/part`, whatever the scheme."""
+    """Return `uri/part/part`, for any scheme."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
@@ -90,7 +90,7 @@ def exists(uri: str) -> bool:
 
 
 def is_dir(uri: str) -> bool:
-    """True for a folder or an object prefix with at least one object below it."""
+    """Whether a URI is a folder, or a prefix with at least one object below it."""
     store, path = _store(uri)
     return store.is_dir(path)
 
@@ -101,18 +101,18 @@ def is_file(uri: str) -> bool:
 
 
 def size(uri: str) -> int:
-    """Bytes of one object; FileNotFoundError if there is none."""
+    """Return the size of an object in bytes; FileNotFoundError if there is none."""
     store, path = _store(uri)
     return store.size(path)
 
 
 def list_files(uri: str) -> list[FileInfo]:
-    """Every file below a prefix, recursively, sorted by path. A prefix that does not exist lists nothing."""
+    """Return every file below a prefix, recursively, sorted by path; an empty list for a prefix that does not exist."""
     return sorted(scan(uri), key=lambda file: file.path)
 
 
 def scan(uri: str) -> Iterator[FileInfo]:
-    """Every file below a prefix, recursively, in the store's own order; a page or a folder in memory at a time."""
+    """Yield every file below a prefix, recursively, in the store's own order, with one page or folder in memory at a time."""
     store, root = _store(uri)
     root = root.rstrip("/")
     scheme = uri.split("://")[0] + "://" if "://" in uri else ""
@@ -122,27 +122,27 @@ def scan(uri: str) -> Iterator[FileInfo]:
 
 
 def read(uri: str, etag: str | None = None) -> bytes:
-    """The whole object, in one request.
+    """Read a whole object in one request.
 
     Raises:
-        Changed: `etag` is given and no longer the object's.
+        Changed: `etag` is given, and the object now has another.
     """
     store, path = _store(uri)
     return store.read(path, etag)
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
-    """`length` bytes from `offset`, in one request; fewer where the object ends before."""
+    """Read `length` bytes from `offset` in one request; fewer if the object ends before."""
     store, path = _store(uri)
     return store.read_range(path, offset, length)
 
 
 def read_json(uri: str) -> Any:
-    """The value of a JSON file.
+    """Read the value of a JSON file.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it is no JSON.
+        FileNotFoundError: there is no such file.
+        UserError: it is not JSON.
     """
     try:
         return json.loads(read(uri))
@@ -151,21 +151,22 @@ def read_json(uri: str) -> Any:
 
 
 def put(uri: str, data: bytes) -> None:
-    """Write an object whole: readers see the old bytes or the new ones, never a part.
+    """Write an object atomically: readers see the old bytes or the new ones, never a part.
 
-    A temporary name and a rename on a disk; one completed PUT on object storage.
+    On a disk this is a temporary file and a rename, on object storage a single PUT.
     """
     store, path = _store(uri)
     store.put(path, data)
 
 
 def create(uri: str, data: bytes) -> bool:
-    """Write an object only if there is none. True: the object that is there holds these bytes; False: it holds others,
-    and nothing was changed. So bytes must be the writer's own where it matters who was first.
+    """Write an object only if it does not exist. Return True if the object now holds these bytes, False if it holds others and
+    nothing was changed. If it matters which writer was first, each must write different bytes.
 
-    An exclusive link on a disk, a conditional PUT on S3 and Azure (`If-None-Match: *`) and Google (`ifGenerationMatch=0`).
-    Other stores look and then write, which two writers can do at once: `require_exclusive_create`. A refused PUT is looked
-    at: the object may be ours, written by an earlier try whose answer was lost.
+    This is an exclusive link on a disk, and a conditional PUT on S3 and Azure (`If-None-Match: *`) and Google
+    (`ifGenerationMatch=0`). Other stores check and then write, which two writers may do at the same time; see
+    `require_exclusive_create`. After a refused PUT the object is read, since an earlier try, whose reply was lost, may have
+    written it.
     """
     store, path = _store(uri)
     while True:
@@ -174,14 +175,14 @@ def create(uri: str, data: bytes) -> bool:
         try:
             return read(uri) == data
         except FileNotFoundError:
-            continue  # removed between the two calls, or the other PUT failed
+            continue  # removed between the two calls, or the competing PUT failed
 
 
 def require_exclusive_create(uri: str, what: str) -> None:
-    """UserError where the store of a URI cannot create an object only if there is none, which one writer at a time needs.
+    """Raise UserError if the store of a URI has no exclusive create, which is needed to allow only one writer at a time.
 
     Args:
-        what: is to be written there, for the sentence.
+        what: what is to be written there, for the message.
     """
     if not _store(uri)[0].exclusive_create:
         raise UserError(
@@ -191,16 +192,16 @@ def require_exclusive_create(uri: str, what: str) -> None:
 
 
 def delete(uri: str) -> None:
-    """Remove one object; one that is not there is fine."""
+    """Remove one object, if it exists."""
     store, path = _store(uri)
     with contextlib.suppress(FileNotFoundError):
         store.delete(path)
 
 
 def arrow_filesystem(uri: str) -> tuple["pyarrow.fs.FileSystem", str]:
-    """The same store as an Arrow filesystem, for libraries that read and write their own files, and the path in it.
+    """Return the store as an Arrow filesystem, for libraries that do their own reading and writing, and the path in it.
 
-    Their requests do not pass through this file, so the store's client repeats them itself.
+    Their requests do not pass through this module, so the store's client itself retries them.
     """
     store, path = _store(uri)
     return store.arrow_filesystem(), path

@@ -1,4 +1,4 @@
-"""A folder of this machine, or one that is mounted on all machines."""
+"""Storage in a folder of this machine, or in one that all machines mount."""
 
 import contextlib
 import os
@@ -18,13 +18,13 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp", re.DOTALL)
 
 
 class Disk:
-    """Objects are files: put is a rename of a temporary file, create an exclusive link to one."""
+    """Objects as files: `put` renames a temporary file, `create` makes an exclusive link to one."""
 
     exclusive_create = True
 
     @classmethod
     def open(cls, uri: str) -> tuple["Disk", str]:
-        """The store, and the absolute path of a `file://` URI or a plain path."""
+        """Return the store, and the absolute path of a `file://` URI or a plain path."""
         path = uri.removeprefix("file://").removeprefix("local://")
         if not path.startswith("/"):
             path = str(Path(path).expanduser().absolute())
@@ -74,7 +74,7 @@ class Disk:
         os.unlink(path)
 
     def scan(self, root: str) -> Iterator[Listed]:
-        """A link to a file is the file it leads to; a link to a folder is not followed, it could lead round in a circle."""
+        """Yield all files; links to files are followed, links to folders are not, since they could form a cycle."""
         try:
             with os.scandir(root) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
@@ -87,25 +87,25 @@ class Disk:
                 try:
                     found_here = entry.stat()
                     yield Listed(entry.path, found_here.st_size, modified=found_here.st_mtime)
-                except FileNotFoundError:  # a link to nothing is listed, and not found when it is read
+                except FileNotFoundError:  # a dangling link is listed, and reading it will fail
                     yield Listed(entry.path, 0)
 
     def arrow_filesystem(self) -> "pyarrow.fs.FileSystem":
         import pyarrow.fs
 
-        return pyarrow.fs.LocalFileSystem()  # Arrow's own: each read through Python costs as much as a small part
+        return pyarrow.fs.LocalFileSystem()  # native: a read through Python costs as much as reading a small part
 
 
 def is_temporary(path: str) -> bool:
-    """Whether a file is one that `put` or `create` left behind, killed before they gave it its name."""
+    """Whether a file is a temporary one that `put` or `create` left behind when they were killed."""
     return bool(_TEMPORARY.fullmatch(path.rpartition("/")[2]))
 
 
 @contextlib.contextmanager
 def _temporary(path: str, data: bytes) -> Iterator[str]:
-    """A file of these bytes, safe on the disk, beside where they belong; gone afterwards under this name."""
+    """Write the bytes to a temporary file in the target's folder, synced to disk; remove that name afterwards."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    # A leading dot: plain readers that glob `part-*` never see it.
+    # The leading dot hides it from readers that glob `part-*`.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -119,7 +119,7 @@ def _temporary(path: str, data: bytes) -> Iterator[str]:
 
 
 def _sync_folder(path: str) -> None:
-    """A new name survives a power cut only when its folder is on the disk too."""
+    """Sync a file's folder to disk, without which a new name may not survive a power cut."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -1,4 +1,4 @@
-"""Whatever fsspec knows: Google's and Azure's stores, web servers, memory."""
+"""All stores that fsspec supports: Google's and Azure's, web servers, memory."""
 
 import logging
 from collections.abc import Iterator
@@ -14,25 +14,25 @@ from pipeline.storage.store import Listed
 if TYPE_CHECKING:
     import pyarrow.fs
 
-# What installs the client of a store.
+# Scheme -> the extra of Maskmill that installs the store's client.
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
-# Google's client creates exclusively (`ifGenerationMatch=0`), and Azure's (`If-None-Match: *`); others look, then write.
+# The clients of Google (`ifGenerationMatch=0`) and Azure (`If-None-Match: *`) create exclusively; others check, then write.
 _EXCLUSIVE = {"gs", "gcs", "az", "abfs"}
-logging.getLogger("fsspec.http").setLevel(logging.INFO)  # its debug lines are whole addresses, signatures too
+logging.getLogger("fsspec.http").setLevel(logging.INFO)  # its debug lines hold whole addresses, including signatures
 
 
 class FsspecStore:
-    """A filesystem of fsspec as a store, by its client."""
+    """A filesystem of fsspec as a store."""
 
     def __init__(self, fs: fsspec.AbstractFileSystem) -> None:
         self._fs = fs
 
     @classmethod
     def open(cls, uri: str) -> tuple["FsspecStore", str]:
-        """The store of a URI and the path in it.
+        """Return the store of a URI and the path in it.
 
         Raises:
-            UserError: fsspec does not know the scheme, or the package for it is not installed.
+            UserError: fsspec does not know the scheme, or its package is not installed.
         """
         scheme = uri.partition("://")[0]
         options = {"use_listings_cache": False} if scheme in _EXTRAS else {}  # other processes write here too
@@ -100,7 +100,7 @@ class FsspecStore:
         self._fs.rm_file(path)
 
     def scan(self, root: str) -> Iterator[Listed]:
-        """fsspec gives a listing at once, not page by page, and no etags."""
+        """Yield all files; fsspec returns a listing as a whole instead of in pages, and without ETags."""
         found = retried(self._fs.find)(root, detail=True)
         yield from (Listed(name, int(info["size"]), modified=_modified(info)) for name, info in found.items())
 
@@ -111,7 +111,7 @@ class FsspecStore:
 
 
 def _modified(info: dict[str, Any]) -> float | None:
-    """When an object was stored, seconds since 1970, by whatever name its file system has for it."""
+    """Return when an object was stored, in seconds since 1970, under any of the names that filesystems use for it."""
     for name in ("mtime", "last_modified", "LastModified", "created"):
         if isinstance(value := info.get(name), datetime):
             return value.timestamp()

@@ -1,40 +1,40 @@
-"""Where between two keys of a store others may lie: guessed from the letters that keys have."""
+"""Guesses of where other keys of a store lie between two known ones, from the letters in the keys seen so far."""
 
 from bisect import bisect_right
 from math import inf
 
-_DIGITS = 12  # letters after those that two keys share, by which the way from one to the other is measured
+_DIGITS = 12  # letters after the common prefix of two keys that are used to measure their distance
 _TOP = "\U0010fffd"  # the largest letter that a key may have
 _BASE = ord(_TOP) + 1
 
 
 class Letters:
-    """Those of the keys that were seen, all of which begin with `root`.
+    """The letters in the keys seen so far, all of which begin with `root`.
 
-    A stretch of keys is told by the first and last key of its newest page, `since` and `last`, and by the key `upto` beyond
-    which it has none; None: it has no such bound.
+    A range of keys is described by the first and last key of its newest page, `since` and `last`, and by its upper bound `upto`
+    (None: unbounded).
     """
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._letters = f"~{_TOP}"  # sorted, and some that are beyond those of most keys
+        self._letters = f"~{_TOP}"  # sorted; begins with letters above those of most keys
 
     def learn(self, letters: set[str]) -> None:
         if new := letters.difference(self._letters):
             self._letters = "".join(sorted(new.union(self._letters)))
 
     def left(self, since: str, last: str, upto: str | None) -> float:
-        """How many pages are left if keys go on as dense as on the newest; more than there can be where nothing tells."""
+        """Return how many pages are left if keys stay as dense as on the newest page; inf if this cannot be estimated."""
         shared = len(self._shared(since, upto))
         before, here = _number(since[shared:]), _number(last[shared:])
         end = _BASE**_DIGITS if upto is None else _number(upto[shared:])
         return (end - here) / (here - before) if here > before else inf
 
     def middle(self, since: str, last: str, upto: str | None) -> str | None:
-        """A text between the last key and the bound, as short as can be; None where none is found."""
+        """Return the shortest text found between the last key and the bound; None if none is found."""
         shared, alike = self._shared(since, upto), _beginning(since, last)
         guesses = [self._halfway(shared, last, upto), self._halfway(alike, last, upto)]
-        if len(alike) > len(shared) + _DIGITS:  # keys part further on, and nothing tells where
+        if len(alike) > len(shared) + _DIGITS:  # keys differ somewhere further on, at an unknown place
             start = last[: (len(shared) + len(alike)) // 2]
             guesses.insert(0, start + ("~" if last[len(start)] < "~" else _TOP))
         for guess in guesses:
@@ -44,7 +44,7 @@ class Letters:
         return None
 
     def _halfway(self, shared: str, last: str, upto: str | None) -> str:
-        """Half the way by the letters that were seen, since keys have few; between neighbours of those by code points."""
+        """Return the middle, counted in letters seen so far, since keys use few; between adjacent ones, in code points."""
         low = last[len(shared) :]
         high = upto[len(shared) :] if upto is not None and upto.startswith(shared) else ""
         first, end = low[:1] or "\0", high[:1] or _TOP
@@ -60,14 +60,14 @@ class Letters:
         return guess
 
     def _shared(self, since: str, upto: str | None) -> str:
-        """What all keys begin with that may be left."""
+        """Return the common prefix of all keys that may be left."""
         return self._root if upto is None else _beginning(since, upto)
 
     def _place(self, letter: str) -> int:
         return bisect_right(self._letters, letter)
 
     def _digits(self, text: str) -> int:
-        """The first letters as digits of a number, by their places among those that were seen."""
+        """Return the first letters as a number whose digits are their positions among the letters seen so far."""
         number, base = 0, len(self._letters) + 1
         for letter in text[:_DIGITS].ljust(_DIGITS, "\0"):
             number = number * base + self._place(letter)
@@ -75,13 +75,13 @@ class Letters:
 
 
 def _beginning(one: str, other: str) -> str:
-    """What both begin with."""
+    """Return the common prefix of two texts."""
     length = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:length]
 
 
 def _number(text: str) -> int:
-    """The first letters as digits of a number, by their code points."""
+    """Return the first letters as a number whose digits are their code points."""
     number = 0
     for letter in text[:_DIGITS].ljust(_DIGITS, "\0"):
         number = number * _BASE + ord(letter)
@@ -89,5 +89,5 @@ def _number(text: str) -> int:
 
 
 def _letter(point: int) -> str:
-    """Of a code point; of those that UTF-16 keeps for itself, the next."""
+    """Return the letter of a code point; for UTF-16 surrogates, the next valid one."""
     return chr(point) if not 0xD800 <= point < 0xE000 else "\ue000"

@@ -1,11 +1,11 @@
-"""A listing by many listers at once, of a store that gives its keys page by page: each lists a range of keys of its own.
+"""Parallel listing of a store that returns its keys in pages: each of many listers lists its own range of keys.
 
-A lister that has nothing to do takes the upper half of the range that seems to have the most keys left. Where a half begins is
-guessed from the keys seen so far, so a range may turn out to be empty, which costs one request.
+An idle lister takes the upper half of the range that seems to have the most keys left. Where that half begins is guessed from
+the keys seen so far, so a range may turn out to be empty, which costs one request.
 
-What is listed is what one lister would have listed, whatever order the store has. A range ends where its listing comes to the
-first key of another; one that ends elsewhere is listed on, by one lister, until it comes to such a key. So it is in stores with
-folders, which list `a/1` before `a-b`, against the order of the keys' bytes, where a bound lies between the two.
+The result is what a single lister would have listed, whatever the store's order. A range ends where its listing reaches the
+first key of another range. If it ends elsewhere, a single lister continues it until it reaches such a key. This happens in
+stores with folders, which list `a/1` before `a-b`, contrary to the byte order of keys, if a bound lies between the two.
 """
 
 import contextlib
@@ -20,45 +20,45 @@ from typing import NamedTuple, Protocol
 from pipeline.storage.key_letters import Letters
 from pipeline.storage.store import Listed
 
-_FIRST_KEYS = 4  # of a range, by any of which others know where it begins: one may be removed meanwhile
-_GUESSES = 2  # of each lister, that may be wrong before more are made than every other page was right
-_WAIT_S = 0.5  # before a lister looks again whether the listing was given up
+_FIRST_KEYS = 4  # first keys of a range, any of which marks its beginning, since some may be removed meanwhile
+_GUESSES = 2  # wrong guesses that each lister is allowed, in addition to one for every two pages with keys
+_WAIT_S = 0.5  # after which a lister checks again whether the listing was given up
 
 
 class Page(NamedTuple):
     """One answer of the store."""
 
     found: list[Listed]  # in the store's order
-    token: str | None  # of the next page; None: this is the last
+    token: str | None  # for the next page; None: this is the last
 
 
 class ListPage(Protocol):
-    """The page of a token, or the first of those after a key (None: of all); it repeats itself while errors are transient."""
+    """Returns the page of a token, or the first page after a key (None: of all keys); retries transient errors."""
 
     def __call__(self, after: str | None, token: str | None) -> Page: ...
 
 
 class Range:
-    """Keys that follow each other in the store's order."""
+    """A range of keys that are consecutive in the store's order."""
 
     def __init__(self, after: str | None, upto: str | None) -> None:
-        self.after, self.upto = after, upto  # keys beyond are another range's; None: there is no bound
-        self.token: str | None = None  # of the page to ask for; in the end, of the page in which it ended
-        self.last: str | None = None  # the last key that was given
-        self.since = ""  # the first of those that the newest page gave, and how many these were
+        self.after, self.upto = after, upto  # exclusive lower and inclusive upper bound; None: unbounded
+        self.token: str | None = None  # for the next page; at the end, for the page in which the range ended
+        self.last: str | None = None  # the last key listed so far
+        self.since = ""  # the first key of the newest page, and the number of its keys
         self.keys = 0
-        self.left = 0.0  # keys that it seems to have left
+        self.left = 0.0  # estimated number of keys left
         self.ended = False
-        self.met: str | None = None  # the key at which it ended and which is not its own; None: the store's end
+        self.met: str | None = None  # the first key after the range, at which it ended; None: the end of the store
 
 
 def scan_ranges(list_page: ListPage, root: str, listers: int) -> Iterator[list[Listed]]:
-    """Every object once, at most a page at a time, in no order; what a lister raises is raised here.
+    """Yield every object once, at most a page at a time, in no particular order; raise what a lister raises.
 
-    A listing of one page is one request without threads. Memory holds three pages for each lister.
+    A listing of a single page takes one request and no threads. At most three pages per lister are in memory.
 
     Args:
-        root: all paths begin so.
+        root: common prefix of all paths.
     """
     page = list_page(None, None)
     if page.token is None:
@@ -67,7 +67,7 @@ def scan_ranges(list_page: ListPage, root: str, listers: int) -> Iterator[list[L
     listing = Listing(list_page, root, listers)
     try:
         yield listing.begin(page)
-        for number in range(listers):  # not joined: a request that hangs does not hold up who gives up
+        for number in range(listers):  # not joined, so that a hanging request does not delay giving up
             threading.Thread(target=listing.work, name=f"lister-{number}", daemon=True).start()
         yield from listing.pages()
         yield from listing.mended()
@@ -76,7 +76,7 @@ def scan_ranges(list_page: ListPage, root: str, listers: int) -> Iterator[list[L
 
 
 class Listing:
-    """What the listers share."""
+    """The state that the listers share."""
 
     def __init__(self, list_page: ListPage, root: str, listers: int) -> None:
         self._list_page, self._root, self._listers = list_page, root, listers
@@ -86,22 +86,22 @@ class Listing:
             list[Range](),
             list[Range](),
             set[Range](),
-        )  # all; not begun; not ended
+        )  # all; not yet begun; not yet ended
         self._firsts = set[str]()  # the first keys of each range that has any
         self._letters = Letters(root)
-        self._in_order = True  # the store lists by the bytes of the keys, as far as was seen
-        self._page_keys = 0  # of the largest page
-        self._full, self._guesses = 0, 0  # pages that had keys of their range; halves that have had none so far
+        self._in_order = True  # whether the store has listed in the byte order of keys so far
+        self._page_keys = 0  # number of keys in the largest page
+        self._full, self._guesses = 0, 0  # pages with keys of their range; halves without any key so far
         self._given_up = False
 
     def begin(self, page: Page) -> list[Listed]:
-        """With the first page of all; what was found."""
+        """Begin with the very first page; return its objects."""
         self._guesses += 1
         self._free.append(self._added(None, None))
         return self.take(self._free[0], page)
 
     def work(self) -> None:
-        """Of one lister, until nothing is left."""
+        """Run one lister until nothing is left."""
         try:
             while (mine := self._next()) is not None:
                 while not (mine.ended or self._given_up):
@@ -116,11 +116,11 @@ class Listing:
             self._put(error)
 
     def claim(self) -> Range | None:
-        """A range for one who has none; None where there is none for now."""
+        """Return a range for an idle lister; None if there is none for now."""
         return self._free.pop() if self._free else self._half()
 
     def take(self, mine: Range, page: Page) -> list[Listed]:
-        """What of a page belongs to a range, which ends with the first key that does not, or with the last page."""
+        """Return the objects of a page that belong to a range; it ends at the first that does not, or with the last page."""
         keys = [one.path for one in page.found]
         own = len(keys)
         self._page_keys = max(self._page_keys, own)
@@ -151,7 +151,7 @@ class Listing:
         return page.found[:own]
 
     def pages(self) -> Iterator[list[Listed]]:
-        """What the listers find, until all have ended."""
+        """Yield what the listers find, until all have ended."""
         at_work = self._listers
         while at_work:
             found = self._pages.get()
@@ -163,7 +163,7 @@ class Listing:
                 yield found
 
     def mended(self) -> Iterator[list[Listed]]:
-        """What lies between the end of a range and the next beginning."""
+        """Yield the objects between the end of a range and the beginning of the next, which no lister has listed."""
         for ended in self._ranges:
             if ended.last is None or ended.met is None or ended.met in self._firsts:
                 continue
@@ -179,7 +179,7 @@ class Listing:
                 token = page.token
 
     def give_up(self) -> None:
-        """Whatever is left."""
+        """Stop all listers."""
         with self._changed:
             self._given_up = True
             self._changed.notify_all()
@@ -191,7 +191,7 @@ class Listing:
         return one
 
     def _next(self) -> Range | None:
-        """A range to list; None when there will be none."""
+        """Wait for a range to list; None if there will be none."""
         with self._changed:
             while self._open and not self._given_up:
                 if (one := self.claim()) is not None:
@@ -206,7 +206,7 @@ class Listing:
                 return
 
     def _half(self) -> Range | None:
-        """The upper half of the range that seems to have the most keys left; None where no range seems to have a page left."""
+        """Return the upper half of the range with the most keys left; None if no range seems to have a page left."""
         if not self._in_order or self._guesses > _GUESSES * self._listers + self._full // 2:
             return None
         for one in sorted(self._open, key=attrgetter("left"), reverse=True):

@@ -1,4 +1,4 @@
-"""A seekable view of an object for libraries that want a file: a few large ranged reads."""
+"""A seekable view of an object, for libraries that need a file; it makes few, large ranged reads."""
 
 import io
 
@@ -8,7 +8,7 @@ _BLOCK_BYTES = 1 << 18
 
 
 class RangeFile(io.RawIOBase):
-    """The bytes of an object, read by ranges as they are asked for, each reaching ahead towards the end."""
+    """The bytes of an object as a file. Ranges are read on demand, with read-ahead."""
 
     def __init__(self, uri: str) -> None:
         self._uri, self._size, self._position = uri, storage.size(uri), 0
@@ -16,7 +16,7 @@ class RangeFile(io.RawIOBase):
 
     @property
     def size(self) -> int:
-        """Bytes of the object."""
+        """Size of the object in bytes."""
         return self._size
 
     def seekable(self) -> bool:

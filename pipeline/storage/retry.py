@@ -1,4 +1,4 @@
-"""Which errors of a store are transient (503, resets, timeouts, bodies cut short), and how long a call is repeated for them."""
+"""Retries for transient errors of a store (503, resets, timeouts, truncated bodies)."""
 
 import errno
 import functools
@@ -11,16 +11,16 @@ from typing import Any, ParamSpec, TypeVar
 from pipeline.errors import StoreRefused
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-GIVE_UP_S = 90.0  # after the first failure; a store that is restarted is back by then
-# Of a command that has not heard from its store yet: an address that is wrong is likelier than a store that restarts.
+GIVE_UP_S = 90.0  # after the first failure; a store that is being restarted is back by then
+# For a command that has had no reply from its store yet: a wrong address is likelier than a store that restarts.
 GIVE_UP_AT_START_S = 15.0
-ANNOUNCE_S = 3.0  # of failing, before a command that starts says what it waits for
+ANNOUNCE_S = 3.0  # of failures, after which a starting command says what it is waiting for
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
-_BUSY = (408, 429)  # HTTP status, beside all from 500 on
-# Codes that S3 sends with status 400, and that a second try may mend.
+_BUSY = (408, 429)  # transient HTTP statuses, in addition to all from 500 on
+# Codes that S3 sends with status 400, but for which a retry may succeed.
 _TRANSIENT = ("RequestTimeout", "SlowDown", "Throttling", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 
-# Its codes for credentials that have expired or are wrong: no fault of any object, and not mended by waiting.
+# S3's codes for expired or wrong credentials: they concern no single object, and waiting does not help.
 _REFUSALS = (
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed",
     "SignatureDoesNotMatch", "TokenRefreshRequired",
@@ -33,21 +33,21 @@ _MISSING = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_starting = False  # a command starts in this process, and its store has not answered yet
+_starting = False  # whether a command is starting in this process and its store has not answered yet
 
 
 def start() -> None:
-    """A command starts here: until its store has answered once, say what is waited for, and give up soon."""
+    """Mark the start of a command: until its store has answered once, announce the waiting and give up early."""
     global _starting
     _starting = True
 
 
 def retried(call: Callable[P, T]) -> Callable[P, T]:
-    """The same function, called again after each transient error, with growing pauses, until `GIVE_UP_S` have passed.
+    """Wrap a function so that it is repeated after transient errors, with growing pauses, until `GIVE_UP_S` have passed.
 
     Raises:
-        OSError: of the store, at once if it is not transient (no such file, no permission, disk full), else in the end.
-        StoreRefused: at once, for credentials that have expired, are wrong or missing.
+        OSError: of the store; at once if it is not transient (no such file, no permission, disk full), else after the retries.
+        StoreRefused: at once, if credentials are expired, wrong or missing.
     """
 
     @functools.wraps(call)
@@ -75,17 +75,17 @@ def retried(call: Callable[P, T]) -> Callable[P, T]:
                     what = f"the store does not answer ({error}); trying for {give_up_s:.0f} s"
                     print(what, file=sys.stderr, flush=True)
             else:
-                if "aiobotocore" in sys.modules:  # else it was a disk
+                if "aiobotocore" in sys.modules:  # otherwise it was a disk that answered
                     _starting = False
                 return answer
-            time.sleep(pause * random.uniform(0.5, 1.0))  # workers that failed together do not come back together
+            time.sleep(pause * random.uniform(0.5, 1.0))  # so that workers do not retry all at the same time
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     return repeated
 
 
 def _raise_unless_transient(error: Exception) -> None:
-    """Raise what an error means, unless the same call may succeed later."""
+    """Raise the error, or a clearer one, unless the same call may succeed later."""
     if type(error).__name__ in _MISSING and type(error).__module__.startswith("botocore."):
         raise StoreRefused(
             f"the store asks for credentials, and none are found ({error}); set AWS_ACCESS_KEY_ID and "
@@ -103,7 +103,7 @@ def _raise_unless_transient(error: Exception) -> None:
 
 
 def sentence(error: OSError) -> str:
-    """What a disk or a store refused, and what to do about it."""
+    """Return a message that says what a disk or a store refused, and what to do about it."""
     words = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
     what = (words.strip().splitlines() or [type(error).__name__])[0]
     if error.errno in FULL:
@@ -116,12 +116,12 @@ def sentence(error: OSError) -> str:
 
 
 def s3_code(error: BaseException) -> str:
-    """S3's code of an error; empty for others."""
+    """Return S3's code of an error; empty for other errors."""
     return str(_response(error).get("Error", {}).get("Code", ""))
 
 
 def _response(error: BaseException) -> dict[str, Any]:
-    """The answer of S3 that an error reports; empty for others."""
+    """Return the reply of S3 that an error reports; empty for other errors."""
     response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
     return response if isinstance(response, dict) else {}
 
@@ -137,13 +137,13 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int:
-    """The status of a web server's answer that is an error (aiohttp.ClientResponseError); 0 for others."""
+    """Return the HTTP status of an aiohttp.ClientResponseError; 0 for other errors."""
     status = getattr(error, "status", 0)
     return status if isinstance(status, int) else 0
 
 
 def _client_errors() -> tuple[type[Exception], ...]:
-    """Errors of the S3 client's connections, where it is in use; they are no OSErrors."""
+    """Return the types of connection errors of the S3 client, if it is in use; they are not OSErrors."""
     if "aiobotocore" not in sys.modules:
         return ()
     import aiohttp
@@ -153,7 +153,7 @@ def _client_errors() -> tuple[type[Exception], ...]:
         exceptions.HTTPClientError,
         exceptions.ConnectionError,
         exceptions.IncompleteReadError,
-        exceptions.FlexibleChecksumError,  # a body changed or cut on its way
+        exceptions.FlexibleChecksumError,  # a body that was altered or truncated in transit
         parsers.ResponseParserError,
         aiohttp.ClientError,
     )

@@ -1,8 +1,8 @@
-"""S3, by two clients: obstore reads objects and ranges of them, s3fs does all else.
+"""S3 through two clients: obstore reads objects and ranges, s3fs does everything else.
 
 obstore reads with a sixth to two thirds of s3fs' processor time (configs/LOG.md, S3's reader), but cannot be the only client:
-it lists `x//y` as `x/y`, fails a whole listing over a newline in one key, and gives S3's code of an error (ExpiredToken, ...)
-only as part of a message. So s3fs is the one that is configured, and is asked again for all that obstore could not answer.
+it lists `x//y` as `x/y`, fails a whole listing because of a newline in one key, and gives S3's error code (ExpiredToken, ...)
+only inside a message. So s3fs is the client that is configured, and it repeats every request that obstore could not answer.
 """
 
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ from pipeline.storage.store import LIST_PAGE, LISTERS, Changed, Listed
 if TYPE_CHECKING:
     import pyarrow.fs
 
-CONNECT_S, READ_S = 5, 30  # a silent store is a failed request after so long
-# obstore asks botocore for the credentials again some minutes before this has passed; botocore knows when they end.
+CONNECT_S, READ_S = 5, 30  # timeouts after which a request fails
+# obstore asks botocore for the credentials again some minutes before this has passed; botocore knows when they expire.
 _CREDENTIALS_KEPT = timedelta(minutes=15)
-LISTING = "maskmill-listing"  # of whose requests a server's log tells, and whose answers are parsed here
-_UNORDERED = "--x-s3"  # a directory bucket lists in no order, and begins at no key
+LISTING = "maskmill-listing"  # user agent of listing requests, for server logs, and id of the handler that parses them
+_UNORDERED = "--x-s3"  # a directory bucket lists in no order, and cannot start a listing after a key
 _CHANGED = ("PreconditionFailed", "412")
-# Answers to a conditional PUT that lost: to an object, or to another PUT at the same moment.
+# Replies to a conditional PUT that failed because of an existing object, or of another PUT at the same time.
 _ALREADY_THERE = (*_CHANGED, "ConditionalRequestConflict", "409")
 
 
@@ -41,9 +41,9 @@ class S3(FsspecStore):
 
     @classmethod
     def open(cls, uri: str) -> tuple["S3", str]:
-        """The store of a URI and the path in it."""
+        """Return the store of a URI and the path in it."""
         fs, path = fsspec.core.url_to_fs(uri, **_options(attempts=1))
-        fs.retries = 1  # s3fs has a loop of its own around botocore's
+        fs.retries = 1  # s3fs has its own retry loop around botocore's
         return cls(fs), path
 
     @property
@@ -60,7 +60,7 @@ class S3(FsspecStore):
         return super().read_range(path, offset, length) if data is None else data
 
     def create(self, path: str, data: bytes) -> bool:
-        """By a conditional PUT (`If-None-Match: *`), which s3fs has no error of its own for."""
+        """Create by a conditional PUT (`If-None-Match: *`), for whose refusal s3fs has no specific error."""
         try:
             return super().create(path, data)
         except OSError as error:
@@ -69,7 +69,7 @@ class S3(FsspecStore):
             raise
 
     def scan(self, root: str) -> Iterator[Listed]:
-        """In no order where there is more than a page."""
+        """Yield all objects, in no particular order if there is more than one page."""
         bucket, _, prefix = root.partition("/")
         if prefix:
             prefix += "/"
@@ -81,7 +81,7 @@ class S3(FsspecStore):
             for found in scan_ranges(list_page, f"{bucket}/{prefix}", listers):
                 yield from (
                     one for one in found if not one.path.endswith("/")
-                )  # a folder's mark, as consoles make them
+                )  # consoles create such objects as folder markers
         except FileNotFoundError:  # no such bucket
             return
 
@@ -93,17 +93,17 @@ class S3(FsspecStore):
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
 
     def fetch(self, path: str, etag: str | None = None, span: tuple[int, int] | None = None) -> bytes | None:
-        """An object, or bytes from .. to - 1 of it, by obstore in one request; None where s3fs must be asked.
+        """Read an object, or its bytes span[0] .. span[1] - 1, with obstore in one request; None if s3fs must do it.
 
         Raises:
             FileNotFoundError: the store has no such object.
         """
         bucket, _, key = path.partition("/")
-        if key.strip("/") != key:  # obstore would read the object without the slash
+        if key.strip("/") != key:  # obstore would ignore the slash and read another object
             return None
         clients: dict[str, S3Store | None] = vars(self._fs).setdefault(
             "obstore_clients", {}
-        )  # end with their filesystem
+        )  # kept as long as their filesystem
         if bucket not in clients:
             clients[bucket] = _obstore(self._fs, bucket)
         if (client := clients[bucket]) is None:
@@ -115,11 +115,11 @@ class S3(FsspecStore):
         except FileNotFoundError:
             raise FileNotFoundError(path) from None
         except (BaseError, OSError, ValueError):
-            return None  # ValueError: the key is no path to obstore, it has an empty part or a newline
+            return None  # ValueError: obstore rejects keys with an empty part or a newline
 
     @retried
     def _read_plain(self, path: str) -> bytes:
-        # One request: s3fs would ask for the size first, to read large objects in pieces.
+        # With max_concurrency=1 this is one request; otherwise s3fs asks for the size first, to read large objects in pieces.
         return self._fs.cat_file(path, max_concurrency=1)
 
     @retried
@@ -136,9 +136,9 @@ class S3(FsspecStore):
 
 @retried
 def _list_page(fs: fsspec.AbstractFileSystem, bucket: str, prefix: str, after: str | None, token: str | None) -> Page:
-    """One page of the objects whose keys begin with a prefix; paths are bucket/key."""
+    """Return one page of the objects whose keys begin with a prefix; paths are bucket/key."""
     client = sync(fs.loop, fs.set_session)
-    # Before botocore looks whether the answer is an error, for which it parses all of it too.
+    # First, because botocore parses the whole reply too in order to check whether it is an error.
     client.meta.events.register_first("before-parse.s3.ListObjectsV2", parse_listing, unique_id=LISTING)
     request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": LIST_PAGE}
     if token is not None:
@@ -157,7 +157,7 @@ def _list_page(fs: fsspec.AbstractFileSystem, bucket: str, prefix: str, after: s
 
 
 def _options(attempts: int, **more: str) -> dict[str, Any]:
-    """s3fs' options; listings are never cached: other processes write here too."""
+    """Return options for s3fs; listings are never cached, since other processes write here too."""
     retries = {"mode": "standard", "total_max_attempts": attempts}
     limits = {
         "connect_timeout": CONNECT_S,
@@ -170,13 +170,13 @@ def _options(attempts: int, **more: str) -> dict[str, Any]:
 
 
 def _obstore(fs: fsspec.AbstractFileSystem, bucket: str) -> S3Store | None:
-    """A client of one bucket; None where s3fs was told what obstore has no word for, or has no credentials."""
+    """Return an obstore client for a bucket; None if s3fs has options that obstore lacks, or has no credentials."""
     if fs.s3_additional_kwargs or fs.req_kw or fs.version_aware or fs.client_kwargs:
         return None
     client = sync(fs.loop, fs.set_session)
     given = (
         ReadOnlyCredentials(fs.key, fs.secret, fs.token) if fs.key and fs.secret else None
-    )  # in fsspec's own settings
+    )  # from fsspec's own settings
     held = None if given or fs.anon else sync(fs.loop, fs.session.get_credentials)
     if not (given or held or fs.anon):
         return None
@@ -200,5 +200,5 @@ def _obstore(fs: fsspec.AbstractFileSystem, bucket: str) -> S3Store | None:
             "connect_timeout": timedelta(seconds=CONNECT_S),
             "timeout": timedelta(seconds=READ_S),
         },
-        retry_config={"max_retries": 0},  # s3fs is asked next
+        retry_config={"max_retries": 0},  # s3fs repeats the request
     )

@@ -1,18 +1,18 @@
-"""The answer to S3's ListObjectsV2 by the standard library's parser: a tenth of the time that botocore's takes."""
+"""Parsing replies to S3's ListObjectsV2 with the standard library, in a tenth of the time that botocore's parser takes."""
 
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-FOUND = "maskmill.found"  # in an answer: key, bytes, etag and moment of each object
+FOUND = "maskmill.found"  # key of a parsed reply: key, bytes, ETag and modification time of each object
 _NO_OBJECT = b"<ListBucketResult/>"
 
 
 def parse_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Parse a page before botocore does, and leave it nothing to do; an answer that is no such page is left to it.
+    """Parse a page before botocore does, and leave it an empty one; other replies are left to botocore.
 
-    A handler of botocore's event `before-parse`.
+    This is a handler of botocore's event `before-parse`.
     """
     if response_dict["status_code"] != 200:
         return
@@ -25,7 +25,7 @@ def parse_listing(response_dict: dict[str, Any], customized_response_dict: dict[
 
 
 def _parsed(body: bytes) -> tuple[list[tuple[str, int, str | None, float | None]], dict[str, Any]]:
-    """The objects of a page, and what leads to the next."""
+    """Return the objects of a page, and the keys that lead to the next page."""
     page = ElementTree.fromstring(body)
     space, name, _ = page.tag.rpartition("ListBucketResult")
     if not name:
@@ -44,5 +44,5 @@ def _parsed(body: bytes) -> tuple[list[tuple[str, int, str | None, float | None]
 
 
 def _seconds(moment: str) -> float:
-    """Since 1970."""
+    """Return seconds since 1970."""
     return datetime.fromisoformat(moment).timestamp()

@@ -1,24 +1,24 @@
-"""Ray Train: a labelled corpus in, a checkpoint out. Files are imported by name: few of them need Ray.
+"""Training with Ray Train, from a labelled corpus to a checkpoint. Modules are imported by name, since few of them need Ray.
 
-driver.py       one call: check, claim the output, one Ray trainer a stage, what a failure means
+driver.py       a whole run: checks, claiming the output, one Ray trainer per stage, explaining failures
 loop.py         one worker, from the first step to the last
 data.py         items -> batches, augmented ahead of the model in an order fixed by the seed
-learner.py      network, optimizer, loss: what one step does
-recipe/         what a learner is made of: losses, class weights, optimizer, schedule, averaged weights
-parallel.py     how the workers' networks are kept equal: DDP or FSDP
-validate.py     counts of the validation split
-state.py        how far a run is: what is saved and restored; snapshots.py: how snapshots are stored
-run_folder.py   config, environment, label counts: what lies beside the checkpoints
-metrics_log.py  metrics.jsonl; curves.py: learning curves as a picture; tensorboard.py, mlflow.py: the same elsewhere
-failures.py     what to say about NaN, memory that is full, workers that are lost
+learner.py      network, optimizer and loss of a worker, and one training step
+recipe/         parts of a learner: losses, class weights, optimizer, schedule, averaged weights
+parallel.py     synchronising the workers' networks: DDP or FSDP
+validate.py     confusion counts of the validation split
+state.py        saving and restoring the progress of a run; snapshots.py: storage of snapshots
+run_folder.py   files beside the checkpoints: config, environment, label counts
+metrics_log.py  metrics.jsonl; curves.py: learning curves as a picture; tensorboard.py, mlflow.py: the same for these programs
+failures.py     messages about NaN, full memory and lost workers
 telemetry.py    metrics that Ray exports
 tune.py         Ray Tune over any key of the config
 
 <output>/config.json       the resolved config
-<output>/environment.json  of each start: versions of the packages, commit of the code, machine
-<output>/metrics.jsonl     the loss of every step, one record a few steps, one a validation
-<output>/best, last        checkpoints: the best validation, and the newest
-<output>/snapshots         what a restarted run continues from
-<output>/_SUCCESS.json     written last: the run has nothing left to do
-<output>/stage-N/...       the same of each stage, where the config has `stages`
+<output>/environment.json  for each start: versions of the packages, commit of the code, machine
+<output>/metrics.jsonl     the loss of every step; one record for every few steps, and one per validation
+<output>/best, last        checkpoints of the best and of the newest validation
+<output>/snapshots         the states from which an interrupted run continues
+<output>/_SUCCESS.json     written last, when the run is complete
+<output>/stage-N/...       the same files for each stage, if the config has `stages`
 """

@@ -1,4 +1,4 @@
-"""Learning curves of a metrics.jsonl as one picture."""
+"""Plot of the learning curves in a metrics.jsonl."""
 
 import importlib.util
 import io
@@ -8,11 +8,11 @@ import numpy as np
 from pipeline import storage
 from pipeline.train.metrics_log import loss_curve, read_records
 
-_SMOOTH = 50  # the thick line is a mean over a part of this many of the run
+_SMOOTH = 50  # the thick line is a moving mean over one part in this many of the run
 
 
 def draw(metrics: str, picture: str) -> bool:
-    """Write a PNG of loss and validation over the steps; False, and nothing written, without matplotlib or a step."""
+    """Write a PNG of loss and validation over the steps; False if there is no matplotlib or no step, and nothing is written."""
     records = read_records(metrics)
     losses = loss_curve(records)
     if importlib.util.find_spec("matplotlib") is None or not losses:

@@ -1,4 +1,4 @@
-"""Corpus items -> training batches: read, decoded and augmented ahead of the model, in an order fixed by the seed."""
+"""Training batches from corpus items: read, decoded and augmented ahead of the model, in an order fixed by the seed."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,19 +14,19 @@ from pipeline.imaging.augment import augment, drop_cells
 from pipeline.labels import LabelSpace, Outside
 from pipeline.read_ahead import read_ahead
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # (N, D, h, w) images as `augment` has them, (N, h, w) uint8 labels
+Batch = tuple[torch.Tensor, torch.Tensor]  # (N, D, h, w) images as `augment` returns them, (N, h, w) uint8 labels
 
 
 def steps_per_epoch(num_items: int, batch_size: int) -> int:
-    """Whole batches an epoch; a corpus smaller than one batch gives one, with repeats."""
+    """Return the number of full batches per epoch; a corpus smaller than one batch gives one, with repeated images."""
     return max(1, num_items // batch_size)
 
 
 class EpochOrder:
-    """Which image, and for a class-uniform view which class, stands at each place of an epoch: a function of the seed.
+    """The image at each position of an epoch, and for a class-uniform view its class; determined by the seed.
 
     Args:
-        counts: (I, C) labelled pixels of each item, needed where `class_uniform` is not 0.
+        counts: (I, C) labelled pixels of each item, needed if `class_uniform` is not 0.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class EpochOrder:
         assert not class_uniform or (counts is not None and len(counts) == num_items)
 
     def __getitem__(self, place: int) -> tuple[int, int | None]:
-        """(index of the item, class that the crop must hold)."""
+        """Return (index of the item, class that the crop must contain)."""
         index = int(self._order[place % len(self._order)])
         if not self._share:
             return index, None
@@ -70,21 +70,21 @@ def epoch_batches(
     ahead: int = 3,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """This worker's share of each batch of one epoch.
+    """Yield this worker's share of each batch of one epoch.
 
-    A view depends on (seed, epoch, its place in the epoch) alone: the same run with another number of workers trains on
-    the same global batches, and one that goes on within an epoch sees the batches that were left.
+    A view depends only on seed, epoch and its position in the epoch. So a run with another number of workers trains on the same
+    global batches, and a run that resumes within an epoch sees the remaining batches.
 
     Args:
-        batch_size: of all workers together; a multiple of `world_size`.
+        batch_size: summed over all workers; a multiple of `world_size`.
         counts: (I, C) labelled pixels of each item, for class-uniform views.
         declared: bands and range of the images; absent = 8-bit pictures.
-        loss: says which share of the pixels counts; absent = all.
-        first: batches of the epoch that are done already.
-        ahead: batches prepared before they are asked for.
-        pin: put batches into page-locked memory, from which a GPU copies while it computes.
+        loss: determines the share of the pixels that count; absent = all.
+        first: number of batches of the epoch that are already done.
+        ahead: number of batches to prepare in advance.
+        pin: put batches into page-locked memory, so that copying to a GPU overlaps with computing.
     Raises:
-        UserError: from the first bad image or label; `maskmill check` lists all of them.
+        UserError: at the first bad image or label; `maskmill check` lists all of them.
     """
     order = EpochOrder(len(items), seed=seed, epoch=epoch, class_uniform=cfg.class_uniform, counts=counts)
     share = batch_size // world_size
@@ -107,7 +107,7 @@ def epoch_batches(
 
 
 def count_label(item: Item, space: LabelSpace, max_pixels: int) -> np.ndarray:
-    """(C,) int64: labelled pixels of each class in one item's label; Outside where it holds values that the space lacks."""
+    """Return (C,) int64 labelled pixels of each class in one item's label; Outside if it has values that the space lacks."""
     assert item.label is not None
     with no_rejects(item, but=(Outside,)):
         _, label = decode_ids(read(item.label), space, max_pixels)

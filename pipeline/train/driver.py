@@ -1,4 +1,4 @@
-"""A training run from the outside: checks, stages, the Ray trainer of each, and what its failures mean."""
+"""The driver of a training run: checks, stages, a Ray trainer for each, and the explanation of failures."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from pipeline.train.metrics_log import Record, following
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the best checkpoint lies and how good it is."""
+    """The best checkpoint's URI and its scores."""
 
     checkpoint: str
     best_epoch: int  # of the last stage
@@ -36,7 +36,7 @@ class Trained:
 
 
 def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record: None) -> Trained:
-    """Train every stage until its last epoch; a run that was broken off continues from its newest snapshot.
+    """Train every stage until its last epoch; an interrupted run continues from its newest snapshot.
 
     Args:
         on_record: called from another thread with each new line of metrics.jsonl; in a run with stages the record has
@@ -74,7 +74,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
 
 
 def _with_networks(cfg: TrainConfig) -> TrainConfig:
-    """The config with the code hashes and architectures of networks from outside: each worker then builds the same."""
+    """Return the config with code hashes and architectures of external networks, so that every worker builds the same."""
     stages = []
     for stage, whole in zip(cfg.stages, stage_configs(cfg), strict=False):
         if "model" in stage:
@@ -91,7 +91,7 @@ def _with_networks(cfg: TrainConfig) -> TrainConfig:
 
 
 def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
-    """What can be known to fail before a cluster is started."""
+    """Raise the errors that can be detected before a cluster is started."""
     for stage in stages:
         run_folder.require_splits(stage)
         if stage.validate_crf is not None:
@@ -113,7 +113,7 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
 
 
 def _check_weights(cfg: TrainConfig) -> None:
-    """UserError where the file of weights is not there, or is of another encoder."""
+    """Raise UserError if the file of weights does not exist, or is for another encoder."""
     tensors, _ = published_file.read(cfg.weights)
     models.build(cfg.model, cfg.label_space.space.num_classes, tensors)
 
@@ -165,7 +165,7 @@ def _telling(listeners: Sequence[Callable[[Record], None]], stage: str | None) -
 
 
 def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
-    """Ray's own record of the run goes below the output, through the same storage; the run's name is new each start."""
+    """Return Ray's run config: its own records go below the output, through the same storage, under a new name each start."""
     filesystem, path = storage.arrow_filesystem(storage.join(cfg.output, "ray"))
     return ray.train.RunConfig(
         name=time.strftime("%Y%m%dT%H%M%S"),
@@ -173,5 +173,5 @@ def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
         storage_path=path,
         failure_config=ray.train.FailureConfig(max_failures=cfg.max_failures),
         worker_runtime_env=worker_environment(cfg.gpus_per_worker),
-        logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # of Train v2
+        logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # an argument of Train v2
     )

@@ -1,4 +1,4 @@
-"""What ends a training run and what to do about it, in a sentence."""
+"""Messages about what ended a training run, and what to do about it."""
 
 import math
 import re
@@ -13,18 +13,18 @@ from pipeline.config import TrainConfig
 from pipeline.errors import UserError
 
 _MAX_IDS = 8
-_NODE_USE = re.compile(r"was (\S+) used / (\S+) limit")  # in what Ray says of a node that is full
+_NODE_USE = re.compile(r"was (\S+) used / (\S+) limit")  # in Ray's message about a node whose memory is full
 
 
 def check_finite(
     loss: float, gradient_norm: float, *, step: int, epoch: int, image_ids: Sequence[str], good: str
 ) -> None:
-    """Raise UserError where the loss or the gradient of a step is NaN or infinite.
+    """Raise UserError if the loss or the gradient of a step is NaN or infinite.
 
     Args:
-        step, epoch: from 1 on.
-        image_ids: of the step's batch, of all workers.
-        good: where the last good state lies, as words.
+        step, epoch: counted from 1.
+        image_ids: images of the step's batch, of all workers.
+        good: the place of the last good state, in words.
     """
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
@@ -37,7 +37,7 @@ def check_finite(
 
 
 def out_of_memory(cfg: TrainConfig, whose: str) -> str:
-    """Which knob to turn, the one that keeps the result first."""
+    """Return the message for full memory, with the keys to change; first the one that does not change the result."""
     share = cfg.batch_size // cfg.workers
     part = share // cfg.accumulate
     knobs = []
@@ -59,7 +59,7 @@ def out_of_memory(cfg: TrainConfig, whose: str) -> str:
 
 @contextmanager
 def memory_explained(cfg: TrainConfig) -> Iterator[None]:
-    """Turn an allocation that failed into the UserError that says which knob to turn."""
+    """Turn a failed allocation into a UserError that says which key to change."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -71,11 +71,11 @@ def memory_explained(cfg: TrainConfig) -> Iterator[None]:
 
 
 def explained(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
-    """The sentence for the user, if a worker raised one, or store, memory or machines failed; else the failure as it is."""
+    """Return a UserError if a worker raised one, or if store, memory or machines failed; else the failure itself."""
     failures: list[Exception] = [error]
     if isinstance(error, WorkerGroupError):
         failures = list(error.worker_failures.values())
-    elif isinstance(error, ControllerError):  # on a node that is full, Ray kills the run's controller with its worker
+    elif isinstance(error, ControllerError):  # on a full node Ray also kills the run's controller
         failures = [error.controller_failure]
     for failure in failures:
         cause: BaseException | None = failure
@@ -100,5 +100,5 @@ def explained(cfg: TrainConfig, error: TrainingFailedError) -> Exception:
 
 
 def _is_rays(failure: BaseException) -> bool:
-    """Whether Ray tells of its own processes and machines, and not of what our code raised there."""
+    """Whether a failure concerns Ray's processes and machines rather than an error that our code raised there."""
     return type(failure).__module__.startswith("ray.") and not hasattr(failure, "_base_exc")

@@ -1,4 +1,4 @@
-"""The labelled images of a split, and whether their labels are of the label space that they are said to be in."""
+"""The labelled images of a split, and a check that their labels belong to the declared label space."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,12 +9,12 @@ from pipeline.labels import ForeignValues, Outside
 from pipeline.read_ahead import read_ahead
 from pipeline.train.data import count_label
 
-LOOKED_AT = 64  # labels of a split, before training begins
+LOOKED_AT = 64  # labels of a split that are checked before training begins
 _THREADS = 4
 
 
 def labelled(cfg: TrainConfig, split: str) -> list[Item]:
-    """The images of a split that have a label; UserError where there is none."""
+    """Return the images of a split that have a label; UserError if there is none."""
     items = [item for item in list_items(cfg.corpus, split) if item.label is not None]
     if not items:
         raise UserError(
@@ -24,10 +24,10 @@ def labelled(cfg: TrainConfig, split: str) -> list[Item]:
 
 
 def look_at_labels(cfg: TrainConfig) -> None:
-    """Hold some labels of each split, spread evenly, against the label space, before a cluster is started.
+    """Check some labels of each split, evenly spaced, against the label space, before a cluster is started.
 
     Raises:
-        UserError: they hold values that it lacks; all of these are named.
+        UserError: labels have values that the label space lacks; the message names all of them.
     """
     foreign = ForeignValues()
     for split in (cfg.train_split, cfg.val_split):
@@ -39,7 +39,7 @@ def look_at_labels(cfg: TrainConfig) -> None:
 
 
 def refuse_foreign(cfg: TrainConfig, found: Iterable[ForeignValues]) -> None:
-    """UserError where labels hold values that the label space lacks: which, on how many pixels, in which files."""
+    """Raise UserError if labels have values that the label space lacks: which, on how many pixels, in which files."""
     foreign = ForeignValues()
     for part in found:
         foreign.update(part)
@@ -53,5 +53,5 @@ def _foreign_of(item: Item, cfg: TrainConfig) -> Mapping[str, int]:
     except Outside as error:
         return error.found
     except (UserError, OSError):
-        pass  # training says so when it comes to this label
+        pass  # training will raise the error when it reads this label
     return {}

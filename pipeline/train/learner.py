@@ -1,4 +1,4 @@
-"""What learns: a network, its optimiser and loss on one worker, and what one step does to them."""
+"""The learner of one worker: network, optimiser and loss, and one training step."""
 
 import copy
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from pipeline.train.recipe import Ema, Loss, build_optimizer, class_weights, hel
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of all workers together; tensors, so that a GPU is not waited for."""
+    """Results over all workers; tensors, so that reading them can wait while a GPU computes."""
 
     lr: float
     loss: torch.Tensor  # ()
-    gradient_norm: torch.Tensor  # (), L2, before it is clipped
+    gradient_norm: torch.Tensor  # (), L2, before clipping
     data_wait_s: torch.Tensor  # (), mean over workers
 
 
 class Learner:
     """Network, optimiser, loss and averaged weights of one worker.
 
-    The random numbers of a step (dropout) are a function of seed, step and rank: there is no random state to store, and
-    a run that goes on draws what the unbroken one drew.
+    The random numbers of a step (dropout) are a function of seed, step and rank. So there is no random state to store, and a
+    resumed run draws the same numbers as an uninterrupted one.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Learner:
         world_size: int,
         device: torch.device,
     ) -> None:
-        """`counts`: (I, C) labelled pixels of each training image, if the loss weighs classes."""
+        """Build the learner. `counts`: (I, C) labelled pixels of each training image, if the loss weights classes."""
         self.cfg, self.rank, self.world_size, self.device = cfg, rank, world_size, device
         torch.manual_seed(cfg.seed)
         pretrained, self.started_from = _start(cfg)
@@ -65,7 +65,7 @@ class Learner:
         self.loss = Loss(cfg.loss, weights, device)
 
     def step(self, images: torch.Tensor, label: torch.Tensor, step: int, steps: int, data_wait_s: float) -> StepResult:
-        """Learn from this worker's share of a batch: (n, D, h, w) images and (n, h, w) uint8. Steps count from 0."""
+        """Train on this worker's share of a batch: (n, D, h, w) images and (n, h, w) uint8 labels. Steps count from 0."""
         torch.manual_seed(self.cfg.seed + 1_000_003 * step + self.rank)
         lr = set_lr(self.optimizer, self.cfg.optimizer, step, steps)
         images, label = (batch.to(self.device, non_blocking=True) for batch in (images, label))
@@ -90,7 +90,7 @@ class Learner:
         return StepResult(lr, loss, norm, wait)
 
     def resting(self) -> Network:
-        """The network to validate and save, with plain parameters: the averaged one, if there is one."""
+        """Return the network to validate and save, with plain parameters: the averaged network if there is one."""
         if self.ema is not None:
             return self.ema.network
         if self._whole is not None:
@@ -99,7 +99,7 @@ class Learner:
         return self.network
 
     def wake(self) -> None:
-        """Back to training mode, after the network was validated."""
+        """Return to training mode after a validation."""
         self._set_norm()
 
     def _set_norm(self) -> None:
@@ -116,7 +116,7 @@ class Learner:
 
 
 def _start(cfg: TrainConfig) -> tuple[bool | State, dict[str, str]]:
-    """What the backbone starts from, as `models.build` takes it; of a file, where it lies and its sha256, for the record."""
+    """Return the backbone's initial weights as `models.build` takes them, and for a file its URI and sha256, to be recorded."""
     if cfg.start_from is not None or cfg.weights in ("imagenet", "random"):
         return cfg.weights == "imagenet" and cfg.start_from is None, {}
     tensors, sha256 = published_file.read(cfg.weights)

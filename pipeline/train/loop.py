@@ -33,10 +33,10 @@ def run_worker(
     device: torch.device,
     after_epoch: Callable[[dict[str, Any]], None] = lambda figures: None,
 ) -> None:
-    """Train, validate, save; goes on from the newest snapshot of the run. Without Ray it runs as one worker alone.
+    """Train, validate and save, starting from the newest snapshot of the run. Without Ray this is the only worker.
 
     Args:
-        after_epoch: given {"epoch", "step", "miou"} at the end of each; a place for all workers to meet.
+        after_epoch: called with {"epoch", "step", "miou"} at the end of each epoch, where all workers synchronise.
     """
     _set_up(cfg, device)
     data = _open(cfg)
@@ -78,8 +78,8 @@ class _Data:
     space: LabelSpace
     train_items: list[Item]
     val_items: list[Item]
-    counts: np.ndarray | None  # (I, C) labelled pixels of each training image, where the recipe needs them
-    steps: int  # an epoch
+    counts: np.ndarray | None  # (I, C) labelled pixels of each training image, if the recipe needs them
+    steps: int  # per epoch
 
 
 def _open(cfg: TrainConfig) -> _Data:
@@ -105,7 +105,7 @@ def _set_up(cfg: TrainConfig, device: torch.device) -> None:
 def _train_epoch(
     cfg: TrainConfig, data: _Data, learner: Learner, position: state.Position, log: MetricsLog, epoch: int
 ) -> None:
-    """The steps of an epoch that are left, with a snapshot each `save_every` steps."""
+    """Run the remaining steps of an epoch, with a snapshot every `save_every` steps."""
     log_step = partial(_log_step, cfg, data, log, epoch)
     batches = epoch_batches(
         data.train_items,
@@ -124,7 +124,7 @@ def _train_epoch(
         num_threads=cfg.read_threads,
         pin=learner.device.type == "cuda",
     )
-    unlogged: tuple[int, StepResult, float] | None = None  # read one step late, while the GPU works on the next
+    unlogged: tuple[int, StepResult, float] | None = None  # read one step later, while the GPU works on the next
     begun = time.monotonic()
     for (images, label), wait_s in _timed(batches):
         step = position.step
@@ -147,7 +147,7 @@ def _train_epoch(
 def _log_step(
     cfg: TrainConfig, data: _Data, log: MetricsLog, epoch: int, step: int, result: StepResult, seconds: float
 ) -> None:
-    """Add a step to the log; UserError where its loss or its gradient is NaN or infinite."""
+    """Add a step to the log; UserError if its loss or its gradient is NaN or infinite."""
     loss, norm, wait_s = torch.stack([result.loss, result.gradient_norm, result.data_wait_s]).tolist()
     if not (np.isfinite(loss) and np.isfinite(norm)):
         log.flush()
@@ -167,7 +167,7 @@ def _log_step(
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch, and the seconds that its taker waited for it."""
+    """Yield each batch with the seconds spent waiting for it."""
     while True:
         begun = time.monotonic()
         batch = next(batches, None)
@@ -177,7 +177,7 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
 
 
 def _image_ids(cfg: TrainConfig, data: _Data, epoch: int, step: int) -> list[str]:
-    """Of a step's batch, of all workers."""
+    """Return the ids of the images in a step's batch, over all workers."""
     uniform = cfg.augment.class_uniform
     order = EpochOrder(len(data.train_items), seed=cfg.seed, epoch=epoch, class_uniform=uniform, counts=data.counts)
     first = step % data.steps * cfg.batch_size

@@ -1,7 +1,7 @@
-"""metrics.jsonl: what a training run reports while it runs, written by one worker and followed from anywhere.
+"""metrics.jsonl: the log of a running training, written by one worker and readable from anywhere.
 
-Lines of kind `start` (a worker group began, at which step and where), `step` (a few steps: the loss and the data wait of
-each of them, means of the rest) and `validation`.
+It has lines of kind `start` (a group of workers began: at which step, and where), `step` (a few steps: the loss and the data
+wait of each, means of the other values) and `validation`.
 """
 
 import json
@@ -19,8 +19,8 @@ from pipeline.errors import UserError
 from pipeline.metrics.iou import class_iou, summary_scores
 
 Record = dict[str, Any]  # one line of metrics.jsonl
-RECORD_EVERY_S = 2.0  # between two step records, at least
-_WRITE_SHARE = 0.05  # of the time may go into writing them: the file is put whole each time
+RECORD_EVERY_S = 2.0  # least time between two step records
+_WRITE_SHARE = 0.05  # largest share of the time spent on writing records, since the whole file is written each time
 
 
 class MetricsLog:
@@ -28,7 +28,7 @@ class MetricsLog:
 
     Args:
         output: the run's folder; None on the workers that write nothing.
-        step: the step that the run goes on from; records of later steps, which are done again, are dropped.
+        step: the step from which the run continues; records of later steps are dropped, since these are done again.
     """
 
     def __init__(self, output: str | None, step: int = 0) -> None:
@@ -43,7 +43,7 @@ class MetricsLog:
         self._since = time.monotonic()
 
     def start(self, step: int, **where: Any) -> None:
-        """A worker group begins after `step`."""
+        """Record that a group of workers begins after `step`."""
         self._write({"kind": "start", "step": step, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | where)
         self._since = time.monotonic()
 
@@ -51,7 +51,7 @@ class MetricsLog:
         self, *, step: int, steps: int, epoch: int, loss: float, lr: float, gradient_norm: float, seconds: float,
         data_wait: float, batch_size: int
     ) -> None:  # fmt: skip
-        """Step 1..steps is done: its loss, rate, L2 norm of the gradient, time, and the share of it spent waiting."""
+        """Record a step, from 1 on: its loss, learning rate, gradient's L2 norm, time, and the share of time spent waiting."""
         self._losses.append(loss)
         self._waits.append(data_wait)
         self._norms.append(gradient_norm)
@@ -83,7 +83,7 @@ class MetricsLog:
         self._since = time.monotonic()
 
     def validation(self, step: int, epoch: int, confusion: np.ndarray, classes: Sequence[str]) -> Record:
-        """The counts of a validation after `step`, as figures; the record."""
+        """Record the scores of a validation after `step`, computed from its counts, and return the record."""
         iou = {name: None if math.isnan(v) else float(v) for name, v in zip(classes, class_iou(confusion), strict=True)}
         record = {
             "kind": "validation",
@@ -106,19 +106,19 @@ class MetricsLog:
 
 
 def figure(record: Record, name: str) -> float:
-    """One figure of a validation record: one of the config's FIGURES, or iou.<class>; -1 where undefined."""
+    """Return one score of a validation record: one of the config's FIGURES, or iou.<class>; -1 if undefined."""
     value = record["iou"][name.removeprefix("iou.")] if name.startswith("iou.") else record[name]
     return -1.0 if value is None or math.isnan(value) else float(value)
 
 
 def loss_curve(records: Sequence[Record]) -> list[float]:
-    """The loss of each step, from step 1 on."""
+    """Return the loss of each step, from step 1 on."""
     return [loss for record in records if record["kind"] == "step" for loss in record["losses"]]
 
 
 @contextmanager
 def following(uri: str, on_record: Callable[[Record], None]) -> Iterator[None]:
-    """Hand each new line of metrics.jsonl to `on_record` while the block runs."""
+    """Pass each new line of metrics.jsonl to `on_record` while the block runs."""
     stop = threading.Event()
 
     def follow() -> None:
@@ -128,7 +128,7 @@ def following(uri: str, on_record: Callable[[Record], None]) -> Iterator[None]:
             records = read_records(uri)
             for record in records[seen:]:
                 on_record(record)
-            seen = len(records)  # fewer than before where a restart goes on from an earlier step
+            seen = len(records)  # fewer than before if a restart continued from an earlier step
             if last_round:
                 return
 
@@ -142,7 +142,7 @@ def following(uri: str, on_record: Callable[[Record], None]) -> Iterator[None]:
 
 
 def read_records(uri: str) -> list[Record]:
-    """The lines of a metrics.jsonl; none where there is no file yet."""
+    """Return the lines of a metrics.jsonl; none if there is no file yet."""
     try:
         return [json.loads(line) for line in storage.read(uri).splitlines()]
     except FileNotFoundError:

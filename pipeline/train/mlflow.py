@@ -1,4 +1,4 @@
-"""MLflow, for those who have it: parameters and figures of a run, sent by the process that drives it."""
+"""Optional MLflow tracking: the driver sends a run's parameters and scores."""
 
 import importlib.util
 import logging
@@ -14,14 +14,14 @@ _OF_STEPS = ("loss", "lr", "gradient_norm", "data_wait", "images_per_s")
 
 
 def require_mlflow() -> None:
-    """Raise UserError where MLflow is not installed."""
+    """Raise UserError if MLflow is not installed."""
     if importlib.util.find_spec("mlflow") is None:
         raise UserError("mlflow: the package mlflow is not installed; pip install mlflow-skinny, or leave the key out")
 
 
 @contextmanager
 def mlflow_run(cfg: TrainConfig) -> Iterator[Callable[[Record], None]]:
-    """What each record is handed to: an MLflow run named after the output if the config asks for one, else nothing."""
+    """Yield a function to call with each record: it writes to an MLflow run named after the output, if one is configured."""
     if cfg.mlflow is None:
         yield lambda record: None
         return

@@ -1,4 +1,4 @@
-"""What lies beside the checkpoints of a run: config, environment, label counts, and the sign that it is finished."""
+"""Files beside the checkpoints of a run: config, environment, label counts, and the marker that it is finished."""
 
 import importlib.metadata
 import json
@@ -25,7 +25,7 @@ _LABELS_A_TASK = 64
 
 
 def with_layouts(cfg: TrainConfig) -> TrainConfig:
-    """The config with the layout of its corpus, and of each stage's own: found out where neither it nor the run names one."""
+    """Return the config with the layouts of its corpus and of the stages' own; detected if neither config nor run names one."""
     if cfg.corpus.layout is not None:
         return cfg
     uri = storage.join(cfg.output, "config.json")
@@ -40,7 +40,7 @@ def with_layouts(cfg: TrainConfig) -> TrainConfig:
 
 
 def require_splits(cfg: TrainConfig) -> None:
-    """UserError where a split has no label, or an image is both trained on and validated with: by its id, or by its file."""
+    """Raise UserError if a split has no label, or if an image (by id or file) is in both the training and validation split."""
     train, val = (labelled(cfg, split) for split in (cfg.train_split, cfg.val_split))
     seen: dict[object, str] = {}
     for item in train:
@@ -64,7 +64,7 @@ def _is_in(item: Item, seen: dict[object, str]) -> bool:
 
 
 def claim(cfg: TrainConfig) -> None:
-    """Write config.json, or make sure that the run already there is of the same config."""
+    """Write config.json, or check that the existing run has the same config."""
     uri = storage.join(cfg.output, "config.json")
     wanted = cfg.model_dump(mode="json")
     if not storage.create(uri, json.dumps(wanted, indent=2).encode()):
@@ -79,7 +79,7 @@ def claim(cfg: TrainConfig) -> None:
 
 
 def add_environment(output: str) -> None:
-    """Add this start to environment.json: versions, the commit of the code, the machine that drives."""
+    """Add this start to environment.json: versions, commit of the code, and machine of the driver."""
     uri = storage.join(output, "environment.json")
     try:
         starts = storage.read_json(uri)
@@ -101,7 +101,7 @@ def is_finished(cfg: TrainConfig) -> bool:
 
 
 def finish(cfg: TrainConfig) -> dict[str, Any]:
-    """Write the sign that the run has nothing left to do; how its best checkpoint was trained."""
+    """Write the marker that the run is complete, and return how its best checkpoint was trained."""
     best = storage.read(storage.join(cfg.output, "best", "checkpoint.json"))
     info: dict[str, Any] = json.loads(best)["info"]
     storage.put(storage.join(cfg.output, "_SUCCESS.json"), json.dumps({"best": info}, indent=2).encode())
@@ -109,17 +109,17 @@ def finish(cfg: TrainConfig) -> dict[str, Any]:
 
 
 def publish(stage: str, output: str) -> None:
-    """Copy the checkpoints of the last stage to where those of a run without stages lie."""
+    """Copy the checkpoints of the last stage to the place that they have in a run without stages."""
     for name in ("best", "last"):
         for file in ("model.safetensors", "checkpoint.json"):
             storage.put(storage.join(output, name, file), storage.read(storage.join(stage, name, file)))
 
 
 def count_labels(cfg: TrainConfig) -> None:
-    """Write label_counts.json, if the recipe needs it: each training label is read once, by Ray tasks.
+    """Write label_counts.json, if the recipe needs it: Ray tasks read each training label once.
 
     Raises:
-        UserError: from the first bad label; or from all, where labels hold values that the label space lacks.
+        UserError: at the first bad label, or after all labels if some have values that the label space lacks.
     """
     uri = storage.join(cfg.output, "label_counts.json")
     if not needs_counts(cfg) or storage.exists(uri):
@@ -138,7 +138,7 @@ def count_labels(cfg: TrainConfig) -> None:
 
 
 def counts_of(items: list[Item], space: LabelSpace, max_pixels: int) -> tuple[np.ndarray, ForeignValues]:
-    """(I, C) int64 labelled pixels of each item, and the values that the label space lacks."""
+    """Return (I, C) int64 labelled pixels of each item, and the values that the label space lacks."""
     counts, foreign = np.zeros((len(items), space.num_classes), np.int64), ForeignValues()
     for place, item in enumerate(items):
         try:
@@ -149,7 +149,7 @@ def counts_of(items: list[Item], space: LabelSpace, max_pixels: int) -> tuple[np
 
 
 def read_counts(cfg: TrainConfig, items: list[Item]) -> np.ndarray | None:
-    """(I, C) of `count_labels`, in the order of the items; None where the recipe needs no counts."""
+    """Read the (I, C) counts of `count_labels`, in the order of the items; None if the recipe needs no counts."""
     if not needs_counts(cfg):
         return None
     counts = storage.read_json(storage.join(cfg.output, "label_counts.json"))

@@ -1,4 +1,4 @@
-"""What a broken-off training run goes on from: parts in a folder a step, good only with a marker that is written last.
+"""Snapshots from which an interrupted training continues: a folder per step, valid only with a marker that is written last.
 
 <folder>/step-000000120/<part>         weights.safetensors, optimizer.pt, ...
 <folder>/step-000000120/_SUCCESS.json  format, step, position in the run, bytes and sha256 of each part
@@ -15,13 +15,13 @@ from typing import Any
 from pipeline import storage
 
 FORMAT = 1
-KEEP = 2  # the newest, and the one before in case the newest is damaged
+KEEP = 2  # the newest, and the previous one in case the newest is damaged
 _MARKER = "_SUCCESS.json"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole snapshot, checked."""
+    """A complete snapshot whose parts have been checked."""
 
     uri: str
     step: int
@@ -30,9 +30,9 @@ class Snapshot:
 
 
 def save(folder: str, step: int, parts: Mapping[str, bytes], position: dict[str, Any]) -> str:
-    """Write the snapshot of a step whole, then remove all but the newest two; its URI."""
+    """Write the snapshot of a step, then remove all but the newest two; return its URI."""
     uri = storage.join(folder, f"step-{step:09d}")
-    storage.delete(storage.join(uri, _MARKER))  # of an earlier, damaged one of this step
+    storage.delete(storage.join(uri, _MARKER))  # of an earlier, damaged snapshot of this step
     for name, data in parts.items():
         storage.put(storage.join(uri, name), data)
     described = {name: {"bytes": len(data), "sha256": _sha256(data)} for name, data in parts.items()}
@@ -43,7 +43,7 @@ def save(folder: str, step: int, parts: Mapping[str, bytes], position: dict[str,
 
 
 def newest(folder: str) -> Snapshot | None:
-    """The newest snapshot whose parts are all there and as written; None where there is none."""
+    """Return the newest snapshot whose parts are all there and unchanged; None if there is none."""
     for step in sorted(_steps(folder), reverse=True):
         snapshot = _read(storage.join(folder, f"step-{step:09d}"))
         if snapshot is not None:
@@ -63,7 +63,7 @@ def _read(uri: str) -> Snapshot | None:
 
 
 def _steps(folder: str) -> dict[int, list[storage.FileInfo]]:
-    """The files of each step's folder, whether they are whole or not."""
+    """Return the files of each step's folder, complete or not."""
     files_of: dict[int, list[storage.FileInfo]] = {}
     for file in storage.list_files(folder):
         match = re.match(r"step-(\d{9})/", file.path)
@@ -73,7 +73,7 @@ def _steps(folder: str) -> dict[int, list[storage.FileInfo]]:
 
 
 def _prune(folder: str, newest: int) -> None:
-    """Remove what is older than the two newest whole ones; newer ones are from before a fall back, and go too."""
+    """Remove all but the two newest snapshots up to step `newest`; later ones, left by a run that had to go back, go too."""
     steps = _steps(folder)
     complete = [step for step, files in steps.items() if any(file.path.endswith(_MARKER) for file in files)]
     kept = sorted((step for step in complete if step <= newest), reverse=True)[:KEEP]

@@ -1,4 +1,4 @@
-"""How far a run is, kept where a restart finds it."""
+"""The progress of a run, saved for a restart."""
 
 import io
 from dataclasses import asdict, dataclass
@@ -19,10 +19,10 @@ _AVERAGED = "averaged."  # prefix of the averaged weights in a snapshot
 
 @dataclass
 class Position:
-    """How far a run is; all else that a restart needs is a function of the config and this, or lies beside it."""
+    """The progress of a run. A restart derives everything else from this and the config, or reads it from the snapshot."""
 
     step: int = 0  # steps done
-    best: float | None = None  # of the figure that best_by names
+    best: float | None = None  # best value so far of the score that best_by names
     miou: float | None = None  # of the newest validation
 
 
@@ -31,7 +31,7 @@ def snapshot_folder(cfg: TrainConfig) -> str:
 
 
 def restore(cfg: TrainConfig, learner: Learner) -> Position:
-    """Put the newest whole snapshot into the learner; the start where there is none."""
+    """Load the newest complete snapshot into the learner and return its position; the start if there is none."""
     snapshot = snapshots.newest(snapshot_folder(cfg))
     if snapshot is None:
         return Position()
@@ -43,7 +43,7 @@ def restore(cfg: TrainConfig, learner: Learner) -> Position:
     state = torch.load(io.BytesIO(snapshot.parts["optimizer.pt"]), map_location="cpu", weights_only=True)
     try:
         parallel.load_optimizer(learner.network, learner.optimizer, state)
-    except ValueError:  # torch's, of groups that do not fit
+    except ValueError:  # from torch, if the parameter groups do not match
         raise UserError(
             f"{cfg.output}: its snapshot groups the parameters for the optimiser as an earlier version did; "
             "choose another output and set start_from to a checkpoint of this run, or use its version"
@@ -52,7 +52,7 @@ def restore(cfg: TrainConfig, learner: Learner) -> Position:
 
 
 def save_snapshot(cfg: TrainConfig, learner: Learner, position: Position, rank: int) -> None:
-    """Weights, averaged weights, optimiser and position, written by rank 0; all workers must call it."""
+    """Write weights, averaged weights, optimiser and position from rank 0; all workers must call it."""
     weights = dict(parallel.whole_weights(learner.network))
     optimizer = parallel.whole_optimizer(learner.network, learner.optimizer)
     if rank > 0:
@@ -75,10 +75,10 @@ def save_checkpoint(
     validation: Record,
     started_from: dict[str, str] | None = None,
 ) -> None:
-    """`last`, and `best` if this validation is the best so far; rank 0 alone calls it.
+    """Write the checkpoint `last`, and `best` if this validation is the best so far; only rank 0 calls it.
 
     Args:
-        started_from: the file of weights that the backbone began with, and its sha256.
+        started_from: the file of weights from which the backbone started, and its sha256.
     """
     space = cfg.label_space.space
     info = {
@@ -96,7 +96,7 @@ def save_checkpoint(
 
 
 def good_state(cfg: TrainConfig) -> str:
-    """Where the last good state of a run lies, as words for a message."""
+    """Return where the last good state of a run is, in words for a message."""
     snapshot = snapshots.newest(snapshot_folder(cfg))
     if snapshot is None:
         return "there is no good state yet"

@@ -1,14 +1,14 @@
-"""What dashboards and alerts see of a training run: metrics that Ray exports to Prometheus, there with the prefix `ray_`."""
+"""Metrics of a training run for dashboards and alerts; Ray exports them to Prometheus with the prefix `ray_`."""
 
 from ray.util.metrics import Gauge
 
 from pipeline.train.metrics_log import Record
 
-RUN = ("run",)  # every series carries its run's URI
+RUN = ("run",)  # label of every series: the run's URI
 
 
 class TrainingMetrics:
-    """The series of one training run."""
+    """The metrics of one training run."""
 
     def __init__(self, run: str) -> None:
         self._run = {"run": run}
@@ -19,7 +19,7 @@ class TrainingMetrics:
         self._miou = Gauge("maskmill_train_miou", "mIoU (0 to 1) of the newest validation.", RUN)
 
     def add(self, record: Record) -> None:
-        """A new line of metrics.jsonl."""
+        """Update the metrics with a new line of metrics.jsonl."""
         if record["kind"] == "validation":
             self._miou.set(record["miou"], self._run)
             return

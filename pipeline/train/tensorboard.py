@@ -1,4 +1,4 @@
-"""TensorBoard: the figures of metrics.jsonl as scalars, and the same four validation images, masks beside truth."""
+"""TensorBoard: the values of metrics.jsonl as scalars, and masks beside labels for the same four validation images."""
 
 import importlib.util
 import tempfile
@@ -21,27 +21,27 @@ Example = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # image id, image (H, 
 
 
 def require_tensorboard() -> None:
-    """Raise UserError where TensorBoard is not installed."""
+    """Raise UserError if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError("tensorboard: true needs the package tensorboard, which is not installed; pip install "
                          "'maskmill[watch]', or set tensorboard to false")  # fmt: skip
 
 
 class Board:
-    """Event files below <output>/tensorboard: written on this machine, and put there whole after each validation."""
+    """Event files below <output>/tensorboard: written locally, and copied there after each validation."""
 
     def __init__(self, output: str, records: Sequence[Record]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._uri = storage.join(output, "tensorboard")
         self._local = tempfile.TemporaryDirectory(prefix="board-")
-        # Of a run that goes on, steps past the snapshot are done again: TensorBoard drops what it has of them.
+        # A resumed run repeats the steps after its snapshot, so TensorBoard must drop its old records of them.
         step = max((record["step"] for record in records), default=0)
         self._writer = SummaryWriter(self._local.name, purge_step=step + 1 if step else None)
         self._written = len(records)
 
     def add(self, records: Sequence[Record], examples: Sequence[Example], colours: Sequence[Colour]) -> None:
-        """Add the records that are new, and the examples of this validation."""
+        """Add the new records, and the examples of this validation."""
         for record in records[self._written :]:
             if record["kind"] == "step":
                 first = record["step"] - len(record["losses"]) + 1
@@ -66,5 +66,5 @@ class Board:
 
 
 def open_board(cfg: TrainConfig, rank: int, records: Sequence[Record]) -> Board | None:
-    """The board of a run that asks for one, on rank 0."""
+    """Return the board on rank 0 if the config asks for one, else None."""
     return Board(cfg.output, records) if cfg.tensorboard and rank == 0 else None

@@ -1,6 +1,6 @@
-"""Ray Tune over any key of a training config: each trial is a training run of its own.
+"""Ray Tune over any key of a training config: each trial is a separate training run.
 
-<output>/trials/<hash of its values>  one training run each; a search that was broken off finds the finished ones again
+<output>/trials/<hash of its values>  one training run each; an interrupted search finds the finished ones again
 <output>/best.yaml                    the config of the best trial, ready for `maskmill train`
 """
 
@@ -27,10 +27,10 @@ from pipeline.train.metrics_log import figure, read_records
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the space and how good it was; `error` is set where it could not be trained."""
+    """One point of the space and its score; `error` is set if it could not be trained."""
 
     values: dict[str, Any]
-    value: float  # of the figure that `best_by` names, at its best; NaN with an error
+    value: float  # best value of the score that `best_by` names; NaN with an error
     miou: float  # of that checkpoint; NaN with an error
     seconds: float
     output: str
@@ -40,12 +40,12 @@ class Trial:
 def tune(
     cfg: TrainConfig, space: TuneConfig, on_trial: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Trial]:
-    """Train every trial of a space; the trials, best first by the figure that the config's `best_by` names.
+    """Train every trial of a space; return the trials, best first by the score that the config's `best_by` names.
 
     Args:
         on_trial: called with (finished, all) after each trial.
     Raises:
-        UserError: a key of the space is not the config's, or the cluster cannot hold a trial.
+        UserError: a key of the space is not in the config, or the cluster is too small for a trial.
     """
     for key, axis in space.space.items():
         with_values(cfg, {key: axis.first()}, where="space")
@@ -53,12 +53,12 @@ def tune(
     connection.require(
         cfg.workers, cfg.cpus_per_worker, cfg.gpus_per_worker, "a trial's workers", connection.WORKER_KEYS
     )
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trials keep their own records
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the trials write their own records
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the progress line is ours
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     filesystem, path = storage.arrow_filesystem(storage.join(cfg.output, "ray"))
     tuner = ray.tune.Tuner(
-        # A trial only waits for its training workers, which take the CPUs; Tune wants it to hold something, so a byte.
+        # A trial only waits for its training workers, which take the CPUs. Tune requires some resource, so it reserves a byte.
         ray.tune.with_resources(ray.tune.with_parameters(_trial, payload=open_tree(cfg)), {"memory": 1}),
         param_space={key: _axis(axis) for key, axis in space.space.items()},
         tune_config=ray.tune.TuneConfig(
@@ -97,13 +97,13 @@ def _trial(values: dict[str, Any], payload: dict[str, Any]) -> None:
         cfg = with_values(TrainConfig.model_validate(payload), values | {"output": output}, where="trial")
         trained = train(cfg)
         row |= {"value": _best(cfg), "miou": trained.miou, "seconds": trained.seconds}
-    except UserError as error:  # what a user can fix, such as a rate at which the loss is lost: a row, not an end
+    except UserError as error:  # such as a loss that diverges: a result of the search, not its end
         row["error"] = str(error)
     ray.tune.report(row)
 
 
 def _best(cfg: TrainConfig) -> float:
-    """The figure that `best_by` names, of the best validation of a finished run."""
+    """Return the score that `best_by` names, for the best validation of a finished run."""
     records = read_records(storage.join(stage_configs(cfg)[-1].output, "metrics.jsonl"))
     return max(figure(record, cfg.best_by) for record in records if record["kind"] == "validation")
 
@@ -120,7 +120,7 @@ def _axis(axis: AxisConfig) -> Any:
 
 
 def _room(cfg: TrainConfig) -> int:
-    """Trials that the cluster holds side by side."""
+    """Return how many trials fit on the cluster at the same time."""
     total = ray.cluster_resources()
     needs = {"CPU": cfg.workers * cfg.cpus_per_worker, "GPU": cfg.workers * cfg.gpus_per_worker}
     return max(1, min(int(total.get(kind, 0) // need) for kind, need in needs.items() if need))

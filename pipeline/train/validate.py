@@ -1,4 +1,4 @@
-"""Counts of the validation split, with the predictor that `segment` uses."""
+"""Confusion counts of the validation split, with the predictor that `segment` uses."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,13 +21,13 @@ NUM_PICTURES = 4
 
 
 def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, world_size: int) -> np.ndarray:
-    """(C, C) int64 counts of the whole validation split, with the CRF if the config asks for it.
+    """Return (C, C) int64 counts over the whole validation split, with the CRF if the config has one.
 
     Each worker predicts its share at full size, then the counts are summed.
     """
     device = next(network.parameters()).device
     if world_size > 1:
-        for buffer in network.buffers():  # batch statistics drift apart between workers; rank 0's are what is saved
+        for buffer in network.buffers():  # batch statistics differ between workers; those of rank 0 are saved
             torch.distributed.broadcast(buffer, src=0)
     space = cfg.label_space.space
     mask_of = _masker(network, cfg)
@@ -44,7 +44,7 @@ def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, w
 def example_masks(
     network: Network, cfg: TrainConfig, items: list[Item]
 ) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """(image id, picture, label, mask) of four images that are spread evenly over the split: the same ones each time."""
+    """Return (image id, picture, label, mask) for four images that are evenly spaced over the split, always the same ones."""
     mask_of = _masker(network, cfg)
     count = min(NUM_PICTURES, len(items))
     chosen = [items[index * len(items) // count] for index in range(count)]
@@ -57,14 +57,14 @@ def example_masks(
 
 
 def _loaded(items: list[Item], space: LabelSpace, cfg: TrainConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Image and label of each item, read and decoded ahead of the network."""
+    """Yield image and label of each item, read and decoded ahead of the network."""
     load = partial(load_pair, space=space, max_pixels=cfg.max_pixels, declared=cfg.image)
     for _, pair in read_ahead(load, items, cfg.read_threads, depth=cfg.read_threads + 1):
         yield pair.result()
 
 
 def _masker(network: Network, cfg: TrainConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """A decoded image -> (H, W) uint8 train ids, by the calls with which `segment` answers an image."""
+    """Return a function from a decoded image to (H, W) uint8 train ids that makes the same calls as `segment`."""
     device = next(network.parameters()).device
     settings = PredictConfig(scales=(cfg.validate_scale,), precision=cfg.precision)
     predictor = Predictor(network.eval(), settings, device, num_threads=cfg.cpus_per_worker)

@@ -15,7 +15,7 @@ def instances_of(label: Place) -> Place:
     """Return the place of a label's instanceIds.
 
     Raises:
-        Reject: the label is not called `*_labelIds.*`, or its archive has no such member. (Missing files are noticed on reading.)
+        Reject: the label is not called `*_labelIds.*`, or its archive has no such member. Other files are not checked.
     """
     name = label.uri if label.member is None or is_signed(label) else label.member
     before, found, after = name.rpartition(_LABELS)

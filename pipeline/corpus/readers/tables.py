@@ -23,7 +23,7 @@ _BATCH_ROWS = 4096
 
 
 def manifest_items(uri: str) -> Iterator[Item]:
-    """Yield the items of a CSV or Parquet file, read in blocks. Its column `image` has URIs, which may be relative to its folder.
+    """Yield the items of a CSV or Parquet file, read in blocks; its column `image` has URIs, maybe relative to its folder.
 
     Optional columns: `label`, `image_id` (default: the image's URI without its suffix), groups, and `bytes` and `etag` of the
     image, by which a replaced file is recognised. Ids and places omit the user, password and query of web addresses.

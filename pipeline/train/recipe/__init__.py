@@ -1,4 +1,4 @@
-"""How a network learns: losses, class balance, parameter groups, learning rate, averaged weights."""
+"""The training recipe: losses, class weights, parameter groups, learning rate, averaged weights."""
 
 from pipeline.train.recipe.class_weights import class_weights
 from pipeline.train.recipe.ema import Ema

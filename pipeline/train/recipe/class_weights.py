@@ -6,14 +6,14 @@ from pipeline.errors import UserError
 
 
 def class_weights(counts: np.ndarray, kind: str) -> np.ndarray:
-    """One weight a class; a class that no label holds has weight 0.
+    """Return one weight per class; a class that is in no label has weight 0.
 
     Args:
         counts: (I, C) int64, labelled pixels of each class in each of I images.
         kind: `median_frequency`: median of the frequencies / frequency, where the frequency of a class is its pixels
-            divided by the labelled pixels of the images that hold it (Eigen & Fergus, arXiv:1411.4734; SegNet,
+            divided by the labelled pixels of the images that contain it (Eigen & Fergus, arXiv:1411.4734; SegNet,
             arXiv:1511.00561, section 3.2). `inverse` and `sqrt_inverse`: 1 / share of all labelled pixels, and its
-            square root, scaled so that the classes at hand have mean 1.
+            square root, scaled so that the weights of the classes that occur have mean 1.
     Returns:
         (C,) float64.
     Raises:
@@ -26,7 +26,7 @@ def class_weights(counts: np.ndarray, kind: str) -> np.ndarray:
     weights = np.zeros(counts.shape[1])
     match kind:
         case "median_frequency":
-            # Deviation: ignored pixels are left out of the images' sizes, as they train nowhere.
+            # Deviation: ignored pixels do not count in the images' sizes, since they are not trained on.
             of_images = ((counts > 0) * counts.sum(axis=1, keepdims=True)).sum(axis=0)
             frequency = pixels[there] / of_images[there]
             weights[there] = np.median(frequency) / frequency

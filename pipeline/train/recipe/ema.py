@@ -1,4 +1,4 @@
-"""Averaged weights."""
+"""Exponential moving average of the weights."""
 
 import copy
 
@@ -10,8 +10,8 @@ from pipeline.models import Network
 class Ema:
     """A second network whose parameters follow the first's: average = decay * average + (1 - decay) * parameter.
 
-    In the first steps the decay is (1 + step) / (10 + step), so that the average forgets where it began
-    (arXiv:1905.11946's reference code). Buffers, such as batch statistics, are copied: they are averages already.
+    In the first steps the decay is (1 + step) / (10 + step), so that the average forgets the initial weights
+    (arXiv:1905.11946's reference code). Buffers, such as batch statistics, are copied, since they are averages already.
     """
 
     def __init__(self, network: Network, decay: float) -> None:
@@ -20,7 +20,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, state: dict[str, torch.Tensor], step: int) -> None:
-        """Follow the `state_dict` that the network has after step 0, 1, ..."""
+        """Update the average with the network's `state_dict` after step 0, 1, ..."""
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters = dict(self.network.named_parameters())
         for name, value in self.network.state_dict().items():

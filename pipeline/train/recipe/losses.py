@@ -1,7 +1,7 @@
-"""Losses whose value does not depend on how a batch is shared out over workers or parts.
+"""Losses whose value does not depend on how a batch is divided among workers or parts.
 
-Letters: N batch, C classes, H rows, W columns. A pixel term is divided by a weight of the whole batch that follows from
-the labels; a region term and OHEM are means over images. So the parts of a batch add up to the loss of the whole.
+Letters: N batch, C classes, H rows, W columns. A pixel term is divided by a weight of the whole batch, which is computed from
+the labels; a region term and OHEM are means over images. So the losses of a batch's parts add up to the loss of the batch.
 """
 
 from collections.abc import Mapping
@@ -23,29 +23,29 @@ from pipeline.labels import IGNORE
 
 
 class Loss:
-    """The loss of a config: `totals` of the labels of a whole batch first, then the share of each part in it."""
+    """The loss of a config. First compute `totals` from the labels of a whole batch, then the loss of each part."""
 
     def __init__(self, cfg: LossConfig, class_weights: Mapping[str, np.ndarray], device: torch.device | str) -> None:
-        """`class_weights`: (C,) weights for each kind that the config asks for."""
+        """Build the loss. `class_weights`: (C,) weights for each kind that the config uses."""
         self.cfg = cfg
         self._weights = {
             kind: torch.tensor(values, dtype=torch.float32, device=device) for kind, values in class_weights.items()
         }
 
     def totals(self, label: torch.Tensor) -> torch.Tensor:
-        """(T,) float32, for each term what its sum over the batch is divided by: pixel weights, or images.
+        """Return (T,) float32, for each term the divisor of its sum over the batch: total pixel weight, or images.
 
-        Totals of parts add up to those of the whole. `label` is (N, H, W) integer train ids.
+        The totals of parts add up to those of the whole batch. `label` is (N, H, W) integer train ids.
         """
         return torch.stack([self._total(term, label) for term in self.cfg.terms])
 
     def __call__(self, logits: list[torch.Tensor], label: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
-        """What this part adds to the loss of the whole batch; 0 where it has no labelled pixel.
+        """Return what this part contributes to the loss of the whole batch; 0 if it has no labelled pixel.
 
         Args:
-            logits: each (N, C, H, W); the last is the prediction, the others count `aux_weight`.
+            logits: each (N, C, H, W); the last is the prediction, the others are weighted by `aux_weight`.
             label: (N, H, W) int64 train ids, 255 = ignore.
-            totals: of the whole batch.
+            totals: totals of the whole batch.
         """
         loss = self._sum(logits[-1].float(), label, totals)
         if self.cfg.aux_weight and len(logits) > 1:
@@ -82,7 +82,7 @@ class Loss:
                 return lovasz_softmax(logits, label).sum()
 
     def _pixel_weights(self, kind: str, label: torch.Tensor) -> torch.Tensor:
-        """(N, H, W) float32: the weight of each pixel's class, 0 where ignored."""
+        """Return (N, H, W) float32, the weight of each pixel's class; 0 where ignored."""
         labelled = label != IGNORE
         if kind == "none":
             return labelled.float()
@@ -90,7 +90,7 @@ class Loss:
 
 
 def cross_entropy(logits: torch.Tensor, label: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """(N, H, W): minus the log of the true class's probability; 0 where ignored.
+    """Return (N, H, W), minus the log of the true class's probability; 0 where ignored.
 
     Args:
         smoothing: share of the target that is spread evenly over all classes (arXiv:1512.00567, section 7).
@@ -99,20 +99,21 @@ def cross_entropy(logits: torch.Tensor, label: torch.Tensor, smoothing: float = 
 
 
 def focal(logits: torch.Tensor, label: torch.Tensor, gamma: float) -> torch.Tensor:
-    """(N, H, W): (1 - p) ** gamma times the cross entropy, p of the true class: arXiv:1708.02002, eq. 4."""
+    """Return (N, H, W), (1 - p) ** gamma times the cross entropy, p of the true class: arXiv:1708.02002, eq. 4."""
     loss = cross_entropy(logits, label)
-    # 1 - p by expm1, and kept off 0, where a power below 1 has no derivative.
+    # 1 - p is computed with expm1 and kept above 0, where a power below 1 has no derivative.
     return (-torch.expm1(-loss)).clamp(min=1e-8) ** gamma * loss
 
 
 def ohem(
     logits: torch.Tensor, label: torch.Tensor, weights: torch.Tensor, threshold: float, min_kept: int
 ) -> torch.Tensor:
-    """(N,): the weighted mean of the cross entropy over the hard pixels of each image.
+    """Return (N,), the weighted mean of the cross entropy over the hard pixels of each image.
 
-    Hard: the true class has less than `threshold` probability; if those are fewer than `min_kept`, the `min_kept` with
-    the largest loss (all labelled ones where there are fewer still). Idea: arXiv:1604.03540. Deviation from the common
-    code: pixels are chosen in each image and not in a worker's batch, so the choice is the same for any number of workers.
+    A pixel is hard if its true class has less than `threshold` probability. If there are fewer than `min_kept` of these, the
+    `min_kept` pixels with the largest loss are used (or all labelled pixels, if there are fewer). Idea: arXiv:1604.03540.
+    Deviation from the common code: pixels are chosen per image and not per worker's batch, so the choice is the same for any
+    number of workers.
     """
     loss = cross_entropy(logits, label).flatten(1)
     labelled = (label != IGNORE).flatten(1)
@@ -125,9 +126,9 @@ def ohem(
 
 
 def dice(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """(N,): 1 - 2 |p g| / (|p|^2 + |g|^2), a mean over the classes that the image's label holds: arXiv:1606.04797, section 3.
+    """Return (N,), 1 - 2 |p g| / (|p|^2 + |g|^2), averaged over the classes in the image's label; 0 without labelled pixels.
 
-    0 for an image without labelled pixels.
+    Source: arXiv:1606.04797, section 3.
     """
     probs, truth, there = _regions(logits, label)
     overlap = (probs * truth).sum(2)
@@ -136,22 +137,22 @@ def dice(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
 
 def lovasz_softmax(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """(N,): the Lovasz extension of the Jaccard loss, a mean over the classes that the image's label holds.
+    """Return (N,), the Lovasz extension of the Jaccard loss, averaged over the classes in the image's label.
 
-    arXiv:1705.08790, algorithm 1, in its per-image form. 0 for an image without labelled pixels.
+    Source: arXiv:1705.08790, algorithm 1, in its per-image form. 0 for an image without labelled pixels.
     """
     probs, truth, there = _regions(logits, label)
     labelled = (label != IGNORE).flatten(1)
     losses = []
     for image in range(len(label)):
-        own = there[image]  # sorting is what this loss costs: only classes and pixels that count are sorted
+        own = there[image]  # sorting dominates the cost, so only classes and pixels that count are sorted
         p, g = (values[image][own][:, labelled[image]] for values in (probs, truth))
         losses.append(_lovasz_extension(p, g).sum() / own.sum().clamp(min=1))
     return torch.stack(losses)
 
 
 def _lovasz_extension(probs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """(K,) of (K, P) probs and truth of labelled pixels."""
+    """Return (K,) losses for (K, P) probs and truth of labelled pixels."""
     errors, order = (truth - probs).abs().sort(dim=1, descending=True)
     truth = truth.gather(1, order)
     size = truth.sum(1, keepdim=True)
@@ -163,7 +164,7 @@ def _lovasz_extension(probs: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def _regions(logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(N, C, P) probs and truth, both 0 where ignored, and (N, C) whether the label holds the class."""
+    """Return (N, C, P) probs and truth, both 0 where ignored, and (N, C) whether the label contains the class."""
     labelled = (label != IGNORE)[:, None]
     truth = (label[:, None] == torch.arange(logits.shape[1], device=label.device)[:, None, None]) & labelled
     probs = logits.softmax(dim=1) * labelled

@@ -1,4 +1,4 @@
-"""Parameter groups, and which parts of a network hold still."""
+"""Parameter groups, and frozen parts of a network."""
 
 import torch
 from torch import nn
@@ -11,12 +11,12 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def build_optimizer(network: Network, cfg: OptimizerConfig) -> torch.optim.Optimizer:
-    """Groups by (fine-tuned or head) x (weights, biases, normalisation); parameters that do not learn are left out.
+    """Build the optimiser with groups by (fine-tuned or head) x (weights, biases, normalisation), without frozen parameters.
 
-    Weight decay spares biases and normalisation (arXiv:1812.01187, section 3.1) unless `decay_all`. FCN (arXiv:1411.4038,
-    section 4.3) and DeepLab (arXiv:1412.7062, section 4) double the rate of biases; of convolutions, that is: a
-    normalisation's scale and shift learn at their group's plain rate. DeepLab's head learns 10x faster: `fine_tuned`
-    says which layers are not of it.
+    Weight decay does not apply to biases and normalisation (arXiv:1812.01187, section 3.1) unless `decay_all`. FCN
+    (arXiv:1411.4038, section 4.3) and DeepLab (arXiv:1412.7062, section 4) double the rate of biases. This means biases of
+    convolutions: scale and shift of normalisation layers learn at their group's plain rate. DeepLab's head learns 10x faster;
+    `fine_tuned` gives the layers that do not belong to the head.
     """
     backbone = {id(p) for part in network.fine_tuned() for p in part.parameters()}
     norms = {
@@ -45,14 +45,14 @@ def build_optimizer(network: Network, cfg: OptimizerConfig) -> torch.optim.Optim
 
 
 def held_still(network: Network, freeze_backbone: bool, freeze_all_but_head: bool) -> list[nn.Module]:
-    """The parts of a network that do not learn."""
+    """Return the frozen parts of a network."""
     if freeze_all_but_head:
         return network.fine_tuned()
     return [network.backbone] if freeze_backbone else []
 
 
 def set_norm(network: Network, freeze_backbone: bool, freeze_norm: bool, freeze_all_but_head: bool = False) -> None:
-    """Training mode, with the batch statistics that hold still in evaluation mode: to be called after each `eval()`."""
+    """Set training mode, but evaluation mode for frozen batch normalisation; call this after each `eval()`."""
     network.train()
     for part in [network] if freeze_norm else held_still(network, freeze_backbone, freeze_all_but_head):
         for module in part.modules():

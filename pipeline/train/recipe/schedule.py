@@ -7,12 +7,12 @@ import torch
 from pipeline.config import OptimizerConfig
 
 # One-cycle, arXiv:1708.07120, with the constants of its authors' library: up over 30 % of the run from 1/25 of the top,
-# then down to 1e-4 of where it began, both along a cosine. Deviation: momentum stays, it does not run against the rate.
+# then down to 1e-4 of the initial rate, both along a cosine. Deviation: momentum is constant instead of falling and rising.
 _CYCLE_UP, _CYCLE_START, _CYCLE_END = 0.3, 1 / 25, 1 / 25 * 1e-4
 
 
 def rate(cfg: OptimizerConfig, step: int, total: int) -> float:
-    """The rate of step 0..total-1 for a group of factor 1: linear warm-up times the schedule."""
+    """Return the rate of step 0..total-1 for a group with factor 1: linear warm-up times the schedule."""
     done = step / total
     match cfg.schedule:
         case "poly":
@@ -35,7 +35,7 @@ def rate(cfg: OptimizerConfig, step: int, total: int) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, cfg: OptimizerConfig, step: int, total: int) -> float:
-    """Give each group its rate of this step; the rate of factor 1 is returned."""
+    """Set the rate of each group for this step; return the rate for factor 1."""
     lr = rate(cfg, step, total)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
