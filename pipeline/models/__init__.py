@@ -1,6 +1,6 @@
-"""Segmentation networks: one file a family, chosen here by the config's name and imported when it is asked for.
+"""Segmentation networks: one file per family, chosen here by the name in the config and imported only when it is used.
 
-torchvision takes seconds to import, so what needs it imports it where a network is built.
+torchvision takes seconds to import, so code that needs it imports it only when a network is built.
 """
 
 from collections.abc import Mapping
@@ -47,17 +47,17 @@ __all__ = [
 
 @cache
 def network_class(name: str) -> type[Network]:
-    """The class of the networks that a config calls so."""
+    """Return the network class for a name in a config."""
     module, _, class_name = NETWORK_SECTIONS[name].network.partition(".")
     network: type[Network] = getattr(import_module(f"{__name__}.{module}"), class_name)
     return network
 
 
 def settled(cfg: ModelConfig) -> ModelConfig:
-    """The section of a network from outside with what it points at: the hash of its code, its architecture; others as they are.
+    """Resolve the section of an external network: add the hash of its code and its architecture. Return others unchanged.
 
     Raises:
-        UserError: what it points at is not there.
+        UserError: the code or the architecture does not exist.
     """
     return network_class(cfg.name).settle(cfg)
 
@@ -65,9 +65,9 @@ def settled(cfg: ModelConfig) -> ModelConfig:
 def build(
     cfg: ModelConfig, num_classes: int, pretrained: bool | Mapping[str, torch.Tensor] = False, bands: int = 3
 ) -> Network:
-    """The network a config describes; with `pretrained`, its backbone holds ImageNet weights: published, or of a file.
+    """Build the network of a config; with `pretrained`, its backbone has ImageNet weights, published ones or from a file.
 
-    Images of other than three bands get a first convolution of their own (`bands.widen`).
+    For images with other than three bands the first convolution is replaced (`bands.widen`).
 
     >>> import torch
     >>> from pipeline.config import parse_model
@@ -78,7 +78,7 @@ def build(
     torch.Size([1, 19, 64, 96])
 
     Raises:
-        UserError: settings that do not go together, or the published weights cannot be had on this machine.
+        UserError: settings contradict each other, or the published weights are not available on this machine.
     """
     network = network_class(cfg.name)(cfg, num_classes)
     if pretrained and isinstance(network, Outside):

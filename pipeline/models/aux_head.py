@@ -8,9 +8,9 @@ from pipeline.models.layers import upsample
 
 
 class AuxHeadNetwork(GridNetwork):
-    """A dilated encoder, a head on its last map, and for deep supervision a second head on the map before.
+    """A dilated encoder, a head on its last map, and for deep supervision a second head on the second-last map.
 
-    Subclasses make `backbone` (x -> maps, the last two at stride `stride`), `classifier` and `aux_classifier`.
+    Subclasses create `backbone` (x -> maps, the last two at stride `stride`), `classifier` and `aux_classifier`.
     """
 
     enlarges = True

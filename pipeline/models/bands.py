@@ -1,4 +1,4 @@
-"""Networks for images of other than three bands. Letters: N bands, D channels."""
+"""Networks for images with other than three bands. Letters: N bands, D channels."""
 
 import torch
 from torch import nn
@@ -11,12 +11,12 @@ RGB = 3
 
 
 def input_bands(network: Network) -> int:
-    """How many bands a network sees."""
+    """Return the number of bands in a network's input."""
     return _first_convolution(network).in_channels
 
 
 def first_convolution_words(cfg: TrainConfig) -> str | None:
-    """What a training run's first convolution begins with, where bands are declared, as a sentence; else None."""
+    """Return how the first convolution of a training run is initialised, as a sentence, if bands are declared; else None."""
     if cfg.image is None:
         return None
     bands = len(cfg.image.bands)
@@ -33,12 +33,12 @@ def first_convolution_words(cfg: TrainConfig) -> str | None:
 
 
 def widen(network: Network, bands: int, inflate: bool) -> None:
-    """Let a network for RGB see `bands` bands: the convolutions that see the image, mean and std change, nothing else.
+    """Adapt a network for RGB to `bands` bands. Only the convolutions on the image, the mean and the std change.
 
     Args:
-        inflate: its weights are learnt. Every band then gets the mean of the three RGB filters, scaled by 3/N: an image whose
-            bands are all alike gives what a grey picture gives, so that the layers behind see what they were trained on.
-            Otherwise the filters are drawn anew, with the spread of those that were there, scaled by sqrt(3/N).
+        inflate: whether the weights are pretrained. If so, every band gets the mean of the three RGB filters, scaled by 3/N. An
+            image whose bands are all equal then gives the same result as a grey picture, so the later layers get the input
+            that they were trained on. Otherwise the filters are drawn at random, with the old ones' spread times sqrt(3/N).
     """
     for conv in (_first_convolution(network), *network.further_inputs()):
         assert conv.in_channels == RGB, "a network is widened once"
@@ -48,7 +48,7 @@ def widen(network: Network, bands: int, inflate: bool) -> None:
 
 @torch.no_grad()
 def _widened(conv: nn.Conv2d, bands: int, inflate: bool) -> torch.Tensor:
-    """(channels, bands, h, w)."""
+    """Return the new weights (channels, bands, h, w)."""
     if inflate:
         return conv.weight.mean(dim=1, keepdim=True).repeat(1, bands, 1, 1) * (RGB / bands)
     shape = (conv.out_channels, bands, *conv.kernel_size)
@@ -56,7 +56,7 @@ def _widened(conv: nn.Conv2d, bands: int, inflate: bool) -> torch.Tensor:
 
 
 def _first_convolution(network: Network) -> nn.Conv2d:
-    """The one that sees the image: the first of the encoder's, in every family."""
+    """Return the convolution on the image, which in every family is the encoder's first."""
     for module in network.backbone.modules():
         if isinstance(module, nn.Conv2d):
             return module

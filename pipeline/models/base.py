@@ -1,4 +1,4 @@
-"""What a segmentation network declares. Letters: N batch, C classes, H rows, W columns."""
+"""The interface of segmentation networks. Letters: N batch, C classes, H rows, W columns."""
 
 from functools import cache
 from typing import ClassVar
@@ -10,8 +10,8 @@ from pipeline.config import EngineName, ModelConfig
 from pipeline.errors import UserError
 
 Triple = tuple[float, float, float]
-Levels = tuple[float, ...]  # one for each band that a network sees
-Variants = tuple[tuple[dict[str, object], str], ...]  # settings of the config, and where that network is described
+Levels = tuple[float, ...]  # one value for each input band of a network
+Variants = tuple[tuple[dict[str, object], str], ...]  # config settings, and the source of that network
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: what torchvision's weights were trained with
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
@@ -24,63 +24,63 @@ class Network(nn.Module):
     others are for deep supervision while training.
     """
 
-    backbone: nn.Module  # the encoder: what starts from ImageNet weights
-    variants: ClassVar[Variants]  # what `maskmill models` lists of the family: those that differ in size or work
+    backbone: nn.Module  # the encoder, which can start from ImageNet weights
+    variants: ClassVar[Variants]  # those that `maskmill models` lists, which differ in size or GFLOPs
     row: ClassVar[tuple[str, str] | None] = (
-        None  # instead of these, of others' networks: how to choose one, and its source
+        None  # for external networks, instead of variants: how to choose one, and its source
     )
-    mean: Levels = IMAGENET_MEAN  # of each band, of values in 0..1: what its weights were trained with
+    mean: Levels = IMAGENET_MEAN  # of each band, on a scale of 0..1, as the weights were trained with
     std: Levels = IMAGENET_STD
     min_size: int
     multiple_of: int
-    beyond: int = 0  # 1: sides are a multiple plus 1, as networks have it that align corners
-    every_parameter_learns: bool = True  # whether a step's gradient reaches all of them
-    own_engine: EngineName = "torch"  # what computes it where no engine is asked for
-    gives_scores: bool = True  # else only the best class of each pixel: logits say which, not how sure
-    tile: tuple[int, int] | None = None  # (height, width) of the only size that it takes, where there is only one
+    beyond: int = 0  # 1: sides are a multiple plus 1, as in networks that align corners
+    every_parameter_learns: bool = True  # whether every parameter gets a gradient in a step
+    own_engine: EngineName = "torch"  # the engine that runs it if the config names none
+    gives_scores: bool = True  # if False, logits only tell the best class of each pixel, not its confidence
+    tile: tuple[int, int] | None = None  # the only (height, width) that it accepts, if there is only one
     enlarges: bool = False  # whether forward's last step is a bilinear enlargement of `coarse(x)`
 
     @classmethod
     def settle(cls, cfg: ModelConfig) -> ModelConfig:
-        """The section with what it points at: all that a checkpoint needs to build the network again."""
+        """Return the section with all that a checkpoint needs to build the network again, such as the hash of its code."""
         return cfg
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(N, D, H, W) uint8, or float32 levels 0..255 -> x, float32, on the same device; no data (NaN) becomes the mean, 0."""
+        """Normalise (N, D, H, W) uint8, or float32 levels 0..255, to float32 on the same device; NaN (no data) becomes 0."""
         x = pixels.to(torch.float32, copy=True)
         x = x.sub_(_levels(self.mean, pixels.device)).div_(_levels(self.std, pixels.device))
         return torch.where(x.isnan(), 0.0, x) if pixels.is_floating_point() else x
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, h, w) logits whose bilinear enlargement to x's size is forward(x)[-1], where `enlarges` is true.
+        """Return (N, C, h, w) logits whose bilinear enlargement to x's size is forward(x)[-1], if `enlarges` is true.
 
-        For callers that need only the winning class: `predict.upsample_argmax` finds it without making logits of x's size.
+        Callers that need only the winning class use `predict.upsample_argmax`, which finds it without logits of x's size.
         """
         raise AssertionError(f"{type(self).__name__} does not end by enlarging its logits")
 
     def fine_tuned(self) -> list[nn.Module]:
-        """The parts that learn at the backbone's rate: the encoder, and layers that the papers fine-tune with it.
+        """Return the parts that learn at the backbone's rate: the encoder, and layers that the papers fine-tune with it.
 
-        All other layers are the head: they are new to the task and may learn faster.
+        All other layers are the head, which is new and may learn faster.
         """
         return [self.backbone]
 
     def further_inputs(self) -> list[nn.Conv2d]:
-        """Convolutions that see the image itself, beside the first one of the encoder."""
+        """Return the convolutions on the image itself, apart from the first one of the encoder."""
         return []
 
     def shards(self) -> list[nn.Module]:
-        """The parts whose parameters FSDP gathers by themselves; the rest is gathered together."""
+        """Return the parts whose parameters FSDP gathers separately; the rest is gathered together."""
         return [self.backbone]
 
     def place(self, device: torch.device) -> "Network":
-        """The network on a device, with channels last: the memory order that convolutions are fastest in."""
+        """Move the network to a device in channels-last memory format, in which convolutions are fastest; return it."""
         self.to(device)
         self.to(memory_format=torch.channels_last)
         return self
 
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
-        """The smallest legal size that holds an image of this one."""
+        """Return the smallest legal (height, width) that is large enough for an image of this size."""
         first, second = (
             max(self.min_size, -(-(size - self.beyond) // self.multiple_of) * self.multiple_of + self.beyond)
             for size in (height, width)
@@ -88,7 +88,7 @@ class Network(nn.Module):
         return first, second
 
     def check_size(self, x: torch.Tensor) -> None:
-        """Raise UserError, naming the next legal size, where the network cannot take x."""
+        """Raise UserError, naming the next legal size, if the network does not accept x's size."""
         height, width = x.shape[-2:]
         legal = self.legal_size(height, width)
         if (height, width) != legal:
@@ -102,7 +102,7 @@ class Network(nn.Module):
 
 @cache
 def _levels(values: Levels, device: torch.device) -> torch.Tensor:
-    """(1, D, 1, 1): values of 0..1 as 8-bit levels. Kept per device, so that no batch waits for a copy to a GPU."""
+    """Return values of 0..1 as 8-bit levels (1, D, 1, 1). Cached per device, so that no batch waits for a copy to a GPU."""
     return torch.tensor(values, device=device).mul(255).view(1, -1, 1, 1)
 
 
@@ -116,7 +116,7 @@ class GridNetwork(Network):
     centre: float  # pixel of the first score
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, h, w): the logits on the grid."""
+        """Return the logits on the grid: (N, 3, H, W) -> (N, C, h, w)."""
         raise AssertionError(f"{type(self).__name__} has no scores()")
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ class GridNetwork(Network):
 
 
 def place_on_pixels(scores: torch.Tensor, stride: float, centre: float, height: int, width: int) -> torch.Tensor:
-    """(N, C, h, w) scores of pixels centre + i * stride -> (N, C, height, width): bilinear between them, constant beyond."""
+    """Enlarge (N, C, h, w) scores of pixels centre + i * stride to (N, C, height, width), bilinearly and constant outside."""
     for dim, size in ((-2, height), (-1, width)):
         count = scores.shape[dim]
         pixel = torch.arange(size, device=scores.device, dtype=torch.float32)

@@ -1,9 +1,9 @@
 """A trained network in one folder: weights as safetensors, and everything needed to use them as JSON.
 
-<uri>/model.safetensors    the weights; of an exported network its file, model.onnx or model.pt2
+<uri>/model.safetensors    the weights; for an exported network its file, model.onnx or model.pt2
 <uri>/checkpoint.json      format, network config, label space, preprocessing, sha256 of the weights; written last
 
-A URI that ends in .safetensors is a release file, which holds both: see release_file.py.
+A URI that ends in .safetensors is a release file, which contains both: see release_file.py.
 """
 
 import hashlib
@@ -31,20 +31,20 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network ready to predict, and what it was trained for."""
+    """A network that is ready to predict, with its label space and training record."""
 
-    model: Network  # in eval mode, on the CPU, with the mean and std that it was trained with
+    model: Network  # in eval mode, on the CPU, with the mean and std of its training
     model_config: ModelConfig
     label_space: LabelSpace
     sha256: str  # of the weights file
     info: dict[str, Any]  # how it was trained: epoch, metrics
-    image: ImageConfig | None = None  # bands and range of the images that it was trained on; None = 8-bit RGB pictures
-    others: "tuple[Checkpoint, ...]" = ()  # the other members of an ensemble: same label space and image
-    quantised: bytes | None = None  # the int8 network, as ONNX, that an engine computes in the model's place
+    image: ImageConfig | None = None  # bands and range of the training images; None = 8-bit RGB pictures
+    others: "tuple[Checkpoint, ...]" = ()  # the other members of an ensemble, with the same label space and image
+    quantised: bytes | None = None  # the int8 network, as ONNX, that an engine runs instead of the model
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of it decides the masks: part of the identity of each run that is made with it."""
+        """Return the properties that determine the masks; they are part of the fingerprint of each run that uses it."""
         return {
             "weights_sha256": self.sha256,
             "model": self.model_config.model_dump(mode="json", exclude=set(self.model_config.addresses)),
@@ -66,10 +66,10 @@ def save(
     image: ImageConfig | None = None,
     weights: bytes | None = None,
 ) -> None:
-    """Write weights and description; a reader sees the old checkpoint or the new one, or is told that they do not fit.
+    """Write weights and description. A reader sees the old checkpoint or the new one, or gets an error that they do not match.
 
     Args:
-        weights: of an exported network, its file; absent: the model's own, as safetensors.
+        weights: the file of an exported network; absent: the model's own weights, as safetensors.
     """
     if weights is None:
         weights = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
@@ -88,15 +88,15 @@ def save(
 
 
 def load(uri: str, code: str | None = None, output_stride: int | None = None) -> Checkpoint:
-    """The checkpoint at a URI: a folder, or a release file.
+    """Load the checkpoint at a URI, which is a folder or a release file.
 
     Args:
-        code: folder of the code that may run where the network is Python code of somebody's; "installed" for an installed
-            module. A checkpoint can name any function and its arguments, so that none runs unless the user says so.
-        output_stride: of the network that is built, instead of the one that was trained; `model_config` says the latter.
+        code: folder of code that may run if the network is a user's own Python code; "installed" for an installed module. A
+            checkpoint can name any function and arguments, so none runs unless the user allows it.
+        output_stride: output stride of the network to build, instead of the trained one, which `model_config` keeps.
     Raises:
-        UserError: there is none, it is of another format, its weights are damaged or do not fit its network, or its network
-            has no output stride, or not this one.
+        UserError: there is no checkpoint, it has another format, its weights are damaged or do not fit its network, or its
+            network does not have this output stride.
     """
     uri = find_checkpoint(uri)
     description = describe(uri)
@@ -138,17 +138,17 @@ def load(uri: str, code: str | None = None, output_stride: int | None = None) ->
 
 
 def _weights_file(cfg: ModelConfig) -> str:
-    """Name of the file in the folder that holds the weights: an exported network stays in its own form."""
+    """Return the name of the weights file in the folder; an exported network is kept in its own format."""
     return f"model.{ENDINGS[cfg.form]}" if cfg.name == "exported" else "model.safetensors"
 
 
 def weights_size(uri: str, cfg: ModelConfig) -> int:
-    """Bytes of the file that holds the weights."""
+    """Return the size of the weights file in bytes."""
     return storage.size(uri if release_file.is_release(uri) else storage.join(uri, _weights_file(cfg)))
 
 
 def read_weights(uri: str, description: dict[str, Any]) -> bytes:
-    """The weights that a description is of; UserError where they are not there, or others."""
+    """Read the weights that belong to a description; UserError if they are missing, or are others."""
     expected = description["weights_sha256"]
     if release_file.is_release(uri):
         weights = release_file.read_weights(uri)
@@ -172,7 +172,7 @@ def read_weights(uri: str, description: dict[str, Any]) -> bytes:
 
 
 def label_space_of(uri: str) -> LabelSpace:
-    """The label space of a checkpoint, without reading its weights."""
+    """Return the label space of a checkpoint, without reading its weights."""
     return _space(uri, describe(uri))
 
 
@@ -181,7 +181,7 @@ def _space(uri: str, description: dict[str, Any]) -> LabelSpace:
 
 
 def image_of(uri: str) -> ImageConfig | None:
-    """Bands and range of the images that a checkpoint was trained on, without reading its weights."""
+    """Return the bands and range of a checkpoint's training images, without reading its weights."""
     return _image(describe(uri), uri)
 
 
@@ -191,12 +191,12 @@ def _image(description: dict[str, Any], uri: str) -> ImageConfig | None:
 
 
 def _declared(image: ImageConfig | None) -> dict[str, Any]:
-    """Where nothing is declared, there is no key: descriptions and fingerprints are those of before."""
+    """Return the section as a key to add; no key if nothing is declared, so that descriptions and fingerprints do not change."""
     return {} if image is None else {"image": image.model_dump(mode="json")}
 
 
 def _members(others: tuple[Checkpoint, ...]) -> dict[str, Any]:
-    """Of an ensemble's other members, by number, what decides the masks beside what all share."""
+    """Return, for each other member of an ensemble, the properties that determine the masks and are not common to all."""
     shared = ("label_space", "image")
     each = {str(n): other.identity for n, other in enumerate(others, start=2)}
     members = {n: {key: value for key, value in one.items() if key not in shared} for n, one in each.items()}
@@ -204,13 +204,13 @@ def _members(others: tuple[Checkpoint, ...]) -> dict[str, Any]:
 
 
 def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> str:
-    """Turn a published .pth file into a checkpoint; returns the file's sha256, which the checkpoint keeps.
+    """Turn a published .pth file into a checkpoint; return the file's sha256, which the checkpoint records.
 
     Args:
         source: path or URI of the file: a dict of tensors, or one below a key such as state_dict or model.
         output: URI of the checkpoint's folder.
     Raises:
-        UserError: the file is not there or not a file of weights, or is of another network (differences are listed).
+        UserError: the file does not exist, is not a file of weights, or belongs to another network (differences are listed).
     """
     tensors, sha256 = published_file.read(source)
     try:
@@ -227,7 +227,7 @@ def import_published(source: str, cfg: ModelConfig, space: LabelSpace, output: s
 
 
 def load_weights(model: Network, weights: bytes, where: str) -> None:
-    """Put the bytes of a safetensors file into a network; UserError if they are unreadable or of another network."""
+    """Load the bytes of a safetensors file into a network; UserError if they are unreadable or belong to another network."""
     try:
         state = safetensors.torch.load(weights)
     except safetensors.SafetensorError as error:
@@ -251,7 +251,7 @@ def load_weights(model: Network, weights: bytes, where: str) -> None:
 
 
 def _check_finite(model: Network, uri: str) -> None:
-    """UserError where weights are NaN or infinite: no image could be answered."""
+    """Raise UserError if weights are NaN or infinite, since every image would be rejected."""
     broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise UserError(
@@ -261,14 +261,14 @@ def _check_finite(model: Network, uri: str) -> None:
 
 
 def _of_another_resnet(description: dict[str, Any]) -> bool:
-    """Whether the checkpoint is an import of DeepLab v2 from before the network had the release's ResNet."""
+    """Whether the checkpoint is a DeepLab v2 import that was made before the network could have the release's ResNet."""
     model, imported = description["model"], "source_sha256" in description["info"]
-    of_caffe = min(description["std"]) < 1 / 200  # Caffe's networks see levels: 1/255. ImageNet's are above 0.2
+    of_caffe = min(description["std"]) < 1 / 200  # Caffe's networks have 1/255, ImageNet's are above 0.2
     return imported and of_caffe and model.get("name") == "deeplabv2" and "resnet" not in model
 
 
 def describe(uri: str) -> dict[str, Any]:
-    """What a checkpoint says of itself, without reading its weights; UserError where there is none that can be read."""
+    """Return the description of a checkpoint, without reading its weights; UserError if there is no readable one."""
     description = release_file.read_head(uri).description if release_file.is_release(uri) else _read_description(uri)
     if (found := description["format"]) != FORMAT:
         raise UserError(
@@ -278,7 +278,7 @@ def describe(uri: str) -> dict[str, Any]:
 
 
 def _read_description(uri: str) -> dict[str, Any]:
-    """The object of checkpoint.json, which has a format."""
+    """Return the object in checkpoint.json, after checking that it has a format."""
     text = _read_json(uri)
     try:
         description: dict[str, Any] = json.loads(text)
@@ -289,7 +289,7 @@ def _read_description(uri: str) -> dict[str, Any]:
 
 
 def _read_json(uri: str) -> bytes:
-    """The text of checkpoint.json; UserError says what lies there instead."""
+    """Return the text of checkpoint.json; if there is none, UserError says what is there instead."""
     try:
         return storage.read(storage.join(uri, "checkpoint.json"))
     except (FileNotFoundError, NotADirectoryError):

@@ -13,23 +13,23 @@ from pipeline.config.models import ClassifierConfig, ClassifierName
 from pipeline.errors import UserError
 from pipeline.models.base import GridNetwork, place_on_pixels
 
-IMAGE_SIZE = 224  # of one classified image
+IMAGE_SIZE = 224  # side of the images that the classifiers were trained on
 _REST = "rest"
 
-# Size whose output is one score where nothing is padded: the receptive field.
+# Input size that gives a single score without padding: the receptive field.
 _RECEPTIVE = {"alexnet": 355, "vgg16": 404, "googlenet": 571, "resnet18": 627, "resnet50": 619}
 
 
 class Classifier(GridNetwork):
-    """A classifier at every place of an image at once: a score for each window, at the network's stride of 32.
+    """A classifier applied to all positions of an image at once: a score for each window, at the network's stride of 32.
 
-    With `padding: same` the layers pad with zeros as the classifier does: on a 224x224 image the one score is the
-    classifier's output; on a larger one the scores differ from those of a slid window, since a window's border of zeros
-    is now the image around it. With `padding: valid` nothing is padded: each score sees its window (the receptive
-    field) and nothing else, so the scores equal those of the slid classifier.
+    With `padding: same` the layers pad with zeros as the classifier does. On a 224x224 image the single score is the
+    classifier's output; on a larger image the scores differ from those of a sliding window, since a window is surrounded by the
+    image instead of zeros. With `padding: valid` there is no padding: each score depends only on its window (the receptive
+    field), so the scores equal those of a sliding window.
 
     Raises:
-        UserError: `merged` names outputs that are not there, twice, or of another number of classes.
+        UserError: `merged` names outputs that do not exist or are repeated, or has a wrong number of classes.
     """
 
     variants = (
@@ -48,7 +48,7 @@ class Classifier(GridNetwork):
         self.min_size, self.multiple_of = 32, 1 if valid else 32
         self.margin = (self.window - 31) // 2
         self.centre = (self.window - 1) / 2 - self.margin
-        if self.name == "googlenet":  # torchvision's has its input turned to -1..1
+        if self.name == "googlenet":  # torchvision's converts its input to -1..1
             self.mean = self.std = (0.5, 0.5, 0.5)
         self.backbone, width, size = _encoder(self.name)
         self.merge, last = _merge(cfg, num_classes)
@@ -61,11 +61,11 @@ class Classifier(GridNetwork):
             _remove_padding(self.backbone)
 
     def classify(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, (H - window) // 32 + 1, ...): one score for each window that lies in the image."""
+        """(N, 3, H, W) -> (N, C, (H - window) // 32 + 1, ...): one score for each window inside the image."""
         return self.merge(self.head(self.backbone(x)))
 
     def extend(self, x: torch.Tensor) -> torch.Tensor:
-        """The image with a margin of zeros, so that each of its 32x32 blocks is the middle of a window."""
+        """Pad the image with zeros so that each of its 32x32 blocks is the middle of a window."""
         return F.pad(x, [self.margin] * 4)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
@@ -79,9 +79,9 @@ class Classifier(GridNetwork):
 
 
 def convolutionalise(published: Mapping[str, torch.Tensor], network: Classifier) -> dict[str, torch.Tensor]:
-    """A torchvision classifier's weights under the network's names; matrices become kernels of the map they flattened.
+    """Rename a torchvision classifier's weights for the network, and reshape fully-connected matrices to convolution kernels.
 
-    A matrix of another size than the kernel stays as it is, for the caller to name.
+    A matrix whose size does not fit the kernel is kept, so that the caller can report it.
     """
     wanted = network.state_dict()
     own_head = [name for name in wanted if name.startswith("head.")]
@@ -96,7 +96,7 @@ def convolutionalise(published: Mapping[str, torch.Tensor], network: Classifier)
 
 
 class MergedOutputs(nn.Module):
-    """(N, outputs, h, w) -> (N, C, h, w): the log of the summed exponentials, so that probabilities add up."""
+    """(N, outputs, h, w) -> (N, C, h, w) by log-sum-exp, so that the probabilities of a class's outputs add up."""
 
     def __init__(self, groups: Sequence[Sequence[int]]) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class MergedOutputs(nn.Module):
 
 
 def _merge(cfg: ClassifierConfig, num_classes: int) -> tuple[nn.Module, int]:
-    """From the last layer's outputs to classes, and how many outputs it has."""
+    """Return the module from the last layer's outputs to classes, and the number of outputs."""
     if (cfg.merged is None) != (cfg.outputs is None):
         raise UserError("classifier: outputs and merged go together: give both, or none of them")
     if cfg.merged is None or cfg.outputs is None:
@@ -123,13 +123,13 @@ def _merge(cfg: ClassifierConfig, num_classes: int) -> tuple[nn.Module, int]:
 
 
 def groups(merged: Sequence[str], outputs: int) -> list[list[int]]:
-    """The outputs of each class, from texts such as "281-285+7" and "rest".
+    """Parse the outputs of each class from texts such as "281-285+7" and "rest".
 
     >>> groups(["2-3+0", "rest"], outputs=6)
     [[2, 3, 0], [1, 4, 5]]
 
     Raises:
-        UserError: a text is none of these, an output is not there or has two classes, or nothing is left for `rest`.
+        UserError: a text is malformed, an output does not exist or is in two classes, or nothing is left for `rest`.
     """
     found = [[] if text == _REST else _numbers(text, outputs) for text in merged]
     taken = [number for group in found for number in group]
@@ -162,7 +162,7 @@ def _numbers(text: str, outputs: int) -> list[int]:
 
 
 def _encoder(name: ClassifierName) -> tuple[nn.Module, int, int]:
-    """The convolutions, their channels, and the size of the map that the fully-connected layers flatten (0: averaged)."""
+    """Return the convolutions, their channels, and the side of the map that is flattened for fc6 (0: it is averaged)."""
     import torchvision
 
     match name:
@@ -180,7 +180,7 @@ def _encoder(name: ClassifierName) -> tuple[nn.Module, int, int]:
 
 
 class _Chain(nn.Module):
-    """Named layers, one after the other."""
+    """A sequence of named layers."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class _Chain(nn.Module):
 def _fully_connected(
     width: int, size: int, fc_channels: int, num_classes: int, dropout: float, first: int
 ) -> nn.Sequential:
-    """fc6, fc7, fc8 as convolutions; AlexNet drops out before a layer, VGG16 after it."""
+    """Return fc6, fc7, fc8 as convolutions; AlexNet has dropout before a layer, VGG16 after it."""
     layers: list[nn.Module] = []
     for in_channels, kernel in ((width, size), (fc_channels, 1)):
         layer = [nn.Conv2d(in_channels, fc_channels, kernel), nn.ReLU(inplace=True)]
@@ -205,7 +205,7 @@ def _fully_connected(
 
 
 def _remove_padding(network: nn.Module) -> None:
-    """Convolutions and poolings without padding; where branches then differ in size, the larger lose their border."""
+    """Remove the padding of convolutions and poolings; if branches then differ in size, the larger ones are cropped."""
     from torchvision.models.googlenet import Inception
     from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -223,7 +223,7 @@ def _remove_padding(network: nn.Module) -> None:
 
 
 class _ValidResidual(nn.Module):
-    """A residual block without padding: the shortcut loses the border that the 3x3 convolutions lose."""
+    """A residual block without padding: the shortcut is cropped like the output of the 3x3 convolutions."""
 
     relu: nn.Module
     conv1: nn.Module
@@ -252,7 +252,7 @@ class _ValidResidual(nn.Module):
 
 
 class _ValidInception(nn.Module):
-    """An inception module without padding: each branch is cut to the smallest."""
+    """An inception module without padding: each branch is cropped to the smallest."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

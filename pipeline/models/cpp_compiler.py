@@ -1,4 +1,4 @@
-"""The C++ compiler that torch.compile builds its code for the CPU with."""
+"""The C++ compiler with which torch.compile builds code for the CPU."""
 
 import os
 import shutil
@@ -6,10 +6,10 @@ import sys
 
 
 def cpp_compiler() -> str:
-    """The one that torch's inductor calls: what CXX names, else clang++ on macOS and g++ elsewhere."""
+    """Return the compiler that torch's inductor calls: the one in CXX, else clang++ on macOS and g++ elsewhere."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def has_cpp_compiler() -> bool:
-    """Whether it is on this machine."""
+    """Whether this machine has the compiler."""
     return shutil.which(cpp_compiler()) is not None

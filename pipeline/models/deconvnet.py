@@ -13,9 +13,9 @@ from pipeline.models.upsampling import Upsample
 class DeconvNet(Network):
     """VGG16 down to a 1x1 map of 4096 channels (of a 224x224 proposal), and its mirror image back up; batch norm throughout.
 
-    251.8 M parameters with 21 classes (section 4.3: about 252 M). Deviation: fully convolutional, so that a whole image
-    is taken at once; `predict.mode: sub_windows` aggregates over parts of it, as the paper does over object proposals. The
-    paper's training in two stages (single objects cut out along their ground truth, then proposals) is not here.
+    It has 251.8 M parameters with 21 classes (section 4.3: about 252 M). Deviation: it is fully convolutional, so it takes a
+    whole image at once; `predict.mode: sub_windows` aggregates over parts of it, as the paper does over object proposals. The
+    paper's training in two stages (objects cropped by their ground truth, then proposals) is not implemented.
     """
 
     variants = (({}, "arXiv:1505.04366"),)

@@ -11,23 +11,23 @@ from pipeline.models.base import GridNetwork
 from pipeline.models.layers import upsample
 
 _MLP = 128  # channels of both layers of each MLP (section 4, "multi-scale prediction")
-# What is attached: channels, and the stride that brings it to the grid, as in the release. The image, then four poolings.
+# Maps with an MLP: channels, and the stride that reduces them to the grid, as in the release. The image, then four poolings.
 _ATTACHED = ((3, 8), *zip(VGG16_WIDTHS[:4], (4, 2, 1, 1), strict=True))
 
 
 class DeepLabV1(GridNetwork):
-    """VGG16 at stride 8 by the hole algorithm, and an atrous fc6: 3x3 at rate 12 sees as much as the 7x7 that it replaces.
+    """VGG16 at stride 8 by the hole algorithm, and an atrous fc6: 3x3 at rate 12 covers as much as the 7x7 that it replaces.
 
     Table 2: DeepLab-CRF-LargeFOV has 20.5 M parameters with 21 classes, 4x4 has 65.1 M, 7x7 134.3 M. The dense CRF is a
-    setting of the segmentation run. Deviation: sizes are multiples of 8 and upsampling has half-pixel centres, where the
-    released network takes 8 k + 1 and aligns corners.
+    setting of the segmentation run. Deviation: sizes are multiples of 8 and upsampling uses half-pixel centres, whereas the
+    released network takes sizes of 8 k + 1 and aligns corners.
 
     With `multi_scale` a two-layer MLP (128 filters of 3x3, then of 1x1) on the image and on each of the first four poolings
-    adds 5 * 128 channels to fc7's for the classifier; ReLU and dropout after each layer, and the strides of the 3x3, are the
-    release's.
+    adds 5 * 128 channels to those of fc7, as input to the classifier. ReLU and dropout after each layer and the strides of the
+    3x3 convolutions follow the release.
 
     Raises:
-        UserError: 4 taps at an odd rate.
+        UserError: a kernel of 4 taps with an odd rate.
     """
 
     variants = (
@@ -66,7 +66,7 @@ class DeepLabV1(GridNetwork):
             nn.init.normal_(self.fc8_mlps.weight, std=0.01)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, H / 8 + 1, W / 8 + 1): the poolings round up, and score i is of pixel 8 i."""
+        """(N, 3, H, W) -> (N, C, H / 8 + 1, W / 8 + 1): the poolings round up, and score i belongs to pixel 8 i."""
         pooled = self.backbone(x)
         attached = [F.pad(x, (0, 1, 0, 1)), *pooled[:4]]  # to 8 k + 1, whose places at stride 8 are the grid's
         last = pooled[-1]
@@ -80,9 +80,9 @@ class DeepLabV1(GridNetwork):
         return self.fc8(last) + self.fc8_mlps(torch.cat(added, dim=1))
 
     def fine_tuned(self) -> list[nn.Module]:
-        """All but fc8: the release fine-tunes VGG16's fc6 and fc7 at the encoder's rate, and fc8 10x faster.
+        """Return all but fc8: the release fine-tunes VGG16's fc6 and fc7 at the encoder's rate, and fc8 10x faster.
 
-        With multi-scale features fc8 too: what they add is then the head, which the paper trains alone.
+        With multi-scale features fc8 is included, and the added layers are the head, which the paper trains separately.
         """
         return [self.backbone, self.fc6, self.fc7, *([self.fc8] if self.multi_scale else [])]
 

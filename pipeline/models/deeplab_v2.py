@@ -17,7 +17,7 @@ class DeepLabV2(GridNetwork):
     """Parallel atrous branches whose scores are summed, at stride 8, optionally on an image pyramid fused by maximum.
 
     On VGG16 a branch is fc6 (3x3, atrous), fc7, fc8; on ResNet-101 it is one atrous 3x3 classifier (section 4.1.2).
-    With several scales the logits of each come before their maximum: the paper trains them with their own losses.
+    With several scales the logits of each scale are returned before their maximum, since the paper trains each with a loss.
     """
 
     variants = tuple(({"backbone": name}, "arXiv:1606.00915 ASPP-L") for name in ("vgg16", "resnet50", "resnet101"))
@@ -46,12 +46,12 @@ class DeepLabV2(GridNetwork):
                 nn.init.normal_(module.weight, std=0.01)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, H / 8, W / 8), of scale 1."""
+        """(N, 3, H, W) -> (N, C, H / 8, W / 8), for scale 1."""
         x = self.backbone(x)[-1]
         return torch.stack([branch(x) for branch in self.branches]).sum(dim=0)
 
     def fine_tuned(self) -> list[nn.Module]:
-        """On VGG16 all but the branches' fc8, as in the first DeepLab; on a ResNet the encoder: its branches are new."""
+        """Return all but the branches' fc8 on VGG16, as in the first DeepLab; on a ResNet the encoder, since the branches are new."""
         own = [branch[:-1] for branch in self.branches if isinstance(branch, nn.Sequential)]
         return [self.backbone, *own]
 
@@ -60,7 +60,7 @@ class DeepLabV2(GridNetwork):
         return self._coarse(x)[-1]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)], after those of each scale where there are several."""
+        """x (N, 3, H, W) normalised -> [logits (N, C, H, W)], preceded by those of each scale if there are several."""
         self.check_size(x)
         return [upsample(scores, like=x) for scores in self._coarse(x)]
 

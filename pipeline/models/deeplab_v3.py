@@ -12,10 +12,10 @@ from pipeline.models.backbones.resnet import ResNet
 
 
 class DeepLabV3(AuxHeadNetwork):
-    """Atrous pyramid with image pooling over a dilated encoder; torchvision's networks, parameter for parameter.
+    """Atrous pyramid with image pooling over a dilated encoder; identical to torchvision's networks in every parameter.
 
     Raises:
-        UserError: MobileNetV3 with another stride than 16 or with multi_grid.
+        UserError: MobileNetV3 with an output stride other than 16, or with multi_grid.
     """
 
     variants = (

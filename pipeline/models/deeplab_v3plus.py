@@ -18,7 +18,7 @@ class AtrousPyramid(nn.Module):
     """Parallel 1x1, atrous 3x3 and image-pooling branches, joined by a 1x1: arXiv:1706.05587, section 3.3.
 
     Deviation: the image-pooling branch has a bias instead of batch norm. Its features are 1x1, so batch norm would fail
-    on a batch of one image a worker and is noisy on a few.
+    with one image per worker and is noisy with few.
     """
 
     def __init__(self, in_channels: int, channels: int, rates: Sequence[int], separable: bool, dropout: float) -> None:
@@ -40,11 +40,11 @@ class AtrousPyramid(nn.Module):
 class DeepLabV3Plus(Network):
     """DeepLabv3+ (arXiv:1802.02611, figure 2): logits at stride 4 from pyramid and fine features, then bilinear to full size.
 
-    Without decoder it is DeepLabv3 (arXiv:1706.05587), with logits at the output stride. The pyramid's rates hold at output
-    stride 16: doubled at 8 and halved at 32 they span the same part of the image (arXiv:1706.05587, section 3.3).
+    Without the decoder it is DeepLabv3 (arXiv:1706.05587), with logits at the output stride. The pyramid's rates are for output
+    stride 16; they are doubled at 8 and halved at 32, so that they span the same part of the image (section 3.3 there).
 
     Raises:
-        UserError: aligned corners with another upsampling than bilinear.
+        UserError: aligned corners with an upsampling other than bilinear.
     """
 
     variants = (
@@ -72,7 +72,7 @@ class DeepLabV3Plus(Network):
         features = build_backbone(cfg.backbone, cfg.output_stride, strides)
         self.backbone = features
         self.mean, self.std = getattr(features, "mean", IMAGENET_MEAN), getattr(features, "std", IMAGENET_STD)
-        self.every_parameter_learns = not isinstance(features, TimmEncoder)  # layers after the last map may be there
+        self.every_parameter_learns = not isinstance(features, TimmEncoder)  # timm may keep layers after the last map
         self.beyond = 1 if cfg.align_corners else 0
         self.multiple_of, self.min_size = cfg.output_stride, cfg.output_stride + self.beyond
         scaled = [max(1, rate * 16 // cfg.output_stride) for rate in cfg.aspp_rates]
@@ -86,7 +86,11 @@ class DeepLabV3Plus(Network):
         self.enlarge_logits = Upsample(cfg.upsampling, num_classes, num_classes, stride)
 
     def _add_decoder(self, cfg: DeepLabV3PlusConfig, channels: dict[int, int]) -> tuple[int, int]:
-        """Steps from the pyramid's stride to the finest skip's, given the channels at each skip; (width, stride) of the end."""
+        """Add the steps from the pyramid's stride to the finest skip's; return (channels, stride) of the last one.
+
+        Args:
+            channels: stride -> channels of the skip.
+        """
         conv = separable_conv_bn_relu if cfg.separable else conv_bn_relu
         width, stride = cfg.aspp_channels, int(cfg.output_stride)
         enlarge, low_level, decoder = [], [], []
@@ -109,13 +113,13 @@ class DeepLabV3Plus(Network):
         return self._decoded(*self._encoded(x))
 
     def _encoded(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The pyramid's features, and the skips, finest first."""
+        """Return the pyramid's features, and the skips, finest first."""
         self.check_size(x)
         *skips, last = self.backbone(x)
         return self.pyramid(last), skips
 
     def _decoded(self, wide: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """Logits of the pyramid's features and the skips, finest first."""
+        """Return the logits from the pyramid's features and the skips, finest first."""
         if not self.has_decoder:
             return self.classifier(wide)
         for step in self.steps:

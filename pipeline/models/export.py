@@ -1,8 +1,8 @@
-"""A checkpoint as one file for other programs: `torch.export` or ONNX, checked against the checkpoint's own logits.
+"""Export of a checkpoint to one file for other programs, `torch.export` or ONNX, checked against the checkpoint's own logits.
 
-The file takes pixels, not normalised values: uint8 RGB (N, 3, H, W), any N, H and W as it was exported for; of a checkpoint
-that declares bands, those bands as float32 levels, 0 = low end of the declared range, 255 = high end. It returns float32 logits
-(N, C, H, W).
+The file takes pixels, not normalised values: uint8 RGB (N, 3, H, W) with any N, and H and W as given at the export. For a
+checkpoint with declared bands it takes these as float32 levels, 0 = low end of the declared range, 255 = high end. It returns
+float32 logits (N, C, H, W).
 """
 
 import contextlib
@@ -26,14 +26,14 @@ from pipeline.errors import UserError
 from pipeline.models import Network, checkpoint
 
 Format = Literal["onnx", "torch_export"]
-TOLERANCE = 1e-3  # of a logit, as a part of the largest one
+TOLERANCE = 1e-3  # allowed difference of a logit, relative to the largest one
 
 
 @dataclass(frozen=True)
 class Exported:
     uri: str
     bytes: int
-    difference: float  # largest over the logits of two images, as a part of the largest logit
+    difference: float  # largest difference over the logits of two images, relative to the largest logit
 
 
 class Pixels(nn.Module):
@@ -49,7 +49,7 @@ class Pixels(nn.Module):
 
 
 class Ending(nn.Module):
-    """A network from x up to its last step: to `coarse(x)` where that step only enlarges, else to the logits."""
+    """A network from x to `coarse(x)` if its last step only enlarges, else to the logits."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -61,14 +61,14 @@ class Ending(nn.Module):
 
 
 def to_onnx(network: Network) -> bytes:
-    """A network's `Ending` as ONNX, from "x" of any batch and any legal size.
+    """Return a network's `Ending` as ONNX, with an input "x" of any batch size and any legal size.
 
     Raises:
-        UserError: it holds an operator that does not export.
+        UserError: the network has an operator that cannot be exported.
     """
     step = network.multiple_of
     height, width = network.legal_size(4 * step, 6 * step)
-    width += step if height == width else 0  # equal sizes would be taken to be one
+    width += step if height == width else 0  # equal sizes would be treated as one symbol
     x = torch.zeros(2, len(network.mean), height, width)
     any_size = torch.export.Dim.DYNAMIC
     with _quiet():
@@ -86,7 +86,7 @@ def to_onnx(network: Network) -> bytes:
 
 
 def _cause(error: Exception) -> str:
-    """What stopped an export: the operator, where the exporter names one, else its own first line."""
+    """Return what stopped an export: the operator if the exporter names one, else the first line of its message."""
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
@@ -98,7 +98,7 @@ def _cause(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's words about its own parts; what stops it is raised."""
+    """Suppress the exporter's log messages about its internals; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -113,8 +113,8 @@ def export(uri: str, form: Format, out: str, height: int, width: int, code: str 
     """Write the checkpoint at `uri` for images of height x width pixels; `code` as in `checkpoint.load`.
 
     Raises:
-        UserError: there is no checkpoint, its network does not take that size, a package is missing, or the file's
-            logits are not the checkpoint's.
+        UserError: there is no checkpoint, its network does not accept that size, a package is missing, or the file's logits
+            differ from the checkpoint's.
     """
     if form == "onnx":
         _require_onnx()
@@ -142,13 +142,13 @@ def export(uri: str, form: Format, out: str, height: int, width: int, code: str 
 
 
 def _to_torch_export(pixels: Pixels, image: torch.Tensor) -> tuple[bytes, torch.Tensor]:
-    """The file, and the logits that it gives."""
+    """Return the file, and the logits that it gives."""
     batch = {0: torch.export.Dim("batch")}
     program = torch.export.export(pixels, (image,), dynamic_shapes=(batch,))
     file = io.BytesIO()
     torch.export.save(program, file)
     module = torch.export.load(io.BytesIO(file.getvalue())).module()
-    return file.getvalue(), torch.cat([module(one) for one in image.split(1)])  # another batch than it was made with
+    return file.getvalue(), torch.cat([module(one) for one in image.split(1)])  # another batch size than at the export
 
 
 def _to_onnx(pixels: Pixels, image: torch.Tensor) -> tuple[bytes, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""A network that somebody exported to a file. Letters: N batch, C classes, H rows, W columns."""
+"""A network that was exported to a file. Letters: N batch, C classes, H rows, W columns."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,13 @@ from pipeline.models.base import Network
 from pipeline.models.exported_file import KINDS, ExportedFile, OnnxFile
 from pipeline.models.layers import upsample
 
-_LEAST = torch.finfo(torch.float32).tiny  # in place of a probability of 0, whose logarithm is none
+_LEAST = torch.finfo(torch.float32).tiny  # replaces a probability of 0, whose logarithm is undefined
 
 
 class Exported(Network):
-    """Logits of a file's network: raw ones as they are, probabilities as their logarithms, class ids as certain ones.
+    """A file's network with its output converted to logits: probabilities by the logarithm, class ids as certain ones.
 
-    It has no weights of its own: `open` gives it the file.
+    It has no weights of its own; `open` loads the file.
     """
 
     variants = ()
@@ -36,7 +36,7 @@ class Exported(Network):
         self.where = "model"
 
     def open(self, data: bytes, where: str) -> None:
-        """Take the file's bytes.
+        """Load the file from its bytes.
 
         Raises:
             UserError: they cannot be read, or a package is missing.
@@ -44,16 +44,16 @@ class Exported(Network):
         self.use(KINDS[self.cfg.form](data, where), where)
 
     def use(self, file: ExportedFile, where: str) -> None:
-        """Take a file that is open."""
+        """Use a file that is already open."""
         self._file, self.where = file, where
 
     @property
     def onnx(self) -> bytes | None:
-        """The file's bytes, where it is ONNX."""
+        """The file's bytes, if it is ONNX."""
         return self._file.data if isinstance(self._file, OnnxFile) else None
 
     def computed_by(self, file: ExportedFile) -> "Exported":
-        """The same network, read by somebody else."""
+        """Return the same network, computed by another engine."""
         other = Exported(self.cfg, self.num_classes).eval()
         other.mean, other.std = self.mean, self.std
         other.use(file, self.where)
@@ -61,7 +61,7 @@ class Exported(Network):
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]
-        """Nothing of it can be told apart, or learns."""
+        """The whole network, since its parts cannot be told apart; it is not trained."""
         return self
 
     def legal_size(self, height: int, width: int) -> tuple[int, int]:
@@ -91,15 +91,15 @@ class Exported(Network):
         return [scores if self.cfg.scores == "logits" else scores.clamp(min=_LEAST).log()]
 
     def raw(self, x: torch.Tensor) -> torch.Tensor:
-        """The output of the file as it is, for x (N, 3, H, W) normalised.
+        """Return the unconverted output of the file for x (N, 3, H, W) normalised.
 
         Raises:
-            UserError: it has several outputs, and none of them is chosen.
+            UserError: the file has several outputs, and none of them is chosen.
         """
         return torch.cat([self._one(part) for part in self._batches(x)])[: len(x)]
 
     def _scores(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, h, w) float32: logits, or probabilities."""
+        """Return (N, C, h, w) float32 logits or probabilities."""
         found = self.raw(x)
         if self.cfg.scores == "ids":
             return self._one_hot(found)
@@ -109,7 +109,7 @@ class Exported(Network):
         return found.float()
 
     def _one_hot(self, ids: torch.Tensor) -> torch.Tensor:
-        """(N, h, w), or with a dimension of 1 for the class -> (N, C, h, w)."""
+        """Convert class ids (N, h, w), maybe with a class dimension of size 1, to one-hot (N, C, h, w)."""
         if ids.ndim == 4:
             ids = ids.squeeze(1 if self.cfg.scores_layout == "NCHW" else 3)
         ids = ids.long()
@@ -121,7 +121,7 @@ class Exported(Network):
         return F.one_hot(ids, self.num_classes).permute(0, 3, 1, 2).float()
 
     def _batches(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As the file takes them: the last one is filled up with images of nothing."""
+        """Yield batches in the form that the file accepts; the last one is filled up with zeros."""
         if self.cfg.dtype == "uint8":
             x = x.round().clamp(0, 255).to(torch.uint8)
         elif self.cfg.dtype == "float16":

@@ -1,8 +1,8 @@
-"""A network in a file, whatever wrote it: ONNX, torch.export, TorchScript, or a pickled module. It runs on the CPU.
+"""A network in a file: ONNX, torch.export, TorchScript, or a pickled module. It runs on the CPU.
 
-ONNX is data: nothing in it runs. The others are programs. Loading a torch.export file unpickles parts of it and evaluates the
-text of its symbolic sizes (torch 2.15, `_export/serde/serialize.py`); TorchScript runs in an interpreter that reads and writes
-files; a pickle runs whatever it names. So these are loaded only where the user has said so.
+ONNX is data: no code in it runs. The others are programs. Loading a torch.export file unpickles parts of it and evaluates the
+text of its symbolic sizes (torch 2.15, `_export/serde/serialize.py`); TorchScript runs in an interpreter that can read and
+write files; a pickle can run any code. So these are loaded only if the user allows it.
 """
 
 import io
@@ -28,36 +28,36 @@ WHAT_IT_CAN_DO: dict[ExportedForm, str] = {
     "torchscript": "a TorchScript program, which can read and write files of the machine that runs it",
     "pickle": "a pickled module, and loading it runs any code that was put into it",
 }
-_KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # of operators that ONNX Runtime brings
+_KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # domains of the operators that ONNX Runtime has
 
 
 @dataclass(frozen=True)
 class Port:
-    """The input of a network as far as its file says; None: it leaves that open."""
+    """The declared input of a network; None: the file does not say."""
 
     shape: tuple[int | None, ...] | None = None
     dtype: str | None = None
 
 
 class ExportedFile(ABC):
-    """A network of one input.
+    """A network with one input.
 
     Args:
-        data: of the file.
-        where: the file, for messages.
+        data: bytes of the file.
+        where: name of the file in messages.
     Raises:
-        UserError: it cannot be read, or takes more than one image.
+        UserError: the file cannot be read, or has more than one input.
     """
 
     port: Port
 
     @abstractmethod
     def run(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Every output by its name; one without a name is called output."""
+        """Return every output by its name; one without a name is called output."""
 
 
 class OnnxFile(ExportedFile):
-    """Computed by ONNX Runtime, with as many threads as torch has when it is first run."""
+    """An ONNX file, run by ONNX Runtime with as many threads as torch has at the first run."""
 
     def __init__(self, data: bytes, where: str) -> None:
         package("onnxruntime", "onnxruntime")
@@ -77,7 +77,7 @@ class OnnxFile(ExportedFile):
     def _session(self) -> Any:
         try:
             return onnx_file.session(self.data, torch.get_num_threads())
-        except Exception as error:  # of classes of its own
+        except Exception as error:  # ONNX Runtime has its own error classes
             if self._strange:
                 raise UserError(
                     f"{self._where}: ONNX Runtime does not know the operator {', '.join(self._strange)}; export the network "
@@ -95,13 +95,13 @@ class OnnxFile(ExportedFile):
 
 
 class TorchFile(ExportedFile):
-    """A module that torch loads, and computes."""
+    """A module that torch loads and runs."""
 
     def __init__(self, data: bytes, where: str) -> None:
         self.port = Port()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that TorchScript is old
+                warnings.simplefilter("ignore")  # a warning that TorchScript is deprecated
                 self._module = self.load(data)
         except Exception as error:
             raise UserError(f"{where}: torch {torch.__version__} cannot load it ({words(error)})") from None
@@ -113,7 +113,7 @@ class TorchFile(ExportedFile):
 
     @abstractmethod
     def load(self, data: bytes) -> Callable[[torch.Tensor], Any]:
-        """Code in the file may run here."""
+        """Load the module; this may run code in the file."""
 
     def run(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         leaves, _ = pytree.tree_flatten_with_path(self._module(x))
@@ -121,7 +121,7 @@ class TorchFile(ExportedFile):
 
 
 class Program(TorchFile):
-    """torch.export's."""
+    """A torch.export file."""
 
     def __init__(self, data: bytes, where: str) -> None:
         super().__init__(data, where)
@@ -140,7 +140,7 @@ class Program(TorchFile):
 
 
 class TorchScript(TorchFile):
-    """torch.jit's."""
+    """A TorchScript file."""
 
     def load(self, data: bytes) -> Callable[[torch.Tensor], Any]:
         module: nn.Module = torch.jit.load(io.BytesIO(data), map_location="cpu")
@@ -148,7 +148,7 @@ class TorchScript(TorchFile):
 
 
 class Pickle(TorchFile):
-    """A module as `torch.save(module)` writes it: its class must be importable here."""
+    """A module written by `torch.save(module)`, whose class must be importable here."""
 
     def load(self, data: bytes) -> Callable[[torch.Tensor], Any]:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
@@ -165,7 +165,7 @@ ENDINGS: dict[ExportedForm, str] = {"onnx": "onnx", "torch_export": "pt2", "torc
 
 
 def form_of(data: bytes) -> ExportedForm:
-    """What kind of file it is, by its content: what is no file of torch's can only be ONNX."""
+    """Detect the format of a file from its content; a file that is not torch's can only be ONNX."""
     if data[:2] == b"\x80\x02":
         return "pickle"
     try:

@@ -51,7 +51,7 @@ class MetricsLog:
         self, *, step: int, steps: int, epoch: int, loss: float, lr: float, gradient_norm: float, seconds: float,
         data_wait: float, batch_size: int
     ) -> None:  # fmt: skip
-        """Record a step, from 1 on: its loss, learning rate, gradient's L2 norm, time, and the share of time spent waiting."""
+        """Record a step, from 1 on: loss, learning rate, L2 norm of the gradient, time, and its share of waiting for data."""
         self._losses.append(loss)
         self._waits.append(data_wait)
         self._norms.append(gradient_norm)
