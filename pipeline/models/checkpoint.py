@@ -191,7 +191,7 @@ def _image(description: dict[str, Any], uri: str) -> ImageConfig | None:
 
 
 def _declared(image: ImageConfig | None) -> dict[str, Any]:
-    """Return the section as a key to add; no key if nothing is declared, so that descriptions and fingerprints do not change."""
+    """Return the section as a key to add; no key if nothing is declared, so that older descriptions and fingerprints hold."""
     return {} if image is None else {"image": image.model_dump(mode="json")}
 
 

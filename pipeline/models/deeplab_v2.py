@@ -51,7 +51,7 @@ class DeepLabV2(GridNetwork):
         return torch.stack([branch(x) for branch in self.branches]).sum(dim=0)
 
     def fine_tuned(self) -> list[nn.Module]:
-        """Return all but the branches' fc8 on VGG16, as in the first DeepLab; on a ResNet the encoder, since the branches are new."""
+        """Return all but the branches' fc8 on VGG16, as in the first DeepLab; only the encoder on a ResNet."""
         own = [branch[:-1] for branch in self.branches if isinstance(branch, nn.Sequential)]
         return [self.backbone, *own]
 

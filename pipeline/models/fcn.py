@@ -16,12 +16,12 @@ from pipeline.models.base import GridNetwork
 from pipeline.models.layers import crop
 from pipeline.models.upsampling import Upsample
 
-_PADDING = 100  # of the first convolution, in the released networks: the map stays large enough for fc6 at any size
+_PADDING = 100  # of the first convolution in the released networks: it keeps the map large enough for fc6 at any size
 
 
 class _AlexNet(nn.Module):
-    """torchvision's AlexNet convolutions (arXiv:1404.5997): one column without local response normalisation, where the
-    paper's CaffeNet has two groups and the normalisation; taken since its weights are the published ones."""
+    """torchvision's AlexNet convolutions (arXiv:1404.5997), with one column and no local response normalisation, whereas the
+    paper's CaffeNet has two groups and the normalisation. It is used because its weights are published."""
 
     def __init__(self) -> None:
         import torchvision
@@ -35,8 +35,8 @@ class _AlexNet(nn.Module):
 
 
 class _GoogLeNet(nn.Module):
-    """torchvision's GoogLeNet (arXiv:1409.4842, with batch norm) up to its last inception, without average pooling, as
-    FCN section 4.1 takes it."""
+    """torchvision's GoogLeNet (arXiv:1409.4842, with batch norm) up to its last inception module, without average pooling, as
+    in FCN section 4.1."""
 
     def __init__(self) -> None:
         import torchvision
@@ -55,9 +55,9 @@ class _GoogLeNet(nn.Module):
 class Fcn(GridNetwork):
     """FCN-32s, -16s, -8s: class scores of coarse and fine maps, added after upsampling.
 
-    Layer names, paddings and offsets are those of the released networks. score_fr starts small and random where the
-    paper starts it at zero (no gradient would reach the encoder in the first step); skip scores start at zero as in the
-    paper, so that a finer network begins with the predictions of the coarser one it starts from.
+    Layer names, paddings and offsets are those of the released networks. score_fr is initialised with small random values
+    instead of the paper's zeros, with which no gradient would reach the encoder in the first step. Skip scores start at zero as
+    in the paper, so that a finer network begins with the predictions of the coarser one that it starts from.
 
     Raises:
         UserError: stride 16 or 8 without VGG16.
@@ -83,7 +83,7 @@ class Fcn(GridNetwork):
         match cfg.backbone:
             case "vgg16":
                 self.backbone, width, size = Vgg16(first_padding=_PADDING), 512, 7
-                # conv1_1 shifts by 1 - 100 pixels, five poolings by 1/2, 1, 2, 4, 8, fc6 by 3 of 32 pixels
+                # Shifts: conv1_1 1 - 100 pixels, the five poolings 1/2, 1, 2, 4, 8, and fc6 3 x 32 pixels.
                 self.centre = 1 - _PADDING + 15.5 + 3 * 32
             case "alexnet":
                 self.backbone, width, size = _AlexNet(), 256, 6
@@ -91,8 +91,8 @@ class Fcn(GridNetwork):
                 kernel = 63  # as released
             case "googlenet":
                 self.backbone, width, size = _GoogLeNet(), 1024, 0
-                self.mean = self.std = (0.5, 0.5, 0.5)  # torchvision's has its input turned to -1..1
-                # conv1 is centred, three poolings of 3 and one of 2, rounded up without padding
+                self.mean = self.std = (0.5, 0.5, 0.5)  # torchvision's converts its input to -1..1
+                # conv1 is centred; then come three poolings of 3 and one of 2, rounded up without padding.
                 self.centre = 2 + 4 + 8 + 8
             case _:
                 self.backbone, size, padding = TimmEncoder(cfg.backbone, (8, 16, 32)[-self.skips - 1 :]), 0, 1
@@ -100,8 +100,8 @@ class Fcn(GridNetwork):
                 *finer, width = self.backbone.channels
                 pool3, pool4 = [0, 0, *finer][-2:]
                 self.multiple_of = 32
-                self.centre = 15.5  # of a 32x32 block: encoders differ in it by up to 16 pixels, which they do not tell
-        self.first_skip = 1 - padding  # pixel that the poolings' half pixels are counted from
+                self.centre = 15.5  # of a 32x32 block; encoders differ by up to 16 pixels, but do not declare it
+        self.first_skip = 1 - padding  # pixel from which the poolings' half pixels are counted
         if size:
             self.fc6, self.fc7 = nn.Conv2d(width, cfg.fc_channels, size), nn.Conv2d(cfg.fc_channels, cfg.fc_channels, 1)
             for layer in (self.fc6, self.fc7):
@@ -122,10 +122,10 @@ class Fcn(GridNetwork):
         self.skip_scales = (0.01, 0.0001) if cfg.at_once else (1.0, 1.0)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, C, h, w): FCN-32s' scores.
+        """(N, 3, H, W) -> (N, C, h, w): the scores of FCN-32s.
 
         Raises:
-            UserError: the network has skips, so that its scores do not lie on one grid.
+            UserError: the network has skips, so its scores are not on a single grid.
         """
         if isinstance(self.backbone, TimmEncoder):
             raise UserError(
@@ -139,9 +139,9 @@ class Fcn(GridNetwork):
         return self._score(self.backbone(x)[-1])
 
     def fine_tuned(self) -> list[nn.Module]:
-        """All but the scores and their upsampling: fc6 and fc7 are layers of the classifier that the network starts from.
+        """Return all but the scores and their upsampling, since fc6 and fc7 come from the pretrained classifier.
 
-        With the head alone learning (`freeze_all_but_head`), stride 32 and fixed upsampling it is table 2's FCN-32s-fixed.
+        With `freeze_all_but_head`, stride 32 and fixed upsampling the network is table 2's FCN-32s-fixed.
         """
         return [self.backbone, *([self.fc6, self.fc7] if hasattr(self, "fc6") else [])]
 
@@ -171,7 +171,7 @@ class Fcn(GridNetwork):
     def _fuse(
         self, scores: torch.Tensor, first: float, spacing: int, enlarge: Upsample, skip: torch.Tensor
     ) -> tuple[torch.Tensor, float, int]:
-        """Upsample by 2, crop the skip to it, add."""
+        """Upsample by 2, crop the skip to the result, and add them."""
         finer = spacing // 2
         enlarged = enlarge(scores)
         first -= enlarge.first * finer

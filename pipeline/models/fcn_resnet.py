@@ -1,4 +1,4 @@
-"""FCN on ResNet, as torchvision publishes it."""
+"""FCN on ResNet, as published by torchvision."""
 
 from torchvision.models.segmentation.fcn import FCNHead
 
@@ -8,9 +8,9 @@ from pipeline.models.backbones.resnet import ResNet
 
 
 class FcnResNet(AuxHeadNetwork):
-    """torchvision's fcn_resnet50 and fcn_resnet101, parameter for parameter: a dilated ResNet and a 3x3 + 1x1 head.
+    """A dilated ResNet and a 3x3 + 1x1 head, identical to torchvision's fcn_resnet50 and fcn_resnet101 in every parameter.
 
-    Nearer to the PSPNet's baseline (arXiv:1612.01105) than to the FCN paper: no skips, stride 8, bilinear upsampling.
+    It is closer to PSPNet's baseline (arXiv:1612.01105) than to the FCN paper: no skips, stride 8, bilinear upsampling.
     """
 
     variants = (({"backbone": "resnet50"}, "torchvision"), ({"backbone": "resnet101"}, "torchvision"))

@@ -12,9 +12,9 @@ from pipeline.models.upsampling import Upsample
 
 
 class Hourglass(Network):
-    """Hourglasses on a stride-4 map, each followed by its own prediction, which is fed on to the next (figure 1).
+    """Hourglasses on a stride-4 map, each followed by its own prediction, which is also input to the next one (figure 1).
 
-    Deviations: made for poses, here for classes a pixel, so logits are enlarged from stride 4 to the input's size.
+    Deviation: the paper predicts poses. Here each pixel gets a class, so logits are enlarged from stride 4 to the input's size.
     """
 
     variants = (({"stacks": 2}, "arXiv:1603.06937"), ({"stacks": 8}, "arXiv:1603.06937"))
@@ -50,7 +50,7 @@ class Hourglass(Network):
         return self._predictions(x)[-1]
 
     def _predictions(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Logits at stride 4 after each hourglass."""
+        """Return the logits at stride 4 after each hourglass."""
         self.check_size(x)
         found, y = [], self.backbone(x)
         for index, hourglass in enumerate(self.hourglasses):
@@ -80,7 +80,7 @@ class Residual(nn.Module):
 
 
 class _OneHourglass(nn.Module):
-    """Halve, recurse, enlarge, and add a branch at each size (figure 3)."""
+    """One hourglass: halve, recurse, enlarge, and add a branch at each size (figure 3)."""
 
     def __init__(self, depth: int, channels: int, upsampling: UpsamplingName) -> None:
         super().__init__()

@@ -16,22 +16,23 @@ from pipeline.config.models import TransformersConfig
 from pipeline.errors import UserError
 from pipeline.models.outside import Outside, package, words
 
-QUERIES = ("maskformer", "mask2former", "oneformer")  # model types that answer with classes and masks of queries
+QUERIES = ("maskformer", "mask2former", "oneformer")  # model types that output classes and masks of queries
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors", *TOKENIZER)
-TASK = "the task is semantic"  # what OneFormer is told (arXiv:2211.06220, section 3.1)
-_TOKENS = "task_tokens"  # of it: ours, in the architecture, so that a checkpoint needs no tokenizer
-# Of config.json: the label space and the run say these.
+TASK = "the task is semantic"  # OneFormer's task prompt (arXiv:2211.06220, section 3.1)
+_TOKENS = "task_tokens"  # our key for its tokens in the architecture, so that a checkpoint needs no tokenizer
+# Keys of config.json that are left out, since the label space and the run determine them.
 _OURS = ("id2label", "label2id", "num_labels", "dtype", "torch_dtype", "transformers_version")
 _SMALLEST = 1e-6  # score of a class that no query claims
 
 
 class HuggingFace(Outside):
-    """A network of AutoModelForSemanticSegmentation, or of queries with masks, from its config.json.
+    """A network of AutoModelForSemanticSegmentation, or one of queries with masks, from its config.json.
 
-    The logits of query networks are the logarithm of `post_process_semantic_segmentation`'s scores at the image's size: the
-    same classes win, and softmax gives each class its share of the scores. Auxiliary heads are left out: the library uses
-    them in its own loss alone. OneFormer is asked for the semantic task, without the text encoder of its own training.
+    The logits of query networks are the logarithm of the scores of `post_process_semantic_segmentation` at the image's size:
+    the same classes win, and softmax gives each class its share of the scores. Auxiliary heads are left out, since the
+    library uses them only in its own loss. OneFormer gets the prompt for the semantic task, without the text encoder used in
+    its training.
     """
 
     task: torch.Tensor  # (1, L) of OneFormer
@@ -58,9 +59,9 @@ class HuggingFace(Outside):
             ) from error
 
     def start_pretrained(self) -> None:
-        """The weights beside config.json, where there are some; tensors of another shape, the head's, stay random."""
+        """Load the weights beside config.json, if there are any; tensors of another shape (the head's) stay random."""
         auto, config = self._auto()
-        package("transformers", "transformers").utils.logging.disable_progress_bar()  # it would tear that of training
+        package("transformers", "transformers").utils.logging.disable_progress_bar()  # training has its own
         folder = _folder(self.cfg.config)
         if Path(folder).is_dir() and not any(Path(folder).glob("*.safetensors")):
             return
@@ -85,7 +86,7 @@ class HuggingFace(Outside):
         return combine_queries(classes, masks, x.shape[-2:], enlarge_first=self.kind == "mask2former")
 
     def shards(self) -> list[nn.Module]:
-        """None: transformers looks up by a class's name which maps its encoders return, and FSDP gives a part another class."""
+        """Return no parts: transformers finds an encoder's maps by class names, which FSDP changes for parts."""
         return []
 
     def _task_tokens(self, length: int) -> list[int]:
@@ -102,9 +103,9 @@ class HuggingFace(Outside):
         return (max(first, second),) * 2 if self.square else (first, second)
 
     def _auto(self) -> tuple[Any, Any]:
-        """Transformers' class for it, and its config for our classes."""
+        """Return the network's class in transformers, and its config for our classes."""
         transformers = package("transformers", "transformers")
-        whole = copy.deepcopy(self.cfg.architecture or {})  # transformers writes into the sections that it is given
+        whole = copy.deepcopy(self.cfg.architecture or {})  # transformers modifies the sections that it gets
         raw = {key: value for key, value in whole.items() if key not in (*_OURS, _TOKENS)}
         kind = raw.get("model_type")
         if kind not in transformers.CONFIG_MAPPING:
@@ -148,10 +149,10 @@ class HuggingFace(Outside):
 def combine_queries(
     classes: torch.Tensor, masks: torch.Tensor, size: tuple[int, ...], enlarge_first: bool
 ) -> torch.Tensor:
-    """(N, Q, C + 1) and (N, Q, h, w) logits -> (N, C, H, W) logits, H and W being `size`.
+    """Combine (N, Q, C + 1) class and (N, Q, h, w) mask logits of queries to (N, C, H, W) logits of (H, W) = `size`.
 
     Args:
-        enlarge_first: masks are enlarged before they become scores, as Mask2Former's are; MaskFormer's scores are enlarged.
+        enlarge_first: enlarge the masks before computing scores, as for Mask2Former; for MaskFormer the scores are enlarged.
     """
     shares = classes.softmax(dim=-1)[..., :-1]  # without "no object"
     if enlarge_first:
@@ -163,11 +164,11 @@ def combine_queries(
 
 
 def _tokens_of_task(config: str, length: int) -> list[int]:
-    """The task as the folder's tokenizer puts it into numbers; zeros fill it up."""
+    """Return the task prompt as token numbers of the folder's tokenizer, padded with zeros."""
     folder, transformers = _folder(config), package("transformers", "transformers")
     try:
         if not any(_file(folder, name) for name in ("tokenizer.json", "vocab.json")):
-            raise FileNotFoundError("neither tokenizer.json nor vocab.json")  # transformers would make an empty one
+            raise FileNotFoundError("neither tokenizer.json nor vocab.json")  # transformers would create an empty one
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         said = tokenizer(TASK, padding="max_length", max_length=length, truncation=True)
     except Exception as error:
@@ -179,7 +180,7 @@ def _tokens_of_task(config: str, length: int) -> list[int]:
 
 
 def _file(folder: str, name: str) -> str | None:
-    """Where a file of a folder or of the hub lies on this disk, if there is one."""
+    """Return the local path of a file from a folder or the hub, if it exists."""
     found: str | None = package("transformers", "transformers").utils.cached_file(
         folder, name, _raise_exceptions_for_missing_entries=False
     )
@@ -187,7 +188,7 @@ def _file(folder: str, name: str) -> str | None:
 
 
 def _triple(values: Any) -> tuple[float, float, float] | None:
-    """Mean or std as a preprocessor_config.json has them: three numbers, or one for all."""
+    """Return mean or std from the value in a preprocessor_config.json: three numbers, or one for all bands."""
     if values is None:
         return None
     red, green, blue = values if isinstance(values, list) else [values] * 3
@@ -195,13 +196,13 @@ def _triple(values: Any) -> tuple[float, float, float] | None:
 
 
 def _folder(config: str) -> str:
-    """What transformers' loaders take: a folder on this disk, or the hub's name."""
+    """Return what transformers' loaders accept: a local folder, or a name on the hub."""
     return str(_copied(config).name) if "://" in config else config
 
 
 @cache
 def _copied(uri: str) -> "tempfile.TemporaryDirectory[str]":
-    """A copy of a folder in a store, for as long as this process lives."""
+    """Return a local copy of a folder in a store, kept as long as this process lives."""
     folder = tempfile.TemporaryDirectory(prefix="maskmill-")
     for name in FILES:
         if storage.exists(storage.join(uri, name)):

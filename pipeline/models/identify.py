@@ -1,4 +1,4 @@
-"""Published weights to a checkpoint: the file's tensors say which network they are of, and the user what they do not say."""
+"""Import of published weights: the network is recognised by the file's tensors; the user gives what they do not show."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,8 @@ from pipeline.models.classifier import groups
 from pipeline.models.imagenet import recognised
 from pipeline.models.listing import count_classes, variants
 
-DEFAULT_SPACE = "voc21"  # of files of 21 classes: torchvision's networks, FCN's and DeepLab's releases are VOC's
-# Settings of which a file's tensors say nothing; weights of one value load into a network of another.
+DEFAULT_SPACE = "voc21"  # for files with 21 classes, as in torchvision's networks and the releases of FCN and DeepLab
+# Settings that cannot be seen from a file's tensors, since the same weights load with any of their values.
 _UNSEEN = {
     "fcn": ("at_once",),
     "fcn_resnet": ("output_stride",),
@@ -30,12 +30,12 @@ _UNSEEN = {
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint that was made of a file."""
+    """A checkpoint that was made from a file."""
 
     cfg: ModelConfig
     space: LabelSpace
     sha256: str  # of the file
-    unseen: dict[str, Any]  # settings that the file does not hold, as they were taken
+    unseen: dict[str, Any]  # the values used for settings that the file does not show
 
 
 def import_weights(
@@ -48,11 +48,11 @@ def import_weights(
     """Turn a published file into a checkpoint.
 
     Args:
-        given: settings of the network that the user names, `name` among them or not; the file says the others.
-        space: what the classes mean; None: VOC's, where there are 21.
-        classes: of an image classifier, name -> the outputs that make it up, as `classifier.groups` reads them.
+        given: settings of the network from the user, with or without `name`; the others come from the file.
+        space: the label space; None: VOC's, if there are 21 classes.
+        classes: for an image classifier, name of a class -> its outputs, as `classifier.groups` reads them.
     Raises:
-        UserError: the file is of no network here, of several, or its classes are unknown; the message says what to set.
+        UserError: the file fits no network here, or several, or its classes are unknown; the message says what to set.
     """
     if classes is not None and space is not None:
         raise UserError("--classes and --label-space both say what the classes are; give one of them")
@@ -84,7 +84,7 @@ def _imported(source: str, cfg: ModelConfig, space: LabelSpace, output: str) -> 
 
 
 def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any], num_classes: int) -> Iterator[ModelConfig]:
-    """Every network of the list that the file's tensors fit exactly, with the settings given."""
+    """Yield every listed network with the given settings that the file's tensors fit exactly."""
     listed: list[ModelConfig] = []
     families = _families(source)
     for row, _ in variants():
@@ -98,17 +98,17 @@ def _fitting(source: Mapping[str, torch.Tensor], given: Mapping[str, Any], num_c
         try:
             cfg = models.published_config(source, parse_model({**values, **given}, where="--model"))
             with torch.device("meta"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of AlexNet's published kernel, which nobody asked for
+                warnings.simplefilter("ignore", UserWarning)  # about AlexNet's published kernel
                 models.published_weights(source, models.build(cfg, num_classes))
         except UserError:
             continue
-        if cfg not in listed:  # rows may leave open what the file says
+        if cfg not in listed:  # rows may differ only in what the file decides
             listed.append(cfg)
             yield cfg
 
 
 def _families(source: Mapping[str, torch.Tensor]) -> set[str]:
-    """The families that the names of some tensors leave, so that not every network is built."""
+    """Return the families that are possible given the names of some tensors, so that not every network must be built."""
     if tensorflow_release.is_release(source):
         return {"deeplabv3plus"}
     if any(name.startswith("backbone.") for name in source):
@@ -121,13 +121,13 @@ def _families(source: Mapping[str, torch.Tensor]) -> set[str]:
 
 
 def _fc_channels(source: Mapping[str, torch.Tensor]) -> int | None:
-    """Of fc6: FCN's name of it, VGG16's in torchvision, AlexNet's."""
+    """Return the channels of fc6, under its name in FCN, in torchvision's VGG16, or in AlexNet."""
     names = ("fc6.weight", "classifier.0.weight", "classifier.1.weight")
     return next((len(source[name]) for name in names if name in source and source[name].ndim > 1), None)
 
 
 def _named(source: str, tensors: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> ModelConfig:
-    """The network that the user names; UserError, saying what the file looks like, where none is named."""
+    """Return the network that the user named; if none was named, UserError says what the file looks like."""
     if "name" in given:
         return parse_model(dict(given), where="--model")
     names = list(tensors)
@@ -140,7 +140,7 @@ def _named(source: str, tensors: Mapping[str, torch.Tensor], given: Mapping[str,
 
 
 def _space(source: str, cfg: ModelConfig, num_classes: int, space: LabelSpace | None) -> LabelSpace:
-    """What the file's classes mean; UserError where that has to be told."""
+    """Return the label space of the file's classes; UserError if the user has to give it."""
     if num_classes > MAX_CLASSES:
         raise UserError(
             f"weights {source}: {_options(cfg)} with {num_classes} classes, and a mask holds at most {MAX_CLASSES}; name the "
@@ -161,7 +161,7 @@ def _space(source: str, cfg: ModelConfig, num_classes: int, space: LabelSpace | 
 
 
 def _options(cfg: ModelConfig) -> str:
-    """The settings of a network that are not its defaults, as options of the command."""
+    """Return the settings of a network that differ from its defaults, as options of the command."""
     values = cfg.model_dump(mode="json", exclude_defaults=True)
     return " ".join(
         [f"--model {cfg.name}", *(f"--set {key}={value}" for key, value in values.items() if key != "name")]

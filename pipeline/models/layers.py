@@ -6,9 +6,9 @@ from torch import nn
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: where stride 2 needs an odd number of pixels, the odd one goes last.
+    """Convolution with TensorFlow's SAME padding: if stride 2 needs an odd number of pixels, the extra one is at the end.
 
-    Symmetric padding would shift the features by a pixel at each strided layer and spoil weights trained this way.
+    Symmetric padding would shift the features by a pixel at each strided layer, which weights trained this way do not tolerate.
     Sizes are assumed to be multiples of the stride.
     """
 
@@ -43,12 +43,12 @@ def separable_conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dil
 
 
 def upsample(x: torch.Tensor, like: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
-    """Bilinear, to the height and width of `like`."""
+    """Enlarge bilinearly to the height and width of `like`."""
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
 def crop(x: torch.Tensor, start: int, height: int, width: int) -> torch.Tensor:
-    """Rows and columns from `start` on, `height` x `width` of them; zeros where x has none."""
+    """Return `height` rows and `width` columns from `start` on, with zeros outside x."""
     end_h, end_w = start + height - x.shape[-2], start + width - x.shape[-1]
     return F.pad(x, (-start, end_w, -start, end_h))
 
@@ -56,8 +56,8 @@ def crop(x: torch.Tensor, start: int, height: int, width: int) -> torch.Tensor:
 def set_output_stride(network: nn.Module, output_stride: int) -> None:
     """Stop subsampling at `output_stride`: later strided convolutions keep the size, and all after them are dilated.
 
-    The weights stay valid, since a dilated filter on the fine grid sees what the plain one saw on the coarse grid
-    (arXiv:1606.00915, section 3.1). Walks the convolutions in order, so it suits networks that are one chain.
+    The weights stay valid, since a dilated filter on the fine grid covers the same pixels as the plain one on the coarse grid
+    (arXiv:1606.00915, section 3.1). Convolutions are processed in order, so the network must be a single chain.
     """
     stride = dilation = 1
     for conv in (module for module in network.modules() if isinstance(module, nn.Conv2d)):

@@ -1,4 +1,4 @@
-"""The networks counted: size and work of each, and which of them a published file fits."""
+"""Parameters and GFLOPs of all networks, and the networks that a published file fits."""
 
 import json
 import warnings
@@ -19,7 +19,7 @@ from pipeline.models import tensorflow_release
 
 @cache
 def variants() -> list[tuple[dict[str, Any], str]]:
-    """Every network with its variants that differ in size or work, and where it is described."""
+    """Return every network, with its variants that differ in size or GFLOPs, and its source."""
     return [
         ({"name": name, **settings}, source)
         for name in NETWORK_SECTIONS
@@ -28,14 +28,14 @@ def variants() -> list[tuple[dict[str, Any], str]]:
 
 
 def count_classes(source: Mapping[str, torch.Tensor]) -> int:
-    """Of a published file: the length of its last tensor, which is the classifier's; 0: it holds none."""
+    """Return the number of classes of a published file: the length of its last tensor, the classifier's; 0 without tensors."""
     if tensorflow_release.is_release(source):
         return tensorflow_release.num_classes(source)
     return next((len(value) for value in reversed(list(source.values())) if value.ndim), 0)
 
 
 def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
-    """Whose weights a published file holds, as a sentence with the options that import it; None: no listed network's."""
+    """Return which network's weights a published file holds, with the options to import it; None: no listed network's."""
     adapter = TypeAdapter[ModelConfig](ModelConfig)
     found = count_classes(source) or num_classes
     for row, _ in variants():
@@ -46,7 +46,7 @@ def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
                     with torch.device("meta"), warnings.catch_warnings():
                         warnings.simplefilter(
                             "ignore", UserWarning
-                        )  # of AlexNet's published kernel, which nobody asked for
+                        )  # about AlexNet's published kernel, which the user did not choose
                         models.published_weights(source, models.build(cfg, classes))
                 except UserError:
                     continue
@@ -61,13 +61,13 @@ def fitting(source: Mapping[str, torch.Tensor], num_classes: int) -> str | None:
 
 
 def counted() -> Iterator[NetworkRow]:
-    """Every network that a config can name, counted on torch's meta device: nothing is computed. Last, those from outside."""
+    """Yield all networks, external ones last, with parameters and GFLOPs from torch's meta device, which computes nothing."""
     from torch.utils.flop_counter import FlopCounterMode  # which imports Triton
 
     adapter = TypeAdapter(ModelConfig)
     for values, source in variants():
         with torch.device("meta"), warnings.catch_warnings():
-            # Of a published network's kernel, for whoever builds with it; a list of all is no such choice.
+            # A warning about a published network's kernel, meant for those who choose it; a listing does not choose.
             warnings.filterwarnings("ignore", message="transposed convolution", category=UserWarning)
             network = models.build(adapter.validate_python(values), CLASSES).eval()
             x = torch.zeros(1, 3, *network.legal_size(HEIGHT, WIDTH))
@@ -82,5 +82,5 @@ def counted() -> Iterator[NetworkRow]:
 
 
 def _setting(key: str, value: object) -> str:
-    """A name by itself, all else with its key."""
+    """Return a setting in words: a name by itself, others with their key."""
     return value if isinstance(value, str) else f"{key}={json.dumps(value)}"

@@ -10,9 +10,9 @@ from pipeline.models.layers import upsample
 
 
 class Lraspp(Network):
-    """torchvision's lraspp_mobilenet_v3_large, parameter for parameter: a gated 1x1 branch at stride 16, a skip at 8.
+    """A gated 1x1 branch at stride 16 and a skip at 8, identical to torchvision's lraspp_mobilenet_v3_large in every parameter.
 
-    torchvision's deviation: it pools the whole image where the paper pools 49x49 windows with stride (16, 20).
+    torchvision's deviation: it pools the whole image, whereas the paper pools 49x49 windows with stride (16, 20).
     """
 
     variants = (({}, "arXiv:1905.02244, torchvision"),)

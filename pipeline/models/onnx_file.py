@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, and ONNX Runtime on the CPU."""
+"""Reading what an ONNX file declares, and running it with ONNX Runtime on the CPU."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,20 +7,20 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.models.outside import package
 
-MAX_BYTES = 2**31 - 1  # of one ONNX message (protobuf)
+MAX_BYTES = 2**31 - 1  # size limit of an ONNX message (protobuf)
 _DTYPES = {"FLOAT": "float32", "FLOAT16": "float16", "UINT8": "uint8", "DOUBLE": "float64"}
 
 
 def parse(data: bytes, where: str) -> Any:
-    """The file's ModelProto.
+    """Parse the file to a ModelProto.
 
     Raises:
-        UserError: it is none, or the package onnx is missing.
+        UserError: it is not ONNX, or the package onnx is missing.
     """
     onnx = package("onnx", "onnxruntime")
     try:
         proto = onnx.load_model_from_string(data)
-    except Exception:  # DecodeError of protobuf, which is not ours to import
+    except Exception:  # protobuf's DecodeError; protobuf is not a dependency of ours
         proto = None
     if proto is None or not proto.graph.node:
         raise UserError(
@@ -30,15 +30,15 @@ def parse(data: bytes, where: str) -> Any:
 
 
 def stored_elsewhere(proto: Any) -> list[Any]:
-    """Its tensors whose bytes lie in other files, subgraphs' and functions' among them."""
+    """Return the tensors whose bytes are in other files, including those of subgraphs and functions."""
     return [tensor for tensor in _tensors(proto) if tensor.external_data or tensor.data_location == tensor.EXTERNAL]
 
 
 def taken_in(data: bytes, uri: str) -> bytes:
-    """The file at a URI with the tensors that lie in files beside it, as one file.
+    """Return the file at a URI with the tensors that are in files beside it, as one file.
 
     Raises:
-        UserError: one of them is named outside the file's own folder, is not there or too short, or all are too much for one.
+        UserError: a file of tensors is outside the file's folder, is missing or too short, or the whole is too large.
     """
     proto = parse(data, uri)
     stored = stored_elsewhere(proto)
@@ -77,13 +77,13 @@ def _read_beside(uri: str, name: str) -> bytes:
 
 
 def inputs(proto: Any) -> list[Any]:
-    """Its inputs, without the weights that old files list among them."""
+    """Return the inputs, without the weights that old files also list there."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     return [one for one in proto.graph.input if one.name not in weights]
 
 
 def shape_of(port: Any) -> tuple[int | None, ...] | None:
-    """Sizes of an input, None for each that is left open; None where even their number is."""
+    """Return the sizes of an input, with None for each that is open; None if even the number of dimensions is open."""
     kind = port.type.tensor_type
     if not kind.HasField("shape"):
         return None
@@ -96,17 +96,17 @@ def dtype_of(port: Any) -> str:
 
 
 def operators(proto: Any) -> list[str]:
-    """Those of the graph that are no functions of the file itself, as domain.name, sorted; ONNX's own have no domain."""
+    """Return the graph's operators as domain.name, sorted, without the file's own functions; ONNX's own have no domain."""
     own = {(function.domain, function.name) for function in proto.functions}
     used = {(node.domain, node.op_type) for node in proto.graph.node} - own
     return sorted(f"{domain}.{name}" for domain, name in used)
 
 
 def session(data: bytes, threads: int) -> Any:
-    """An InferenceSession on the CPU.
+    """Create an InferenceSession on the CPU.
 
-    Its threads spin while a pass runs, since they wait for each other at every layer, and stop with it: between two passes the
-    cores belong to decoding.
+    Its threads spin during a pass, since they wait for each other at every layer, and stop with it, so that the cores are free
+    for decoding between passes.
     """
     import onnxruntime
 
@@ -118,7 +118,7 @@ def session(data: bytes, threads: int) -> Any:
 
 
 def as_memory_error(error: Exception) -> Exception:
-    """An engine's error; as MemoryError where it says that the memory is full, since each says it in its own words."""
+    """Return an engine's error as a MemoryError if its message says that memory is full; other errors unchanged."""
     said = str(error).lower()
     full = any(sign in said for sign in ("bad alloc", "bad_alloc", "failed to allocate"))
     return MemoryError(str(error)) if full else error

@@ -1,4 +1,4 @@
-"""A network's settings at another output stride than it was trained at."""
+"""A network's settings at an output stride other than the one in training."""
 
 from pipeline.config import ModelConfig, parse_model
 from pipeline.config.models import NETWORK_SECTIONS, DeepLabV3Config
@@ -6,13 +6,13 @@ from pipeline.errors import UserError
 
 
 def with_output_stride(cfg: ModelConfig, output_stride: int, where: str) -> ModelConfig:
-    """The section with another output stride; the weights of the one fit the other, since strides become rates.
+    """Return the section with another output stride. The weights still fit, since strides are replaced by dilation.
 
-    Rates that are pixels of the encoder's last map are scaled, so that they span the same part of the image: at 8 they are
-    twice those at 16 (arXiv:1706.05587, section 3.3). Other families' sections have rates that hold at any stride.
+    Rates in pixels of the encoder's last map are scaled so that they span the same part of the image: at stride 8 they are
+    twice those at 16 (arXiv:1706.05587, section 3.3). The rates of other families are valid at any stride.
 
     Raises:
-        UserError: the network has no such setting, or not this value.
+        UserError: the network has no output stride, or not this one.
     """
     asked = f"predict.output_stride {output_stride}: {where}"
     if "output_stride" not in type(cfg).model_fields:

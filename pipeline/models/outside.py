@@ -1,4 +1,4 @@
-"""Networks that others wrote, as ours are. Letters: N batch, C classes, H rows, W columns."""
+"""Adapter for external networks to our interface. Letters: N batch, C classes, H rows, W columns."""
 
 import importlib
 import traceback
@@ -18,23 +18,23 @@ from pipeline.models.base import IMAGENET_MEAN, IMAGENET_STD, Network
 from pipeline.models.layers import upsample
 
 _TORCH = Path(torch.__file__).parent
-_MOST = 400  # letters of an error of others that are repeated
+_MOST = 400  # characters of an external error that are repeated in ours
 
 
 class Outside(Network):
-    """A module of another library, built and run once on a small image before it is believed.
+    """A module of another library, which is run once on a small image to check it.
 
-    Logits smaller than the image are enlarged bilinearly. It is built on the CPU, whatever torch's default device is: others'
-    code seldom runs on the meta device.
+    Logits smaller than the image are enlarged bilinearly. The module is built on the CPU, whatever torch's default device is,
+    because external code seldom runs on the meta device.
 
     Raises:
-        UserError: it cannot be built or run, or its output is none of C classes.
+        UserError: the module cannot be built or run, or its output does not have C classes.
     """
 
     variants = ()
-    every_parameter_learns = False  # who knows
+    every_parameter_learns = False  # unknown
     encoders: ClassVar[tuple[str, ...]] = ("backbone", "encoder")  # attributes that may hold the encoder
-    row: ClassVar[tuple[str, str]]  # what `maskmill models` says of the family: how to choose one, and its source
+    row: ClassVar[tuple[str, str]]  # entry in `maskmill models`: how to choose a network of the family, and its source
 
     def __init__(self, cfg: OutsideConfig, num_classes: int) -> None:
         super().__init__()
@@ -48,18 +48,18 @@ class Outside(Network):
 
     @abstractmethod
     def make(self, cfg: Any) -> nn.Module:
-        """The module. `mean` and `std` may be set where it knows them."""
+        """Build the module; set `mean` and `std` if they are known."""
 
     def start_pretrained(self) -> None:
-        """Put published weights into the module, where it has some."""
+        """Load published weights into the module, if there are any."""
 
     def outputs(self, x: torch.Tensor) -> Any:
-        """What the module says of an image."""
+        """Return the module's output for x."""
         return self.net(x)
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]
-        """The encoder; where nothing is known to be one, the whole module."""
+        """The encoder, or the whole module if no encoder is known."""
         return self.net if self.encoder is None else self.encoder
 
     @property
@@ -109,7 +109,7 @@ class Outside(Network):
 
     @torch.no_grad()
     def _try(self) -> None:
-        """One pass in evaluation mode; sets `enlarges`."""
+        """Run one pass in evaluation mode; sets `enlarges`."""
         self._check_memory()
         size = self.legal_size(64, 96)
         x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -152,7 +152,7 @@ class Outside(Network):
 
 
 def package(name: str, extra: str) -> ModuleType:
-    """A library that is an extra of ours.
+    """Import a library that one of our extras installs.
 
     Raises:
         UserError: it is not installed.
@@ -167,7 +167,7 @@ def package(name: str, extra: str) -> ModuleType:
 
 
 def words(error: BaseException) -> str:
-    """An error of others' code as part of a sentence, with the line that raised it."""
+    """Return an error of external code as part of a message, with the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     last = [frame for frame in frames if not Path(frame.filename).is_relative_to(_TORCH)][-1:]
     where = f" at {last[0].filename}:{last[0].lineno}" if last else ""
@@ -176,7 +176,7 @@ def words(error: BaseException) -> str:
 
 
 def _logits_of(output: Any) -> Iterable[Any]:
-    """The outputs of a network in the order of ours: auxiliary ones first, the prediction last."""
+    """Return a network's outputs in our order: auxiliary ones first, the prediction last."""
     if isinstance(output, Mapping):
         main = next((output[key] for key in ("out", "logits") if key in output), None)
         aux = output.get("aux")

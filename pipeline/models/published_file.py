@@ -1,4 +1,4 @@
-"""A file of published weights as a dict of tensors, whatever it is wrapped in; nothing in it is run."""
+"""Reading a file of published weights as a dict of tensors, without running code in it."""
 
 import argparse
 import hashlib
@@ -28,10 +28,10 @@ _TO_NPZ = (
 
 
 def read(source: str) -> tuple[State, str]:
-    """The tensors of a file by name, without the `module.` of a parallel network; the file's sha256.
+    """Return the tensors of a file by name, without the prefix `module.` of a parallel network, and the file's sha256.
 
     Raises:
-        UserError: the file is not there, or not one of tensors.
+        UserError: the file does not exist, or does not hold tensors.
     """
     if re.search(_OF_TENSORFLOW, source):
         raise UserError(
@@ -56,11 +56,11 @@ def read(source: str) -> tuple[State, str]:
 
 def _torch(source: str, data: bytes) -> Any:
     try:
-        # torchvision's references save the options of their training beside the network: plain values.
+        # torchvision's references save the training options beside the network, as plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load answers bytes that are none of its own with errors of any kind
-        # Torch goes on to advise what the next words refuse.
+    except Exception as error:  # torch.load raises errors of any kind for other files
+        # The rest of torch's message advises what our message refuses.
         first_line = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
         raise UserError(
             f"weights {source}: not a file of tensors alone ({first_line}); files that run code on loading "
@@ -76,7 +76,7 @@ def _safetensors(source: str, data: bytes) -> Any:
 
 
 def _npz(source: str, data: bytes) -> Any:
-    """Arrays by name, as numpy saves them; the pickles that such a file may hold are refused."""
+    """Read the arrays of an .npz file by name; pickles in it are refused."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}

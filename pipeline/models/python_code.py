@@ -1,4 +1,4 @@
-"""A network that the user wrote: `package.module:function` of an installed package, or of a folder that is named."""
+"""A user's own network: `package.module:function` of an installed package, or of code in a given folder."""
 
 import importlib
 import importlib.util
@@ -15,14 +15,14 @@ from pipeline.config.user_code import INSTALLED, find_folder, sha256_of_code
 from pipeline.errors import UserError
 from pipeline.models.outside import Outside, words
 
-_IMPORTED: dict[Path, str] = {}  # folder -> hash of the code that this process has imported from it
+_IMPORTED: dict[Path, str] = {}  # folder -> hash of the code that this process imported from it
 
 
 class PythonCode(Outside):
-    """Any module; `build` is called with `num_classes` and the arguments.
+    """A module built by the user's function, which is called with `num_classes` and the arguments.
 
     Raises:
-        UserError: there is no such function, its code is not that of the checkpoint, or it raises.
+        UserError: there is no such function, its code differs from the checkpoint's, or it raises an error.
     """
 
     row = ("build: package.module:function", "an nn.Module of yours")
@@ -65,12 +65,12 @@ class PythonCode(Outside):
 
 
 def code_of(cfg: ModelConfig) -> str | None:
-    """The code that may run where a config names a network: its own."""
+    """Return the code that a config allows to run: that of its own network."""
     return (cfg.path or INSTALLED) if cfg.name == "python" else None
 
 
 def _place(cfg: PythonConfig) -> Path:
-    """The folder, or the file of the module, that holds the code."""
+    """Return the folder of the code, or the file of the installed module."""
     if cfg.path is not None:
         return find_folder(cfg.path)
     name = cfg.build.partition(":")[0]
@@ -109,10 +109,10 @@ def _function(cfg: PythonConfig, code: Path, sha256: str) -> Callable[..., Any]:
 
 
 def _make_way(cfg: PythonConfig, name: str, folder: Path, sha256: str) -> None:
-    """Forget what was imported from the folder before it changed, and from others by the same name.
+    """Unload modules that were imported from the folder before it changed, and those of the same name from other folders.
 
     Raises:
-        UserError: the name is that of a module which is none of a folder of code.
+        UserError: the name belongs to an imported module that is not from a folder of code.
     """
     top = name.partition(".")[0]
     place = _file_of(sys.modules.get(top))

@@ -1,4 +1,4 @@
-"""A network as ONNX in 8-bit integers, quantised after training, with ranges that are measured on images.
+"""Post-training quantisation of a network to 8-bit integers as ONNX, with ranges measured on images.
 
 Source: arXiv:2004.09602, sections 3 and 4.
 """
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-LAYERS = ["Conv", "MatMul", "Gemm"]  # where the time goes; all other operators stay in float32
+LAYERS = ["Conv", "MatMul", "Gemm"]  # the expensive operators; all others stay in float32
 
 
 def quantise(onnx: bytes, inputs: Sequence[np.ndarray]) -> bytes:
-    """The network with its convolutions and products in int8, weights by channel; the last of them, which decides, in float32.
+    """Quantise convolutions and matrix products to int8, with weights per channel; the last layer stays in float32.
 
     Args:
-        onnx: as `engines.onnx_of` gives it.
-        inputs: x (N, D, H, W) float32, of legal sizes, whose ranges are taken.
+        onnx: as returned by `engines.onnx_of`.
+        inputs: x (N, D, H, W) float32 of legal sizes, from which ranges are measured.
     """
     import onnx as onnx_package
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -37,7 +37,7 @@ def quantise(onnx: bytes, inputs: Sequence[np.ndarray]) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "int8.onnx"
         before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # its advice to prepare the graph, which the exporter has done
+        logging.disable(logging.WARNING)  # it advises to prepare the graph, which the exporter has done
         try:
             quantize_static(
                 model, str(made), Inputs(), quant_format=QuantFormat.QDQ, op_types_to_quantize=LAYERS,

@@ -1,4 +1,4 @@
-"""A checkpoint as one release file, with a card, for somebody who has nothing but that file."""
+"""Writing a checkpoint as a single, self-contained release file with a card."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from pipeline.models import Network, checkpoint, release_file
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.synthetic.street import draw_scene
 
-HALVED_ABOVE = 20_000_000  # bytes, where the user does not say
-SCENES, HEIGHT, WIDTH = 4, 256, 384  # drawn, to compare the labels of both precisions on
+HALVED_ABOVE = 20_000_000  # bytes, if the user does not choose a precision
+SCENES, HEIGHT, WIDTH = 4, 256, 384  # generated images on which the labels of both precisions are compared
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Released:
     bytes: int
     sha256: str  # of its weights
     half: bool
-    same_weights: bool  # as the checkpoint's, to the byte
-    equal: float | None  # share of the pixels with the labels of full precision; None: not compared
+    same_weights: bool  # whether they are byte for byte those of the checkpoint
+    equal: float | None  # share of the pixels whose label equals that of full precision; None: not compared
 
 
 def release(
@@ -36,8 +36,8 @@ def release(
     """Write the checkpoint at `uri` as one file.
 
     Args:
-        card: what is known of it; None: of a release file its own card, else nothing.
-        half: kernels and matrices as float16; None: where the file would be of more than `HALVED_ABOVE` bytes.
+        card: description of the network; None: the card of `uri` if it is a release file, else an empty card.
+        half: store kernels and matrices as float16; None: only if the file would exceed `HALVED_ABOVE` bytes.
         code: as in `checkpoint.load`.
     Raises:
         UserError: there is no checkpoint, or its network is an exported file; or `out` does not end in .safetensors.
@@ -67,7 +67,7 @@ def release(
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint or a release file holds."""
+    """The contents of a checkpoint or a release file."""
 
     ready: Checkpoint
     card: ReleaseCard
@@ -79,19 +79,19 @@ class Contents:
 
 
 def contents(uri: str) -> Contents:
-    """What is at a checkpoint's URI, whose weights are read and checked."""
+    """Return the contents of a checkpoint, after reading and checking its weights."""
     ready = checkpoint.load(uri)
     return Contents(ready, card_of(uri), checkpoint.weights_size(uri, ready.model_config))
 
 
 def card_of(uri: str) -> ReleaseCard:
-    """The card of a release file; an empty one of a checkpoint's folder."""
+    """Return the card of a release file; an empty card for a checkpoint's folder."""
     values = release_file.read_head(uri).card if release_file.is_release(uri) else {}
     return parse(ReleaseCard, values, where=f"checkpoint {uri}, card")
 
 
 def _file(description: dict[str, Any], card: dict[str, Any], weights: bytes) -> bytes:
-    """The file, without the addresses of the place where the network was trained."""
+    """Build the file, without paths and URIs from the training."""
     info = {
         key: value for key, value in description["info"].items() if key == "split" or isinstance(value, int | float)
     }
@@ -100,7 +100,7 @@ def _file(description: dict[str, Any], card: dict[str, Any], weights: bytes) -> 
 
 
 def _share_equal(one: Checkpoint, other: Checkpoint) -> float | None:
-    """Of the pixels of drawn street scenes, the share to which two networks give one label; None: they take no pictures."""
+    """Return on which share of generated scenes' pixels two networks give the same label; None: they take no RGB pictures."""
     if one.image is not None and len(one.image.bands) != 3:
         return None
     height, width = one.model.legal_size(HEIGHT, WIDTH)

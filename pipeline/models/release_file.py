@@ -1,7 +1,7 @@
 """A trained network in one file: safetensors, with the checkpoint's description and a card in the header's metadata.
 
-Header and data as https://github.com/huggingface/safetensors describes them: 8 bytes of length, JSON, tensors. The file without
-its metadata is the checkpoint's model.safetensors to the byte, so that both have one sha256. Reading it runs no code.
+Header and data are as described at https://github.com/huggingface/safetensors: 8 bytes of length, JSON, tensors. Without its
+metadata the file is byte for byte the checkpoint's model.safetensors, so both have the same sha256. Reading it runs no code.
 """
 
 import json
@@ -16,28 +16,28 @@ from pipeline.errors import UserError
 ENDING = ".safetensors"
 FORMAT = 1
 _METADATA = "__metadata__"
-_KEY = "maskmill"  # of the metadata, whose values are all text
-_LENGTH = 8  # bytes, little-endian, that say how long the header is
-_MOST_HEADER = 100_000_000  # bytes; the safetensors library reads no longer one
+_KEY = "maskmill"  # our key in the metadata, whose values are all text
+_LENGTH = 8  # bytes of the header's length, little-endian
+_MOST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a release file says of itself."""
+    """The header of a release file."""
 
-    description: dict[str, Any]  # as checkpoint.json
-    card: dict[str, Any]  # as `ReleaseCard`
-    header: dict[str, Any]  # of the tensors, in the file's order
+    description: dict[str, Any]  # as in checkpoint.json
+    card: dict[str, Any]  # values of a `ReleaseCard`
+    header: dict[str, Any]  # entries of the tensors, in the file's order
     data_at: int  # offset of the tensors
 
 
 def is_release(uri: str) -> bool:
-    """Whether a checkpoint's address is that of a release file."""
+    """Whether a checkpoint's URI is that of a release file."""
     return uri.endswith(ENDING)
 
 
 def write(description: dict[str, Any], card: dict[str, Any], weights: bytes) -> bytes:
-    """The file: `weights`, a safetensors file, with a description and a card in its header."""
+    """Return a release file: the safetensors file `weights` with a description and a card in its header."""
     header, start = _header(weights)
     header.pop(_METADATA, None)
     said = {"release": FORMAT, "checkpoint": description, "card": card}
@@ -45,17 +45,17 @@ def write(description: dict[str, Any], card: dict[str, Any], weights: bytes) -> 
 
 
 def without_metadata(data: bytes) -> bytes:
-    """A safetensors file with its tensors alone, as safetensors.torch.save writes it."""
+    """Return a safetensors file with only its tensors, as safetensors.torch.save writes it."""
     header, start = _header(data)
     header.pop(_METADATA, None)
     return _joined(header, data[start:])
 
 
 def read_head(uri: str) -> Head:
-    """The header of a release file, without the tensors.
+    """Read the header of a release file, without the tensors.
 
     Raises:
-        UserError: there is no such file, it is damaged or no release file, or a newer version wrote it.
+        UserError: there is no such file, it is damaged or not a release file, or a newer version wrote it.
     """
     try:
         first = storage.read_range(uri, 0, _LENGTH)
@@ -73,10 +73,10 @@ def read_head(uri: str) -> Head:
 
 
 def read_weights(uri: str) -> bytes:
-    """The tensors of a release file, as a safetensors file without metadata.
+    """Read the tensors of a release file, as a safetensors file without metadata.
 
     Raises:
-        UserError: as `read_head`; or the file is longer or shorter than its header says.
+        UserError: as in `read_head`, or the file is longer or shorter than its header says.
     """
     data = storage.read(uri)
     head = _head(uri, data)
@@ -111,7 +111,7 @@ def _head(uri: str, data: bytes) -> Head:
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
-    """The JSON of a safetensors file's header, and where its tensors begin; ValueError where it is none."""
+    """Return the JSON of a safetensors file's header, and the offset of its tensors; ValueError if it is not such a file."""
     start = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     if len(data) < start or start == _LENGTH:
         raise ValueError("no header")
@@ -122,15 +122,15 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
 
 
 def _joined(header: dict[str, Any], tensors: bytes) -> bytes:
-    """A file of a header, filled up to a multiple of 8 bytes with spaces, and the tensors."""
+    """Join a header, padded with spaces to a multiple of 8 bytes, and the tensors to a file."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(_LENGTH, "little") + text + tensors
 
 
 def halved(weights: bytes) -> bytes:
-    """The weights with their matrices and kernels as float16; vectors, such as statistics, keep their precision, and so does
-    what float16 cannot hold."""
+    """Return the weights with matrices and kernels as float16. Vectors, such as statistics, and tensors with values that
+    float16 cannot represent keep their precision."""
     state = safetensors.torch.load(weights)
     for name, tensor in state.items():
         half = tensor.half()

@@ -1,4 +1,4 @@
-"""SegNet (arXiv:1511.00561): a decoder that puts values back where pooling found them. Letters: N batch, C classes."""
+"""SegNet (arXiv:1511.00561): a decoder that unpools with the encoder's pooling indices. Letters: N batch, C classes."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from pipeline.models.upsampling import Upsample
 
 
 class PooledEncoder(nn.Module):
-    """Stages of convolutions with batch norm and ReLU, each ended by a 2x2 pooling whose indices are kept.
+    """Stages of convolutions with batch norm and ReLU, each followed by a 2x2 pooling whose indices are kept.
 
     (N, 3, H, W) -> (the last pooled map, each stage's indices).
     """
@@ -35,7 +35,7 @@ class PooledEncoder(nn.Module):
 
 
 def convs(in_channels: int, widths: Sequence[int], kernel: int, relu: bool) -> nn.Sequential:
-    """Convolutions that keep the size, with batch norm, and ReLU where asked for."""
+    """Return convolutions that keep the size, with batch norm, and ReLU if requested."""
     layers: list[nn.Module] = []
     for out in widths:
         layers += [nn.Conv2d(in_channels, out, kernel, padding=kernel // 2), nn.BatchNorm2d(out)]
@@ -48,8 +48,8 @@ class SegNet(Network):
     """SegNet on VGG16's thirteen convolutions, or SegNet-Basic with four 7x7 stages of 64 channels.
 
     Parameters with 11 classes: 29.44 M (the paper's table 6: 29.45 M), SegNet-Basic 1.418 M (table 1: 1.425 M; the paper
-    does not say what the other 7 k are). SegNet-Basic's decoder has no ReLU, and batch norm takes the place of its local
-    contrast normalisation of the input (section 3.1).
+    does not say what the other 7 k are). SegNet-Basic's decoder has no ReLU, and batch norm replaces the local contrast
+    normalisation of its input (section 3.1).
     """
 
     variants = (({"variant": "basic"}, "arXiv:1511.00561 table 1"), ({"variant": "vgg16"}, "arXiv:1511.00561"))

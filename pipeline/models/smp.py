@@ -11,7 +11,7 @@ from pipeline.models.outside import Outside, package, words
 
 
 class Smp(Outside):
-    """What `create_model` gives, without pretrained weights until they are asked for."""
+    """A network of `create_model`, without pretrained weights until `start_pretrained` is called."""
 
     row = ("arch: unet|fpn|deeplabv3plus|..., encoder: resnet18|...", "segmentation_models_pytorch")
 
@@ -24,12 +24,12 @@ class Smp(Outside):
         return network
 
     def start_pretrained(self) -> None:
-        """The encoder's ImageNet weights, and the mean and std that they were trained with."""
+        """Load the encoder's ImageNet weights, and set the mean and std that they were trained with."""
         smp = package("segmentation_models_pytorch", "smp")
         try:
             weights = self._create("imagenet").encoder.state_dict()
             seen = smp.encoders.get_preprocessing_params(self.cfg.encoder, "imagenet")
-        except Exception as error:  # of the hub's client, of many kinds
+        except Exception as error:  # the hub's client raises many kinds
             raise UserError(
                 f"weights: imagenet of encoder {self.cfg.encoder} come from the Hugging Face hub through "
                 f"segmentation_models_pytorch, which failed ({words(error)}); set weights: random, or let a machine with a "
@@ -53,7 +53,7 @@ class Smp(Outside):
         except Exception as error:
             if weights is not None:
                 raise
-            # A KeyError's own words come in quotation marks, with all that is allowed.
+            # A KeyError's message is in quotation marks, and lists all allowed values.
             raise UserError(
                 f"model smp: segmentation_models_pytorch makes no arch {cfg.arch} with encoder {cfg.encoder}"
                 f"{' and these arguments' if cfg.arguments else ''} ({words(error)})"

@@ -1,4 +1,4 @@
-"""DeepLab as its TensorFlow releases store it: variables by name, of MobileNetV2 or Xception-65 -> our names and axes.
+"""Import of DeepLab's TensorFlow releases on MobileNetV2 and Xception-65: their variables under our names and axes.
 
 Names, batch norms' epsilons and the order of branches: github.com/tensorflow/models, research/deeplab (model.py,
 core/feature_extractor.py, core/xception.py) and research/slim/nets/mobilenet.
@@ -15,12 +15,12 @@ from pipeline.errors import UserError
 
 State = dict[str, torch.Tensor]
 
-MEAN = STD = (0.5, 0.5, 0.5)  # both backbones see level / 127.5 - 1
+MEAN = STD = (0.5, 0.5, 0.5)  # both backbones take level / 127.5 - 1
 LOGITS = "logits/semantic/biases"
 _SCOPES = {"MobilenetV2/": "mobilenet_v2", "xception_65/": "xception65"}
-_NO_WEIGHTS = re.compile(r"^global_step$|/(Momentum|ExponentialMovingAverage)$")  # what training keeps beside them
+_NO_WEIGHTS = re.compile(r"^global_step$|/(Momentum|ExponentialMovingAverage)$")  # training state
 _NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-_SLIM_EPSILON, _TORCH_EPSILON = 1e-3, 1e-5  # of MobileNetV2's batch norms there, and in torchvision
+_SLIM_EPSILON, _TORCH_EPSILON = 1e-3, 1e-5  # of MobileNetV2's batch norms in the release, and in torchvision
 _POOL = "image_pooling/"
 # A unit of convolution and batch norm -> ours, up to the two layers' numbers: (theirs, ours, convolution, batch norm).
 _UNITS = (
@@ -63,26 +63,26 @@ _UNITS = (
 
 
 def is_release(source: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a file holds variables of such a network."""
+    """Whether a file holds the variables of such a network."""
     return LOGITS in source and any(name.startswith(tuple(_SCOPES)) for name in source)
 
 
 def num_classes(source: Mapping[str, torch.Tensor]) -> int:
-    """Of a release's logits."""
+    """Return the number of classes of a release."""
     return len(source[LOGITS])
 
 
 def fitted(source: Mapping[str, torch.Tensor], cfg: DeepLabV3PlusConfig) -> DeepLabV3PlusConfig:
-    """The network of a release's variables, where `cfg` leaves it open.
+    """Return `cfg` completed with what a release's variables show of their network.
 
     Raises:
-        UserError: `cfg` names another one.
+        UserError: `cfg` contradicts the variables.
     """
     found = settings(source)
     for key in found.keys() & cfg.model_fields_set:
         given = getattr(cfg, key)
         if key == "aspp_rates" and len(given) == len(found[key]):
-            found[key] = given  # only their number is in the file
+            found[key] = given  # the file shows only their number
         elif given != found[key]:
             raise UserError(
                 f"these weights are a TensorFlow release's with {key}={found[key]}, found {key}={given}: leave it out"
@@ -91,9 +91,9 @@ def fitted(source: Mapping[str, torch.Tensor], cfg: DeepLabV3PlusConfig) -> Deep
 
 
 def settings(source: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """What a release's variables say of its network, as keys of the deeplabv3plus section.
+    """Return what a release's variables show of its network, as keys of the deeplabv3plus section.
 
-    The rates are not among the variables, only their number: (6, 12, 18) are those of the releases that have them.
+    The variables show only the number of rates, not their values; releases with rates use (6, 12, 18).
     """
     backbone = next(name for scope, name in _SCOPES.items() if any(key.startswith(scope) for key in source))
     branches = {match[1] for key in source if (match := re.match(r"aspp(\d+)[_/]", key)) and match[1] != "0"}
@@ -107,14 +107,13 @@ def settings(source: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def rename(source: Mapping[str, torch.Tensor]) -> State:
-    """Variables -> parameters of `DeepLabV3Plus`, exact at inference.
+    """Convert variables to parameters of `DeepLabV3Plus` that are equivalent at inference.
 
-    Two steps fold what our layers do not have: the image pooling's batch norm into its convolution, and the difference of
-    epsilons of MobileNetV2's batch norms into their variances. The pooled branch comes last in our concatenation, there
-    first.
+    What our layers do not have is folded: the image pooling's batch norm into its convolution, and the different epsilon of
+    MobileNetV2's batch norms into their variances. The pooled branch is last in our concatenation, but first in the release.
 
     Raises:
-        UserError: a variable is of no layer that is known, or one is missing.
+        UserError: a variable belongs to no known layer, or one is missing.
     """
     try:
         return _renamed(source)
@@ -146,7 +145,7 @@ def _renamed(source: Mapping[str, torch.Tensor]) -> State:
 
 
 def _ours(name: str, unit: str) -> tuple[str, str, str]:
-    """Base of our names, and the numbers of convolution and batch norm below it."""
+    """Return the prefix of our names, and the numbers of convolution and batch norm below it."""
     for theirs, ours, conv, norm in _UNITS:
         match = re.fullmatch(theirs, unit)
         if match:
@@ -160,12 +159,12 @@ def _ours(name: str, unit: str) -> tuple[str, str, str]:
 
 
 def _kernel(value: torch.Tensor, depthwise: bool = False) -> torch.Tensor:
-    """(H, W, in, out) -> (out, in, H, W); a depthwise one (H, W, in, 1) -> (in, 1, H, W)."""
+    """Transpose a kernel (H, W, in, out) to (out, in, H, W), a depthwise one (H, W, in, 1) to (in, 1, H, W)."""
     return value.permute(*((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))).contiguous()
 
 
 def _pooling(variables: Mapping[str, torch.Tensor]) -> State:
-    """The pooled branch's 1x1 convolution with its batch norm (epsilon 1e-5) in it."""
+    """Return the pooled branch's 1x1 convolution with its batch norm (epsilon 1e-5) folded in."""
     norm = {leaf: variables[f"{_POOL}BatchNorm/{leaf}"] for leaf in _NORM}
     factor = norm["gamma"] / (norm["moving_variance"] + _TORCH_EPSILON).sqrt()
     weight = _kernel(variables[f"{_POOL}weights"]) * factor[:, None, None, None]

@@ -1,4 +1,4 @@
-"""U-Net (arXiv:1505.04597): a decoder with the encoder's maps beside its own. Letters: N batch, C classes."""
+"""U-Net (arXiv:1505.04597): a decoder that concatenates the encoder's maps to its own. Letters: N batch, C classes."""
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,11 @@ from pipeline.models.upsampling import Upsample
 class UNet(Network):
     """The U-Net of figure 1, with 3 input channels: 31.03 M parameters with 2 classes.
 
-    On an encoder of timm, the encoder's maps are the skips; where it has none at a stride, stride 1 always, the decoder goes on
-    with its own alone.
+    With an encoder of timm, the encoder's maps are the skips. At strides for which it has no map, which always includes stride
+    1, the decoder continues without a skip.
 
     Raises:
-        UserError: an encoder of timm that has no map at the decoder's first stride, or with `padding: valid`.
+        UserError: an encoder of timm has no map at the decoder's first stride, or is used with `padding: valid`.
     """
 
     variants = (({"padding": "same"}, "arXiv:1505.04597"), ({"padding": "valid"}, "arXiv:1505.04597"))
@@ -26,8 +26,8 @@ class UNet(Network):
     def __init__(self, cfg: UNetConfig, num_classes: int) -> None:
         super().__init__()
         step = 2**cfg.depth
-        # Two valid convolutions take 4 rows at each stage's stride, on the way down and up. Sizes stay even at each pooling
-        # where the extended size is 4 less than a multiple of `step`.
+        # Two valid convolutions remove 4 rows at each stage's stride, on the way down and up. Sizes are even at each pooling
+        # if the extended size is 4 less than a multiple of `step`.
         lost = 2 * 4 * (step - 1) + 4 * step
         self.margin = (lost + (-4 - lost) % step) // 2 if cfg.padding == "valid" else 0
         self.multiple_of = step
@@ -62,7 +62,7 @@ class UNet(Network):
         return [self.classifier(_middle(x, height, width))]
 
     def _timms(self, name: str, cfg: UNetConfig) -> tuple[TimmEncoder, list[int], int]:
-        """The encoder, channels of its skips from stride 1 on, 0 where there is none, and of its last map."""
+        """Return the encoder, the channels of its skips from stride 1 on (0 if there is none), and those of its last map."""
         if cfg.padding == "valid":
             raise UserError(f"unet: backbone {name} pads its maps with zeros; set padding: same")
         steps = [2**level for level in range(cfg.depth + 1)]

@@ -1,4 +1,4 @@
-"""Ways to enlarge a map, by name: a config can swap them in any decoder. Letters: N batch, D channels, H rows, W columns."""
+"""Ways to enlarge a map, which a config chooses by name for any decoder. Letters: N batch, D channels, H rows, W columns."""
 
 import warnings
 from typing import get_args
@@ -15,21 +15,21 @@ class Upsample(nn.Module):
     """(N, in, H, W) -> (N, out, factor * H, factor * W), by name.
 
     nearest          each value repeated in a block
-    bed_of_nails     each value once in a block of zeros, at its middle (up and left of it where the block is even)
+    bed_of_nails     each value once in a block of zeros, in the middle (above and left of it if the block's side is even)
     bilinear         half-pixel centres, as F.interpolate with align_corners=False
     bicubic          likewise
-    transposed       strided transposed convolution, learnt; where channels stay it starts as bilinear interpolation
-                     (FCN, arXiv:1411.4038, section 3.3)
-    transposed_fixed the same, never learnt: a transposed convolution that is bilinear interpolation away from the border
+    transposed       trained transposed convolution with stride; it starts as bilinear interpolation if the number of channels
+                     does not change (FCN, arXiv:1411.4038, section 3.3)
+    transposed_fixed the same but not trained: bilinear interpolation, except at the border
     max_unpooling    each value where the encoder's pooling found its maximum (arXiv:1311.2901, section 2.1)
 
-    All but the transposed convolutions keep channels; a 1x1 convolution follows where `out` differs from `in`.
+    All but the transposed convolutions keep the number of channels; a 1x1 convolution follows if `out` differs from `in`.
 
     Args:
-        kernel: of the transposed convolutions; 2 * factor by default, which bilinear interpolation needs.
+        kernel: kernel size of the transposed convolutions; 2 * factor by default, which bilinear interpolation needs.
         crop: False keeps the transposed convolution's border, so that the result has (H - 1) * factor + kernel rows.
     Raises:
-        UserError: a transposed convolution is fixed and changes channels, which no interpolation does.
+        UserError: transposed_fixed with a change of channels, which interpolation cannot do.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Upsample(nn.Module):
         self.project = nn.Identity() if keeps else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor, indices: torch.Tensor | None = None) -> torch.Tensor:
-        """`indices` are those of the pooling that max_unpooling undoes; the others take none."""
+        """Enlarge x. `indices` of the pooling are needed for max_unpooling only."""
         if self.transposed is not None:
             return self.transposed(x)
         match self.name:
@@ -71,7 +71,7 @@ class Upsample(nn.Module):
 
 
 def bed_of_nails(x: torch.Tensor, factor: int) -> torch.Tensor:
-    """(N, D, H, W) -> (N, D, factor * H, factor * W): zeros but for one value a block."""
+    """(N, D, H, W) -> (N, D, factor * H, factor * W): zeros except for one value per block."""
     n, d, h, w = x.shape
     middle = (factor - 1) // 2
     after = factor - 1 - middle
@@ -79,7 +79,7 @@ def bed_of_nails(x: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def bilinear_kernel(channels: int, kernel: int) -> torch.Tensor:
-    """(channels, channels, kernel, kernel): each channel to itself by the triangle of bilinear interpolation."""
+    """Return (channels, channels, kernel, kernel) that interpolates each channel bilinearly, by a triangle."""
     half = (kernel + 1) // 2
     middle = half - 1 if kernel % 2 else half - 0.5
     line = 1 - (torch.arange(kernel) - middle).abs() / half

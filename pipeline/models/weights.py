@@ -1,8 +1,8 @@
-"""Published weights under our parameter names. Every parameter comes from the file, or the file is refused.
+"""Published weights under our parameter names. A file is refused unless it has every parameter.
 
-Layouts that are known: torchvision's classifiers and segmentation networks; FCN as wkentaro/pytorch-fcn releases it
-(Caffe's names); DeepLab v2 ResNet-101 as kazuto1011/deeplab-pytorch does; DeepLab on MobileNetV2 and Xception-65 as
-TensorFlow's releases do.
+Known layouts: torchvision's classifiers and segmentation networks; FCN as released by wkentaro/pytorch-fcn (Caffe's names);
+DeepLab v2 ResNet-101 as released by kazuto1011/deeplab-pytorch; DeepLab on MobileNetV2 and Xception-65 as in TensorFlow's
+releases.
 """
 
 import re
@@ -25,7 +25,7 @@ from pipeline.models.fcn import Fcn
 from pipeline.models.imagenet import recognised
 
 State = dict[str, torch.Tensor]
-MOST_NAMES = 3  # of tensors that differ, of each kind: a message is a few lines
+MOST_NAMES = 3  # most names of differing tensors of each kind in a message, to keep it short
 
 _CAFFE_MEAN: Triple = (
     122.67891434 / 255,
@@ -46,7 +46,7 @@ _DEEPLAB2_BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Published:
-    """Weights under our names, and the preprocessing they were trained with where it is not the network's own."""
+    """Weights under our names, and the preprocessing of their training if it differs from the network's."""
 
     state: State
     mean: Triple | None = None
@@ -54,10 +54,10 @@ class Published:
 
 
 def published_config(source: Mapping[str, torch.Tensor], cfg: ModelConfig) -> ModelConfig:
-    """The network that a published file was trained as, where its layout decides what `cfg` leaves open.
+    """Return `cfg` completed with settings that follow from a published file's layout.
 
     Raises:
-        UserError: `cfg` names another one.
+        UserError: `cfg` contradicts the file.
     """
     if cfg.name == "deeplabv3plus" and tensorflow_release.is_release(source):
         return tensorflow_release.fitted(source, cfg)
@@ -72,10 +72,10 @@ def published_config(source: Mapping[str, torch.Tensor], cfg: ModelConfig) -> Mo
 
 
 def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> Published:
-    """A published file's tensors under the names of this network.
+    """Return a published file's tensors under the names of this network.
 
     Raises:
-        UserError: the file's layout is not known, or tensors are missing, unexpected or of another shape (all listed).
+        UserError: the file's layout is unknown, or tensors are missing, unexpected or have another shape (all are listed).
     """
     mean, std = None, None
     if isinstance(network, Fcn) and "conv1_1.weight" in source:
@@ -108,12 +108,12 @@ def published_weights(source: Mapping[str, torch.Tensor], network: Network) -> P
 
 
 def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
-    """Copy each tensor whose name and shape fit; returns (names copied, names left as they were).
+    """Copy each tensor whose name and shape match; return (copied names, unchanged names).
 
-    So an FCN-16s starts from a 32s (its skip scores stay zero), and a network for other classes from an old encoder.
+    This way an FCN-16s starts from a 32s (its skip scores stay zero), and a network for other classes from a trained encoder.
 
     Raises:
-        UserError: nothing of the backbone fits.
+        UserError: no tensor of the backbone matches.
     """
     own = network.state_dict()
     fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
@@ -128,10 +128,10 @@ def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[lis
 
 
 def fit_bands(network: Network, start: Network) -> None:
-    """Let `start`, a checkpoint's network, see as many bands as `network`: one for RGB is inflated.
+    """Adapt `start`, a checkpoint's network, to as many bands as `network` has; a network for RGB is inflated.
 
     Raises:
-        UserError: it is an exported file, or sees another number of bands than three, and than `network`.
+        UserError: `start` is an exported file, or its number of bands is neither three nor that of `network`.
     """
     if isinstance(start, Exported):
         raise UserError(
@@ -148,7 +148,7 @@ def fit_bands(network: Network, start: Network) -> None:
 
 
 def check_encoder(network: Network, start: Network) -> None:
-    """Raise UserError where the weights of `start` fit by name and shape and are still of another encoder."""
+    """Raise UserError if the weights of `start` match by name and shape but belong to another encoder."""
     one, other = network.backbone, start.backbone
     if isinstance(one, ResNet) and isinstance(other, ResNet) and one.definition != other.definition:
         raise UserError(
@@ -158,7 +158,7 @@ def check_encoder(network: Network, start: Network) -> None:
 
 
 def rename_caffe_fcn(published: Mapping[str, torch.Tensor]) -> State:
-    """wkentaro/pytorch-fcn's FCN (Caffe's names and BGR input) -> ours, for RGB."""
+    """Convert wkentaro/pytorch-fcn's FCN (Caffe's names and BGR input) to our names, for RGB."""
     renamed = {}
     for name, value in published.items():
         new = re.sub(r"^(conv\d_\d)\.", r"backbone.\1.", name)
@@ -170,7 +170,7 @@ def rename_caffe_fcn(published: Mapping[str, torch.Tensor]) -> State:
 
 
 def rename_deeplab2(published: Mapping[str, torch.Tensor]) -> State:
-    """kazuto1011/deeplab-pytorch's DeepLab v2 ResNet-101 (Caffe's BGR input) -> ours, for RGB."""
+    """Convert kazuto1011/deeplab-pytorch's DeepLab v2 ResNet-101 (Caffe's BGR input) to our names, for RGB."""
     places = {"reduce": "1", "conv3x3": "2", "increase": "3"}
     renamed = {}
     for name, value in published.items():

@@ -14,10 +14,10 @@ Backbone = EfficientNetLite | MobileNetV2 | MobileNetV3Large | ResNet | Xception
 
 
 def build_backbone(name: BackboneName, output_stride: Literal[8, 16, 32], strides: Sequence[int] = (4,)) -> Backbone:
-    """The encoder of that name, with random weights; timm/NAME is timm's.
+    """Build the encoder of that name, with random weights; timm/NAME chooses one of timm.
 
     Args:
-        strides: of the maps that it gives beside the last, finest first.
+        strides: strides of the maps to return in addition to the last, finest first.
     """
     if name.startswith(TIMM):
         return TimmEncoder(name, (*strides, output_stride), output_stride)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as an encoder: EfficientNet (arXiv:1905.11946) without squeeze-excite and with ReLU6 for swish."""
+"""EfficientNet-Lite as an encoder: EfficientNet (arXiv:1905.11946) without squeeze-excite, and with ReLU6 instead of swish."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedResidual(nn.Module):
-    """Expand, depthwise, project; with a shortcut where the shape stays: arXiv:1801.04381, figure 3."""
+    """Expand, depthwise, project; with a shortcut if the shape does not change: arXiv:1801.04381, figure 3."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -82,6 +82,6 @@ class EfficientNetLite(nn.Module):
 
 
 def _rounded(channels: float) -> int:
-    """To a multiple of 8, never down by more than a tenth: the release's rule."""
+    """Round to a multiple of 8, but never down by more than a tenth, as the release does."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

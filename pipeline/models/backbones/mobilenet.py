@@ -18,13 +18,13 @@ _V2_CHANNELS = {1: 16, V2_FINE: 24, 6: 32, 13: 96}
 
 
 class MobileNetV3Large(nn.Sequential):
-    """torchvision's features: (N, 3, H, W) -> maps of the layers that were asked for.
+    """torchvision's features: (N, 3, H, W) -> maps of the requested layers.
 
     Args:
-        layers: numbers of the layers whose maps come out.
+        layers: numbers of the layers whose maps are returned.
         output_stride: 32, or less by dilation.
-        torchvision_rates: dilate as torchvision's segmentation networks do (stride 16 only): the first dilated layer
-            too has the new rate.
+        torchvision_rates: dilate as torchvision's segmentation networks do (stride 16 only), where the first dilated layer
+            already has the new rate.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class MobileNetV3Large(nn.Sequential):
 
 class MobileNetV2(nn.Sequential):
     """torchvision's features without the last 1x1 convolution: (N, 3, H, W) -> maps at `strides`, finest first, and
-    the last, of 320 channels.
+    the last, with 320 channels.
 
-    DeepLab's releases end there too: the 1280 channels are the classifier's.
+    DeepLab's releases end there too, since the 1280 channels belong to the classifier.
     """
 
     def __init__(self, output_stride: Literal[8, 16, 32], strides: Sequence[int] = (4,)) -> None:

@@ -1,4 +1,4 @@
-"""ResNet (arXiv:1512.03385) as an encoder, with torchvision's parameter names, so that its weights load as they are."""
+"""ResNet (arXiv:1512.03385) as an encoder, with torchvision's parameter names, so that its weights load unchanged."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,16 +13,16 @@ ResNetDefinition = Literal["torchvision", "caffe"]
 class ResNet(nn.Module):
     """torchvision's ResNet without its classifier: (N, 3, H, W) -> the four stages' maps, at strides 4, 8, 16, 32.
 
-    Stages after `output_stride` keep the size and are dilated (arXiv:1606.00915, section 3.1; torchvision's order: a
-    stage's first block still has the rate of the stage before).
+    Stages after `output_stride` keep the size and are dilated (arXiv:1606.00915, section 3.1). As in torchvision, the first
+    block of a stage still has the rate of the previous stage.
 
     Args:
-        definition: whose network it is; parameters and their names are the same. `caffe` is the first ResNet's, with which
+        definition: variant of the network; parameters and their names are the same. `caffe` is the original ResNet, with which
             DeepLab v2 was released: a stage's first block subsamples in its first 1x1 convolution (torchvision: in the 3x3),
             the max pooling rounds its size up, and all blocks of a dilated stage have the stage's rate.
         multi_grid: rates of the last stage's blocks, relative to the stage's (arXiv:1706.05587, section 3.2.1).
-        strides: of the maps that are given beside the last, finest first; 2 is before the max pooling. Absent: 4, 8 and 16,
-            as far as `output_stride` has them, by stage.
+        strides: strides of the maps to return in addition to the last, finest first; 2 is before the max pooling. Absent: 4, 8
+            and 16, as far as `output_stride` has them, by stage.
     """
 
     def __init__(

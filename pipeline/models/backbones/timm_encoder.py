@@ -16,18 +16,18 @@ from pipeline.models.outside import package, words
 
 
 class TimmEncoder(nn.Module):
-    """(N, 3, H, W) -> its maps at the strides that were asked for, finest first; of several at one stride, the last.
+    """(N, 3, H, W) -> maps at the requested strides, finest first; the last one if there are several at a stride.
 
-    It is built on the CPU, whatever torch's default device is, and run once on a small image: timm's networks differ in the
-    sizes that they take and in the order of their maps' dimensions.
+    The network is built on the CPU, whatever torch's default device is, and run once on a small image, since timm's networks
+    differ in the sizes that they accept and in the order of their maps' dimensions.
 
     Args:
-        backbone: timm/NAME; a tag of weights may follow, as in timm/resnet50.a1_in1k.
-        strides: of the maps that it must have.
-        optional: of maps that are taken where it has them.
-        output_stride: 32, or less by dilation where timm has it.
+        backbone: timm/NAME; the name may end with a tag of weights, as in timm/resnet50.a1_in1k.
+        strides: strides of the maps that it must have.
+        optional: strides of maps that are used if it has them.
+        output_stride: 32, or less by dilation if timm supports it.
     Raises:
-        UserError: timm is missing, has no such network, or gives no such maps.
+        UserError: timm is missing, has no such network, or the network has no such maps.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class TimmEncoder(nn.Module):
         self.title, self._name = f"model.backbone {backbone}", backbone.removeprefix(TIMM)
         self._options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         if self._name.startswith("swin"):
-            self._options["strict_img_size"] = False  # it takes any size, and refuses all but one unless it is told
+            self._options["strict_img_size"] = False  # otherwise it refuses all sizes but one, although it can take any
         net = self._create()
         reductions = net.feature_info.reduction()
         if missing := [stride for stride in strides if stride not in reductions]:
@@ -47,7 +47,7 @@ class TimmEncoder(nn.Module):
             )
         self.strides = sorted({*strides, *(stride for stride in optional if stride in reductions)})
         places = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in self.strides]
-        if max(places) < len(reductions) - 1:  # what comes after is not computed
+        if max(places) < len(reductions) - 1:  # later layers are not computed
             self._options["out_indices"] = tuple(range(max(places) + 1))
             net = self._create()
         self.places, self.net = places, net
@@ -64,17 +64,17 @@ class TimmEncoder(nn.Module):
         return [one.permute(0, 3, 1, 2) for one in wanted] if self.channels_last else wanted
 
     def load(self, published: Mapping[str, torch.Tensor] | None) -> None:
-        """ImageNet weights: of timm's hub, or of a file in timm's layout.
+        """Load ImageNet weights from timm's hub, or from a file in timm's layout.
 
         Raises:
-            UserError: they cannot be had, or the file is of another network.
+            UserError: they are not available, or the file belongs to another network.
         """
         if published is None:
             net = self._downloaded()
         else:
             overlay = {"pretrained_cfg_overlay": {"state_dict": dict(published), "custom_load": False}}
             try:
-                self._built(pretrained=True, **overlay)  # as a classifier, since only then timm tells what does not fit
+                self._built(pretrained=True, **overlay)  # only as a classifier does timm report misfits
                 net = self._built(pretrained=True, features_only=True, **self._options, **overlay)
             except Exception as error:
                 raise UserError(
@@ -86,7 +86,7 @@ class TimmEncoder(nn.Module):
     def _downloaded(self) -> nn.Module:
         try:
             return self._built(pretrained=True, features_only=True, **self._options)
-        except Exception as error:  # of the hub's client, of many kinds
+        except Exception as error:  # the hub's client raises many kinds
             raise UserError(
                 f"weights: imagenet of {TIMM}{self._name} come from the Hugging Face hub, which failed ({words(error)}); set "
                 "weights to a file of them that was fetched where there is a network, or to random"
@@ -121,7 +121,7 @@ class TimmEncoder(nn.Module):
 
     @torch.no_grad()
     def _try(self) -> None:
-        """One pass on a small image; sets `channels_last`."""
+        """Run one pass on a small image; sets `channels_last`."""
         height, width = 64, 96
         self.net.eval()
         try:

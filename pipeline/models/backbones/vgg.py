@@ -12,10 +12,10 @@ class Vgg16(nn.Module):
     """VGG16's thirteen convolutions: (N, 3, H, W) -> the five pooled maps, finest first.
 
     Args:
-        first_padding: of conv1_1; FCN's released networks take 100 where VGG takes 1.
+        first_padding: padding of conv1_1; FCN's released networks have 100, VGG has 1.
         pool: kernel of the poolings: 2, or 3 with padding as in DeepLab's released networks. Sizes are rounded up, as
-            Caffe rounds them.
-        strides: of the five poolings; a convolution after a pooling of stride 1 that used to be 2 is dilated (the hole
+            in Caffe.
+        strides: strides of the five poolings; convolutions after a pooling whose stride is 1 instead of 2 are dilated (the hole
             algorithm, arXiv:1412.7062, section 3.1).
     """
 
@@ -34,7 +34,7 @@ class Vgg16(nn.Module):
                 self.add_module(f"conv{stage}_{index}", conv)
                 width = channels
             dilation *= 2 // strides[stage - 1]
-        self.dilation = dilation  # that the next convolution needs
+        self.dilation = dilation  # for the next convolution
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         pooled = []

@@ -10,7 +10,7 @@ _MIDDLE_BLOCKS = 16
 
 
 class Xception65(nn.Module):
-    """Aligned Xception: deeper, strided separable convolutions for poolings, batch norm after each depthwise convolution.
+    """Aligned Xception: deeper, with strided separable convolutions as poolings, and batch norm after depthwise convolutions.
 
     (N, 3, H, W) -> [256 channels at stride 4, 2048 at the output stride]; 37.87 M parameters.
     """
@@ -46,9 +46,9 @@ class Xception65(nn.Module):
 
 
 class XceptionBlock(nn.Module):
-    """Three separable convolutions, the last one strided; with a convolved, a plain or no shortcut.
+    """Three separable convolutions, the last one strided, with a convolutional, an identity or no shortcut.
 
-    Without a shortcut (the last block) ReLUs follow each convolution, else one comes before each separable convolution.
+    Without a shortcut (the last block) a ReLU follows each convolution; otherwise one precedes each separable convolution.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class XceptionBlock(nn.Module):
         )
 
     def both(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the first two convolutions give (the decoder's fine features, as released), and the block's map."""
+        """Return the map after two convolutions (the decoder's fine features, as released), and the block's output."""
         fine = self.convs[1](self.convs[0](x))
         y = self.convs[2](fine)
         if self.shortcut is not None:
