@@ -312,8 +312,10 @@ def verify(run: RunUri) -> None:
     found = prove(storage.absolute(run))
     for problem in found.problems:
         console.print(f"fault: {problem}", soft_wrap=True)
+    if found.more_problems:
+        console.print(f"and {found.more_problems} faults more")
     console.print(
-        f"{found.images} images planned: {found.masks} masks, {found.rejects} rejects, {len(found.problems)} faults"
+        f"{found.images} images planned: {found.masks} masks, {found.rejects} rejects, {found.num_problems} faults"
     )
     if found.problems:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.imaging.decode import open_of_any_size
 
 MAX_RATIO = 1032  # of deflate, at its best: RFC 1951, 258 bytes in two bits
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SIGNATURE, _IHDR = b"\x89PNG\r\n\x1a\n", b"\0\0\0\rIHDR"
 _GREY_8_BIT = (8, 0, 0, 0, 0)  # bit depth, colour type, compression, filter method, no interlacing
 _UP = 2  # filter type: each row as its difference from the row above, which is zero almost everywhere in a mask
 
@@ -56,14 +56,52 @@ def decode_mask(data: bytes) -> np.ndarray:
         UserError: the bytes are no mask, are damaged, or promise more pixels than they can hold.
     """
     try:
+        if (mask := _decode_own(data)) is not None:
+            return mask
         picture = open_of_any_size(data, ("PNG",))
         if picture.width * picture.height > MAX_RATIO * len(data):
             raise UserError(
                 f"the mask promises {picture.height}x{picture.width} pixels in {len(data)} bytes; it is damaged"
             )
         return np.asarray(picture)
-    except (OSError, SyntaxError, struct.error, zlib.error) as error:  # Pillow's of damaged PNGs
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:  # Pillow's of damaged PNGs
         raise UserError(f"the mask cannot be decoded ({error})") from None
+
+
+def _decode_own(data: bytes) -> np.ndarray | None:
+    """The same of a whole PNG of the form that `encode_mask` writes, in a third of Pillow's time; None for any other."""
+    if data[:16] != _SIGNATURE + _IHDR or data[24:29] != bytes(_GREY_8_BIT):
+        return None
+    width, height = struct.unpack_from(">II", data, 16)
+    size = height * (width + 1)
+    if not 0 < width * height <= MAX_RATIO * len(data):
+        return None
+    try:
+        filtered = np.frombuffer(isal_zlib.decompress(_body(data), bufsize=size), np.uint8)
+    except (ValueError, struct.error, isal_zlib.IsalError):  # type: ignore[misc]  # an instance, its stub says
+        return None
+    if len(filtered) != size or (filtered[:: width + 1] != _UP).any():
+        return None
+    mask = filtered.reshape(height, width + 1)[:, 1:].copy()
+    above = mask[0]
+    for row in mask[1:]:  # numpy's running sum takes a fifth of this for 16 rows, and twenty times as long for 1024
+        row += above
+        above = row
+    return mask
+
+
+def _body(data: bytes) -> bytes:
+    """What the IDAT chunks of a PNG hold; ValueError or struct.error where there are others, or one is damaged."""
+    body, place, kind = list[bytes](), len(_SIGNATURE), b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if kind not in (b"IDAT", b"IEND", b"IHDR") or data[end : end + 4] != _crc(data[place + 4 : end]):
+            raise ValueError
+        if kind == b"IDAT":
+            body.append(data[place + 8 : end])
+        place = end + 4
+    return b"".join(body)
 
 
 def _start(height: int, width: int) -> bytes:
@@ -80,4 +118,8 @@ def _filtered(rows: np.ndarray, above: np.ndarray) -> np.ndarray:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + _crc(kind + data)
+
+
+def _crc(data: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(data))

@@ -7,7 +7,7 @@ same moment of writing. Parts with rejects are not kept, their footers are neede
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from pipeline import storage
 from pipeline.runs.info import PartEntry
@@ -69,7 +69,7 @@ class CheckedParts:
 
     def keep(self) -> None:
         """Write down what was read, for the next start; only for the run's writer."""
-        parts = {name: [known.stamp, *known.entry.model_dump().values()] for name, known in self._new.items()
+        parts = {name: [known.stamp, *astuple(known.entry)] for name, known in self._new.items()
                  if known.stamp is not None}  # fmt: skip
         if len(parts) >= _WORTH_KEEPING:
             uri = storage.join(self._folder, f"{CHECKED}{self._files:05d}")

@@ -168,9 +168,9 @@ def publish(made: Staged, lease: Lease) -> Success:
     kept.entries.update(_copied(made, answered))
     counts = Counter(changes["change"].to_pylist())
     state = _state(made, info, before, answered, kept, counts, hashlib.sha256(data).hexdigest())
-    storage.put(kept_uri(uri, made.number), state.text().encode())
+    storage.put(kept_uri(uri, made.number), state.content())
     lease.check()
-    storage.put(success_uri(uri), state.text().encode())
+    storage.put(success_uri(uri), state.content())
     tidy(uri, state)
     return state
 

@@ -7,11 +7,13 @@ Both are read and written here alone. A file that is damaged or was edited is a 
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from pipeline import labels, storage
 from pipeline.config import ImageConfig, RegionsConfig, canonical, differences, parse
@@ -162,8 +164,9 @@ class RunInfo(_Record):
                 yield f"plan.parts[{number}] is named {part.name}, its sha256 is {part.sha256[:12]}"
 
 
-class PartEntry(_Record):
-    """What `_SUCCESS.json` says of one part."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(strict=True))
+class PartEntry:
+    """What `_SUCCESS.json` says of one part; with slots, since there may be a million of them."""
 
     bytes: Count
     rows: Count
@@ -226,13 +229,21 @@ class Success(_Record):
         if (self.previous_sha256 is None) != (not self.generations):
             yield "previous_sha256 must be there from the second generation on"
 
-    def text(self) -> str:
+    def content(self) -> bytes:
         """JSON with a line for each part."""
         absent = {name for name in ("regions", "files", "root_sha256") if getattr(self, name) is None}
         absent |= set() if self.generations else {"generations", "previous_sha256"}
         head = json.dumps(self.model_dump(exclude={"parts", *absent}))
-        parts = ",\n".join(f'"{name}": {json.dumps(entry.model_dump())}' for name, entry in self.parts.items())
-        return head[:-1] + ',\n"parts": {\n' + parts + "\n}}\n"
+        content = bytearray(head[:-1].encode() + b',\n"parts": {')
+        for number, (name, entry) in enumerate(self.parts.items()):
+            content += f'{"," if number else ""}\n"{name}": {json.dumps(asdict(entry))}'.encode()
+        return bytes(content + b"\n}}\n")
+
+
+class _Format(BaseModel):
+    """What is looked at first: the rest of a file of another format is not made into values."""
+
+    format: Any
 
 
 R = TypeVar("R", RunInfo, Success)
@@ -299,7 +310,7 @@ def success_sha256(uri: str) -> str | None:
 
 def put_success(uri: str, success: Success) -> None:
     """Write `_SUCCESS.json`: the run is finished."""
-    storage.put(success_uri(uri), success.text().encode())
+    storage.put(success_uri(uri), success.content())
 
 
 def delete_success(uri: str) -> None:
@@ -321,9 +332,11 @@ def root_of(files: dict[str, str], parts: dict[str, PartEntry]) -> str:
 
     A part is spoken for by its footer's sha256, and its footer holds the sha256 of what is before it.
     """
-    leaves = files | {name: entry.footer_sha256 for name, entry in parts.items()}
-    lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(leaves.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    root = hashlib.sha256()
+    for name in sorted({*files, *parts}):
+        sha256 = parts[name].footer_sha256 if name in parts else files[name]
+        root.update(f"{sha256}  {name}\n".encode())
+    return root.hexdigest()
 
 
 def files_of(uri: str, info: RunInfo) -> dict[str, str]:
@@ -367,15 +380,15 @@ def _parsed(record: type[R], data: bytes, where: str, advice: str) -> R:
     if not data.strip():
         raise UserError(f"{where} is empty; {advice}")
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        raise UserError(f"{where} is not JSON, or only the beginning of it; {advice}") from None
-    if not isinstance(values, dict) or "format" not in values:
-        raise UserError(f"{where} is JSON, but no run wrote it: it has no `format`; {advice}")
+        found = _Format.model_validate_json(data).format
+    except ValidationError as error:
+        if error.errors(include_input=False)[0]["type"] == "json_invalid":
+            raise UserError(f"{where} is not JSON, or only the beginning of it; {advice}") from None
+        raise UserError(f"{where} is JSON, but no run wrote it: it has no `format`; {advice}") from None
     known = (FORMAT, GROWN_FORMAT) if record is Success else (FORMAT,)
-    if values["format"] not in known:
+    if found not in known:
         raise UserError(
-            f"{where} has format {values['format']!r:.40}, this version reads {' and '.join(map(str, known))}; use the version "
+            f"{where} has format {found!r:.40}, this version reads {' and '.join(map(str, known))}; use the version "
             "that wrote it"
         )
     try:

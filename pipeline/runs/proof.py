@@ -1,6 +1,6 @@
 """The proof of a run, whatever it is: of one generation (verify.py) or of several (verify_generations.py)."""
 
-from pipeline.runs.generations import grown
+from pipeline.runs.generations import newest_state
 from pipeline.runs.info import read_info
 from pipeline.runs.verify import Verification, verify_one
 from pipeline.runs.verify_generations import verify_generations
@@ -14,5 +14,7 @@ def verify(uri: str) -> Verification:
             gone or not the one that the run was made with.
     """
     info = read_info(uri)
-    state = grown(uri)
-    return verify_one(uri) if state is None else verify_generations(uri, info, state)
+    state = newest_state(uri)
+    if state is not None and state.generations:
+        return verify_generations(uri, info, state)
+    return verify_one(uri, info, state)

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipeline import storage
 from pipeline.config import differences
 from pipeline.read_ahead import read_ahead
@@ -32,21 +35,19 @@ from pipeline.runs.info import PartEntry, RunInfo, Success, files_of, read_info
 from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import Part
 from pipeline.runs.plan import Plan
+from pipeline.runs.read_again import Answer, Expected, read_again
 from pipeline.runs.schema import PixelConfidence
 from pipeline.runs.verify import (
-    THREADS,
-    Answer,
-    Expected,
     Verification,
     disagreements,
     file_faults,
     is_stranger,
     miscounts,
     ranges,
-    read_again,
     region_faults,
     shards_of,
     stranger_fault,
+    threads_for,
     unanswered,
 )
 
@@ -70,7 +71,7 @@ class _Proof:
     states: list[Success]
     plans: list[Plan] = field(default_factory=list)
     withdrawn: dict[int, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))  # shard -> id, when
-    problems: list[str] = field(default_factory=list)
+    found: Verification = field(default_factory=lambda: Verification(0))
 
     @property
     def newest(self) -> Success:
@@ -98,14 +99,16 @@ def verify_generations(uri: str, info: RunInfo, newest: Success) -> Verification
     """
     states = [state_of(uri, newest, number) for number in range(1, newest.generation + 1)]
     proof = _Proof(uri, info, states)
-    proof.problems += [*info.faults(), *lease_faults(uri), *_chain(proof)]
-    proof.problems += [fault for state in states for fault in state.faults()]
+    found = proof.found
+    found.add([*info.faults(), *lease_faults(uri), *_chain(proof)])
+    found.add(fault for state in states for fault in state.faults())
     _prove_plans(proof)
-    proof.problems += file_faults(newest, _files(proof))
-    proof.problems += _strangers(proof)
+    found.add(file_faults(newest, _files(proof)))
+    found.add(_strangers(proof))
     counted, reasons = _prove_parts(proof)
-    proof.problems += miscounts(newest, counted, reasons)
-    return Verification(newest.generations[-1].images, counted["masks"], counted["rejects"], proof.problems)
+    found.add(miscounts(newest, counted, reasons))
+    found.images, found.masks, found.rejects = newest.generations[-1].images, counted["masks"], counted["rejects"]
+    return found
 
 
 def _chain(proof: _Proof) -> Iterator[str]:
@@ -117,14 +120,14 @@ def _chain(proof: _Proof) -> Iterator[str]:
         if state.generations[:-1] != before.generations:
             yield f"the state of generation {state.generation} has other generations before it than {name}"
     newest = proof.newest.generation
-    if storage.read(kept_uri(proof.uri, newest)).decode(errors="replace") != proof.newest.text():
+    if storage.read(kept_uri(proof.uri, newest)) != proof.newest.content():
         yield f"_SUCCESS.json is not generations/{newest:05d}.json; restore it from there"
 
 
 def _prove_plans(proof: _Proof) -> None:
     """The plan and the changes of each generation."""
     proof.plans.append(Plan(proof.uri, proof.first.plan))
-    proof.problems += proof.plans[0].prove().problems
+    proof.found.add(proof.plans[0].prove().problems)
     for before, entry in zip(proof.states, proof.newest.generations, strict=False):
         where = f"generations/{entry.number:05d}"
         info = read_info(folder(proof.uri, entry.number))
@@ -136,7 +139,7 @@ def _prove_plans(proof: _Proof) -> None:
         if found.shards != entry.shards:
             said.append(f"its plan has {found.shards} shards, _SUCCESS.json says {entry.shards}")
         said += _prove_changes(proof, before, entry.number, plan)
-        proof.problems += [f"{where}: {words}" for words in said]
+        proof.found.add(f"{where}: {words}" for words in said)
         proof.plans.append(plan)
 
 
@@ -161,7 +164,7 @@ def _prove_changes(proof: _Proof, before: Success, number: int, plan: Plan) -> I
     ):
         if said != found:
             yield f"_SUCCESS.json says {key} {said}, changes.parquet makes it {found}"
-    ids = Counter(image_id for shard in shards_of(plan) for image_id in shard)
+    ids = Counter(image_id for shard in shards_of(plan) for image_id in shard.to_pylist())
     if ids != Counter(row["image_id"] for row in rows if row["change"] != GONE):
         yield "its plan has other images than its changes.parquet has new and replaced ones"
     for row in rows:
@@ -219,38 +222,41 @@ def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
         return read_again(version.part, Expected((fingerprint,), space, groups, declared, regions, entries, confidence))
 
     versions = _versions(proof)
-    reading = read_ahead(read, versions, THREADS)
+    reading = read_ahead(read, versions, threads_for([version.part for version in versions]))
     planned = (shard for plan in proof.plans for shard in shards_of(plan))
     counted, reasons = Counter[str](), Counter[str]()
     for first, last, num_versions in ranges([version.part for version in versions], proof.num_shards):
         here = [(version, answer.result()) for version, answer in islice(reading, num_versions)]
         for version, answer in here:
-            proof.problems += answer.problems
+            proof.found.add(answer.problems)
             if version.until == proof.newest.generation:
                 counted[answer.part.kind] += answer.rows
                 reasons.update(row["error"] for row in answer.rejects or () if answer.part.kind == "rejects")
         shards = list(islice(planned, last + 1 - first))
-        proof.problems += _at_each_generation(proof, first, shards, here)
+        proof.found.add(_at_each_generation(proof, first, shards, here))
     return counted, reasons
 
 
 def _at_each_generation(
-    proof: _Proof, first: int, shards: list[list[str]], here: list[tuple[_Version, Answer]]
+    proof: _Proof, first: int, shards: list[pa.Array], here: list[tuple[_Version, Answer]]
 ) -> Iterator[str]:
     """That the images of some neighbouring shards are answered once at each generation that has them."""
-    planned = [image_id for shard in shards for image_id in shard]
+    planned = pa.chunked_array(shards, pa.string())
     gone = [pair for shard in range(first, first + len(shards)) for pair in proof.withdrawn.get(shard, [])]
+    theirs = set(
+        planned.filter(pc.is_in(planned, pa.array([image_id for image_id, _ in gone], pa.string()))).to_pylist()
+    )
     for image_id, number in gone:
-        if image_id not in planned:
+        if image_id not in theirs:
             yield f"generations/{number:05d}: changes.parquet withdraws '{image_id}' from a shard that has no such image"
     before = None
     for number in range(proof.origin(first), proof.newest.generation + 1):
-        withdrawn = {image_id for image_id, when in gone if when <= number}
+        withdrawn = pa.array([image_id for image_id, when in gone if when <= number], pa.string())
         answers = [answer for version, answer in here if version.since <= number <= version.until]
         if (now := (len(withdrawn), [answer.part.name for answer in answers])) == before:
             continue
         before = now
-        images = [image_id for image_id in planned if image_id not in withdrawn]
+        images = planned.filter(pc.invert(pc.is_in(planned, withdrawn))).chunks
         name = f"generation {number}, {answers[0].part.name}" if answers else f"generation {number}"
         yield from disagreements(answers)
         yield from region_faults(answers)
