@@ -15,6 +15,7 @@ from pipeline.corpus import Item, Place, plan_shards
 from pipeline.errors import UserError
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.runs import REJECT_SCHEMA, Run, checked, mask_schema, read_success, verify
+from pipeline.runs.status import status
 from tests.counting_proxy import counting_proxy
 
 SPACE = labels.space("camvid11")
@@ -89,6 +90,24 @@ def test_each_start_reads_the_footers_of_what_is_new_and_the_finish_none_of_its_
     assert footers == ["part-00020.parquet"]
     assert verify(uri).problems == []
     assert storage.list_files(f"{uri}/attempts") == []
+
+
+def test_how_far_a_finished_run_is_stands_in_its_record_and_no_footer_is_read_for_it(uri, footers):
+    run = begun(uri)
+    commit(run, range(SHARDS), reject=(3,))
+    run.finish(1)
+    footers.clear()
+    found = status(uri)
+    assert (found.state, found.answered, found.pending_shards, found.rejects) == (
+        "finished",
+        SHARDS,
+        0,
+        {"truncated": 1},
+    )
+    assert footers == []
+    storage.delete(f"{uri}/masks/part-00005.parquet")
+    found = status(uri)
+    assert (found.state, found.answered, found.pending_shards) == ("not finished", SHARDS - 1, 1)
 
 
 def test_the_end_of_a_run_is_the_same_whether_footers_were_kept_or_read(uri, footers):

@@ -18,8 +18,9 @@ from pipeline.corpus import list_items, plan_shards
 from pipeline.models import checkpoint
 from pipeline.runs import SECONDS, Run
 from pipeline.segment.driver import Progress, Segmented, identity
-from pipeline.segment.estimate import Prices, estimate
+from pipeline.segment.estimate import estimate
 from pipeline.segment.shard import ShardSegmenter
+from pipeline.segment.sizing import Prices
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 

@@ -37,10 +37,14 @@ def test_what_is_committed_is_counted_once_whether_its_summary_has_come_or_not()
     listener._counts = {"a": Count(3, 2, 1.0, ((1, 4), (2, 4))), "b": Count(4, 3, 1.0), "c": Count()}
     assert listener.count(progress)
     assert (progress.unheard, progress.unfinished) == (8, 5)
-    listener.heard.update((1, 4))  # and the actor that was at 4 does not know it yet
+    for shard in (1, 4):  # and the actor that was at 4 does not know it yet
+        listener.hear(shard, progress)
+    assert (progress.unheard, progress.unfinished) == (4, 2)
     assert listener.count(progress)
     assert (progress.unheard, progress.unfinished) == (4, 2)
-    listener.heard.update((2, 3))
+    for shard in (2, 3):
+        listener.hear(shard, progress)
+    assert (progress.unheard, progress.unfinished) == (0, 0)
     assert not listener.count(progress)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import SegmentConfig, parse
-from pipeline.segment import estimate
+from pipeline.segment import estimate, sizing
 from tests.cluster_configs import segment_values
 from tests.small_run import Drawn, make_run
 
@@ -22,7 +22,7 @@ def config(**changes):
 
 
 def test_hours_parts_and_requests_follow_from_the_rate():
-    found = estimate.size(config(), 640_000, 1_280_000, estimate.Rates(10, 2e6, 25e3), 20)
+    found = sizing.size(config(), 640_000, 1_280_000, sizing.Rates(10, 2e6, 25e3), 20)
     assert found.shards == 10_000
     plan_s, finish_s = 640_000 * 31e-6 + 1_280_000 * 20e-6, 10 * 0.1 / 32 + 10_000 * 4e-5
     working_s = 10_000 / 20 * (64 / 10 + 3 * 0.02)
@@ -40,23 +40,23 @@ def test_hours_parts_and_requests_follow_from_the_rate():
 
 
 def test_the_slowest_device_has_a_whole_shard_more():
-    five, eight = (estimate.size(config(), 64 * n, 0, estimate.Rates(0.1, 1e6, 25e3), 4) for n in (5, 8))
+    five, eight = (sizing.size(config(), 64 * n, 0, sizing.Rates(0.1, 1e6, 25e3), 4) for n in (5, 8))
     assert five.device_hours == eight.device_hours
 
 
 def test_a_shard_of_large_images_holds_fewer():
-    found = estimate.size(config(images_per_shard=1024), 10**8, 0, estimate.Rates(100, 3e5, 25e3), 32)
+    found = sizing.size(config(images_per_shard=1024), 10**8, 0, sizing.Rates(100, 3e5, 25e3), 32)
     assert found.shards == 117_234  # of 853 images: 256 MB
 
 
 def test_rays_driver_may_be_slower_than_its_devices():
-    found = estimate.size(config(images_per_shard=1), 100_000, 0, estimate.Rates(100, 3e5, 25e3), 1000)
+    found = sizing.size(config(images_per_shard=1), 100_000, 0, sizing.Rates(100, 3e5, 25e3), 1000)
     assert found.device_hours == pytest.approx((60 + 100_000 * (9e-3 + 0.6e-3)) / 3600 * 1000)
 
 
 def test_the_cost_is_devices_and_requests_and_a_month_of_masks():
-    found = estimate.size(config(), 64_000, 0, estimate.Rates(10, 1e6, 25e3), 1)
-    cost = found.cost(estimate.Prices(device_hour=3, million_gets=0.4, thousand_puts=0.005, gb_month=0.02))
+    found = sizing.size(config(), 64_000, 0, sizing.Rates(10, 1e6, 25e3), 1)
+    cost = found.cost(sizing.Prices(device_hour=3, million_gets=0.4, thousand_puts=0.005, gb_month=0.02))
     requests = found.gets * 0.4e-6 + (found.puts + found.lists) * 0.005e-3
     assert cost == pytest.approx(found.device_hours * 3 + requests + 1.6 * 0.02)
 
@@ -78,7 +78,7 @@ def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
 
     def warnings(**changes):
         cfg = config(**{"images_per_shard": per_shard} | changes)
-        return estimate.size(cfg, images, listed, estimate.Rates(rate, 1e5, 25e3), devices).warnings
+        return sizing.size(cfg, images, listed, sizing.Rates(rate, 1e5, 25e3), devices).warnings
 
     [found] = warnings()
     assert found.startswith(words)
@@ -91,36 +91,36 @@ def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
 
 def test_many_list_s3_at_once_and_one_another_store():
     """20 000 pages of 0.1 s, 32 at a time; the client takes 20 us an object meanwhile."""
-    rates = estimate.Rates(10, 1e5, 25e3)
-    found = estimate.size(config(images_per_shard=256), 10**7, 2 * 10**7, rates, 64)
+    rates = sizing.Rates(10, 1e5, 25e3)
+    found = sizing.size(config(images_per_shard=256), 10**7, 2 * 10**7, rates, 64)
     assert found.warnings == ()
     assert found.plan_hours == pytest.approx((10**7 * 31e-6 + 2 * 10**7 * 20e-6) / 3600)
     other = config(images_per_shard=256, corpus={"images": "gs://bucket", "layout": "cityscapes"})
-    [warning] = estimate.size(other, 10**7, 2 * 10**7, rates, 64).warnings
+    [warning] = sizing.size(other, 10**7, 2 * 10**7, rates, 64).warnings
     assert warning.startswith("the corpus is listed in 33 min")
 
 
 def test_footers_are_read_at_the_end_where_regions_follow_from_them():
     asked = config(regions={"min_area": 1})
-    plain, regions = (estimate.size(cfg, 640_000, 0, estimate.Rates(10, 2e6, 25e3), 20) for cfg in (config(), asked))
+    plain, regions = (sizing.size(cfg, 640_000, 0, sizing.Rates(10, 2e6, 25e3), 20) for cfg in (config(), asked))
     assert regions.gets - plain.gets == 10_000
     assert 3600 * (regions.finish_hours - plain.finish_hours) == pytest.approx(10_000 * 0.02 / 16)
 
 
 def test_only_s3_has_the_limits_of_s3():
     folder = config(images_per_shard=256, corpus={"images": "file:///mnt/corpus", "layout": "cityscapes"})
-    assert estimate.size(folder, 10**7, 0, estimate.Rates(100, 1e5, 25e3), 64).warnings == ()
+    assert sizing.size(folder, 10**7, 0, sizing.Rates(100, 1e5, 25e3), 64).warnings == ()
 
 
 def test_larger_shards_of_large_images_need_more_bytes():
-    rates = estimate.Rates(10, 1e7, 25e3)
-    [found] = estimate.size(config(), 6_000_000, 0, rates, 64).warnings
+    rates = sizing.Rates(10, 1e7, 25e3)
+    [found] = sizing.size(config(), 6_000_000, 0, rates, 64).warnings
     assert found.endswith("; set bytes_per_shard to 300000000")  # 30 images
-    assert estimate.size(config(bytes_per_shard=300_000_000), 6_000_000, 0, rates, 64).warnings == ()
+    assert sizing.size(config(bytes_per_shard=300_000_000), 6_000_000, 0, rates, 64).warnings == ()
 
 
 def test_all_that_small_shards_lead_to_has_one_advice():
-    found = estimate.size(config(images_per_shard=16), 10**7, 0, estimate.Rates(100, 1e5, 25e3), 8).warnings
+    found = sizing.size(config(images_per_shard=16), 10**7, 0, sizing.Rates(100, 1e5, 25e3), 8).warnings
     assert [warning.partition("; ")[2] for warning in found] == ["set images_per_shard to 60"] * 2
 
 
@@ -196,7 +196,7 @@ def test_a_run_that_is_not_finished_has_no_rates(tmp_path):
 @pytest.mark.parametrize(("images", "rate", "devices"), [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_a_number_that_is_not_above_0_is_named(images, rate, devices):
     with pytest.raises(ValueError, match="must be above 0"):
-        estimate.size(config(), images, 0, estimate.Rates(rate, 1, 1), devices)
+        sizing.size(config(), images, 0, sizing.Rates(rate, 1, 1), devices)
 
 
 def test_a_corpus_is_counted_by_planning_it(scenes, tmp_path):
@@ -204,16 +204,16 @@ def test_a_corpus_is_counted_by_planning_it(scenes, tmp_path):
     cfg = config(corpus={"images": images, "labels": labels, "layout": "cityscapes"}, output=str(tmp_path / "new"))
     found = estimate.estimate(cfg, rate=1.0)
     listing = found.listing
-    assert (listing.images, listing.labelled, listing.objects, estimate.objects_of(cfg, 6)) == (6, 6, 0, 0)
+    assert (listing.images, listing.labelled, listing.objects, sizing.objects_of(cfg, 6)) == (6, 6, 0, 0)
     assert 1_000 < listing.bytes / 6 < 100_000
     folder = f"{make_run(str(tmp_path / 'run'), [Drawn('a', '01'), Drawn('b', '01')])}-corpus"
     loose = {"corpus": {"images": folder, "layout": "pairs", "image_glob": "*.png"}, "split": None}
     found = estimate.estimate(config(**loose, output=str(tmp_path / "new")), rate=1.0)
     sizes = [file.bytes for file in storage.list_files(folder)]
     assert (found.listing.images, found.listing.bytes, found.listing.objects) == (2, sum(sizes), 2)
-    assert (found.sizing.read_bytes, found.sizing.written_bytes) == (sum(sizes), 2 * estimate.MASK_BYTES)
-    assert found.sizing.lists > estimate.size(config(**loose), 2, 0, found.rates, 2).lists
-    assert estimate.objects_of(config(**loose), 2) == 2
+    assert (found.sizing.read_bytes, found.sizing.written_bytes) == (sum(sizes), 2 * sizing.MASK_BYTES)
+    assert found.sizing.lists > sizing.size(config(**loose), 2, 0, found.rates, 2).lists
+    assert sizing.objects_of(config(**loose), 2) == 2
 
 
 def test_the_guides_table_is_what_is_computed():
@@ -229,7 +229,7 @@ def test_the_guides_table_is_what_is_computed():
         )
         count = int(images.replace(",", ""))
         image_bytes = 2.4e6 if count <= 150_000 else 0.3e6
-        found = estimate.size(cfg, count, 0, estimate.Rates(float(rate), image_bytes, 30e3), int(devices))
+        found = sizing.size(cfg, count, 0, sizing.Rates(float(rate), image_bytes, 30e3), int(devices))
         assert written == [
             f"{found.hours:.1f}",
             f"{found.device_hours:.0f}",

@@ -2,18 +2,22 @@
 
 import copy
 import hashlib
+import importlib
 import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.analysis import open_run
 from pipeline.config import canonical
 from pipeline.errors import UserError
-from pipeline.runs import Lease, Run, compact, read_success, verify
+from pipeline.runs import Lease, Part, Run, compact, read_success, verify
 from pipeline.runs.info import fingerprint_of
+from pipeline.runs.read_again import Answer
 from pipeline.runs.success import rejects_part
+from pipeline.runs.verify import THREADS, threads_for, unanswered
 from tests import test_run
 from tests.command import maskmill
 from tests.small_run import SPACE, Drawn, make_run
@@ -101,6 +105,41 @@ def test_a_part_under_the_name_of_another_shard_is_refused(unfinished):
     shutil.copy(f"{run.uri}/masks/part-00000.parquet", f"{run.uri}/masks/part-00001.parquet")
     with pytest.raises(UserError, match=r"part-00001\.parquet is another part of this run \(it answers shards 0-0\)"):
         run.pending()
+
+
+def test_of_very_many_faults_the_first_are_told_and_all_are_counted(finished, tmp_path, monkeypatch):
+    """A run of ten million images of which none is answered has as many faults."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for part in (run / "masks").iterdir():
+        part.unlink()
+    every = verify(str(run))
+    assert every.num_problems == len(every.problems) > len(DRAWN)
+    monkeypatch.setattr(importlib.import_module("pipeline.runs.verify"), "KEPT_PROBLEMS", 3)
+    few = verify(str(run))
+    assert (few.problems, few.num_problems) == (every.problems[:3], every.num_problems)
+    done = maskmill("verify", str(run))
+    assert done.returncode == 1 and f" {every.num_problems} faults" in done.stdout
+
+
+def test_large_parts_are_read_few_at_a_time():
+    parts = [Part("run", "masks", size, shard, shard) for shard, size in enumerate((1000, 250_000_000, 10))]
+    assert (threads_for(parts), threads_for(parts[:1]), threads_for([])) == (3, THREADS, THREADS)
+    assert threads_for([Part("run", "masks", 2_000_000_000, 0, 0)]) == 1
+
+
+def test_an_image_that_two_answers_of_its_shard_hold_is_told_with_the_others_that_are_wrong():
+    part, images = Part("run", "masks", 1, 0, 1), [pa.array(["a", "b"]), pa.array(["c"])]
+
+    def told(*answered):
+        return list(unanswered(images, [Answer(part, ids=[pa.array(ids)]) for ids in answered], "part-00000"))
+
+    assert told(["a", "b"], ["c"]) == told(["c", "a"], ["b"]) == []
+    assert told(["a", "b", "b"], ["x", "a"]) == [
+        "image 'a' is answered 2 times in part-00000, it must be once",
+        "image 'b' is answered 2 times in part-00000, it must be once",
+        "image 'c' is answered 0 times in part-00000, it must be once",
+        "image 'x' is answered in part-00000 and is not in the plan of its shards",
+    ]
 
 
 def leaves(value, path=()):

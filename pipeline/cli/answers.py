@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # checks and estimates import torch, which takes seconds
     from pipeline.corpus.check import CorpusReport
     from pipeline.corpus.detect import Found
     from pipeline.segment.calibrate import Calibrated
-    from pipeline.segment.estimate import Estimate, Prices
+    from pipeline.segment.estimate import Estimate
+    from pipeline.segment.sizing import Prices
 
 Row = dict[str, Any]
 

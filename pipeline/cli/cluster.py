@@ -11,7 +11,8 @@ from pipeline.cli.cli_output import Csv, Json
 from pipeline.interrupts import keeping
 
 if TYPE_CHECKING:
-    from pipeline.segment.estimate import Estimate, Prices
+    from pipeline.segment.estimate import Estimate
+    from pipeline.segment.sizing import Prices
 
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, e.g. http://127.0.0.1:8265")
@@ -83,8 +84,8 @@ def estimate(
     """Say what a segmentation run needs, before a machine is rented: hours, memory, requests, cost; write nothing."""
     from pipeline.cli.console import chosen_form
     from pipeline.config import SegmentConfig, load
-    from pipeline.segment.estimate import Prices
     from pipeline.segment.estimate import estimate as run
+    from pipeline.segment.sizing import Prices
 
     form, cfg = chosen_form(as_json, as_csv), load(SegmentConfig, config, overrides)
     found = run(

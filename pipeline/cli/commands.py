@@ -181,7 +181,8 @@ def segment(
     if not dry_run:
         raise typer.Exit(run_segmentation(cfg))
     from pipeline.cli.console import chosen_form
-    from pipeline.segment.estimate import Prices, estimate
+    from pipeline.segment.estimate import estimate
+    from pipeline.segment.sizing import Prices
 
     form = chosen_form(as_json, as_csv)
     cli_cluster.tell_estimate(form, estimate(cfg, like=like, starting=True), Prices(), cfg.actors)

@@ -23,9 +23,10 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # a line of numbers needs neither torch nor Ray, which take seconds to import
     from pipeline.segment.driver import Segmented
-    from pipeline.segment.estimate import Estimate, Prices
+    from pipeline.segment.estimate import Estimate
     from pipeline.segment.extend import Extended
     from pipeline.segment.progress import Progress as SegmentProgress
+    from pipeline.segment.sizing import Prices
     from pipeline.train.metrics_log import Record
 
 # Time between two lines without a terminal: if there is something new, and if there is not, since a silent job looks like a
@@ -355,7 +356,7 @@ def _next_commands(done: "Segmented") -> Iterator[str]:
 
 def print_estimate(console: Console, found: "Estimate", prices: "Prices", actors: int) -> None:
     """Print what `maskmill estimate` and `maskmill segment --dry-run` found."""
-    from pipeline.segment.estimate import bytes_words, time_words
+    from pipeline.segment.sizing import bytes_words, time_words
 
     if (listing := found.listing) is not None:
         splits = ", ".join(f"{name} {count}" for name, count in sorted(listing.splits.items()))

@@ -64,6 +64,8 @@ def decode_mask(data: bytes) -> np.ndarray:
                 f"the mask promises {picture.height}x{picture.width} pixels in {len(data)} bytes; it is damaged"
             )
         return np.asarray(picture)
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:  # Pillow's of damaged PNGs
         raise UserError(f"the mask cannot be decoded ({error})") from None
 

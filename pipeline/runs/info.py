@@ -7,7 +7,6 @@ Both are read and written here alone. A file that is damaged or was edited is a 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -172,6 +171,11 @@ class PartEntry:
     rows: Count
     footer_sha256: Sha256
 
+    @property
+    def json(self) -> str:
+        """As `_SUCCESS.json` has it."""
+        return json.dumps({"bytes": self.bytes, "rows": self.rows, "footer_sha256": self.footer_sha256})
+
 
 class GenerationInfo(_Record):
     """What `_SUCCESS.json` says of one generation after the first: what it added to the run, and what it took away."""
@@ -236,7 +240,7 @@ class Success(_Record):
         head = json.dumps(self.model_dump(exclude={"parts", *absent}))
         content = bytearray(head[:-1].encode() + b',\n"parts": {')
         for number, (name, entry) in enumerate(self.parts.items()):
-            content += f'{"," if number else ""}\n"{name}": {json.dumps(asdict(entry))}'.encode()
+            content += f'{"," if number else ""}\n"{name}": {entry.json}'.encode()
         return bytes(content + b"\n}}\n")
 
 

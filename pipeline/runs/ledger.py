@@ -14,37 +14,26 @@
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import __version__, storage
+from pipeline import storage
 from pipeline.config import ImageConfig, canonical, differences
 from pipeline.corpus import Item, items_of
 from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
+from pipeline.runs.beginning import begin_run
 from pipeline.runs.checked import CheckedParts, entry_of
 from pipeline.runs.generations import refuse_grown
-from pipeline.runs.info import (
-    LabelSpaceInfo,
-    PartEntry,
-    RunInfo,
-    create_info,
-    delete_success,
-    describe,
-    fingerprint_of,
-    run_exists,
-)
+from pipeline.runs.info import PartEntry, RunInfo, delete_success, describe, run_exists
 from pipeline.runs.lease import Lease
-from pipeline.runs.origin import commit, machine
 from pipeline.runs.parts import (
     Footer,
     Part,
@@ -56,13 +45,11 @@ from pipeline.runs.parts import (
     scan_parts,
     write_part,
 )
-from pipeline.runs.plan import Plan, write_plan
+from pipeline.runs.plan import Plan
 from pipeline.runs.regions import regions_part
-from pipeline.runs.schema import FORMAT, part_metadata, region_schema
+from pipeline.runs.retried import mark_retried, retried_images
+from pipeline.runs.schema import part_metadata
 from pipeline.runs.success import Finished, finished, rejects_part, write_success
-
-_RETRIED = "retried-"
-PACKAGES = ("torch", "torchvision", "ray", "pyarrow", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -103,29 +90,13 @@ class Run:
             identity: everything that decides the output bytes; two runs with equal identities are interchangeable.
             config: the resolved config, kept for the reader.
             make_plan: called only for a new run; tables as `plan_shards` gives them.
-            packages: beside `PACKAGES`, of which the run records versions.
+            packages: of which the run records versions, beside those of every run.
         Raises:
             UserError: the run there has another identity; the message names each field that differs. Or a group of a new
                 run is called like another column.
         """
         if not run_exists(uri):
-            plan = write_plan(uri, make_plan())
-            if identity.get("regions"):
-                region_schema(Plan(uri, plan).group_fields)  # their names are free
-            complete = {**identity, "plan_sha256": plan.sha256}
-            info = RunInfo(
-                format=FORMAT,
-                fingerprint=fingerprint_of(complete),
-                identity=complete,
-                config=config,
-                label_space=LabelSpaceInfo.of(space),
-                versions=_versions((*PACKAGES, *packages)),
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                plan=plan,
-                commit=commit(),
-                machine=machine(),
-            )
-            create_info(uri, info)
+            begin_run(uri, identity, config, space, make_plan(), packages)
         return cls.resumed(uri, identity)
 
     @classmethod
@@ -255,7 +226,7 @@ class Run:
         for part in scan_parts(self.uri, "rejects"):
             ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
             num_rejects[part.first] = len(ids)
-            storage.put(self._mark_uri(f"{_RETRIED}{part.first:05d}"), json.dumps(ids).encode())
+            mark_retried(self._marks, part.first, ids)
             for kind in self._kinds:  # the rejects last: by them a second try finds the shard
                 _check(lease)
                 storage.delete(replace(part, kind=kind).uri)
@@ -263,8 +234,7 @@ class Run:
 
     def retried(self) -> dict[int, list[str]]:
         """Shard -> its images that were rejected and are tried again: they may have been mended since they were planned."""
-        marks = [mark for mark in storage.scan(self._marks) if mark.path.startswith(_RETRIED)]
-        return {int(mark.path.removeprefix(_RETRIED)): _ids(mark.uri) for mark in marks}
+        return retried_images(self._marks)
 
     def rejects(self) -> Counter[str]:
         """Rejects so far, by reason."""
@@ -293,17 +263,9 @@ class Run:
             storage.delete(file.uri)
         sizes, moment = self.shard_sizes(), datetime.now(UTC).isoformat(timespec="seconds")
         return write_success(
-            self.uri,
-            self.fingerprint,
-            self.label_space,
-            sizes,
-            max_reject_rate,
-            moment,
-            lambda: _check(lease),
-            parts,
-            self.has_regions,
-            known=self.checked.entry,
-        )
+            self.uri, self.fingerprint, self.label_space, sizes, max_reject_rate, moment, lambda: _check(lease), parts,
+            self.has_regions, known=self.checked.entry,
+        )  # fmt: skip
 
     def _settle(self, shard: int) -> None:
         """Write the rejects of which the shard's committed part speaks."""
@@ -333,25 +295,6 @@ class Run:
     @property
     def _marks(self) -> str:
         return storage.join(self.uri, "attempts")
-
-
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python, of this code, which may have travelled with a job and be installed nowhere, and of packages."""
-    known = {"python": sys.version.split()[0], "maskmill": __version__}
-    return known | {name: version(name) for name in packages}
-
-
-def _ids(uri: str) -> list[str]:
-    """What a mark of retried images holds."""
-    try:
-        ids = json.loads(storage.read(uri))
-    except ValueError:
-        ids = None
-    if not isinstance(ids, list) or not all(isinstance(image_id, str) for image_id in ids):
-        raise UserError(
-            f"{uri} does not hold the images that are tried again; delete the file and run the same command again"
-        )
-    return ids
 
 
 def _check(lease: Lease | None) -> None:

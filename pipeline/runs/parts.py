@@ -96,7 +96,8 @@ def part_at(run_uri: str, kind: str, file: storage.FileInfo) -> Part | None:
     """The part that a file below the folder of a kind is by its name; None for any other file."""
     if not (match := _NAME.fullmatch(file.path)):
         return None
-    first, last, stamp = int(match[1]), int(match[2] or match[1]), file.etag or file.modified
+    first, stamp = int(match[1]), file.etag or file.modified
+    last = int(match[2]) if match[2] else first
     part = Part(run_uri, kind, file.bytes, first, last, stamp=stamp)
     return part if part.first <= part.last and part.name == f"{kind}/{file.path}" else None
 

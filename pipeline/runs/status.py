@@ -7,6 +7,7 @@ from pipeline.runs.generations import newest_state
 from pipeline.runs.info import Success
 from pipeline.runs.lease import Lease
 from pipeline.runs.ledger import Run
+from pipeline.runs.success import still_finished
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,20 @@ def status(uri: str) -> Status:
     """How far the run at a URI is.
 
     Raises:
-        UserError: there is no run, or a part is another run's.
+        UserError: there is no run, its `_SUCCESS.json` is damaged, or a part of an unfinished one is another run's.
     """
     state = newest_state(uri)
     if state is not None and (state.generations or staged(uri, state)):
         return _of_generations(uri, state)
     found, writer = Run.open(uri), Lease.holder(uri)
+    if state is not None and (ended := still_finished(uri, found.fingerprint, state)):
+        images, shards, reasons = found.num_images, found.plan.num_shards, ended.rejects_by_reason
+        return Status(uri, "finished", writer, images, images, shards, 0, dict(reasons))
     sizes, pending = found.shard_sizes(), found.pending()
-    finished = "finished" if found.finished() else "being written" if writer else "not finished"
     answered = found.num_images - int(sizes[pending].sum())
     rejects = dict(found.rejects().most_common())
-    return Status(uri, finished, writer, found.num_images, answered, len(sizes), len(pending), rejects)
+    words = "being written" if writer else "not finished"
+    return Status(uri, words, writer, found.num_images, answered, len(sizes), len(pending), rejects)
 
 
 def _of_generations(uri: str, state: Success) -> Status:

@@ -47,13 +47,15 @@ def finished(run_uri: str, fingerprint: str) -> Finished | None:
         UserError: the file is damaged, contradicts itself, or is another run's.
     """
     success = read_success(run_uri)
-    if success is None:
-        return None
+    return None if success is None else still_finished(run_uri, fingerprint, success)
+
+
+def still_finished(run_uri: str, fingerprint: str, success: Success) -> Finished | None:
+    """The same of a `_SUCCESS.json` that was read already."""
     check_success(run_uri, success, fingerprint)
     kinds = KINDS if success.regions is not None else KINDS[:2]
-    if success.parts.keys() - {
-        f"{kind}/{file.path}" for kind in kinds for file in storage.scan(storage.join(run_uri, kind))
-    }:
+    files = ((kind, file.path) for kind in kinds for file in storage.scan(storage.join(run_uri, kind)))
+    if sum(f"{kind}/{path}" in success.parts for kind, path in files) < len(success.parts):
         return None
     return Finished(success.rows, success.rejects, success.rejects_by_reason, success.regions)
 

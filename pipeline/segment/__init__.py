@@ -18,7 +18,8 @@ failures.py         what ends a run: a sentence, or a bug with its traceback
 progress.py         how far the run is, as its driver sees it
 shard_progress.py   how far an actor is within a shard
 telemetry.py        metrics that Ray exports
-estimate.py         memory, time and machines of a run before it is started
+estimate.py         memory, time and machines of a run before it is started: its rates, measured or given
+sizing.py           what follows from a number of images and rates: time, requests, cost, warnings
 crf_search.py       which CRF settings are tried, and what the best are worth on images that the search did not see
 tune_crf.py         that search as Ray tasks
 calibrate.py        the temperature that makes confidences agree with accuracy

@@ -1,10 +1,8 @@
 """One actor of a run: holds the weights, answers shard after shard, and says what ended it."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -233,7 +231,7 @@ def _summary(
 ) -> pa.Table:
     """One small row a shard: all that comes back to the driver."""
     values = {"shard": shard, "images": images, "rejects": rejects, "began": began, "ended": ended,
-              "warning": warning, "part": None if part is None else json.dumps(asdict(part))}  # fmt: skip
+              "warning": warning, "part": None if part is None else part.json}  # fmt: skip
     values |= dict.fromkeys(SECONDS, 0.0) | seconds
     fields = {"shard": pa.int64(), "images": pa.int64(), "rejects": pa.list_(pa.string()), "began": pa.float64(),
               "ended": pa.string(), "warning": pa.string(), "part": pa.string()}  # fmt: skip

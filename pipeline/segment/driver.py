@@ -94,7 +94,7 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local:
             run.reopen(lease)
             on_progress(progress)
             with _workers(cfg, run, progress, local) as workers:
-                _answer(run, workers, pending, progress, on_progress)
+                answered_by(workers, run, pending, progress, on_progress)
         before = None if pending else run.finished()
         finished = before or run.finish(cfg.max_reject_rate, lease)
     return Segmented(
@@ -109,9 +109,14 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local:
     )
 
 
-def _answer(
-    run: Run, workers: Workers, pending: list[int], progress: Progress, on_progress: Callable[[Progress], None]
+def answered_by(
+    workers: Workers, run: Run, pending: list[int], progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
+    """Have the pending shards of a run answered, and note what workers say of each.
+
+    Raises:
+        UserError, ActorError: what ended one of them.
+    """
     warned = False
     with heard(workers, progress, on_progress) as add:
         for row in workers.summaries(pending):

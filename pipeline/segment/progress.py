@@ -81,8 +81,7 @@ def heard(
 
     def add(row: dict[str, Any]) -> None:
         with lock:
-            listener.heard.add(row["shard"])
-            listener.count(progress)
+            listener.hear(row["shard"], progress)
             progress.add(row)
             on_progress(progress)
 
@@ -110,6 +109,10 @@ class _Listener:
     def __init__(self, workers: Workers) -> None:
         self.heard: set[int] = set()  # shards whose summaries have come
         self._workers, self._counts = workers, dict[str, Count]()
+        self._committed, self._at_work = (
+            dict[int, int](),
+            dict[int, int](),
+        )  # shard -> images that are not heard of otherwise
         self._waited_for, self._begun = "", False
         self.forget()  # of an earlier command
 
@@ -131,12 +134,25 @@ class _Listener:
     def count(self, progress: Progress) -> bool:
         """Set what the driver has not heard of otherwise; whether there is any."""
         counts = self._counts.values()
-        committed = {shard: images for one in counts for shard, images in one.committed if shard not in self.heard}
-        at_work = [one for one in counts if one.images and one.shard not in self.heard and one.shard not in committed]
-        progress.unheard, progress.unfinished = sum(committed.values()), sum(one.images for one in at_work)
+        known = {shard: images for one in counts for shard, images in one.committed if shard not in self.heard}
+        self._committed, self._at_work = (
+            known,
+            {
+                one.shard: one.images
+                for one in counts
+                if one.images and one.shard is not None and one.shard not in self.heard and one.shard not in known
+            },
+        )
+        progress.unheard, progress.unfinished = sum(known.values()), sum(self._at_work.values())
         if began := [one.began for one in counts if one.began]:
             progress.begin(min(began))
-        return bool(committed or at_work)
+        return bool(self._committed or self._at_work)
+
+    def hear(self, shard: int, progress: Progress) -> None:
+        """The summary of a shard has come: the same as `count`, without a look at every actor."""
+        self.heard.add(shard)
+        progress.unheard -= self._committed.pop(shard, 0)
+        progress.unfinished -= self._at_work.pop(shard, 0)
 
     def forget(self) -> None:
         """Delete what actors have left."""

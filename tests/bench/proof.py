@@ -1,6 +1,7 @@
 """What a run of very many rows costs to finish, to look at and to prove: processor time and memory of each image.
 
 python -m tests.bench.proof [IMAGES ...] [--shard N] [--keep FOLDER]    three minutes on 2 cores for 1000000
+python -m tests.bench.proof --records PARTS    what `verify` holds of so many parts for as long as it reads them
 
 The run is a real one: plan, `run.json` and Parquet parts on this disk, written by the product's own writer (110 bytes an
 image), every image with an id of its own and a mask of 16x32, one of 64. Parts are written past `commit`, without its waits
@@ -8,6 +9,7 @@ for the disk; everything after that is what a user runs. Each step is a process 
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -24,9 +26,10 @@ import pyarrow as pa
 
 from pipeline.corpus.groups import GROUP_FIELDS, PLAN_FIELDS
 from pipeline.imaging.mask_png import encode_mask
-from pipeline.runs import Run, mask_schema, verify
+from pipeline.runs import PartEntry, Run, mask_schema, parts_of, read_success, verify
+from pipeline.runs.info import Success, put_success, root_of
 from pipeline.runs.parts import part_name, write_part
-from pipeline.runs.schema import part_metadata
+from pipeline.runs.schema import FORMAT, part_metadata
 from pipeline.runs.status import status
 from tests.bench.rows import record
 from tests.bench.scaling import SPACE, config
@@ -118,6 +121,47 @@ def prove(uri: str, images: int) -> None:
     assert (found.images, found.masks, found.problems) == (images, images, [])
 
 
+def hold_records(parts: int) -> None:
+    """The names of so many parts, of empty files, and their `_SUCCESS.json`: prints seconds and memory of holding both."""
+    with tempfile.TemporaryDirectory() as uri:
+        writing = multiprocessing.get_context("spawn").Process(target=write_records, args=(uri, parts))
+        writing.start()
+        writing.join()
+        before, worked = _now_mb(), time.process_time()
+        success = read_success(uri)
+        assert success is not None and not success.faults()
+        listed = parts_of(uri, "masks")
+        assert len(listed) == len(success.parts) == parts
+        worked, held, peak = (
+            time.process_time() - worked,
+            _now_mb(),
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+        show(
+            f"the records of {parts} parts: {2**20 * (held - before) / parts:.0f} bytes a part held",
+            ["cpu s", "MB before", "MB held", "peak MB"], [[f"{worked:.1f}", f"{before:.0f}", f"{held:.0f}", f"{peak:.0f}"]],
+        )  # fmt: skip
+
+
+def write_records(uri: str, parts: int) -> None:
+    Path(uri, "masks").mkdir()
+    entries = dict[str, PartEntry]()
+    for number in range(parts):
+        name = f"masks/{part_name(number, number)}"
+        Path(uri, name).touch()
+        entries[name] = PartEntry(9000 + number % 997, 16, hashlib.sha256(name.encode()).hexdigest())
+    files = {"run.json": "0" * 64}
+    put_success(
+        uri,
+        Success(format=FORMAT, fingerprint="0" * 64, finished="2026-01-01T00:00:00+00:00", rows=16 * parts, rejects=0,
+                rejects_by_reason={}, parts=entries, files=files, root_sha256=root_of(files, entries)),
+    )  # fmt: skip
+
+
+def _now_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 STEPS: dict[str, Callable[[str, int], None]] = {"finish": finish, "status": look, "open_run": ask, "verify": prove}
 
 
@@ -192,5 +236,9 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--step"]:
         measure(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
+        arguments.add_argument("--records", type=int, help="parts whose records are held")
         given = arguments.parse_args()
-        main(given.images, given.shard, given.keep)
+        if given.records:
+            hold_records(given.records)
+        else:
+            main(given.images, given.shard, given.keep)
