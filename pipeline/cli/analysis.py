@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from pipeline.analysis import RunView
 
 EXPORT_FORMATS = (
-    "png, cityscapes, geotiff, coco-rle, coco-polygons, coco-panoptic, label-studio, cvat, huggingface, fiftyone or "
-    "confidence-png, the maps of confidence."
+    "One of png, cityscapes, geotiff, coco-rle, coco-polygons, coco-panoptic, label-studio, cvat, huggingface, fiftyone and "
+    "confidence-png (maps of the confidence)."
 )
 RunUri = Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")]
 By = Annotated[
     list[str] | None,
-    typer.Option(help="Also by this group column: split, city, sequence, frame, or one of the corpus's own."),
+    typer.Option(
+        help="Also print results by this group column: split, city, sequence, frame, or one of the corpus's own."
+    ),
 ]
 
 
@@ -32,19 +34,23 @@ def evaluate(
     by: By = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="Labels that came later, or others: a folder, a prefix, an archive; masks are kept."),
+        typer.Option(help="Score the masks against other labels, e.g. made later: a folder, a prefix or an archive."),
     ] = None,
     class_map: Annotated[
         str | None,
-        typer.Option("--map", help="YAML file: class of the labels -> classes of the run."),
+        typer.Option("--map", help="YAML file that maps each class of the labels to classes of the run."),
     ] = None,
     label_space: Annotated[
-        str | None, typer.Option(help="Of the labels, where it is not the run's: a built-in name, or a YAML file.")
+        str | None,
+        typer.Option(help="Label space of the labels, if it is not the run's: a built-in name, or a YAML file."),
     ] = None,
-    layout: Annotated[str | None, typer.Option(help="Of the labels; found out if not given.")] = None,
-    labels_glob: Annotated[str | None, typer.Option(help="Layout pairs: labels/**/*.png")] = None,
+    layout: Annotated[str | None, typer.Option(help="Layout of the labels; detected if not given.")] = None,
+    labels_glob: Annotated[
+        str | None, typer.Option(help="For layout pairs: which files are labels, such as labels/**/*.png")
+    ] = None,
     merge: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=CLASS+CLASS", help="Take classes as one: vehicle=car+truck+bus.")
+        list[str] | None,
+        typer.Option(metavar="NAME=CLASS+CLASS", help="Merge classes into one, e.g. vehicle=car+truck+bus."),
     ] = None,
     with_report: Annotated[
         bool, typer.Option("--report", help="Also write the report, as `maskmill report` does.")
@@ -52,7 +58,10 @@ def evaluate(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Print a run's headline with intervals and the IoU of each class, raw beside CRF; without labels, each class's share."""
+    """Print the scores of a run: mIoU and the IoU of each class, with intervals.
+
+    The network's own scores are beside those after the CRF. Without labels, it prints each class's share of the pixels.
+    """
     from pipeline.analysis import open_run
     from pipeline.analysis.merging import parse_merges
     from pipeline.cli.console import chosen_form, hint
@@ -138,7 +147,10 @@ def areas(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Count the predicted pixels of each class, and their share, by any group; needs no labels and decodes no mask."""
+    """Count the predicted pixels of each class, and their shares, by any group.
+
+    It needs no labels and decodes no masks.
+    """
     from pipeline.analysis import open_run
     from pipeline.cli import answers
     from pipeline.cli.console import chosen_form, console
@@ -161,16 +173,21 @@ def areas(
 
 def show(
     run: RunUri,
-    image: Annotated[str, typer.Argument(help="Image id, as the tables and the report have it.")],
+    image: Annotated[str, typer.Argument(help="Id of the image, as in the tables and the report.")],
     of: Annotated[
         Literal["prediction", "errors", "truth", "confidence"],
-        typer.Option(help="Class colours of prediction or truth, errors in red, or confidence from black to white."),
+        typer.Option(
+            help="What to show: class colours of prediction or truth, errors in red, or confidence from black to white."
+        ),
     ] = "prediction",
     output: Annotated[
-        str | None, typer.Option(help="Picture file to write, .png or .jpg; without it, the terminal.")
+        str | None, typer.Option(help="Picture file to write, .png or .jpg. Default: show it in the terminal.")
     ] = None,
 ) -> None:
-    """Show an image of a run under its classes' colours, with their names: in the terminal, or in a file."""
+    """Show one image of a run under its class colours, in the terminal or a file.
+
+    A legend names the classes.
+    """
     from pipeline.cli.console import console
     from pipeline.cli.show import show as run_show
 
@@ -183,7 +200,10 @@ def compare(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Compare runs over the images labelled in both: each class, with paired intervals. Without labels: `maskmill drift`."""
+    """Compare runs class by class on the images that are labelled in both.
+
+    The intervals are paired, image by image. For runs without labels, use `maskmill drift`.
+    """
     from pipeline.analysis import open_run
     from pipeline.analysis.card import temperature
     from pipeline.analysis.many_runs import run_names
@@ -220,10 +240,10 @@ def export(
     out: Annotated[str, typer.Option("--out", help="Folder or object prefix to write below.")],
     ids: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="These images alone: a list of `maskmill next`, or ids, one a line."),
+        typer.Option(metavar="FILE", help="Export only these images: a list from `maskmill next`, or one id per line."),
     ] = None,
 ) -> None:
-    """Write a run's masks for other programs, those that labels are corrected in among them."""
+    """Export a run's masks for other programs, such as labelling tools."""
     from pipeline.analysis import export as write
     from pipeline.analysis import open_run
     from pipeline.analysis.manifest import read_ids
@@ -236,14 +256,16 @@ def export(
 
 def report(
     run: RunUri,
-    beside: Annotated[str | None, typer.Option(help="A second run, shown beside this one.")] = None,
-    num_worst: Annotated[int, typer.Option("--worst", help="Images to show, the lowest first.")] = 8,
+    beside: Annotated[str | None, typer.Option(help="A second run to show beside this one.")] = None,
+    num_worst: Annotated[
+        int, typer.Option("--worst", help="Number of images to show of each kind: worst, typical and random.")
+    ] = 8,
     earlier: Annotated[
         list[str] | None,
-        typer.Option(help="An earlier run, the oldest first; may be given again: what changed since, without labels."),
+        typer.Option(help="An earlier run, to show what changed since; may be given again, the oldest first."),
     ] = None,
 ) -> None:
-    """Write the run's static HTML report."""
+    """Write the results of a run as a static HTML report."""
     from pipeline.analysis import write_report
     from pipeline.cli.console import console, hint
 

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from pipeline.segment.sizing import Prices
 
 Address = Annotated[
-    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, e.g. http://127.0.0.1:8265")
+    str,
+    typer.Option(
+        envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's dashboard, e.g. http://127.0.0.1:8265"
+    ),
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that asks for no token.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that does not ask for a token.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the config; may be given again."),
+]
 
 
 def help_alone(context: typer.Context) -> None:
@@ -32,7 +38,9 @@ def submit(
     kind: Annotated[Literal["segment", "train"], typer.Argument(help="What to run.")],
     config: Annotated[str, typer.Argument(help="YAML file; its corpus and output are URIs that the cluster reaches.")],
     address: Address,
-    follow: Annotated[bool, typer.Option("--follow", help="Show its output and end with its exit code.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show the job's output, and end with the job's exit code.")
+    ] = False,
     insecure: Insecure = False,
     runtime_env: Annotated[
         str | None,
@@ -42,7 +50,10 @@ def submit(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Run a config on a Ray cluster; submitted again, it is followed while it runs and resumed once it ended."""
+    """Run a config on a Ray cluster.
+
+    Submitting it again follows the job while it runs, and resumes it once it has ended.
+    """
     from pipeline.cluster import jobs
     from pipeline.cluster import submit as submitting
 
@@ -64,15 +75,15 @@ def submit(
 
 def estimate(
     config: Annotated[str, typer.Argument(help="YAML file of a segmentation run.")],
-    like: Annotated[str | None, typer.Option(help="A finished run: its seconds and sizes are the rates.")] = None,
+    like: Annotated[str | None, typer.Option(help="Take seconds and sizes per image from this finished run.")] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Images/s of one device. Without it and --like, a few images are answered here."),
+        typer.Option(help="Images/s of one device. Without --rate and --like, it is measured here on a few images."),
     ] = None,
-    mask_kb: Annotated[float, typer.Option(help="kB of one mask row, with --rate.")] = 30.0,
-    images: Annotated[int | None, typer.Option(help="Instead of listing the corpus.")] = None,
-    image_kb: Annotated[float | None, typer.Option(help="kB read for one image, with --images.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Instead of the config's actors.")] = None,
+    mask_kb: Annotated[float, typer.Option(help="With --rate: kB of one row of masks.")] = 30.0,
+    images: Annotated[int | None, typer.Option(help="Number of images, instead of listing the corpus.")] = None,
+    image_kb: Annotated[float | None, typer.Option(help="With --images: kB that are read per image.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Number of devices, instead of the config's actors.")] = None,
     device_hour: Annotated[float, typer.Option(help="Price of one device for an hour.")] = 0.0,
     million_gets: Annotated[float, typer.Option(help="Price of a million reads.")] = 0.4,
     thousand_puts: Annotated[float, typer.Option(help="Price of a thousand writes or listings.")] = 0.005,
@@ -81,7 +92,10 @@ def estimate(
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Say what a segmentation run needs, before a machine is rented: hours, memory, requests, cost; write nothing."""
+    """Estimate the hours, memory, requests and cost of a segmentation run.
+
+    Nothing is written, so it can be asked before any machine is rented.
+    """
     from pipeline.cli.console import chosen_form
     from pipeline.config import SegmentConfig, load
     from pipeline.segment.estimate import estimate as run

@@ -33,7 +33,10 @@ app = typer.Typer(
 )  # fmt: skip
 
 Config = Annotated[str, typer.Argument(help="YAML file; `maskmill init` writes one, `maskmill config` lists its keys.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the config; may be given again."),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,11 +48,11 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done, with times, on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done, with times, to stderr.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no advice: answers and errors.")
+        bool, typer.Option("--quiet", "-q", help="Print only results and errors: no progress, no hints.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -59,16 +62,19 @@ def options(
 
 
 def demo(
-    folder: Annotated[str, typer.Option(help="Where everything is written.")] = "runs/demo",
+    folder: Annotated[str, typer.Option(help="Folder that everything is written to.")] = "runs/demo",
     pretrained: Annotated[
-        str | None, typer.Option(help="A release file or a checkpoint: segment with it, and train nothing.")
+        str | None, typer.Option(help="Segment with this release file or checkpoint, and train nothing.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="With --pretrained: your pictures, in any layout. Absent: drawn street scenes.")
+        str | None, typer.Option(help="With --pretrained: your pictures, in any layout. Default: drawn street scenes.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="With --images: their labels, where they lie apart.")] = None,
+    labels: Annotated[str | None, typer.Option(help="With --images: their labels, if they are stored apart.")] = None,
 ) -> None:
-    """Make a small corpus, train on it, segment it with the CRF, and print the answers: about three minutes."""
+    """Draw a small corpus, train on it, segment it and print the results.
+
+    It takes about three minutes. With --pretrained, it segments pictures with a trained network instead.
+    """
     if pretrained is None and (images or labels):
         raise UserError(
             "demo: --images and --labels go with --pretrained FILE; of pictures to learn from, `maskmill init`"
@@ -88,19 +94,27 @@ def demo(
 
 def check(
     uri: Annotated[str, typer.Argument(help="Images (and labels): a folder, a prefix, a zip, a tar, a manifest.")],
-    labels: Annotated[str | None, typer.Option(help="Labels, where they lie apart.")] = None,
-    layout: Annotated[str | None, typer.Option(help="Such as cityscapes or folder; found out if not given.")] = None,
-    images_glob: Annotated[str | None, typer.Option(help="Layout pairs: images/**/*.jpg")] = None,
-    labels_glob: Annotated[str | None, typer.Option(help="Layout pairs: labels/**/*.png")] = None,
-    label_space: Annotated[
-        str | None, typer.Option(help="Check labels against it: a built-in name, or a YAML file of classes.")
+    labels: Annotated[str | None, typer.Option(help="Labels, if they are stored apart from the images.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Such as cityscapes or folder; detected if not given.")] = None,
+    images_glob: Annotated[
+        str | None, typer.Option(help="For layout pairs: which files are images, such as images/**/*.jpg")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
-    max_pixels: Annotated[int, typer.Option(help="Larger images count as bad.")] = 50_000_000,
+    labels_glob: Annotated[
+        str | None, typer.Option(help="For layout pairs: which files are labels, such as labels/**/*.png")
+    ] = None,
+    label_space: Annotated[
+        str | None,
+        typer.Option(help="Check the labels against this label space: a built-in name, or a YAML file of classes."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Check only this split.")] = None,
+    max_pixels: Annotated[int, typer.Option(help="Images of more pixels count as bad.")] = 50_000_000,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Read a corpus without a model: counts, matched labels, sizes, bad files by reason, estimated time."""
+    """Check a corpus without a model: number of images, labels, sizes, bad files.
+
+    It also prints the shares of the classes in the labels, and how long reading all images takes.
+    """
     from pipeline.cli.console import chosen_form, console, counting, hint
     from pipeline.cli.tables import print_check
     from pipeline.config import CorpusConfig, parse, read_label_space
@@ -134,7 +148,7 @@ def check(
 
 
 def train(config: Config, overrides: Overrides = None) -> None:
-    """Train a network with Ray Train; a run that was broken off continues."""
+    """Train a network with Ray Train, or continue an interrupted training."""
     from pipeline.cli.console import hint
     from pipeline.cli.next_steps import after_training
 
@@ -145,10 +159,15 @@ def train(config: Config, overrides: Overrides = None) -> None:
 
 def tune(
     config: Config,
-    space: Annotated[str, typer.Option(help="YAML file: `space`, keys with grid, choice, uniform or loguniform.")],
+    space: Annotated[
+        str, typer.Option(help="YAML file with `space`: for each key its grid, choice, uniform or loguniform.")
+    ],
     overrides: Overrides = None,
 ) -> None:
-    """Search over keys of a training config with Ray Tune: a table of the trials, and the best one's config."""
+    """Search for the best values of keys of a training config with Ray Tune.
+
+    It prints a table of the trials and writes the best one's config.
+    """
     from pipeline.cli.console import console, tuning
     from pipeline.cli.tables import print_trials
     from pipeline.config import TuneConfig, load
@@ -166,11 +185,14 @@ def segment(
     config: Config,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, memory and time; write nothing.")] = False,
-    like: Annotated[str | None, typer.Option(help="With --dry-run: a finished run whose rates hold here too.")] = None,
+    like: Annotated[str | None, typer.Option(help="With --dry-run: take the rates of this finished run.")] = None,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Segment a corpus with Ray Data: masks, counts and rejects as Parquet; done shards are skipped."""
+    """Segment a corpus with Ray Data: write masks, counts and rejects as Parquet.
+
+    After an interruption, run the same command again: finished shards are skipped.
+    """
     cfg = _segment_config(config, overrides)
     if like is not None and not dry_run:
         raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
@@ -191,9 +213,12 @@ def segment(
 def tune_crf(
     config: Config,
     overrides: Overrides = None,
-    images: Annotated[int, typer.Option(help="Labelled images of the split, drawn at random.")] = 100,
+    images: Annotated[int, typer.Option(help="Number of labelled images, drawn at random from the split.")] = 100,
 ) -> None:
-    """Search CRF settings on validation images (DeepLab's protocol); say whether the CRF helps at all."""
+    """Search for the best CRF settings on validation images.
+
+    It follows DeepLab's protocol, and says whether the CRF helps at all.
+    """
     from pipeline.cli.console import console, counting
     from pipeline.cli.tables import print_tuned
     from pipeline.segment.tune_crf import tune_crf as run
@@ -208,11 +233,16 @@ def tune_crf(
 def calibrate(
     config: Config,
     overrides: Overrides = None,
-    images: Annotated[int, typer.Option(min=2, help="Labelled images of the split, drawn at random.")] = 200,
+    images: Annotated[
+        int, typer.Option(min=2, help="Number of labelled images, drawn at random from the split.")
+    ] = 200,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Fit the temperature that makes confidences agree with accuracy, on validation images; say what it changes."""
+    """Fit the temperature that makes confidences agree with accuracy.
+
+    It uses labelled validation images, and says what the temperature changes.
+    """
     from pipeline.cli import answers
     from pipeline.cli.console import chosen_form, console, counting
     from pipeline.cli.tables import print_calibrated
@@ -229,7 +259,10 @@ def calibrate(
 
 
 def resume(run: RunUri) -> None:
-    """Go on with a run from its folder alone, or with its extension: its config is in run.json."""
+    """Resume an unfinished run, or an unfinished extension, from its folder alone.
+
+    The config is read from the run's run.json.
+    """
     from pipeline.runs import is_being_extended
 
     uri = storage.absolute(run)
@@ -243,16 +276,20 @@ def extend(
     run: RunUri,
     overrides: Overrides = None,
     retry_rejects: Annotated[
-        bool, typer.Option("--retry-rejects", help="Answer rejected images again, too, e.g. after they were mended.")
+        bool, typer.Option("--retry-rejects", help="Also try rejected images again, e.g. after they were repaired.")
     ] = False,
     accept_gone: Annotated[
-        bool, typer.Option("--accept-gone", help="Go on though more than half of the images are gone from the archive.")
+        bool,
+        typer.Option("--accept-gone", help="Continue even if more than half of the images are gone from the archive."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what is new, replaced or gone; write nothing.")
     ] = False,
 ) -> None:
-    """Answer what is new in the archive of a finished run, or replaced, and withdraw what is gone: its next generation."""
+    """Bring a finished run up to date with its archive, as a new generation.
+
+    New and replaced images are segmented; the masks of images that are gone are withdrawn.
+    """
     from pipeline.cli.console import console
     from pipeline.config import SegmentConfig, overridden, parse
     from pipeline.runs import describe
@@ -268,7 +305,10 @@ def extend(
 
 
 def retry_rejects(run: RunUri) -> None:
-    """Try the rejected images of a run again, e.g. after they were mended; their shards are answered anew."""
+    """Try the rejected images of a run again, e.g. after they were repaired.
+
+    The shards that hold them are segmented anew.
+    """
     from pipeline.cli.console import console
     from pipeline.runs import Lease, Run, check_checkpoints
     from pipeline.segment.checkpoints import addresses, load_checkpoints
@@ -284,7 +324,10 @@ def retry_rejects(run: RunUri) -> None:
 
 
 def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
-    """How far a run is: answered, pending, rejects by reason, its generation, whether a writer works on it."""
+    """Show the progress of a run: images answered, shards pending, rejects.
+
+    It also shows the run's generation, and whether a process is writing it.
+    """
     from pipeline.cli.console import chosen_form, console
     from pipeline.runs.status import status as ask
 
@@ -306,7 +349,10 @@ def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
 
 
 def verify(run: RunUri) -> None:
-    """Prove that every image of the plan is answered exactly once, by re-reading every part."""
+    """Verify that every image of a run is answered exactly once.
+
+    It reads all parts of the run again.
+    """
     from pipeline.cli.console import console
     from pipeline.runs import verify as prove
 
@@ -325,10 +371,13 @@ def verify(run: RunUri) -> None:
 def compact(
     run: RunUri,
     out: Annotated[
-        str | None, typer.Option("--out", help="Where the copy goes; absent = beside it, with -compact.")
+        str | None, typer.Option("--out", help="Where the copy is written. Default: beside the run, as RUN-compact.")
     ] = None,
 ) -> None:
-    """Write a finished run again with few parts of about 256 MB, as a run of its own; the first one stays as it is."""
+    """Copy a finished run into few large parts, of about 256 MB.
+
+    The copy is a run of its own; the first run is not changed.
+    """
     from pipeline.cli.console import console
     from pipeline.runs import compact as write
 

@@ -15,15 +15,19 @@ _INDENT = 4
 
 
 def config(
-    kind: Annotated[Literal["train", "segment", "tune"] | None, typer.Argument(help="Whose config.")] = None,
+    kind: Annotated[Literal["train", "segment", "tune"] | None, typer.Argument(help="Kind of config.")] = None,
     key: Annotated[
-        str | None, typer.Argument(help="One key or section: optimizer, optimizer.lr, model.deeplabv3plus.")
+        str | None, typer.Argument(help="One key or section, such as optimizer, optimizer.lr or model.deeplabv3plus.")
     ] = None,
     examples: Annotated[
-        str | None, typer.Option("--examples", metavar="DIR", help="Copy whole configs and a notebook there instead.")
+        str | None,
+        typer.Option("--examples", metavar="DIR", help="Copy example configs and a notebook to this folder instead."),
     ] = None,
 ) -> None:
-    """List the keys of a config with type, default, unit and meaning; or copy the examples."""
+    """List the keys of a config, or copy example configs.
+
+    Each key is listed with its type, default, unit and meaning.
+    """
     if examples is not None:
         _copy_examples(Path(examples))
     elif kind is None:

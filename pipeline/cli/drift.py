@@ -16,22 +16,26 @@ if TYPE_CHECKING:
 def drift(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Runs, the oldest first; or one that `maskmill extend` made grow: its generations."),
+        typer.Argument(
+            help="Runs, the oldest first; or one run with several generations (`maskmill extend`), to compare those."
+        ),
     ],
-    by: Annotated[list[str] | None, typer.Option(help="Each value of this group column compared with itself.")] = None,
-    last: Annotated[int, typer.Option(help="Compare the newest with so many before it, at most.")] = 7,
+    by: Annotated[list[str] | None, typer.Option(help="Compare each value of this group column separately.")] = None,
+    last: Annotated[int, typer.Option(help="Compare the newest run with at most this many runs before it.")] = 7,
     group: Annotated[
         list[str] | None,
-        typer.Option(help="Columns that say which images are alike: they are one draw. Absent = city and sequence."),
+        typer.Option(
+            help="Columns whose values say which images are similar and count as one sample. Default: city and sequence."
+        ),
     ] = None,
-    least: Annotated[float, typer.Option(help="Smaller changes count as none: a share of what was before.")] = 0.1,
-    unlike: Annotated[int, typer.Option(help="Also name so many new images that are least like earlier ones.")] = 0,
+    least: Annotated[float, typer.Option(help="Changes below this fraction of the earlier value do not count.")] = 0.1,
+    unlike: Annotated[int, typer.Option(help="Also list this many new images that differ most from earlier ones.")] = 0,
     as_json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Say what changed in the newest run against earlier ones, without labels: class areas, confidence, entropy, rejects.
+    """Say what changed from earlier runs to the newest one, without labels.
 
-    Exit code 2: something changed.
+    It compares class areas, confidence, entropy and rejects. Exit code 2: something changed.
     """
     from pipeline.analysis.drift import ALIKE
     from pipeline.cli.console import chosen_form, console

@@ -23,26 +23,35 @@ _MOST_SHOWN = 12  # classes listed in the terminal
 
 
 def init(
-    folder: Annotated[str, typer.Argument(help="Where the configs go, and what they write: a local folder.")],
+    folder: Annotated[str, typer.Argument(help="Local folder for the configs and for what their runs write.")],
     images: Annotated[str, typer.Option(help="The images: a folder, a prefix, a zip, a tar, a table.")],
     labels: Annotated[
-        str | None, typer.Option(help="The labels, where they lie apart; without labels there is no training.")
+        str | None,
+        typer.Option(help="The labels, if they are stored apart; without labels there is nothing to train on."),
     ] = None,
-    images_glob: Annotated[str | None, typer.Option(help="Which files are images: images/**/*.jpg")] = None,
-    labels_glob: Annotated[str | None, typer.Option(help="Which files are labels: labels/**/*_mask.png")] = None,
+    images_glob: Annotated[str | None, typer.Option(help="Which files are images, such as images/**/*.jpg")] = None,
+    labels_glob: Annotated[
+        str | None, typer.Option(help="Which files are labels, such as labels/**/*_mask.png")
+    ] = None,
     bands: Annotated[
-        str | None, typer.Option(help="Which bands of images of more than 8 bits or three bands: 4,3,2; with --range.")
+        str | None,
+        typer.Option(
+            help="For images of more than 8 bits or three bands: the bands to use, e.g. 4,3,2. Needs --range."
+        ),
     ] = None,
     value_range: Annotated[
-        str | None, typer.Option("--range", help="Their values that are black and white: 0,4095.")
+        str | None, typer.Option("--range", help="With --bands: the values that become black and white, e.g. 0,4095.")
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="A trained network to segment with, or a release file, instead of the one to be trained."),
+        typer.Option(help="A trained network or release file to segment with, instead of the one to be trained."),
     ] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger images are not looked at.")] = 50_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Images of more pixels are not looked at.")] = 50_000_000,
 ) -> None:
-    """Look at a corpus and write train.yaml, segment.yaml and, for classes of your own, classes.yaml."""
+    """Look at a corpus and write configs to train on it and to segment it.
+
+    They are train.yaml, segment.yaml and, for classes of your own, classes.yaml.
+    """
     from pipeline.cli import starter
     from pipeline.cli.console import console, counting
     from pipeline.corpus.propose_splits import propose_splits

@@ -14,28 +14,36 @@ if TYPE_CHECKING:
 def choose(
     run: Annotated[str, typer.Argument(help="Output of `maskmill segment`: a folder or an object prefix.")],
     by: Annotated[
-        str, typer.Option(help="entropy (highest), confidence (lowest) or disagreement with the run --beside.")
+        str,
+        typer.Option(help="Choose by entropy (highest), confidence (lowest) or disagreement with the run of --beside."),
     ] = "entropy",
-    n: Annotated[int, typer.Option("--n", help="Images, at most.")] = 200,
-    beside: Annotated[str | None, typer.Option(help="The other run of --by disagreement.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Choose at most this many images.")] = 200,
+    beside: Annotated[str | None, typer.Option(help="For --by disagreement: the other run.")] = None,
     group: Annotated[
         list[str] | None,
         typer.Option(
-            help="Columns that say which images are alike; few of each are taken. Absent = city and sequence."
+            help="Columns whose values say which images are similar; few of each are chosen. Default: city and sequence."
         ),
     ] = None,
-    labelled: Annotated[bool, typer.Option("--labelled", help="Also images that have labels already.")] = False,
+    labelled: Annotated[bool, typer.Option("--labelled", help="Also choose images that already have labels.")] = False,
     skip: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="Leave out the images of an earlier list.")
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Leave out the images of this earlier list; may be given again."),
     ] = None,
     output: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a CSV that is a corpus of layout manifest.")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Write the list as a CSV file, which can be used as a corpus of layout manifest."
+        ),
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="With --output: put the images beside the CSV, out of archives too.")
+        bool, typer.Option("--copy", help="With --output: also copy the images to a place beside the CSV.")
     ] = False,
 ) -> None:
-    """Choose the images worth labelling next: those that the network is least sure of, few of them alike."""
+    """Choose the images that are most worth labelling next.
+
+    These are the images that the network is least sure of, with few similar ones among them.
+    """
     from pipeline import storage
     from pipeline.analysis import open_run
     from pipeline.analysis.manifest import read_ids, write_manifest

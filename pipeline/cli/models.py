@@ -20,17 +20,23 @@ class ExportFormat(StrEnum):
 
 def export_model(
     checkpoint: Annotated[
-        str, typer.Argument(help="What `maskmill train` wrote, <output>/best or <output>/last, or a release file.")
+        str,
+        typer.Argument(
+            help="Checkpoint that `maskmill train` wrote, <output>/best or <output>/last, or a release file."
+        ),
     ],
-    form: Annotated[ExportFormat, typer.Option("--format", help="Who is to read it.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Format of the file.")],
     out: Annotated[str, typer.Option(help="File to write: a path or a URI.")],
-    height: Annotated[int, typer.Option(help="Of the images, pixels.")] = 512,
-    width: Annotated[int, typer.Option(help="Of the images, pixels.")] = 1024,
+    height: Annotated[int, typer.Option(help="Height of the images, in pixels.")] = 512,
+    width: Annotated[int, typer.Option(help="Width of the images, in pixels.")] = 1024,
     code: Annotated[
-        str | None, typer.Option(help="Folder of the code of a network of your own, or `installed`.")
+        str | None, typer.Option(help="For a network of your own: the folder of its code, or `installed`.")
     ] = None,
 ) -> None:
-    """Write a checkpoint as ONNX or torch.export, checked against the checkpoint's own logits."""
+    """Export a checkpoint as ONNX or torch.export.
+
+    The logits of the exported network are compared with the checkpoint's own.
+    """
     from pipeline import storage
     from pipeline.cli.console import console
     from pipeline.models.export import export as run
@@ -44,33 +50,36 @@ def export_model(
 
 
 def import_weights(
-    source: Annotated[str, typer.Argument(help="A published file, .pth, .safetensors or .npz: path or URI.")],
-    output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
+    source: Annotated[str, typer.Argument(help="Published weights, .pth, .safetensors or .npz: path or URI.")],
+    output: Annotated[str, typer.Option("--output", help="Folder that the checkpoint is written to.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Name of the network: see `maskmill models`. Absent: seen from the file."),
+        typer.Option("--model", help="Name of the network, see `maskmill models`. Default: recognised from the file."),
     ] = None,
     label_space: Annotated[
         str | None,
         typer.Option(
             "--label-space",
-            help="What its classes mean: a built-in name, or a YAML file of classes. Absent: voc21, of 21 classes.",
+            help="Label space of its classes: a built-in name, or a YAML file. Default: voc21, if there are 21 classes.",
         ),
     ] = None,
     classes: Annotated[
         str | None,
         typer.Option(
-            help="Of an image classifier: which outputs make up a class, e.g. cat=281-285,dog=151-268+275,other=rest."
+            help="For an image classifier: which outputs form each class, e.g. cat=281-285,dog=151-268+275,other=rest."
         ),
     ] = None,
     values: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="key=value of the network, e.g. output_stride=16. Absent ones are seen from the file."
+            "--set", help="Set a key of the network, e.g. output_stride=16. Other keys are recognised from the file."
         ),
     ] = None,
 ) -> None:
-    """Turn published weights (torchvision's, FCN's, DeepLab's, TensorFlow's as .npz) into a checkpoint of their network."""
+    """Convert published weights to a checkpoint.
+
+    Weights of torchvision, FCN and DeepLab, and those of TensorFlow as .npz, are recognised.
+    """
     from pipeline.cli.console import console
     from pipeline.config import read_label_space
     from pipeline.config.loading import value_of
@@ -116,37 +125,47 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def import_model(
     source: Annotated[str, typer.Argument(help="An exported network (.onnx, .pt2): path or URI.")],
-    output: Annotated[str, typer.Option("--output", help="Folder of the checkpoint.")],
+    output: Annotated[str, typer.Option("--output", help="Folder that the checkpoint is written to.")],
     label_space: Annotated[
-        str, typer.Option("--label-space", help="What its classes mean: a built-in name, or a YAML file of classes.")
+        str, typer.Option("--label-space", help="Label space of its classes: a built-in name, or a YAML file.")
     ],
     mean: Annotated[
         str | None,
-        typer.Option(help="Of red, green and blue, as values of 0 to 1, such as 0.485,0.456,0.406. Not for uint8."),
+        typer.Option(
+            help="Mean to subtract from red, green and blue in 0 to 1, e.g. 0.485,0.456,0.406. Not for uint8 inputs."
+        ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(help="What the rest is divided by; 1/255,1/255,1/255 gives levels of 0 to 255.")
+        str | None,
+        typer.Option(help="Divisor after the mean is subtracted; 1/255,1/255,1/255 gives levels of 0 to 255."),
     ] = None,
     layout: Annotated[
         Literal["NCHW", "NHWC"] | None,
-        typer.Option(help="Order of the input's dimensions, where its shape does not tell."),
+        typer.Option(help="Order of the input's dimensions, if its shape does not tell."),
     ] = None,
     input_size: Annotated[
         str | None,
-        typer.Option("--input-size", help="HxW, pixels: the only size that it takes. Absent: as the file says."),
+        typer.Option(
+            "--input-size", help="The only image size that it accepts, HxW in pixels. Default: as the file says."
+        ),
     ] = None,
     output_name: Annotated[
-        str | None, typer.Option("--output-name", help="The output that holds the scores, where there are several.")
+        str | None,
+        typer.Option("--output-name", help="Name of the output that holds the scores, if there are several."),
     ] = None,
     scores: Annotated[
         Literal["logits", "probs", "ids"] | None,
-        typer.Option(help="What the output is, where running it does not tell."),
+        typer.Option(help="What the output holds, if a trial of the network does not tell."),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load .pt2, TorchScript or pickles, which can run code that is in them.")
+        bool,
+        typer.Option("--trust", help="Load .pt2, TorchScript or pickles, although they can run code that is in them."),
     ] = False,
 ) -> None:
-    """Turn an exported network (ONNX, torch.export) into a checkpoint for `maskmill segment`."""
+    """Convert an exported network (ONNX, torch.export) to a checkpoint.
+
+    `maskmill segment` takes the checkpoint like any other.
+    """
     from pipeline.cli.console import console, hint
     from pipeline.config import read_label_space
     from pipeline.models.import_model import Wanted
@@ -169,21 +188,30 @@ def import_model(
 
 
 def release(
-    checkpoint: Annotated[str, typer.Argument(help="What `maskmill train` wrote: <output>/best or <output>/last.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint that `maskmill train` wrote: <output>/best or <output>/last.")
+    ],
     output: Annotated[str, typer.Option("--output", help="File to write, .safetensors: a path or a URI.")],
     card: Annotated[
         str | None,
-        typer.Option(help="YAML file of what is known of it: title, data, licence, split, figures, command, notes."),
+        typer.Option(
+            help="YAML file that describes the network: title, data, licence, split, figures, command, notes."
+        ),
     ] = None,
     half: Annotated[
         bool | None,
-        typer.Option("--half/--full", help="Weights as float16 or float32. Absent: float16 if it is over 20 MB."),
+        typer.Option(
+            "--half/--full", help="Weights as float16 or float32. Default: float16 if float32 takes over 20 MB."
+        ),
     ] = None,
     code: Annotated[
-        str | None, typer.Option(help="Folder of the code of a network of your own, or `installed`.")
+        str | None, typer.Option(help="For a network of your own: the folder of its code, or `installed`.")
     ] = None,
 ) -> None:
-    """Write a checkpoint and a card as one file, which is taken wherever a checkpoint is."""
+    """Pack a checkpoint and its card into one file, to share it.
+
+    The file can be given wherever a checkpoint can.
+    """
     from pipeline import storage
     from pipeline.cli.console import console, hint
     from pipeline.config import ReleaseCard, load
@@ -204,10 +232,10 @@ def release(
 
 def models(
     checkpoint: Annotated[
-        str | None, typer.Argument(help="A checkpoint or release file to describe. Absent: every network.")
+        str | None, typer.Argument(help="A checkpoint or release file to describe. Default: list all networks.")
     ] = None,
 ) -> None:
-    """List the networks that a config can name, or say what a checkpoint or a release file holds."""
+    """List the available networks, or describe a checkpoint or release file."""
     from pipeline.cli.console import console
     from pipeline.cli.tables import print_checkpoint, print_models
     from pipeline.config.networks import networks

@@ -17,20 +17,24 @@ def register(
         str | None,
         typer.Option(
             metavar="CATALOG",
-            help="A catalog of pyiceberg's configuration by its name, or sqlite:///FILE.db, or http://HOST of a REST catalog.",
+            help="Catalog: a name from pyiceberg's configuration, sqlite:///FILE.db, or http://HOST of a REST catalog.",
         ),
     ] = None,
     table: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMESPACE.NAME", help="With --iceberg. Absent = maskmill. and the name of the run's folder."
+            metavar="NAMESPACE.NAME",
+            help="With --iceberg: name of the table. Default: maskmill.NAME, by the name of the run's folder.",
         ),
     ] = None,
     delta: Annotated[
-        bool, typer.Option("--delta", help="Delta tables in the run's own folders, such as RUN/masks.")
+        bool, typer.Option("--delta", help="Write Delta tables into the run's own folders, such as RUN/masks.")
     ] = False,
 ) -> None:
-    """Make a finished run a table that other programs read: metadata alone, no part is copied; repeat after `extend`."""
+    """Register a finished run as Iceberg or Delta tables for other programs.
+
+    Only metadata is written, no part is copied. Repeat it after `maskmill extend`.
+    """
     from pipeline.analysis.tables import register_delta, register_iceberg
     from pipeline.cli.console import hint
 

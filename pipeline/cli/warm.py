@@ -21,7 +21,10 @@ RUNS: tuple[dict[str, Any], ...] = (
 
 
 def warm() -> None:
-    """Compile what commands compile at their first use, so that no run waits for it: after an installation or in an image."""
+    """Compile ahead the code that is otherwise compiled at its first use.
+
+    Run it once after an installation, or when a container image is built, so that no run has to wait.
+    """
     from pipeline import compiled
     from pipeline.cli.console import console
 
