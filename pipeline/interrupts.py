@@ -109,7 +109,11 @@ def _hear(reader: int, main: int) -> None:
     told, raised_at = False, time.monotonic()
     while not _ended.wait(_TICK_S):
         if (waited := time.monotonic() - raised_at >= REPEAT_S) and not told:
-            print("stopping: what runs is closed down; nothing that is written is lost", file=sys.stderr, flush=True)
+            print(
+                "stopping: running work is being shut down; nothing that was written is lost",
+                file=sys.stderr,
+                flush=True,
+            )
             told = True
         if waited or _held_until:
             signal.pthread_kill(main, signal.SIGALRM)

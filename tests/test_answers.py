@@ -133,8 +133,8 @@ def test_an_image_is_written_with_its_legend(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("val/a",), "this is no terminal that could show a picture; give a file with --output"),
-        (("val/a", "--output", "x.gif"), "its ending says no picture format; name it .png or .jpg"),
+        (("val/a",), "the output is not a terminal, so it cannot show a picture; give a file with --output"),
+        (("val/a", "--output", "x.gif"), "its suffix is not a picture format; use .png or .jpg"),
         (
             ("val/aa", "--output", "x.png"),
             "has no image 'val/aa'; its ids are like 'val/a', 'val/b', 'val/c'; did you mean",

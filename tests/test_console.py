@@ -96,7 +96,7 @@ def test_the_card_at_the_end_says_what_is_there_how_fast_and_where_to_look(print
         "  this start  8 images at 2.50 images/s",
         "  stages      decode 25 %, forward 75 %",
         "  next        maskmill evaluate runs/x --report",
-        "              maskmill retry-rejects runs/x, once the images are mended",
+        "              maskmill retry-rejects runs/x, once the images are repaired",
     ]
     console.print_segmented(console.console, Segmented("runs/x", 12, {}, 0, 0.0), None)
     assert "  this start  nothing was left to do" in printed()[6:]
@@ -183,6 +183,6 @@ def test_log_lines_of_ray_s_start_are_kept_off_stderr_and_other_lines_are_not(ca
             2, b"[2026-11-27 18:53:06,146 I 29629 29629] logging.cc:303: Set ray log level from environment variable\n"
         )
         os.write(2, b"[2026-11-27 18:53:07,001 W 29629 29640] core_worker.cc:2211: Actor with max_restarts\n")
-        os.write(2, b"stopping: what runs is closed down\n[not a log line\nlast")
+        os.write(2, b"stopping: running work is being shut down\n[not a log line\nlast")
     os.write(2, b" words\n")
-    assert capfd.readouterr().err == "stopping: what runs is closed down\n[not a log line\nlast words\n"
+    assert capfd.readouterr().err == "stopping: running work is being shut down\n[not a log line\nlast words\n"

@@ -204,7 +204,7 @@ def test_groups_of_one_side_are_named_and_too_few_draws_are_no_verdict(tmp_path)
         for name, city in (("mon", "x"), ("tue", "x"), ("wed", "y"))
     ]
     found = open_runs(uris[:2]).drift()
-    assert set(found.table["verdict"]) == {UNKNOWN} and "too few draws" in repr(found)
+    assert set(found.table["verdict"]) == {UNKNOWN} and "too few images" in repr(found)
     found = open_runs(uris).drift(by=["city"])
     assert (found.only_newest, found.only_earlier, len(found.table)) == (("y",), ("x",), 0)
 

@@ -125,7 +125,7 @@ def test_without_labels_there_is_a_segmentation_alone(tmp_path):
     assert [path.name for path in (tmp_path / "start").iterdir()] == ["segment.yaml"]
     cfg = load(SegmentConfig, str(tmp_path / "start/segment.yaml"))
     assert (cfg.checkpoint, cfg.split, len(list_items(cfg.corpus, None))) == ("s3://bucket/model", None, 2)
-    assert "no labels: there is nothing to train on" in said
+    assert "no labels, so there is nothing to train on" in said
 
 
 def test_images_and_labels_side_by_side_need_one_place_alone(tmp_path):
@@ -187,7 +187,7 @@ def test_what_is_there_is_never_overwritten(tmp_path):
     (tmp_path / "start/segment.yaml").write_text("mine")
     done = maskmill("init", str(tmp_path / "start"), *apart(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "start/segment.yaml is there already, and is never overwritten" in done.stderr
+    assert "start/segment.yaml already exists and is never overwritten" in done.stderr
     assert [(path.name, path.read_text()) for path in (tmp_path / "start").iterdir()] == [("segment.yaml", "mine")]
 
 
@@ -223,7 +223,7 @@ def bad_input(folder, case):
         case "labels of one value":
             for path in sorted((folder / "labels").iterdir()):
                 Image.fromarray(np.full((96, 128), 3, np.uint8)).save(path)
-            return ["init", start, *apart(folder)], "hold one value, 3; a network tells two classes apart at least"
+            return ["init", start, *apart(folder)], "hold one value, 3; a network needs at least two classes"
         case "one labelled image":
             (folder / "labels/001.png").unlink()
             return ["init", start, *apart(folder)], "1 image has a label, and a training needs one to learn from"

@@ -74,7 +74,7 @@ def test_ctrl_c_while_segmenting_keeps_what_is_answered_and_gives_the_run_back(
         line = stopped(terminal)
     assert f"the images answered so far are kept in {tmp_path}/run" in line
     told = maskmill("status", str(tmp_path / "run")).stdout
-    assert "nobody writes it" in told and not told.startswith("0 of 128")
+    assert "not running; to resume it" in told and not told.startswith("0 of 128")
 
 
 @pytest.mark.long

@@ -306,9 +306,9 @@ def test_the_question_in_python(made):
     assert run.regions().compute().shape == (6, 21)
     chosen = run.regions(["image_id", "area", "class"], classes=[run.space.classes[1]], min_area=5).compute()
     assert chosen.to_numpy().tolist() == [["val/a", 8, run.space.classes[1]]]
-    with pytest.raises(UserError, match="have no class 'persn'; choose of"):
+    with pytest.raises(UserError, match="have no class 'persn'; choose one of"):
         run.regions(classes=["persn"])
-    with pytest.raises(UserError, match="have no column 'size'; choose of"):
+    with pytest.raises(UserError, match="have no column 'size'; choose one of"):
         run.regions(["size"])
     with pytest.raises(UserError, match="no table of regions"):
         run.merged({"any": list(run.space.classes[:2])}).regions()

@@ -230,7 +230,10 @@ def test_retried_rejects_are_answered_once_they_are_mended(ray_session, scenes, 
     assert Run.open(cfg.output).withdraw_rejects() == {0: 1}
     assert not (tmp_path / "run/_SUCCESS.json").exists()
     assert (status := maskmill("status", cfg.output)).returncode == 0
-    assert "2 of 6 images answered, 1 shards pending; not finished, nobody writes it: maskmill resume" in status.stdout
+    assert (
+        "2 of 6 images answered, 1 shards pending; not finished and not running; to resume it: maskmill resume"
+        in status.stdout
+    )
     done = segment(cfg)
     assert (done.rows, done.rejects, done.answered_now) == (6, {}, 4)
     assert "6 of 6 images answered, 0 shards pending; finished" in maskmill("status", cfg.output).stdout

@@ -98,7 +98,7 @@ def test_away_from_the_checkout_the_module_is_the_command_and_brings_the_example
     kept = tmp_path / "here/configs/camvid/train_segnet.yaml"
     kept.write_text("mine")
     code, said = python(site, tmp_path, "-m", "pipeline", "config", "--examples", "here")
-    assert (code, kept.read_text(), said.count("kept, it is there already")) == (0, "mine", len(EXAMPLES))
+    assert (code, kept.read_text(), said.count("already exists, not overwritten")) == (0, "mine", len(EXAMPLES))
 
 
 def test_every_example_is_a_config_of_this_version():

@@ -51,16 +51,14 @@ class Asked:
         if self.last < 1:
             raise UserError(f"drift: cannot compare with the last {self.last} runs; give 1 or more")
         if not self.least >= 0:
-            raise UserError(f"drift: the least change is {self.least}; give a share of what was before, 0 or more")
+            raise UserError(f"drift: the least change is {self.least}; give a fraction of the earlier value, 0 or more")
         for name in (*self.by, *self.alike):
             if name not in groups:
                 known = f"the group columns are {', '.join(groups)}{nearest(name, groups)}"
                 raise UserError(f"cannot group by '{name}'; {known}")
         for name in self.by:
             if name in _NAMES:
-                raise UserError(
-                    f"drift cannot be asked by a group called '{name}', its table has a column of that name"
-                )
+                raise UserError(f"drift cannot group by '{name}': its table has a column of that name")
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +100,7 @@ class Drift:
     def summary(self) -> str:
         """Return `3 of 14 changed`, and how many more comparisons had too few units."""
         unknown = int((self.table["verdict"] == UNKNOWN).sum())
-        more = f"; of {unknown} more too few draws to tell" if unknown else ""
+        more = f"; {unknown} more had too few images to tell" if unknown else ""
         return f"{len(self.changed)} of {self.comparisons} changed{more}"
 
     def sentences(self) -> list[str]:

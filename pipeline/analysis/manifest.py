@@ -48,7 +48,9 @@ def read_ids(uri: str) -> list[str]:
     if "image_id" in header:
         ids = list(_column(rows, header.index("image_id")))
     elif len(header) > 1:
-        raise UserError(f"{uri}: it has no column image_id, found {', '.join(header)}; name the column of ids so")
+        raise UserError(
+            f"{uri}: it has no column image_id, found {', '.join(header)}; rename the column of ids to image_id"
+        )
     else:
         ids = [line.strip() for line in text.splitlines() if line.strip()]
     if not ids:

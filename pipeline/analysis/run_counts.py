@@ -98,7 +98,7 @@ class RunCounts:
             for name in names:
                 if name not in allowed:
                     raise UserError(
-                        f"the regions of run {self.uri} have no {what} '{name}'; choose of {', '.join(allowed)}"
+                        f"the regions of run {self.uri} have no {what} '{name}'; choose one of {', '.join(allowed)}"
                         f"{nearest(name, allowed)}"
                     )
         filters: list[tuple[str, str, Any]] = [("area", ">=", min_area)]

@@ -39,7 +39,7 @@ def open_run(uri: str, generation: int | None = None) -> "RunView":
     description, state = describe(uri), newest_state(uri)
     if generation is not None:
         if state is None:
-            raise UserError(f"run {uri} is not finished, so that it has no generations yet; leave the generation out")
+            raise UserError(f"run {uri} is not finished, so it has no generations yet; leave the generation out")
         state = state_of(uri, state, generation)
     view = RunView(uri, description, description.label_space.space, state)
     if not view.parts("masks"):

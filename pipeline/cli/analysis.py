@@ -249,7 +249,7 @@ def export(
     from pipeline.analysis.manifest import read_ids
     from pipeline.cli.console import console
 
-    with keeping(f"the masks written so far are in {out}, which are not all: run the same command again"):
+    with keeping(f"{out} holds only the masks written so far: run the same command again"):
         done = write(open_run(run), form, out, read_ids(ids) if ids else None)
     console.print(f"{done.masks} masks: {done.uri}", soft_wrap=True)
 

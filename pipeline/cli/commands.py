@@ -77,7 +77,7 @@ def demo(
     """
     if pretrained is None and (images or labels):
         raise UserError(
-            "demo: --images and --labels go with --pretrained FILE; of pictures to learn from, `maskmill init`"
+            "demo: --images and --labels go with --pretrained FILE; to train on your own pictures, use `maskmill init`"
         )
     if labels and not images:
         raise UserError("demo: --labels are those of --images; give both")
@@ -198,7 +198,7 @@ def segment(
         raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
     if (as_json or as_csv) and not dry_run:
         raise UserError(
-            "segment: --json and --csv give the answer of --dry-run; of a run, ask `maskmill status RUN --json`"
+            "segment: --json and --csv give the answer of --dry-run; for a run, use `maskmill status RUN --json`"
         )
     if not dry_run:
         raise typer.Exit(run_segmentation(cfg))
@@ -301,7 +301,7 @@ def extend(
         raise typer.Exit(run_extension(cfg, retry_rejects, accept_gone))
     from pipeline.segment.extend import changes_of
 
-    console.print(changes_of(cfg).words() or "the archive is as the run has answered it", soft_wrap=True)
+    console.print(changes_of(cfg).words() or "nothing in the archive has changed since the run", soft_wrap=True)
 
 
 def retry_rejects(run: RunUri) -> None:
@@ -338,9 +338,9 @@ def status(run: RunUri, as_json: Json = False, as_csv: Csv = False) -> None:
         return
     state = f"being written by {found.writer}" if found.writer else found.state
     if found.state == "not finished" and not found.writer:
-        state += f", nobody writes it: maskmill resume {shlex.quote(run)}"
+        state += f" and not running; to resume it: maskmill resume {shlex.quote(run)}"
     if found.state == "being extended" and not found.writer:
-        state = f"an extension was begun, nobody writes it: maskmill extend {shlex.quote(run)}"
+        state = f"an extension is unfinished and not running; to continue it: maskmill extend {shlex.quote(run)}"
     console.print(f"{found.answered} of {found.images} images answered, {found.pending_shards} shards pending; {state}")
     if found.generation > 1:
         console.print(f"  generation {found.generation}: {found.new} new, {found.replaced} replaced, {found.gone} gone")

@@ -42,7 +42,7 @@ def _copy_examples(folder: Path) -> None:
     for name, source in sorted(example_files().items()):
         copy = folder / name
         if copy.exists():
-            console.print(f"kept, it is there already: {copy}", soft_wrap=True)
+            console.print(f"already exists, not overwritten: {copy}", soft_wrap=True)
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)

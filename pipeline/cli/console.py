@@ -324,7 +324,7 @@ def print_extended(console: Console, done: "Extended") -> None:
     run = shlex.quote(done.run)
     following = [f"maskmill verify {run}"]
     if done.answered is not None and done.answered.rejects:
-        following.append(f"maskmill extend {run} --retry-rejects, once the images are mended")
+        following.append(f"maskmill extend {run} --retry-rejects, once the images are repaired")
     _print_card(console, rows, following)
 
 
@@ -351,7 +351,7 @@ def _next_commands(done: "Segmented") -> Iterator[str]:
         yield f"maskmill areas {run}"
         yield f"maskmill export {run} --format png --out DIR"
     if done.rejects:
-        yield f"maskmill retry-rejects {run}, once the images are mended"
+        yield f"maskmill retry-rejects {run}, once the images are repaired"
 
 
 def print_estimate(console: Console, found: "Estimate", prices: "Prices", actors: int) -> None:

@@ -90,8 +90,8 @@ def _drawn(folder: str, found: Contents) -> tuple[CorpusConfig, Survey]:
     if found.ready.image is not None:
         raise UserError("demo --pretrained: the network sees bands that drawn pictures lack; give --images")
     console.print(
-        "No --images: these street scenes are drawn, not photographed, so that a network that learnt from photographs does "
-        "worse on them than on photographs.",
+        "No --images: these street scenes are drawn, so a network trained on photographs does worse on them than on "
+        "photographs.",
         soft_wrap=True,
     )
     images, truths = write_corpus(storage.join(folder, "scenes"), {"val": SCENES}, HEIGHT, WIDTH, SEED)

@@ -53,10 +53,12 @@ def drift(
         _print(found)
         for name, words in view.other_settings.items():
             if name in (found.newest, *found.earlier):
-                console.print(f"{name} was made otherwise than the first run: {words}", soft_wrap=True, markup=False)
+                console.print(f"{name} has other settings than the first run: {words}", soft_wrap=True, markup=False)
         for row in farthest:
             console.print(
-                f"least like before: {row['image_id']} ({100 * row['distance']:.1f} %)", soft_wrap=True, markup=False
+                f"unlike earlier images: {row['image_id']} ({100 * row['distance']:.1f} %)",
+                soft_wrap=True,
+                markup=False,
             )
         if not len(found.changed):
             console.print(f"{found.newest}: nothing changed", style="bold", markup=False)
@@ -74,7 +76,8 @@ def _opened(uris: list[str]) -> "RunsView":
     view = open_generations(uris[0])
     if len(view.members) < 2:
         raise UserError(
-            f"run {uris[0]}: it has one generation, and nothing to compare it with; name earlier runs before it, or extend it"
+            f"run {uris[0]}: it has one generation, so there is nothing to compare it with; name earlier runs before it, or "
+            "extend it"
         )
     return view
 
@@ -94,10 +97,10 @@ def _print(found: "Drift") -> None:
 def method(found: "Drift") -> str:
     """Say in a sentence how the verdicts were reached."""
     alike = " and ".join(found.asked.alike)
-    draws = f"images of one {alike} are one draw" if alike else "each image is a draw"
+    samples = f"images with the same {alike} count as one sample" if alike else "each image is a sample"
     return (
-        f"{draws}; a verdict allows for {found.comparisons} questions together (Holm, 5 %); a change is small below "
-        f"{100 * found.asked.least:g} % of what was before"
+        f"{samples}; p-values are adjusted for {found.comparisons} comparisons (Holm, 5 %); a change below "
+        f"{100 * found.asked.least:g} % of the earlier value is small"
     )
 
 

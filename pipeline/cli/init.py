@@ -85,7 +85,7 @@ def _target(folder: str) -> Path:
     for name in ("train.yaml", "segment.yaml", "classes.yaml"):
         if (target / name).exists():
             raise UserError(
-                f"init {folder}: {target / name} is there already, and is never overwritten; go on with it, remove it, or give "
+                f"init {folder}: {target / name} already exists and is never overwritten; use it, remove it, or give "
                 "another folder"
             )
     return target
@@ -121,8 +121,8 @@ def _check_classes(found: "Survey", where: str) -> None:
     if len(classes) < 2:
         held = ", ".join(str(value) for value, _ in classes.values()) or "nothing but 255, which means ignore"
         raise UserError(
-            f"labels {where}: {found.looked_at} of them hold {'one value, ' if classes else ''}{held}; a network tells two "
-            "classes apart at least, and the background is one of them"
+            f"labels {where}: {found.looked_at} of them hold {'one value, ' if classes else ''}{held}; a network "
+            "needs at least two classes, of which the background may be one"
         )
 
 
@@ -207,9 +207,9 @@ def _seen(cfg: "CorpusConfig", found: "Survey", space: str | None, splits: "Spli
     more = f", {found.looked_at} of them looked at" if found.looked_at < len(found.labelled or found.items) else ""
     yield f"images: {len(found.items)}, {len(found.labelled)} with a label{more}; layout {cfg.layout}; height x width {sizes}"
     for reason, sentences in found.bad.items():
-        yield f"bad: {len(sentences)} {reason}, e.g. {sentences[0]}; mend them before the training, `maskmill check` lists all"
+        yield f"bad: {len(sentences)} {reason}, e.g. {sentences[0]}; repair them before training, `maskmill check` lists all"
     if splits is None:
-        yield "no labels: there is nothing to train on; with --labels URI there would be"
+        yield "no labels, so there is nothing to train on; if you have labels, give them with --labels URI"
         return
     yield _classes_line(found, space)
     train, val = f"{splits.num_train} images of '{splits.train}'", f"{splits.num_val} of '{splits.val}'"

@@ -63,7 +63,7 @@ def _print(tables: "list[Registered]") -> None:
         )
         console.print(f"{one.table}: {now}; {one.rows} rows in {one.files} files", soft_wrap=True)
         if one.left_out:
-            words = "their parts are no longer all where this table could name them"
+            words = "some of their parts were moved or deleted"
             console.print(f"  {_numbered(one.left_out)} left out: {words}", soft_wrap=True)
 
 

@@ -28,10 +28,10 @@ def show(console: Console, run: str, image_id: str, of: str, output: str | None)
     if output is not None:
         form = FORMATS.get(PurePosixPath(output).suffix.lower())
         if form is None:
-            raise UserError(f"show --output {output}: its ending says no picture format; name it .png or .jpg")
+            raise UserError(f"show --output {output}: its suffix is not a picture format; use .png or .jpg")
     elif not console.is_terminal:
         raise UserError(
-            "show: this is no terminal that could show a picture; give a file with --output, such as overlay.png"
+            "show: the output is not a terminal, so it cannot show a picture; give a file with --output, such as overlay.png"
         )
     view = open_run(run)
     pictures = view.pictures([_meant(view, image_id)])

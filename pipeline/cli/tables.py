@@ -45,7 +45,7 @@ def print_check(console: Console, found: "Found", report: "CorpusReport") -> Non
         f"read and decoded {rate:.1f} images/s on {THREADS} threads: about {report.estimated_s:.0f} s for one pass"
     )
     if found.others:
-        console.print(f"why the layout is '{found.cfg.layout}' and no other; --layout NAME takes another:")
+        console.print(f"why the layout is taken to be '{found.cfg.layout}'; choose another with --layout NAME:")
     for name, reason in found.others.items():
         console.print(f"  {name}: {reason}", soft_wrap=True)
 

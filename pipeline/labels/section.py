@@ -169,7 +169,9 @@ def identity_of(found: LabelSpace) -> Any:
 def _indices(category: str, members: Iterable[str], names: list[str]) -> tuple[int, ...]:
     for member in members:
         if member not in names:
-            raise UserError(f"category '{category}' has '{member}', which is no class; choose of {', '.join(names)}")
+            raise UserError(
+                f"category '{category}' has '{member}', which is no class; choose one of {', '.join(names)}"
+            )
     return tuple(names.index(member) for member in members)
 
 

@@ -120,12 +120,12 @@ class Outside(Network):
             raise
         except Exception as error:
             raise UserError(
-                f"{self.title}: the network fails on an image of {size[0]}x{size[1]} pixels ({words(error)}); mend it, or set "
+                f"{self.title}: the network fails on an image of {size[0]}x{size[1]} pixels ({words(error)}); fix it, or set "
                 "model.multiple_of and model.min_size to what it takes"
             ) from error
         if not torch.isfinite(coarse).all():
             raise UserError(
-                f"{self.title}: the network's output for an image of noise holds NaN or infinity as it is built; mend its "
+                f"{self.title}: the network's output for an image of noise holds NaN or infinity as it is built; fix its "
                 "initialisation"
             )
         self._check_stride(size, coarse.shape[-2:])

@@ -44,7 +44,7 @@ class PythonCode(Outside):
         except Exception as error:
             given = ", ".join(["num_classes", *cfg.arguments])
             raise UserError(
-                f"{self.title}: it raised {words(error)} when it was called with {given}; mend it, or model.arguments"
+                f"{self.title}: it raised {words(error)} when it was called with {given}; fix it, or model.arguments"
             ) from error
         if not isinstance(network, nn.Module):
             raise UserError(f"{self.title}: it gave a {type(network).__name__}; it must return a torch.nn.Module")

@@ -160,5 +160,5 @@ def _check_rejects(run_uri: str, done: Finished, images: int, max_reject_rate: f
         counts = ", ".join(f"{count} {reason}" for reason, count in done.rejects_by_reason.items())
         raise UserError(
             f"run {run_uri}: {done.rejects} of {images} images were rejected ({counts}), more than "
-            f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, mend the images or raise the rate"
+            f"max_reject_rate {max_reject_rate} allows; see {run_uri}/rejects, repair the images or raise the rate"
         )

@@ -56,7 +56,7 @@ def register_delta(run_uri: str) -> list[Registered]:
         return [_register(kind) for kind in kinds_of(run_uri)]
     except (DeltaError, OSError) as error:
         raise UserError(
-            f"run {run_uri}: no Delta table can be written there ({first_line(error)}); mend that and run the same again"
+            f"run {run_uri}: no Delta table can be written there ({first_line(error)}); fix that and run the same again"
         ) from error
 
 

@@ -128,9 +128,7 @@ def _table(catalog: "Catalog", name: str, kind: Kind) -> "Table":
     run, theirs = full(kind.run_uri), table.properties.get(RUN)
     if (theirs, table.properties.get(FINGERPRINT)) != (run, kind.fingerprint):
         holds = f"holds run {theirs}" if theirs and theirs != run else "was not made of this run"
-        raise UserError(
-            f"table {name} is there already and {holds}; give another name with --table, or drop that table"
-        )
+        raise UserError(f"table {name} already exists and {holds}; give another name with --table, or drop that table")
     # Set on this object only: `_register` handles conflicts and reads the table's generation again. A retry by pyiceberg
     # would repeat the same snapshot on top of what another registration made of the same files.
     table.properties["commit.retry.num-retries"] = "0"
@@ -206,7 +204,7 @@ def _as_sentences(where: str) -> Iterator[None]:
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _LIBRARIES:
             raise
         raise UserError(
-            f"{where} cannot be reached or used ({first_line(error)}); mend that and run the same again"
+            f"{where} cannot be reached or used ({first_line(error)}); fix that and run the same again"
         ) from error
     finally:
         log.setLevel(before)
