@@ -29,7 +29,7 @@ def maskmill(capsys):
         (("submit", "segment", JOB, "--address", "http://127.0.0.1:9"), "http://127.0.0.1:9: no answer"),
         (("submit", "segment", JOB, "--address", "http://h", "--set", "output=runs/x"), "a path of this machine"),
         (("estimate", JOB, "--like", "/nowhere", "--rate", "1"), "leave out one of them"),
-        (("estimate", JOB, "--images", "10", "--image-kb", "1"), "give the rate as --like RUN or --rate"),
+        (("estimate", JOB, "--images", "10", "--image-kb", "1"), "give the rate with --like RUN or --rate"),
         (("estimate", JOB, "--rate", "1", "--images", "10"), "--images and --image-kb"),
         (
             ("estimate", JOB, "--rate", "0", "--images", "10", "--image-kb", "1"),

@@ -51,13 +51,13 @@ def test_a_question_that_cannot_be_asked_is_one_sentence(view, tmp_path):
     for words, arguments in {
         "cannot choose images by 'size'; choose one of entropy, confidence, disagreement": {"by": "size"},
         "cannot choose 0 images": {"n": 0},
-        "--by disagreement compares two runs: name the other": {"by": "disagreement"},
+        "--by disagreement compares two runs: give both": {"by": "disagreement"},
         "cannot group by 'town'": {"groups": ["town"]},
         "all 4 images to choose from are in the lists to skip": {"skip": list("bcef")},
     }.items():
         with pytest.raises(ValueError, match=words):
             view.next(**arguments)
-    with pytest.raises(ValueError, match="--by disagreement compares two runs: name the other"):
+    with pytest.raises(ValueError, match="--by disagreement compares two runs: give both"):
         view.next(by="entropy", beside=view)
     known = open_run(make_run(str(tmp_path / "known"), [DRAWN[0]]))
     with pytest.raises(ValueError, match="all 1 images have labels already: take them too"):

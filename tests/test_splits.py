@@ -98,7 +98,7 @@ def test_lists_say_the_split_by_id_by_path_or_by_name(tmp_path, lines):
         ("a/1", "1", r"image 'a/1' is in the lists of both 'train' and 'val'"),
         ("x", "a/1", r"train\.txt: 'x' is both image 'a/x' and image 'b/x'; give more of its path"),
         ("a/1", None, r"there is no list .*val\.txt; check the path"),
-        ("a/1", "\xff", r"val\.txt: it is no text in UTF-8"),
+        ("a/1", "\xff", r"val\.txt: it is not UTF-8 text"),
         ("a/1\na/2\na/x\nb/x", "", r"split 'val' is empty: corpus\.splits puts no image into it"),
     ],
 )

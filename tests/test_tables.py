@@ -440,7 +440,7 @@ def test_refusals_are_one_sentence_of_a_real_process(run, catalog, tmp_path):
 @pytest.mark.parametrize(
     ("catalog", "table", "words"),
     [
-        ("sqlite:///{folder}/tables.db", "night", "--table night is no name in a catalog; give namespace.name"),
+        ("sqlite:///{folder}/tables.db", "night", "--table night is not a name in a catalog; give namespace.name"),
         ("nowhere", None, "catalog nowhere is not known"),
         ("ftp://user:secret@host", None, "catalog ftp://host is not known"),
         ("sqlite:///{folder}/none/of/it.db", None, "cannot be reached or used .OperationalError"),

@@ -42,7 +42,9 @@ def read_ids(uri: str) -> list[str]:
     except FileNotFoundError:
         raise UserError(f"{uri}: there is no such file; write one with `maskmill next RUN --output {uri}`") from None
     except UnicodeDecodeError:
-        raise UserError(f"{uri}: it is no text; give a CSV with a column image_id, or one image id a line") from None
+        raise UserError(
+            f"{uri}: it is not a text file; give a CSV with a column image_id, or one image id a line"
+        ) from None
     rows = csv.reader(io.StringIO(text))
     header = next(rows, [])
     if "image_id" in header:

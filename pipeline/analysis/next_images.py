@@ -77,7 +77,7 @@ def _check(view: RunCounts, wanted: Wanted, beside: RunCounts | None) -> None:
     if wanted.n < 1:
         raise UserError(f"cannot choose {wanted.n} images; ask for at least one")
     if (wanted.by == "disagreement") != (beside is not None):
-        raise UserError("--by disagreement compares two runs: name the other with --beside, which goes with it alone")
+        raise UserError("--by disagreement compares two runs: give both it and --beside RUN, or neither")
     for name in wanted.groups:
         if name not in view.groups:
             known = f"the group columns are {', '.join(view.groups)}{nearest(name, view.groups)}"

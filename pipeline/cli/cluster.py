@@ -94,7 +94,7 @@ def estimate(
 ) -> None:
     """Estimate the hours, memory, requests and cost of a segmentation run.
 
-    Nothing is written, so it can be asked before any machine is rented.
+    Nothing is written; run it before renting machines.
     """
     from pipeline.cli.console import chosen_form
     from pipeline.config import SegmentConfig, load

@@ -80,7 +80,7 @@ def demo(
             "demo: --images and --labels go with --pretrained FILE; to train on your own pictures, use `maskmill init`"
         )
     if labels and not images:
-        raise UserError("demo: --labels are those of --images; give both")
+        raise UserError("demo: --labels are the labels of --images; give both")
     with keeping(f"what was finished is kept in {folder}, run the same command again to go on"):
         if pretrained is None:
             from pipeline.cli.demo import demo as run
@@ -195,7 +195,7 @@ def segment(
     """
     cfg = _segment_config(config, overrides)
     if like is not None and not dry_run:
-        raise UserError("segment: --like gives the rates of --dry-run; leave it out, or add --dry-run")
+        raise UserError("segment: --like gives rates to --dry-run; leave it out, or add --dry-run")
     if (as_json or as_csv) and not dry_run:
         raise UserError(
             "segment: --json and --csv give the answer of --dry-run; for a run, use `maskmill status RUN --json`"

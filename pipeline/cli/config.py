@@ -31,7 +31,9 @@ def config(
     if examples is not None:
         _copy_examples(Path(examples))
     elif kind is None:
-        raise UserError("config: say whose keys, train, segment or tune, or add --examples for whole configs")
+        raise UserError(
+            "config: name the kind of config, train, segment or tune, or add --examples DIR to copy whole configs"
+        )
     else:
         _list_keys(kind, key)
 

@@ -70,7 +70,7 @@ def chosen_form(as_json: bool, as_csv: bool) -> cli_output.Form | None:
     if not (as_json or as_csv):
         return None
     if as_json and as_csv:
-        raise UserError("--json and --csv are two forms of one answer; give one of them")
+        raise UserError("--json and --csv exclude each other; give one of them")
     cli_output.quiet, console.file = True, sys.stderr
     return "json" if as_json else "csv"
 

@@ -39,7 +39,7 @@ def demo(folder: str) -> None:
     step(3, 4, f"segmenting with Ray Data, dense CRF on: maskmill segment {path}")
     segment_and_verify(segment_cfg)
 
-    step(4, 4, "asking Dask\n")
+    step(4, 4, "computing the results with Dask\n")
     view = open_run(segment_cfg.output)
     console.print(iou_table(view))
     report = write_report(segment_cfg.output)

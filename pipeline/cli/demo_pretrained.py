@@ -53,10 +53,10 @@ def _demo(folder: str, pretrained: str, images: str | None, labels: str | None, 
     print_checkpoint(console, found)
     corpus, looked = _drawn(folder, found) if images is None else _own(images, labels, found)
     cfg = _config(corpus, looked, found, uri, storage.join(folder, "run"))
-    crf = "dense CRF as its card has it" if cfg.crf else "no CRF"
+    crf = "dense CRF with the settings of its card" if cfg.crf else "no CRF"
     step(2, 3, f"{len(looked.items)} images, {crf}: maskmill segment {keep(folder, 'segment.yaml', cfg)}")
     segment_and_verify(cfg, local)
-    step(3, 3, "asking Dask\n")
+    step(3, 3, "computing the results with Dask\n")
     _answer(open_run(cfg.output), folder)
 
 

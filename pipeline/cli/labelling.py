@@ -37,7 +37,7 @@ def choose(
         ),
     ] = None,
     copy: Annotated[
-        bool, typer.Option("--copy", help="With --output: also copy the images to a place beside the CSV.")
+        bool, typer.Option("--copy", help="With --output: also copy the images to a folder beside the CSV.")
     ] = False,
 ) -> None:
     """Choose the images that are most worth labelling next.

@@ -76,7 +76,7 @@ def import_weights(
         ),
     ] = None,
 ) -> None:
-    """Convert published weights to a checkpoint.
+    """Convert published weights, e.g. torchvision's, to a checkpoint.
 
     Weights of torchvision, FCN and DeepLab, and those of TensorFlow as .npz, are recognised.
     """
@@ -132,7 +132,7 @@ def import_model(
     mean: Annotated[
         str | None,
         typer.Option(
-            help="Mean to subtract from red, green and blue in 0 to 1, e.g. 0.485,0.456,0.406. Not for uint8 inputs."
+            help="Mean to subtract from red, green and blue of 0 to 1, e.g. 0.485,0.456,0.406. Not for uint8 inputs."
         ),
     ] = None,
     std: Annotated[

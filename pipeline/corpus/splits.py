@@ -135,7 +135,7 @@ def lines(data: bytes, uri: str) -> list[str]:
     try:
         found = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
-        raise UserError(f"{uri}: it is no text in UTF-8; a list has one image a line") from None
+        raise UserError(f"{uri}: it is not UTF-8 text; a list has one image per line") from None
     return [_first(line) for line in found if line]
 
 

@@ -126,7 +126,7 @@ def stage(
     groups = Plan(uri, info.plan).group_fields
     if added := [field.name for field in items.group_fields if field.name not in {one.name for one in groups}]:
         raise UserError(
-            f"run {uri}: the archive's images have the group '{added[0]}' now, which the run's rows have not; start another run"
+            f"run {uri}: the archive's images have the group '{added[0]}' now, which the run's rows lack; start another run"
         )
     config = info.config
     different = Listing(known.to_answer(items, changes), groups)

@@ -131,7 +131,9 @@ def estimate(
     if rate is not None:
         rates = Rates(rate, 0.0, mask_bytes)
     if rates is None and images is not None:
-        raise UserError("estimate: --images lists no corpus to try images of; give the rate as --like RUN or --rate")
+        raise UserError(
+            "estimate: with --images no corpus is listed, so no image can be tried; give the rate with --like RUN or --rate"
+        )
     trying = starting or rates is None
     ready, recorded = None, None
     if trying or (images is None and run_exists(cfg.output)):

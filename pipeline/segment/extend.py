@@ -85,7 +85,7 @@ def _finished(uri: str) -> Success:
     state = newest_state(uri)
     if state is None:
         raise UserError(
-            f"run {uri} is not finished, so that it cannot be extended yet; finish it first: maskmill resume {uri}"
+            f"run {uri} is not finished, so it cannot be extended yet; finish it first: maskmill resume {uri}"
         )
     return state
 

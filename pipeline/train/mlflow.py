@@ -32,7 +32,9 @@ def mlflow_run(cfg: TrainConfig) -> Iterator[Callable[[Record], None]]:
         run = mlflow.start_run(run_name=cfg.output)
         mlflow.log_dict(cfg.model_dump(mode="json"), "config.json")
     except mlflow.MlflowException as error:
-        raise UserError(f"mlflow: {cfg.mlflow} takes no run ({error}); fix the URI, or leave the key out") from error
+        raise UserError(
+            f"mlflow: {cfg.mlflow} does not accept a run ({error}); fix the URI, or leave the key out"
+        ) from error
     client, lost = mlflow.MlflowClient(), False
 
     def track(record: Record) -> None:

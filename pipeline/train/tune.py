@@ -78,7 +78,7 @@ def tune(
     ended = [grid[index].metrics or {} for index in range(len(grid))]
     results = [metrics for metrics in ended if "values" in metrics]
     if not results:
-        raise UserError(f"no trial came to an end; look into {cfg.output}/ray")
+        raise UserError(f"no trial finished; look into {cfg.output}/ray")
     fields = Trial.__dataclass_fields__
     trials = [Trial(**{name: metrics[name] for name in fields}) for metrics in results]
     trials.sort(key=lambda trial: -math.inf if math.isnan(trial.value) else trial.value, reverse=True)

@@ -58,7 +58,9 @@ def register_iceberg(run_uri: str, catalog: str, table: str | None = None) -> li
     refuse_signs(run_uri, "#?", "pyiceberg")
     name = table or f"maskmill.{run_uri.rpartition('/')[2].replace('.', '_')}"
     if not all(name.split(".")) or "." not in name:
-        raise UserError(f"register: --table {name} is no name in a catalog; give namespace.name, such as masks.street")
+        raise UserError(
+            f"register: --table {name} is not a name in a catalog; give namespace.name, such as masks.street"
+        )
     kinds = list(kinds_of(run_uri))
     opened, shown = _catalog(catalog), storage.without_secrets(catalog)
     with _as_sentences(f"catalog {shown}"):

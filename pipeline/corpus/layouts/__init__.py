@@ -40,7 +40,7 @@ def layout_of(cfg: CorpusConfig) -> Layout:
     assert cfg.layout is not None
     if cfg.layout not in LAYOUTS:
         raise UserError(
-            f"corpus.layout: found '{cfg.layout}'; choose one of {', '.join(LAYOUTS)}, or leave it out to have it found out"
+            f"corpus.layout: found '{cfg.layout}'; choose one of {', '.join(LAYOUTS)}, or leave it out to have it detected"
             f"{nearest(cfg.layout, LAYOUTS)}"
         )
     return LAYOUTS[cfg.layout]
