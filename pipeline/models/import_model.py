@@ -227,7 +227,7 @@ class _Trial:
         return cfg.model_copy(update={"scores": scores, "scores_layout": layout, "stride": size[0] // height})
 
     def _kind(self, raw: torch.Tensor) -> Scores:
-        """Return the kind of output: ids without a class dimension, probabilities if positive with class sums of 1, else logits."""
+        """Return the kind of output: ids without a class dimension, probabilities if positive with sums of 1 over classes."""
         if raw.ndim == 3 or (raw.ndim == 4 and 1 in (raw.shape[1], raw.shape[3])):
             return "ids"
         for axis in (1, 3):
