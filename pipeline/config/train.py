@@ -41,7 +41,7 @@ class TrainConfig(Section):
     """One training run: data, network, recipe, machines."""
 
     corpus: CorpusConfig
-    """Where images and labels lie."""
+    """Where images and labels are."""
     train_split: str = "train"
     """The split to train on."""
     val_split: str = "val"

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 Triple = tuple[float, float, float]
 Levels = tuple[float, ...]  # one value for each input band of a network
 Variants = tuple[tuple[dict[str, object], str], ...]  # config settings, and the source of that network
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)  # RGB, of values in 0..1: what torchvision's weights were trained with
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)  # RGB, on a scale of 0..1, as in the training of torchvision's weights
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 

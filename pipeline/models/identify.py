@@ -71,7 +71,7 @@ def import_weights(
             f"weights {source}: they fit several networks: {'; '.join(map(_options, found))}; give one of these"
         )
     if not found:
-        cfg = _named(source, tensors, given)  # its import says what differs
+        cfg = _named(source, tensors, given)  # importing it will report the differences
         return _imported(source, cfg, space or labels.space(DEFAULT_SPACE), output)
     (cfg,) = found
     return _imported(source, cfg, _space(source, cfg, num_classes, space), output)

@@ -289,7 +289,7 @@ def _torchvision_weights(name: str) -> State:
     import torchvision
 
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    if name in ("resnet50", "resnet101"):  # what its segmentation networks started from
+    if name in ("resnet50", "resnet101"):  # torchvision's segmentation networks started from these
         weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
     try:
         state: State = weights.get_state_dict(progress=False, check_hash=True)

@@ -113,7 +113,7 @@ def session(data: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised, so they need no log line
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 

@@ -52,7 +52,7 @@ class Learner:
             models.check_encoder(self.network, start.model)
             models.fit_bands(self.network, start.model)
             models.start_from(self.network, start.model.state_dict())
-            self.network.mean, self.network.std = start.model.mean, start.model.std  # what its encoder learnt to see
+            self.network.mean, self.network.std = start.model.mean, start.model.std  # as in the training of its encoder
         for part in held_still(self.network, cfg.freeze_backbone, cfg.freeze_all_but_head):
             part.requires_grad_(False)
         self.ema = Ema(self.network, cfg.ema) if cfg.ema is not None else None

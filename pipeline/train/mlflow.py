@@ -50,5 +50,5 @@ def mlflow_run(cfg: TrainConfig) -> Iterator[Callable[[Record], None]]:
             lost = True
             _log.warning("mlflow: %s is lost (%s); training goes on without it", cfg.mlflow, error)
 
-    with suppress(mlflow.MlflowException), run:  # of the run's end, should the server be gone by then
+    with suppress(mlflow.MlflowException), run:  # ending the run fails if the server is gone by then
         yield track
