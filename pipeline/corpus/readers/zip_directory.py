@@ -110,7 +110,7 @@ def _locate(uri: str) -> tuple[int, int, int, int, bytes]:
 
 
 def _wide_end(tail: bytes, tail_start: int, locator: int, wide_at: int) -> int:
-    """Return the start of the zip64 end record in the tail: as the locator says, or right before it if bytes precede the zip."""
+    """Return the start of the zip64 end record in the tail: where the locator says, or before it if bytes precede the zip."""
     for at in (wide_at - tail_start, locator - _END64.size):
         if 0 <= at <= len(tail) - _END64.size and tail[at : at + 4] == b"PK\6\6":
             return at
