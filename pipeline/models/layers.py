@@ -71,6 +71,12 @@ def set_output_stride(network: nn.Module, output_stride: int) -> None:
             _dilate(conv, kernel, dilation)
 
 
+def dilate(network: nn.Module, dilation: int) -> None:
+    """Give all convolutions of a part of a network this rate."""
+    for conv in (module for module in network.modules() if isinstance(module, nn.Conv2d)):
+        _dilate(conv, conv.kernel_size[0], dilation)
+
+
 def _dilate(conv: nn.Conv2d, kernel: int, dilation: int) -> None:
     if kernel > 1 and dilation > 1:
         conv.dilation = (dilation, dilation)

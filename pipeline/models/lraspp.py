@@ -1,12 +1,12 @@
 """Lite R-ASPP on MobileNetV3 (arXiv:1905.02244, section 6.4). Letters: N batch, C classes, H rows, W columns."""
 
 import torch
-from torchvision.models.segmentation.lraspp import LRASPPHead
+from torch import nn
 
 from pipeline.config.models import LrasppConfig
 from pipeline.models.backbones.mobilenet import COARSE, FINE, MobileNetV3Large
 from pipeline.models.base import Network
-from pipeline.models.layers import upsample
+from pipeline.models.layers import conv_bn_relu, upsample
 
 
 class Lraspp(Network):
@@ -23,13 +23,32 @@ class Lraspp(Network):
         super().__init__()
         self.backbone = MobileNetV3Large((FINE, COARSE), 16, torchvision_rates=True)
         fine, coarse = self.backbone.channels
-        self.classifier = LRASPPHead(fine, coarse, num_classes, cfg.inter_channels)
+        self.classifier = Head(fine, coarse, num_classes, cfg.inter_channels)
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         self.check_size(x)
         fine, coarse = self.backbone(x)
-        return self.classifier({"low": fine, "high": coarse})
+        logits: torch.Tensor = self.classifier(fine, coarse)
+        return logits
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """x (N, 3, H, W) normalised -> [logits (N, C, H, W)]."""
         return [upsample(self.coarse(x), like=x)]
+
+
+class Head(nn.Module):
+    """Two maps -> logits of the finer one's size."""
+
+    def __init__(self, fine: int, coarse: int, num_classes: int, inter_channels: int) -> None:
+        super().__init__()
+        self.cbr = conv_bn_relu(coarse, inter_channels, 1)
+        self.scale = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(coarse, inter_channels, 1, bias=False), nn.Sigmoid()
+        )
+        self.low_classifier = nn.Conv2d(fine, num_classes, 1)
+        self.high_classifier = nn.Conv2d(inter_channels, num_classes, 1)
+
+    def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
+        gated = upsample(self.cbr(coarse) * self.scale(coarse), like=fine)
+        logits: torch.Tensor = self.low_classifier(fine) + self.high_classifier(gated)
+        return logits
