@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.labels import IGNORE, space
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.calibration import LEVELS, calibration_error, count_confidence
-from pipeline.metrics.confusion import count_confusion
+from pipeline.metrics.confusion import count_confusion, count_ids
 from pipeline.metrics.iou import (
     category_iou,
     class_accuracy,
@@ -182,3 +182,11 @@ def test_the_interval_of_a_share_is_the_binomial_one():
     images = np.array([[1, 0]] * 50 + [[0, 1]] * 50)
     low, high = interval(resample(images, lambda sums: sums[:, :1] / sums.sum(1, keepdims=True), draws=2000))
     assert (low[0], high[0]) == pytest.approx((0.40, 0.60), abs=0.011)
+
+
+@pytest.mark.parametrize("size", [(0, 3), (3, 5), (64, 128)])
+def test_the_pixels_of_every_id_are_counted_and_again(size):
+    mask = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    mask[:2, :4] = 255
+    for _ in range(2):  # the table is left empty
+        assert count_ids(mask).tolist() == np.bincount(mask.ravel(), minlength=256).tolist()

@@ -74,7 +74,7 @@ def mask_row(
         "width": stored.shape[1],
         "mask": {"bytes": encoded, "path": f"{image_id}.png"},
         "georeference": loaded.georeference,
-        "pixels": np.bincount(kept.mask.ravel(), minlength=num_classes)[:num_classes].tolist(),
+        "pixels": count_ids(kept.mask)[:num_classes].tolist(),
         **counts,
         "confidence": prediction.confidence,
         "entropy": prediction.entropy,

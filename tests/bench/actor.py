@@ -1,7 +1,8 @@
 """One actor beside a bare loop of the same decode, model and encode with the same cores, in one process, interleaved.
 
-python -m tests.bench.actor [--cores 1] [--images 12] [--rounds 3]    efficiency = bare seconds / actor seconds
+python -m tests.bench.actor [--cores 1] [--images 12] [--rounds 3] [--engine openvino] [--network lraspp]
 
+Efficiency = bare seconds / actor seconds, by the clock and by processor time; another engine's also beside torch's bare loop.
 The stock loop is what a notebook does: full-size logits, argmax, Pillow's PNG.
 """
 
@@ -15,23 +16,26 @@ import torch
 from PIL import Image
 
 from pipeline import labels, models
-from pipeline.config import SegmentConfig, parse
-from pipeline.config.models import DeepLabV3PlusConfig
+from pipeline.config import SegmentConfig, parse, parse_model
 from pipeline.corpus import Item, list_items, read
 from pipeline.imaging.decode import decode_image
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.models import checkpoint
 from pipeline.models.checkpoint import Checkpoint
+from pipeline.predict.engines import GRAPHS
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
 
 HEIGHT, WIDTH = 1024, 2048
 
 
-def prepare(folder: str, images: int) -> tuple[Checkpoint, SegmentConfig, list[Item]]:
+NETWORKS = {"deeplabv3plus": {"name": "deeplabv3plus", "backbone": "efficientnet_lite0"}, "lraspp": {"name": "lraspp"}}
+
+
+def prepare(folder: str, images: int, name: str = "deeplabv3plus") -> tuple[Checkpoint, SegmentConfig, list[Item]]:
     """A network with random weights, and that many drawn scenes in a zip beside their labels."""
     torch.manual_seed(0)
-    network = DeepLabV3PlusConfig(name="deeplabv3plus", backbone="efficientnet_lite0")
+    network = parse_model(NETWORKS[name], where="bench")
     checkpoint.save(f"{folder}/model", models.build(network, 19), network, labels.space("cityscapes19"), {})
     zips = write_corpus(f"{folder}/corpus", {"val": images}, HEIGHT, WIDTH, seed=1)
     values = {
@@ -67,16 +71,21 @@ def main() -> None:
     arguments.add_argument("--cores", type=int, default=1)
     arguments.add_argument("--images", type=int, default=12)
     arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--engine", default="torch", choices=["torch", *GRAPHS])
+    arguments.add_argument("--network", default="deeplabv3plus", choices=list(NETWORKS))
     given = arguments.parse_args()
     torch.set_num_threads(given.cores)
     with tempfile.TemporaryDirectory() as folder:
-        ready, cfg, items = prepare(folder, given.images)
-        segmenter = ShardSegmenter(ready, cfg)
+        ready, cfg, items = prepare(folder, given.images, given.network)
+        by_torch = ShardSegmenter(ready, cfg)
+        segmenter = ShardSegmenter(ready, cfg.model_copy(update={"engine": given.engine}))
         ways = {
             "bare": lambda: bare(segmenter, items),
             "actor": lambda: segmenter.answer(items),
             "stock": lambda: stock(ready, items[:4]),
         }
+        if given.engine != "torch":
+            ways["bare, torch"] = lambda: bare(by_torch, items)
         segmenter.answer(items[:2])  # compiles
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for _ in range(given.rounds):
@@ -88,9 +97,10 @@ def main() -> None:
     for name, found in seconds.items():
         wall, cpu = (1e3 * min(column) for column in zip(*found, strict=True))
         print(f"{name}: {wall:.0f} ms an image, {cpu:.0f} ms of processor time")
-    walls = {name: min(wall for wall, _ in found) for name, found in seconds.items()}
-    for name in ("bare", "stock"):
-        print(f"efficiency beside the {name} loop: {walls[name] / walls['actor']:.3f}")
+    least = {name: [min(column) for column in zip(*found, strict=True)] for name, found in seconds.items()}
+    for name in (name for name in seconds if name != "actor"):
+        wall, cpu = (other / own for other, own in zip(least[name], least["actor"], strict=True))
+        print(f"efficiency beside the {name} loop: {wall:.3f}, by processor time {cpu:.3f}")
 
 
 if __name__ == "__main__":

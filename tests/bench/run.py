@@ -6,7 +6,8 @@ The corpus comes in chunks, and each side answers a chunk in a process of its ow
 machine slows all sides alike. Rates are after start-up: from the first image's reading to the committed end. The bare loops
 have the same reader, decoder, network and encoder and read the zip from the local disk: what they lack is Ray, the ledger and
 the store.
-`maskmill, fastest engine` is the same run with `engine: auto`, which is held against the bare loop of torch.
+`maskmill, fastest engine` is the same run with `engine: auto`, which is held against the bare loops of torch and of the same
+engine.
 The peers (torchvision's network with the same weights, Pillow) answer the first `--peers` images of each chunk.
 """
 
@@ -30,7 +31,8 @@ from tests.bench.store import s3_store
 from tests.bench.turns import show
 
 OURS = "maskmill segment"
-FASTEST, BARE, FASTEST_BAR = "maskmill, fastest engine", "bare loop", 1.4  # its rate / the bare loop's must reach it
+FASTEST, BARE, SAME = "maskmill, fastest engine", "bare loop", "bare loop, fastest engine"
+FASTEST_BARS = {BARE: 1.4, SAME: 0.95}  # what the rate of the fastest engine divided by theirs must reach
 BARS = {  # side: what maskmill's rate divided by the side's must reach
     BARE: 0.90,
     "bare loop, threads": 0.90,
@@ -57,7 +59,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=16, help="of a chunk that the peers answer")
     parser.add_argument("--cores", type=int, default=2, help="all sides are held to")
     parser.add_argument(
-        "--sides", nargs="*", default=[FASTEST, *BARS], choices=[FASTEST, *BARS], help="beside maskmill"
+        "--sides", nargs="*", default=[FASTEST, SAME, *BARS], choices=[FASTEST, SAME, *BARS], help="beside maskmill"
     )
     args = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
@@ -75,11 +77,12 @@ def main() -> None:
     ours = rates[OURS]
     count = operations(empty_network(), torch.zeros(1, 3, HEIGHT, WIDTH))
     limit = Limit("flops", count, "products and sums of LRASPP alone, from torch's counter", args.cores)
-    bars = {side: rates[side] for side in args.sides if side != FASTEST}
+    bars = {side: rates[side] for side in args.sides if side in BARS}
     pace = statistics.median(ours)
     record("segment on S3, a whole run", "images/s", ours, bars, limit, more_is_better=True, seconds=1 / pace)
-    if FASTEST in rates and BARE in rates:
-        pace, bars = statistics.median(rates[FASTEST]), {BARE: rates[BARE]}
+    held = {side: bar for side, bar in FASTEST_BARS.items() if side in rates}
+    if FASTEST in rates and held:
+        pace, bars = statistics.median(rates[FASTEST]), {side: rates[side] for side in held}
         name = "segment on S3, engine: auto"
         record(name, "images/s", rates[FASTEST], bars, limit, more_is_better=True, seconds=1 / pace)
     rows = []
@@ -87,9 +90,12 @@ def main() -> None:
         ratios = [one / other for one, other in zip(ours, found, strict=True)]
         middle, bar = statistics.median(ratios), BARS.get(side)
         verdict = "" if bar is None else f"{bar:.2f}: {'met' if middle >= bar else 'missed'}"
-        if side == FASTEST and BARE in rates:
-            gain = statistics.median(one / other for one, other in zip(found, rates[BARE], strict=True))
-            verdict = f"{gain:.2f} of the bare loop, {FASTEST_BAR}: {'met' if gain >= FASTEST_BAR else 'missed'}"
+        if side == FASTEST:
+            gains = {one: statistics.median(a / b for a, b in zip(found, rates[one], strict=True)) for one in held}
+            verdict = "; ".join(
+                f"{gain:.2f} of the {one}, {held[one]}: {'met' if gain >= held[one] else 'missed'}"
+                for one, gain in gains.items()
+            )
         rows.append([side, f"{statistics.median(found):.3f}", f"{middle:.2f}", f"{min(ratios):.2f}-{max(ratios):.2f}",
                      verdict, f"{statistics.median(starts[side]):.1f}"])  # fmt: skip
     show(

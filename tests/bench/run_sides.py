@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from pipeline.imaging.mask_png import encode_mask
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
 from pipeline.segment.driver import segment
+from pipeline.segment.engine import with_engine
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.street import draw_scene
 from tests.bench.run_peers import CLASSES, Chunk, empty_network, normalised, ray_data, stock
@@ -99,7 +101,15 @@ def fastest(chunk: Chunk) -> tuple[int, float]:
 
 
 def bare(chunk: Chunk) -> tuple[int, float]:
-    predictor, items = _loaded(chunk)
+    return _bare(*_loaded(chunk))
+
+
+def bare_fastest(chunk: Chunk) -> tuple[int, float]:
+    """With the engine that `auto` takes."""
+    return _bare(*_loaded(chunk, "auto"))
+
+
+def _bare(predictor: Predictor, items: list[Item]) -> tuple[int, float]:
     started = time.perf_counter()
     for item in items:
         encode_mask(predictor.masks([decode_image(read(item.image), MAX_PIXELS)])[0].mask)
@@ -122,17 +132,20 @@ def bare_threads(chunk: Chunk) -> tuple[int, float]:
     return len(items), time.perf_counter() - started
 
 
-def _loaded(chunk: Chunk) -> tuple[Predictor, list[Item]]:
+def _loaded(chunk: Chunk, engine: Literal["torch", "auto"] = "torch") -> tuple[Predictor, list[Item]]:
     """The predictor as an actor makes it, and the items of the zip on the disk."""
     take_cores(chunk["cores"])
-    cfg = config(chunk, f"{chunk['folder']}/{chunk['name']}.zip")
-    return ShardSegmenter(checkpoint.load(cfg.checkpoint), cfg).predictor, list_items(cfg.corpus, None)
+    cfg = config(chunk, f"{chunk['folder']}/{chunk['name']}.zip").model_copy(update={"engine": engine})
+    begins = with_engine(cfg, checkpoint.load(cfg.checkpoint), None)
+    print(f"engine: {begins.cfg.engine}", file=sys.stderr)
+    return ShardSegmenter(begins.ready, begins.cfg).predictor, list_items(cfg.corpus, None)
 
 
 SIDES: dict[str, Callable[[Chunk], tuple[int, float]]] = {
     "maskmill segment": maskmill,
     "maskmill, fastest engine": fastest,
     "bare loop": bare,
+    "bare loop, fastest engine": bare_fastest,
     "bare loop, threads": bare_threads,
     "torchvision loop": stock,
     "plain Ray Data": ray_data,
