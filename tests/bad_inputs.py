@@ -304,7 +304,7 @@ CASES: dict[int, Case] = dict(enumerate(_FIRST, start=1)) | {
     50: _image("odd-14 16-bit RGBA PNG", deep_png(_DEEP), "unsupported_mode", "8 bits a channel (RGBA;16B)"),
     51: _image("odd-15 16-bit LA PNG", deep_png(_DEEP[..., :2]), "unsupported_mode", "8 bits a channel (LA;16B)"),
     59: _zip("archives-07 zip entry of 2^40 bytes", "corrupt", "a size that the archive does not have", _far_too_long),
-    60: Case("tables-01 image column of another type", "refused", "column 'image' is of type list<element: int64>, allowed is",
+    60: Case("tables-01 image column of another type", "refused", "column 'image' has type list<element: int64>, but must be",
              partial(pack_table, image=pa.array([[1], [2, 3]])), archive="a.parquet", ids=()),
     61: _zip("archives-08 zip entry beyond 2^63", "corrupt", "a place or a size that the archive does not", _far_away),
     62: Case("archives-09 tar header of 2^40 bytes", "refused", "after 'images/val/s_2.png' (its header says 1099511627776",

@@ -343,8 +343,8 @@ def test_what_is_found_out_says_why_it_is_nothing_else(tmp_path):
     found = find_layout(CorpusConfig(images=write(tmp_path, files)))
     assert found.cfg.layout == "ade20k"
     assert "none of the 6 files is one of its images (leftImg8bit/" in found.others["cityscapes"]
-    assert found.others["camvid"].startswith("2 of 4 pictures could be its images, and none of its labels is there")
-    assert found.others["folder"] == "every picture would be an image, without a label"
+    assert found.others["camvid"].startswith("2 of 4 pictures match its images, but none of its labels exists")
+    assert found.others["folder"] == "it would take every picture as an image without a label"
     assert "ade20k" not in found.others
 
 

@@ -244,8 +244,8 @@ def test_the_command_prints_what_the_counts_say(city_run, camvid_labels, labelle
 BAD_MAPS = [
     ({"classes": {"lorry": ["truck"]}}, "'lorry' is no class of the labels' camvid11: sky, building"),
     ({"classes": {"car": ["lorry"]}}, "car: 'lorry' is no class of the run's cityscapes19: road, sidewalk"),
-    ({"classes": {"car": ["car"], "pole": ["pole", "car"]}}, "'car' stands for both 'car' and 'pole'"),
-    ({"classes": {"car": ["car", "car"]}}, "'car' stands for both 'car' and 'car'"),
+    ({"classes": {"car": ["car"], "pole": ["pole", "car"]}}, "'car' is mapped to both 'car' and 'pole'"),
+    ({"classes": {"car": ["car", "car"]}}, "'car' is mapped to both 'car' and 'car'"),
 ]
 
 

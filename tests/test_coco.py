@@ -297,7 +297,9 @@ def test_drawing_says_which_package_it_needs(tmp_path, monkeypatch):
 def test_no_file_is_called_as_if_it_were_such_a_label(tmp_path):
     """A manifest could else reach a file that it may not name."""
     storage.put(str(tmp_path / "m.csv"), b"image\na.png#coco_panoptic=/etc/secret.json\n")
-    with pytest.raises(UserError, match="holds '#coco_', which stands for labels that are made; name the file itself"):
+    with pytest.raises(
+        UserError, match="contains '#coco_', which is reserved for generated labels; name the file itself"
+    ):
         list_items(CorpusConfig(images=str(tmp_path / "m.csv")), None)
     folder = write(tmp_path / "a", {"b.png#coco_json=/1.png": JPEG})
     with pytest.raises(UserError, match=r"'b\.png#coco_json=/1\.png' holds '#coco_'.*; rename it"):

@@ -217,7 +217,7 @@ def test_keys_that_came_later_are_in_no_text_of_a_config_that_does_without():
     [
         (({"workers": 2},), r"stages\.1: workers: not a stage's key; a stage may set model, weights, start_from"),
         (({}, {"epochs": 0}), r"stages\.2: epochs: found 0"),
-        (({"start_from": "previous"},), r"stages\.1: start_from 'previous' belongs into a stage after the first"),
+        (({"start_from": "previous"},), r"stages\.1: start_from: previous is only possible in a stage after the first"),
     ],
 )
 def test_a_stage_that_is_not_legal_is_named(stages, sentence):
@@ -228,11 +228,11 @@ def test_a_stage_that_is_not_legal_is_named(stages, sentence):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("norm=sync", "norm 'sync' exists on GPUs alone"),
+        ("norm=sync", "norm 'sync' works only on GPUs"),
         ("best_by=loss", r"choose one of miou, mean_accuracy, .*, iou\.sky"),
         ("best_by=iou.train", r"found 'iou\.train'; choose one of"),
         ("accumulate=3", "4 images, is taken in accumulate = 3 parts"),
-        ("start_from=previous", "belongs into a stage after the first"),
+        ("start_from=previous", "only possible in a stage after the first"),
         (
             "loss={terms: [{name: huber}]}",
             r"loss\.terms\.0\.name: found 'huber'; choose one of 'cross_entropy', 'focal', 'ohem', 'dice', 'lovasz'",

@@ -177,7 +177,7 @@ def test_pairs_are_matched_by_what_the_wildcards_stand_for(tmp_path):
         ({"images": "/nowhere"}, None, "/nowhere: there is no file"),
         ({"images": "/nowhere.zip"}, None, r"/nowhere\.zip: there is no such zip"),
         ({"layout": "camvid"}, None, "none of its 14 files matches layout 'camvid'.*found e.g. leftImg8bit"),
-        ({}, "test", "split 'test' is not there; choose one of train, val"),
+        ({}, "test", "there is no split 'test'; choose one of train, val"),
         ({"labels": "images"}, None, "none of its 14 files is the label of an image"),
     ],
 )
@@ -332,7 +332,7 @@ def test_a_truncated_tar_member_has_a_reason(tmp_path):
     [
         ("picture\na.png", "it has no column 'image', found picture"),
         ("image,label\n,b.png", "row 1 names no image"),
-        ("image\na.png\na.png", "two rows are image"),
+        ("image\na.png\na.png", "two rows have the image id"),
         ("image\n", "there is no row in it"),
         ("image,frame\na.png,first", "not a readable CSV"),
     ],
@@ -541,7 +541,7 @@ def test_a_column_of_another_type_is_refused_when_the_schema_is_read(tmp_path, l
     found = found.value_type if pa.types.is_dictionary(found) else found
     with pytest.raises(UserError) as error:
         list_items(CorpusConfig(images=str(tmp_path / "t.parquet"), layout=layout), None)
-    assert f"column '{column}' is of type {found}, allowed is " in str(error.value)
+    assert f"column '{column}' has type {found}, but must be " in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -565,7 +565,7 @@ def test_every_type_that_holds_the_same_values_is_read(tmp_path, layout, column,
 
 def test_a_frame_of_more_than_32_bits_is_refused(tmp_path):
     pq.write_table(pa.table({"image": [b"x"], "frame": [1 << 40]}), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match="frame 1099511627776 has more than 32 bits"):
+    with pytest.raises(UserError, match="frame 1099511627776 does not fit into 32 bits"):
         list_items(CorpusConfig(images=str(tmp_path / "t.parquet"), layout="parquet"), None)
 
 

@@ -115,7 +115,7 @@ def test_a_damaged_file_of_a_training_run_is_named(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        ("PermissionError(13, 'Permission denied', '/a/b')", "access is refused (Permission denied: /a/b); see that"),
+        ("PermissionError(13, 'Permission denied', '/a/b')", "access is refused (Permission denied: /a/b); check that"),
         ("OSError(28, 'No space left on device')", "a disk is full ([Errno 28] No space left on device); free space"),
         ("FileNotFoundError(2, 'No such file or directory', '/a')", "No such file or directory: /a; check the path"),
         ("ray.exceptions.RayTaskError('f', 'trace', UserError('put it right')).as_instanceof_cause()", "put it right"),

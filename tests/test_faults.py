@@ -31,7 +31,7 @@ def remote(error):
         ),
         (
             remote(PermissionError("Forbidden")),
-            "^run s3://b/run: access is refused .Forbidden.; see that its credentials",
+            "^run s3://b/run: access is refused .Forbidden.; check that its credentials",
         ),
         (
             ray.exceptions.RayTaskError("map", "Traceback\nOSError: [Errno 28] No space left on device", None),

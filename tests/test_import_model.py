@@ -379,7 +379,7 @@ def test_programs_are_loaded_only_where_the_user_says_so(tmp_path, monkeypatch):
     import_model("net.ts", trusted, SPACE, "in")
     with pytest.raises(UserError, match=r"a TorchScript program, .*if you trust whoever made it, set `code: trusted`"):
         checkpoint.load("in")
-    with pytest.raises(UserError, match="it holds a dict, and a network is needed; weights alone are for"):
+    with pytest.raises(UserError, match="it contains a dict instead of a network; for a file with only weights use"):
         import_model("evil.pt", trusted, SPACE, "other")
     assert Path("code-ran").exists()  # it would have, and is now
 
@@ -429,10 +429,10 @@ BAD = [
         lambda path: write(path, shape=("n", 3, 64, 96)), Wanted(mean=(0, 0, 0), std=(1, 1, 1), layout="NHWC"),
         r"input \(any, 3, 64, 96\) has 96 channels as NHWC; give --layout NCHW",
     ),
-    (lambda path: write(path, bias=float("nan")), AS_THEY_ARE, "its output for an image of noise holds NaN or infinity"),
+    (lambda path: write(path, bias=float("nan")), AS_THEY_ARE, "its output for a noise image contains NaN or infinity"),
     (lambda path: write(path), Wanted(), "does not say how its network wants pixels; give --mean and --std"),
     (lambda path: write(path, dtype="UINT8"), AS_THEY_ARE, "its input is uint8, so it takes pixels as they are; leave"),
-    (lambda path: write(path, dtype="INT32"), AS_THEY_ARE, "its input is of int32; float32, float16 and uint8 are taken"),
+    (lambda path: write(path, dtype="INT32"), AS_THEY_ARE, "its input has type int32; float32, float16"),
     (lambda path: write(path, two=True), AS_THEY_ARE, r"2 outputs \(conv, other\); name that of the scores with --outp"),
     (
         lambda path: write(path, two=True), Wanted(mean=(0, 0, 0), std=(1, 1, 1), output="third"),
@@ -467,7 +467,7 @@ def test_a_file_in_the_place_of_a_checkpoint_is_told_how_to_become_one(tmp_path)
 
 def test_an_exported_file_is_neither_trained_nor_exported_again(tmp_path):
     values = {"corpus": {"images": "x"}, "label_space": "camvid11", "output": "out"}
-    with pytest.raises(UserError, match="model: an exported file cannot be trained, since its weights stand fixed"):
+    with pytest.raises(UserError, match="model: an exported file cannot be trained, because its weights are constants"):
         parse(TrainConfig, values | {"model": {"name": "exported", "form": "onnx"}}, where="train.yaml")
     model = imported(write(tmp_path / "net.onnx"), tmp_path / "in")
     with pytest.raises(UserError, match="its network is an exported file already, which lies in that folder"):

@@ -219,14 +219,14 @@ def bad_input(folder, case):
             for path in sorted((folder / "labels").iterdir()):
                 noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
                 Image.fromarray(noise).save(path)
-            return ["init", start, *apart(folder)], "its labels hold more than"
+            return ["init", start, *apart(folder)], "its labels contain more than"
         case "labels of one value":
             for path in sorted((folder / "labels").iterdir()):
                 Image.fromarray(np.full((96, 128), 3, np.uint8)).save(path)
             return ["init", start, *apart(folder)], "hold one value, 3; a network needs at least two classes"
         case "one labelled image":
             (folder / "labels/001.png").unlink()
-            return ["init", start, *apart(folder)], "1 image has a label, and a training needs one to learn from"
+            return ["init", start, *apart(folder)], "1 image has a label; training needs at least two"
         case "labels of another size":
             for path in sorted((folder / "labels").iterdir()):
                 Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)

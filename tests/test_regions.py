@@ -486,7 +486,7 @@ def test_a_run_with_polygons_is_geoparquet(shapely, tmp_path):
 
 
 def test_polygons_of_streamed_images_are_refused():
-    with pytest.raises(UserError, match=r"stream_above_pixels and regions\.polygons do not go together"):
+    with pytest.raises(UserError, match=r"stream_above_pixels cannot be combined with regions\.polygons"):
         parse(SegmentConfig, {"corpus": {"images": "a"}, "checkpoint": "b", "output": "c", "predict": {"tile": [8, 8]},
                               "regions": {"polygons": 1}, "stream_above_pixels": 100}, where="test")  # fmt: skip
 

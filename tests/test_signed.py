@@ -162,7 +162,7 @@ def test_signed_files_are_read_by_the_row_as_it_is_now(tmp_path, host, suffix):
 def test_addresses_that_differ_in_what_is_secret_alone_need_ids_of_their_own(tmp_path, host):
     host.signature = "1"
     names = [f"http://{host.at}/image.png?sig={n}" for n in (1, 2)]
-    with pytest.raises(UserError, match=r"two rows are image '.*/image'; give each an image_id of its own"):
+    with pytest.raises(UserError, match=r"two rows have the image id '.*/image'; give each its own image_id"):
         listed(write_manifest(str(tmp_path / "m.csv"), [{"image": name} for name in names]))
     rows = [{"image": name, "image_id": f"i{n}"} for n, name in enumerate(names)]
     one, two = listed(write_manifest(str(tmp_path / "m.csv"), rows))
@@ -178,7 +178,7 @@ def test_addresses_that_differ_in_what_is_secret_alone_need_ids_of_their_own(tmp
         (f"http://user:{PASSWORD}@localhost/a.png", "a host of this machine or its network"),
         (f"ftp://user:{PASSWORD}@host/a.png", "has the scheme 'ftp'"),
         (f"s3://user:{PASSWORD}@bucket/a.png", "holds a password, which s3:// takes from the store's own environment"),
-        (f"https://user:{PASSWORD}/x@host/a.png", "cannot be taken apart"),
+        (f"https://user:{PASSWORD}/x@host/a.png", "cannot be parsed"),
         (f"https://user:{PASSWORD}@host/a.zip", "'https://host/a.zip' is an archive; a row names one image"),
         (f"zip://a.png::https://user:{PASSWORD}@host/a.zip", "a chain of stores"),
     ],

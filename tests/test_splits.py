@@ -159,8 +159,8 @@ def test_groups_say_the_split(tmp_path):
 @pytest.mark.parametrize(
     ("splits", "sentence"),
     [
-        ({"groups": {"val": ["ulm"]}}, "splits.groups takes `by`"),
-        ({"by": "town", "groups": {"val": ["ulm"], "train": ["ulm"]}}, "'ulm' stands in it twice"),
+        ({"groups": {"val": ["ulm"]}}, "splits.groups needs `by`"),
+        ({"by": "town", "groups": {"val": ["ulm"], "train": ["ulm"]}}, "'ulm' is listed twice"),
         (
             {"by": "town", "groups": {"val": ["ulm"]}, "fractions": {"train": 1}},
             "or by groups, .*: give one of the three",
@@ -181,7 +181,7 @@ def test_splits_go_over_those_that_the_layout_has(tmp_path):
     images = corpus_of(tmp_path, [f"images/train/s_{n}" for n in range(30)])
     cfg = CorpusConfig(images=images, layout="camvid", splits={"fractions": {"a": 0.5, "b": 0.5}})
     assert {item.groups["split"] for item in scan_items(cfg, None)} == {"a", "b"}
-    with pytest.raises(UserError, match="split 'train' is not there; choose one of a, b"):
+    with pytest.raises(UserError, match="there is no split 'train'; choose one of a, b"):
         list_items(cfg, "train")
 
 
@@ -238,8 +238,8 @@ def test_pairs_are_trained_on_by_the_splits_of_their_glob(tmp_path, ray_session)
     ("corpus", "values", "sentence"),
     [
         ({}, {"val_split": "train"}, r"\d+ images of val_split 'train' are in train_split 'train' too, e\.g\. '\d+'"),
-        ({"splits": None}, {}, "split 'train' is not there; layout 'folder' has none"),
-        ({"splits": {"fractions": {"train": 1.0}}}, {}, "split 'val' is not there; choose one of train"),
+        ({"splits": None}, {}, "there is no split 'train'; layout 'folder' has none"),
+        ({"splits": {"fractions": {"train": 1.0}}}, {}, "there is no split 'val'; choose one of train"),
         (
             {"splits": {"fractions": {"train": 0.999, "val": 0.001}}},
             {},

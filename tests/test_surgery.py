@@ -554,7 +554,7 @@ def test_training_starts_from_a_file_and_keeps_its_hash(tmp_path):
     ("value", "sentence"),
     [
         ("imagnet", r"weights: found 'imagnet'; choose imagenet, random, or the URI of a file of weights \(\.pth, "),
-        ("https://user:word@host/a.pth", "credentials never stand in a config"),
+        ("https://user:word@host/a.pth", "a config must not hold credentials"),
     ],
 )
 def test_other_words_for_weights_are_refused(value, sentence, tmp_path):

@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_step_and_what_to_do(ra
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"val_split": "test"}, "split 'test' is not there; choose one of train, val"),
+        ({"val_split": "test"}, "there is no split 'test'; choose one of train, val"),
         (
             {"workers": 4, "cpus_per_worker": 8},
             r"the training workers need 32 CPUs \(4 x 8\) and the cluster has 4; .* "

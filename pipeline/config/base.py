@@ -22,8 +22,8 @@ def located(uri: str) -> str:
     """Return the absolute form of a URI; UserError if it holds a secret, since it appears in run folders and messages."""
     if storage.without_secrets(uri) != uri:
         raise UserError(
-            f"'{storage.without_secrets(uri)}' is given with a user, a password or a query; credentials never stand in a "
-            "config: name it without, and files that need a signature in a manifest"
+            f"'{storage.without_secrets(uri)}' contains a user, a password or a query; a config must not hold "
+            "credentials: remove them, or list files that need a signature in a manifest"
         )
     return storage.absolute(uri)
 

@@ -66,7 +66,7 @@ class ClassMap(Section):
                     )
                 if member in owner:
                     raise UserError(
-                        f"{where}: '{member}' stands for both '{owner[member]}' and '{name}'; a class of the run has one "
+                        f"{where}: '{member}' is mapped to both '{owner[member]}' and '{name}'; a class of the run has one "
                         "counterpart"
                     )
                 owner[member] = name

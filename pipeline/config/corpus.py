@@ -56,10 +56,10 @@ class SplitsConfig(Section):
 
     def _check_groups(self, groups: dict[str, tuple[str | int, ...]]) -> None:
         if self.by is None or self.seed:
-            raise UserError("splits.groups takes `by`, the group column of its values, and no `seed`")
+            raise UserError("splits.groups needs `by`, the group column of its values, and must not have `seed`")
         values = [str(value) for of_split in groups.values() for value in of_split]
         if twice := sorted({value for value in values if values.count(value) > 1}):
-            raise UserError(f"splits.groups: '{twice[0]}' stands in it twice; a group is in one split")
+            raise UserError(f"splits.groups: '{twice[0]}' is listed twice; a group can be in only one split")
 
 
 class CorpusConfig(Section):

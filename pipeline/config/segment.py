@@ -238,8 +238,8 @@ class SegmentConfig(Section):
             return self
         if self.stream_above_pixels >= self.max_pixels:
             raise UserError(
-                f"stream_above_pixels {self.stream_above_pixels} is not below max_pixels {self.max_pixels}, over which "
-                "an image is rejected: none would be streamed; raise max_pixels"
+                f"stream_above_pixels {self.stream_above_pixels} must be below max_pixels {self.max_pixels}: larger "
+                "images are rejected, so none would be streamed; raise max_pixels"
             )
         if self.predict.tile is None:
             raise UserError("stream_above_pixels needs predict.tile: a streamed image is predicted tile by tile")
@@ -251,7 +251,7 @@ class SegmentConfig(Section):
         ):
             if on:
                 raise UserError(
-                    f"stream_above_pixels and {name} do not go together, which needs all pixels of an image at once; "
-                    "leave one of them out"
+                    f"stream_above_pixels cannot be combined with {name}, which needs all pixels of an image at once; "
+                    "remove one of them"
                 )
         return self

@@ -148,7 +148,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
         if self.norm == "sync" and not self.gpus_per_worker:
-            raise UserError("norm 'sync' exists on GPUs alone: set gpus_per_worker, or choose 'batch' or 'frozen'")
+            raise UserError("norm 'sync' works only on GPUs: set gpus_per_worker, or choose 'batch' or 'frozen'")
         known = [*FIGURES, *(f"iou.{name}" for name in self.label_space.space.classes)]
         if self.best_by not in known:
             raise UserError(
@@ -157,11 +157,13 @@ class TrainConfig(Section):
         if self.ema is not None and self.parallel == "fsdp":
             raise UserError("ema needs the whole network on each worker: set parallel to ddp, or leave ema out")
         if self.start_from == storage.absolute(PREVIOUS):
-            raise UserError(f"start_from '{PREVIOUS}' belongs into a stage after the first; give a checkpoint's URI")
+            raise UserError(
+                f"start_from: {PREVIOUS} is only possible in a stage after the first; give a checkpoint's URI"
+            )
         if self.model.name == "exported":
             raise UserError(
-                "model: an exported file cannot be trained, since its weights stand fixed in its graph; train the network that "
-                "it was exported from (`python`, `transformers` or `smp` take others' networks), or segment with it as it is"
+                "model: an exported file cannot be trained, because its weights are constants of its graph; train the network "
+                "that it was exported from (as `python`, `transformers` or `smp`), or only segment with it"
             )
         return self
 

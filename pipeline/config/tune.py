@@ -31,7 +31,9 @@ class AxisConfig(Section):
             raise UserError(f"give one of grid, choice, uniform and loguniform, found {', '.join(given) or 'none'}")
         low, high = self.uniform or self.loguniform or (1, 2)
         if not low < high or (self.loguniform and low <= 0):
-            raise UserError(f"found the range {low}..{high}; the first must be the smaller, and above 0 for loguniform")
+            raise UserError(
+                f"found the range {low}..{high}; the first number must be below the second, and above 0 for loguniform"
+            )
         return self
 
     def first(self) -> Any:

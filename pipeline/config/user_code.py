@@ -33,8 +33,8 @@ def find_folder(path: str) -> Path:
         if folder.is_dir():
             return folder.resolve()
     raise UserError(
-        f"model.path {path}: no such folder on this machine; give the folder that holds the network's code, for a "
-        "segmentation by its key `code`"
+        f"model.path {path}: no such folder on this machine; give the folder with the network's code (in a "
+        "segmentation config with the key `code`)"
     )
 
 

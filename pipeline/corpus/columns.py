@@ -78,7 +78,9 @@ def check_columns(schema: pa.Schema, uri: str, layout: str) -> list[str]:
             continue
         if not fits(kind):
             hint = f"; {_OTHER[layout]}" if name in ("image", "label") else ""
-            raise UserError(f"{uri}: column '{name}' is of type {kind}, allowed is {words}; write it so{hint}")
+            raise UserError(
+                f"{uri}: column '{name}' has type {kind}, but must be {words}; write the table again with that type{hint}"
+            )
         found.append(name)
     others = {*allowed, *PLAN_COLUMNS, *ROW_COLUMNS}
     # pandas writes a frame's index as `__index_level_0__`.
@@ -98,7 +100,7 @@ def groups_of(row: dict[str, Any], uri: str) -> Groups:
         if isinstance(value, int) and (name == "frame" or name not in GROUPS):
             if not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
                 what = "the frames of each sequence" if name == "frame" else "them"
-                raise UserError(f"{uri}: {name} {value} has more than {bits} bits; number {what} anew")
+                raise UserError(f"{uri}: {name} {value} does not fit into {bits} bits; renumber {what}")
         elif value is not None:
             found[name] = str(value)
     return found

@@ -71,7 +71,7 @@ def find_layout(cfg: CorpusConfig) -> Found:
     for name in fitting:
         if name != best:
             why[name] = (
-                "every picture would be an image, without a label"
+                "it would take every picture as an image without a label"
                 if name == _FOLDER
                 else f"{look.labels[name]} labels fit it, and {look.labels[best]} fit '{best}'"
             )
@@ -120,7 +120,7 @@ class _Look:
         if self._tried[name].known_by_images and self.images[name] == self.pictures:
             return None
         number = f"{self.images[name]} of {self.pictures} pictures"
-        return f"{number} could be its images, and none of its labels is there ({expects})"
+        return f"{number} match its images, but none of its labels exists ({expects})"
 
     def pair_of_zips(self) -> dict[str, str] | None:
         """Return the URIs of images and labels if the corpus is a folder with Cityscapes' two zips."""

@@ -34,7 +34,9 @@ def scan_files(uri: str, inventory: str | None = None) -> Iterator[tuple[str, Pl
                 f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
             )
         if MADE in path:
-            raise UserError(f"corpus {uri}: '{path}' holds '{MADE}', which stands for labels that are made; rename it")
+            raise UserError(
+                f"corpus {uri}: '{path}' contains '{MADE}', which is reserved for generated labels; rename it"
+            )
         if not any(part.startswith(_HIDDEN) for part in path.split("/")):
             yield path, place
 

@@ -157,7 +157,7 @@ class Catalogue:
                 return
             (image_id,) = found
         if self._rows:
-            raise UserError(f"corpus {self._uri}: two rows are image '{image_id}'; give each an image_id of its own")
+            raise UserError(f"corpus {self._uri}: two rows have the image id '{image_id}'; give each its own image_id")
         query = f"select coalesce(member, uri) from {table} where id = ? limit 2"
         (one,), (other,) = self._db.execute(query, (image_id,))
         if one == other:

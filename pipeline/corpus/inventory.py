@@ -46,7 +46,8 @@ def scan_inventory(inventory: str, uri: str) -> Iterator[tuple[str, Place]]:
             yield row["key"][len(prefix) :], place
     if not found:
         raise UserError(
-            f"corpus {uri}: the inventory {inventory} has no object below it; see whether it is that bucket's, and whole"
+            f"corpus {uri}: the inventory {inventory} lists no object below this URI; check that the "
+            "report belongs to this bucket and is complete"
         )
 
 
@@ -123,6 +124,6 @@ def _columns(names: list[str], uri: str) -> list[str]:
     """Return the columns to read; UserError if a required one is missing."""
     if missing := [name for name in _NEEDED if name not in names]:
         raise UserError(
-            f"corpus.inventory: {uri} has no column {', '.join(missing)}; let the report have size and ETag of each object"
+            f"corpus.inventory: {uri} has no column {', '.join(missing)}; configure the report to include Size and ETag"
         )
     return [name for name in _NAMES if name in names]

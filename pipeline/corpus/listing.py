@@ -59,7 +59,7 @@ def _no_split(cfg: CorpusConfig, split: str, splits: list[str]) -> str:
             f"layout '{cfg.layout}' has none: leave the split out, or say which images are in it with corpus.splits, e.g. "
             "{fractions: {train: 0.8, val: 0.2}}"
         )
-    return f"split '{split}' is not there; {known}"
+    return f"there is no split '{split}'; {known}"
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def _read_file(place: Place) -> bytes:
 
 
 def _gone(place: Place) -> Reject:
-    return Reject("read", "not_found", f"{place.uri}: it was listed and is gone; restore it, or plan the run anew")
+    return Reject(
+        "read", "not_found", f"{place.uri}: it was listed but no longer exists; restore it, or plan the run anew"
+    )
 
 
 def _changed(place: Place, what: str) -> Reject:

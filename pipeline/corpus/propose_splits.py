@@ -36,8 +36,8 @@ def propose_splits(cfg: CorpusConfig, items: Sequence[Item]) -> tuple[CorpusConf
     labelled = [item for item in items if item.label is not None]
     if len(labelled) < 2:
         raise UserError(
-            f"corpus {cfg.images}: {len(labelled)} image has a label, and a training needs one to learn from and another to "
-            "be judged by; add labels"
+            f"corpus {cfg.images}: {len(labelled) or 'no'} image has a label; training needs at least two, one to train on "
+            "and one to validate on: add labels"
         )
     named = Counter(str(item.groups["split"]) for item in labelled if item.groups.get("split"))
     if len(named) > 1:

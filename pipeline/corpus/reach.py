@@ -27,7 +27,7 @@ def resolved(uri: str, manifest: str) -> str:
     if "\0" in uri:
         raise UserError(f"manifest {manifest}: {shown!r} is no name of a file; write the manifest again")
     if MADE in uri:
-        raise UserError(f"{what} holds '{MADE}', which stands for labels that are made; name the file itself")
+        raise UserError(f"{what} contains '{MADE}', which is reserved for generated labels; name the file itself")
     if "::" in uri:
         raise UserError(f"{what} is a chain of stores; name the file itself")
     if not found:
@@ -58,8 +58,8 @@ def _require_public(uri: str, what: str) -> None:
         _ = urlsplit(uri).port
     except ValueError:  # its message could show a password
         raise UserError(
-            f"{what.partition(': ')[0]}: a web address cannot be taken apart; write signs like / and @ in its user and "
-            "password as %2F and %40"
+            f"{what.partition(': ')[0]}: a web address cannot be parsed; percent-encode characters such as / and @ in its "
+            "user and password (%2F, %40)"
         ) from None
     if _is_private(host):
         raise UserError(

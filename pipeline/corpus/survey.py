@@ -128,7 +128,7 @@ def _check_values(cfg: CorpusConfig, found: Survey) -> None:
         if len(values) > MAX_CLASSES + 1:
             rare = sum(pixels == 1 for pixels in values.values())
             raise UserError(
-                f"corpus {cfg.labels or cfg.images}: its labels hold more than {len(values) - 1} {what}, {rare} of them in one "
-                f"pixel alone, and there can be {MAX_CLASSES} classes at most; give label pictures that were drawn without "
-                "smoothing and never saved as JPEG, with one value a class"
+                f"corpus {cfg.labels or cfg.images}: its labels contain more than {len(values) - 1} different {what} ({rare} "
+                f"of them in a single pixel), but at most {MAX_CLASSES} classes are possible; use label pictures with one value "
+                "per class, without smoothing and never saved as JPEG"
             )

@@ -107,8 +107,8 @@ class TorchFile(ExportedFile):
             raise UserError(f"{where}: torch {torch.__version__} cannot load it ({words(error)})") from None
         if not callable(self._module):
             raise UserError(
-                f"{where}: it holds a {type(self._module).__name__}, and a network is needed; weights alone are for maskmill "
-                "import-weights"
+                f"{where}: it contains a {type(self._module).__name__} instead of a network; for a file with only weights use "
+                "maskmill import-weights"
             )
 
     @abstractmethod
@@ -180,8 +180,8 @@ def form_of(data: bytes) -> ExportedForm:
 def _only_one(names: list[str], where: str) -> str:
     if len(names) != 1:
         raise UserError(
-            f"{where}: the network has {len(names)} inputs ({', '.join(names) or 'none'}), and only one, the image, is given; "
-            "export it with the image alone"
+            f"{where}: the network has {len(names)} inputs ({', '.join(names) or 'none'}), but only the image is given to it; "
+            "export it with the image as its only input"
         )
     return names[0]
 

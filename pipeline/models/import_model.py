@@ -103,7 +103,7 @@ def _declared(file: ExportedFile, form: ExportedForm, wanted: Wanted, where: str
         )
     if dtype not in ("float32", "float16", "uint8"):
         raise UserError(
-            f"{where}: its input is of {dtype}; float32, float16 and uint8 are taken: export it with one of these"
+            f"{where}: its input has type {dtype}; float32, float16 and uint8 are supported: export it with one of these"
         )
     shape = shape or (None,) * 4
     if len(shape) != 4:
@@ -282,8 +282,8 @@ class _Trial:
             ) from error
         if not torch.isfinite(found.float()).all():
             raise UserError(
-                f"{self.where}: its output for an image of noise holds NaN or infinity; see that --mean and --std are those of "
-                "its training, or export it again"
+                f"{self.where}: its output for a noise image contains NaN or infinity; check that --mean and --std are those "
+                "of its training, or export it again"
             )
         return found
 

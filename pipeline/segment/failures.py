@@ -110,9 +110,7 @@ def sentence(output: str, error: BaseException) -> str | None:
         if cause.errno in FULL:
             return f"run {output}: a disk is full ({cause}); free space and run the same command again"
         if isinstance(cause, PermissionError):
-            return (
-                f"run {output}: access is refused ({cause}); see that its credentials may read the corpus and write it"
-            )
+            return f"run {output}: access is refused ({cause}); check that its credentials may read the corpus and write it"
         return f"run {output}: {cause}; run the same command again, which does only what is missing"
     words = _last_line(str(error))  # of a remote traceback the last line is the error
     if any(os.strerror(number) in str(error) for number in FULL):

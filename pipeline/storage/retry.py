@@ -66,7 +66,7 @@ def retried(call: Callable[P, T]) -> Callable[P, T]:
                     if isinstance(error, OSError) and not _starting:
                         raise
                     words = " ".join(str(error).split()) or type(error).__name__
-                    check = "; see that AWS_ENDPOINT_URL and the network are right" if _starting else ""
+                    check = "; check AWS_ENDPOINT_URL and the network" if _starting else ""
                     raise OSError(
                         f"the store did not answer for {now - first_failure:.0f} s ({words}){check}"
                     ) from error
@@ -109,7 +109,7 @@ def sentence(error: OSError) -> str:
     if error.errno in FULL:
         return f"a disk is full ({what}); free space and run the same command again"
     if isinstance(error, PermissionError):
-        return f"access is refused ({what}); see that this user or these credentials may read and write there"
+        return f"access is refused ({what}); check that this user or these credentials may read and write there"
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)):
         return f"{what}; check the path"
     return f"{what}; run the same command again"
