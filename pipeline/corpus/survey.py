@@ -129,6 +129,6 @@ def _check_values(cfg: CorpusConfig, found: Survey) -> None:
             rare = sum(pixels == 1 for pixels in values.values())
             raise UserError(
                 f"corpus {cfg.labels or cfg.images}: its labels contain more than {len(values) - 1} different {what} ({rare} "
-                f"of them in a single pixel), but at most {MAX_CLASSES} classes are possible; use label pictures with one value "
-                "per class, without smoothing and never saved as JPEG"
+                f"of them in a single pixel), but at most {MAX_CLASSES} classes are possible; use label pictures with one "
+                "value per class, without smoothing and never saved as JPEG"
             )
