@@ -77,4 +77,4 @@ def dense_crf(
     if cfg.iterations == 0 or (cfg.smooth_weight == 0 and cfg.colour_weight == 0) or len(probs) == 1:
         crf.check()
         return probs
-    return crf.inference(cfg.iterations, num_threads)
+    return crf.inference(cfg.iterations, num_threads, cfg.mode)

@@ -7,10 +7,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pipeline.crf.cpu.fast import fast_mean_field
 from pipeline.crf.cpu.features import image_features, ordered_features, tile_order
 from pipeline.crf.cpu.general import general_mean_field
-from pipeline.crf.cpu.lattice import build_lattice, check_reach
+from pipeline.crf.cpu.lattice import Lattice, build_lattice, check_reach
 from pipeline.crf.cpu.mean_field import fold_kernels, mean_field, non_finite
+from pipeline.crf.cpu.points import join
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.given import (
     array_of,
@@ -26,6 +28,7 @@ from pipeline.crf.given import (
 from pipeline.errors import UserError
 
 Normalisation = Literal["symmetric", "before", "after", "none"]
+Mode = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class _Kernel:
     features: np.ndarray | None  # (P, d) float32
     px: tuple[float, ...] = (1.0, 1.0)
     levels: tuple[float, ...] = ()
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether its factors can be in the lattice's weights."""
+        return self.compat.ndim == 0 and bool(self.compat > 0) and self.normalisation in ("symmetric", "none")
 
     def place(self, team: Team, order: np.ndarray) -> np.ndarray:
         """(d, P + padding) float32."""
@@ -170,12 +178,18 @@ class DenseCRF:
             check_grid((self.width - 1, self.height - 1, *(255 for _ in deep)), (near[1], near[0], *deep))
         self._kernels.append(kernel)
 
-    def inference(self, iterations: int, num_threads: int = 1) -> np.ndarray:
+    def inference(self, iterations: int, num_threads: int = 1, mode: Mode = "exact") -> np.ndarray:
         """Marginals (C, H, W) float32 after `iterations` steps, all pixels at once in each.
 
+        Args:
+            mode: "fast" joins pixels that are alike and lets those that have settled rest: an approximation (`CrfConfig.mode`)
+                for kernels over an image's positions and colours, with a number above 0 as compatibility, and the
+                normalisation "symmetric" or "none".
         Raises:
-            UserError: the unary holds NaN or infinity (or negative probabilities).
+            UserError: the unary holds NaN or infinity (or negative probabilities), or the fast mode does not fit the kernels.
         """
+        if mode not in get_args(Mode):
+            raise UserError(f"dense CRF: mode {mode!r} is none of {', '.join(get_args(Mode))}")
         check_whole(iterations, "iterations", at_least=0)
         check_whole(num_threads, "num_threads", at_least=1)
         kernels = [kernel for kernel in self._kernels if kernel.compat.any()]
@@ -184,16 +198,15 @@ class DenseCRF:
             check_class_weights(self._class_weights, self.num_classes, largest)
         with Team(num_threads) as team:
             self._check_unary(team)
+            if mode == "fast" and kernels:
+                marginals = self._fast(team, kernels, iterations)
+                return marginals.reshape(self.num_classes, self.height, self.width)
             order = tile_order(self.height, self.width)
             unary = team, self._source, self._are_probs, order
             placed = [kernel.place(team, order) for kernel in kernels]
-            fused = all(
-                k.compat.ndim == 0 and k.compat > 0 and k.normalisation in ("symmetric", "none") for k in kernels
-            )
-            if kernels and fused:
+            if kernels and all(kernel.is_fused for kernel in kernels):
                 lattice = build_lattice(team, placed, len(order))
-                weights = [float(kernel.compat) for kernel in kernels]
-                fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
+                self._fold(team, lattice, kernels)
                 marginals = mean_field(*unary, lattice, iterations, self._class_weights)
             else:
                 lattices = [build_lattice(team, [features], len(order)) for features in placed]
@@ -202,6 +215,29 @@ class DenseCRF:
                     *unary, lattices, compats, [k.normalisation for k in kernels], iterations, self._class_weights
                 )
         return marginals.reshape(self.num_classes, self.height, self.width)
+
+    def _fast(self, team: Team, kernels: list[_Kernel], iterations: int) -> np.ndarray:
+        """Marginals (C, P) of the fast mode."""
+        if not all(kernel.is_fused and kernel.image is not None for kernel in kernels):
+            raise UserError(
+                "dense CRF: the fast mode has kernels of add_gaussian and add_bilateral alone, with a number above 0 as "
+                'compatibility and the normalisation "symmetric" or "none"; use mode="exact"'
+            )
+        images = [kernel.image for kernel in kernels if kernel.image is not None]
+        points = join(team, self._source, self._are_probs, np.concatenate(images, axis=2))
+        counts, source = points.counts(), points.sources(team, self._source)
+        placed = [
+            points.features(team, image, kernel.px, kernel.levels) for image, kernel in zip(images, kernels, strict=True)
+        ]
+        lattice = build_lattice(team, placed, len(points), most_woven=0, counts=counts)
+        self._fold(team, lattice, kernels)
+        settled = fast_mean_field(team, source, self._are_probs, lattice, counts, iterations, self._class_weights)
+        return points.spread(team, settled)
+
+    @staticmethod
+    def _fold(team: Team, lattice: Lattice, kernels: list[_Kernel]) -> None:
+        weights = [float(kernel.compat) for kernel in kernels]
+        fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
 
     def check(self) -> None:
         """Raise UserError where the unary holds NaN or infinity, or negative probabilities; `inference` does so too."""

@@ -33,7 +33,7 @@ def image_features(
     Args:
         image: (H, W, D) uint8; D may be 0. px: width in y and x. levels: (D,) width of each colour.
     """
-    features = _zeros(team, 2 + len(levels), len(order))
+    features = zeros(team, 2 + len(levels), len(order))
     widths = np.array([px[1], px[0], *levels], np.float32)
     colours = image.reshape(len(order), len(levels))
     tasks = [(order, image.shape[1], colours, widths, features, *band) for band in team.bands(len(order))]
@@ -43,13 +43,13 @@ def image_features(
 
 def ordered_features(team: Team, order: np.ndarray, features: np.ndarray) -> np.ndarray:
     """The caller's features (P, d), in the lattice's order."""
-    ordered = _zeros(team, features.shape[1], len(order))
+    ordered = zeros(team, features.shape[1], len(order))
     for axis, target in zip(features.T, ordered, strict=True):
         target[: len(order)] = axis[order]
     return ordered
 
 
-def _zeros(team: Team, axes: int, num_points: int) -> np.ndarray:
+def zeros(team: Team, axes: int, num_points: int) -> np.ndarray:
     """Room for features, zeros where no pixel will be."""
     features = team.empty(axes, -(-(num_points + 1) // LANES) * LANES)
     features[:, num_points:] = 0

@@ -80,7 +80,7 @@ class _Kernel:
     def _scatter(self, marginals: np.ndarray, start: int, stop: int) -> None:
         for first, last in _blocks(start, stop):
             rows, corners = self.layout.pack(marginals[first:last]), self._corners(self.into, first, last)
-            scatter(rows, last - first, *corners, self.values, self.lattice.num_rows, 0, last - first)
+            scatter(rows, last - first, *corners, self.values, self.lattice.num_rows, 0, last - first, None)
 
     def message(self, start: int, stop: int) -> np.ndarray:
         """What the corners of pixels start..stop hold, (pixels, width)."""

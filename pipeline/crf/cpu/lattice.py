@@ -58,8 +58,9 @@ def alpha(corners: int) -> np.float32:
 
 
 def build_lattice(
-    team: Team, features: Sequence[np.ndarray], num_points: int, most_woven: int = _WOVEN_ROWS
-) -> Lattice:
+    team: Team, features: Sequence[np.ndarray], num_points: int, most_woven: int = _WOVEN_ROWS,
+    counts: np.ndarray | None = None,
+) -> Lattice:  # fmt: skip
     """The lattice of pixels with unit-variance features, one array a kernel.
 
     Args:
@@ -67,6 +68,7 @@ def build_lattice(
             a whole number of vectors.
         most_woven: rows of a component that is blurred along several axes at once; 0: each sweep is one axis. The result is the
             same. Lattices of up to four times as many rows are blurred axis by axis.
+        counts: (P,) float32, how many pixels each one stands for in K 1; None: 1.
     Raises:
         UserError: features reach or span more of the lattice than float32 or a key can tell apart (widths far too small).
     """
@@ -77,7 +79,7 @@ def build_lattice(
     bands = _bands(num_points)
     packings = [packing(axes[:, :num_points]) for axes in features]
     tasks = [
-        (axes, *key[:3], tuple(range(len(axes))), start, stop, first, vertex, weight)
+        (axes, *key[:3], tuple(range(len(axes))), start, stop, first, vertex, weight, counts)
         for axes, key, first in zip(features, packings, columns, strict=False)
         for start, stop in bands
     ]
@@ -89,7 +91,11 @@ def build_lattice(
     keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
     orders = team.run(np.argsort, [(one,) for one in keys])
     merged = team.run(distinct, list(zip(keys, orders, strict=True)))
-    neighbours = [team.empty(len(one), 2 * size, dtype=np.int32) for one, size in zip(keys, corners, strict=True)]
+    neighbours = [
+        # Weaving looks at all axes of a vertex, chains at one axis of all vertices.
+        team.empty(len(one), 2 * size, dtype=np.int32) if most_woven else team.empty(2 * size, len(one), dtype=np.int32).T
+        for one, size in zip(keys, corners, strict=True)
+    ]
     axes_of = [
         (found, first, key.units, axis, near)
         for (found, first, _), key, near in zip(merged, packings, neighbours, strict=True)

@@ -39,14 +39,61 @@ NEVER = np.float32(-np.inf)  # score of padding classes: their probability is 0,
 # Energies count up to a number of their pixel, and scores of this size leave a message 15 bits behind the point: above it
 # the pixel's best score is subtracted from all. Below it nothing is changed, so that usual energies are not rounded again.
 FAR = np.float32(256)
-_TINY = np.float32(2.0**-60)  # below it a marginal is 0: denormal numbers would cost several times the whole step
-_RUN = TILE_PX[1]  # pixels that lie side by side in a tile
+LEAST = np.float32(1e-5)  # of a given probability, as energies need
+TINY = np.float32(2.0**-60)  # below it a marginal is 0: denormal numbers would cost several times the whole step
+RUN = TILE_PX[1]  # pixels that lie side by side in a tile
 
 
 def padded_weights(class_weights: np.ndarray, layout: Layout) -> np.ndarray:
     """A table of one row: (C,) weights and zeros for the padding, float32."""
     weights = class_weights.astype(np.float32)
     return np.pad(weights, (0, layout.width - len(weights)))
+
+
+class Field:
+    """What a step reads and writes: the points' scores, and what the lattice's vertices hold.
+
+    Args:
+        lattice: weights times the square root of kernel weight, blur factor and normalisation, in and out.
+        class_weights: (C,) float32 factors of each class's message; None: 1, and nothing is multiplied.
+        counts: (P,) float32, how many pixels each point stands for; None: 1, and nothing is multiplied.
+    """
+
+    def __init__(
+        self, team: Team, lattice: Lattice, num_classes: int, class_weights: np.ndarray | None = None,
+        counts: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        self.team, self.lattice, self.counts = team, lattice, counts
+        self.layout = layout = Layout.of(num_classes)
+        self.factors = None if class_weights is None else padded_weights(class_weights, layout)
+        self.never = np.where(np.arange(layout.width) < num_classes, np.float32(0), NEVER)
+        self.scores = team.empty(len(lattice.vertex) * layout.width)
+        self.old, self.new = (team.empty(lattice.num_rows * layout.width) for _ in range(2))
+        self.corners = lattice.vertex.reshape(-1), lattice.weight.reshape(-1), tuple(range(lattice.vertex.shape[1]))
+        self.form = layout.quads, layout.groups, layout.columns()
+
+    def step(
+        self, source: np.ndarray, are_probs: bool, order: np.ndarray, result: np.ndarray, first: bool, last: bool,
+        written: bool, floor: np.float32 = LEAST,
+    ) -> None:  # fmt: skip
+        """The next marginals of all points: to the vertices unless these are the last, and to `result` if they are asked for.
+
+        Args:
+            source: (C, P) float32, probabilities (clipped to at least `floor`) or energies, pixels in row order.
+            order: (P,) int32, the pixel at each of the lattice's places.
+            first: the marginals are those of the source alone.
+        """
+        state = order, self.scores, *self.corners, self.counts, *self.form, self.old, self.new
+        end = first, last, written, result, self.never, self.factors
+        bands = zip(self.lattice.bands, self.lattice.fresh, strict=True)
+        self.team.run(_pass, [(source, are_probs, floor, *state, fresh, *band, *end) for band, fresh in bands])
+        if not last:
+            self.blur()
+
+    def blur(self) -> None:
+        """What the vertices were given becomes what they hold."""
+        blur(self.team, self.new, self.layout, self.lattice.sweeps, self.lattice.ghosts)
+        self.old, self.new = self.new, self.old
 
 
 def mean_field(
@@ -56,32 +103,12 @@ def mean_field(
     """Marginals (C, P) float32 after `iterations` steps with Potts kernels, whose factors are in the lattice's weights.
 
     Args:
-        source: (C, P) float32, probabilities (clipped to at least 1e-5) or energies, pixels in row order.
-        order: (P,) int32, the pixel at each of the lattice's places.
-        lattice: weights times the square root of kernel weight, blur factor and normalisation, in and out.
-        class_weights: (C,) float32 factors of each class's message; None: 1, and nothing is multiplied.
+        source, order: see `Field.step`; lattice, class_weights: see `Field`.
     """
-    num_classes, num_points = source.shape
-    layout = Layout.of(num_classes)
-    factors = None if class_weights is None else padded_weights(class_weights, layout)
-    never = np.where(np.arange(layout.width) < num_classes, np.float32(0), NEVER)
-    scores = team.empty(num_points * layout.width)
-    old, new = team.empty(lattice.num_rows * layout.width), team.empty(lattice.num_rows * layout.width)
-    result = np.empty_like(source)
-    state = order, scores, lattice.vertex.reshape(-1), lattice.weight.reshape(-1)
-    corners = tuple(range(lattice.vertex.shape[1]))
-    form = layout.quads, layout.groups, layout.columns()
-    bands = list(zip(lattice.bands, lattice.fresh, strict=True))
+    field, result = Field(team, lattice, len(source), class_weights), np.empty_like(source)
     for step in range(iterations + 1):
-        first, last = step == 0, step == iterations
-        tasks = [
-            (source, are_probs, *state, corners, *form, old, new, fresh, *band, first, last, result, never, factors)
-            for band, fresh in bands
-        ]
-        team.run(_pass, tasks)
-        if not last:
-            blur(team, new, layout, lattice.sweeps, lattice.ghosts)
-            old, new = new, old
+        last = step == iterations
+        field.step(source, are_probs, order, result, first=step == 0, last=last, written=last)
     return result
 
 
@@ -121,14 +148,14 @@ def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _pass(  # type: ignore[no-untyped-def]
-    source, are_probs, order, scores, vertex, weight, corners, quads, groups, columns, old, new, fresh, start, stop, first,
-    last, result, never, factors,
+    source, are_probs, floor, order, scores, vertex, weight, corners, counts, quads, groups, columns, old, new, fresh, start,
+    stop, first, last, written, result, never, factors,
 ):  # fmt: skip
     """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
     num_classes, width = source.shape[0], len(never)
     num_points, num_rows = len(order), len(new) // width
-    rows = np.empty(_RUN * width + LANES, np.float32)  # transposing writes whole vectors of LANES
-    planes = np.ones((width + LANES) * _RUN, np.float32)
+    rows = np.empty(RUN * width + LANES, np.float32)  # transposing writes whole vectors of LANES
+    planes = np.ones((width + LANES) * RUN, np.float32)
     for chunk in range(len(fresh)):
         at, end = start + chunk * CHUNK, min(stop, start + (chunk + 1) * CHUNK)
         if not last:
@@ -137,13 +164,13 @@ def _pass(  # type: ignore[no-untyped-def]
                     base, lanes = columns[c, 0] * num_rows, columns[c, 1]
                     new[base + fresh[chunk, k, 0] * lanes : base + fresh[chunk, k, 1] * lanes] = 0
         while at < end:
-            pixel, run = order[at], min(_RUN, end - at)
+            pixel, run = order[at], min(RUN, end - at)
             while order[at + run - 1] != pixel + run - 1:
                 run -= 1
             if first:
                 for c in range(num_classes):
-                    planes[c * _RUN : c * _RUN + run] = source[c, pixel : pixel + run]
-                _score(planes, are_probs, columns, scores, num_points, at, run, quads, groups, rows, never)
+                    planes[c * RUN : c * RUN + run] = source[c, pixel : pixel + run]
+                score(planes, are_probs, floor, columns, scores, num_points, at, run, quads, groups, rows, never)
             else:
                 gather(
                     scores,
@@ -158,50 +185,50 @@ def _pass(  # type: ignore[no-untyped-def]
                     at,
                     run,
                     rows,
-                    _RUN,
+                    RUN,
                     factors,
                 )
-            softmax(rows, _RUN, quads, groups, run)
-            if last:
+            softmax(rows, RUN, quads, groups, run)
+            if written:
                 for c in range(len(columns)):
                     column, lanes = columns[c]
                     for i in range(0, run, LANES):
                         for b in range(0, lanes, LANES):
-                            transpose(rows, column * _RUN + i * lanes + b, lanes, planes, (column + b) * _RUN + i, _RUN)
+                            transpose(rows, column * RUN + i * lanes + b, lanes, planes, (column + b) * RUN + i, RUN)
                 for c in range(num_classes):
-                    result[c, pixel : pixel + run] = planes[c * _RUN : c * _RUN + run]
-            else:
-                scatter(rows, _RUN, weight, vertex, corners, quads, groups, new, num_rows, at, run)
+                    result[c, pixel : pixel + run] = planes[c * RUN : c * RUN + run]
+            if not last:
+                scatter(rows, RUN, weight, vertex, corners, quads, groups, new, num_rows, at, run, counts)
             at += run
 
 
 @compiled()
-def _score(planes, are_probs, columns, scores, num_points, at, run, quads, groups, rows, never):  # type: ignore[no-untyped-def]
+def score(planes, are_probs, floor, columns, scores, num_points, at, run, quads, groups, rows, never):  # type: ignore[no-untyped-def]
     """Scores (minus the energies) of `run` pixels from their planes by class."""
-    floor, zero = spread_row(np.float32(1e-5), quads), spread_row(np.float32(0), quads)
+    least, zero = spread_row(floor, quads), spread_row(np.float32(0), quads)
     far, minus_far = spread_row(FAR, quads), spread_row(-FAR, quads)
     for c in range(len(columns)):
         column, lanes = columns[c]
         for i in range(0, run, LANES):
             for b in range(0, lanes, LANES):
                 # Of vectors shorter than LANES the next row's numbers are overwritten first and written afterwards.
-                transpose(planes, (column + b) * _RUN + i, _RUN, rows, column * _RUN + i * lanes + b, lanes)
+                transpose(planes, (column + b) * RUN + i, RUN, rows, column * RUN + i * lanes + b, lanes)
     for i in range(run):
         for g in range(len(groups)):
-            value = load_row(rows, _RUN, i, quads, g)
-            score = log(larger(value, floor)) if are_probs else subtract(zero, value)
-            store_row(rows, _RUN, i, quads, g, add(score, load_row(never, 1, 0, quads, g)))
+            value = load_row(rows, RUN, i, quads, g)
+            one = log(larger(value, least)) if are_probs else subtract(zero, value)
+            store_row(rows, RUN, i, quads, g, add(one, load_row(never, 1, 0, quads, g)))
         if not are_probs:
-            best = load_row(rows, _RUN, i, quads, 0)
+            best = load_row(rows, RUN, i, quads, 0)
             for g in range(1, len(groups)):
-                best = larger(best, load_row(rows, _RUN, i, quads, g))
+                best = larger(best, load_row(rows, RUN, i, quads, g))
             best = max_of_lanes(best)
             # A factor instead of a branch: 1 where the best score is far from 0.
             moved = multiply(add(is_less(far, best), is_less(best, minus_far)), best)
             for g in range(len(groups)):
-                store_row(rows, _RUN, i, quads, g, subtract(load_row(rows, _RUN, i, quads, g), moved))
+                store_row(rows, RUN, i, quads, g, subtract(load_row(rows, RUN, i, quads, g), moved))
         for g in range(len(groups)):
-            store_row(scores, num_points, at + i, quads, g, load_row(rows, _RUN, i, quads, g))
+            store_row(scores, num_points, at + i, quads, g, load_row(rows, RUN, i, quads, g))
 
 
 @compiled()
@@ -227,7 +254,7 @@ def gather(  # type: ignore[no-untyped-def]
 @compiled()
 def softmax(rows, room, quads, groups, run):  # type: ignore[no-untyped-def]
     """Softmax of each of `run` rows of a table of `room`, in place."""
-    tiny = spread_row(_TINY, quads)
+    tiny = spread_row(TINY, quads)
     for i in range(run):
         top = load_row(rows, room, i, quads, 0)
         for g in range(1, len(groups)):
@@ -245,13 +272,15 @@ def softmax(rows, room, quads, groups, run):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def scatter(rows, room, weight, vertex, corners, quads, groups, new, num_rows, start, run):  # type: ignore[no-untyped-def]
-    """Add the marginals of `run` pixels to the rows of their corners."""
+def scatter(rows, room, weight, vertex, corners, quads, groups, new, num_rows, start, run, counts):  # type: ignore[no-untyped-def]
+    """Add the marginals of `run` pixels, as often as each of them counts, to the rows of their corners."""
     n = len(corners)
     for i in range(run):
         p = start + i
         for g in range(len(groups)):
             marginals = load_row(rows, room, i, quads, g)
+            if counts is not None:  # without them the branch is not compiled
+                marginals = multiply(marginals, spread_row(element(counts, p), quads))
             for j in range(n):
                 row, share = element(vertex, p * n + j), spread_row(element(weight, p * n + j), quads)
                 sum_before = load_row(new, num_rows, row, quads, g)

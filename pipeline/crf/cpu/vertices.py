@@ -56,13 +56,14 @@ def _place(features, start, scale, axes, place, whole, rank):  # type: ignore[no
 
 
 @compiled()
-def number_band(features, scale, low, units, axes, start, stop, first, vertex, weight):  # type: ignore[no-untyped-def]
+def number_band(features, scale, low, units, axes, start, stop, first, vertex, weight, counts):  # type: ignore[no-untyped-def]
     """Number the vertices of pixels start..stop in the order they are met, from 0.
 
     Args:
         features: (d, P or more) float32, zeros behind the last pixel up to a whole number of vectors.
         scale: (d,) float32 of the elevation. low: (d,) smallest whole parts. units: (d + 1,) int64 places in the key, 0 for
             the last axis. axes: a tuple of length d, so that d is known when this is compiled.
+        counts: (P,) float32, how many pixels each one stands for; None: 1.
         first: the column of this kernel in `vertex` (P, n) and `weight` (P, n), which are written.
     Returns:
         keys (M,), sums of the weights (M,) float32, and how many vertices were there before each chunk (chunks + 1,).
@@ -86,14 +87,16 @@ def number_band(features, scale, low, units, axes, start, stop, first, vertex, w
         at = start + chunk * CHUNK
         end = min(stop, at + CHUNK)
         count = _number(
-            features, scale, low, units, axes, at, end, first, vertex, weight, recent, table, keys, sums, count
+            features, scale, low, units, axes, at, end, first, vertex, weight, counts, recent, table, keys, sums, count
         )
     before[-1] = count
     return keys[:count].copy(), sums[:count].copy(), before
 
 
 @compiled()
-def _number(features, scale, low, units, axes, start, stop, first, vertex, weight, recent, table, keys, sums, count):  # type: ignore[no-untyped-def]
+def _number(  # type: ignore[no-untyped-def]
+    features, scale, low, units, axes, start, stop, first, vertex, weight, counts, recent, table, keys, sums, count
+):
     """Corners and weights of pixels start..stop; the number of vertices afterwards."""
     d = len(axes)
     size = len(table) // 2
@@ -137,7 +140,7 @@ def _number(features, scale, low, units, axes, start, stop, first, vertex, weigh
                 if p < stop:
                     vertex[p, first + r] = number
                     weight[p, first + r] = share
-                    sums[number] += share
+                    sums[number] += share if counts is None else share * counts[p]
     return count
 
 

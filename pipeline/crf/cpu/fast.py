@@ -1,0 +1,122 @@
+"""Mean field of the fast mode: points that have settled keep their marginals, and only the others go on.
+
+Letters: N points, M of them that go on, C classes.
+
+After a few steps most points are certain and no longer change. What they say to the others is then a constant, which is what
+all vertices say less what the others' vertices say among themselves; so the remaining steps need the others and their vertices
+alone. Of the sum over all pixels only what changed since then is filtered without the vertices in between.
+"""
+
+import numpy as np
+
+from pipeline.compiled import compiled
+from pipeline.crf.cpu.lattice import Lattice
+from pipeline.crf.cpu.mean_field import RUN, TINY, Field, gather, score, scatter, softmax
+from pipeline.crf.cpu.narrowed import narrowed
+from pipeline.crf.cpu.simd import LANES, add, subtract
+from pipeline.crf.cpu.tables import load_row, store_row
+from pipeline.crf.cpu.threads import Team
+from pipeline.crf.cpu.vertices import CHUNK
+
+_NARROWED_AT = (2, 5)  # steps after which points that have settled are left
+# Steps after which points that have settled are left: those whose label has this probability at least, and none of whose
+# probabilities changed by more than that in the last step.
+_NARROWED_AT = {2: (np.float32(0.99), np.float32(0.01)), 5: (np.float32(0), np.float32(0.002))}
+
+
+def fast_mean_field(
+    team: Team, source: np.ndarray, are_probs: bool, lattice: Lattice, counts: np.ndarray, iterations: int,
+    class_weights: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Marginals (C, N) float32 after `iterations` steps; of points that have settled, after the step when they were left.
+
+    Args:
+        source: (C, N) float32, probabilities (clipped to at least 1e-5) or energies.
+        lattice: of the points, its sweeps one axis each; see `Field` for the weights.
+        counts: (N,) float32, how many pixels each point stands for.
+    """
+    field = Field(team, lattice, len(source), class_weights, counts)
+    result = marginals = team.empty(*source.shape)
+    before = team.empty(*source.shape)
+    order = np.arange(len(counts), dtype=np.int32)
+    places: np.ndarray | None = None  # of the points that go on; None: all do
+    for step in range(iterations + 1):
+        last, narrows = step == iterations, step in _NARROWED_AT
+        into, written = (before, True) if not last and step + 1 in _NARROWED_AT else (marginals, last or narrows)
+        field.step(source, are_probs, order, into, step == 0, last or narrows, written)
+        if not last and not narrows:
+            continue
+        if places is not None:
+            result[:, places] = marginals
+        if last:
+            break
+        tasks = [(marginals, before, *_NARROWED_AT[step], *band) for band in lattice.bands]
+        active = np.flatnonzero(np.concatenate(team.run(_unsettled, tasks)))
+        if not len(active):
+            break
+        places = active if places is None else places[active]
+        lattice, counts, order = narrowed(team, lattice, active), counts[active], order[: len(active)]
+        marginals, before = (np.take(one, active, axis=1) for one in (marginals, before))
+        field = Field(team, lattice, len(source), class_weights, counts)
+        field.step(before, True, order, before, True, False, False, floor=TINY)
+        _go_on(field, marginals)
+    return result
+
+
+@compiled()
+def _unsettled(marginals, before, certain, still, start, stop):  # type: ignore[no-untyped-def]
+    """Which of points start..stop are uncertain, or changed in the last step."""
+    going = np.empty(stop - start, np.bool_)
+    tops, changes = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    for begin in range(start, stop, CHUNK):
+        count = min(CHUNK, stop - begin)
+        tops[:count] = changes[:count] = 0
+        for c in range(len(marginals)):
+            now, then = marginals[c, begin : begin + count], before[c, begin : begin + count]
+            for i in range(count):
+                tops[i] = max(tops[i], now[i])
+                changes[i] = max(changes[i], abs(now[i] - then[i]))
+        for i in range(count):
+            going[begin - start + i] = tops[i] < certain or changes[i] > still
+    return going
+
+
+def _go_on(field: Field, marginals: np.ndarray) -> None:
+    """Make scores of the marginals (C, M) that follow from what the field's vertices hold, and tell these the marginals."""
+    state = marginals, field.scores, *field.corners, field.counts, *field.form, field.old, field.new
+    bands = zip(field.lattice.bands, field.lattice.fresh, strict=True)
+    field.team.run(_rescore, [(*state, fresh, *band, field.never, field.factors) for band, fresh in bands])
+    field.blur()
+
+
+@compiled()
+def _rescore(  # type: ignore[no-untyped-def]
+    marginals, scores, vertex, weight, corners, counts, quads, groups, columns, old, new, fresh, start, stop, never, factors
+):
+    num_classes, width = marginals.shape[0], len(never)
+    num_points, num_rows = marginals.shape[1], len(new) // width
+    rows = np.empty(RUN * width + LANES, np.float32)
+    planes = np.ones((width + LANES) * RUN, np.float32)
+    nothing = np.zeros(width, np.float32)
+    for k in range(fresh.shape[1]):
+        for c in range(len(columns)):
+            base, lanes = columns[c, 0] * num_rows, columns[c, 1]
+            for chunk in range(len(fresh)):
+                new[base + fresh[chunk, k, 0] * lanes : base + fresh[chunk, k, 1] * lanes] = 0
+    for at in range(start, stop, RUN):
+        run = min(RUN, stop - at)
+        for c in range(num_classes):
+            planes[c * RUN : c * RUN + run] = marginals[c, at : at + run]
+        score(planes, True, TINY, columns, scores, num_points, at, run, quads, groups, rows, nothing)
+        gather(
+            scores, num_points, weight, vertex, corners, quads, groups, old, num_rows, at, run, rows, RUN, factors
+        )  # fmt: skip
+        for i in range(run):
+            for g in range(len(groups)):
+                logarithm = load_row(scores, num_points, at + i, quads, g)
+                message = subtract(load_row(rows, RUN, i, quads, g), logarithm)
+                padding = load_row(never, 1, 0, quads, g)
+                store_row(scores, num_points, at + i, quads, g, add(subtract(logarithm, message), padding))
+                store_row(rows, RUN, i, quads, g, add(logarithm, padding))
+        softmax(rows, RUN, quads, groups, run)
+        scatter(rows, RUN, weight, vertex, corners, quads, groups, new, num_rows, at, run, counts)
