@@ -76,6 +76,7 @@ def test_a_machine_key_changes_neither_the_fingerprint_nor_the_job(key, tmp_path
     "changes",
     [
         {"crf": CRF | {"iterations": 6}},
+        {"crf": CRF | {"mode": "fast"}},
         {"max_pixels": 7},
         {"images_per_shard": 3},
         {"split": None},
@@ -94,6 +95,7 @@ def test_the_default_engine_is_in_no_identity(tmp_path):
     assert "engine" not in identity(segment_config(engine="torch"), READY)
     for later in ("engine", "confidence_map", "unknown_below"):
         assert later not in segment_config().model_dump(mode="json")  # as in the run.json of before
+    assert "mode" not in segment_config().model_dump(mode="json")["crf"]
     assert identity(segment_config(engine="openvino"), READY)["engine"] == "openvino"
     assert job("segment", tmp_path, CONFIG | {"engine": "torch"}).digest == job("segment", tmp_path, CONFIG).digest
 

@@ -38,6 +38,7 @@ def test_after_it_a_run_and_its_scores_compile_nothing(scenes, tiny_checkpoint, 
     for number, keys in enumerate([
         {"metrics": {"boundary_px": [2], "calibration_bins": 10}, "regions": {"min_area": 9}},
         {"crf": {"class_weights": {"pole": 1.5}}, "confidence_map": True, "unknown_below": 0.3},
+        {"crf": {"mode": "fast"}},
         {"crf": None, "confidence_map": True, "predict": {"scales": [1.0, 1.5]}},
     ]):  # fmt: skip
         run = tmp_path / f"run-{number}"

@@ -15,6 +15,7 @@ RUNS: tuple[dict[str, Any], ...] = (
         "regions": {"min_area": 4},
     },
     {"crf": CRF | {"class_weights": {"pole": 2.0}}, "confidence_map": True},
+    {"crf": CRF | {"iterations": 6, "mode": "fast"}},
     {"confidence_map": True, "unknown_below": 0.1, "regions": {"min_area": 4}},
     {},
 )

@@ -32,8 +32,8 @@ class CrfConfig(Section):
     which thin ones may need; below 1 it gives way to its neighbours; with 0 nothing but the network speaks for it. Classes that
     are not named have 1."""
     mode: Literal["exact", "fast"] = added_later("exact")
-    """`exact`: every pixel in every step. `fast`, on the CPU alone: pixels that are alike are worked on together, and those that
-    have settled rest; more than twice as fast on large images, with at least 99.9 % of the labels."""
+    """`exact`: every pixel in every step. `fast`, on the CPU alone: pixels that are alike are worked on together, and those
+    that have settled rest. Photographs of 1024x2048 took less than half the time, and 99.9 % of the labels were the same."""
 
     def __hash__(self) -> int:  # pydantic's own cannot hash a dict
         numbers = self.model_dump(exclude={"class_weights"}).values()
@@ -232,6 +232,15 @@ class SegmentConfig(Section):
             raise UserError(
                 "predict.reduced_decode and crf do not go together: the CRF compares the colours of all pixels, which are not "
                 "decoded; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _crf_fits(self) -> "SegmentConfig":
+        if self.crf is not None and self.crf.mode == "fast" and self.gpus_per_actor > 0 and self.crf_on == "device":
+            raise UserError(
+                f"crf.mode fast is for the CPU, and with gpus_per_actor {self.gpus_per_actor:g} and crf_on device the CRF runs "
+                "on the GPU; set crf_on: cpu, or crf.mode: exact"
             )
         return self
 

@@ -227,7 +227,8 @@ class DenseCRF:
         points = join(team, self._source, self._are_probs, np.concatenate(images, axis=2))
         counts, source = points.counts(), points.sources(team, self._source)
         placed = [
-            points.features(team, image, kernel.px, kernel.levels) for image, kernel in zip(images, kernels, strict=True)
+            points.features(team, image, kernel.px, kernel.levels)
+            for image, kernel in zip(images, kernels, strict=True)
         ]
         lattice = build_lattice(team, placed, len(points), most_woven=0, counts=counts)
         self._fold(team, lattice, kernels)

@@ -97,9 +97,10 @@ def search(own: CrfConfig | None, evaluate: Evaluate, classes: Sequence[str]) ->
     """Coarse to fine over w1, sigma_alpha and sigma_beta, then a weight for each class, one class after the other.
 
     Args:
-        own: a setting that is tried too, and gives the number of steps.
+        own: a setting that is tried too, in the exact mode as all are, and gives the number of steps.
         evaluate: counts over the images of the search.
     """
+    own = own and own.model_copy(update={"mode": "exact"})
     steps = own.iterations if own is not None and own.iterations else STEPS
     coarse = _grid(steps, {name: np.linspace(*ends, 3).tolist() for name, ends in RANGES.items()})
     tried = evaluate([None, *([own] if own is not None and own not in coarse else []), *coarse])

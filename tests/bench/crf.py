@@ -38,6 +38,7 @@ MODES: dict[str, Run] = {
     "pydensecrf": pydensecrf,
     "exact, 1 thread": lambda probs, image, cfg: dense_crf(probs, image, cfg, 1),
     "exact, 2 threads": lambda probs, image, cfg: dense_crf(probs, image, cfg, 2),
+    "fast, 1 thread": lambda probs, image, cfg: dense_crf(probs, image, cfg.model_copy(update={"mode": "fast"}), 1),
     "general path, 2 threads": lambda probs, image, cfg: general(probs, image, cfg, 2),
     "device path on CPU tensors": on_device,
 }

@@ -11,17 +11,16 @@ import numpy as np
 
 from pipeline.compiled import compiled
 from pipeline.crf.cpu.lattice import Lattice
-from pipeline.crf.cpu.mean_field import RUN, TINY, Field, gather, score, scatter, softmax
+from pipeline.crf.cpu.mean_field import RUN, TINY, Field, gather, scatter, score, softmax
 from pipeline.crf.cpu.narrowed import narrowed
 from pipeline.crf.cpu.simd import LANES, add, subtract
 from pipeline.crf.cpu.tables import load_row, store_row
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.cpu.vertices import CHUNK
 
-_NARROWED_AT = (2, 5)  # steps after which points that have settled are left
 # Steps after which points that have settled are left: those whose label has this probability at least, and none of whose
 # probabilities changed by more than that in the last step.
-_NARROWED_AT = {2: (np.float32(0.99), np.float32(0.01)), 5: (np.float32(0), np.float32(0.002))}
+_NARROWED_AT = {2: (0.995, 0.005), 5: (0.0, 0.0005)}
 
 
 def fast_mean_field(
@@ -50,7 +49,8 @@ def fast_mean_field(
             result[:, places] = marginals
         if last:
             break
-        tasks = [(marginals, before, *_NARROWED_AT[step], *band) for band in lattice.bands]
+        certain, still = np.array(_NARROWED_AT[step], np.float32)
+        tasks = [(marginals, before, certain, still, *band) for band in lattice.bands]
         active = np.flatnonzero(np.concatenate(team.run(_unsettled, tasks)))
         if not len(active):
             break
@@ -91,7 +91,22 @@ def _go_on(field: Field, marginals: np.ndarray) -> None:
 
 @compiled()
 def _rescore(  # type: ignore[no-untyped-def]
-    marginals, scores, vertex, weight, corners, counts, quads, groups, columns, old, new, fresh, start, stop, never, factors
+    marginals,
+    scores,
+    vertex,
+    weight,
+    corners,
+    counts,
+    quads,
+    groups,
+    columns,
+    old,
+    new,
+    fresh,
+    start,
+    stop,
+    never,
+    factors,
 ):
     num_classes, width = marginals.shape[0], len(never)
     num_points, num_rows = marginals.shape[1], len(new) // width

@@ -93,7 +93,9 @@ def build_lattice(
     merged = team.run(distinct, list(zip(keys, orders, strict=True)))
     neighbours = [
         # Weaving looks at all axes of a vertex, chains at one axis of all vertices.
-        team.empty(len(one), 2 * size, dtype=np.int32) if most_woven else team.empty(2 * size, len(one), dtype=np.int32).T
+        team.empty(len(one), 2 * size, dtype=np.int32)
+        if most_woven
+        else team.empty(2 * size, len(one), dtype=np.int32).T
         for one, size in zip(keys, corners, strict=True)
     ]
     axes_of = [

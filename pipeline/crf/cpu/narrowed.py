@@ -25,9 +25,7 @@ def narrowed(team: Team, lattice: Lattice, points: np.ndarray) -> Lattice:
     team.run(_renumber, [(vertex, before, *band) for band in bands])
     rows = team.run(_rows_of, [(sweep.rows, kept, before) for sweep in lattice.sweeps])
     pairs = lattice.ghosts[kept[lattice.ghosts[:, 0]]]
-    fresh = [
-        _fresh(before, given, stop - start) for given, (start, stop) in zip(lattice.fresh, bands, strict=True)
-    ]
+    fresh = [_fresh(before, given, stop - start) for given, (start, stop) in zip(lattice.fresh, bands, strict=True)]
     return Lattice(
         vertex,
         weight,

@@ -3,8 +3,8 @@
 Letters: P pixels, N points, C classes, D colours of all images together.
 
 A square of 2x2, 4x4 or 8x8 pixels is one point where its four quarters are points, its pixels have one label and nearly one
-colour, and each is certain of the label, or all are about as certain. It lies at the square's centre, has its mean colour, counts
-as many pixels as it has, and takes the scores of the pixel next to the centre.
+colour, and each is certain of the label, or all are about as certain. It lies at the square's centre, has its mean colour,
+counts as many pixels as it has, and takes the scores of the pixel next to the centre.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,14 @@ import numpy as np
 
 from pipeline.compiled import compiled
 from pipeline.crf.cpu.features import TILE_PX, zeros
-from pipeline.crf.cpu.lattice import CHUNK
 from pipeline.crf.cpu.threads import Team
+from pipeline.crf.cpu.vertices import CHUNK
 
 _LEVELS = 3  # of joining: sides of 2, 4 and 8 pixels
 _COLOURS_APART = 8  # 8-bit levels between the pixels of a point, at most
-_CERTAIN = np.array([0, 0.95, 0.99, 0.99], np.float32)  # probability of the label from which on pixels of a level are certain
+_CERTAIN = np.array(
+    [0, 0.95, 0.99, 0.99], np.float32
+)  # probability of the label from which on pixels of a level are certain
 _EQUALLY = np.float32(0.005)  # where the probability of the label differs by less, it need not be high
 
 
@@ -38,9 +40,7 @@ class Points:
         """(N,) float32: how many pixels each stands for."""
         return self.side.astype(np.float32) ** 2
 
-    def features(
-        self, team: Team, image: np.ndarray, px: tuple[float, ...], levels: tuple[float, ...]
-    ) -> np.ndarray:
+    def features(self, team: Team, image: np.ndarray, px: tuple[float, ...], levels: tuple[float, ...]) -> np.ndarray:
         """(2 + D, N + padding) float32: mean x, y and colours over their widths; see `features.image_features`."""
         features = zeros(team, 2 + len(levels), len(self))
         widths = np.array([px[1], px[0], *levels], np.float32)
@@ -120,8 +120,11 @@ def _join(source, are_probs, image, tiles, level, found, start, stop):  # type: 
                         continue
                     tops[a] = max(max(tops[a], tops[b]), max(tops[c], tops[d]))
                     bottoms[a] = min(min(bottoms[a], bottoms[b]), min(bottoms[c], bottoms[d]))
-                    joined[a] = (labels[a] == labels[b]) & (labels[a] == labels[c]) & (labels[a] == labels[d]) & (
-                        (bottoms[a] >= _CERTAIN[n]) | (tops[a] - bottoms[a] <= _EQUALLY)
+                    joined[a] = (
+                        (labels[a] == labels[b])
+                        & (labels[a] == labels[c])
+                        & (labels[a] == labels[d])
+                        & ((bottoms[a] >= _CERTAIN[n]) | (tops[a] - bottoms[a] <= _EQUALLY))
                     )
                     if not joined[a]:
                         continue

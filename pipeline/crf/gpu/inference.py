@@ -70,9 +70,11 @@ def dense_crf_batch(
         (N, C, H, W) float32 on the same device; `probs` itself where there is nothing to do (no step, no weight, one class).
     Raises:
         UserError: shapes, types or devices do not fit each other; probs hold NaN, infinity or negative values; widths are too
-            small for the lattice (`colour_levels` of 0.05 are, 0.1 are not), the image is larger than 134 megapixels, or a
-            class weight is of none of `classes`.
+            small for the lattice (`colour_levels` of 0.05 are, 0.1 are not), the image is larger than 134 megapixels, a class
+            weight is of none of `classes`, or the mode is not exact.
     """
+    if cfg.mode != "exact":
+        raise UserError(f"dense CRF: mode {cfg.mode} is for scores on the CPU; on a device it is exact")
     _check(probs, images)
     num_classes, height, width = probs.shape[1:]
     factors = _factors(cfg, classes, num_classes, probs.device)
