@@ -184,7 +184,7 @@ class DenseCRF:
         Args:
             mode: "fast" joins pixels that are alike and lets those that have settled rest: an approximation (`CrfConfig.mode`)
                 for kernels over an image's positions and colours, with a number above 0 as compatibility, and the
-                normalisation "symmetric" or "none".
+                normalisation "symmetric".
         Raises:
             UserError: the unary holds NaN or infinity (or negative probabilities), or the fast mode does not fit the kernels.
         """
@@ -218,10 +218,10 @@ class DenseCRF:
 
     def _fast(self, team: Team, kernels: list[_Kernel], iterations: int) -> np.ndarray:
         """Marginals (C, P) of the fast mode."""
-        if not all(kernel.is_fused and kernel.image is not None for kernel in kernels):
+        if not all(k.is_fused and k.image is not None and k.normalisation == "symmetric" for k in kernels):
             raise UserError(
                 "dense CRF: the fast mode has kernels of add_gaussian and add_bilateral alone, with a number above 0 as "
-                'compatibility and the normalisation "symmetric" or "none"; use mode="exact"'
+                'compatibility and the normalisation "symmetric"; use mode="exact"'
             )
         images = [kernel.image for kernel in kernels if kernel.image is not None]
         points = join(team, self._source, self._are_probs, np.concatenate(images, axis=2))
