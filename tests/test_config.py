@@ -44,7 +44,7 @@ def test_overrides_reach_nested_keys(segment_yaml):
     ("override", "sentence"),
     [
         ("crf.iteration=3", r"crf\.iteration: unknown key; known keys here: iterations, smooth_weight"),
-        ("crf.iteration=3", r"class_weights; did you mean 'iterations'\?$"),
+        ("crf.iteration=3", r"mode; did you mean 'iterations'\?$"),
         ("actors=0", r"actors: found 0; it must be 1 or more"),
         ("corpus.splits={}", r"corpus\.splits: splits are given by lists, .*, or by fractions"),
         ("corpus.splits={lists: {a: b.txt}, fractions: {a: 1}}", "give one of the three"),
