@@ -5,7 +5,7 @@ Exit code 0: every image has a mask; 2: there are rejects; 1: failed.
 """
 
 from jobs.arguments import main
-from pipeline.cli.commands import run_segmentation
+from pipeline.cli.runs import run_segmentation
 from pipeline.config import SegmentConfig
 
 if __name__ == "__main__":

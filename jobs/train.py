@@ -4,7 +4,7 @@ ray job submit --working-dir . -- python -m jobs.train configs/camvid/train_deep
 """
 
 from jobs.arguments import main
-from pipeline.cli.commands import run_training
+from pipeline.cli.training import run_training
 from pipeline.config import TrainConfig
 
 if __name__ == "__main__":

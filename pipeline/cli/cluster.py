@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipeline.cli import cli_output
+from pipeline.cli.arguments import Overrides
 from pipeline.cli.cli_output import Csv, Json
 from pipeline.interrupts import keeping
 
@@ -21,10 +22,6 @@ Address = Annotated[
     ),
 ]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that does not ask for a token.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the config; may be given again."),
-]
 
 
 def help_alone(context: typer.Context) -> None:
