@@ -302,7 +302,7 @@ def test_no_file_is_called_as_if_it_were_such_a_label(tmp_path):
     ):
         list_items(CorpusConfig(images=str(tmp_path / "m.csv")), None)
     folder = write(tmp_path / "a", {"b.png#coco_json=/1.png": JPEG})
-    with pytest.raises(UserError, match=r"'b\.png#coco_json=/1\.png' holds '#coco_'.*; rename it"):
+    with pytest.raises(UserError, match=r"'b\.png#coco_json=/1\.png' contains '#coco_'.*; rename it"):
         list_items(CorpusConfig(images=folder), None)
 
 

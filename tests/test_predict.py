@@ -221,7 +221,7 @@ def test_a_device_that_holds_no_part_of_an_image_still_answers_its_neighbours():
         ({"stream_above_pixels": 1000}, "none would be streamed"),
         (
             {"stream_above_pixels": 100, "predict": {"tile": (8, 8)}, "metrics": {"boundary_px": [1]}},
-            "metrics do not go",
+            "cannot be combined with metrics",
         ),
     ],
 )

@@ -192,7 +192,7 @@ def test_no_refusal_of_a_manifest_tells_a_secret(tmp_path, uri, sentence):
 @pytest.mark.scorecard("security", 16)
 @pytest.mark.parametrize("uri", [f"https://user:{PASSWORD}@host/a.zip", f"https://host/a.zip?sig={PASSWORD}"])
 def test_no_config_holds_a_secret(uri):
-    with pytest.raises(UserError, match=r"'https://host/a\.zip' is given with a user, a password or a query") as error:
+    with pytest.raises(UserError, match=r"'https://host/a\.zip' contains a user, a password or a query") as error:
         parse(CorpusConfig, {"images": uri, "layout": "camvid"}, where="test")
     assert PASSWORD not in str(error.value)
 
