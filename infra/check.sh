@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 slow="(slow or cluster) and not chaos and not scorecard${WITHOUT_LONG:+ and not long}"
-networks=(tests/test_{models,lineage,surgery,identify,export_model,import_model,train,gpu_kernels,engines,outside,crf_device,enlarge_gpu}.py)
+networks=(tests/test_{models,lineage,surgery,identify,export_model,engines,outside,crf_device,enlarge_gpu}.py) # no cluster in them
 outputs=$(mktemp -d)
 trap 'rm -rf "$outputs"' EXIT
 

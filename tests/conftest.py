@@ -13,7 +13,6 @@ from tests import cloud_emulators, s3_server
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
 )  # torch's threads would spin while they wait for each other; before torch
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets tests time out that run beside others
 
 if TYPE_CHECKING:
     from pipeline.segment.shard import ShardSegmenter

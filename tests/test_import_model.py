@@ -130,7 +130,9 @@ def test_our_own_exports_come_back_with_the_checkpoints_labels(exports, images, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=() if form == "onnx" else pytest.mark.long) for form in FORMS]
+)
 def test_a_run_of_an_exported_file_survives_a_kill_resumes_and_verifies(
     ray_session, exports, images, pictures, tmp_path, form
 ):

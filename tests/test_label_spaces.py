@@ -507,6 +507,7 @@ def test_labels_of_streamed_images_may_be_coloured_too(mode, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_own_classes_are_trained_segmented_and_resumed_and_a_new_colour_is_refused(tmp_path, ray_session):
     """Colour pictures as labels, from training to the report; then the space of the checkpoint is changed."""
     from pipeline.segment.driver import segment

@@ -71,6 +71,7 @@ def test_the_rows_are_those_of_a_run_on_ray_which_is_not_imported(on_ray, scenes
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_process_that_is_killed_is_replaced(on_ray, scenes, tiny_checkpoint, tmp_path):
     """Twice; the second time in the shard that was begun already."""
     cfg = config(*scenes, tiny_checkpoint, tmp_path / "run", actors=1, images_per_shard=1, predict={"scales": [4.0]})

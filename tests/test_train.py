@@ -59,7 +59,7 @@ PLAIN_SGD = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.long)])
 def test_two_workers_reach_the_weights_of_one(ray_session, scenes, tmp_path, parallel):
     """With norms frozen: batch statistics are each worker's own, and their synchronised form exists on GPUs alone."""
     changes = {"norm": "frozen", "model": NETWORK | {"dropout": 0}, "optimizer": PLAIN_SGD | {"clip_norm": 5}}
