@@ -1,14 +1,14 @@
 """Dense CRF: sharpens class probabilities along the edges of the image (Krahenbuhl & Koltun 2011, arXiv:1210.5644).
 
-`dense_crf` is the pipeline's entry; `DenseCRF` is the same for use on its own: any kernels, compatibilities, normalisations.
-The Gaussians are filtered on the permutohedral lattice, compiled by Numba: no compiler at install, as many threads as asked
-for. The first call on a machine compiles (about 10 s); Numba keeps the result on disk for the next process.
+The pipeline calls `dense_crf`; `DenseCRF` is the general interface, with any kernels, compatibilities and normalisations.
+Gaussians are filtered on the permutohedral lattice, on as many threads as requested. Numba compiles the code, so installation
+needs no compiler: the first call on a machine takes about 10 s, and later processes load the result from disk.
 
-Beside pydensecrf, over five CamVid photographs with smooth scores, noise in blocks and noise in each pixel (30 runs, 5.2
-million pixels; `tests/bench/crf_fidelity.py`), every label is the same; marginals differ by 1e-8 in the mean and 1.3e-5 at
-worst, and from the same steps in float64 by 1.3e-5 (ours) and 2.1e-5 (pydensecrf's) at worst. An independent look at 342 runs,
-59.1 million pixels, found 6 labels that differ, all of noise in each pixel; marginals were 4.1e-5 apart at worst for smooth
-scores, 1.6e-4 for noise, and at 4 of the 6 worst places ours was the nearer to float64.
+Compared with pydensecrf on five CamVid photographs with smooth scores, block noise and per-pixel noise (30 runs, 5.2 million
+pixels; `tests/bench/crf_fidelity.py`), every label is the same. Marginals differ by 1e-8 on average and 1.3e-5 at most; from
+the same steps in float64, ours differ by 1.3e-5 and pydensecrf's by 2.1e-5 at most. An independent comparison of 342 runs, 59.1
+million pixels, found 6 different labels, all under per-pixel noise; marginals differed by at most 4.1e-5 for smooth scores and
+1.6e-4 for noise, and at 4 of the 6 worst pixels ours were closer to float64.
 
 Moving from pydensecrf:
 
@@ -24,14 +24,15 @@ Moving from pydensecrf:
     normalization=NORMALIZE_BEFORE                       normalisation="before"; likewise "after", "none", "symmetric"
     np.argmax(d.inference(5), axis=0).reshape(h, w)      crf.inference(5, num_threads=2).argmax(axis=0)
 
-A diagonal compatibility w * weights that all kernels share is `compat=w` and `crf.weigh_classes(weights)`, as fast as w alone.
+If all kernels share a diagonal compatibility -w * weights, `compat=w` with `crf.weigh_classes(weights)` is as fast as w alone.
 
-What differs: pairs of widths are (y, x), as sizes are everywhere here; marginals come back as (C, H, W); a full compatibility
-matrix is used as it stands, where pydensecrf takes the mean of it and its transpose; NaN and wrong shapes are refused; up to
-1 GiB of working memory is kept for the next image (`team.KEPT_BYTES`). Any number of threads gives the same bits. What is not
-there: `kernel=` and parameter learning; `startInference`, `stepInference` and `klDivergence` (each `inference(n)` starts anew).
+Differences: pairs of widths are (y, x), like all sizes in this project; marginals are returned as (C, H, W); a full
+compatibility matrix is used as given, while pydensecrf averages it with its transpose; NaN and wrong shapes are refused; up to
+1 GiB of working memory is kept for the next image (`threads.KEPT_BYTES`). The number of threads does not change the result, bit
+for bit. Not supported: `kernel=` and parameter learning; `startInference`, `stepInference` and `klDivergence` (each
+`inference(n)` starts from the unary).
 
-On a CUDA device, batched: `pipeline.crf.gpu.dense_crf_batch`.
+For batches on a CUDA device, see `pipeline.crf.gpu.dense_crf_batch`.
 """
 
 from collections.abc import Sequence
@@ -50,18 +51,18 @@ __all__ = ["DenseCRF", "bilateral_features", "dense_crf", "gaussian_features"]
 def dense_crf(
     probs: np.ndarray, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1, classes: Sequence[str] = ()
 ) -> np.ndarray:
-    """Class probabilities after mean-field inference with a smoothness and an appearance kernel (eq. 3).
+    """Return class probabilities after mean-field inference with a smoothness and an appearance kernel (eq. 3).
 
     Args:
-        probs: (C, H, W) float32, sums to 1 over C; clipped to at least 1e-5 as energies need.
-        image: (H, W, 3) uint8 RGB, the pixels that the network saw, not normalised.
-        num_threads: threads to use, exactly; they share the image by bands of tiles.
-        classes: the C names, where `cfg.class_weights` has some.
+        probs: (C, H, W) float32, sums to 1 over C; clipped to at least 1e-5, so that energies are finite.
+        image: (H, W, 3) uint8 RGB, the pixels that the network saw, before normalisation.
+        num_threads: exact number of threads; they divide the image into bands of tiles.
+        classes: names of the C classes; required if `cfg.class_weights` is not empty.
     Returns:
-        (C, H, W) float32, sums to 1 over C; `probs` itself where there is nothing to do (no step, no weight, or one class).
+        (C, H, W) float32, sums to 1 over C; `probs` itself if nothing would change (no iteration, no weight, or one class).
     Raises:
-        UserError: shapes do not fit each other, probs hold NaN, infinity or negative values, or a class weight's class is none
-            of `classes`.
+        UserError: shapes do not match, probs hold NaN, infinity or negative values, or `cfg.class_weights` names a class that
+            is not in `classes`.
     """
     probs, image = array_of(probs, "probs"), array_of(image, "the image's pixels")
     if probs.ndim != 3 or image.ndim != 3 or image.shape != (*probs.shape[1:], 3):

@@ -1,4 +1,4 @@
-"""What a caller gives, held to what the dense CRF can work with: each refusal is a sentence that names the argument."""
+"""Check and convert the arguments of the dense CRF; each error message names the argument."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike
 from pipeline.crf.cpu.lattice import MOST_AXES, check_reach
 from pipeline.errors import UserError
 
-_MOST_COMPAT = 1e30  # times the pixels of the largest image it is below float32's 3.4e38: no message is infinite
+_MOST_COMPAT = 1e30  # times the pixels of the largest image, below float32's 3.4e38: messages stay finite
 
 
 def array_of(given: Any, name: str) -> np.ndarray:
-    """An array of real numbers, from an array of any library that numpy understands."""
+    """Return a numpy array of real numbers, from an array of any library that numpy can convert."""
     if not hasattr(given, "__array__"):
         raise UserError(f"dense CRF: {name} are of type {type(given).__name__}; give an array (np.asarray makes one)")
     array = np.asarray(given)
@@ -24,13 +24,13 @@ def array_of(given: Any, name: str) -> np.ndarray:
 
 
 def float32_of(array: np.ndarray) -> np.ndarray:
-    """Contiguous float32; what does not fit becomes infinite, and is refused as such."""
+    """Return a contiguous float32 array; values out of range become infinite, which later checks refuse."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32)
 
 
 def image_of(given: Any, height: int, width: int, num_classes: int) -> np.ndarray:
-    """(H, W, D) uint8, of the unary's size."""
+    """Return an image as a contiguous (H, W, D) uint8 array; its height and width must be those of the unary."""
     image = array_of(given, "the image's pixels")
     if image.ndim != 3 or image.shape[:2] != (height, width):
         raise UserError(
@@ -43,7 +43,7 @@ def image_of(given: Any, height: int, width: int, num_classes: int) -> np.ndarra
 
 
 def widths_of(given: Any, count: int, name: str) -> tuple[float, ...]:
-    """Standard deviations: one number for all axes, or a tuple of one each, above 0 in float32 too."""
+    """Return `count` standard deviations from one number for all axes, or a tuple; they must be above 0 in float32 too."""
     widths = tuple(given) if isinstance(given, tuple | list) else (given,) * count
     if len(widths) != count or not all(isinstance(width, Real) and _is_width(width) for width in widths):
         raise UserError(
@@ -61,7 +61,7 @@ def _is_width(width: Real) -> bool:
 
 
 def compat_of(given: ArrayLike, num_classes: int) -> np.ndarray:
-    """() Potts weight or (C, C) energies, float32."""
+    """Return a compatibility as float32: a () Potts weight or (C, C) energies, into which (C,) energies are expanded."""
     try:
         array = np.asarray(given)
     except ValueError as error:
@@ -85,10 +85,10 @@ def compat_of(given: ArrayLike, num_classes: int) -> np.ndarray:
 
 
 def class_weights_of(given: Mapping[str, float], classes: Sequence[str]) -> np.ndarray | None:
-    """(C,) float32, a weight for each class of `classes`, 1 where none is given; None where none is given at all.
+    """Return (C,) float32 weights in the order of `classes`, 1 for classes without a weight; None if no class has a weight.
 
     Raises:
-        UserError: a name is no class.
+        UserError: a weight is given for a name that is not in `classes`.
     """
     if unknown := [name for name in given if name not in classes]:
         raise UserError(
@@ -98,7 +98,7 @@ def class_weights_of(given: Mapping[str, float], classes: Sequence[str]) -> np.n
 
 
 def check_class_weights(weights: np.ndarray, num_classes: int, largest: float) -> None:
-    """Raise UserError where they are not one number of 0 or more a class, or too large beside the largest compatibility."""
+    """Raise UserError unless there is one weight >= 0 per class, whose product with the largest compatibility fits float32."""
     if weights.shape != (num_classes,):
         raise UserError(f"dense CRF: the class weights are {weights.shape}; they must be ({num_classes},), one a class")
     if not (weights >= 0).all() or not np.isfinite(weights).all():
@@ -111,19 +111,19 @@ def check_class_weights(weights: np.ndarray, num_classes: int, largest: float) -
 
 
 def check_grid(most: tuple[int, ...], widths: tuple[float, ...]) -> None:
-    """Raise UserError where float32 is too coarse for places and colours from 0 to `most` over their widths, axis by axis."""
+    """Raise UserError if float32 is too coarse for positions and colours from 0 to `most`, divided by the axes' widths."""
     with np.errstate(over="ignore", under="ignore"):
         ends = np.array([(0, one) for one in most], np.float32) / np.array(widths, np.float32)[:, None]
     check_reach(ends)
 
 
 def check_axes(count: int) -> None:
-    """Raise UserError where there are more feature axes than a vertex's key has room for."""
+    """Raise UserError if a kernel has more feature axes than the key of a vertex can hold."""
     if count > MOST_AXES:
         raise UserError(f"dense CRF: a kernel has {count} feature axes; at most {MOST_AXES} fit a key of the lattice")
 
 
 def check_whole(given: Any, name: str, at_least: int) -> None:
-    """Raise UserError where it is not a whole number from `at_least` on."""
+    """Raise UserError unless the value is a whole number of at least `at_least`."""
     if not isinstance(given, Integral) or given < at_least:
         raise UserError(f"dense CRF: {name} is {given!r}; it must be {at_least} or more, a whole number")

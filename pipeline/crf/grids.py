@@ -1,8 +1,8 @@
-"""Features of grids of any dimension, for `DenseCRF.add_kernel`: pydensecrf's `create_pairwise_gaussian` and `_bilateral`.
+"""Features of grids of any dimension for `DenseCRF.add_kernel`, as pydensecrf's `create_pairwise_gaussian` and `_bilateral`.
 
-Their axes stand in the order of the array, (y, x) in images, as pydensecrf's do; its `addPairwiseGaussian` and
-`addPairwiseBilateral`, and `add_gaussian` and `add_bilateral` here, have (x, y). The lattice is not the same for both: on
-photographs labels differ on some 0.1 % of the pixels, so moved code keeps the one that it had.
+Feature axes are in the order of the array's axes, (y, x) for images, as in these functions of pydensecrf. Its
+`addPairwiseGaussian` and `addPairwiseBilateral`, and `add_gaussian` and `add_bilateral` here, use (x, y). The two orders give
+different lattices: on photographs about 0.1 % of the labels differ. Code moved from pydensecrf should keep the order it used.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from pipeline.errors import UserError
 
 
 def gaussian_features(px: float | Sequence[float], shape: Sequence[int]) -> np.ndarray:
-    """(P, d) float32: the places of a grid of this shape, last axis fastest, over their widths.
+    """Return (P, d) float32: the positions of a grid of this shape, last axis fastest, divided by their widths.
 
     Args:
-        px: standard deviation along each axis, in the order of `shape`, or one for all.
+        px: standard deviation along each axis, in the order of `shape`, or one number for all axes.
     """
     widths = widths_of(px, len(shape), "px")
     places = np.indices(tuple(shape), np.float32).reshape(len(shape), -1)
@@ -27,10 +27,11 @@ def gaussian_features(px: float | Sequence[float], shape: Sequence[int]) -> np.n
 def bilateral_features(
     px: float | Sequence[float], levels: float | Sequence[float], image: np.ndarray, chdim: int = -1
 ) -> np.ndarray:
-    """(P, d + channels) float32: places and values of an image or volume of any numbers, over their widths.
+    """Return (P, d + channels) float32: positions and values of an image or volume of real numbers, divided by their widths.
 
     Args:
-        levels: standard deviation of each channel, or one for all. chdim: the axis of the channels; -1: there is none.
+        px: see `gaussian_features`.
+        levels: standard deviation of each channel, or one for all. chdim: the axis of the channels, or -1 if there is none.
     """
     pixels = array_of(image, "the image's pixels")
     if not -pixels.ndim <= chdim < pixels.ndim:

@@ -1,4 +1,4 @@
-"""The dense CRF as an object: a unary, any number of kernels, inference."""
+"""The dense CRF as a class: a unary, any number of kernels, and inference."""
 
 from dataclasses import dataclass
 from numbers import Real
@@ -33,22 +33,22 @@ Mode = Literal["exact", "fast"]
 
 @dataclass(frozen=True)
 class _Kernel:
-    """One Gaussian: what it compares pixels by, what it makes of two classes, and where it is normalised."""
+    """One Gaussian kernel: how it compares pixels, its compatibility between classes, and its normalisation."""
 
     compat: np.ndarray  # () Potts weight, or (C, C) energies
     normalisation: Normalisation
-    image: np.ndarray | None  # (H, W, D) uint8, or
-    features: np.ndarray | None  # (P, d) float32
+    image: np.ndarray | None  # (H, W, D) uint8; None if `features` are given
+    features: np.ndarray | None  # (P, d) float32; None if an image is given
     px: tuple[float, ...] = (1.0, 1.0)
     levels: tuple[float, ...] = ()
 
     @property
     def is_fused(self) -> bool:
-        """Whether its factors can be in the lattice's weights."""
+        """Whether the kernel's factors can be multiplied into the lattice's weights."""
         return self.compat.ndim == 0 and bool(self.compat > 0) and self.normalisation in ("symmetric", "none")
 
     def place(self, team: Team, order: np.ndarray) -> np.ndarray:
-        """(d, P + padding) float32."""
+        """Return the features (d, P + padding) float32 of the pixels in this order."""
         if self.features is not None:
             return ordered_features(team, order, self.features)
         assert self.image is not None
@@ -58,18 +58,18 @@ class _Kernel:
 class DenseCRF:
     """A fully connected CRF over the pixels of one image, solved by mean field (Krahenbuhl & Koltun 2011, arXiv:1210.5644).
 
-    A kernel's compatibility is a number w (Potts: -w for equal classes), or (C,) or (C, C) energies of two classes: the latter
-    as they stand, row = the pixel's own class. Normalisations are those of the original: by 1 / sqrt(K 1) on both sides
-    ("symmetric"), by 1 / K 1 on the marginals that go in ("before") or on what comes out ("after"), or "none".
+    A kernel's compatibility is a number w (Potts model: energy -w for equal classes), (C,) energies of equal classes, or (C, C)
+    energies of pairs, used as given, where the row is the pixel's own class. Normalisations are those of the authors' code: by
+    1 / sqrt(K 1) before and after filtering ("symmetric"), by 1 / K 1 before it ("before") or after it ("after"), or "none".
     """
 
     def __init__(self, energies: np.ndarray) -> None:
-        """A CRF with (C, H, W) unary energies: -log of the probabilities, each up to a number of its pixel."""
+        """Make a CRF with (C, H, W) unary energies: -log of the probabilities, plus any constant per pixel."""
         self._set_unary(energies, "energies", are_probs=False)
 
     @classmethod
     def from_probs(cls, probs: np.ndarray) -> "DenseCRF":
-        """A CRF with (C, H, W) probabilities, clipped to at least 1e-5."""
+        """Return a CRF with (C, H, W) probabilities, clipped to at least 1e-5, as its unary."""
         crf = cls.__new__(cls)
         crf._set_unary(probs, "probs", are_probs=True)
         return crf
@@ -78,10 +78,10 @@ class DenseCRF:
     def from_labels(
         cls, labels: np.ndarray, num_classes: int, certainty: float, unsure: int | None = None
     ) -> "DenseCRF":
-        """A CRF with a label map (H, W): each pixel has its label with probability `certainty`, the others share the rest.
+        """Return a CRF with a label map (H, W): the label has probability `certainty`, the other classes share the rest.
 
         Args:
-            unsure: a label that stands for "any class": 0 means that classes are counted from 1, any other lies outside them.
+            unsure: label of pixels whose class is unknown. With 0, classes are numbered from 1; other values are no class.
         """
         labels = np.asarray(labels)
         if labels.ndim != 2 or labels.dtype.kind not in "iu":
@@ -116,7 +116,7 @@ class DenseCRF:
     def add_gaussian(
         self, px: float | tuple[float, float], compat: ArrayLike, normalisation: Normalisation = "symmetric"
     ) -> None:
-        """Smoothness: a Gaussian over positions, standard deviation `px` pixels, or (y, x)."""
+        """Add a smoothness kernel: a Gaussian over positions with standard deviation `px` pixels, or (y, x)."""
         self._add_image_kernel(np.empty((self.height, self.width, 0), np.uint8), px, (), compat, normalisation)
 
     def add_bilateral(
@@ -127,17 +127,17 @@ class DenseCRF:
         compat: ArrayLike,
         normalisation: Normalisation = "symmetric",
     ) -> None:
-        """Appearance: a Gaussian over positions and colours.
+        """Add an appearance kernel: a Gaussian over positions and colours.
 
         Args:
-            image: (H, W, D) uint8, usually RGB: the pixels as the network saw them, not normalised.
-            px: standard deviation in pixels, or (y, x). levels: standard deviation in 8-bit levels, or one for each colour.
+            image: (H, W, D) uint8, usually RGB: the pixels that the network saw, before normalisation.
+            px: standard deviation in pixels, or (y, x). levels: standard deviation in 8-bit levels, or one per channel.
         """
         pixels = image_of(image, self.height, self.width, self.num_classes)
         self._add_image_kernel(pixels, px, levels, compat, normalisation)
 
     def add_kernel(self, features: np.ndarray, compat: ArrayLike, normalisation: Normalisation = "symmetric") -> None:
-        """Any Gaussian: features (H * W, d), pixels in row order, each axis divided by its standard deviation."""
+        """Add any Gaussian kernel: features (H * W, d), pixels in row order, each axis divided by its standard deviation."""
         features = array_of(features, "features")
         if features.ndim != 2 or features.shape[0] != self.height * self.width or features.shape[1] == 0:
             raise UserError(f"dense CRF: features are {features.shape}; they must be ({self.height * self.width}, d)")
@@ -151,13 +151,12 @@ class DenseCRF:
         self._kernels.append(kernel)
 
     def weigh_classes(self, weights: ArrayLike) -> None:
-        """Multiply what all kernels say for a class by its weight.
+        """Multiply the message of all kernels for each class by the weight of that class.
 
-        With kernels of weight w this is the original's diagonal compatibility, w times the class's weight, computed as fast as
-        the number w is.
+        For kernels with a number w as compatibility, this equals the diagonal energies -w * weights, but is as fast as w alone.
 
         Args:
-            weights: (C,) numbers, 0 or more; 1 changes nothing, 0 leaves the class to its unary.
+            weights: (C,) numbers, 0 or more; 1 changes nothing, with 0 only the unary counts for the class.
         """
         self._class_weights = float32_of(array_of(np.asarray(weights), "the class weights"))
         check_class_weights(self._class_weights, self.num_classes, 0)
@@ -170,7 +169,7 @@ class DenseCRF:
         compat: ArrayLike,
         normalisation: Normalisation,
     ) -> None:
-        """A Gaussian over positions and the colours of an image (H, W, D); D may be 0."""
+        """Add a Gaussian over positions and the colours of an image (H, W, D); D may be 0."""
         check_axes(2 + image.shape[2])
         near, deep = widths_of(px, 2, "px"), widths_of(levels, image.shape[2], "levels")
         kernel = _Kernel(compat_of(compat, self.num_classes), _checked(normalisation), image, None, near, deep)
@@ -179,14 +178,14 @@ class DenseCRF:
         self._kernels.append(kernel)
 
     def inference(self, iterations: int, num_threads: int = 1, mode: Mode = "exact") -> np.ndarray:
-        """Marginals (C, H, W) float32 after `iterations` steps, all pixels at once in each.
+        """Return marginals (C, H, W) float32 after `iterations` steps; each step updates all pixels in parallel.
 
         Args:
-            mode: "fast" joins pixels that are alike and lets those that have settled rest: an approximation (`CrfConfig.mode`)
-                for kernels over an image's positions and colours, with a number above 0 as compatibility, and the
-                normalisation "symmetric".
+            mode: "fast" is an approximation (`CrfConfig.mode`): it merges similar pixels and stops updating those that have
+                converged. All kernels must come from `add_gaussian` or `add_bilateral`, with a number above 0 as compatibility
+                and the normalisation "symmetric".
         Raises:
-            UserError: the unary holds NaN or infinity (or negative probabilities), or the fast mode does not fit the kernels.
+            UserError: the unary holds NaN or infinity (or negative probabilities), or the kernels do not allow the fast mode.
         """
         if mode not in get_args(Mode):
             raise UserError(f"dense CRF: mode {mode!r} is none of {', '.join(get_args(Mode))}")
@@ -217,7 +216,7 @@ class DenseCRF:
         return marginals.reshape(self.num_classes, self.height, self.width)
 
     def _fast(self, team: Team, kernels: list[_Kernel], iterations: int) -> np.ndarray:
-        """Marginals (C, P) of the fast mode."""
+        """Return marginals (C, P) of the fast mode."""
         if not all(k.is_fused and k.image is not None and k.normalisation == "symmetric" for k in kernels):
             raise UserError(
                 "dense CRF: the fast mode has kernels of add_gaussian and add_bilateral alone, with a number above 0 as "
@@ -241,7 +240,7 @@ class DenseCRF:
         fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
 
     def check(self) -> None:
-        """Raise UserError where the unary holds NaN or infinity, or negative probabilities; `inference` does so too."""
+        """Raise UserError if the unary holds NaN, infinity or negative probabilities; `inference` does so too."""
         with Team(1) as team:
             self._check_unary(team)
 

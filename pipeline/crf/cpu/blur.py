@@ -1,8 +1,8 @@
-"""The lattice's blur: along each axis in turn, new = old + half of both neighbours, where there are any.
+"""Blur the lattice along each axis in turn: new = old + half the sum of its neighbours, of which one or both may be missing.
 
-Neighbours along one axis form chains. A chain is blurred in place, reading and writing each row once; a vertex without
-neighbours keeps its value and is not touched at all, and in lattices of sharp kernels many are. Where a few axes join vertices
-to small components only, a component is blurred along all these axes before the next: its rows come from memory once.
+Neighbours along one axis form chains. A chain is blurred in place, reading and writing each row once. A vertex without
+neighbours keeps its value and is never read; lattices of narrow kernels have many of these. Where a few axes connect vertices
+into small components only, each component is blurred along all these axes in turn, so its rows are loaded from memory once.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,19 @@ from pipeline.crf.cpu.simd import add, element, multiply, multiply_add
 from pipeline.crf.cpu.tables import Layout, load_row, prefetch_row, spread_row, store_row
 from pipeline.crf.cpu.threads import Team
 
-_AHEAD = 64  # rows that are on their way while those before them are blurred
+_AHEAD = 64  # distance in rows between the row that is blurred and the one that is prefetched
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Chains of neighbours along one axis of each kernel, or along several, component by component."""
+    """One pass of the blur: each kernel's chains of neighbours along one axis, or along several, component by component."""
 
-    rows: (
-        np.ndarray
-    )  # int32; the last of a chain is stored as ~row; one more at the end, so that there is always a next
-    parts: list[tuple[int, int]]  # one a thread, cut between chains
+    rows: np.ndarray  # int32; ~row for the last of a chain; one extra row at the end, so that each has a next
+    parts: list[tuple[int, int]]  # start and stop in `rows` for each thread, cut between chains
 
     @staticmethod
     def of(team: Team, kernels: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> "Sweep":
-        """The sweep over each kernel's rows, which may be parted at the given ends, or after any chain."""
+        """Return the sweep over each kernel's rows; threads may divide them at the given ends, or if None, after any chain."""
         rows = np.concatenate([rows for rows, _ in kernels])
         starts = np.cumsum([0, *(len(rows) for rows, _ in kernels[:-1])])
         ends = np.concatenate(
@@ -49,8 +47,8 @@ class Sweep:
 
 
 def blur(team: Team, values: np.ndarray, layout: Layout, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
-    """Blur a table of R rows in place: sum each vertex over the bands, blur, give every band the result."""
-    changes = np.flatnonzero(np.diff(ghosts[:, 1], append=-1)) + 1  # where a master's ghosts end
+    """Blur a table of R rows in place: sum each vertex over its bands, blur, and copy the result back to all its bands."""
+    changes = np.flatnonzero(np.diff(ghosts[:, 1], append=-1)) + 1  # where the ghosts of a master end
     cuts = [0, *(int(changes[np.searchsorted(changes, stop)]) for _, stop in team.bands(len(ghosts)))]
     num_rows, form = len(values) // layout.width, (layout.quads, layout.groups)
     shares = [(values, num_rows, *form, ghosts, *part) for part in pairwise(cuts)]
@@ -67,9 +65,9 @@ def _blur_chains(values, num_rows, quads, groups, rows, start, stop):  # type: i
         here = _row(rows, start)
         before, value = zero, load_row(values, num_rows, here, quads, g)
         for i in range(start, stop):
-            # Rows jump about, and waiting for each would be three quarters of the time: ask for a later one now.
+            # Rows are scattered in memory, and waiting for each would take three quarters of the time: prefetch a later one.
             prefetch_row(values, num_rows, _row(rows, min(i + _AHEAD, stop)), quads, g)
-            # A factor instead of a branch: where chains end is not to be guessed.
+            # A factor instead of a branch, since the ends of chains cannot be predicted.
             linked = spread_row(np.float32(1 + (element(rows, i) >> 31)), quads)
             there = _row(rows, i + 1)
             after = load_row(values, num_rows, there, quads, g)
@@ -112,7 +110,7 @@ def _spread_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type
 
 
 def blur_sums(sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
-    """The same blur of one number a row (R,), in place."""
+    """Apply the same blur, in place, to one number per row (R,)."""
     np.add.at(sums, ghosts[:, 1], sums[ghosts[:, 0]])
     for sweep in sweeps:
         _blur_numbers(sums, sweep.rows)
@@ -135,7 +133,7 @@ def _blur_numbers(values, rows):  # type: ignore[no-untyped-def]
 
 @compiled()
 def respond(vertex, weight, columns, offset, sums, alphas, start, stop, response):  # type: ignore[no-untyped-def]
-    """Write K 1 of pixels start..stop, and add the band's first rows to its vertex numbers."""
+    """Write K 1 of pixels start..stop, and turn the band's vertex numbers into lattice rows by adding `offset`."""
     for p in range(start, stop):
         for k in range(len(alphas)):
             total = np.float32(0)

@@ -1,10 +1,10 @@
-"""Mean field of the fast mode: points that have settled keep their marginals, and only the others go on.
+"""Mean field of the fast mode: points that have settled keep their marginals, and only the active ones are updated further.
 
-Letters: N points, M of them that go on, C classes.
+Letters: N points, M active points, C classes.
 
-After a few steps most points are certain and no longer change. What they say to the others is then a constant, which is what
-all vertices say less what the others' vertices say among themselves; so the remaining steps need the others and their vertices
-alone. Of the sum over all pixels only what changed since then is filtered without the vertices in between.
+After a few steps most points have settled: they are certain and no longer change. Their message to the active points is then a
+constant: the message of all points minus that of the active points. So the remaining steps need only the active points and
+their vertices. The approximation is that later changes are no longer filtered through the other vertices.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ from pipeline.crf.cpu.tables import load_row, store_row
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.cpu.vertices import CHUNK
 
-# Steps after which points that have settled are left: those whose label has this probability at least, and none of whose
-# probabilities changed by more than that in the last step.
+# Step: (certain, still). After this step, points drop out whose label has a probability of at least `certain`, and none of
+# whose probabilities changed by more than `still` in the step.
 _NARROWED_AT = {2: (0.995, 0.005), 5: (0.0, 0.0005)}
 
 
@@ -27,18 +27,18 @@ def fast_mean_field(
     team: Team, source: np.ndarray, are_probs: bool, lattice: Lattice, counts: np.ndarray, iterations: int,
     class_weights: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Marginals (C, N) float32 after `iterations` steps; of points that have settled, after the step when they were left.
+    """Return marginals (C, N) float32 after `iterations` steps, or after the step in which a point dropped out.
 
     Args:
         source: (C, N) float32, probabilities (clipped to at least 1e-5) or energies.
-        lattice: of the points, its sweeps one axis each; see `Field` for the weights.
-        counts: (N,) float32, how many pixels each point stands for.
+        lattice: lattice of the points, with one axis per sweep; its weights are those that `Field` requires.
+        counts: (N,) float32, number of pixels that each point represents.
     """
     field = Field(team, lattice, len(source), class_weights, counts)
     result = marginals = team.empty(*source.shape)
     before = team.empty(*source.shape)
     order = np.arange(len(counts), dtype=np.int32)
-    places: np.ndarray | None = None  # of the points that go on; None: all do
+    places: np.ndarray | None = None  # indices of the active points; None: all are active
     for step in range(iterations + 1):
         last, narrows = step == iterations, step in _NARROWED_AT
         into, written = (before, True) if not last and step + 1 in _NARROWED_AT else (marginals, last or narrows)
@@ -65,7 +65,7 @@ def fast_mean_field(
 
 @compiled()
 def _unsettled(marginals, before, certain, still, start, stop):  # type: ignore[no-untyped-def]
-    """Which of points start..stop are uncertain, or changed in the last step."""
+    """Return (stop - start,) bool: whether each point is uncertain, or changed in the last step."""
     going = np.empty(stop - start, np.bool_)
     tops, changes = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     for begin in range(start, stop, CHUNK):
@@ -82,7 +82,7 @@ def _unsettled(marginals, before, certain, still, start, stop):  # type: ignore[
 
 
 def _go_on(field: Field, marginals: np.ndarray) -> None:
-    """Make scores of the marginals (C, M) that follow from what the field's vertices hold, and tell these the marginals."""
+    """Set the scores so that, with the values now at the vertices, they give the marginals (C, M); then scatter these."""
     state = marginals, field.scores, *field.corners, field.counts, *field.form, field.old, field.new
     bands = zip(field.lattice.bands, field.lattice.fresh, strict=True)
     field.team.run(_rescore, [(*state, fresh, *band, field.never, field.factors) for band, fresh in bands])

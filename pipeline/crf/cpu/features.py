@@ -1,6 +1,6 @@
-"""What a kernel compares pixels by: positions and colours divided by their widths, in the order the lattice works in.
+"""Features by which a kernel compares pixels: positions and colours divided by their widths, in the pixel order of the lattice.
 
-Letters: P pixels, d feature axes. Features are (d, P + padding) float32, zeros behind the last pixel.
+Letters: P pixels, d feature axes. Features are (d, P + padding) float32; the padding is zero.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ TILE_PX = (32, 128)  # (height, width): the pixels of a tile share most of their
 
 
 def tile_order(height: int, width: int) -> np.ndarray:
-    """(P,) int32: the pixels tile by tile, tiles along the shorter side first, so that bands of tiles have short borders."""
+    """Return (P,) int32: the pixels by tile; tiles follow the shorter side first, so that bands of tiles have short borders."""
     pixels = np.arange(height * width, dtype=np.int32).reshape(height, width)
     corners = [(y, x) for y in range(0, height, TILE_PX[0]) for x in range(0, width, TILE_PX[1])]
     if width > height:
@@ -28,7 +28,7 @@ def image_features(
     px: tuple[float, ...],
     levels: tuple[float, ...],
 ) -> np.ndarray:
-    """x, y and colours over their widths, rounded as the original does: float32 over float32.
+    """Return x, y and colours divided by their widths, float32 by float32 as in the original code.
 
     Args:
         image: (H, W, D) uint8; D may be 0. px: width in y and x. levels: (D,) width of each colour.
@@ -42,7 +42,7 @@ def image_features(
 
 
 def ordered_features(team: Team, order: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """The caller's features (P, d), in the lattice's order."""
+    """Return the caller's features (P, d) in the order of the lattice, as (d, P + padding)."""
     ordered = zeros(team, features.shape[1], len(order))
     for axis, target in zip(features.T, ordered, strict=True):
         target[: len(order)] = axis[order]
@@ -50,7 +50,7 @@ def ordered_features(team: Team, order: np.ndarray, features: np.ndarray) -> np.
 
 
 def zeros(team: Team, axes: int, num_points: int) -> np.ndarray:
-    """Room for features, zeros where no pixel will be."""
+    """Return an array for features (axes, num_points + padding), in which only the padding is set, to zero."""
     features = team.empty(axes, -(-(num_points + 1) // LANES) * LANES)
     features[:, num_points:] = 0
     return features

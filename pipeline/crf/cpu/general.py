@@ -1,7 +1,7 @@
-"""Mean field for any compatibility and normalisation, one kernel after the other: readable, and several times slower.
+"""Mean field for any compatibility and normalisation, one kernel after another: simple, and several times slower.
 
-Letters: P pixels, C classes, padded to `width` numbers. Of all pixels there are two arrays of rows, scores and marginals; what
-lies between them is made for a block of pixels at a time, which is packed as the kernels' tables are.
+Letters: P pixels, C classes, padded to `width` numbers. Scores and marginals are arrays with one row per pixel; intermediate
+values exist for one block of pixels at a time, packed like the kernels' tables.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from pipeline.crf.cpu.simd import LANES
 from pipeline.crf.cpu.tables import Layout
 from pipeline.crf.cpu.threads import Team
 
-_BLOCK = 1 << 14  # pixels; not a share of each thread's, so that any number of threads rounds alike
+_BLOCK = 1 << 14  # pixels; independent of the number of threads, so that rounding is too
 
 
 def general_mean_field(
@@ -31,12 +31,12 @@ def general_mean_field(
     iterations: int,
     class_weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Marginals (C, P) float32 after `iterations` steps.
+    """Return marginals (C, P) float32 after `iterations` steps.
 
     Args:
-        source: (C, P) float32, probabilities or energies, pixels in row order; order: (P,) the pixel at each lattice place.
-        lattices: one of each kernel; compats: () Potts weights or (C, C) energies; normalisations: see `DenseCRF`.
-        class_weights: (C,) float32 factors of each class's message; None: 1.
+        source: (C, P) float32, probabilities or energies, pixels in row order; order: (P,) pixels in the lattice's order.
+        lattices: one per kernel; compats: () Potts weights or (C, C) energies; normalisations: see `DenseCRF`.
+        class_weights: (C,) float32 factors of the message for each class; None: 1.
     """
     num_classes, num_points = source.shape
     layout = Layout.in_groups(num_classes, LANES)
@@ -57,13 +57,13 @@ def general_mean_field(
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A kernel's lattice, the factor of each pixel on the way in and on the way out, and what its vertices hold."""
+    """A kernel's lattice, the factors of each pixel before and after filtering, and the values at its vertices."""
 
     lattice: Lattice
     compat: np.ndarray
-    into: np.ndarray  # (P,) float32
-    out: np.ndarray  # (P,) float32
-    values: np.ndarray  # a table of the lattice's rows
+    into: np.ndarray  # (P,) float32, factors before filtering
+    out: np.ndarray  # (P,) float32, factors after filtering
+    values: np.ndarray  # table with one row per row of the lattice
     layout: Layout
 
     @staticmethod
@@ -72,7 +72,7 @@ class _Kernel:
         return _Kernel(lattice, compat, into, out, np.empty(lattice.num_rows * layout.width, np.float32), layout)
 
     def fill(self, team: Team, marginals: np.ndarray) -> None:
-        """Add up the marginals (P, width) at the vertices, and blur."""
+        """Scatter the marginals (P, width) to the vertices, and blur."""
         self.values.fill(0)
         team.run(self._scatter, [(marginals, *band) for band in self.lattice.bands])
         blur(team, self.values, self.layout, self.lattice.sweeps, self.lattice.ghosts)
@@ -83,14 +83,14 @@ class _Kernel:
             scatter(rows, last - first, *corners, self.values, self.lattice.num_rows, 0, last - first, None)
 
     def message(self, start: int, stop: int) -> np.ndarray:
-        """What the corners of pixels start..stop hold, (pixels, width)."""
+        """Return the filtered marginals of pixels start..stop, (pixels, width), interpolated from their corners."""
         count, corners = stop - start, self._corners(self.out, start, stop)
         rows, nothing = (np.zeros(count * self.layout.width, np.float32) for _ in range(2))
         gather(nothing, count, *corners, self.values, self.lattice.num_rows, 0, count, rows, count, None)
         return self.layout.unpack(rows)
 
     def _corners(self, factor: np.ndarray, start: int, stop: int) -> tuple[Any, ...]:
-        """Of pixels start..stop: weights times their factor, rows, how many of both there are, and how rows are stored."""
+        """Return what `scatter` and `gather` need of pixels start..stop: weights * factor, vertices, corners, table layout."""
         weight = self.lattice.weight[start:stop] * factor[start:stop, None]
         corners = tuple(range(weight.shape[1]))
         vertex = self.lattice.vertex[start:stop].reshape(-1)
@@ -98,7 +98,7 @@ class _Kernel:
 
 
 def _factors(lattice: Lattice, normalisation: str) -> tuple[np.ndarray, np.ndarray]:
-    """The normalisation on the way in, and on the way out with the blur's factor."""
+    """Return each pixel's normalisation before filtering, and after it; the latter includes the blur's `alpha`."""
     response = lattice.response[0].astype(np.float64) + 1e-20
     one = np.ones_like(response)
     match normalisation:
@@ -122,7 +122,7 @@ def _open(
     start: int,
     stop: int,
 ) -> None:
-    """Scores and first marginals of pixels start..stop."""
+    """Write the scores and first marginals of pixels start..stop."""
     num_classes = len(source)
     given = source[:, order[start:stop]].T
     scores[start:stop, num_classes:] = NEVER
@@ -134,7 +134,7 @@ def _update(
     scores: np.ndarray, kernels: Sequence[_Kernel], num_classes: int, factors: np.ndarray | None,
     marginals: np.ndarray, start: int, stop: int,
 ) -> None:  # fmt: skip
-    """The next marginals of pixels start..stop."""
+    """Write the next marginals of pixels start..stop."""
     total = scores[start:stop].copy()
     for kernel in kernels:
         message = kernel.message(start, stop)
@@ -158,9 +158,9 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _reduced(scores: np.ndarray) -> np.ndarray:
-    """Scores (P, C) less the best of their pixel where it is far from 0, as on the fused path."""
+    """Return scores (P, C) minus the best score of the pixel if that is far from 0, as `mean_field.score` does."""
     best = scores.max(axis=1, keepdims=True)
-    with np.errstate(over="ignore"):  # infinitely far behind the best is as good as its distance
+    with np.errstate(over="ignore"):  # a score that overflows to -infinity has probability 0 either way
         reduced: np.ndarray = scores - np.where(np.abs(best) > FAR, best, np.float32(0))
     return reduced
 

@@ -1,14 +1,14 @@
-"""The permutohedral lattice: where pixels lie among its vertices, and which vertices are neighbours (Adams et al. 2010).
+"""The permutohedral lattice (Adams et al. 2010): the simplex in which each pixel lies, and the neighbours of each vertex.
 
-Letters: P pixels, d feature axes, n corners of a pixel over all kernels (d + 1 a kernel), R rows of vertices.
+Letters: P pixels, d feature axes, n corners of a pixel over all kernels (d + 1 per kernel), R rows, one per vertex.
 
-Conventions are those of Krahenbuhl & Koltun's code, bit for bit where a pixel is placed: float32 in the same order, simplex by
-rounding halves to even, neighbours only where a vertex exists.
+Conventions are those of Krahenbuhl & Koltun's code, "the original code" below. Pixels are placed bit for bit as there: float32
+in the same order, halves rounded to even. Only vertices touched by a pixel exist, and only these can be neighbours.
 
-Pixels are worked on in bands, whose number follows from the image and not from the threads: any number of threads gives the
-same bits. A band numbers its own vertices in the order in which it meets them, so that pixels near each other have rows near
-each other. A vertex that several bands touch has a row in each: the first is its master, the others are ghosts, added to the
-master before a blur and copied from it afterwards. So no two bands write to the same row, and sums of many pixels round less.
+Pixels are processed in bands, whose number depends on the image and not on the threads, so that any number of threads gives the
+same bits. Each band numbers its vertices in the order in which its pixels touch them, so that nearby pixels have nearby rows. A
+vertex that several bands touch has a row in each: the first is its master, the others are ghosts, which are added to the master
+before a blur and copied from it afterwards. So no two bands write to the same row, and sums over many pixels round less.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from pipeline.crf.cpu.threads import Team
 from pipeline.crf.cpu.vertices import CHUNK, number_band
 from pipeline.errors import UserError
 
-_KEY_BITS = 62  # of a vertex's key; on a device the 63rd and those left over tell images apart
-# A kernel's feature axes: one that is not constant takes 4 bits of a key at least, the first 3; the remainder has its own.
+_KEY_BITS = 62  # of a vertex's key; on a device the 63rd bit and unused ones hold the number of the image
+# Feature axes of a kernel: each takes at least 4 bits of a key unless it is constant, the first 3; the remainder has its own.
 MOST_AXES = max(d for d in range(1, _KEY_BITS) if d.bit_length() + 4 * d - 1 <= _KEY_BITS)
-# Up to here float32 still tells apart sixteenths of a step between vertices. Where it does not tell apart the vertices
-# themselves, a pixel's corners are no simplex, and ranks and keys lead out of the tables.
+# Up to this coordinate float32 resolves a sixteenth of the step between vertices. If it could not resolve the vertices
+# themselves, the corners of a pixel would form no simplex, and ranks and keys would point outside the tables.
 _MOST_REACH = 2.0**20
-_WOVEN_AXES = 3  # that are blurred at once: half of an image's, in which components fit a core's second cache
-_WOVEN_ROWS = 1 << 13
+_WOVEN_AXES = 3  # axes blurred together: half of an RGB image's, so that components fit a core's L2 cache
+_WOVEN_ROWS = 1 << 13  # of a component, at most
 _EMPTY = np.empty(0, np.int32)
 
 
@@ -39,21 +39,19 @@ _EMPTY = np.empty(0, np.int32)
 class Lattice:
     """The vertices of one or several kernels in one table of rows."""
 
-    vertex: np.ndarray  # (P, n) int32: the rows of each pixel's corners
+    vertex: np.ndarray  # (P, n) int32: the row of each corner of a pixel
     weight: np.ndarray  # (P, n) float32: barycentric, sums to 1 over the corners of one kernel
-    corners: list[int]  # d + 1 of each kernel
-    response: np.ndarray  # (kernels, P) float32: the kernel's sum over all pixels, K 1
-    sweeps: list[Sweep]  # the blur: one after the other
+    corners: list[int]  # d + 1 for each kernel
+    response: np.ndarray  # (kernels, P) float32: K 1, the sum of the kernel over all pixels
+    sweeps: list[Sweep]  # the passes of the blur, in order
     ghosts: np.ndarray  # (G, 2) int32, ghost row and master row, sorted by master
-    fresh: list[
-        np.ndarray
-    ]  # of each band: (chunks, kernels, 2) int64, start and stop of the rows a chunk is the first to touch
-    bands: list[tuple[int, int]]  # of pixels, whole chunks
+    fresh: list[np.ndarray]  # per band (chunks, kernels, 2) int64: start and stop of the rows new in each chunk
+    bands: list[tuple[int, int]]  # first pixel and end of each band, in whole chunks
     num_rows: int  # R
 
 
 def alpha(corners: int) -> np.float32:
-    """The factor that makes the blur's centre weight right: 1 / (1 + 2^-d)."""
+    """Return the factor that corrects the scale of the blur: 1 / (1 + 2^-d)."""
     return np.float32(1 / (1 + 2.0 ** -(corners - 1)))
 
 
@@ -61,16 +59,16 @@ def build_lattice(
     team: Team, features: Sequence[np.ndarray], num_points: int, most_woven: int = _WOVEN_ROWS,
     counts: np.ndarray | None = None,
 ) -> Lattice:  # fmt: skip
-    """The lattice of pixels with unit-variance features, one array a kernel.
+    """Return the lattice of pixels with these features, one array per kernel.
 
     Args:
-        features: (d, P or more) float32 each, every axis divided by its standard deviation; zeros behind the last pixel, up to
-            a whole number of vectors.
-        most_woven: rows of a component that is blurred along several axes at once; 0: each sweep is one axis. The result is the
-            same. Lattices of up to four times as many rows are blurred axis by axis.
-        counts: (P,) float32, how many pixels each one stands for in K 1; None: 1.
+        features: (d, P or more) float32 per kernel, each axis divided by its standard deviation, padded with zeros to a whole
+            number of vectors.
+        most_woven: largest component, in rows, that is blurred along several axes together; 0: one axis per sweep. The result
+            is the same. Lattices of up to four times as many rows are always blurred axis by axis.
+        counts: (P,) float32, number of pixels that each point represents in K 1; None: 1.
     Raises:
-        UserError: features reach or span more of the lattice than float32 or a key can tell apart (widths far too small).
+        UserError: features reach or span more of the lattice than float32 or a key can distinguish (widths far too small).
     """
     corners = [len(axes) + 1 for axes in features]
     columns = np.cumsum([0, *corners])
@@ -86,13 +84,13 @@ def build_lattice(
     found = team.run(number_band, tasks)
     mine = [found[k * len(bands) : (k + 1) * len(bands)] for k in range(len(features))]
     counts = np.array([[len(keys) for keys, _, _ in kernel] for kernel in mine])
-    starts = np.cumsum([0, *counts.ravel()])  # the first row of each kernel's bands, kernel by kernel
+    starts = np.cumsum([0, *counts.ravel()])  # first row of each band, kernel by kernel
     offset, num_rows = starts[:-1].reshape(counts.shape), int(starts[-1])
     keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
     orders = team.run(np.argsort, [(one,) for one in keys])
     merged = team.run(distinct, list(zip(keys, orders, strict=True)))
     neighbours = [
-        # Weaving looks at all axes of a vertex, chains at one axis of all vertices.
+        # In memory order: `weave` reads all axes of one vertex, `chains` one axis of all vertices.
         team.empty(len(one), 2 * size, dtype=np.int32)
         if most_woven
         else team.empty(2 * size, len(one), dtype=np.int32).T
@@ -124,13 +122,13 @@ def build_lattice(
 
 
 def _sweeps(team: Team, neighbours: Sequence[np.ndarray], bases: Sequence[int], most_woven: int) -> list[Sweep]:
-    """The sweeps of all kernels: the n-th of each are one, since kernels have no rows in common."""
+    """Return the sweeps; the n-th sweeps of all kernels are combined into one, since kernels share no rows."""
     parts = [
         (near, start, min(start + _WOVEN_AXES, near.shape[1] // 2), most_woven, base)
         for near, base in zip(neighbours, bases, strict=True)
         if most_woven
         and near.shape[1] // 2 > _WOVEN_AXES
-        and len(near) > 4 * most_woven  # smaller ones stay in a cache
+        and len(near) > 4 * most_woven  # smaller lattices fit in the cache anyway
         for start in range(0, near.shape[1] // 2, _WOVEN_AXES)
     ]
     woven = dict(zip([(part[-1], part[1]) for part in parts], team.run(weave, parts), strict=True))
@@ -149,7 +147,7 @@ def _sweeps(team: Team, neighbours: Sequence[np.ndarray], bases: Sequence[int], 
 
 
 def _bands(num_points: int) -> list[tuple[int, int]]:
-    """Parts of nearly equal size, whole chunks: 16 in large images, so that each has many more pixels than its border."""
+    """Return bands of nearly equal size in whole chunks: 16, or fewer if they would be small compared with their borders."""
     chunks = -(-num_points // CHUNK)
     count = next(count for count in (16, 8, 4, 2, 1) if chunks >= 8 * count or count == 1)
     cuts = [min(num_points, CHUNK * (chunks * band // count)) for band in range(count + 1)]
@@ -159,24 +157,24 @@ def _bands(num_points: int) -> list[tuple[int, int]]:
 class Packing(NamedTuple):
     """How the vertices of a kernel are packed into keys."""
 
-    scale: np.ndarray  # (d,) float32, of the elevation
-    low: np.ndarray  # (d,) int64, the smallest whole parts
-    units: np.ndarray  # (d + 1,) int64, the place of each axis in a key; 0 for the last
+    scale: np.ndarray  # (d,) float32, factors of the features, see `_elevation`
+    low: np.ndarray  # (d,) int64, smallest whole part of each coordinate, see `vertices`
+    units: np.ndarray  # (d + 1,) int64, factor of each coordinate in a key, a power of two; 0 for the last
     bits: int  # of the largest key, at most 62
 
 
 def packing(features: np.ndarray) -> Packing:
-    """The packing of (d, P) features, or of any (d, 2) ends between which they lie.
+    """Return the packing of features (d, P), or of (d, 2) bounds between which they lie.
 
     Raises:
-        UserError: the features reach further than float32 can tell apart, or span more than 62 bits can.
+        UserError: the features reach further than float32 can distinguish, or span more than 62 bits can hold.
     """
     d = len(features)
     scale = _elevation(d)
     ends = check_reach(features) * scale
     low, high = np.empty(d), np.empty(d)
     for i in range(d):
-        # Elevation: coordinate 0 sums all axes; coordinate i those from i on, less i times the one before.
+        # Elevation: coordinate i is the sum of the scaled axes from i on, minus i times axis i - 1.
         above = ends[:, i:].sum(axis=1)
         low[i], high[i] = (above - i * ends[::-1, i - 1]) if i else above
     low, high = np.floor(low / (d + 1)) - 3, np.ceil(high / (d + 1)) + 3  # room for other corners and for neighbours
@@ -190,16 +188,16 @@ def packing(features: np.ndarray) -> Packing:
 
 
 def check_reach(features: np.ndarray) -> np.ndarray:
-    """The least and the most of each axis (2, d) float64, of (d, P) features.
+    """Return the minimum and maximum of each axis of features (d, P), as (2, d) float64.
 
     Raises:
-        UserError: float32 cannot tell their places on the lattice apart.
+        UserError: float32 cannot distinguish their positions on the lattice.
     """
     d = len(features)
     ends = np.stack([features.min(axis=1), features.max(axis=1)]).astype(np.float64)
     most = np.abs(ends * _elevation(d)).max(axis=0)
     reach = max(most[i:].sum() + (i * most[i - 1] if i else 0) for i in range(d + 1))
-    if not reach <= _MOST_REACH:  # infinite or NaN where a width divides to more than float32 holds
+    if not reach <= _MOST_REACH:  # infinite or NaN if division by a width overflowed float32
         raise UserError(
             f"CRF widths are too small: coordinates on the lattice reach {reach:.3g}, and float32 tells them apart up to "
             f"{_MOST_REACH:.3g}; widen them"
@@ -208,8 +206,8 @@ def check_reach(features: np.ndarray) -> np.ndarray:
 
 
 def _elevation(d: int) -> np.ndarray:
-    """The factor (d,) float32 of each feature axis on its way to the lattice."""
-    # Two roundings to float32, as the original's code has them: one more or fewer moves the weights by 1e-5.
+    """Return (d,) float32: the factor by which each feature axis is scaled before it is mapped to lattice coordinates."""
+    # Two roundings to float32, as in the original code: one more or fewer changes the weights by 1e-5.
     std = np.float64(np.float32(np.sqrt(2 / 3) * (d + 1)))
     return np.array([1 / np.sqrt((i + 1) * (i + 2)) * std for i in range(d)]).astype(np.float32)
 

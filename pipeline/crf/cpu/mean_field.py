@@ -2,9 +2,9 @@
 
 Letters: P pixels, C classes, n corners of a pixel over all kernels, R rows of vertices.
 
-One pass a step visits each pixel once: gather the filtered marginals of its corners, add the unary, softmax, scatter the new
-marginals to the next step's rows; P x C temporaries never exist. What a pixel or a vertex says of the classes is a row of a
-table (`tables`).
+Each step visits every pixel once: gather the filtered marginals of its corners, add the unary, apply softmax, scatter the new
+marginals to the rows of the next step; P x C temporaries never exist. Pixels and vertices store their numbers, one per class,
+as rows of tables (`tables`).
 """
 
 from collections.abc import Sequence
@@ -35,28 +35,28 @@ from pipeline.crf.cpu.tables import Layout, load_row, spread_row, store_row
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.cpu.vertices import CHUNK
 
-NEVER = np.float32(-np.inf)  # score of padding classes: their probability is 0, whatever the others' are
-# Energies count up to a number of their pixel, and scores of this size leave a message 15 bits behind the point: above it
-# the pixel's best score is subtracted from all. Below it nothing is changed, so that usual energies are not rounded again.
+NEVER = np.float32(-np.inf)  # score of padding classes, whose probability is then 0
+# Energies may include any constant per pixel, and float32 scores of this size have 15 fractional bits left. Beyond it, the
+# pixel's best score is subtracted from all its scores; below it nothing is changed, so usual energies are not rounded again.
 FAR = np.float32(256)
-LEAST = np.float32(1e-5)  # of a given probability, as energies need
-TINY = np.float32(2.0**-60)  # below it a marginal is 0: denormal numbers would cost several times the whole step
-RUN = TILE_PX[1]  # pixels that lie side by side in a tile
+LEAST = np.float32(1e-5)  # given probabilities are clipped to it, so that energies are finite
+TINY = np.float32(2.0**-60)  # smaller marginals become 0: denormal numbers would make a step several times slower
+RUN = TILE_PX[1]  # most adjacent pixels processed together: a row of a tile
 
 
 def padded_weights(class_weights: np.ndarray, layout: Layout) -> np.ndarray:
-    """A table of one row: (C,) weights and zeros for the padding, float32."""
+    """Return a table of one row: the weights (C,) as float32, padded with zeros."""
     weights = class_weights.astype(np.float32)
     return np.pad(weights, (0, layout.width - len(weights)))
 
 
 class Field:
-    """What a step reads and writes: the points' scores, and what the lattice's vertices hold.
+    """State of the inference: the scores of the points, and the values at the vertices of the lattice.
 
     Args:
-        lattice: weights times the square root of kernel weight, blur factor and normalisation, in and out.
-        class_weights: (C,) float32 factors of each class's message; None: 1, and nothing is multiplied.
-        counts: (P,) float32, how many pixels each point stands for; None: 1, and nothing is multiplied.
+        lattice: its weights include the factors of the kernels, see `fold_kernels`.
+        class_weights: (C,) float32 factors of the message for each class; None: 1, without a multiplication.
+        counts: (P,) float32, number of pixels that each point represents; None: 1, without a multiplication.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Field:
         self, source: np.ndarray, are_probs: bool, order: np.ndarray, result: np.ndarray, first: bool, last: bool,
         written: bool, floor: np.float32 = LEAST,
     ) -> None:  # fmt: skip
-        """The next marginals of all points: to the vertices unless these are the last, and to `result` if they are asked for.
+        """Compute the next marginals of all points; scatter them to the vertices unless `last`, copy to `result` if `written`.
 
         Args:
             source: (C, P) float32, probabilities (clipped to at least `floor`) or energies, pixels in row order.
-            order: (P,) int32, the pixel at each of the lattice's places.
-            first: the marginals are those of the source alone.
+            order: (P,) int32, the pixels in the order of the lattice.
+            first: take the marginals of the source alone.
         """
         state = order, self.scores, *self.corners, self.counts, *self.form, self.old, self.new
         end = first, last, written, result, self.never, self.factors
@@ -91,7 +91,7 @@ class Field:
             self.blur()
 
     def blur(self) -> None:
-        """What the vertices were given becomes what they hold."""
+        """Blur the values scattered to the vertices; the next step gathers the result."""
         blur(self.team, self.new, self.layout, self.lattice.sweeps, self.lattice.ghosts)
         self.old, self.new = self.new, self.old
 
@@ -100,7 +100,7 @@ def mean_field(
     team: Team, source: np.ndarray, are_probs: bool, order: np.ndarray, lattice: Lattice, iterations: int,
     class_weights: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Marginals (C, P) float32 after `iterations` steps with Potts kernels, whose factors are in the lattice's weights.
+    """Return marginals (C, P) float32 after `iterations` steps with Potts kernels, whose factors are in the lattice's weights.
 
     Args:
         source, order: see `Field.step`; lattice, class_weights: see `Field`.
@@ -113,7 +113,7 @@ def mean_field(
 
 
 def fold_kernels(team: Team, lattice: Lattice, weights: Sequence[float], symmetric: Sequence[bool]) -> None:
-    """Multiply the lattice's weights by the roots of kernel weight, blur factor and normalisation: they act on both sides."""
+    """Multiply the weights, which act before and after the blur, by the roots of kernel weight, blur factor, normalisation."""
     factors = np.sqrt([weight * alpha(corners) for weight, corners in zip(weights, lattice.corners, strict=True)])
     columns = np.cumsum([0, *lattice.corners])
     team.run(
@@ -132,7 +132,7 @@ def _fold(weight, columns, response, factors, symmetric, start, stop):  # type: 
 
 
 def non_finite(team: Team, values: np.ndarray, at_least: float) -> bool:
-    """Whether any number is NaN, infinite or below `at_least`."""
+    """Return whether any number is NaN, infinite or below `at_least`."""
     flat = values.reshape(-1)
     tasks = [(flat, np.float32(at_least), *band) for band in team.bands(len(flat))]
     return any(team.run(_count_unfit, tasks))
@@ -151,7 +151,7 @@ def _pass(  # type: ignore[no-untyped-def]
     source, are_probs, floor, order, scores, vertex, weight, corners, counts, quads, groups, columns, old, new, fresh, start,
     stop, first, last, written, result, never, factors,
 ):  # fmt: skip
-    """One mean-field step of pixels start..stop, chunk by chunk and there by runs of pixels that lie side by side."""
+    """Run one mean-field step for pixels start..stop, by chunks, and within a chunk by runs of adjacent pixels."""
     num_classes, width = source.shape[0], len(never)
     num_points, num_rows = len(order), len(new) // width
     rows = np.empty(RUN * width + LANES, np.float32)  # transposing writes whole vectors of LANES
@@ -204,14 +204,14 @@ def _pass(  # type: ignore[no-untyped-def]
 
 @compiled()
 def score(planes, are_probs, floor, columns, scores, num_points, at, run, quads, groups, rows, never):  # type: ignore[no-untyped-def]
-    """Scores (minus the energies) of `run` pixels from their planes by class."""
+    """Write the scores (negative energies) of `run` pixels, given as planes by class, to `scores` and `rows`."""
     least, zero = spread_row(floor, quads), spread_row(np.float32(0), quads)
     far, minus_far = spread_row(FAR, quads), spread_row(-FAR, quads)
     for c in range(len(columns)):
         column, lanes = columns[c]
         for i in range(0, run, LANES):
             for b in range(0, lanes, LANES):
-                # Of vectors shorter than LANES the next row's numbers are overwritten first and written afterwards.
+                # A vector shorter than LANES also overwrites numbers of the next row, which are written afterwards.
                 transpose(planes, (column + b) * RUN + i, RUN, rows, column * RUN + i * lanes + b, lanes)
     for i in range(run):
         for g in range(len(groups)):
@@ -223,7 +223,7 @@ def score(planes, are_probs, floor, columns, scores, num_points, at, run, quads,
             for g in range(1, len(groups)):
                 best = larger(best, load_row(rows, RUN, i, quads, g))
             best = max_of_lanes(best)
-            # A factor instead of a branch: 1 where the best score is far from 0.
+            # A factor instead of a branch: the best score if it is far from 0, else 0.
             moved = multiply(add(is_less(far, best), is_less(best, minus_far)), best)
             for g in range(len(groups)):
                 store_row(rows, RUN, i, quads, g, subtract(load_row(rows, RUN, i, quads, g), moved))
@@ -235,25 +235,25 @@ def score(planes, are_probs, floor, columns, scores, num_points, at, run, quads,
 def gather(  # type: ignore[no-untyped-def]
     scores, num_points, weight, vertex, corners, quads, groups, old, num_rows, start, run, rows, room, factors
 ):
-    """Write the scores of `run` pixels to `rows`: the unary and what their corners hold, times the factors of the classes."""
+    """Write the scores of `run` pixels to `rows`: the unary plus the message from their corners times the class factors."""
     n = len(corners)
     for i in range(run):
         p = start + i
         for g in range(len(groups)):
-            # The unary last: sums round less while they are small.
+            # The unary is added last: rounding errors are smaller while the sum is small.
             message = spread_row(np.float32(0), quads)
             for j in range(n):
                 share = spread_row(element(weight, p * n + j), quads)
                 corner = load_row(old, num_rows, element(vertex, p * n + j), quads, g)
                 message = multiply_add(share, corner, message)
-            if factors is not None:  # without them the branch is not compiled
+            if factors is not None:  # if they are None, the branch is not compiled
                 message = multiply(message, load_row(factors, 1, 0, quads, g))
             store_row(rows, room, i, quads, g, add(load_row(scores, num_points, p, quads, g), message))
 
 
 @compiled()
 def softmax(rows, room, quads, groups, run):  # type: ignore[no-untyped-def]
-    """Softmax of each of `run` rows of a table of `room`, in place."""
+    """Apply softmax, in place, to the first `run` rows of a table of `room` rows."""
     tiny = spread_row(TINY, quads)
     for i in range(run):
         top = load_row(rows, room, i, quads, 0)
@@ -273,13 +273,13 @@ def softmax(rows, room, quads, groups, run):  # type: ignore[no-untyped-def]
 
 @compiled()
 def scatter(rows, room, weight, vertex, corners, quads, groups, new, num_rows, start, run, counts):  # type: ignore[no-untyped-def]
-    """Add the marginals of `run` pixels, as often as each of them counts, to the rows of their corners."""
+    """Add the marginals of `run` pixels, times their counts, to the rows of their corners."""
     n = len(corners)
     for i in range(run):
         p = start + i
         for g in range(len(groups)):
             marginals = load_row(rows, room, i, quads, g)
-            if counts is not None:  # without them the branch is not compiled
+            if counts is not None:  # if they are None, the branch is not compiled
                 marginals = multiply(marginals, spread_row(element(counts, p), quads))
             for j in range(n):
                 row, share = element(vertex, p * n + j), spread_row(element(weight, p * n + j), quads)

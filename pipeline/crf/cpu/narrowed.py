@@ -1,4 +1,4 @@
-"""A lattice of some of its points: their vertices, and of the neighbours those that are among them."""
+"""Reduce a lattice to some of its points: their vertices, and the neighbours among these."""
 
 from itertools import pairwise
 
@@ -12,16 +12,16 @@ from pipeline.crf.cpu.vertices import CHUNK
 
 
 def narrowed(team: Team, lattice: Lattice, points: np.ndarray) -> Lattice:
-    """The lattice of points (M,), ascending, whose weights and responses they keep.
+    """Return the lattice of points (M,), in ascending order, with their weights and responses as they are.
 
-    Each sweep of the given lattice is one axis.
+    Each sweep of the given lattice must be one axis.
     """
     cuts = np.searchsorted(points, [0, *(stop for _, stop in lattice.bands)])
     bands = [(int(start), int(stop)) for start, stop in pairwise(cuts)]
     vertex, weight = lattice.vertex[points], lattice.weight[points]
     kept = np.zeros(lattice.num_rows, np.bool_)
     _keep(vertex.reshape(-1), lattice.ghosts, kept)
-    before = np.append(np.int32(0), np.cumsum(kept, dtype=np.int32))  # rows that are kept before each row
+    before = np.append(np.int32(0), np.cumsum(kept, dtype=np.int32))  # number of kept rows before each row
     team.run(_renumber, [(vertex, before, *band) for band in bands])
     rows = team.run(_rows_of, [(sweep.rows, kept, before) for sweep in lattice.sweeps])
     pairs = lattice.ghosts[kept[lattice.ghosts[:, 0]]]
@@ -40,7 +40,7 @@ def narrowed(team: Team, lattice: Lattice, points: np.ndarray) -> Lattice:
 
 
 def _fresh(before: np.ndarray, given: np.ndarray, num_points: int) -> np.ndarray:
-    """The rows that a band's chunks are the first to touch: all of them the first chunk's."""
+    """Return `Lattice.fresh` of a band, with all its rows assigned to the first chunk."""
     spans = np.empty((max(1, -(-num_points // CHUNK)), given.shape[1], 2), np.int64)
     spans[:] = before[given[-1, :, 1]][:, None]
     spans[0, :, 0] = before[given[0, :, 0]]
@@ -65,7 +65,7 @@ def _renumber(vertex, before, start, stop):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _rows_of(rows, kept, before):  # type: ignore[no-untyped-def]
-    """The chains of neighbours of one axis that are left, as `neighbours.chains` has them."""
+    """Return the remaining chains of neighbours along one axis, in the form of `neighbours.chains`."""
     left = np.empty(len(rows), np.int32)
     length = first = 0
     for i in range(len(rows) - 1):
@@ -75,7 +75,7 @@ def _rows_of(rows, kept, before):  # type: ignore[no-untyped-def]
             length += 1
         if length > first and (rows[i] < 0 or not kept[row]):
             if length == first + 1:
-                length = first  # without a neighbour
+                length = first  # a single row is no chain
             else:
                 left[length - 1] = ~left[length - 1]
             first = length

@@ -1,6 +1,7 @@
-"""Compiled steps of building a lattice's blur: which vertices are neighbours, and in which order they are blurred.
+"""Compiled steps that prepare a lattice's blur: find neighbouring vertices, and the order in which they are blurred.
 
-Numbers are those of all bands' vertices, one band after the other; of those with one key the lowest stands for all.
+The vertices of all bands are numbered, band after band. A vertex of several bands has several numbers, all with the same key;
+the lowest represents it.
 """
 
 import numpy as np
@@ -9,15 +10,15 @@ from pipeline.compiled import compiled
 from pipeline.crf.cpu.simd import element, prefetch
 
 _NONE = -1
-_BEHIND = np.int64(2**63 - 1)  # a key above all
+_BEHIND = np.int64(2**63 - 1)  # larger than any key
 
 
 @compiled()
 def distinct(keys, order):  # type: ignore[no-untyped-def]
-    """What numbers stand for, from keys and the order that sorts them.
+    """Find the distinct keys, given the key of each number and the order that sorts the keys.
 
     Returns:
-        the distinct keys, ascending, and one above all; the lowest number of each; of every number, that which stands for it.
+        the distinct keys, ascending, then one larger than all; the lowest number of each; the representative of every number.
     """
     found, first = np.empty(len(keys) + 1, np.int64), np.empty(len(keys), np.int32)
     master = np.empty(len(keys), np.int32)
@@ -38,10 +39,10 @@ def distinct(keys, order):  # type: ignore[no-untyped-def]
 
 @compiled()
 def link(found, first, units, axis, neighbours):  # type: ignore[no-untyped-def]
-    """Write the neighbours along one axis, (numbers, 2 * axes) int32: the one behind, the one ahead, -1 where there is none.
+    """Write the neighbours along one axis to (numbers, 2 * axes) int32: the one behind, the one ahead, -1 if there is none.
 
-    Along axis j a neighbour's coordinates differ by d on j and by -1 on all others. So the keys looked for ascend as the keys
-    do, and those of remainder 0 among themselves: two places move through the keys, and nothing is searched.
+    Along axis j a neighbour's coordinates differ by d on j and by -1 on all others. So the wanted keys ascend with the keys,
+    separately for remainder 0 and for the others: two positions advance through the keys, and no search is needed.
     """
     d = len(units) - 1
     remainder_mask = np.int64(1)
@@ -71,7 +72,7 @@ def link(found, first, units, axis, neighbours):  # type: ignore[no-untyped-def]
 
 @compiled()
 def chains(neighbours, axis, base):  # type: ignore[no-untyped-def]
-    """The chains of neighbours along one axis: (length,) int32 rows (number + base), ~row for the last of a chain."""
+    """Return the chains of neighbours along one axis: (length,) int32 rows (number + base), ~row for the last of a chain."""
     rows = np.empty(len(neighbours), np.int32)
     length = 0
     for number in range(len(neighbours)):
@@ -82,12 +83,12 @@ def chains(neighbours, axis, base):  # type: ignore[no-untyped-def]
 
 @compiled()
 def weave(neighbours, start, stop, most, base):  # type: ignore[no-untyped-def]
-    """The chains along axes start..stop, component by component: vertices that these axes join, directly or by way of others.
+    """Return the chains along axes start..stop, grouped by connected component of the graph that these axes form.
 
-    Components have no vertex in common, so each can be blurred along all these axes while its rows are in a cache.
+    Components share no vertex, so each can be blurred along all these axes while its rows are in a cache.
 
     Returns:
-        rows as of `chains`; where each component ends. No rows where a component has more than `most` vertices.
+        rows as in `chains`, and the end of each component; none of either if a component has more than `most` vertices.
     """
     count, axes = len(neighbours), neighbours.shape[1] // 2
     flat = neighbours.reshape(-1)
@@ -105,7 +106,7 @@ def weave(neighbours, start, stop, most, base):  # type: ignore[no-untyped-def]
         while at < size:
             for j in range(2 * start, 2 * stop):
                 other = neighbours[queue[at], j]
-                queue[size] = other  # without a branch: whether it is new is not to be guessed
+                queue[size] = other  # no branch, since whether it is new cannot be predicted
                 prefetch(flat, other * 2 * axes + 2 * start)
                 size += 1 - seen[other]
                 seen[other] = 1
@@ -125,10 +126,10 @@ def weave(neighbours, start, stop, most, base):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _follow(neighbours, axis, base, number, rows, length):  # type: ignore[no-untyped-def]
-    """Append the chain that begins at a number; how many rows there are now.
+    """Append the chain that begins at a number, and return the new number of rows.
 
-    While a chain's last row is blurred the next chain's first is read already, so they may not be the same: such a chain is
-    appended backwards, which blurs to the same bits.
+    The blur reads the first row of the next chain before it writes the last row of a chain, so these must differ. If they would
+    be the same, the chain is appended backwards, which blurs to the same bits.
     """
     first = length
     while number != _NONE:

@@ -1,10 +1,10 @@
-"""Pixels that are alike, joined to weighted points: what the fast mode works on.
+"""Merge similar pixels into weighted points, on which the fast mode works.
 
 Letters: P pixels, N points, C classes, D colours of all images together.
 
-A square of 2x2, 4x4 or 8x8 pixels is one point where its four quarters are points, its pixels have one label and nearly one
-colour, and each is certain of the label, or all are about as certain. It lies at the square's centre, has its mean colour,
-counts as many pixels as it has, and takes the scores of the pixel next to the centre.
+A square of 2x2, 4x4 or 8x8 pixels becomes one point if each of its quarters is one point, all its pixels have the same label
+and nearly the same colour, and the probability of the label is high in all of them, or nearly equal. The point lies at the
+centre of the square, has its mean colour and number of pixels, and takes the scores of the pixel at the centre's lower right.
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,18 @@ from pipeline.crf.cpu.features import TILE_PX, zeros
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.cpu.vertices import CHUNK
 
-_LEVELS = 3  # of joining: sides of 2, 4 and 8 pixels
-_COLOURS_APART = 8  # 8-bit levels between the pixels of a point, at most
-_CERTAIN = np.array(
-    [0, 0.95, 0.99, 0.99], np.float32
-)  # probability of the label from which on pixels of a level are certain
-_EQUALLY = np.float32(0.005)  # where the probability of the label differs by less, it need not be high
+_LEVELS = 3  # of merging: squares with sides of 2, 4 and 8 pixels
+_COLOURS_APART = 8  # largest difference per colour within a point, in 8-bit levels
+_CERTAIN = np.array([0, 0.95, 0.99, 0.99], np.float32)  # by level: probability of the label that counts as high
+_EQUALLY = np.float32(0.005)  # if probabilities of the label differ by no more, they need not be high
 
 
 @dataclass(frozen=True)
 class Points:
-    """The points of an image, tile by tile."""
+    """The points of an image, in order of its tiles."""
 
-    first: np.ndarray  # (N,) int32: the pixel at the upper left of each
-    side: np.ndarray  # (N,) uint8, pixels
+    first: np.ndarray  # (N,) int32: the upper left pixel of each point
+    side: np.ndarray  # (N,) uint8: side of its square, in pixels
     of_pixel: np.ndarray  # (P,) int32: the point of each pixel
     columns: int  # W
 
@@ -37,11 +35,11 @@ class Points:
         return len(self.first)
 
     def counts(self) -> np.ndarray:
-        """(N,) float32: how many pixels each stands for."""
+        """Return (N,) float32: the number of pixels of each point."""
         return self.side.astype(np.float32) ** 2
 
     def features(self, team: Team, image: np.ndarray, px: tuple[float, ...], levels: tuple[float, ...]) -> np.ndarray:
-        """(2 + D, N + padding) float32: mean x, y and colours over their widths; see `features.image_features`."""
+        """Return (2 + D, N + padding) float32: mean x, y and colours over their widths; see `features.image_features`."""
         features = zeros(team, 2 + len(levels), len(self))
         widths = np.array([px[1], px[0], *levels], np.float32)
         colours = image.reshape(len(self.of_pixel), len(levels))
@@ -52,14 +50,14 @@ class Points:
         return features
 
     def sources(self, team: Team, source: np.ndarray) -> np.ndarray:
-        """(C, N) of (C, P) probabilities or energies."""
+        """Return the probabilities or energies (C, N) of the points, selected from those of the pixels (C, P)."""
         sources = team.empty(len(source), len(self))
         tasks = [(source, self.first, self.side, self.columns, sources, *band) for band in team.bands(len(self))]
         team.run(_represent, tasks)
         return sources
 
     def spread(self, team: Team, marginals: np.ndarray) -> np.ndarray:
-        """(C, P) of (C, N): each pixel gets what its point has."""
+        """Return (C, P) from (C, N): each pixel gets the marginals of its point."""
         result = np.empty((len(marginals), len(self.of_pixel)), np.float32)
         bands = team.bands(len(self.of_pixel), TILE_PX[0] * self.columns)
         team.run(_spread, [(marginals, self.of_pixel, TILE_PX[0] * self.columns, result, *band) for band in bands])
@@ -67,15 +65,15 @@ class Points:
 
 
 def join(team: Team, source: np.ndarray, are_probs: bool, image: np.ndarray) -> Points:
-    """The points of an image.
+    """Return the points of an image.
 
     Args:
         source: (C, P) float32, probabilities or energies, pixels in row order.
-        image: (H, W, D) uint8: colours that pixels of a point must have about the same; D may be 0.
+        image: (H, W, D) uint8: colours, which must be nearly the same within a point; D may be 0.
     """
     height, width = image.shape[:2]
     corners = [(y, x) for y in range(0, height, TILE_PX[0]) for x in range(0, width, TILE_PX[1])]
-    if width > height:  # as `features.tile_order` has them
+    if width > height:  # the order of `features.tile_order`
         corners.sort(key=lambda corner: corner[1])
     tiles = np.array(corners, np.int64)
     level, of_pixel = team.empty(height, width, dtype=np.uint8), team.empty(height, width, dtype=np.int32)
@@ -90,7 +88,7 @@ def join(team: Team, source: np.ndarray, are_probs: bool, image: np.ndarray) -> 
 
 @compiled()
 def _join(source, are_probs, image, tiles, level, found, start, stop):  # type: ignore[no-untyped-def]
-    """Write each pixel's level, the point's side is 2 to its power, and how many points each tile has."""
+    """Write the level of each pixel, whose point has a side of 2^level pixels, and the number of points of each tile."""
     height, width, num_colours = image.shape
     rows, columns = TILE_PX
     labels = np.empty(rows * columns, np.int32)
@@ -108,7 +106,7 @@ def _join(source, are_probs, image, tiles, level, found, start, stop):  # type: 
         level[top : top + tall, left : left + wide] = 0
         joined[:] = True
         points = tall * wide
-        # What holds of a square stands at its upper left pixel.
+        # The values of a square are stored at the index of its upper left pixel.
         for n in range(1, _LEVELS + 1):
             half, side = 1 << (n - 1), 1 << n
             for y in range(0, tall, side):
@@ -147,7 +145,7 @@ def _join(source, are_probs, image, tiles, level, found, start, stop):  # type: 
 
 @compiled()
 def _find_labels(source, are_probs, pixel, labels, tops, seconds):  # type: ignore[no-untyped-def]
-    """The label of pixels that lie side by side, and its probability; of energies, beside the next best label alone."""
+    """Write the labels of adjacent pixels and their probabilities; for energies, as if only the two best labels existed."""
     count = len(labels)
     tops[:], seconds[:], labels[:] = -np.inf, -np.inf, 0
     for k in range(len(source)):
@@ -171,7 +169,7 @@ def _find_labels(source, are_probs, pixel, labels, tops, seconds):  # type: igno
 
 @compiled()
 def _number(tiles, level, starts, first, side, of_pixel, start, stop):  # type: ignore[no-untyped-def]
-    """Number the points of tiles, square by square of the largest, so that what lies close has numbers close together."""
+    """Number the points of each tile, one square of the largest size after another, so that near points have near numbers."""
     height, width = level.shape
     largest = 1 << _LEVELS
     for t in range(start, stop):

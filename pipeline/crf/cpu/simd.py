@@ -1,8 +1,8 @@
-"""Rows of float32 numbers in registers for Numba functions, as LLVM instructions: no compiler at install, no guessing by one.
+"""Rows of float32 numbers in registers for Numba functions, as LLVM instructions, which need no C compiler or autovectoriser.
 
-A row's type says of which vectors it is made, so that a loop over rows takes as few instructions as the machine has width for;
-where registers are narrower LLVM splits them. The arithmetic below works on rows of any type, vector by vector; `vector` is the
-row of LANES numbers. Nothing here may be reordered or contracted but `multiply_add`.
+A row consists of vectors, whose lengths are part of its type; if a machine's registers are narrower, LLVM splits the vectors.
+The arithmetic below works on rows of any type, vector by vector; `vector` is the type of a row of one vector of LANES numbers.
+The compiler may not reorder or contract any of it, except that `multiply_add` may be contracted.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 
 
 class Row(types.Type):
-    """Numbers in registers: vectors of these lengths, longest first."""
+    """Numba type of a row: vectors of these lengths, longest first."""
 
     def __init__(self, lanes: tuple[int, ...]) -> None:
         super().__init__(name=f"row{lanes}")
@@ -40,12 +40,12 @@ class _Model(models.PrimitiveModel):
 
 
 def instruction(function: Callable[..., Any]) -> Any:
-    """Numba's decorator; Any, as the type checker sees the typing context that callers do not pass."""
+    """Apply Numba's `intrinsic`; the result is Any, since callers do not pass the typing context that the signature shows."""
     return intrinsic(function)
 
 
 def joined(context: Any, builder: Any, kind: Row, parts: list[Any]) -> Any:
-    """The row of these vectors."""
+    """Return the row that consists of these vectors."""
     row = ir.Constant(context.get_value_type(kind), ir.Undefined)
     for i, part in enumerate(parts):
         row = builder.insert_value(row, part, i)
@@ -53,18 +53,18 @@ def joined(context: Any, builder: Any, kind: Row, parts: list[Any]) -> Any:
 
 
 def parts_of(builder: Any, row: Any) -> list[Any]:
-    """The vectors of a row."""
+    """Return the vectors of a row."""
     return [builder.extract_value(row, i) for i in range(len(row.type.elements))]
 
 
 def pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, lanes: int) -> Any:
-    """Where the vector that begins at `index` of a flat array lies."""
+    """Return the address of the vector that begins at `index` of a flat array."""
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), ir.VectorType(_F32, lanes).as_pointer())
 
 
 def spread_over(builder: Any, value: Any, lanes: tuple[int, ...]) -> list[Any]:
-    """Vectors of these lengths whose numbers are all `value`; the shorter are the beginning of the longest."""
+    """Return vectors of these lengths filled with `value`; the shorter ones are cut from the first, which is the longest."""
     undefined = ir.Constant(ir.VectorType(_F32, lanes[0]), ir.Undefined)
     one = builder.insert_element(undefined, value, _I32(0))
     full = builder.shuffle_vector(one, undefined, _order([0] * lanes[0]))
@@ -78,12 +78,12 @@ def _order(lanes: Any) -> ir.Constant:
 
 
 def _fill(like: Any, value: float, kind: Any = _F32) -> ir.Constant:
-    """A constant in as many lanes as a vector has."""
+    """Return a constant vector with as many lanes as `like`."""
     return ir.Constant(ir.VectorType(kind, like.type.count), [value] * like.type.count)
 
 
 def _call(builder: Any, name: str, *values: Any) -> Any:
-    """The LLVM intrinsic of this name on vectors."""
+    """Call the LLVM intrinsic of this name on vectors."""
     kind = values[0].type
     full_name = f"llvm.{name}.v{kind.count}{'f32' if kind.element is _F32 else 'f64'}"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(values)), full_name)
@@ -92,7 +92,7 @@ def _call(builder: Any, name: str, *values: Any) -> Any:
 
 @instruction
 def load(typing, array, index):  # type: ignore[no-untyped-def]
-    """LANES numbers of a flat float32 array, from `index` on."""
+    """Return LANES numbers of a flat float32 array, from `index` on."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         part = builder.load(pointer(context, builder, signature.args[0], args[0], args[1], LANES), align=4)
@@ -115,7 +115,7 @@ def store(typing, array, index, value):  # type: ignore[no-untyped-def]
 
 @instruction
 def spread(typing, value):  # type: ignore[no-untyped-def]
-    """A vector whose lanes all hold `value`."""
+    """Return a vector whose lanes all hold `value`."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return joined(context, builder, vector, spread_over(builder, args[0], vector.lanes))
@@ -125,7 +125,7 @@ def spread(typing, value):  # type: ignore[no-untyped-def]
 
 @instruction
 def element(typing, array, index):  # type: ignore[no-untyped-def]
-    """A number of a flat array at an index that is not negative: Numba's own brackets look whether it is."""
+    """Return a number of a flat array at an index >= 0, without the check for negative indices of Numba's own indexing."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -136,7 +136,7 @@ def element(typing, array, index):  # type: ignore[no-untyped-def]
 
 @instruction
 def prefetch(typing, array, index):  # type: ignore[no-untyped-def]
-    """Ask for the cache line of one number of a flat array, to be written soon."""
+    """Prefetch, for writing, the cache line of one number of a flat array."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         prefetch_line(context, builder, signature.args[0], *args)
@@ -155,7 +155,7 @@ def prefetch_line(context: Any, builder: Any, kind: Any, array: Any, index: Any)
 
 @instruction
 def transpose(typing, source, start, pitch, target, to, target_pitch):  # type: ignore[no-untyped-def]
-    """Write a block of LANES x LANES numbers of a flat array, whose rows are `pitch` apart, to another by columns."""
+    """Transpose a block of LANES x LANES numbers of a flat array, whose rows are `pitch` apart, into another array."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         rows = []
@@ -182,7 +182,7 @@ def transpose(typing, source, start, pitch, target, to, target_pitch):  # type: 
 
 
 def _operation(num_operands: int, build: Callable[..., Any], doc: str) -> Any:
-    """An intrinsic from rows to a row, vector by vector."""
+    """Return an intrinsic that maps rows to a row, vector by vector."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         operands = zip(*(parts_of(builder, row) for row in args), strict=True)
@@ -213,7 +213,7 @@ def _operation(num_operands: int, build: Callable[..., Any], doc: str) -> Any:
 
 
 def _over_lanes(combine: Callable[..., Any], doc: str, last: Callable[..., Any] = lambda b, x: x) -> Any:
-    """An intrinsic that combines all numbers of a row; what `last` makes of the result stands in every lane."""
+    """Return an intrinsic that combines all numbers of a row into one, applies `last`, and returns the result in every lane."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         (kind,) = signature.args
@@ -235,7 +235,7 @@ def _over_lanes(combine: Callable[..., Any], doc: str, last: Callable[..., Any] 
 
 
 def _halved(builder: Any, combine: Callable[..., Any], x: Any) -> Any:
-    """The lower and the upper half of a vector, combined."""
+    """Combine the lower and the upper half of a vector."""
     half, undefined = x.type.count // 2, ir.Constant(x.type, ir.Undefined)
     low, high = (builder.shuffle_vector(x, undefined, _order(range(at, at + half))) for at in (0, half))
     return combine(builder, low, high)
@@ -264,7 +264,7 @@ def _exp(builder: Any, x: Any) -> Any:
 def _log(builder: Any, x: Any) -> Any:
     double, whole = ir.VectorType(_F64, x.type.count), ir.VectorType(_I64, x.type.count)
     bits = builder.bitcast(builder.fpext(x, double), whole)
-    # Mantissa in [sqrt(1/2), sqrt(2)): add what carries into the exponent from sqrt(2) on.
+    # Subtract the bits of sqrt(1/2) before taking the exponent, so that the mantissa is in [sqrt(1/2), sqrt(2)).
     moved = builder.sub(bits, _fill(x, 0x3FE6A09E667F3BCD, _I64))
     exponent = builder.ashr(moved, _fill(x, 52, _I64))
     mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, _fill(x, 52, _I64))), double)

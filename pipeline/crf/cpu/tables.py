@@ -1,7 +1,7 @@
-"""Tables of R rows of class numbers, stored by columns of whole vectors: the first 16 numbers of all rows, then the next.
+"""Tables of R rows with one number per class, stored by columns of vectors: the first 16 numbers of all rows, then the next.
 
-So a vector of 16 numbers never lies across two cache lines, and what is left of a row shares its line with its neighbours'.
-A table is a flat array; a row is padded to `width` numbers.
+So a vector of 16 numbers never crosses a cache line, and shorter vectors at the end of a row share a line with those of the
+rows beside it. A table is a flat array; a row is padded to `width` numbers.
 """
 
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from pipeline.crf.cpu.simd import (
     spread_over,
 )
 
-_QUAD = 4  # numbers of the shortest vector
-_UNROLLED = 64  # numbers of a row that is worked on whole; longer ones in groups of equal size
+_QUAD = 4  # numbers in the shortest vector
+_UNROLLED = 64  # longest row, in numbers, that is processed as a whole; longer ones in groups of equal size
 _I64 = ir.IntType(64)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the numbers of `num_classes` classes lie in a table."""
+    """How the numbers of a row are stored in a table; kernels use only the lengths of `quads` and `groups`."""
 
-    quads: tuple[int, ...]  # as long as a group has vectors of 4: its length is known when a kernel is compiled
-    groups: tuple[int] | np.ndarray  # one, known when a kernel is compiled, or any number
-    width: int  # of all groups together
+    quads: tuple[int, ...]  # one element per 4 numbers of a group; its length is constant in compiled code
+    groups: tuple[int] | np.ndarray  # one element per group; a tuple if one, for a constant length
+    width: int  # numbers in a row, all groups together
 
     @staticmethod
     def of(num_classes: int) -> "Layout":
@@ -48,28 +48,28 @@ class Layout:
 
     @staticmethod
     def in_groups(num_classes: int, size: int) -> "Layout":
-        """Groups of `size` numbers."""
+        """Return the layout with groups of `size` numbers."""
         width = _ceil(num_classes, size)
         return Layout(tuple(range(size // _QUAD)), np.arange(width // size), width)
 
     def columns(self) -> np.ndarray:
-        """(n, 2) int64: the first number and the length of each vector of a row."""
+        """Return (n, 2) int64: the first number and the length of each vector of a row."""
         lanes = lanes_of(len(self.quads)) * len(self.groups)
         return np.stack([np.cumsum([0, *lanes[:-1]]), lanes], axis=1)
 
     def pack(self, rows: np.ndarray) -> np.ndarray:
-        """The table of rows (R, width)."""
+        """Return rows (R, width) as a table."""
         return np.concatenate([rows[:, first : first + lanes].reshape(-1) for first, lanes in self.columns()])
 
     def unpack(self, table: np.ndarray) -> np.ndarray:
-        """The rows (R, width) of a table."""
+        """Return the rows (R, width) of a table."""
         num_rows = len(table) // self.width
         parts = [table[first * num_rows : (first + lanes) * num_rows] for first, lanes in self.columns()]
         return np.concatenate([part.reshape(num_rows, -1) for part in parts], axis=1)
 
 
 def lanes_of(quads: int) -> tuple[int, ...]:
-    """The vectors of a row of so many times four numbers."""
+    """Return the lengths of the vectors that make up 4 * quads numbers."""
     return (16,) * (quads // 4) + (8,) * (quads % 4 // 2) + (4,) * (quads % 2)
 
 
@@ -78,7 +78,7 @@ def _ceil(number: int, multiple: int) -> int:
 
 
 def _starts(builder: Any, lanes: tuple[int, ...], num_rows: Any, row: Any, group: Any) -> list[Any]:
-    """Index of each vector of a group of a row."""
+    """Return the index at which each vector of a row's group begins in the table."""
     first = builder.mul(group, _I64(sum(lanes)))
     starts = []
     for i, count in enumerate(lanes):
@@ -89,7 +89,7 @@ def _starts(builder: Any, lanes: tuple[int, ...], num_rows: Any, row: Any, group
 
 @instruction
 def load_row(typing, table, num_rows, row, quads, group):  # type: ignore[no-untyped-def]
-    """The numbers of a group of a row."""
+    """Return the numbers of one group of a row."""
     kind = Row(lanes_of(len(quads)))
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -105,7 +105,7 @@ def load_row(typing, table, num_rows, row, quads, group):  # type: ignore[no-unt
 
 @instruction
 def store_row(typing, table, num_rows, row, quads, group, value):  # type: ignore[no-untyped-def]
-    """Write the numbers of a group of a row."""
+    """Write the numbers of one group of a row."""
     kind = Row(lanes_of(len(quads)))
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -120,7 +120,7 @@ def store_row(typing, table, num_rows, row, quads, group, value):  # type: ignor
 
 @instruction
 def prefetch_row(typing, table, num_rows, row, quads, group):  # type: ignore[no-untyped-def]
-    """Ask for the cache lines of a group of a row, to be written soon."""
+    """Prefetch, for writing, the cache lines of one group of a row."""
     lanes = lanes_of(len(quads))
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -133,7 +133,7 @@ def prefetch_row(typing, table, num_rows, row, quads, group):  # type: ignore[no
 
 @instruction
 def spread_row(typing, value, quads):  # type: ignore[no-untyped-def]
-    """A group of a row whose numbers are all `value`."""
+    """Return one group of a row filled with `value`."""
     kind = Row(lanes_of(len(quads)))
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]

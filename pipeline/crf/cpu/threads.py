@@ -1,6 +1,6 @@
-"""A team of threads for compiled functions that run without the interpreter's lock, and the memory that they work in.
+"""A team of threads for compiled functions that release the GIL, and their working memory.
 
-Memory is kept for the next image: fresh pages cost a virtual machine as much as a third of the inference.
+Memory is kept for the next image, since on a virtual machine new pages can cost a third of the inference.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ import numpy as np
 
 from pipeline.errors import UserError
 
-KEPT_BYTES = 1 << 30  # of memory between two inferences, at most, in a process
+KEPT_BYTES = 1 << 30  # of memory that a process keeps between inferences, at most
 _kept: list[np.ndarray] = []
 _lock = Lock()
 
 
 class Team:
-    """Runs tasks on `num_threads` threads, the caller among the waiting; with one thread the caller works itself."""
+    """Runs tasks on `num_threads` threads while the caller waits; with one thread the caller runs them itself."""
 
     def __init__(self, num_threads: int) -> None:
         if num_threads < 1:
@@ -46,7 +46,7 @@ class Team:
         self._lent = []
 
     def empty(self, *shape: int, dtype: Any = np.float32) -> np.ndarray:
-        """An uninitialised array for as long as the team works, from the start of a cache line on."""
+        """Return an uninitialised array, aligned to a cache line and valid until the team exits."""
         num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         with _lock:
             fitting = [i for i, block in enumerate(_kept) if num_bytes + 64 <= block.nbytes <= 2 * num_bytes + 4096]
@@ -58,13 +58,13 @@ class Team:
         return block[start : start + num_bytes].view(dtype).reshape(shape)
 
     def run(self, work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """work(*task) of each task, in order."""
+        """Return the results of work(*task) for each task, in order."""
         if self._pool is None or len(tasks) == 1:
             return [work(*task) for task in tasks]
         return list(self._pool.map(lambda task: work(*task), tasks))
 
     def bands(self, length: int, multiple: int = 1) -> list[tuple[int, int]]:
-        """0..length in at most `num_threads` parts of nearly equal size, cut at whole multiples; none is empty."""
+        """Divide 0..length into at most `num_threads` parts of nearly equal size, none empty, cut at multiples."""
         blocks = -(-length // multiple)
         cuts = [min(length, multiple * (blocks * t // self.num_threads)) for t in range(self.num_threads + 1)]
         return [(start, stop) for start, stop in pairwise(cuts) if start < stop]

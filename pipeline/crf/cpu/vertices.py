@@ -1,7 +1,7 @@
-"""Compiled steps of building a lattice: place pixels, number their vertices.
+"""Compiled steps that build a lattice: place pixels, and number their vertices.
 
-A vertex has d + 1 coordinates that are all equal to one remainder r modulo d + 1 and sum to 0 (Adams et al. 2010, section 3).
-Its key packs r into the lowest bits and, above them, the whole part q of each of the first d coordinates: (c - r) / (d + 1).
+A vertex has d + 1 coordinates c, which sum to 0 and all have the same remainder r modulo d + 1 (Adams et al. 2010, section 3).
+Its key packs r into the lowest bits and, above them, the whole part (c - r) / (d + 1) of each of the first d coordinates.
 """
 
 import numpy as np
@@ -9,17 +9,17 @@ import numpy as np
 from pipeline.compiled import compiled
 from pipeline.crf.cpu.simd import LANES, add, is_less, load, multiply, nearest, spread, store, subtract
 
-CHUNK = 4096  # pixels that are worked on together: a tile of 64x64, whose vertices stay in the cache
+CHUNK = 4096  # pixels processed together: as many as in a tile (`features.TILE_PX`), whose vertices stay in the cache
 _FREE = -1
-_RECENT = 4096  # vertices of a cache before the table: one tile's, near each other in memory as the table's are not
+_RECENT = 4096  # vertices in a cache in front of the hash table: a tile's, close in memory, unlike the table's
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbouring keys over the table
 
 
 @compiled()
 def _place(features, start, scale, axes, place, whole, rank):  # type: ignore[no-untyped-def]
-    """LANES pixels: for each of the d + 1 axes the whole part of the 0-coloured corner, the rank and the rest / (d + 1).
+    """Place LANES pixels: write, per coordinate, the whole part of the remainder-0 corner, the rank and the rest / (d + 1).
 
-    The order of operations is the original's: float32 throughout, nothing contracted.
+    Operations are in the order of the original code, all in float32, and nothing is contracted.
     """
     d = len(axes)
     stride = features.shape[1]
@@ -47,7 +47,7 @@ def _place(features, start, scale, axes, place, whole, rank):  # type: ignore[no
             store(rank, j * LANES, add(load(rank, j * LANES), subtract(one, less)))
     for i in range(d + 1):
         moved = add(load(rank, i * LANES), excess)
-        # One period up where the rank fell below 0, one down where it passed d.
+        # Move by one period, d + 1: up where the rank is below 0, down where it is above d.
         turn = subtract(is_less(moved, zero), subtract(one, is_less(moved, up)))
         rounded = add(load(whole, i * LANES), turn)
         store(rank, i * LANES, add(moved, multiply(up, turn)))
@@ -57,16 +57,15 @@ def _place(features, start, scale, axes, place, whole, rank):  # type: ignore[no
 
 @compiled()
 def number_band(features, scale, low, units, axes, start, stop, first, vertex, weight, counts):  # type: ignore[no-untyped-def]
-    """Number the vertices of pixels start..stop in the order they are met, from 0.
+    """Number the vertices of pixels start..stop from 0, in the order in which pixels touch them.
 
     Args:
-        features: (d, P or more) float32, zeros behind the last pixel up to a whole number of vectors.
-        scale: (d,) float32 of the elevation. low: (d,) smallest whole parts. units: (d + 1,) int64 places in the key, 0 for
-            the last axis. axes: a tuple of length d, so that d is known when this is compiled.
-        counts: (P,) float32, how many pixels each one stands for; None: 1.
-        first: the column of this kernel in `vertex` (P, n) and `weight` (P, n), which are written.
+        features: (d, P or more) float32, padded with zeros to a whole number of vectors.
+        scale, low, units: see `lattice.Packing`. axes: a tuple of length d, so that d is a constant in compiled code.
+        counts: (P,) float32, number of pixels that each point represents; None: 1.
+        first: first column of this kernel in `vertex` (P, n) and `weight` (P, n), which are written.
     Returns:
-        keys (M,), sums of the weights (M,) float32, and how many vertices were there before each chunk (chunks + 1,).
+        the vertices' keys (M,) and sums of weights (M,) float32, and the number of vertices before each chunk (chunks + 1,).
     """
     d = len(axes)
     size = np.int64(1 << 16)
@@ -78,9 +77,8 @@ def number_band(features, scale, low, units, axes, start, stop, first, vertex, w
     count = np.int64(0)
     for chunk in range(len(before) - 1):
         before[chunk] = count
-        if (
-            2 * (count + (CHUNK + 1) * (d + 1)) > size
-        ):  # not in the loop over pixels, which a changing table would slow down
+        # The table grows here and not in the loop over pixels, which would be slower if the table could change.
+        if 2 * (count + (CHUNK + 1) * (d + 1)) > size:
             size *= 4
             keys, sums = _longer(keys, size), _longer(sums, size)
             table = _index(keys, count, size)
@@ -97,13 +95,13 @@ def number_band(features, scale, low, units, axes, start, stop, first, vertex, w
 def _number(  # type: ignore[no-untyped-def]
     features, scale, low, units, axes, start, stop, first, vertex, weight, counts, recent, table, keys, sums, count
 ):
-    """Corners and weights of pixels start..stop; the number of vertices afterwards."""
+    """Write the corners and weights of pixels start..stop, and return the number of vertices so far."""
     d = len(axes)
     size = len(table) // 2
     place, whole, rank = _scratch(d), _scratch(d), _scratch(d)
     axis_at = np.empty(d + 1, np.int64)
     rest = np.empty(d + 1, np.float32)
-    # The original works on four pixels at a time and lets the last ones, if missing, touch the lattice at features 0.
+    # The original code processes four pixels at a time; missing ones of the last four touch vertices at features 0.
     end = stop + 1 if stop == vertex.shape[0] and stop % 4 else stop
     for block in range(start, end, LANES):
         _place(features, block, scale, axes, place, whole, rank)
@@ -164,7 +162,7 @@ def _longer(values, size):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _index(keys, count, size):  # type: ignore[no-untyped-def]
-    """Open-addressing table of `size` (a power of two) pairs: key, number; number -1 where a slot is free."""
+    """Return an open-addressing table of `size` (a power of two) pairs (key, number), with number -1 in free slots."""
     table = np.full(2 * size, _FREE, np.int64)
     for number in range(count):
         slot = _slot(keys[number], size)

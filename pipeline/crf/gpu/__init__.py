@@ -1,14 +1,14 @@
-"""The dense CRF on a device: torch and Triton, batched, scores never leave the device; exact, as the CPU path is.
+"""The dense CRF on a device, in batches, with torch and Triton: scores stay on the device, and the mode is exact.
 
-`sharpen`, and `sharpen_together` for several images of one size, are the pipeline's entries, on whatever device the scores are.
-`dense_crf_batch` is the device path itself, on CUDA by Triton kernels, or where there is no C compiler, and on any other device
-(CPU tensors, for tests), by the torch operations they stand for; `inference.steps_for` chooses.
-Against `pipeline.crf.dense_crf`, on five photographs, every label was the same and marginals 1.8e-5 apart at worst, at a pixel
-between two labels where this path is the nearer to the same steps in float64 (configs/LOG.md). The same input gives the same
-bits, in any batch.
+The pipeline calls `sharpen`, or `sharpen_together` for several images of one size, whatever device the scores are on.
+`dense_crf_batch` is the device path itself: Triton kernels on CUDA; torch operations that do the same on CUDA without a C
+compiler, and on any other device (CPU tensors, for tests). `inference.steps_for` chooses between them.
+Compared with `pipeline.crf.dense_crf` on five photographs, every label was the same; marginals differed by at most 1.8e-5, at a
+pixel between two labels where this path is closer to the same steps in float64 (configs/LOG.md). The same input gives the same
+bits in any batch.
 
-Potts kernels with symmetric normalisation and a weight for each class, as `CrfConfig` describes them; other
-compatibilities and normalisations are `pipeline.crf.DenseCRF`'s, on the CPU.
+Kernels are Potts kernels with symmetric normalisation and a weight per class, as in `CrfConfig`. For other compatibilities and
+normalisations use `pipeline.crf.DenseCRF`, on the CPU.
 """
 
 from pipeline.crf.gpu.inference import dense_crf_batch, sharpen, sharpen_together

@@ -17,20 +17,20 @@ from pipeline.crf.gpu.steps import Steps, padded
 from pipeline.crf.gpu.triton_ready import triton_works
 from pipeline.errors import UserError
 
-BYTES_AT_ONCE = 8 << 30  # of a group of images, whatever is in them; one image may take more
-IMAGES_AT_ONCE = (1 << 16) - 1  # they are the second axis of a CUDA grid
-_MOST_PIXELS = (1 << 31) // 16  # entries are counted in 32 bits
+BYTES_AT_ONCE = 8 << 30  # most memory for a group of images processed together; a single image may take more
+IMAGES_AT_ONCE = (1 << 16) - 1  # the limit of the second axis of a CUDA grid
+_MOST_PIXELS = (1 << 31) // 16  # of one image: entries are counted in 32 bits
 
 
 @torch.inference_mode()
 def sharpen(
     probs: torch.Tensor, image: np.ndarray, cfg: CrfConfig, num_threads: int = 1, classes: Sequence[str] = ()
 ) -> torch.Tensor:
-    """The CRF of one image where its scores are: on their device, or on the CPU by `num_threads` threads.
+    """Apply the CRF to one image on the device of its scores; on the CPU with `num_threads` threads.
 
     Args:
         probs: (C, H, W) float32. image: (H, W, 3) uint8 RGB.
-        classes: the C names, where `cfg.class_weights` has some.
+        classes: names of the C classes; required if `cfg.class_weights` is not empty.
     Returns:
         (C, H, W) float32 on the device of `probs`.
     """
@@ -48,7 +48,7 @@ def sharpen_together(
     num_threads: int = 1,
     classes: Sequence[str] = (),
 ) -> list[torch.Tensor]:
-    """`sharpen` of images of one size: in batches where their scores are on a device, one after the other on the CPU."""
+    """Apply `sharpen` to images of one size: in batches if their scores are on a device, one after another on the CPU."""
     if probs[0].device.type == "cpu" or len(probs) == 1:
         return [sharpen(one, image, cfg, num_threads, classes) for one, image in zip(probs, images, strict=True)]
     num_classes, height, width = probs[0].shape
@@ -60,18 +60,18 @@ def sharpen_together(
 def dense_crf_batch(
     probs: torch.Tensor, images: torch.Tensor, cfg: CrfConfig, classes: Sequence[str] = ()
 ) -> torch.Tensor:
-    """Class probabilities after mean-field inference with a smoothness and an appearance kernel (eq. 3).
+    """Return class probabilities after mean-field inference with a smoothness and an appearance kernel (eq. 3).
 
     Args:
-        probs: (N, C, H, W) float32, sums to 1 over C; clipped to at least 1e-5 as energies need.
-        images: (N, H, W, 3) uint8 RGB on the same device, the pixels that the network saw, not normalised.
-        classes: the C names, where `cfg.class_weights` has some.
+        probs: (N, C, H, W) float32, sums to 1 over C; clipped to at least 1e-5, so that energies are finite.
+        images: (N, H, W, 3) uint8 RGB on the same device, the pixels that the network saw, before normalisation.
+        classes: names of the C classes; required if `cfg.class_weights` is not empty.
     Returns:
-        (N, C, H, W) float32 on the same device; `probs` itself where there is nothing to do (no step, no weight, one class).
+        (N, C, H, W) float32 on the same device; `probs` itself if nothing would change (no iteration, no weight, or one class).
     Raises:
-        UserError: shapes, types or devices do not fit each other; probs hold NaN, infinity or negative values; widths are too
-            small for the lattice (`colour_levels` of 0.05 are, 0.1 are not), the image is larger than 134 megapixels, a class
-            weight is of none of `classes`, or the mode is not exact.
+        UserError: shapes, types or devices do not match; probs hold NaN, infinity or negative values; widths are too small for
+            the lattice (`colour_levels` of 0.05 are, 0.1 are not), an image is larger than 134 megapixels, `cfg.class_weights`
+            names a class that is not in `classes`, or the mode is not exact.
     """
     if cfg.mode != "exact":
         raise UserError(f"dense CRF: mode {cfg.mode} is for scores on the CPU; on a device it is exact")
@@ -94,7 +94,7 @@ def dense_crf_batch(
 
 
 def _factors(cfg: CrfConfig, classes: Sequence[str], num_classes: int, device: torch.device) -> torch.Tensor | None:
-    """(padded(C),) float32 weights of the classes, 0 for the padding; None where the config has none."""
+    """Return (padded(C),) float32 weights of the classes, 0 for the padding; None if the config has none."""
     weights = class_weights_of(cfg.class_weights, classes)
     if weights is None:
         return None
@@ -103,7 +103,7 @@ def _factors(cfg: CrfConfig, classes: Sequence[str], num_classes: int, device: t
 
 
 def kernels_of(images: torch.Tensor, cfg: CrfConfig) -> list[Kernel]:
-    """The kernels with a weight: smoothness over x and y, appearance over x, y and the colours of images (N, H, W, 3)."""
+    """Return the kernels of weight > 0: smoothness over x and y, appearance over x, y and colours of images (N, H, W, 3)."""
     kernels = []
     if cfg.smooth_weight > 0:
         near = widths_of(cfg.smooth_px, 2, "smooth_px")
@@ -115,16 +115,16 @@ def kernels_of(images: torch.Tensor, cfg: CrfConfig) -> list[Kernel]:
 
 
 def _kernel(images: torch.Tensor, widths: tuple[float, ...], weight: float) -> Kernel:
-    """Features float32 over float32, as on the CPU; the ends are those of any image of this size."""
+    """Return a kernel, its features divided float32 by float32, as on the CPU; `ends` hold for any image of this size."""
     compat_of(weight, 1)
     num_images, height, width, colours = images.shape
-    with np.errstate(over="ignore"):  # the lattice refuses what is infinite
+    with np.errstate(over="ignore"):  # the lattice refuses infinite values
         most = np.array([width - 1, height - 1, *[255] * colours], np.float32) / np.array(widths, np.float32)
     features = torch.empty(len(widths), num_images, height, width, device=images.device)
     features[0] = torch.arange(width, device=images.device)
     features[1] = torch.arange(height, device=images.device)[:, None]
     features[2:] = images.permute(3, 0, 1, 2)
-    # Widths as a tensor: torch multiplies a CUDA tensor by the reciprocal of a number, which rounds differently.
+    # Widths as a tensor: torch would divide a CUDA tensor by a number through its reciprocal, which rounds differently.
     features /= torch.tensor(widths, device=images.device)[:, None, None, None]
     return Kernel(features.flatten(2), np.stack([np.zeros_like(most), most], axis=1), weight)
 
@@ -133,17 +133,17 @@ def infer(
     source: torch.Tensor, are_probs: bool, kernels: Sequence[Kernel], iterations: int, steps: Steps,
     factors: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Marginals (N, C, P) float32 after one or more steps, all pixels at once in each.
+    """Return marginals (N, C, P) float32 after one or more steps; each step updates all pixels in parallel.
 
     Args:
         source: (N, C, P) float32, probabilities (clipped to at least 1e-5) or energies.
-        factors: (padded(C),) float32, of each class's message; None: 1.
+        factors: (padded(C),) float32 factors of the message for each class; None: 1.
     """
     lattice = build_lattice(kernels, steps)
     scores, marginals = steps.open(source.contiguous(), are_probs)
     shape = source.shape[0], source.shape[1], source.shape[2]
     corners = lattice.vertex, lattice.weight, scores, factors
-    for step in range(iterations):  # tables are let go of as soon as they are read: `memory.most_bytes` counts on it
+    for step in range(iterations):  # each table is freed once it was read, as `memory.most_bytes` assumes
         values = steps.add_up(steps.add_up(marginals, lattice.pieces), lattice.rows)
         del marginals
         for neighbours in lattice.neighbours:
@@ -175,12 +175,12 @@ def _check(probs: torch.Tensor, images: torch.Tensor) -> None:
     if shape[2] * shape[3] > _MOST_PIXELS:
         raise UserError(f"dense CRF: an image has {shape[2] * shape[3]} pixels, at most {_MOST_PIXELS} fit; cut it up")
     low, high = probs.aminmax()
-    if not bool((low >= 0) & (high < np.inf)):  # NaN is neither
+    if not bool((low >= 0) & (high < np.inf)):  # false for NaN
         raise UserError("dense CRF: probs hold NaN, infinity or negative values; give probabilities, not logits")
 
 
 def steps_for(device: torch.device) -> Steps:
-    """Who works on a device."""
+    """Return the implementation of the steps for a device."""
     match device.type:
         case "cuda" if triton_works():
             from pipeline.crf.gpu import triton_steps

@@ -1,11 +1,11 @@
-"""The permutohedral lattice of a batch of images on a device: rows of vertices, what each adds up, and its neighbours.
+"""The permutohedral lattice of a batch of images on a device: one row per vertex, with its pixels and its neighbours.
 
-Letters: N images, P pixels of one, d feature axes, n corners of a pixel over all kernels (d + 1 a kernel), E entries (a corner
-of a point each), R rows of vertices.
+Letters: N images, P pixels per image, d feature axes, n corners of a pixel over all kernels (d + 1 per kernel), E entries (one
+per corner of a point), R rows. Points are the pixels, and a phantom per image if needed (`build_lattice`).
 
-Vertices are told apart by sorting their keys, and every sum has one order: the same bits each time, and for an image in any
-batch. Rows are numbered in the order in which the pixels meet them, so that a vertex finds its pixels,
-and a pixel its rows, near each other in memory. The host learns one number a kernel: how many vertices there are.
+Vertices are identified by sorting their keys, and every sum has a fixed order: an image gives the same bits each time, in any
+batch. Rows are numbered in the order in which pixels touch them, so that the pixels of a row, and the rows of a pixel, are near
+each other in memory. Only one number per kernel is copied to the host: the number of vertices.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from pipeline.crf.cpu.lattice import alpha, packing
 from pipeline.crf.gpu.placing import place
 from pipeline.crf.gpu.steps import Steps, Sums
 
-PIECE = 32  # entries that are added up by one program; a vertex of more is the sum of several pieces
+PIECE = 32  # most entries that one program sums; a vertex with more is the sum of several pieces
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Kernel:
     """A Potts kernel with symmetric normalisation."""
 
     features: torch.Tensor  # (d, N, P) float32, each axis divided by its standard deviation
-    ends: np.ndarray  # (d, 2) float32: between which the features lie
+    ends: np.ndarray  # (d, 2) float32: bounds of the features
     weight: float
 
 
@@ -35,37 +35,37 @@ class Kernel:
 class DeviceLattice:
     """The vertices of all kernels and images in one table of rows."""
 
-    vertex: torch.Tensor  # (N * P, n) int32: the rows of each pixel's corners
-    weight: torch.Tensor  # (N * P, n) float32: barycentric, times the root of what acts on both sides
-    pieces: Sums  # of pixels, to pieces of at most PIECE entries
-    rows: Sums  # of pieces, to rows
-    neighbours: list[torch.Tensor]  # of each axis in turn: (2, R) int32, the rows one step ahead and one behind, or -1
+    vertex: torch.Tensor  # (N * P, n) int32: the row of each corner of a pixel
+    weight: torch.Tensor  # (N * P, n) float32: barycentric, with factors as in `cpu.mean_field.fold_kernels`
+    pieces: Sums  # sums of pixels into pieces of at most PIECE entries
+    rows: Sums  # sums of pieces into rows
+    neighbours: list[torch.Tensor]  # per axis, in order: (2, R) int32, the rows one step ahead and one behind, or -1
 
 
 @dataclass(frozen=True)
 class _Vertices:
     """The vertices of one kernel, rows counted from 0."""
 
-    weight: torch.Tensor  # (M, d + 1) float32: barycentric, of each of the M points
-    row: torch.Tensor  # (M, d + 1) int64
-    entries: torch.Tensor  # (E,) int64: places in `row`, sorted by what stands there; equal ones rise
-    start: torch.Tensor  # (R + 1,) int64: where each row's entries begin
-    neighbours: list[torch.Tensor]  # of each axis: (2, R) int64
+    weight: torch.Tensor  # (M, d + 1) float32: barycentric, for the M points of all images
+    row: torch.Tensor  # (M, d + 1) int64: the row of each corner
+    entries: torch.Tensor  # (E,) int64: indices into the flat `row`, sorted by row and then ascending
+    start: torch.Tensor  # (R + 1,) int64: start of each row in `entries`
+    neighbours: list[torch.Tensor]  # per axis: (2, R) int64
 
 
 def most_images(kernels: Sequence[np.ndarray]) -> int:
-    """How many images a batch may hold whose kernels have these ends: an image's number stands in its 63-bit keys.
+    """Return how many images a batch can hold, given its kernels' `ends`: the 63-bit keys include the number of the image.
 
     Raises:
-        UserError: widths are too small for even one.
+        UserError: widths are too small even for one image.
     """
     return 1 << (63 - max(packing(ends).bits for ends in kernels))
 
 
 def build_lattice(kernels: Sequence[Kernel], steps: Steps) -> DeviceLattice:
-    """The lattice of a batch of at most `most_images` images."""
+    """Return the lattice of a batch of at most `most_images` images."""
     _, num_images, num_pixels = kernels[0].features.shape
-    # The original works on four pixels at a time and lets the last ones, if missing, touch the lattice at features 0.
+    # The original code processes four pixels at a time; missing ones of the last four touch vertices at features 0.
     phantoms = 1 if num_pixels % 4 else 0
     found = [_vertices(kernel, phantoms) for kernel in kernels]
     vertex, place_of, start = _joined(found)
@@ -114,7 +114,7 @@ def _vertices(kernel: Kernel, phantoms: int) -> _Vertices:
     is_first = F.pad(ordered[1:] != ordered[:-1], (1, 0), value=True)
     first = is_first.nonzero().squeeze(1)
     distinct = ordered[first]
-    met = entries[first].argsort()  # by the first entry of each
+    met = entries[first].argsort()  # distinct keys in order of their first entries
     number = torch.empty_like(met).scatter_(0, met, torch.arange(len(met), device=met.device))
     rank = is_first.cumsum(dim=0) - 1
     count = F.pad(first, (0, 1), value=len(ordered)).diff()[met]
@@ -129,10 +129,10 @@ def _vertices(kernel: Kernel, phantoms: int) -> _Vertices:
 def _neighbours(
     distinct: torch.Tensor, number: torch.Tensor, met: torch.Tensor, units: np.ndarray, axis: int
 ) -> torch.Tensor:
-    """(2, R): the rows one step ahead and one behind along an axis, where coordinates differ by d on it and -1 on the others.
+    """Return (2, R): the rows one step ahead (coordinates differ by d on the axis, by -1 on all others) and one step behind.
 
     Args:
-        distinct: (R,) keys, rising. number: (R,) the row of each. met: (R,) the place in `distinct` of each row.
+        distinct: (R,) keys, ascending. number: (R,) the row of each key. met: (R,) the index in `distinct` of each row.
     """
     d, num_rows = len(units) - 1, len(distinct)
     remainder = distinct & ((1 << d.bit_length()) - 1)
@@ -140,14 +140,14 @@ def _neighbours(
     wanted = distinct + torch.where(remainder == 0, outer, inner)
     near = torch.searchsorted(distinct, wanted).clamp_(max=num_rows - 1)
     ahead = torch.where(distinct[near] == wanted, number[near], -1)[met]
-    # Those without a neighbour all write to a last place that is then cut off.
+    # Rows without a neighbour all write to an extra last element, which is then cut off.
     behind = ahead.new_full((num_rows + 1,), -1)
     behind.scatter_(0, torch.where(ahead >= 0, ahead, num_rows), torch.arange(num_rows, device=ahead.device))
     return torch.stack([ahead, behind[:num_rows]])
 
 
 def _joined(found: Sequence[_Vertices]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of all kernels: rows (M, n), places in them sorted by row (E,), and where each row's begin (R + 1,)."""
+    """Return for all kernels together: rows (M, n), entries (E,) sorted by row, and the start of each row in them (R + 1,)."""
     rows, places, starts = [], [], [found[0].start[:1]]
     num_corners = sum(one.row.shape[1] for one in found)
     column = base = 0
@@ -161,7 +161,7 @@ def _joined(found: Sequence[_Vertices]) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def _joined_neighbours(found: Sequence[_Vertices]) -> list[torch.Tensor]:
-    """(2, R) int32 of each axis; the rows of a kernel with fewer axes have none on the others."""
+    """Return (2, R) int32 per axis, for all kernels together; a kernel with fewer axes has no neighbours on the others."""
     joined = []
     for axis in range(max(len(one.neighbours) for one in found)):
         parts, base = [], 0
@@ -175,9 +175,9 @@ def _joined_neighbours(found: Sequence[_Vertices]) -> list[torch.Tensor]:
 
 
 def _cut(start: torch.Tensor, num_entries: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of entries into pieces: the first piece of each row (R + 1,), and where each piece begins (pieces + 1,), int32.
+    """Cut rows of entries into pieces: return the first piece of each row (R + 1,) and the pieces' starts (pieces + 1,), int32.
 
-    As many pieces as there can be, so that the host need not know: those too many are empty and lie behind the last row.
+    There are as many pieces as could be needed, so the host need not wait for their number; unused ones are empty, at the end.
     """
     count = (start.diff() + PIECE - 1) // PIECE
     first = F.pad(count.cumsum(dim=0), (1, 0))

@@ -1,23 +1,23 @@
-"""How much memory inference over a batch takes at most: the tables that are there at once, counted.
+"""Upper bound of the memory for inference over a batch: the total of the tables that exist at the same time.
 
-Entries are corners of points, rows are vertices. tests/test_crf_memory.py holds what torch allocates against it.
+Entries are corners of points, rows are vertices. tests/test_crf_memory.py compares the bound with what torch allocates.
 """
 
 from pipeline.crf.gpu.steps import Steps, padded
 
-# Of the lattice, bytes: while it is built (keys, places and numbers of 64 bits) and as it stays (`DeviceLattice`).
+# Bytes of the lattice: while it is built (keys, indices and numbers have 64 bits), and afterwards (`DeviceLattice`).
 _BUILT_ENTRY, _BUILT_ROW = 96, 176
-_KEPT_ENTRY, _KEPT_ROW = 20, 68  # with the features
-_NUMBER = 4
+_KEPT_ENTRY, _KEPT_ROW = 20, 68  # including the features
+_NUMBER = 4  # bytes of a float32
 
 
 def most_bytes(num_points: int, num_classes: int, num_corners: int, steps: Steps, num_rows: int | None = None) -> int:
-    """Bytes at the worst moment of inference over a group of images, without what is given; its result is among them.
+    """Return the peak bytes of inference over a group of images, including its result but not its input.
 
     Args:
-        num_points: pixels of all images of a group.
-        num_corners: of a pixel over all kernels, 9 with both.
-        num_rows: vertices; by default as many as there can be, one for each corner.
+        num_points: pixels of all images of the group.
+        num_corners: corners of a pixel over all kernels; 9 with both kernels.
+        num_rows: vertices; by default the most that are possible, one per corner.
     """
     entries = num_points * num_corners
     rows = entries if num_rows is None else num_rows

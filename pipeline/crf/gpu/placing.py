@@ -1,9 +1,9 @@
-"""Where pixels lie among the vertices of a permutohedral lattice, in plain torch: the same bits as `pipeline.crf.cpu.vertices`.
+"""Place pixels in a permutohedral lattice with torch operations: the same bits as `pipeline.crf.cpu.vertices`.
 
 Letters: d feature axes, M points (the pixels of all images of a batch).
 
-Each operation is one of torch's, so that nothing is contracted to a fused multiply-add: that would move weights by 1e-7, and
-points between two simplices from one to the other.
+Each operation is a separate torch call, so that nothing is contracted to a fused multiply-add, which would change weights by
+1e-7 and move points on the border of two simplices from one to the other.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ from pipeline.crf.cpu.lattice import Packing
 
 
 def place(features: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch.Tensor]:
-    """The simplex around each point: keys (M, d + 1) int64 of its corners, and barycentric weights (M, d + 1) float32.
+    """Return the simplex around each point: keys (M, d + 1) int64 of its corners, barycentric weights (M, d + 1) float32.
 
     Args:
         features: (d, M) float32, each axis divided by its standard deviation.
-        packing: of ends between which they lie.
+        packing: made of bounds of the features.
     """
     d, num_points = features.shape
     elevated = features.new_empty(d + 1, num_points)
@@ -35,9 +35,7 @@ def place(features: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch
         less = rest[axis] < rest[axis + 1 :]
         rank[axis] += less.sum(dim=0)
         rank[axis + 1 :] += ~less
-    turn = (rank < 0).float() - (
-        rank > d
-    ).float()  # one period up where a rank fell below 0, one down where it passed d
+    turn = (rank < 0).float() - (rank > d).float()  # periods of d + 1: up if a rank is below 0, down if above d
     whole += turn
     at = (rank + turn * (d + 1)).long()
     rest = torch.empty_like(rest).scatter_(0, at, (elevated - whole * (d + 1)) * down)  # by rank
@@ -48,6 +46,6 @@ def place(features: torch.Tensor, packing: Packing) -> tuple[torch.Tensor, torch
     low = torch.from_numpy(packing.low).to(features.device)[:, None]
     key = at.new_empty(num_points, d + 1)
     key[:, 0] = ((whole[:d].long() - low) * units[:d]).sum(dim=0)
-    # From one corner to the next the remainder grows by 1, and the axis of the largest rank left falls one period back.
+    # From one corner to the next, the remainder grows by 1, and the axis with the largest remaining rank moves back a period.
     key[:, 1:] = 1 - torch.empty_like(at).scatter_(0, at, units.expand_as(at))[1:].flip(0).T
     return key.cumsum(dim=1), weight

@@ -1,7 +1,7 @@
-"""What inference on a device is made of, and the one place that chooses who does it: Triton on CUDA, torch elsewhere.
+"""The interface of a mean-field step on a device, which `triton_steps` and `torch_steps` implement.
 
-Letters: N images, C classes, P pixels of one, n corners of a pixel, R rows of vertices. Tables hold a row of `padded(C)`
-float32 numbers for each pixel, piece or vertex; the classes that pad it have score -infinity and probability 0.
+Letters: N images, C classes, P pixels per image, n corners of a pixel, R rows, one per vertex. Tables hold a row of `padded(C)`
+float32 numbers for each pixel, piece or vertex; padding classes have score -infinity and probability 0.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 
 NEVER = float("-inf")  # score of padding classes
-FAR = 256.0  # where the energies of a pixel all are beyond it, its best score is subtracted from all, as on the CPU
-TINY = 2.0**-60  # below it a probability is 0, as on the CPU
-FLOOR = 1e-5  # probabilities are clipped to it, as energies need
+FAR = 256.0  # if a pixel's best score is farther from 0, it is subtracted from all its scores, as on the CPU
+TINY = 2.0**-60  # smaller probabilities become 0, as on the CPU
+FLOOR = 1e-5  # given probabilities are clipped to it, so that energies are finite
 
 
 @dataclass(frozen=True)
@@ -21,36 +21,36 @@ class Sums:
 
     index: torch.Tensor  # (E,) int32
     weight: torch.Tensor  # (E,) float32
-    start: torch.Tensor  # (rows + 1,) int32, rising to E
+    start: torch.Tensor  # (rows + 1,) int32, ascending to E
 
 
 class Steps(Protocol):
-    """The parts of a mean-field step; each returns new tensors.
+    """The parts of a mean-field step, each of which returns new tensors.
 
-    And what they have in memory at once, for `memory.most_bytes`.
+    The constants state their peak memory, for `memory.most_bytes`.
     """
 
-    BLUR_TABLES: int  # of rows, the given one and the result among them
-    BLUR_BYTES: int  # of each row beside them
-    UPDATE_TABLES: int  # of pixels in `open`, `update` and `close`, the scores and the result among them
+    BLUR_TABLES: int  # tables of R rows in `blur`, including its input and result
+    BLUR_BYTES: int  # further bytes per row in `blur`
+    UPDATE_TABLES: int  # tables with a row per pixel in `open`, `update` and `close`, including scores and result
 
     def open(self, source: torch.Tensor, are_probs: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (minus the energies) and their softmax, (N * P, padded(C)) each, of a source (N, C, P)."""
+        """Return the scores (negative energies) of a source (N, C, P) and their softmax, (N * P, padded(C)) each."""
 
     def add_up(self, table: torch.Tensor, sums: Sums) -> torch.Tensor:
-        """The sums, (rows, columns of the table)."""
+        """Return the sums (rows, columns of the table)."""
 
     def blur(self, values: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
-        """Each row and half of both its neighbours (2, R) int32, where there are any (not -1)."""
+        """Return each row plus half the sum of its two neighbours (2, R) int32, where -1 means none."""
 
     def update(
         self, values: torch.Tensor, vertex: torch.Tensor, weight: torch.Tensor, scores: torch.Tensor,
         factors: torch.Tensor | None,
     ) -> torch.Tensor:  # fmt: skip
-        """Softmax of the scores and what the corners of each pixel (N * P, n) hold: the next marginals.
+        """Return the next marginals: the softmax of scores plus message, the weighted sum over a pixel's corners (N * P, n).
 
         Args:
-            factors: (padded(C),) by which what the corners hold is multiplied; None: by 1.
+            factors: (padded(C),) factors of the message; None: 1.
         """
 
     def close(
@@ -62,9 +62,9 @@ class Steps(Protocol):
         factors: torch.Tensor | None,
         shape: tuple[int, int, int],
     ) -> torch.Tensor:
-        """The same as `update`, as (N, C, P) planes."""
+        """Return the same as `update`, as planes (N, C, P)."""
 
 
 def padded(num_classes: int) -> int:
-    """Columns of a table: rows begin at multiples of 16 bytes."""
+    """Return the number of columns of a table, so that rows begin at multiples of 16 bytes."""
     return -(-num_classes // 4) * 4

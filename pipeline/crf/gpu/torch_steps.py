@@ -1,4 +1,4 @@
-"""The steps in torch's own operations: what the Triton kernels compute, readable, and the path of CPU tensors."""
+"""The steps as torch operations: they compute what the Triton kernels do, on CPU tensors and where Triton cannot run."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ BLUR_TABLES, BLUR_BYTES, UPDATE_TABLES = 4, 16, 5
 def open(source: torch.Tensor, are_probs: bool) -> tuple[torch.Tensor, torch.Tensor]:
     num_images, num_classes, num_pixels = source.shape
     scores = source.new_full((num_images, num_pixels, padded(num_classes)), NEVER)
-    # In float64, as on the CPU path: ten steps make more of an energy's rounding.
+    # The logarithm in float64, as on the CPU path: ten steps amplify the rounding error of an energy.
     planes = source.clamp(min=FLOOR).double().log().float() if are_probs else _reduced(-source)
     scores[:, :, :num_classes] = planes.transpose(1, 2)
     scores = scores.flatten(0, 1)
@@ -25,7 +25,7 @@ def add_up(table: torch.Tensor, sums: Sums) -> torch.Tensor:
 
 
 def blur(values: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
-    padding = torch.cat([values, torch.zeros_like(values[:1])])  # row -1 is the last: a neighbour that is not there
+    padding = torch.cat([values, torch.zeros_like(values[:1])])  # index -1 (no neighbour) reads this last row of zeros
     ahead, behind = neighbours
     return values.add(padding[ahead].add_(padding[behind]), alpha=0.5)
 

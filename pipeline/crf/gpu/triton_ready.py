@@ -1,7 +1,7 @@
-"""Whether Triton can launch kernels here: at its first use it compiles a module in C, so it needs a C compiler.
+"""Check whether Triton can launch kernels on this machine: at its first use it compiles a C module, with a C compiler.
 
-The module, of CPython's headers and the driver's library, stays in Triton's cache (TRITON_CACHE_DIR, by default `~/.triton`): a
-compiler is needed once. The kernels themselves are compiled by what comes with Triton.
+The module needs CPython's headers and the driver's library. It stays in Triton's cache (TRITON_CACHE_DIR, by default
+`~/.triton`), so the C compiler is needed only once. For the kernels themselves Triton includes a compiler.
 """
 
 import logging
@@ -13,12 +13,12 @@ _log = logging.getLogger(__name__)
 
 @cache
 def triton_works() -> bool:
-    """Whether kernels can be launched on the CUDA device of this process; where not, one warning says why."""
+    """Return whether kernels can be launched on the CUDA device of this process; if not, log one warning that says why."""
     try:
         from triton.runtime import driver
 
         loaded = driver.active.utils  # compiled here, or found in the cache
-    # Without Triton; without a compiler; CC names none; it finds no headers; the driver's library is not found.
+    # No Triton; no compiler; CC names none; no headers; no library of the driver.
     except (ImportError, RuntimeError, OSError, subprocess.SubprocessError, AssertionError) as error:
         _log.warning(
             "Triton cannot be used (%s): the dense CRF and enlargement on the GPU run by torch's operations, which need more "

@@ -1,11 +1,11 @@
 """The steps as Triton kernels: each reads its rows once, accumulates in registers and writes once; no atomics.
 
-A program works on a block of rows: rows are so short that only many of them keep enough reads on their way. Offsets are 64-bit:
-large images with many classes pass 2^31 numbers. The same kernels run on CPU tensors under TRITON_INTERPRET=1.
+Each program processes a block of rows: rows are so short that it takes many of them to keep enough reads in flight. Offsets are
+64-bit: large images with many classes exceed 2^31 numbers. The same kernels run on CPU tensors under TRITON_INTERPRET=1.
 
-Compiled in are the power of two that holds the classes, the number of corners, and whether an image's pixels are a multiple of
-16: no other size compiles anything anew, and no number of images or rows does. (Left to itself, Triton would also compile for
-rows that are a multiple of 16, as one picture in 16 has them.)
+Kernels are specialised to the power of two that holds the classes, the number of corners, and whether an image's number of
+pixels is a multiple of 16. No other size, and no number of images or rows, triggers a new compilation. (By default, Triton
+would also specialise to numbers of rows that are a multiple of 16, as one image in 16 has.)
 """
 
 import torch
@@ -15,10 +15,10 @@ import triton.language as tl
 from pipeline.crf.gpu.steps import FAR, FLOOR, NEVER, TINY, Sums, padded
 
 BLUR_TABLES, BLUR_BYTES, UPDATE_TABLES = 2, 0, 2
-_LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # said outright: the default of fusion differs between versions
-_TILE = 1024  # numbers of a block: 8 registers of each thread
+_LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # explicit: the default of fusion differs between versions
+_TILE = 1024  # numbers in a block: 8 registers per thread
 _LOOK_AHEAD = tl.constexpr(4)  # entries of each row that are read at once
-_SUM_COLUMNS = 32  # of a block of sums: more classes are shared by several programs
+_SUM_COLUMNS = 32  # of a block of sums; with more classes, several programs share them
 _NEVER, _FLOOR, _TINY, _FAR = tl.constexpr(NEVER), tl.constexpr(FLOOR), tl.constexpr(TINY), tl.constexpr(FAR)
 
 
@@ -87,7 +87,7 @@ def _updated(
     result: torch.Tensor,
     shape: tuple[int, int, int] | None,
 ) -> torch.Tensor:
-    """Marginals as rows, or as planes of (N, C, P)."""
+    """Return marginals as rows, or if a shape is given, as planes (N, C, P)."""
     columns = _columns(scores)
     rows = max(16 if shape else 1, _TILE // columns)  # planes are written along pixels
     num_images, num_classes, num_pixels = shape or (1, 0, len(scores))
@@ -101,13 +101,13 @@ def _updated(
 
 
 def _columns(table: torch.Tensor) -> int:
-    """The power of two that holds a row."""
+    """Return the power of two that holds a row."""
     return triton.next_power_of_2(table.shape[1])
 
 
 @triton.jit
 def _softmax(scores):  # type: ignore[no-untyped-def]
-    """Of each row; columns of -infinity get 0."""
+    """Return the softmax of each row; columns of -infinity get 0."""
     raised = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     probs = raised * (1.0 / tl.sum(raised, axis=1))[:, None]
     return tl.where(probs < _TINY, 0.0, probs)
@@ -118,7 +118,7 @@ def _open(  # type: ignore[no-untyped-def]
     source, scores, marginals, num_pixels, num_classes, quads,
     ARE_PROBS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Planes (N, C, P) to rows of scores and of their softmax. A program: ROWS pixels of one image."""
+    """Write planes (N, C, P) as rows of scores, and their softmax. Each program does ROWS pixels of one image."""
     stride = quads * 4  # so the compiler knows that rows begin at multiples of 16 bytes
     pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     image = tl.program_id(1).to(tl.int64)
@@ -143,7 +143,7 @@ def _open(  # type: ignore[no-untyped-def]
 def _add_up(  # type: ignore[no-untyped-def]
     table, index, weight, start, result, num_rows, quads, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Weighted sums of rows, entry after entry. A program: ROWS sums, COLUMNS of them."""
+    """Write weighted sums of rows, entry by entry. Each program does COLUMNS columns of ROWS sums."""
     stride = quads * 4
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -166,7 +166,7 @@ def _add_up(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _blur(values, neighbours, result, num_rows, quads, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Rows and half of both their neighbours. A program: ROWS rows, COLUMNS of them."""
+    """Write rows plus half the sum of their neighbours. Each program does COLUMNS columns of ROWS rows."""
     stride = quads * 4
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
@@ -185,7 +185,7 @@ def _update(  # type: ignore[no-untyped-def]
     values, vertex, weight, scores, factors, result, num_pixels, num_classes, quads,
     CORNERS: tl.constexpr, PLANES: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Gather the corners of each pixel, add its scores, softmax. A program: ROWS pixels of one image, all classes."""
+    """Sum the corners of each pixel, add its scores, apply softmax. Each program does ROWS pixels of an image, all classes."""
     stride = quads * 4
     pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     image = tl.program_id(1).to(tl.int64)
@@ -201,7 +201,7 @@ def _update(  # type: ignore[no-untyped-def]
     if WEIGHTED:
         message *= tl.load(factors + column, mask=is_column, other=0.0)
     at = row[:, None] * stride + column
-    # The unary last, as on the CPU: sums round less while they are small.
+    # The unary is added last, as on the CPU: rounding errors are smaller while the sum is small.
     probs = _softmax(tl.load(scores + at, mask=is_wanted, other=_NEVER) + message)
     if PLANES:
         plane = (image * num_classes + column) * num_pixels
