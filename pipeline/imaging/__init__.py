@@ -1,1 +1,1 @@
-"""Pixels in and out: decoding, augmentation, masks, overlays."""
+"""Images and masks as arrays and files: decoding, augmentation, mask formats, regions, overlays."""

@@ -1,4 +1,4 @@
-"""Training views: a random scale, crop, mirror image and colour of one labelled image."""
+"""Random views of a labelled image for training: scale, crop, flip and colour change."""
 
 import numpy as np
 import torch
@@ -11,19 +11,19 @@ from pipeline.labels import IGNORE
 def augment(
     image: np.ndarray, label: np.ndarray, cfg: AugmentConfig, rng: np.random.Generator, holding: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One random view of an image and its label.
+    """Return one random view of an image and its label.
 
-    The crop window is cut out before it is resized, so a view costs its own pixels and not the whole image's.
+    The window is cropped before it is resized, so the cost depends on the size of the view, not of the image.
 
     Args:
         image: (H, W, 3) uint8 RGB, or (H, W, N) float32 levels, NaN where there is no data.
         label: (H, W) uint8 train ids.
         cfg: ranges; `crop` is the size of the view, (height, width).
-        rng: the only source of chance: the same state gives the same view.
-        holding: a class; the window then holds a pixel of it, drawn from all those in the image, if there is one.
+        rng: the only source of randomness: the same state gives the same view.
+        holding: a class; the window then contains a random pixel of this class, if the image has any.
     Returns:
-        The image (D, h, w) in its own type, and (h, w) uint8; where the window passes the image's edge: the image's mean
-        colour and ignore. Pixels without data are ignored too.
+        The image (D, h, w) in its own type, and the label (h, w) uint8. Outside the image, they have the mean colour of the
+        cropped part and the ignore label. Pixels without data have the ignore label too.
     """
     crop_h, crop_w = cfg.crop
     factor = float(np.exp(rng.uniform(np.log(cfg.scale[0]), np.log(cfg.scale[1]))))
@@ -48,7 +48,7 @@ def augment(
 
 
 def _recoloured(x: torch.Tensor, strength: float, rng: np.random.Generator) -> torch.Tensor:
-    """Brightness and contrast of all bands (N, h, w) together; saturation is defined for red, green and blue alone."""
+    """Change brightness and contrast of all bands (N, h, w) together; saturation is defined only for RGB images."""
     if strength > 0:
         bright, contrast = (float(rng.uniform(1 - strength / 2, 1 + strength / 2)) for _ in range(2))
         x = (x * bright).clamp(0, 255)
@@ -57,9 +57,9 @@ def _recoloured(x: torch.Tensor, strength: float, rng: np.random.Generator) -> t
 
 
 def drop_cells(label: torch.Tensor, share: float, cell_px: int, rng: np.random.Generator) -> torch.Tensor:
-    """(h, w) labels of which each cell of `cell_px` x `cell_px` counts with chance `share`, and is ignored else.
+    """Return labels (h, w) in which each cell of `cell_px` x `cell_px` is kept with probability `share`, or else ignored.
 
-    FCN (arXiv:1411.4038), sections 3.4 and 4.3: training on patches is training on whole images with a sampled loss.
+    Source: FCN (arXiv:1411.4038), sections 3.4 and 4.3: training on patches equals whole images with a sampled loss.
     """
     if share == 1:
         return label
@@ -72,7 +72,7 @@ def drop_cells(label: torch.Tensor, share: float, cell_px: int, rng: np.random.G
 def _cut(
     image: np.ndarray, label: np.ndarray, window_h: int, window_w: int, rng: np.random.Generator, holding: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window at a random place; padded where the image is smaller than the window."""
+    """Return a window at a random position, padded where the image is smaller than the window."""
     height, width = label.shape
     held = np.flatnonzero(label.ravel() == holding) if holding is not None else ()
     if len(held):
@@ -89,7 +89,7 @@ def _cut(
     above, before = int(rng.integers(0, missing_h + 1)), int(rng.integers(0, missing_w + 1))
     place = slice(above, above + label.shape[0]), slice(before, before + label.shape[1])
     padded_image = np.empty((window_h, window_w, image.shape[2]), image.dtype)
-    padded_image[:] = image.mean(axis=(0, 1)).astype(image.dtype)  # no data where the window holds a pixel without
+    padded_image[:] = image.mean(axis=(0, 1)).astype(image.dtype)  # NaN if any pixel of the window has no data
     padded_image[place] = image
     padded_label = np.full((window_h, window_w), IGNORE, np.uint8)
     padded_label[place] = label
@@ -97,5 +97,5 @@ def _cut(
 
 
 def _start(inside: int, window: int, length: int, rng: np.random.Generator) -> int:
-    """Where a window of an axis begins, at random among the places that hold pixel `inside`."""
+    """Return the start of a window along one axis, random among the positions that contain pixel `inside`."""
     return int(rng.integers(max(0, inside - window + 1), max(0, min(inside, length - window)) + 1))

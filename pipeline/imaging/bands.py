@@ -1,9 +1,9 @@
-"""Images whose stored values a config declares: bands of 8 to 64 bits in PNG and TIFF, whole or a window of rows at a time.
+"""Read images whose bands and range a config declares: PNG and TIFF of 8 to 64 bits per band, whole or some rows at a time.
 
-rasterio (GDAL) reads them; it is imported here and in `geotiff.py` alone. Decoded values are float32 levels, 0 = low end of the
-declared range and 255 = high end, so that the network's mean and std mean the same as for 8-bit pictures: 12-bit values keep
-their 4096 levels, of which uint8 would leave 256. Pixels that are nodata in a band (the value that the file calls so, NaN or
-infinite) are NaN in every band: the network sees the mean there, their labels are ignored, and masks have 255.
+rasterio (GDAL) reads them. Decoded values are float32 levels, where 0 and 255 are the low and high end of the declared range,
+so that the network's mean and std apply as to 8-bit images; 12-bit values keep their 4096 levels, of which uint8 would leave
+256. Pixels that are nodata in a band (the file's nodata value, NaN or infinite) are NaN in every band: the network sees the
+mean there, their labels are ignored, and masks have 255.
 
 Letters: H rows, W columns, N bands.
 """
@@ -24,15 +24,15 @@ from pipeline.config import ImageConfig
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.decode import quoted, require_size
 
-Source = bytes | Callable[[], io.RawIOBase]  # a whole file, or what opens it for ranged reads
+Source = bytes | Callable[[], io.RawIOBase]  # a whole file, or a function that opens it for range reads
 _DRIVERS = {b"\x89PNG": "PNG", b"II*\0": "GTiff", b"MM\0*": "GTiff", b"II+\0": "GTiff", b"MM\0+": "GTiff"}
-_CACHE_BYTES = 32 << 20  # of GDAL's decoded blocks, of all threads of the process
-_CHUNK_PX = 512  # side of what is read at once, at least: whole blocks of the file
-_PURE_DIGITS = "biuf"  # kinds of numpy types that are levels: no complex numbers
+_CACHE_BYTES = 32 << 20  # GDAL's cache of decoded blocks, shared by all threads of the process
+_CHUNK_PX = 512  # least side of the area that is read at once, rounded up to whole blocks of the file
+_PURE_DIGITS = "biuf"  # kinds of numpy types that can be levels, which excludes complex numbers
 
 
 def require_rasterio() -> Any:
-    """The library; UserError says how to install it."""
+    """Return the module rasterio, or raise a UserError that says how to install it."""
     try:
         import rasterio
         import rasterio.crs
@@ -49,10 +49,10 @@ def require_rasterio() -> Any:
 
 
 def decode_bands(source: Source, declared: ImageConfig, max_pixels: int) -> tuple[np.ndarray, str | None]:
-    """(H, W, N) float32 levels, NaN where there is no data, as the file stores them; and its georeference.
+    """Return (H, W, N) float32 levels, NaN where there is no data, in the stored orientation; and the file's georeference.
 
     Raises:
-        Reject: as `Windows`.
+        Reject: as in `Windows`.
     """
     with Windows(source, max_pixels, declared) as windows:
         levels = np.empty((windows.height, windows.width, len(declared.bands)), np.float32)
@@ -62,7 +62,7 @@ def decode_bands(source: Source, declared: ImageConfig, max_pixels: int) -> tupl
 
 
 def decode_picture(source: Source, declared: ImageConfig, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) uint8: `as_picture` of the same, whose levels are never whole in memory; Reject as `Windows`."""
+    """Return `as_picture` of an image, (H, W, 3) uint8, without all its levels in memory at once; Reject as in `Windows`."""
     with Windows(source, max_pixels, declared) as windows:
         picture = np.empty((windows.height, windows.width, 3), np.uint8)
         for top, rows in windows.chunks():
@@ -71,26 +71,26 @@ def decode_picture(source: Source, declared: ImageConfig, max_pixels: int) -> np
 
 
 def size_of(source: Source) -> tuple[int, int]:
-    """(height, width) of a file, from its header."""
+    """Return the (height, width) of a file, from its header."""
     with ExitStack() as stack:
         dataset, _ = _opened(source, stack)
         return dataset.height, dataset.width
 
 
 def georeference_of(source: Source) -> str | None:
-    """As `Windows.georeference`, of any PNG or TIFF."""
+    """Return the georeference of any PNG or TIFF, as `Windows.georeference` does."""
     with ExitStack() as stack:
         return _georeference(_opened(source, stack)[0])
 
 
 class Windows:
-    """One PNG or TIFF, open: its declared bands as stored, row after row, never the whole of it.
+    """An open PNG or TIFF, whose declared bands are read some rows at a time, as stored.
 
     Args:
-        declared: bands and range of an image; None = a label, whose only band holds ids of 8 bits.
+        declared: bands and range of an image; None means a label, with one band of 8-bit ids.
     Raises:
         Reject: `not_an_image`, `corrupt`, `too_large`, `missing_band`, `bit_depth`, `unsupported_mode`,
-            `label_not_indexed`; `store_error` where the store failed.
+            `label_not_indexed`; `store_error` if the store failed.
         UserError: rasterio is not installed.
     """
 
@@ -117,14 +117,14 @@ class Windows:
         self._stack.close()
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """(bottom - top, W, N) as stored, of a label (bottom - top, W); neither may be less than in the call before.
+        """Return rows (bottom - top, W, N) as stored, or (bottom - top, W) of a label; `top` and `bottom` may never decrease.
 
         Raises:
             Reject: `corrupt`, or `store_error`.
         """
         have = self._first + len(self._kept)
         assert self._first <= top <= have <= bottom <= self.height, "rows are read once, from the top down"
-        self._kept = self._kept[top - self._first :].copy()  # lets go of the rows above
+        self._kept = self._kept[top - self._first :].copy()  # frees the rows above
         found = self._empty(bottom - top)
         found[: have - top] = self._kept
         block_rows, block_columns = self._dataset.block_shapes[0]
@@ -137,12 +137,12 @@ class Windows:
         return found
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """All rows as levels, some at a time: the first of them, and (h, W, N) float32."""
+        """Yield all rows as levels, some at a time: the number of the first row, and (h, W, N) float32."""
         for top in range(0, self.height, _CHUNK_PX):
             yield top, self.levels(self.rows(top, min(self.height, top + _CHUNK_PX)))
 
     def levels(self, stored: np.ndarray) -> np.ndarray:
-        """(h, W, N) as stored -> float32 levels 0..255, NaN where there is no data."""
+        """Return stored values (h, W, N) as float32 levels 0..255, NaN where there is no data."""
         assert self._declared is not None
         low, high = np.array(self._declared.spans, np.float64).T
         scaled = stored.astype(np.float32)
@@ -154,12 +154,12 @@ class Windows:
         return scaled
 
     def void(self, top: int, bottom: int) -> np.ndarray | None:
-        """(bottom - top, W) bool: pixels without data, of rows that `rows` gave last; None where none can be."""
+        """Return (bottom - top, W) bool: pixels without data, in rows that `rows` returned last; None if there can be none."""
         return self._void(self._kept[top - self._first : bottom - self._first])
 
     @property
     def georeference(self) -> str | None:
-        """JSON: `crs` as WKT, and `transform`, the six numbers of GDAL's affine; None where the file has no CRS."""
+        """JSON with `crs` as WKT and `transform`, GDAL's six affine coefficients; None if the file has no CRS."""
         return _georeference(self._dataset)
 
     def _empty(self, count: int) -> np.ndarray:
@@ -167,7 +167,7 @@ class Windows:
         return np.empty(shape, self._dtype)
 
     def _read(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        """(bottom - top, right - left, N)."""
+        """Return stored values (bottom - top, right - left, N)."""
         from rasterio.windows import Window
 
         with _explained(f"at row {top}", self._failure), settings():
@@ -184,7 +184,7 @@ class Windows:
 
 
 def _spans(start: int, end: int, step: int) -> Iterator[tuple[int, int]]:
-    """From `start` to `end`, cut at the multiples of `step`."""
+    """Yield spans from `start` to `end`, cut at the multiples of `step`."""
     while start < end:
         cut = min(end, (start // step + 1) * step)
         yield start, cut
@@ -192,7 +192,7 @@ def _spans(start: int, end: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded image, for eyes and the CRF: the first three bands, one band three times, no data black."""
+    """Return a decoded image as (H, W, 3) uint8, for display and the CRF: bands 1 to 3, or band 1 three times; NaN is black."""
     if image.dtype == np.uint8:
         return image
     chosen = image[..., [0, 1, 2] if image.shape[-1] >= 3 else [0, 0, 0]]
@@ -200,7 +200,7 @@ def as_picture(image: np.ndarray) -> np.ndarray:
 
 
 def void_of(image: np.ndarray) -> np.ndarray | None:
-    """(H, W) bool, pixels of a decoded image without data; None where there are none."""
+    """Return (H, W) bool: the pixels of a decoded image without data; None if there are none."""
     if image.dtype == np.uint8:
         return None
     void: np.ndarray = np.isnan(image[..., 0])
@@ -208,7 +208,7 @@ def void_of(image: np.ndarray) -> np.ndarray | None:
 
 
 def _opened(source: Source, stack: ExitStack) -> tuple[Any, Callable[[], OSError | None]]:
-    """The dataset, closed with the stack; and what tells the store's failure behind an error of GDAL's."""
+    """Return the dataset, which the stack will close, and a function that returns the store error behind an error of GDAL."""
     rasterio = require_rasterio()
     start, failure = _start(source)
     driver = _DRIVERS.get(start)
@@ -230,7 +230,7 @@ def _opened(source: Source, stack: ExitStack) -> tuple[Any, Callable[[], OSError
 
 
 class _Failure:
-    """What the store raised beneath GDAL, which would say no more than that a read failed."""
+    """Keeps the error that the store raised while GDAL read: GDAL itself reports only that a read failed."""
 
     def __init__(self) -> None:
         self._error: OSError | None = None
@@ -239,7 +239,7 @@ class _Failure:
         return self._error
 
     def open(self, source: Callable[[], io.RawIOBase], name: str, path: str, mode: str = "rb") -> io.RawIOBase:
-        """The file under its own name; GDAL also looks for others beside it."""
+        """Open the file under its own name only; GDAL also looks for other files beside it."""
         if os.path.basename(path) != name:
             raise FileNotFoundError(path)
         try:
@@ -254,7 +254,7 @@ class _Failure:
                 return read(length)
             except OSError as error:
                 self._error = error
-                return b""  # GDAL's side cannot take an exception
+                return b""  # GDAL cannot handle an exception here
 
         file.read = remembered  # type: ignore[method-assign]
         return file
@@ -278,7 +278,7 @@ def _start(source: Source) -> tuple[bytes, _Failure]:
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """GDAL as every call of ours has it: a bounded cache, and no files beside the one that is named."""
+    """Configure GDAL for the calls inside: a bounded cache, and no access to other files beside the image."""
     rasterio = require_rasterio()
     with rasterio.Env(
         rasterio.session.DummySession(),
@@ -291,7 +291,7 @@ def settings() -> Iterator[None]:
 
 @contextmanager
 def _explained(where: str, failure: Callable[[], OSError | None]) -> Iterator[None]:
-    """GDAL's errors as a Reject."""
+    """Turn GDAL's errors into a Reject."""
     from rasterio.errors import RasterioError
 
     try:
@@ -308,7 +308,7 @@ def _explained(where: str, failure: Callable[[], OSError | None]) -> Iterator[No
 
 
 def _check_bands(dataset: Any, declared: ImageConfig) -> None:
-    """Raise Reject where a file has not what is declared of it."""
+    """Raise Reject if the file does not have the declared bands and range."""
     for band, (low, high) in zip(declared.bands, declared.spans, strict=True):
         if band > dataset.count:
             raise Reject(
@@ -338,7 +338,7 @@ def _check_bands(dataset: Any, declared: ImageConfig) -> None:
 
 
 def _limits(dataset: Any, band: int, dtype: np.dtype) -> tuple[float, float, str]:
-    """The least and the most that a band can hold, and its type in words."""
+    """Return the smallest and largest value that a band can hold, and its type in words."""
     if dtype.kind == "f":
         return -np.inf, np.inf, str(dtype)
     bits = dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS")

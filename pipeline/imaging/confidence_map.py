@@ -1,22 +1,22 @@
-"""A map of confidence: for each pixel the largest of its class probabilities, in steps of 1/255."""
+"""Confidence maps: the largest class probability of each pixel, in steps of 1/255."""
 
 from math import ceil
 
 import numpy as np
 
-LEVELS = 255  # a probability of 1
+LEVELS = 255  # the level of probability 1
 
 
 def least_known(unknown_below: float) -> int:
-    """The lowest level that is not below a probability."""
+    """Return the lowest level that is not below the probability `unknown_below`."""
     return ceil(unknown_below * LEVELS)
 
 
 def is_unknown(confidence: np.ndarray, unknown_below: float) -> np.ndarray:
-    """(H, W) bool: where a map's level, as a probability, is below a bound.
+    """Return (H, W) bool: where the level of a confidence map, as a probability, is below a bound.
 
-    Levels are compared, not the probabilities that they were rounded from, so that whoever reads the map finds the same
-    pixels. A pixel whose probability is within 1/510 of the bound may fall on either side of it.
+    This compares the levels, not the probabilities before rounding, so that readers of the map find the same pixels. A pixel
+    whose probability is within 1/510 of the bound may fall on either side of it.
     """
     unknown: np.ndarray = confidence < least_known(unknown_below)
     return unknown

@@ -1,6 +1,6 @@
-"""Bytes -> uint8 pixels, or one clear reason why not.
+"""Decode image and label files to uint8 pixels, or reject them with a reason.
 
-Reasons, the reject table's codes: `empty`, `not_an_image`, `truncated`, `corrupt`, `too_large`, `unsupported_mode`,
+Reasons, as in the table of rejects: `empty`, `not_an_image`, `truncated`, `corrupt`, `too_large`, `unsupported_mode`,
 `label_not_indexed`, `label_out_of_range`.
 """
 
@@ -15,16 +15,16 @@ from PIL import Image, TiffImagePlugin
 
 from pipeline.errors import Reject
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # never the formats that run interpreters (EPS) or old parsers
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # excludes formats that run an interpreter (EPS) or old parsers
 _EXIF_ORIENTATION = 0x0112
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
-_MARKS = {"transparency", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # what a plain PNG's header has not
-_JPEG_DIVISORS = (8, 4, 2)  # of the sides, at which libjpeg decodes
+_MARKS = {"transparency", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # `info` keys a plain PNG does not have
+_JPEG_DIVISORS = (8, 4, 2)  # by which libjpeg can reduce the sides while it decodes
 _BIT_DEPTH_16 = ("I;16", "I;16B", "I;16L", "I", "F")
 _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 258, 277  # TIFF 6.0, section 8
 
-# EXIF orientation -> quarter turns against the clock, then whether left and right change places (EXIF 2.32, 4.6.4 A).
+# EXIF orientation: counter-clockwise quarter turns, then whether to mirror left and right (EXIF 2.32, 4.6.4 A).
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 
 _limit_lock = threading.Lock()
@@ -39,9 +39,9 @@ _NO_MEMORY = Reject(
 
 
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright (EXIF orientation applied).
+    """Return an image as (H, W, 3) uint8 RGB, upright (EXIF orientation applied).
 
-    Grey becomes RGB, palettes their colours, alpha is dropped, CMYK is converted; an animation gives its first frame.
+    Grey, palette and CMYK images are converted to RGB, alpha is dropped, and an animation gives its first frame.
 
     Raises:
         Reject: with its reason; 16-bit and float images are refused, since their range is not known.
@@ -50,25 +50,25 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def decode_oriented(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
-    """As `decode_image`, and the EXIF orientation 1..8 that was applied; 1 = stored upright."""
+    """Return the result of `decode_image` and the EXIF orientation 1..8 that was applied; 1 means stored upright."""
     picture = open_header(data, max_pixels)
     require_8_bits(picture)
     pixels = _by_torchcodec(picture, data)
     if pixels is not None:
         return pixels, 1
-    before = orientation_tag(picture) if picture.format == "TIFF" else 1  # which Pillow turns as it decodes it
+    before = orientation_tag(picture) if picture.format == "TIFF" else 1  # Pillow applies it while decoding
     picture = _load(picture, data)
-    left = orientation_tag(picture)  # only now: a PNG's tag may stand behind its pixels
+    left = orientation_tag(picture)  # read after decoding: a PNG's tag may follow its pixels
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
     return upright(np.asarray(picture), left), before if left == 1 else left
 
 
 def decode_reduced(data: bytes, max_pixels: int, scale: float) -> tuple[np.ndarray, int, tuple[int, int]]:
-    """As `decode_oriented`, and the whole picture's (height, width), upright: a JPEG may be decoded at a part of that size.
+    """Return the result of `decode_oriented`, of a JPEG at reduced size, and the upright (height, width) of the whole picture.
 
-    The part is 1/2, 1/4 or 1/8, the least that is not below `scale`: libjpeg leaves out the finer cosines of each block. Other
-    formats, and larger scales, give all pixels.
+    A JPEG is reduced to 1/2, 1/4 or 1/8, the smallest that is not below `scale`: libjpeg omits the higher frequencies of each
+    block. Other formats, and scales above 1/2, give all pixels.
     """
     picture = open_header(data, max_pixels)
     divisor = next((n for n in _JPEG_DIVISORS if scale * n <= 1), 1)
@@ -83,27 +83,27 @@ def decode_reduced(data: bytes, max_pixels: int, scale: float) -> tuple[np.ndarr
 
 
 def stored_orientation(data: bytes, max_pixels: int) -> int:
-    """EXIF orientation 1..8 in which an image is stored, as `decode_oriented` gives it; pixels are decoded only if they must.
+    """Return the EXIF orientation 1..8 of a stored image, as `decode_oriented` does; decode pixels only if necessary.
 
     Raises:
-        Reject: the bytes are no image, or of too many pixels.
+        Reject: the bytes are not an image, or it has too many pixels.
     """
     picture = open_header(data, max_pixels)
     if picture.format == "PNG" and (b"eXIf" in data or picture.info.keys() & _MARKS):
-        picture = _load(picture, data)  # the tag may stand behind the pixels
+        picture = _load(picture, data)  # the tag may follow the pixels
     return orientation_tag(picture)
 
 
 def decode_label(data: bytes, max_pixels: int, ids: bool = True, colours: bool = False) -> np.ndarray:
-    """What a label picture holds as it is stored. An orientation is the image's.
+    """Return the values of a label picture as stored, without applying an EXIF orientation, since that of its image counts.
 
     Args:
         ids: grey values and palette indices (not the palette's colours) are ids.
-        colours: colour pictures are legal; so are grey ones and palettes for their colours, where they are not ids.
+        colours: colour pictures are allowed; grey and palette pictures give their colours unless they are ids.
     Returns:
         (H, W) uint8 or int32 ids, or (H, W, 3) uint8 colours; alpha is dropped.
     Raises:
-        Reject: `label_not_indexed` for colour pictures where they are not legal, or as for images.
+        Reject: `label_not_indexed` for colour pictures if they are not allowed, or a reason as for images.
     """
     picture = open_header(data, max_pixels)
     if picture.mode in ("L", "P", "1", *_BIT_DEPTH_16[:4]) and (ids or not colours):
@@ -125,27 +125,27 @@ def _not_indexed(picture: Image.Image) -> Reject:
 
 
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) as the camera held it -> as people see it: a label or a mask beside its decoded image."""
+    """Return stored pixels (H, W, ...) turned upright by the EXIF orientation, as for a label or mask of a decoded image."""
     rotated, mirrored = _TURNS.get(orientation, (0, False))
     turned = np.rot90(stored, rotated)
     return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
 def as_stored(seen: np.ndarray, orientation: int) -> np.ndarray:
-    """The inverse of `upright`."""
+    """Return upright pixels in the stored orientation: the inverse of `upright`."""
     rotated, mirrored = _TURNS.get(orientation, (0, False))
     return np.ascontiguousarray(np.rot90(seen[:, ::-1] if mirrored else seen, -rotated))
 
 
 def open_header(data: bytes, max_pixels: int) -> Image.Image:
-    """The header alone, its size checked, before any pixel is decoded."""
+    """Read the header of an image and check its size, without decoding pixels."""
     if not data:
         raise Reject("decode", "empty", "the file is empty; copy it again")
     try:
         picture = open_of_any_size(data, FORMATS)
     except MemoryError:
         raise _NO_MEMORY from None
-    except Exception as error:  # parsers of hostile headers raise anything; all of it means the same
+    except Exception as error:  # on hostile headers, parsers raise errors of any class
         if words := _deep_tiff(data):
             raise _not_declared(words) from None
         raise Reject(
@@ -158,7 +158,7 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def require_size(height: int, width: int, max_pixels: int) -> None:
-    """Raise Reject where an image has too many pixels."""
+    """Raise Reject if an image has too many pixels."""
     if width * height > max_pixels:
         raise Reject(
             "decode",
@@ -169,9 +169,9 @@ def require_size(height: int, width: int, max_pixels: int) -> None:
 
 
 def require_8_bits(picture: Image.Image) -> None:
-    """Raise Reject where an image has more than 8 bits a channel: which of its levels is white nobody says.
+    """Raise Reject if an image has more than 8 bits per channel, since its range is not known.
 
-    Pillow's modes tell it of grey images alone; from colours and alpha it would take the upper byte.
+    Pillow's mode shows this only for grey images; of images with colours or alpha, Pillow would keep the upper byte.
     """
     words = f"mode {picture.mode}"
     deep = picture.mode in _BIT_DEPTH_16
@@ -196,7 +196,7 @@ def _not_declared(what: str) -> Reject:
 
 
 def _deep_tiff(data: bytes) -> str | None:
-    """Bands and bits of a TIFF that Pillow knows no mode for; None of any other file."""
+    """Return the bands and bits, in words, of a TIFF for which Pillow has no mode; None for any other file."""
     start = 16 if data[2:4] in (b"+\0", b"\0+") else 8  # BigTIFF's header is longer
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[:start])
@@ -205,12 +205,12 @@ def _deep_tiff(data: bytes) -> str | None:
         tags.load(file)
         bits = tags[_BITS_PER_SAMPLE]
         return f"{tags.get(_SAMPLES_PER_PIXEL, 1)} bands of {max(bits)} bits"
-    except Exception:  # as above
+    except Exception:  # of any class, as in `open_header`
         return None
 
 
 def open_of_any_size(data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """The header alone; whoever calls this holds its size against a limit of their own: Pillow's is global and fixed."""
+    """Read the header of an image without Pillow's size limit, which is global; callers must check the size themselves."""
     with _limit_lock, warnings.catch_warnings():
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -220,23 +220,23 @@ def open_of_any_size(data: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 
 def orientation_tag(picture: Image.Image) -> int:
-    """EXIF orientation 1..8, as far as it was read; 1 where there is none."""
+    """Return the EXIF orientation 1..8 from what has been read of the file; 1 if there is none."""
     try:
-        # Not the PNG class's own, which decodes all pixels first, in search of a tag that stands behind them.
+        # Not the PNG class's own `getexif`, which decodes all pixels first to look for a tag behind them.
         found = Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
-    except Exception:  # a damaged tag table; viewers show such a picture as it is stored, and so do we
+    except Exception:  # a damaged tag table; viewers show such a picture as stored, so it counts as upright
         return 1
     return found if found in _TURNS else 1
 
 
 def _by_torchcodec(picture: Image.Image, data: bytes) -> np.ndarray | None:
-    """(H, W, 3) of a plain PNG or JPEG in a sixth less time than by Pillow, the same pixels; None = Pillow decides.
+    """Return the pixels (H, W, 3) of a plain PNG or JPEG, the same as Pillow's in a sixth less time; None: use Pillow.
 
-    What it refuses goes to Pillow too, so that every outcome and reason is Pillow's.
+    Files that torchcodec refuses go to Pillow too, so that Pillow determines every outcome and reason.
     """
     if picture.mode not in ("RGB", "L") or picture.format not in ("PNG", "JPEG"):
         return None
-    # A PNG's tag may be in any of these, or behind the pixels.
+    # A PNG's orientation tag may be in any of `_MARKS`, or in a chunk behind the pixels.
     turned = (
         b"eXIf" in data or picture.info.keys() & _MARKS if picture.format == "PNG" else orientation_tag(picture) != 1
     )
@@ -256,7 +256,7 @@ def _by_torchcodec(picture: Image.Image, data: bytes) -> np.ndarray | None:
 
 @cache
 def _torchcodec() -> Any:
-    """Its decoders, imported with torch, without which headers are read; None where it is missing or of another torch."""
+    """Return torchcodec's decoders, or None if it is missing or built for another torch; imported late, as it needs torch."""
     try:
         from torchcodec import decoders
     except (ImportError, OSError, RuntimeError):
@@ -265,7 +265,7 @@ def _torchcodec() -> Any:
 
 
 def check_end(picture: Image.Image, data: bytes) -> None:
-    """Raise Reject for cut files. Pillow fills the missing rows of some with grey; look for the end mark."""
+    """Raise Reject if the file has no end mark, since Pillow fills missing rows of some truncated files with grey."""
     if (picture.format == "PNG" and _PNG_END not in data[-4096:]) or (
         picture.format == "JPEG" and _JPEG_END not in data[-4096:]
     ):
@@ -278,12 +278,12 @@ def _load(picture: Image.Image, data: bytes) -> Image.Image:
         picture.load()
     except MemoryError:
         raise _NO_MEMORY from None
-    except Exception as error:  # as above: zlib.error, SyntaxError, struct.error, OSError, ...
+    except Exception as error:  # of any class: zlib.error, SyntaxError, struct.error, OSError, ...
         reason = "truncated" if "truncated" in str(error) else "corrupt"
         raise Reject("decode", reason, f"the {picture.format} cannot be decoded ({error}); copy it again") from None
     return picture
 
 
 def quoted(data: bytes) -> str:
-    """Bytes as text for a message, in single quotes whatever they hold: Python's own form takes others where they hold one."""
+    """Return bytes as text for a message, in single quotes in every case; `repr` uses double ones if the text contains a '."""
     return "'" + data.decode("latin-1").encode("unicode_escape").decode("ascii") + "'"

@@ -1,4 +1,4 @@
-"""Masks as Cloud Optimized GeoTIFFs, written in windows by rasterio (GDAL). Letters: H rows, W columns."""
+"""Write masks as Cloud Optimized GeoTIFFs, some rows at a time, with rasterio (GDAL)."""
 
 import json
 import tempfile
@@ -14,18 +14,18 @@ from pipeline.errors import UserError
 from pipeline.imaging.bands import require_rasterio, settings
 from pipeline.labels import IGNORE, LabelSpace
 
-BLOCK_PX = 512  # side of a tile
-_ROWS = 512  # decoded at once
+BLOCK_PX = 512  # side of a tile in the file
+_ROWS = 512  # rows decoded at once
 
 
 def write_cog(mask: bytes, georeference: str, space: LabelSpace, path: Path) -> None:
-    """A mask's PNG as a COG: uint8 train ids, nodata 255, the classes' colours as colour table and names as band tags.
+    """Write a mask's PNG as a COG: uint8 train ids, nodata 255, class colours as colour table, class names as band tags.
 
-    Overviews take the most frequent class of the pixels that they stand for. Memory holds a few rows, however large the mask;
-    the plain tiles lie in a temporary file beside `path` meanwhile.
+    Overviews have the most frequent class of the pixels that they cover. Memory holds only some rows, however large the mask;
+    in the meantime a plain tiled TIFF is in a temporary folder beside `path`.
 
     Args:
-        georeference: as `Windows.georeference` gives it.
+        georeference: as returned by `Windows.georeference`.
     Raises:
         UserError: rasterio is not installed, or the mask is damaged or not of 8 bits.
     """
@@ -56,7 +56,7 @@ def write_cog(mask: bytes, georeference: str, space: LabelSpace, path: Path) -> 
 
 @contextmanager
 def _opened(rasterio: Any, mask: bytes) -> Iterator[Any]:
-    """The PNG, row by row."""
+    """Open the PNG for reading by rows."""
     with ExitStack() as stack:
         try:
             with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Bytes -> instance ids of 16 bits."""
+"""Decode PNGs of 16-bit instance ids."""
 
 import sys
 
@@ -9,10 +9,10 @@ from pipeline.imaging.decode import open_header
 
 
 def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) int32 ids of an instanceIds PNG.
+    """Return the ids (H, W) int32 of an instanceIds PNG.
 
     Args:
-        size: (height, width) of the label beside it; another size is refused before any pixel is decoded.
+        size: (height, width) of the image's label; another size is refused before any pixel is decoded.
     Raises:
         Reject: `not_an_image`, `label_size` or `corrupt`.
     """
@@ -28,6 +28,6 @@ def decode_instances(data: bytes, size: tuple[int, int]) -> np.ndarray:
         )
     try:
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:  # the decoder's own
+    except (OSError, SyntaxError, ValueError) as error:  # raised by the decoder
         raise Reject("label", "corrupt", f"the instanceIds cannot be decoded ({error}); copy them again") from None
     return np.asarray(picture).astype(np.int32)

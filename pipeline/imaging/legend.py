@@ -1,4 +1,4 @@
-"""What the colours of a picture mean, drawn below it."""
+"""Draw a legend of a picture's colours below it."""
 
 from collections.abc import Sequence
 
@@ -12,20 +12,20 @@ Entry = tuple[str, Colour]
 CONFIDENCE_ENTRIES: tuple[Entry, ...] = (("0", (0, 0, 0)), ("0.5", (128, 128, 128)), ("1", (255, 255, 255)))
 ERROR_ENTRIES: tuple[Entry, ...] = (("right", RIGHT), ("wrong", WRONG), ("ignored", IGNORED))
 _INK, _PAPER, _EDGE = (27, 31, 36), (255, 255, 255), (150, 156, 163)
-_TEXT_PX = (11, 28)  # smallest and largest letters
+_TEXT_PX = (11, 28)  # smallest and largest size of the text
 
 
 def class_entries(mask: np.ndarray, space: LabelSpace) -> list[Entry]:
-    """Name and colour of each class that a mask (H, W) uint8 holds, the largest first."""
+    """Return the name and colour of each class in a mask (H, W) uint8, the one with most pixels first."""
     pixels = np.bincount(mask.ravel(), minlength=256)[: space.num_classes]
     order = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index]]
     return [(space.classes[index], space.colours[index]) for index in order]
 
 
 def with_legend(picture: np.ndarray, entries: Sequence[Entry]) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with a white strip below it that names its colours.
+    """Return the picture (H, W, 3) uint8 with a white strip below it that names its colours.
 
-    The letters grow with the picture's width. The strip has as many rows as it needs; a picture that is narrower than the
+    The text size grows with the picture's width. The strip has as many lines as needed; a picture that is narrower than the
     longest name is widened with white.
     """
     if not entries:

@@ -1,4 +1,4 @@
-"""Regions of a mask as polygons along the edges of their pixels, by GDAL (rasterio), and simplified by GEOS (shapely)."""
+"""Regions of a mask as polygons along pixel edges, traced by GDAL (rasterio) and simplified by GEOS (shapely)."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from pipeline.labels import IGNORE
 
 
 def polygons_of(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(class, (V, 2) int64 corners x, y) of each region of a mask (H, W) uint8 whose pixels hang together by their sides.
+    """Yield the class and corners (V, 2) int64 x, y of each 4-connected region of a mask (H, W) uint8.
 
-    A hole is joined to the outline by a cut of no width, there and back: filled by the even-odd rule, or by COCO's, a polygon
-    covers exactly the region's pixels. 255 has no class.
+    Holes are joined to the outline by cuts of zero width, there and back: filled by the even-odd rule, or as COCO does, a
+    polygon covers exactly the pixels of its region. Pixels of 255 belong to no region.
 
     Raises:
         UserError: rasterio is not installed.
@@ -33,7 +33,7 @@ def polygons_of(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def require_shapely() -> tuple[Any, Any]:
-    """The libraries `rasterio.features` and `shapely`; UserError says how to install them."""
+    """Return the modules `rasterio.features` and `shapely`, or raise a UserError that says how to install them."""
     try:
         import shapely
         import shapely.geometry
@@ -46,15 +46,15 @@ def require_shapely() -> tuple[Any, Any]:
 
 
 def region_polygons(mask: np.ndarray, found: Regions, tolerance_px: float, georeference: str | None) -> list[bytes]:
-    """WKB (little-endian) of each region's outline with its holes, in the order of `found`.
+    """Return WKB (little-endian) of each region's outline with its holes, in the order of `found`.
 
-    Corners are those of pixels, x to the right and y down, 0, 0 the upper left corner of the first pixel; in an image with a
-    georeference they are on its map. A simplified polygon stays valid (GEOS' Douglas-Peucker that preserves topology); each
-    is simplified by itself, so that neighbours may overlap or leave gaps.
+    Coordinates are pixels, x to the right and y down, with 0, 0 at the upper left corner of the first pixel; with a
+    georeference they are map coordinates. A simplified polygon stays valid (GEOS's Douglas-Peucker that preserves topology);
+    each is simplified separately, so neighbours may overlap or leave gaps.
 
     Args:
         mask: (H, W) uint8.
-        georeference: as `Windows.georeference` gives it.
+        georeference: as returned by `Windows.georeference`.
     Raises:
         UserError: rasterio or shapely is not installed.
     """
@@ -74,10 +74,10 @@ def region_polygons(mask: np.ndarray, found: Regions, tolerance_px: float, geore
 
 
 def geoparquet(column: str, georeferences: set[str | None]) -> str:
-    """The metadata key `geo` of a Parquet file with a column of such polygons: GeoParquet 1.1.
+    """Return the value of the metadata key `geo` of a Parquet file with a column of such polygons: GeoParquet 1.1.
 
     Args:
-        georeferences: of its images. If they have one coordinate system the file names it; in pixels, or in several, none.
+        georeferences: those of its images. The key names their coordinate system if all have the same, or else none.
     """
     systems = {None if one is None else json.loads(one)["crs"] for one in georeferences}
     (system,) = systems if len(systems) == 1 else (None,)
@@ -87,12 +87,12 @@ def geoparquet(column: str, georeferences: set[str | None]) -> str:
 
 
 def area_of(polygon: np.ndarray) -> int:
-    """Pixels inside a polygon (V, 2) of whole numbers, holes taken off: half of the shoelace sum."""
+    """Return the pixels inside a polygon (V, 2) as from `polygons_of`, without its holes: half of the shoelace sum."""
     x, y = polygon.T
     return int(abs((x * np.roll(y, -1) - np.roll(x, -1) * y).sum()) // 2)
 
 
 def _joined(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One ring of two: out of the outline's corner that is nearest to the hole's first, around the hole, and back."""
+    """Join two rings into one: from the outline's corner nearest to the hole's first corner, around the hole, and back."""
     near = int(np.abs(outline - hole[0]).sum(axis=1).argmin())
     return np.concatenate([outline[: near + 1], hole, hole[:1], outline[near:]])

@@ -1,9 +1,9 @@
 """Connected regions of a mask: pixels of one class that touch at their sides (4-connectivity). Letters: H rows, W columns.
 
-One pass over the rows: a row is cut into runs of equal pixels, runs that touch a run of the same class in the row above join
-its region (union-find), and all that is told of a region is summed up on the way. No array of labels is made: in memory are
-the runs of two rows and the regions found, so that a mask of any height can come a few rows at a time. Runs instead of pixels
-as in He, Chao & Suzuki, "A run-based two-scan labeling algorithm", IEEE Transactions on Image Processing 17(5), 2008.
+One pass over the rows: each row is divided into runs of equal pixels, runs that touch a run of the same class in the row above
+join its region (union-find), and the properties of the regions are accumulated on the way. There is no array of region numbers:
+memory holds the runs of two rows and the regions found, so a mask of any height can be processed a few rows at a time. Runs are
+used as in He, Chao & Suzuki, "A run-based two-scan labeling algorithm", IEEE Transactions on Image Processing 17(5), 2008.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from pipeline.compiled import compiled
 from pipeline.errors import Reject
 from pipeline.labels import IGNORE
 
-MAX_REGIONS = 1_000_000  # of one mask: each takes about 100 bytes until the shard is written
-# What is summed of a region; `_FIRST` is its first pixel in raster order, row * W + column.
+MAX_REGIONS = 1_000_000  # per mask; each takes about 100 bytes until the shard is written
+# Fields of a region in `live` and `found`; `_FIRST` is its first pixel in raster order, row * W + column.
 _FIRST, _CLASS, _AREA, _LEFT, _BOTTOM, _RIGHT, _ROWS, _COLUMNS = range(8)
 _NUM_FIELDS = 8
-_NUM_RUNS, _NUM_FREE, _NUM_FOUND, _TOP = range(4)  # of `counters`
-_START, _END, _SLOT = range(3)  # of a run; a slot holds the region that it belongs to
+_NUM_RUNS, _NUM_FREE, _NUM_FOUND, _TOP = range(4)  # fields of `counters`
+_START, _END, _SLOT = range(3)  # fields of a run; its slot is the index of its region in `live`
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Regions:
     area: np.ndarray  # (R,) int64, pixels
     box: np.ndarray  # (R, 4) int64: top, left, bottom, right; half-open, so that bottom - top is the height
     centroid: np.ndarray  # (R, 2) float64: means of the pixels' row and column indices
-    confidence: np.ndarray | None  # (R,) float64, mean over the pixels; None where the mask came without
+    confidence: np.ndarray | None  # (R,) float64, mean over the pixels; None if not given
 
 
 def find_regions(mask: np.ndarray, min_area: int = 1, confidence: np.ndarray | None = None) -> Regions:
-    """The regions of a mask (H, W) uint8 with at least `min_area` pixels; pixels of 255 belong to none.
+    """Return the regions of a mask (H, W) uint8 with at least `min_area` pixels; pixels of 255 belong to none.
 
     Args:
-        confidence: (H, W) float32, of which each region's mean is told.
+        confidence: (H, W) float32, to be averaged over each region.
     Raises:
         Reject: there are more than `MAX_REGIONS`.
     """
@@ -48,17 +48,17 @@ def find_regions(mask: np.ndarray, min_area: int = 1, confidence: np.ndarray | N
 
 
 def region_sizes(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(R,) int64 pixels and (R,) uint8 class id of each region of a mask (H, W) uint8, in the order of their first pixels."""
+    """Return the pixels (R,) int64 and class id (R,) uint8 of each region of a mask (H, W) uint8, as ordered in `Regions`."""
     found = find_regions(mask)
     return found.area, found.class_id
 
 
 class RegionFinder:
-    """The same, of a mask of `width` columns that comes a few rows at a time, with the confidence of all of them or of none."""
+    """Does what `find_regions` does, for a mask given a few rows at a time, with the confidence of all rows or of none."""
 
     def __init__(self, width: int, min_area: int = 1) -> None:
         self._width, self._min_area = width, min_area
-        slots = 2 * width + 1  # each run of the row above holds one, and each of the next row may take one
+        slots = 2 * width + 1  # each run of the row above has one, and each run of the next row may need one
         self._runs = np.empty((width, 3), np.int64)
         self._live, self._sums = np.empty((slots, _NUM_FIELDS), np.int64), np.empty(slots)
         self._parent, self._free = np.empty(slots, np.int64), np.arange(slots)
@@ -67,7 +67,7 @@ class RegionFinder:
         self._sure = False
 
     def add(self, rows: np.ndarray, confidence: np.ndarray | None = None) -> None:
-        """The next rows, (h, W) uint8. Raises Reject where there are more than `MAX_REGIONS` already."""
+        """Add the next rows, (h, W) uint8; raise Reject if there are more than `MAX_REGIONS` already."""
         self._sure = confidence is not None
         if confidence is None:
             confidence = np.empty((0, self._width), np.float32)
@@ -85,7 +85,7 @@ class RegionFinder:
             )
 
     def finish(self) -> Regions:
-        """All regions, once all rows were added: a row in which nothing goes on ends those that are open."""
+        """Return all regions, after all rows were added; a last row of ignored pixels closes those still open."""
         sure = self._sure
         self.add(np.full((1, self._width), IGNORE, np.uint8), np.zeros((1, self._width), np.float32) if sure else None)
         number = self._counters[_NUM_FOUND]
@@ -105,7 +105,7 @@ class RegionFinder:
 
 @compiled()
 def _scan(rows, confidence, min_area, kept, live, sums, parent, free, found, found_sums, counters):  # type: ignore[no-untyped-def]
-    """The next rows; all arrays are state, of which `found` and `found_sums` are returned, since they may have grown."""
+    """Process the next rows and update all arrays; return `found` and `found_sums`, which may have been enlarged."""
     width = rows.shape[1]
     above, here = kept.copy(), np.empty_like(kept)
     num_above, sure = counters[_NUM_RUNS], confidence.shape[0] > 0
@@ -137,7 +137,7 @@ def _scan(rows, confidence, min_area, kept, live, sums, parent, free, found, fou
                 here[number, _START], here[number, _END], here[number, _SLOT] = start, end, slot
                 number += 1
             start = end
-        for run in range(number):  # so that no run speaks of a slot that was joined to another
+        for run in range(number):  # so that no run refers to a slot that was joined to another
             here[run, _SLOT] = _root(parent, here[run, _SLOT])
         found, found_sums = _close(
             above, num_above, line, min_area, live, sums, parent, free, found, found_sums, counters
@@ -151,10 +151,10 @@ def _scan(rows, confidence, min_area, kept, live, sums, parent, free, found, fou
 
 @compiled()
 def _close(above, num_above, line, min_area, live, sums, parent, free, found, found_sums, counters):  # type: ignore[no-untyped-def]
-    """Free the slots of the row above that were joined to others, and those of regions that do not reach into this row."""
+    """Free the slots of the row above that were joined to others, and those of regions that end above this row."""
     for run in range(num_above):
         slot = above[run, _SLOT]
-        if parent[slot] < 0:  # freed by a run before
+        if parent[slot] < 0:  # already freed for an earlier run
             continue
         ends = parent[slot] == slot and live[slot, _BOTTOM] <= line
         if ends and live[slot, _AREA] >= min_area:
@@ -174,7 +174,7 @@ def _close(above, num_above, line, min_area, live, sums, parent, free, found, fo
 
 @compiled()
 def _new(live, sums, parent, free, counters, value, first, start):  # type: ignore[no-untyped-def]
-    """A slot for a region that begins."""
+    """Return a slot for a new region."""
     counters[_NUM_FREE] -= 1
     slot = free[counters[_NUM_FREE]]
     parent[slot], sums[slot] = slot, 0.0
@@ -185,7 +185,7 @@ def _new(live, sums, parent, free, counters, value, first, start):  # type: igno
 
 @compiled()
 def _extend(live, slot, line, start, end):  # type: ignore[no-untyped-def]
-    """One run more."""
+    """Add a run to a region."""
     pixels = end - start
     live[slot, _AREA] += pixels
     live[slot, _LEFT] = min(live[slot, _LEFT], start)
@@ -197,7 +197,7 @@ def _extend(live, slot, line, start, end):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _join(live, sums, parent, one, two):  # type: ignore[no-untyped-def]
-    """Two regions turn out to be one: the slot of the one that began first."""
+    """Join two regions that touch, and return the slot of the one that began first."""
     if live[two, _FIRST] < live[one, _FIRST]:
         one, two = two, one
     parent[two] = one

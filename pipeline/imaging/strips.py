@@ -1,21 +1,21 @@
-"""Rows of a picture from the top, never the whole of it: for pictures that no memory holds. Letters: H rows, W columns."""
+"""Decode pictures that are too large for memory some rows at a time, from the top. Letters: H rows, W columns."""
 
 import numpy as np
 
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.decode import check_end, open_header, orientation_tag, require_8_bits
 
-FORMATS = ("PNG", "JPEG", "TIFF")  # those that libvips decodes from the top down
-_CHUNK_ROWS = 64  # asked of the decoder at once
+FORMATS = ("PNG", "JPEG", "TIFF")  # those that libvips can decode from the top down
+_CHUNK_ROWS = 64  # rows requested from the decoder at once
 
 
 class Strips:
-    """One PNG, JPEG or TIFF of 8 bits a channel.
+    """An open PNG, JPEG or TIFF with 8 bits per channel.
 
     Args:
-        ids: a label, (H, W) of grey values; else an image, (H, W, 3) RGB: alpha is dropped, palettes become their colours.
+        ids: True for a label, grey values (H, W); False for an image, (H, W, 3) RGB without alpha, palettes as colours.
     Raises:
-        Reject: as `decode_image` and `decode_label`; and `unsupported_mode` where the picture can only be decoded whole.
+        Reject: as in `decode_image` and `decode_label`, or `unsupported_mode` if the picture can only be decoded whole.
         UserError: libvips is not installed.
     """
 
@@ -50,7 +50,7 @@ class Strips:
         self._first, self._kept = 0, np.empty((0, *self._shape), np.uint8)
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """(bottom - top, W) or (bottom - top, W, 3) uint8; neither may be less than in the call before.
+        """Return rows (bottom - top, W) or (bottom - top, W, 3) uint8; `top` and `bottom` may never decrease.
 
         Raises:
             Reject: `truncated` or `corrupt`.
@@ -79,17 +79,17 @@ class Strips:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """As `Windows`, which holds a file open."""
+        """Do nothing; only `Windows` has a file to close."""
 
     def levels(self, rows: np.ndarray) -> np.ndarray:
-        """The rows themselves: `Windows` scales what is stored."""
+        """Return the rows unchanged; only `Windows` scales stored values."""
         return rows
 
     def void(self, top: int, bottom: int) -> np.ndarray | None:
-        """None: each pixel of an 8-bit picture has data."""
+        """Return None: every pixel of an 8-bit picture has data."""
         return None
 
-    georeference: str | None = None  # as a run's rows have it
+    georeference: str | None = None  # as in `Windows`: 8-bit pictures have none
 
 
 def _region(data: bytes, ids: bool):  # type: ignore[no-untyped-def]  # libvips' wrapper has no types
@@ -99,7 +99,7 @@ def _region(data: bytes, ids: bool):  # type: ignore[no-untyped-def]  # libvips'
         raise UserError(
             f"stream_above_pixels needs libvips ({error}); run: pip install 'maskmill[stream]', on every node"
         ) from None
-    pyvips.vips_lib.vips_concurrency_set(1)  # the cores are the model's
+    pyvips.vips_lib.vips_concurrency_set(1)  # leave the cores to the model
     pyvips.cache_set_max(0)
     try:
         image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="error")

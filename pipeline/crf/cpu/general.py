@@ -17,7 +17,7 @@ from pipeline.crf.cpu.simd import LANES
 from pipeline.crf.cpu.tables import Layout
 from pipeline.crf.cpu.threads import Team
 
-_BLOCK = 1 << 14  # pixels; independent of the number of threads, so that rounding is too
+_BLOCK = 1 << 14  # pixels; fixed, so that rounding does not depend on the number of threads
 
 
 def general_mean_field(

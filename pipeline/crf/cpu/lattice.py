@@ -1,6 +1,6 @@
 """The permutohedral lattice (Adams et al. 2010): the simplex in which each pixel lies, and the neighbours of each vertex.
 
-Letters: P pixels, d feature axes, n corners of a pixel over all kernels (d + 1 per kernel), R rows, one per vertex.
+Letters: P pixels, d feature axes, n corners of a pixel over all kernels (d + 1 per kernel), R rows of vertices.
 
 Conventions are those of Krahenbuhl & Koltun's code, "the original code" below. Pixels are placed bit for bit as there: float32
 in the same order, halves rounded to even. Only vertices touched by a pixel exist, and only these can be neighbours.
@@ -8,7 +8,7 @@ in the same order, halves rounded to even. Only vertices touched by a pixel exis
 Pixels are processed in bands, whose number depends on the image and not on the threads, so that any number of threads gives the
 same bits. Each band numbers its vertices in the order in which its pixels touch them, so that nearby pixels have nearby rows. A
 vertex that several bands touch has a row in each: the first is its master, the others are ghosts, which are added to the master
-before a blur and copied from it afterwards. So no two bands write to the same row, and sums over many pixels round less.
+before a blur and copied from it afterwards. So no two bands write to the same row, and large sums have smaller errors.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,14 @@ from pipeline.crf.cpu.vertices import CHUNK, number_band
 from pipeline.errors import UserError
 
 _KEY_BITS = 62  # of a vertex's key; on a device the 63rd bit and unused ones hold the number of the image
-# Feature axes of a kernel: each takes at least 4 bits of a key unless it is constant, the first 3; the remainder has its own.
+# Most feature axes of a kernel: a key has d.bit_length() bits for the remainder, at least 3 for the first axis, and at least
+# 4 for each other axis that is not constant.
 MOST_AXES = max(d for d in range(1, _KEY_BITS) if d.bit_length() + 4 * d - 1 <= _KEY_BITS)
 # Up to this coordinate float32 resolves a sixteenth of the step between vertices. If it could not resolve the vertices
 # themselves, the corners of a pixel would form no simplex, and ranks and keys would point outside the tables.
 _MOST_REACH = 2.0**20
 _WOVEN_AXES = 3  # axes blurred together: half of an RGB image's, so that components fit a core's L2 cache
-_WOVEN_ROWS = 1 << 13  # of a component, at most
+_WOVEN_ROWS = 1 << 13  # most rows of a component that is blurred along several axes together
 _EMPTY = np.empty(0, np.int32)
 
 
