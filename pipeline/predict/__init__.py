@@ -1,4 +1,4 @@
-"""Images -> masks or class probabilities, at their own size."""
+"""Predict masks or class probabilities of images at their own size."""
 
 from pipeline.predict.modes import shift_and_stitch, slide_window
 from pipeline.predict.prediction import Prediction, summarise

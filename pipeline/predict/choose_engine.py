@@ -1,4 +1,4 @@
-"""Engines tried on a few images: of `engine: auto` the fastest with torch's labels is taken; of bf16 and int8 it is told."""
+"""Try engines on a few images: choose the fastest for `engine: auto`, and compare bf16 and int8 with torch's float32."""
 
 import time
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from pipeline.predict.tile import Tile
 CANDIDATES: tuple[EngineName, ...] = (
     "onnxruntime",
     "openvino",
-)  # beside torch; compiling takes longer than a short run
-EQUAL = 0.9999  # of the labels, at least
-RANGES_PX = 1024  # rows and columns at most, of each image that int8 ranges are measured on: all layers' maps are kept
+)  # besides torch; not `compile`, since compiling takes longer than a short run
+EQUAL = 0.9999  # least share of labels that must equal torch's
+RANGES_PX = 1024  # most rows and columns of an image for measuring int8 ranges, which keeps the maps of all layers
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One engine on the first images."""
+    """The result of one engine on the first images."""
 
     engine: EngineName
-    seconds: float = 0.0  # of an image, once everything is in place
-    start_s: float = 0.0  # until the first image can be answered
+    seconds: float = 0.0  # per image, after a first pass
+    start_s: float = 0.0  # until the engine can take the first image
     equal: float = 0.0  # share of the pixels that have torch's label
-    refused: str | None = None  # why it is out of the question
+    refused: str | None = None  # why it cannot be chosen
     precision: str = "fp32"
 
     @property
@@ -47,19 +47,19 @@ class Choice:
     """The engine of a run, and why."""
 
     engine: EngineName
-    trials: tuple[Trial, ...] = ()  # none where it was given, or found in the run
+    trials: tuple[Trial, ...] = ()  # empty if the engine was given, or recorded in the run
     missing: str | None = None  # why nothing could be tried
 
     @property
     def words(self) -> str:
-        """For a person."""
+        """The engine, and the reason or the results of its trials."""
         if self.missing:
             return f"{self.engine}, since {self.missing}"
         return "; ".join([self.engine, *(trial.words for trial in self.trials)])
 
 
 def choose(model: Network, cfg: PredictConfig, images: Sequence[np.ndarray], threads: int) -> Choice:
-    """The fastest engine that gives torch's labels on at least `EQUAL` of the pixels of these images."""
+    """Return the fastest engine that gives torch's labels on at least `EQUAL` of the pixels of these images."""
     expected, own_trial = _timed(model.own_engine, model, cfg, images, threads)
     trials = [own_trial]
     for name in CANDIDATES:
@@ -85,14 +85,14 @@ def compare(
     threads: int,
     quantised: bytes | None = None,
 ) -> Choice:
-    """How the engine at the config's precision compares with torch's float32 on these images; `quantised` for int8."""
+    """Compare the engine at the config's precision with torch's float32 on these images; int8 needs `quantised`."""
     expected, torch_trial = _timed("torch", model, cfg.model_copy(update={"precision": "fp32"}), images, threads)
     found, trial = _timed(name, model, cfg, images, threads, quantised)
     return Choice(name, (torch_trial, replace(trial, equal=_share_equal(found, expected), precision=cfg.precision)))
 
 
 def quantised_on(model: Network, cfg: PredictConfig, images: Sequence[np.ndarray]) -> bytes:
-    """The network in int8, its ranges measured on the middles of these images."""
+    """Return the network in int8, with ranges measured on the middle of each of these images."""
     predictor, inputs = Predictor(model, cfg), []
     for image in images:
         top, left = (max(0, size - RANGES_PX) // 2 for size in image.shape[:2])
@@ -114,7 +114,7 @@ def _timed(
     threads: int,
     kept: bytes | None = None,
 ) -> tuple[list[np.ndarray], Trial]:
-    """Masks of the images, and the time of a second pass over them: a first one of each size prepares much."""
+    """Return the masks of the images, and the time of a second pass over them, since the first includes preparation."""
     started = time.perf_counter()
     engine = build_engine(name, model, threads, cfg.precision, kept)
     predictor = Predictor(model, cfg, num_threads=threads, engine=engine)

@@ -1,6 +1,6 @@
-"""What computes a network's logits: torch, layer by layer, or a faster engine that is given the same network.
+"""Engines that compute a network's logits: torch, layer by layer, or a faster one that runs the same network.
 
-Letters: N batch, C classes, D bands, H rows, W columns; x is normalised and of a legal size, as networks take it.
+Letters: N batch, C classes, D bands, H rows, W columns; x is normalised and has a legal size for the network.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from pipeline.models.export import TOLERANCE, Ending, to_onnx
 from pipeline.models.exported_file import ExportedFile
 from pipeline.models.onnx_file import as_memory_error
 
-# What each engine is made of, beside torch: its own package first, whose version a run records.
+# Packages that each engine needs besides torch; the first is its own, whose version a run records.
 PACKAGES: dict[EngineName, tuple[str, ...]] = {
     "torch": (),
     "compile": (),
@@ -26,16 +26,16 @@ PACKAGES: dict[EngineName, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx", "onnxscript"),
     "tensorrt": ("onnxruntime-gpu", "onnx", "onnxscript"),
 }
-GRAPHS: tuple[EngineName, ...] = ("onnxruntime", "openvino", "tensorrt")  # are given the network as ONNX
-# Largest difference from torch's logits, as a part of the largest; int8 is judged by its labels on the run's own images.
+GRAPHS: tuple[EngineName, ...] = ("onnxruntime", "openvino", "tensorrt")  # engines that load the network as ONNX
+# Largest difference from torch's logits, relative to the largest logit; int8 is judged by its labels on the run's images.
 TOLERANCES: dict[PredictPrecision, float] = {"fp32": TOLERANCE, "bf16": 0.1, "int8": float("inf")}
-_MODULES = {"onnxruntime-gpu": "onnxruntime"}  # packages that are imported by another name
+_MODULES = {"onnxruntime-gpu": "onnxruntime"}  # packages whose module has another name
 _TENSORRT = "TensorrtExecutionProvider"
 _exported: WeakKeyDictionary[Network, bytes] = WeakKeyDictionary()
 
 
 class Engine:
-    """Torch itself; the other engines compute the same otherwise.
+    """Computes logits with torch; subclasses compute the same with other engines.
 
     Args:
         network: in eval mode.
@@ -47,17 +47,17 @@ class Engine:
         self.network = network
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, D, H, W) -> (N, C, h, w) logits, for `Network.enlarges`."""
+        """Return coarse logits (N, C, h, w) of x (N, D, H, W), for networks with `enlarges`."""
         return self.network.coarse(x)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, D, H, W) -> (N, C, H, W) logits."""
+        """Return full-size logits (N, C, H, W) of x (N, D, H, W)."""
         logits: torch.Tensor = self.network(x)[-1]
         return logits
 
 
 class _Whole(Engine):
-    """An engine that computes the network up to its `Ending`; where that is coarse, torch enlarges."""
+    """Base of engines that compute the network up to its `Ending`; if its logits are coarse, torch enlarges them."""
 
     def coarse(self, x: torch.Tensor) -> torch.Tensor:
         assert self.network.enlarges
@@ -74,7 +74,7 @@ class _Whole(Engine):
 
 
 class Compiled(_Whole):
-    """torch.compile: compiled at the first image, once more at the second size, then for all sizes."""
+    """torch.compile, which compiles at the first image, and again at the second size, this time for all sizes."""
 
     name = "compile"
 
@@ -106,13 +106,13 @@ class OnnxRuntime(_Whole):
     def _end(self, x: torch.Tensor) -> torch.Tensor:
         try:
             (end,) = self._session.run(None, {"x": x.contiguous().numpy()})
-        except Exception as error:  # of its own, which are no RuntimeError
+        except Exception as error:  # ONNX Runtime's errors are not RuntimeErrors
             raise as_memory_error(error) from None
         return torch.from_numpy(end)
 
 
 class TensorRt(_Whole):
-    """TensorRT on a GPU, by ONNX Runtime's provider; operators that it has not are CUDA's. It compiles for each new size."""
+    """TensorRT on a GPU, through ONNX Runtime, with CUDA for operators that TensorRT lacks; it compiles for each new size."""
 
     name = "tensorrt"
 
@@ -122,7 +122,7 @@ class TensorRt(_Whole):
 
         wanted = (_TENSORRT, {"trt_bf16_enable": precision == "bf16"})
         self._session = onnxruntime.InferenceSession(onnx, providers=[wanted, "CUDAExecutionProvider"])
-        if self._session.get_providers()[0] != _TENSORRT:  # it goes on without a provider that does not load
+        if self._session.get_providers()[0] != _TENSORRT:  # ONNX Runtime drops providers that do not load
             raise UserError(
                 "engine tensorrt: ONNX Runtime could not load TensorRT here, whose libraries are not found or of another "
                 "version; install the tensorrt that your onnxruntime-gpu names, or set engine: torch"
@@ -137,7 +137,7 @@ class TensorRt(_Whole):
 
 
 class OpenVino(_Whole):
-    """OpenVINO on the CPU, in float32 on processors that have bfloat16 too, unless bfloat16 is asked for."""
+    """OpenVINO on the CPU, in float32 unless bfloat16 is requested, even on processors that support bfloat16."""
 
     name = "openvino"
 
@@ -154,7 +154,7 @@ class OpenVino(_Whole):
 
 
 def compile_by_openvino(onnx: bytes, threads: int, precision: PredictPrecision = "fp32") -> Any:
-    """An ONNX file as OpenVINO's CompiledModel."""
+    """Return an ONNX file as OpenVINO's CompiledModel."""
     import openvino  # type: ignore[import-untyped]
 
     settings = {
@@ -169,14 +169,14 @@ def compile_by_openvino(onnx: bytes, threads: int, precision: PredictPrecision =
 def build_engine(
     name: EngineName, network: Network, threads: int, precision: PredictPrecision = "fp32", kept: bytes | None = None
 ) -> Engine:
-    """The engine of that name for a network on the CPU.
+    """Return the engine of this name for a network on the CPU.
 
     Args:
-        precision: what the engine computes in; torch's is the predictor's.
-        kept: the network as ONNX, where it was exported before; for int8 quantised. A float32 one that is damaged, or another
-            network's, is exported anew.
+        precision: precision of the engine; for torch, the predictor sets it.
+        kept: the network as ONNX, if it was exported before; required for int8, in quantised form. If it is damaged or belongs
+            to another network, it is exported again, except for int8.
     Raises:
-        UserError: what it is made of is not installed, or it does not take the network.
+        UserError: a package of the engine is not installed, or the engine does not accept the network.
     """
     require_engine(name)
     if isinstance(network, Exported):
@@ -193,7 +193,7 @@ def build_engine(
         except Exception:  # each engine has errors of its own
             if precision == "int8":
                 raise
-    assert precision != "int8"  # `quantise` has made it
+    assert precision != "int8"  # it comes from `quantise`, as `kept`
     return _checked(_of_graph(name, network, onnx_of(network), threads, precision), precision)
 
 
@@ -206,14 +206,14 @@ def _of_graph(
 
 
 def onnx_of(network: Network) -> bytes:
-    """A network's `Ending` as ONNX, which takes seconds and is done once a process; UserError as `to_onnx`."""
+    """Return a network's `Ending` as ONNX, exported once per process, which takes seconds; UserError as in `to_onnx`."""
     if network not in _exported:
         _exported[network] = to_onnx(network)
     return _exported[network]
 
 
 class _OpenVinoFile(ExportedFile):
-    """An ONNX file as somebody exported it, computed by OpenVINO."""
+    """An ONNX file that was exported elsewhere, computed by OpenVINO."""
 
     def __init__(self, data: bytes, threads: int) -> None:
         self._model = compile_by_openvino(data, threads)
@@ -228,7 +228,7 @@ class _OpenVinoFile(ExportedFile):
 
 
 def _of_file(name: EngineName, network: Exported, threads: int) -> Engine:
-    """The engine of an exported file: what its own form is computed by, or OpenVINO, which reads ONNX files as they are."""
+    """Return the engine for an exported file: the runtime of the file's form, or OpenVINO, which can read ONNX files."""
     onnx = network.onnx
     match name:
         case "torch":
@@ -246,7 +246,7 @@ def _of_file(name: EngineName, network: Exported, threads: int) -> Engine:
 
 
 def require_engine(name: EngineName) -> None:
-    """UserError where what an engine is made of is not installed."""
+    """Raise UserError if something that an engine needs is not installed."""
     missing = [one for one in PACKAGES[name] if importlib.util.find_spec(_MODULES.get(one, one)) is None]
     if missing:
         raise UserError(
@@ -268,7 +268,7 @@ def require_engine(name: EngineName) -> None:
 
 
 def _require_bfloat16() -> None:
-    """UserError where the processor has none: OpenVINO would compute in float32 and say nothing."""
+    """Raise UserError if the processor has no bfloat16, since OpenVINO would silently compute in float32."""
     import openvino
 
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -279,12 +279,12 @@ def _require_bfloat16() -> None:
 
 
 def _tried(engine: Engine, x: torch.Tensor) -> torch.Tensor:
-    """An engine's logits; UserError where it takes a graph and fails on it, as ONNX Runtime does on UPerNet's poolings."""
+    """Return an engine's logits; UserError if it fails on a graph that it loaded, as ONNX Runtime does on UPerNet's pooling."""
     try:
         return engine.logits(x)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # of each engine's own kinds
+    except Exception as error:  # each engine has errors of its own
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
             f"engine {engine.name}: it fails on {type(engine.network).__name__} ({first_line:.200}); set engine: torch"
@@ -292,7 +292,7 @@ def _tried(engine: Engine, x: torch.Tensor) -> torch.Tensor:
 
 
 def _checked(engine: Engine, precision: PredictPrecision) -> Engine:
-    """UserError where an engine's numbers on a small input are not torch's: it has misread the network."""
+    """Return the engine; UserError if its logits on a small input differ from torch's, so it has misread the network."""
     network, allowed = engine.network, TOLERANCES[precision]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, len(network.mean), *network.legal_size(64, 96), generator=generator)

@@ -1,8 +1,8 @@
-"""Whether a run's first images reach the network as pixels should: mean, std and range that are grossly wrong show there.
+"""Check a run's first images, as the network sees them, for a grossly wrong mean, std or range.
 
-Which mean and std a network was trained with cannot be told from pixels: 0 and 1, 0.5 and 0.5, ImageNet's and Caffe's are all
-in use. What no training had are values that hardly vary, or that vary much less than they are off zero: both come of a mean or
-std of 0..255 where one of 0..1 is meant.
+The pixels do not show which mean and std a network was trained with: 0 and 1, 0.5 and 0.5, ImageNet's and Caffe's are all in
+use. But no training has values that hardly vary, or that vary much less than their distance from zero. Both result from a mean
+or std on the scale 0..255 instead of 0..1.
 """
 
 import numpy as np
@@ -10,20 +10,20 @@ import torch
 
 from pipeline.models import Network
 
-IMAGES = 3  # that are looked at
-STEP = 4  # every so many rows and columns of them
-FLAT = 0.02  # std of x: a dim picture with mean 0 and std 1 has 0.05
-FAR = 100.0  # |mean| of x over its std: a field of snow with mean 0 and std 1 has 40
-CLIPPED = 0.5  # share of values at the high end of the declared range
-DARK = 16.0  # of 255: the highest value, where the declared range is many times the images'
+IMAGES = 3  # number of images to check
+STEP = 4  # distance between the rows, and between the columns, that are used
+FLAT = 0.02  # least std of x; for a dim picture, with the network's mean 0 and std 1, it is 0.05
+FAR = 100.0  # largest ratio |mean| / std of x; for a field of snow, with the network's mean 0 and std 1, it is 40
+CLIPPED = 0.5  # largest share of values at the high end of the declared range
+DARK = 16.0  # of 255: if the highest value is below it, the declared range is much too wide
 
 
 class InputStatistics:
-    """Takes images until it has seen enough of them, then says what is wrong.
+    """Collects the first images of a run, and says what is wrong with them.
 
     Args:
-        model: with the mean and std that it is given pixels by.
-        declared: whether its images have a declared range, of which they are float32 levels.
+        model: its mean and std are checked.
+        declared: whether images have a declared range, and are float32 levels of it.
     """
 
     def __init__(self, model: Network, declared: bool = False) -> None:
@@ -31,13 +31,13 @@ class InputStatistics:
         self._pixels: list[np.ndarray] = []
 
     def add(self, image: np.ndarray) -> None:
-        """(H, W, D) uint8 or float32 levels, of which a part is kept; nothing once `IMAGES` are there."""
+        """Keep a part of an image (H, W, D) uint8 or float32 levels; do nothing if there are `IMAGES` already."""
         if len(self._pixels) < IMAGES:
             self._pixels.append(image[::STEP, ::STEP].reshape(-1, image.shape[-1]).copy())
 
     @property
     def warning(self) -> str | None:
-        """One sentence with numbers and what to set; None where nothing is grossly off, or no image has been seen."""
+        """One sentence with numbers and what to set; None if nothing is grossly wrong, or there is no image yet."""
         if not self._pixels:
             return None
         pixels = np.concatenate(self._pixels)
@@ -58,7 +58,7 @@ class InputStatistics:
 
 
 def _range_words(pixels: np.ndarray) -> str | None:
-    """What is wrong with the declared range, of (P, D) levels with NaN where there is no data."""
+    """Return what is wrong with the declared range, or None; levels (P, D) are NaN where there is no data."""
     known = pixels[~np.isnan(pixels)]
     if not known.size:
         return None

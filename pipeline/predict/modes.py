@@ -1,4 +1,4 @@
-"""Dense logits from networks on a coarse grid, not enlarged by them. Letters: N batch, C classes, H rows, W columns."""
+"""Modes that make full-size logits from several passes of a network. Letters: N batch, C classes, H rows, W columns."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -13,7 +13,7 @@ from pipeline.models.deconvnet import DeconvNet
 
 
 def shift_and_stitch(model: GridNetwork, x: torch.Tensor) -> torch.Tensor:
-    """Dense logits (N, C, H, W) without learnt upsampling: the network's grid of scores, shifted to every pixel.
+    """Return full-size logits (N, C, H, W) without learnt upsampling: the network's grid of scores, shifted to every pixel.
 
     The network runs stride^2 times, on x shifted left and up by 0 .. stride - 1 pixels, and the grids are interlaced
     (arXiv:1411.4038, section 3.2). Inside the image this equals the same weights with every stride turned into dilation.
@@ -31,9 +31,9 @@ def shift_and_stitch(model: GridNetwork, x: torch.Tensor) -> torch.Tensor:
 
 
 def slide_window(model: Classifier, x: torch.Tensor) -> torch.Tensor:
-    """Logits (N, C, H, W) as before convolutional networks: the classifier runs on each window alone.
+    """Return logits (N, C, H, W) as before fully convolutional networks: the classifier runs on each window separately.
 
-    Windows lie at the network's stride, each gives the scores of its middle, and logits between are interpolated.
+    Windows are one stride of the network apart; each gives the logits at its centre, and those between are interpolated.
     """
     height, width = x.shape[-2:]
     x = model.extend(x)
@@ -46,13 +46,13 @@ def slide_window(model: Classifier, x: torch.Tensor) -> torch.Tensor:
 
 
 def sub_windows(model: DeconvNet, x: torch.Tensor, shares: Sequence[float]) -> torch.Tensor:
-    """Logits (N, C, H, W) of an ensemble over parts of the image, each brought to the network's own 224x224.
+    """Return logits (N, C, H, W) of an ensemble over parts of the image, each resized to the network's own 224x224.
 
-    A part's scores are put back where it lies, among zeros, and the largest of each pixel and class is taken (arXiv:1505.04366,
-    section 4.4). Deviation: the paper's parts are 50 object proposals (edge boxes); these lie on a grid.
+    The scores of each part are put back at its position, with zeros elsewhere, and the maximum over parts is taken per pixel
+    and class (arXiv:1505.04366, section 4.4). Deviation: the paper's parts are 50 object proposals (edge boxes), ours a grid.
 
     Args:
-        shares: sides of the parts, as shares of the image's; parts of one size advance by half of it.
+        shares: side lengths of the parts, as shares of the image's; parts of one size overlap by half.
     """
     size = [model.min_size] * 2
     total: torch.Tensor | None = None
@@ -71,7 +71,7 @@ def sub_windows(model: DeconvNet, x: torch.Tensor, shares: Sequence[float]) -> t
 
 
 def _spans(side: int, share: float) -> list[tuple[int, int]]:
-    """First and end pixel of each part along a side."""
+    """Return the first pixel and the end of each part along a side."""
     length = max(1, round(side * share))
     steps = -(-2 * (side - length) // length)
     return [(start, start + length) for start in (round(i * (side - length) / max(steps, 1)) for i in range(steps + 1))]
@@ -87,7 +87,7 @@ def as_deconvnet(model: Network) -> DeconvNet:
 
 
 def mode_of(model: Network, cfg: PredictConfig) -> PredictConfig:
-    """How a further member of an ensemble predicts: beside DeconvNet's sub-windows whole, as FCN in the paper's EDeconvNet."""
+    """Return the config of another network in an ensemble: only DeconvNet uses sub_windows, as in the paper's EDeconvNet."""
     whole = cfg.mode == "sub_windows" and not isinstance(model, DeconvNet)
     return cfg.model_copy(update={"mode": "whole"}) if whole else cfg
 

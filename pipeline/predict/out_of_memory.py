@@ -1,4 +1,4 @@
-"""Passes that fit the memory, of a device or of this process, whose size nobody knows before it ends."""
+"""Run tiles in passes that fit the memory of a device or of this process, whose limit is unknown until it is exceeded."""
 
 import logging
 from collections.abc import Callable
@@ -8,39 +8,39 @@ import torch
 from pipeline.predict.prediction import Prediction
 from pipeline.predict.tile import Tile
 
-HALO_PX = 128  # that a part of a tile too large for the memory sees of its neighbour
+HALO_PX = 128  # if a tile is halved for lack of memory, each half includes this much of the other
 _log = logging.getLogger(__name__)
 
 
 class TooLarge:
-    """In place of a tile's answer: no part of it fits the memory."""
+    """Takes the place of a tile's result: it does not fit the memory, even in parts."""
 
 
-Piece = Prediction | torch.Tensor | TooLarge  # of one tile: its answer, or its probabilities (C, H, W)
+Piece = Prediction | torch.Tensor | TooLarge  # result of a tile: its prediction, or its probabilities (C, H, W)
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Whether an error says so; torch has no class of its own for the CPU's memory."""
+    """Return whether an error means that memory ran out; for the CPU's memory, torch raises no class of its own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 class Fitting:
-    """Runs tiles through a pass, all together where memory allows; remembers what it did not allow.
+    """Runs tiles through a pass, all together if memory allows, and remembers what it did not allow.
 
     Args:
-        run: tiles of one padded size, and whether probabilities may be left out -> a piece of each.
-        multiple_of: of the network: parts of a tile begin on its grid.
+        run: function of tiles of one padded size, and of whether probabilities may be left out; returns a piece per tile.
+        multiple_of: the network's, in pixels; parts of a tile begin at multiples of it.
     """
 
     def __init__(self, run: Callable[[list[Tile], bool], list[Piece]], batch_size: int, multiple_of: int) -> None:
         self._run, self._batch_size, self._multiple_of = run, batch_size, multiple_of
-        # Of one pass, as far as the memory's end is known.
+        # Limits of one pass, as far as they are known.
         self._most_tiles, self._most_pixels = batch_size, float("inf")
 
     def pieces(self, tiles: list[Tile], fused: bool) -> list[Piece]:
-        """The pieces of tiles that share paddings.
+        """Return the pieces of tiles that have the same padded sizes.
 
-        Where memory ends, batches are halved, and on a GPU then the tile itself; what still does not fit is `TooLarge`.
+        If memory runs out, batches are halved, and on a GPU then the tile itself; what still does not fit is `TooLarge`.
         """
         pieces: list[Piece] = []
         while tiles:
@@ -58,7 +58,7 @@ class Fitting:
                 if not memory_is_full(error):
                     raise
                 sentence, on_device = str(error).split(". ")[0], isinstance(error, torch.OutOfMemoryError)
-            # Outside of `except`, whose traceback holds the tensors of the failed pass.
+            # Outside of `except`, since its traceback keeps the tensors of the failed pass in memory.
             if count > 1 or on_device:
                 self._shrink(count, height, width, sentence)
             else:
@@ -80,10 +80,10 @@ class Fitting:
             self._most_pixels = height * width - 1
 
     def _in_halves(self, tile: Tile) -> torch.Tensor | TooLarge:
-        """(C, H, W) of a tile in two parts, on the CPU; each sees `HALO_PX` of the other.
+        """Return (C, H, W), on the CPU, of a tile that runs in two parts, each of which includes `HALO_PX` of the other.
 
-        The labels are those of the whole tile where the network sees no farther than that; what it pools over the whole
-        input differs.
+        The labels are those of the whole tile if the network sees no farther than that; features that it pools over the
+        whole input differ.
         """
         pixels = tile.pixels
         height, width = pixels.shape[:2]

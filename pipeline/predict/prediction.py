@@ -1,4 +1,4 @@
-"""What is kept of scores."""
+"""The prediction of an image: what is kept of its scores."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from pipeline.imaging.confidence_map import LEVELS
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is kept of one image's scores."""
+    """Mask of one image, and its confidence."""
 
     mask: np.ndarray  # (H, W) uint8, train ids
     confidence: float  # mean over pixels of the largest probability
     entropy: float  # mean over pixels, nats
-    confidence_map: np.ndarray | None = None  # (H, W) uint8, the largest probability in 1/255; None where not asked for
+    confidence_map: np.ndarray | None = None  # (H, W) uint8, largest probability in 1/255; None if not requested
 
 
 def summarise(probs: torch.Tensor, confidence_map: bool = False) -> Prediction:
-    """(C, H, W) class probabilities -> mask and means, and if asked for, the map of confidence; NaN in, NaN out."""
+    """Return mask and means, and if requested the confidence map, of probabilities (C, H, W); NaN gives NaN means."""
     largest = probs.amax(dim=0)
     return Prediction(
         mask=probs.argmax(dim=0).to(torch.uint8).cpu().numpy(),
@@ -30,7 +30,7 @@ def summarise(probs: torch.Tensor, confidence_map: bool = False) -> Prediction:
 
 
 def quantised(probability: torch.Tensor) -> np.ndarray:
-    """(H, W) uint8: probabilities to the nearest 1/255; NaN is 0."""
+    """Return (H, W) uint8: probabilities rounded to the nearest 1/255; NaN becomes 0."""
     levels = probability.float().mul(LEVELS).round_().nan_to_num_(0)
     array: np.ndarray = levels.to(torch.uint8).cpu().numpy()
     return array

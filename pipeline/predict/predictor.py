@@ -1,4 +1,4 @@
-"""Images -> probs or masks at their own size: normalisation, padding to legal sizes, tiles, batches, scales, mirror images.
+"""Predict images at their own size: normalisation, padding to legal sizes, tiles, batches, scales, mirror images.
 
 Letters: N batch, C classes, H rows, W columns.
 """
@@ -38,14 +38,14 @@ T = TypeVar("T")
 
 
 class Predictor:
-    """A network on one device; training's validation and `segment` both predict through it.
+    """A network on one device; both `segment` and the validation in training predict with it.
 
     Args:
-        batch_size: images or tiles of one pass, at most; fewer where the device's memory does not hold them.
-        num_threads: of enlargement on the CPU.
+        batch_size: most images or tiles in one pass; fewer if the device's memory does not hold them.
+        num_threads: threads for enlargement on the CPU.
         engine: computes the model's logits; by default torch.
-        others: further networks of the same classes and bands: probabilities are the mean of all networks'.
-        confidence_map: every prediction has one, of the largest of the probabilities that its mask is the argmax of.
+        others: further networks with the same classes and bands; probabilities are the mean over all networks.
+        confidence_map: add to every prediction a map of the largest probability, that of the class in the mask.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Predictor:
         self._pieces = Fitting(self._pass, batch_size, step).pieces
 
     def probs(self, images: list[np.ndarray]) -> torch.Tensor:
-        """Class probabilities of whole images of one size.
+        """Return the class probabilities of whole images of one size.
 
         Args:
             images: N arrays (H, W, 3) uint8 RGB, or (H, W, D) float32 levels, all of the same height and width.
         Returns:
-            (N, C, H, W) float32 on the predictor's device, summing to 1 over C. The mean over scales and mirror images
-            of the softmax at each, and over the networks of an ensemble.
+            (N, C, H, W) float32 on the predictor's device, summing to 1 over C: the softmax, averaged over scales, mirror
+            images and the networks of an ensemble.
         Raises:
             UserError: the images differ in size.
         """
@@ -84,23 +84,23 @@ class Predictor:
         return torch.stack(self._probs([Tile.of(image) for image in images]))
 
     def answers(self, images: Iterable[tuple[T, np.ndarray]], keep_probs: bool = False) -> Iterator[tuple[T, Assembly]]:
-        """(token, answer) of each image, as they are ready; images as `probs` takes them, the rest as `passes`."""
+        """Yield (token, answer) of each image when it is ready; images as in `probs`, other arguments as in `passes`."""
         for completed in self.passes(((token, Tile.of(image)) for token, image in images), keep_probs):
             yield from completed
 
     def passes(
         self, images: Iterable[tuple[T, Tile]], keep_probs: bool = False
     ) -> Iterator[Iterator[tuple[T, Assembly]]]:
-        """(token, answer) of the images that each pass completes, to be read before the next pass.
+        """Yield for each pass the (token, answer) of the images that it completes, to be read before the next pass.
 
-        Tiles of any images share batches where their padded sizes agree; which ones do changes answers by rounding at most. At
-        most 2 * batch_size images wait for others.
+        Tiles of different images share a batch if their padded sizes agree, which changes answers at most by rounding. At most
+        2 * batch_size images wait for others.
 
         Args:
-            images: (token, whole image), of any sizes; the token is the caller's, and comes back with the answer.
-            keep_probs: full-size probabilities are asked for; else they are never made where the network ends by enlarging.
+            images: (token, whole image), of any sizes; a token is anything by which the caller knows the image again.
+            keep_probs: keep full-size probabilities; otherwise they are never made if the network ends by enlarging.
         """
-        batches: dict[tuple[bool, tuple[Size, ...]], list[tuple[T, Assembly, Tile]]] = {}  # of (fused, padded sizes)
+        batches: dict[tuple[bool, tuple[Size, ...]], list[tuple[T, Assembly, Tile]]] = {}  # by (fused, padded sizes)
         for token, image in images:
             grid = Grid.over(image.size, self.cfg.tile, self.cfg.overlap)
             assembly = Assembly(grid, keep_probs, self.confidence_map)
@@ -118,7 +118,7 @@ class Predictor:
             yield self._completed(batches.pop(key), key[0])
 
     def _completed(self, batch: list[tuple[T, Assembly, Tile]], fused: bool) -> Iterator[tuple[T, Assembly]]:
-        """Run a batch of tiles; (token, answer) of each image of which this was the last tile."""
+        """Run a batch of tiles, and yield (token, answer) of each image whose last tile is among them."""
         started = time.perf_counter()
         pieces = self._pieces([tile for _, _, tile in batch], fused)
         for (_, assembly, _), piece in zip(batch, pieces, strict=True):
@@ -126,13 +126,13 @@ class Predictor:
         for _, assembly, _ in batch:
             assembly.seconds += (time.perf_counter() - started) / len(batch)
         complete = {assembly: token for token, assembly, _ in batch if assembly.complete}
-        batch.clear()  # the caller may let go of an image while the others of its batch wait
+        batch.clear()  # so that the caller can free an image while the others of its batch wait
         while complete:
             assembly = next(iter(complete))
             yield complete.pop(assembly), assembly
 
     def masks(self, images: list[np.ndarray]) -> list[Prediction]:
-        """The answers of images at hand, in their order."""
+        """Return the predictions of images, in their order."""
         return [assembly.prediction for _, assembly in sorted(self.answers(enumerate(images)), key=itemgetter(0))]
 
     def strips(
@@ -141,16 +141,16 @@ class Predictor:
         strip: Callable[[int, int], np.ndarray],
         levels: Callable[[np.ndarray], np.ndarray] = lambda tile: tile,
     ) -> Iterator[tuple[Assembly, Band]]:
-        """An image that is never whole in memory: the rows of its mask from the top, as they are ready.
+        """Predict an image that is never whole in memory: yield the rows of its mask from the top, when they are ready.
 
         Args:
-            grid: of its tiles.
-            strip: (h, W, D) of rows from .. to - 1; asked for from the top down, rows that tiles share twice.
-            levels: makes of a tile of a strip what `probs` takes, a few tiles at a time: stored values are often smaller.
+            grid: grid of its tiles.
+            strip: returns (h, W, D) of rows from .. to - 1; called from the top down, twice for rows that tiles share.
+            levels: converts a tile of a strip to what `probs` takes, a few tiles at a time, as stored values are often smaller.
         Raises:
-            MemoryError: a tile does not fit.
+            MemoryError: a tile does not fit the memory.
         Yields:
-            The assembly, whose sums are whole after the last rows, and the next rows.
+            The assembly, whose sums are complete after the last rows, and the next rows.
         """
         assembly = Assembly(grid, confidence_map=self.confidence_map)
         for top, bottom in grid.rows:
@@ -159,7 +159,7 @@ class Predictor:
             yield assembly, assembly.take()
 
     def _predict_strip(self, assembly: Assembly, rows: np.ndarray, levels: Callable[[np.ndarray], np.ndarray]) -> None:
-        """The next row of tiles; its pixels are let go of at the end, before those of the next are read."""
+        """Predict the next row of tiles; its pixels are freed on return, before those of the next row are read."""
         grid = assembly.grid
         for first in range(0, len(grid.columns), self.batch_size):
             spans = grid.columns[first : first + self.batch_size]
@@ -169,14 +169,14 @@ class Predictor:
 
     @torch.inference_mode()
     def logits_at(self, image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Logits of some pixels, before the temperature; the mean of their softmax over K is `probs`, without tiles' blends.
+        """Return the logits of some pixels, before the temperature; averaged over K, their softmax is `probs` but for blending.
 
         Args:
-            image: as `probs` takes it.
-            rows, columns: (P,) of the pixels.
+            image: as in `probs`.
+            rows, columns: (P,) positions of the pixels.
         Returns:
-            (P, K, C) float32; K counts networks, scales and mirror images. Where tiles overlap, those of the tile that has the
-            larger part in the pixel.
+            (P, K, C) float32; K counts networks, scales and mirror images. Where tiles overlap, the logits come from the tile
+            with the largest weight at the pixel.
         """
         grid = Grid.over((image.shape[0], image.shape[1]), self.cfg.tile, self.cfg.overlap)
         down, across = nearest(grid.rows)[rows], nearest(grid.columns)[columns]
@@ -196,7 +196,7 @@ class Predictor:
 
     @property
     def fuses(self) -> bool:
-        """Whether coarse logits become a mask in one step, so that full-size ones are never made."""
+        """Whether masks are made directly from coarse logits, without full-size ones."""
         one_size = self.cfg.scales == (1.0,) or self.cfg.reduced_decode
         one_pass = one_size and not self.cfg.flip and self.cfg.mode == "whole" and len(self._members) == 1
         return one_pass and self.model.enlarges
@@ -217,22 +217,22 @@ class Predictor:
         ]
 
     def _enlarged(self, scores: torch.Tensor, padded: Size, seen: Size, size: Size) -> Prediction:
-        """Mask of (C, h, w) logits; confidence and entropy are means over their grid, as far as the image reaches.
+        """Return the prediction from logits (C, h, w); its means are over the part of the coarse grid that the image covers.
 
-        Logits that are NaN or infinite give an entropy of NaN.
+        Logits that are NaN or infinite give a confidence and entropy of NaN.
 
         Args:
-            padded: of the network's input, of which the image fills `seen` from the top left.
-            size: of the mask.
+            padded: size of the network's input, of which the image fills the top left part, of size `seen`.
+            size: size of the mask.
         """
-        if not torch.isfinite(scores).all():  # one class at minus infinity would leave the softmax finite
+        if not torch.isfinite(scores).all():  # with one class at minus infinity, the softmax would be finite
             nothing = np.zeros(size, np.uint8)
             return Prediction(nothing, float("nan"), float("nan"), nothing if self.confidence_map else None)
         rows, columns = (
             max(1, -(-n * small // big)) for n, big, small in zip(seen, padded, scores.shape[1:], strict=True)
         )
         full = (padded[0] * size[0] / seen[0], padded[1] * size[1] / seen[1])  # `padded` in pixels of the mask
-        tempered = self._tempered(scores)  # the mask is that of the scores as they are: equal, bit for bit
+        tempered = self._tempered(scores)  # not for the mask, so that no temperature changes it
         rest = summarise(tempered[:, :rows, :columns].softmax(dim=0))
         sure = None
         if self.device.type == "cpu":
@@ -248,7 +248,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _probs(self, tiles: list[Tile]) -> list[torch.Tensor]:
-        """(C, H, W) of each tile: the mean over networks, scales and mirror images."""
+        """Return (C, H, W) of each tile: the mean over networks, scales and mirror images."""
         totals = self._own_probs(tiles)
         for other in self._members[1:]:
             for total, probs in zip(totals, other._own_probs(tiles), strict=True):
@@ -257,7 +257,7 @@ class Predictor:
         return [total.div_(members) for total in totals] if members > 1 else totals
 
     def _own_probs(self, tiles: list[Tile]) -> list[torch.Tensor]:
-        """(C, H, W) of each tile by this network: the mean over scales and mirror images."""
+        """Return (C, H, W) of each tile by this network: the mean over scales and mirror images."""
         totals: list[torch.Tensor | None] = [None] * len(tiles)
         for index, logits in self._own_logits(tiles):
             probs, total = self._tempered(logits).softmax(dim=0), totals[index]
@@ -266,11 +266,11 @@ class Predictor:
         return [total / passes if passes > 1 else total for total in totals if total is not None]
 
     def _tempered(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits divided by the temperature. Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2."""
+        """Return logits divided by the temperature. Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2."""
         return logits if self.cfg.temperature == 1 else logits / self.cfg.temperature
 
     def _own_logits(self, tiles: list[Tile]) -> Iterator[tuple[int, torch.Tensor]]:
-        """Index of a tile and its (C, H, W) float32 logits at its own size, by this network: at each scale, and mirrored."""
+        """Yield a tile's index and its (C, H, W) float32 logits at its own size, by this network, for each scale and flip."""
         for scale in self.cfg.scales:
             for mirrored in (False, True) if self.cfg.flip else (False,):
                 logits = self._logits(self._input(tiles, scale, mirrored))
@@ -282,14 +282,14 @@ class Predictor:
                     yield index, own[0].float()
 
     def _input(self, tiles: list[Tile], scale: float, mirrored: bool) -> torch.Tensor:
-        """(N, D, H, W) float32, channels last: each tile scaled, turned, and padded at the bottom and right to a legal size.
+        """Return (N, D, H, W) float32, channels last: tiles scaled, mirrored, padded at the bottom and right to a legal size.
 
-        Padding is zero: the mean colour, after normalisation.
+        Padding is zero, which is the mean colour after normalisation.
         """
         padded = self._padded(_scaled(tiles[0].size, scale))
         views = []
         for tile in tiles:
-            pixels = torch.from_numpy(np.array(tile.pixels))  # a copy: decoders hand out memory that may not be written
+            pixels = torch.from_numpy(np.array(tile.pixels))  # a copy: decoders may return read-only memory
             if self.device.type == "cuda":
                 pixels = pixels.pin_memory()
             x = self.model.normalise(pixels.to(self.device, non_blocking=True).permute(2, 0, 1)[None])
@@ -306,7 +306,7 @@ class Predictor:
         return batch
 
     def _paddings(self, tile: Tile) -> tuple[Size, ...]:
-        """The padded size at each scale, of each network: tiles that share all of them share batches."""
+        """Return the padded size for each network and scale; tiles for which all of them agree share batches."""
         sizes = [_scaled(tile.size, scale) for scale in self.cfg.scales]
         return tuple(member._padded(size) for member in self._members for size in sizes)
 
@@ -315,7 +315,7 @@ class Predictor:
         return self.model.legal_size(*(-(-n // step) * step if self.cfg.pad_multiple > 1 else n for n in size))
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) logits of (N, D, H, W) of a legal size."""
+        """Return logits (N, C, H, W) of x (N, D, H, W), which has a legal size."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bf16"):
             match self.cfg.mode:
                 case "whole":

@@ -1,4 +1,4 @@
-"""What one pass of the network takes: a whole image, or a part of one."""
+"""Tiles, on which a network runs: a whole image, or a part of one."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ Size = tuple[int, int]  # (height, width), pixels
 
 @dataclass(frozen=True)
 class Tile:
-    """Pixels, and the size of their answer, which is larger where a picture was decoded at a part of its size."""
+    """Pixels, and the size of their prediction, which is larger if the image was decoded at reduced size."""
 
     pixels: np.ndarray  # (h, w, D) uint8, or float32 levels
     size: Size
 
     @classmethod
     def of(cls, pixels: np.ndarray) -> "Tile":
-        """One whose answer is of the size of its pixels."""
+        """Return a tile whose prediction has the size of its pixels."""
         return cls(pixels, (pixels.shape[0], pixels.shape[1]))
 
     @property

@@ -1,4 +1,4 @@
-"""Tiles of an image, and their answers put together again. Letters: C classes, H rows, W columns."""
+"""Divide an image into tiles, and assemble their results. Letters: C classes, H rows, W columns."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,19 +11,19 @@ from pipeline.predict.prediction import Prediction, summarise
 from pipeline.predict.tile import Size, Tile
 
 Span = tuple[int, int]  # first pixel, and the one after the last
-Band = tuple[np.ndarray, np.ndarray | None]  # (h, W) uint8 rows of a mask, and of its map of confidence
+Band = tuple[np.ndarray, np.ndarray | None]  # (h, W) uint8 rows of a mask, and of its confidence map
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tiles of one image lie; raster order is rows first."""
+    """Positions of the tiles of one image; in raster order, a row of tiles comes before the next row."""
 
     rows: list[Span]
     columns: list[Span]
 
     @classmethod
     def over(cls, size: Size, tile: Size | None, overlap: int) -> "Grid":
-        """Tiles over an image, evenly spread, neighbours sharing `overlap` pixels or a few more; None = one tile."""
+        """Return tiles spread evenly over an image, neighbours sharing at least `overlap` pixels; None means one tile."""
         rows, columns = (spread(n, n if tile is None else tile[axis], overlap) for axis, n in enumerate(size))
         return cls(rows, columns)
 
@@ -36,7 +36,7 @@ class Grid:
         return any(first[1] > second[0] for spans in (self.rows, self.columns) for first, second in pairwise(spans))
 
     def cut(self, image: Tile) -> list[Tile]:
-        """Views of the image, in raster order."""
+        """Return the tiles, as views of the image, in raster order."""
         if len(self.rows) == len(self.columns) == 1:
             return [image]
         assert not image.reduced
@@ -45,7 +45,7 @@ class Grid:
 
 
 def spread(size: int, tile: int, overlap: int) -> list[Span]:
-    """The fewest spans of `tile` pixels that cover `size` with at least `overlap` shared by neighbours."""
+    """Return the fewest spans of `tile` pixels that cover `size`, where neighbours share at least `overlap` pixels."""
     if size <= tile:
         return [(0, size)]
     gaps = -(-(size - overlap) // (tile - overlap)) - 1
@@ -53,7 +53,7 @@ def spread(size: int, tile: int, overlap: int) -> list[Span]:
 
 
 def ramps(spans: list[Span]) -> list[np.ndarray]:
-    """The weight of each span's pixels, float32: linear where spans overlap, one elsewhere; they sum to one at each pixel."""
+    """Return float32 weights of each span's pixels: linear in overlaps, one elsewhere; at each pixel they sum to one."""
     total, raw = np.zeros(spans[-1][1]), []
     for index, (start, stop) in enumerate(spans):
         weights, middles = np.ones(stop - start), np.arange(start, stop) + 0.5
@@ -67,7 +67,7 @@ def ramps(spans: list[Span]) -> list[np.ndarray]:
 
 
 def nearest(spans: list[Span]) -> np.ndarray:
-    """Of each pixel, the number of the span that has the larger weight there."""
+    """Return for each pixel the index of the span with the largest weight there."""
     owner, most = np.zeros(spans[-1][1], np.int64), np.zeros(spans[-1][1], np.float32)
     for index, ((start, stop), weights) in enumerate(zip(spans, ramps(spans), strict=True)):
         larger = weights > most[start:stop]
@@ -76,10 +76,10 @@ def nearest(spans: list[Span]) -> np.ndarray:
 
 
 class Blend:
-    """Class probabilities of overlapping tiles, weighted and summed; a block leaves as soon as no tile to come touches it.
+    """Weighted sum of class probabilities of overlapping tiles; a block is returned once no later tile touches it.
 
-    What waits is C x H of a tile x overlap for the next tile, and twice C x overlap x W of the image for the next row of
-    tiles: made once, since many small ones among large ones that come and go would tear the heap into holes.
+    Incomplete sums take C x H of a tile x overlap for the next tile, and twice C x overlap x W of the image for the next row
+    of tiles. They are allocated once, since many small allocations among large ones would fragment the heap.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -87,12 +87,11 @@ class Blend:
         self._row_weights, self._column_weights = (
             [torch.from_numpy(weights) for weights in ramps(spans)] for spans in (grid.rows, grid.columns)
         )
-        self.waiting: tuple[
-            torch.Tensor, ...
-        ] = ()  # (C, h, shared), and (C, shared, W) twice: from above, and for below
+        # Incomplete sums: (C, h, shared), and (C, shared, W) twice, from the row of tiles above and for the row below.
+        self.waiting: tuple[torch.Tensor, ...] = ()
 
     def add(self, row: int, column: int, probs: torch.Tensor) -> torch.Tensor:
-        """(C, H, W) of the next tile in raster order -> (C, h, w) that is final, from the tile's first pixel on."""
+        """Add (C, H, W) of the next tile in raster order; return the part (C, h, w) at its upper left that is now final."""
         if not self.waiting:
             classes, (shared_rows, shared_columns) = (
                 probs.shape[0],
@@ -124,16 +123,16 @@ def _start_of_next(spans: list[Span], index: int) -> int:
 
 
 class Assembly:
-    """The answer of one image while its tiles come in, in raster order.
+    """Assembles the prediction of one image from the pieces of its tiles, in raster order.
 
     Args:
-        keep_probs: also keep the whole (C, H, W), on the CPU.
-        confidence_map: the prediction has one; each piece that is a `Prediction` brings its own.
+        keep_probs: also keep the probabilities (C, H, W); those of several tiles are on the CPU.
+        confidence_map: add one to the prediction; each piece that is a `Prediction` then has its own.
     """
 
     def __init__(self, grid: Grid, keep_probs: bool = False, confidence_map: bool = False) -> None:
         self.grid, self.seconds = grid, 0.0
-        # Finished rows of the mask and of the map of confidence, (h, W) uint8, from the top; a stream takes them out.
+        # Finished rows of the mask and of the confidence map, (h, W) uint8, from the top; `take` removes them.
         self._bands: list[np.ndarray] = []
         self._confidence_bands: list[np.ndarray] = []
         self.probs: torch.Tensor | None = None
@@ -145,7 +144,7 @@ class Assembly:
         return self._next == len(self.grid.rows) * len(self.grid.columns)
 
     def add(self, piece: Piece) -> None:
-        """The next tile: its probabilities, or its final answer where it overlaps no other."""
+        """Add the piece of the next tile: its probabilities, or if it overlaps no other, its prediction."""
         row, column = divmod(self._next, len(self.grid.columns))
         self._next += 1
         self._too_large = self._too_large or isinstance(piece, TooLarge)
@@ -166,7 +165,7 @@ class Assembly:
         self._entropy += piece.entropy * height * width
 
     def _place(self, rows: np.ndarray, bands: list[np.ndarray], left: int) -> None:
-        """The pixels of a piece from a column on; those of the first column begin a band."""
+        """Copy the rows of a piece to the last band, from column `left` on; a piece at column 0 begins a new band."""
         if rows.shape[1] == self.grid.size[1]:
             bands.append(rows)
             return
@@ -175,7 +174,7 @@ class Assembly:
         bands[-1][:, left : left + rows.shape[1]] = rows
 
     def take(self) -> Band:
-        """The rows that were finished last; they are let go of here."""
+        """Return the rows that were finished last, and remove them."""
         return self._bands.pop(), self._confidence_bands.pop() if self._confidence_map else None
 
     def _keep(self, probs: torch.Tensor, top: int, left: int, alone: bool) -> None:
@@ -188,7 +187,7 @@ class Assembly:
 
     @property
     def confidence(self) -> float:
-        """Mean over the pixels of the largest probability, as `Prediction` has it."""
+        """Mean over the pixels of the largest probability, as in `Prediction`."""
         return self._confidence / (self.grid.size[0] * self.grid.size[1])
 
     @property
@@ -198,18 +197,18 @@ class Assembly:
 
     @property
     def fits(self) -> bool:
-        """Whether every tile so far has an answer."""
+        """Whether every tile so far fitted the memory."""
         return not self._too_large
 
     def check(self) -> None:
-        """MemoryError where a tile so far did not fit."""
+        """Raise MemoryError if a tile so far did not fit the memory."""
         if not self.fits:
             height, width = self.grid.size
             raise MemoryError(f"the memory does not hold an image of {height}x{width} pixels (height x width)")
 
     @property
     def prediction(self) -> Prediction:
-        """What is kept of the image, once it is complete; MemoryError where one of its tiles fitted in none."""
+        """The prediction of the complete image; MemoryError if one of its tiles did not fit the memory."""
         assert self.complete
         self.check()
         sure = _joined(self._confidence_bands) if self._confidence_map else None

@@ -1,4 +1,4 @@
-"""Coarse class scores -> the mask at full size, without full-size scores. Letters: C classes, H rows, W columns."""
+"""Make a full-size mask from coarse class scores, without full-size scores. Letters: C classes, H rows, W columns."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,18 +12,18 @@ from pipeline.compiled import compiled
 def enlarge_argmax(
     scores: np.ndarray, full: tuple[float, float], size: tuple[int, int], num_threads: int = 1
 ) -> np.ndarray:
-    """The winning class of each pixel after bilinear enlargement (half-pixel centres, as F.interpolate).
+    """Return the best class of each pixel after bilinear enlargement (half-pixel centres, as in F.interpolate).
 
-    Bilinear interpolation is convex: a class that wins all four corners of a cell wins inside it, and a class whose best
-    corner is below another's worst cannot win there. So most cells are filled, and few classes are interpolated in the rest.
+    Bilinear interpolation is convex: a class that is best at all four corners of a cell is best inside it, and a class whose
+    best corner is below another's worst cannot win there. So most cells have one class, and few are interpolated in the rest.
 
     Args:
-        scores: (C, h, w) float32; fastest where classes lie together in memory (channels last).
-        full: (height, width) that the scores are enlarged to; no whole pixels where a padded input was a reduced picture.
-        size: (height, width) of the result: its top left part.
+        scores: (C, h, w) float32; fastest if the classes of a pixel are adjacent in memory (channels last).
+        full: (height, width) to which the scores are enlarged; fractional if a padded input was decoded at reduced size.
+        size: (height, width) of the result, the top left part of the enlarged scores.
         num_threads: threads that share the rows.
     Returns:
-        (height, width) uint8; the lowest class of equals.
+        (height, width) uint8; of equal classes the lowest.
     """
     pixels, sources = coarse_pixels(scores, full, size)
     mask = np.empty(size, np.uint8)
@@ -35,14 +35,14 @@ def enlarge_argmax(
 def coarse_pixels(
     scores: np.ndarray, full: tuple[float, float], size: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """(h, w, C) float32 of coarse scores (C, h, w), and `source_pixels` of the rows and then of the columns of the result."""
+    """Return coarse scores (C, h, w) as (h, w, C) float32, and `source_pixels` of the result's rows, then of its columns."""
     pixels = np.ascontiguousarray(scores.transpose(1, 2, 0), dtype=np.float32)
     sides = zip(size, full, scores.shape[1:], strict=True)
     return pixels, tuple(array for side in sides for array in source_pixels(*side))
 
 
 def over_rows(height: int, num_threads: int, fill: Callable[[int, int], object]) -> None:
-    """Call `fill(start, stop)` for all rows, in as many bands as there are threads to share them."""
+    """Call `fill(start, stop)` for all rows, divided into one band per thread."""
     edges = np.linspace(0, height, max(1, num_threads) + 1).astype(int)
     bands = [(int(start), int(stop)) for start, stop in pairwise(edges)]
     if len(bands) == 1:
@@ -53,7 +53,7 @@ def over_rows(height: int, num_threads: int, fill: Callable[[int, int], object])
 
 
 def source_pixels(size: int, full: float, small: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each row (or column): the coarse one at or before it, and the share of the next one, as torch computes them."""
+    """Return for each row (or column) the coarse one at or before it, and the weight of the next one, as torch does."""
     scale = np.float32(small / full)
     place = np.maximum((np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0))
     below = np.minimum(place.astype(np.int32), small - 1)
@@ -76,7 +76,7 @@ def _winners(pixels):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _fill(pixels, winners, row, row_share, column, column_share, mask, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start .. stop - 1 of the mask, cell by cell."""
+    """Fill rows start .. stop - 1 of the mask, cell by cell."""
     height, width, classes = pixels.shape
     full_width = mask.shape[1]
     able = np.empty(classes, np.int32)

@@ -1,4 +1,4 @@
-"""Coarse class scores -> the confidence of each pixel, without full-size scores. Letters: C classes, H rows, W columns."""
+"""Make a full-size confidence map from coarse class scores, without full-size scores. C classes, H rows, W columns."""
 
 import numpy as np
 
@@ -6,25 +6,25 @@ from pipeline.compiled import compiled
 from pipeline.imaging.confidence_map import LEVELS
 from pipeline.predict.upsample_argmax import coarse_pixels, over_rows
 
-# Logits so far below the largest are left out of a sum: of 256 classes they add 3e-5 to it at most, 1/130 of a level.
+# Logits this far below the largest are left out of the sum: with 256 classes they add at most 3e-5, 1/130 of a level.
 _NEGLIGIBLE = np.float32(16)
 
 
 def enlarge_confidence(
     scores: np.ndarray, full: tuple[float, float], size: tuple[int, int], num_threads: int = 1
 ) -> np.ndarray:
-    """The largest softmax probability of each pixel after bilinear enlargement of the logits, in whole levels of 1/255.
+    """Return the largest softmax probability of each pixel after bilinear enlargement of the logits, in levels of 1/255.
 
-    Bilinear interpolation is convex: inside a cell a class lies between the least and the largest of its four corners. So
-    classes that are negligible in the whole cell are left out, and a cell in which one is left is certain throughout.
+    Bilinear interpolation is convex: inside a cell, a logit lies between the least and the largest of its four corners. So
+    classes that are negligible in the whole cell are left out; if only one is left, its probability is 1 in the whole cell.
 
     Args:
-        scores: (C, h, w) float32; fastest where classes lie together in memory (channels last).
-        full: (height, width) that the scores are enlarged to; no whole pixels where a padded input was a reduced picture.
-        size: (height, width) of the result: its top left part.
+        scores: (C, h, w) float32; fastest if the classes of a pixel are adjacent in memory (channels last).
+        full: (height, width) to which the scores are enlarged; fractional if a padded input was decoded at reduced size.
+        size: (height, width) of the result, the top left part of the enlarged scores.
         num_threads: threads that share the rows.
     Returns:
-        (height, width) uint8, the probability times 255, rounded; before rounding it is wrong by 1/200 at most.
+        (height, width) uint8, the probability times 255, rounded; the error before rounding is at most 1/200 of a level.
     """
     pixels, sources = coarse_pixels(scores, full, size)
     confidence = np.empty(size, np.uint8)
@@ -34,7 +34,7 @@ def enlarge_confidence(
 
 @compiled()
 def _fill(pixels, row, row_share, column, column_share, confidence, levels, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start .. stop - 1, cell by cell."""
+    """Fill rows start .. stop - 1 of the confidence map, cell by cell."""
     height, width, classes = pixels.shape
     full_width = confidence.shape[1]
     able, values = np.empty(classes, np.int32), np.empty((classes, full_width), np.float32)
@@ -72,7 +72,7 @@ def _fill(pixels, row, row_share, column, column_share, confidence, levels, star
                 highest[: right - left] = -np.inf
                 for index in range(count):
                     c = able[index]
-                    # Along a row of pixels the interpolation is a straight line between the cell's sides.
+                    # Along a row of pixels, the interpolation is linear between the cell's left and right side.
                     first = (np.float32(1) - down) * pixels[y0, x0, c] + down * pixels[y1, x0, c]
                     last = (np.float32(1) - down) * pixels[y0, x1, c] + down * pixels[y1, x1, c]
                     for x in range(right - left):
@@ -92,9 +92,9 @@ def _fill(pixels, row, row_share, column, column_share, confidence, levels, star
 
 @compiled(inline="always")
 def _exp(x):  # type: ignore[no-untyped-def]
-    """e^x of -16 .. 0, to 2e-5 of itself: a polynomial for e^(x/16) by least squares of the relative error, four times squared.
+    """Return e^x for x in -16 .. 0, with a relative error of 2e-5: a polynomial for e^(x/16), squared four times.
 
-    Multiplications and additions alone, which the compiler does for several pixels at once.
+    Its coefficients minimise the sum of squared relative errors. The compiler can vectorise it over pixels.
     """
     y = x * np.float32(1 / 16) + np.float32(0.5)
     e = np.float32(0.005002006) * y + np.float32(0.025583101)

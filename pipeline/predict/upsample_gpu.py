@@ -1,6 +1,6 @@
-"""`enlarge_argmax` and `enlarge_confidence` on a GPU: full-size scores are in registers alone. C classes, H rows, W columns.
+"""`enlarge_argmax` and `enlarge_confidence` on a GPU; full-size scores exist only in registers. C classes, H rows, W columns.
 
-Offsets are 64-bit: coarse scores of many classes, and masks, pass 2^31 numbers.
+Offsets are 64-bit, since coarse scores of many classes, and masks, can exceed 2^31 numbers.
 """
 
 import torch
@@ -10,20 +10,21 @@ import triton.language as tl
 from pipeline.imaging.confidence_map import LEVELS
 
 BLOCK_H, BLOCK_W = 8, 64  # pixels of one program: whole cells of a coarse grid at stride 4 or 8
-_LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # said outright: the default of fusion differs between versions
-# Triton would compile anew where one of these is 1 or a multiple of 16. It may for the mask's width: its rows are aligned then.
+_LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}  # explicit: the default of fusion differs between versions
+# Otherwise Triton would compile again if one of these is 1 or a multiple of 16. The mask's width is not among them, since its
+# rows are aligned in that case.
 _ANY = ["stride_c", "stride_h", "stride_w", "height", "width", "full_height"]
 
 
 def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
-    """The winning class of each pixel after bilinear enlargement (half-pixel centres, as F.interpolate).
+    """Return the best class of each pixel after bilinear enlargement (half-pixel centres, as in F.interpolate).
 
     Args:
-        scores: (C, h, w) float32 on a GPU, of any strides; C at most 256.
-        full: (height, width) that the scores are enlarged to; no whole pixels where a padded input was a reduced picture.
-        size: (height, width) of the result: its top left part.
+        scores: (C, h, w) float32 on a GPU, with any strides; C at most 256.
+        full: (height, width) to which the scores are enlarged; fractional if a padded input was decoded at reduced size.
+        size: (height, width) of the result, the top left part of the enlarged scores.
     Returns:
-        (height, width) uint8 on the same device; the lowest class of equals.
+        (height, width) uint8 on the same device; of equal classes the lowest.
     """
     classes, height, width = scores.shape
     winners = scores.argmax(dim=0).to(torch.uint8)
@@ -37,10 +38,10 @@ def enlarge_argmax_gpu(scores: torch.Tensor, full: tuple[float, float], size: tu
 
 
 def enlarge_confidence_gpu(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
-    """The largest softmax probability of each pixel after bilinear enlargement of the logits, in whole levels of 1/255.
+    """Return the largest softmax probability of each pixel after bilinear enlargement of the logits, in levels of 1/255.
 
     Args:
-        As `enlarge_argmax_gpu`.
+        scores, full, size: see `enlarge_argmax_gpu`.
     Returns:
         (height, width) uint8 on the same device.
     """
@@ -59,7 +60,7 @@ def _enlarge(  # type: ignore[no-untyped-def]
     scores, winners, mask, stride_c, stride_h, stride_w, height, width, full_height, full_width, down, across,
     classes: tl.constexpr, block_h: tl.constexpr, block_w: tl.constexpr,
 ):  # fmt: skip
-    """(block_h, block_w) pixels. Bilinear interpolation is convex: a class that wins all corners around wins inside too."""
+    """Fill (block_h, block_w) pixels. Interpolation is convex: a class that is best at all corners around is best inside."""
     row = tl.program_id(0) * block_h + tl.arange(0, block_h)
     column = tl.program_id(1) * block_w + tl.arange(0, block_w)
     inside = (row < full_height)[:, None] & (column < full_width)[None, :]
@@ -103,7 +104,7 @@ def _enlarge_confidence(  # type: ignore[no-untyped-def]
     scores, confidence, stride_c, stride_h, stride_w, height, width, full_height, full_width, down, across,
     classes: tl.constexpr, levels: tl.constexpr, block_h: tl.constexpr, block_w: tl.constexpr,
 ):  # fmt: skip
-    """(block_h, block_w) pixels; the sum of exponentials is scaled anew where a class is above all before it."""
+    """Fill (block_h, block_w) pixels; the sum of exponentials is rescaled whenever a class exceeds all before it."""
     row = tl.program_id(0) * block_h + tl.arange(0, block_h)
     column = tl.program_id(1) * block_w + tl.arange(0, block_w)
     inside = (row < full_height)[:, None] & (column < full_width)[None, :]

@@ -1,6 +1,6 @@
-"""`enlarge_argmax` and `enlarge_confidence` on a GPU without Triton, in torch's operations. C classes, H rows, W columns.
+"""`enlarge_argmax` and `enlarge_confidence` on a GPU without Triton, as torch operations. C classes, H rows, W columns.
 
-Full-size scores are made for a few rows at a time.
+Full-size scores exist for a few rows at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,13 +9,13 @@ import torch
 
 from pipeline.imaging.confidence_map import LEVELS
 
-NUMBERS_AT_ONCE = 1 << 24  # of full-size scores; a few tables of them, 64 MiB each, are there at once
+NUMBERS_AT_ONCE = 1 << 24  # full-size scores per step; a few tables of them, 64 MiB each, exist at once
 Enlarge = Callable[[torch.Tensor, tuple[float, float], tuple[int, int]], torch.Tensor]
 
 
 def gpu_enlargements() -> tuple[Enlarge, Enlarge]:
-    """What makes masks and maps of confidence on a GPU: Triton's kernels, or where it cannot be used those below."""
-    from pipeline.crf.gpu.triton_ready import triton_works  # here, because networks without a CRF need not load it
+    """Return the functions that make masks and confidence maps on a GPU: Triton's, or those below if Triton cannot run."""
+    from pipeline.crf.gpu.triton_ready import triton_works  # not at the top: runs without a CRF need not load it
 
     if not triton_works():
         return enlarge_argmax_torch, enlarge_confidence_torch
@@ -25,7 +25,7 @@ def gpu_enlargements() -> tuple[Enlarge, Enlarge]:
 
 
 def enlarge_argmax_torch(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
-    """The winning class of each pixel after bilinear enlargement: arguments and result as `enlarge_argmax_gpu`'s."""
+    """Return the best class of each pixel; arguments and result are those of `enlarge_argmax_gpu`."""
     mask = torch.empty(size, dtype=torch.uint8, device=scores.device)
     for rows, large in _strips(scores, full, size):
         mask[rows] = large.argmax(dim=0).to(torch.uint8)
@@ -33,7 +33,7 @@ def enlarge_argmax_torch(scores: torch.Tensor, full: tuple[float, float], size: 
 
 
 def enlarge_confidence_torch(scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]) -> torch.Tensor:
-    """The largest softmax probability of each pixel: arguments and result as `enlarge_confidence_gpu`'s."""
+    """Return the largest probability of each pixel; arguments and result are those of `enlarge_confidence_gpu`."""
     confidence = torch.empty(size, dtype=torch.uint8, device=scores.device)
     for rows, large in _strips(scores, full, size):
         total = (large - large.amax(dim=0)).exp_().sum(dim=0)
@@ -44,7 +44,7 @@ def enlarge_confidence_torch(scores: torch.Tensor, full: tuple[float, float], si
 def _strips(
     scores: torch.Tensor, full: tuple[float, float], size: tuple[int, int]
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows of the result, and their scores (C, rows, W)."""
+    """Yield slices of the result's rows, and their scores (C, rows, W)."""
     top, bottom, down = _sources(size[0], full[0], scores.shape[1], scores.device)
     left, right, across = _sources(size[1], full[1], scores.shape[2], scores.device)
     step = max(1, NUMBERS_AT_ONCE // (scores.shape[0] * size[1]))
@@ -58,7 +58,7 @@ def _strips(
 def _sources(
     size: int, full: float, small: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each row (or column): the coarse one at or before it, the one after it, and that one's share; half-pixel centres."""
+    """Return for each row (or column) the coarse one at or before it, the next, and its weight, for half-pixel centres."""
     place = torch.arange(size, dtype=torch.float32, device=device).add_(0.5).mul_(small / full).sub_(0.5).clamp_(min=0)
     first = place.long().clamp_(max=small - 1)
     return first, (first + 1).clamp_(max=small - 1), place - first
