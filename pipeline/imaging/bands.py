@@ -224,7 +224,7 @@ def _opened(source: Source, stack: ExitStack) -> tuple[Any, Callable[[], OSError
             file = stack.enter_context(rasterio.io.MemoryFile(source))
             dataset = file.open(driver=driver, sharing=False)
         else:
-            name = f"{uuid4()}.tif"  # GDAL keeps one opener a name
+            name = f"{uuid4()}.tif"  # GDAL registers one opener per name
             dataset = rasterio.open(name, driver=driver, sharing=False, opener=partial(failure.open, source, name))
     return stack.enter_context(dataset), failure.told
 
