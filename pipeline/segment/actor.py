@@ -1,4 +1,4 @@
-"""One actor of a run: holds the weights, answers shard after shard, and says what ended it."""
+"""One worker of a run: loads the weights, answers shard after shard, and reports the error that ended it."""
 
 import contextlib
 import time
@@ -26,21 +26,21 @@ from pipeline.segment.shard import READERS, ShardSegmenter
 from pipeline.segment.shard_progress import Count, CountReporter
 from pipeline.segment.warm_up import warm_up
 
-# Tasks of Ray: beyond the larger of so many and so many an actor, a task holds several shards.
+# Most Ray tasks: TASKS, or TASKS_AN_ACTOR per actor if that is more; with more shards, a task holds several.
 TASKS, TASKS_AN_ACTOR = 2000, 100
-Ahead = tuple[SegmentConfig, Checkpoint]
-WITNESSES = 7  # images of other shards that are tried before an error is called one of the images that met it
+Ahead = tuple[SegmentConfig, Checkpoint]  # as `loaded_ahead` returns them
+WITNESSES = 7  # images of other shards to try when all images of a shard fail, to see whether those images are at fault
 
 
 class Segmenter:
-    """The actor. It raises nothing: Ray would retry what can only fail again, and report it in words of its own.
+    """A worker that answers shards. It never raises: Ray would retry what can only fail again, with a message of its own.
 
     Args:
-        payload: the segment config.
-        fingerprint: of the run, as its driver knows it.
-        retried: shard -> its images that may be other files than those of the plan, mended since.
-        send: hands on how many images are answered within a shard.
-        ahead: what `loaded_ahead` gave, which is left where the run predicts with other checkpoints.
+        payload: the segment config, as JSON values.
+        fingerprint: of the run, as the driver knows it.
+        retried: shard -> ids of images to try again, whose files may have been repaired since they were planned.
+        send: passes the number of images answered within a shard to the driver.
+        ahead: result of `loaded_ahead`; ignored if the run predicts with other checkpoints.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Segmenter:
     ) -> None:
         self.ahead = ahead
         self.payload, self.fingerprint, self.retried = payload, fingerprint, retried
-        self.resuming = True  # until a shard has no answer: a task that was broken off begins with those that have one
-        self.failure: str | None = None  # what ended the run; the shards that are left are skipped
+        self.resuming = True  # until the first shard without an answer: an interrupted task begins with answered ones
+        self.failure: str | None = None  # encoded error that ended the run; remaining shards are skipped
         self.reporter = CountReporter(send)
-        self.told = False  # what the first images look like to the network
+        self.told = False  # whether a warning about the first images' pixel values was passed on
 
     @cached_property
     def cfg(self) -> SegmentConfig:
@@ -68,14 +68,14 @@ class Segmenter:
 
     @cached_property
     def segmenter(self) -> ShardSegmenter:
-        """Made in the thread that answers: were torch's threads of two teams, neither team would spin at its barriers."""
+        """Created in the thread that answers: with a second team of torch threads, neither team would spin at its barriers."""
         take_cores(self.cfg.cpus_per_actor)
         warm_up()
         ready = self.ahead[1] if self.ahead is not None and load_alike(self.ahead[0], self.cfg) else None
         return ShardSegmenter(load_bound(self.cfg, ready), self.cfg, self.reporter.answered)
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        """The summary of one shard."""
+        """Answer one shard and return its summary; after an error, `ended` says what it was."""
         shard = row["shard"][0].as_py()
         if self.failure is None:
             try:
@@ -94,7 +94,7 @@ class Segmenter:
         load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
         first_try = self.run.begin(shard)
         with self._leaving(shard):
-            # A worker died on it, or failed to decode it: one of its images may be deadly.
+            # If an earlier worker died on the shard, or decoding failed, one of its images may kill the process: use children.
             masks, rejects = self._answer_here(items, load) if first_try and load else self._answer_in_children(items)
             if rejects["error"].to_pylist() == [WORKER_ERROR] * len(items):
                 self._check_others(shard, items)
@@ -109,7 +109,7 @@ class Segmenter:
 
     @contextlib.contextmanager
     def _leaving(self, shard: int) -> Iterator[None]:
-        """Where the block fails, the shard counts as never begun."""
+        """Mark the shard as never begun if the block raises."""
         try:
             yield
         except Exception:
@@ -128,7 +128,7 @@ class Segmenter:
         return mask_columns(self.cfg, self.run.label_space, self.run.image is not None)
 
     def _check_others(self, shard: int, items: list[Item]) -> None:
-        """Raise the error that every image of a shard met, unless images of other shards are answered: then it is theirs."""
+        """Raise the error that every image of a shard met, unless images of other shards can be answered."""
         others = np.unique(np.linspace(0, self.run.plan.num_shards - 1, WITNESSES + 1).round().astype(int)).tolist()
         witnesses = [_items(self.run, other, self.retried)[0] for other in others if other != shard]
         masks, _ = self._answer_in_children(witnesses)
@@ -144,9 +144,9 @@ class Segmenter:
 
 
 def decode(row: pa.Table, payload: dict[str, Any], fingerprint: str, retried: dict[int, list[str]]) -> pa.Table:
-    """A shard number -> the shard's decoded images; none of them where that fails, or an earlier try died on one of them.
+    """Decode the images of a shard into one row; without images if that fails, or if an earlier try died on the shard.
 
-    The actor then answers the shard in child processes, and says what is wrong.
+    In that case the actor answers the shard in child processes, and finds out what is wrong.
     """
     cfg, shard, items = parse(SegmentConfig, payload, where="segment config"), row["shard"][0].as_py(), None
     try:
@@ -162,9 +162,9 @@ def decode(row: pa.Table, payload: dict[str, Any], fingerprint: str, retried: di
 
 
 def loaded_ahead(payload: dict[str, Any] | None) -> Ahead | None:
-    """What a run that is about to begin predicts with, loaded before it is known to begin.
+    """Load the checkpoints of a run that is about to begin, while the driver still plans it.
 
-    None where its config is not known yet, or where there is something wrong, which the driver will say.
+    None if its config is not known yet, or if loading fails; the driver will report why.
     """
     if payload is None:
         warm_up()
@@ -179,21 +179,21 @@ def loaded_ahead(payload: dict[str, Any] | None) -> Ahead | None:
 
 
 def bound_to(cfg: SegmentConfig, run: Run) -> dict[str, Any]:
-    """What `Segmenter` and `decode` are given of a run."""
+    """Return the arguments that bind `Segmenter` and `decode` to a run."""
     return {"payload": cfg.model_dump(mode="json"), "fingerprint": run.fingerprint, "retried": run.retried()}
 
 
 def num_tasks(shards: int, actors: int) -> int:
-    """Into how many of Ray's tasks so many shards go."""
+    """Return the number of Ray tasks for a number of shards."""
     return min(shards, max(TASKS, TASKS_AN_ACTOR * actors))
 
 
 @lru_cache(maxsize=1)
 def _opened(uri: str, fingerprint: str) -> Run:
-    """The run, read once by each process.
+    """Open the run, once per process.
 
     Raises:
-        UserError: it is not the one whose driver began the work.
+        UserError: it is not the run that the driver works on.
     """
     run = Run.open(uri)
     if run.fingerprint != fingerprint:
@@ -205,7 +205,7 @@ def _opened(uri: str, fingerprint: str) -> Run:
 
 
 def _answer_of_child(payload: dict[str, Any]) -> Answer:
-    """What answers items in a child process."""
+    """Return the function that answers items in a child process."""
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
     ready = load_bound(cfg)
@@ -214,7 +214,7 @@ def _answer_of_child(payload: dict[str, Any]) -> Answer:
 
 
 def _items(run: Run, shard: int, retried: dict[int, list[str]]) -> list[Item]:
-    """A shard's items; those that are retried as their files are now, not as they were planned."""
+    """Return a shard's items; those to be retried refer to their files as they are now, not as planned."""
     again = set(retried.get(shard, ()))
     return [item.as_it_is() if item.image_id in again else item for item in run.shard_items(shard)]
 
@@ -229,7 +229,7 @@ def _summary(
     warning: str | None = None,
     part: PartEntry | None = None,
 ) -> pa.Table:
-    """One small row a shard: all that comes back to the driver."""
+    """Return one small row per shard: all that comes back to the driver."""
     values = {"shard": shard, "images": images, "rejects": rejects, "began": began, "ended": ended,
               "warning": warning, "part": None if part is None else part.json}  # fmt: skip
     values |= dict.fromkeys(SECONDS, 0.0) | seconds

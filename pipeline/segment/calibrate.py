@@ -27,17 +27,17 @@ from pipeline.predict import Predictor
 from pipeline.segment.checkpoints import fitted, load_checkpoints
 from pipeline.segment.labelled_images import as_task, labelled_images, predictor_of
 
-BINS = 15  # of the expected calibration error: Guo et al. 2017, section 5
-PIXELS = 20_000  # of an image that the fit sees, at most
-MEMORY = 256_000_000  # bytes of all logits that are kept
-SEED = 0  # of the choice of images, of their halves, of pixels and of the intervals
+BINS = 15  # bins of the expected calibration error: Guo et al. 2017, section 5
+PIXELS = 20_000  # most pixels of an image that the fit uses
+MEMORY = 256_000_000  # most bytes of logits to keep, of all images together
+SEED = 0  # for the choice of images and pixels, the halves, and the intervals
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A figure over all labelled pixels of the judged half, before and after; the 95 % interval of the change is by image."""
+    """A score over all labelled pixels of the judged half, before and after; 95 % interval of the change, by image."""
 
     before: float
     after: float
@@ -48,17 +48,17 @@ class Change:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What the fit found. The judged half of the images had no part in the temperature that it is judged with."""
+    """Result of the fit. The temperature that is judged was fitted without the images of the judged half."""
 
     temperature: float  # fitted on all images
     images: int
-    pixels: int  # that it was fitted on
-    fitted_images: int
-    fitted_temperature: float  # of that half alone
+    pixels: int  # used by that fit
+    fitted_images: int  # in the half for fitting
+    fitted_temperature: float  # fitted on that half alone; this one is judged
     judged_images: int
     judged_pixels: int
     ece: Change
-    nll: Change  # nats a pixel
+    nll: Change  # nats per pixel
 
     @property
     def helps(self) -> bool:
@@ -71,14 +71,14 @@ def calibrate(
 ) -> Calibrated:
     """Fit the temperature of a config's network, and judge the fit of one half of the images on the other half.
 
-    It is of the network's own probabilities: `crf` and a temperature that the config has are left out.
+    The fit is on the network's own probabilities: `crf` and `predict.temperature` of the config are ignored.
 
     Args:
         cfg: a segmentation config; nothing is written to its output.
-        num_images: labelled images of its split, drawn at random.
-        on_progress: called with (predictions done, all); the judged half is predicted twice.
+        num_images: labelled images to draw at random from its split.
+        on_progress: called with (predictions done, total); the judged half is predicted twice.
     Raises:
-        UserError: fewer than two images with labelled pixels, no temperature is best, or the cluster cannot hold a task.
+        UserError: fewer than two images with labelled pixels, no temperature is the best, or the cluster cannot hold a task.
     Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2.
     """
     if cfg.crf is not None:
@@ -115,7 +115,7 @@ def _rounded(temperature: float) -> float:
 
 
 def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
-    """In random order, so that a half is a random half."""
+    """Draw labelled images in random order, so that each half is random."""
     items = labelled_images(cfg)
     chosen = [items[index] for index in np.random.default_rng(SEED).permutation(len(items))[:number]]
     if len(chosen) < 2:
@@ -135,7 +135,7 @@ def _each(
     cfg: SegmentConfig, items: list[Item], answer: Callable[..., Any], arguments: tuple[Any, ...],
     on_done: Callable[[int], None],
 ) -> list[Any]:  # fmt: skip
-    """The answers of all images, in their order: a task loads the networks once for a shard's number of images."""
+    """Return the answers for all images, in order; each task loads the networks once for `images_per_shard` images."""
     task = as_task(cfg, _answers)
     payload, size = cfg.model_dump(mode="json"), cfg.images_per_shard
     starts = range(0, len(items), size)
@@ -153,7 +153,7 @@ def _each(
 def _answers(
     payload: dict[str, Any], items: list[Item], answer: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> list[Any]:
-    """answer(predictor of a temperature, item, image, label, *arguments) of each image."""
+    """Return answer(predictor, item, image, label, *arguments) for each image; predictor(temperature) makes a Predictor."""
     cfg = parse(SegmentConfig, payload, where="segment config")
     take_cores(cfg.cpus_per_actor)
     ready = load_checkpoints(cfg)
@@ -172,7 +172,7 @@ OfTemperature = Callable[[float], Predictor]
 
 
 def _sample(predictor: OfTemperature, item: Item, image: np.ndarray, label: np.ndarray, most: int) -> LabelledPixels:
-    """Logits of some labelled pixels, drawn at random: the same for an image whatever others are drawn."""
+    """Return the logits of some labelled pixels, drawn at random; the draw does not depend on other images."""
     labelled = np.flatnonzero(label != IGNORE)
     rng = np.random.default_rng([SEED, *item.image_id.encode()])
     chosen = rng.choice(labelled, min(most, len(labelled)), replace=False)
@@ -186,7 +186,7 @@ def _sample(predictor: OfTemperature, item: Item, image: np.ndarray, label: np.n
 def _count(
     predictor: OfTemperature, item: Item, image: np.ndarray, label: np.ndarray, temperature: float
 ) -> np.ndarray:
-    """(2, 3 * BINS + 1) float64, without the temperature and with it: counts of confidence, and summed -log, of every pixel."""
+    """Return (2, 3 * BINS + 1) float64, without and with the temperature: confidence counts and summed -log p of all pixels."""
     rows = []
     for one in (1.0, temperature):
         ((_, assembly),) = predictor(one).answers([(None, image)], keep_probs=True)
@@ -202,10 +202,10 @@ def _count(
 
 
 def _judge(counts: np.ndarray) -> tuple[Change, Change]:
-    """(I, 2, 3 * BINS + 1) -> the change of calibration error and of negative log-likelihood."""
+    """Return the changes of calibration error and negative log-likelihood, from (I, 2, 3 * BINS + 1) counts."""
 
     def figures(sums: np.ndarray) -> np.ndarray:
-        """(D, 2 * (3 * BINS + 1)) sums -> (D, 2, 2): before and after, of either figure."""
+        """(D, 2 * (3 * BINS + 1)) sums -> (D, 2, 2): before and after; calibration error and nats per pixel."""
         return np.array([[_figures(part) for part in draw] for draw in sums.reshape(len(sums), 2, -1)])
 
     rows = counts.reshape(len(counts), -1)
@@ -221,7 +221,7 @@ def _judge(counts: np.ndarray) -> tuple[Change, Change]:
 
 
 def _figures(sums: np.ndarray) -> tuple[float, float]:
-    """(3 * BINS + 1,) sums -> calibration error, nats a pixel."""
+    """(3 * BINS + 1,) sums -> calibration error, negative log-likelihood in nats per pixel."""
     counts = sums[:-1].reshape(3, -1)
     pixels = counts[0].sum()
     return calibration_error(counts), float(sums[-1] / pixels) if pixels else float("nan")

@@ -1,4 +1,4 @@
-"""What a run predicts with: its checkpoint, or an ensemble of checkpoints, at the output stride that the run asks for."""
+"""Load the networks of a run: a checkpoint or an ensemble of checkpoints, at the output stride of its config."""
 
 import logging
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 def load_checkpoints(cfg: SegmentConfig) -> Checkpoint:
-    """The run's checkpoint, with the other members of its ensemble.
+    """Load the run's checkpoint, with the other members of its ensemble.
 
     Raises:
-        UserError: one of them cannot be loaded or has no such output stride, they are of different classes or bands, or a class
-            weight of the CRF is of none of the classes.
+        UserError: one of them cannot be loaded or does not support the output stride, their classes or bands differ, or a class
+            weight of the CRF names an unknown class.
     """
     stride = cfg.predict.output_stride
     first, *others = [checkpoint.load(uri, cfg.code, stride) for uri in addresses(cfg)]
@@ -37,12 +37,12 @@ def load_checkpoints(cfg: SegmentConfig) -> Checkpoint:
 
 
 def fitted(cfg: SegmentConfig, ready: Checkpoint, needed_by: str | None = None) -> SegmentConfig:
-    """The config as exported files among its networks need it: tiles of the size that they take, and the engine that they are.
+    """Adapt the config to exported files among its networks: their tile size, and the engine that runs them.
 
     Args:
-        needed_by: the command that needs scores whatever the config says.
+        needed_by: name of a command that needs scores, whatever the config says.
     Raises:
-        UserError: it asks for what one of them does not give.
+        UserError: the config asks for something that one of them does not support.
     """
     for uri, one in zip(addresses(cfg), (ready, *ready.others), strict=True):
         if isinstance(one.model, Exported):
@@ -69,7 +69,7 @@ def _fitted(cfg: SegmentConfig, model: Exported, uri: str, needed_by: str | None
 
 
 def _keys_on_scores(cfg: SegmentConfig) -> Iterator[str]:
-    """The keys that are set and work on scores."""
+    """Yield the keys that are set and need scores."""
     for key, on in (
         ("crf", cfg.crf is not None),
         ("metrics.calibration_bins", "confidence" in needs(dict(cfg.metrics))),
@@ -85,7 +85,7 @@ def _keys_on_scores(cfg: SegmentConfig) -> Iterator[str]:
 
 
 def _tiled(cfg: SegmentConfig, tile: tuple[int, int], uri: str) -> SegmentConfig:
-    """With tiles of the only size that a network takes."""
+    """Set `predict.tile` to the only size that the network takes."""
     size = f"{tile[0]}x{tile[1]}"
     if cfg.predict.scales != (1.0,):
         raise UserError(f"checkpoint {uri}: its network takes images of {size} alone, so leave predict.scales out")
@@ -100,16 +100,16 @@ def _tiled(cfg: SegmentConfig, tile: tuple[int, int], uri: str) -> SegmentConfig
 
 
 def load_alike(one: SegmentConfig, two: SegmentConfig) -> bool:
-    """Whether `load_checkpoints` reads the same for both."""
+    """Return whether `load_checkpoints` loads the same networks for both configs."""
     first, second = ((addresses(cfg), cfg.code, cfg.predict.output_stride) for cfg in (one, two))
     return first == second
 
 
 def load_bound(cfg: SegmentConfig, ready: Checkpoint | None = None) -> Checkpoint:
-    """What the run was begun with; UserError where another checkpoint has taken a place since.
+    """Load the checkpoints that the run was begun with; UserError if one has been replaced since.
 
     Args:
-        ready: as `load_checkpoints` gives it, where that was done already.
+        ready: result of `load_checkpoints`, if it was called already.
     """
     ready = ready or load_checkpoints(cfg)
     if cfg.predict.precision == "int8":
@@ -119,17 +119,17 @@ def load_bound(cfg: SegmentConfig, ready: Checkpoint | None = None) -> Checkpoin
 
 
 def with_quantised(ready: Checkpoint, cfg: SegmentConfig, recorded: RunInfo | None) -> Checkpoint:
-    """The checkpoint with the int8 network of the run that is gone on with, where that has one.
+    """Return the checkpoint with the int8 network of the run to be resumed, if it has one.
 
     Raises:
-        UserError: the network is gone, or another file.
+        UserError: the file of that network is gone, or was replaced.
     """
     sha256 = recorded.identity.get("quantised_sha256") if recorded else None
     return ready if sha256 is None else replace(ready, quantised=kept_network(cfg.output, sha256))
 
 
 def addresses(cfg: SegmentConfig) -> list[str]:
-    """Of all checkpoints, in the order in which they are numbered."""
+    """Return the URIs of all checkpoints, in the order in which they are numbered."""
     return [cfg.checkpoint, *cfg.ensemble]
 
 

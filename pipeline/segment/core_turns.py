@@ -1,4 +1,4 @@
-"""The cores of one actor, shared by the model, which computes on all of them, and by threads that decode and encode."""
+"""Share the cores of one actor between the model, which uses all of them, and threads that decode and encode."""
 
 import threading
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """So many cores, never more threads at work: each thread waits for its turn.
+    """Lets at most as many threads compute at once as there are cores; each thread waits for its turn.
 
-    Decoding beside the model's own threads would give the cores more threads than they are: those of the model wait for each
-    other at every layer, so one that is held up holds up all. So the model keeps the cores until it lacks an image, and then
-    lends them: by that time several images wait to be decoded, and all cores do it.
+    Decoding while the model computes would make more threads than cores. The model's threads wait for each other at every
+    layer, so a delay of one delays all. Therefore the model keeps the cores until it has no image left, and then lends them:
+    by that time several images wait to be decoded, and all cores decode.
     """
 
     def __init__(self, cores: int) -> None:
         self._cores, self._ones, self._wanting_all = cores, 0, 0
-        self._holder: int | None = None  # the thread that has all
+        self._holder: int | None = None  # id of the thread that has all cores
         self._changed = threading.Condition()
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """One core; after the model, if it waits for its turn."""
+        """Hold one core; a model that waits for its turn goes first."""
         with self._changed:
             self._changed.wait_for(lambda: self._holder is None and not self._wanting_all and self._ones < self._cores)
             self._ones += 1
@@ -33,7 +33,7 @@ class Turns:
 
     @contextmanager
     def all(self) -> Iterator[None]:
-        """All cores; nothing changes for a thread that has them."""
+        """Hold all cores; has no effect in a thread that has them already."""
         if self._has_all():
             yield
             return
@@ -45,7 +45,7 @@ class Turns:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """While the thread that has all cores waits; nothing changes for one that has not."""
+        """Release the cores of a thread that has all, while it waits; has no effect in other threads."""
         if not self._has_all():
             yield
             return

@@ -1,4 +1,4 @@
-"""Images on which the code raises, or that kill its process: found by bisection, and rejected one by one."""
+"""Find images on which the code raises, or that kill its process, by bisection, and reject them."""
 
 import multiprocessing
 import signal
@@ -21,10 +21,10 @@ Answer = Callable[[list[Item]], Tables]
 
 
 def isolate_errors(answer: Answer, items: list[Item], schema: pa.Schema) -> Tables:
-    """Mask rows and reject rows of items, where `answer` may raise on some of them.
+    """Return mask rows and reject rows of items when `answer` may raise on some of them.
 
-    After an error each half is answered by itself, and so on. An image on which an error is raised when it is alone becomes
-    a reject `worker_error`, or `out_of_memory`. What concerns the whole run, `UserError`, is raised.
+    After an error, each half is answered by itself, and so on. An image that raises an error on its own becomes a reject
+    `worker_error`, or `out_of_memory`. `UserError`, which concerns the whole run, is raised.
 
     Args:
         schema: of the mask rows.
@@ -40,13 +40,13 @@ def isolate_errors(answer: Answer, items: list[Item], schema: pa.Schema) -> Tabl
 
 
 def isolate_crashes(make: Callable[[], Answer], items: list[Item], schema: pa.Schema) -> Tables:
-    """Mask rows and reject rows of items, where some may kill the process that works on them.
+    """Return mask rows and reject rows of items when some may kill the process that works on them.
 
-    A child answers all of them; if it dies, two children answer a half each, and so on: k deadly images among n cost about
-    2 k log2(n) children. An image that kills a child of its own becomes a reject `worker_crash`.
+    A child process answers all of them; if it dies, two children answer half of them each, and so on: k deadly images among n
+    cost about 2 k log2(n) children. An image that kills a child on its own becomes a reject `worker_crash`.
 
     Args:
-        make: called in the child (so it must be picklable), gives the function that answers items.
+        make: called in the child (so it must be picklable); returns the function that answers items.
         schema: of the mask rows.
     """
     tables = _in_child(make, items)
@@ -80,12 +80,12 @@ def _worker_error(item: Item, error: Exception) -> Reject:
 
 
 def _in_child(make: Callable[[], Answer], items: list[Item]) -> Tables | str:
-    """The child's tables, or how it died."""
+    """Answer items in a child process; return its tables, or how it died."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_work, args=(sender, make, items), daemon=True)
     child.start()
-    sender.close()  # ours: when the child's end closes too, recv raises
+    sender.close()  # the parent's copy: once the child's closes too, recv raises
     try:
         answer: Any = receiver.recv()
     except EOFError:
@@ -108,7 +108,7 @@ def _work(sender: Any, make: Callable[[], Answer], items: list[Item]) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """An error as another process can raise it: not every type can be made again from what pickle keeps of it."""
+    """Return an error that another process can raise: not every type of exception can be unpickled."""
     if isinstance(error, UserError):
         return error
     plain = OSError(*error.args) if isinstance(error, OSError) else RuntimeError(f"{type(error).__name__}: {error}")

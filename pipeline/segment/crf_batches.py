@@ -1,4 +1,4 @@
-"""The CRF of the images of one pass of the network: on a GPU those of one size together, on the CPU one after the other."""
+"""Run the CRF on the images of one pass of the network: on a GPU, images of equal size together; on the CPU, one by one."""
 
 import logging
 import time
@@ -31,35 +31,35 @@ class Sharpened:
 
 
 class CrfBatches:
-    """Runs the CRF over groups of images, smaller ones where the memory ends; remembers where it ended.
+    """Runs the CRF on groups of images; if memory runs out, groups are halved from then on.
 
-    The labels are those of one image after the other: on a device an image gets the same bits in any batch.
+    The labels equal those of images computed one by one: on a device, an image gets the same bits in any batch.
 
     Args:
-        on_gpu: the network is on one, and scores are too unless the image was cut into tiles.
+        on_gpu: whether the network is on a GPU; scores are too, unless the image was cut into tiles.
     """
 
     def __init__(self, cfg: SegmentConfig, classes: Sequence[str], on_gpu: bool, confidence_map: bool) -> None:
         self._cfg, self._classes, self._confidence_map = cfg, classes, confidence_map
         together = on_gpu and cfg.crf is not None and cfg.crf_on == "device"
-        self.most = cfg.batch_size if together else 1  # images at once
+        self.most = cfg.batch_size if together else 1  # most images at once
 
     def groups(self, answers: Iterable[Answer]) -> Iterator[list[Answer]]:
-        """The images of one pass, those of one size together, as far as the memory allows."""
+        """Yield the images of one pass in groups of equal size, of at most `most` images."""
         waiting: dict[Size, list[Answer]] = {}
         for answer in answers:
             size = answer[1].grid.size
             waiting.setdefault(size, []).append(answer)
-            del answer  # only the caller keeps an image while others are computed
+            del answer  # this generator keeps no image alive while others are computed
             if len(waiting[size]) >= self.most:
                 yield waiting.pop(size)
         while waiting:
             yield waiting.pop(next(iter(waiting)))
 
     def sharpened(self, group: Sequence[Answer]) -> list[Sharpened | MemoryError | None]:
-        """Of each image what the CRF makes of it, or that its memory does not hold it.
+        """Return the CRF's result of each image, or MemoryError if memory is too small even for this image alone.
 
-        None where there is nothing to do: no CRF, no scores, or some that are not finite.
+        None if there is nothing to do: no CRF, no scores, or scores that are not finite.
         """
         found: dict[int, Sharpened | MemoryError] = {}
         waiting = [index for index, (_, assembly) in enumerate(group) if self._has_work(assembly)]
@@ -73,7 +73,7 @@ class CrfBatches:
                 if not memory_is_full(error):
                     raise
                 sentence = str(error).split(". ")[0]
-            # Outside of `except`, whose traceback holds the tensors of the failed batch.
+            # Outside of `except`, since the traceback keeps the tensors of the failed batch alive.
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             if len(some) == 1:
@@ -98,7 +98,7 @@ class CrfBatches:
         placed = probs if self._cfg.crf_on == "device" else [one.cpu() for one in probs]
         images = [as_picture(loaded.image) for loaded, _ in group]
         done = sharpen_together(placed, images, self._cfg.crf, self._cfg.cpus_per_actor, self._classes)
-        # Means wait for the device, so that its time is counted.
+        # Computing the means waits for the device, so its time is counted.
         answers = [summarise(one, self._confidence_map) for one in done]
         seconds = (time.perf_counter() - started) / len(group)
         return [Sharpened(prediction, one, seconds) for prediction, one in zip(answers, done, strict=True)]

@@ -1,6 +1,6 @@
-"""The search for CRF settings, and its verdict: found on one half of the images, judged on the other.
+"""Search for CRF settings on one half of the images, and judge them on the other half.
 
-Whoever calls it counts: `Evaluate` gives the counts of settings over the images of one half, by Ray tasks or in a loop.
+The caller does the counting: `Evaluate` returns the counts of settings over the images of one half, by Ray tasks or in a loop.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from pipeline.metrics.boundary import boundary_iou, count_boundary
 from pipeline.metrics.confusion import count_confusion
 from pipeline.metrics.iou import class_iou, mean, mean_accuracy, mean_iou, summary_scores
 
-# arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in these.
+# arXiv:1606.00915, section 4.1: w2 = 3, sigma_gamma = 3, ten steps; w1, sigma_alpha and sigma_beta are searched in RANGES.
 SMOOTH_WEIGHT, SMOOTH_PX, STEPS = 3.0, 3.0, 10
 RANGES = {"colour_weight": (3.0, 6.0), "colour_px": (30.0, 100.0), "colour_levels": (3.0, 6.0)}
-# Tried for each class: with less than a half a class is lost, with more than 2 it floods the image.
+# Weights to try for each class: below 0.5 a class disappears, above 2 it spreads over the image.
 CLASS_WEIGHTS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-SEED = 0  # of the halves and of the intervals
-BOUNDARY_PX = 3  # band of the boundary IoU
-_FEWEST_SEQUENCES = 6  # below it whole sequences make halves that are too unlike
+SEED = 0  # for the halves and the intervals
+BOUNDARY_PX = 3  # width of the band of the boundary IoU
+_FEWEST_SEQUENCES = 6  # with fewer, halves of whole sequences differ too much
 
 Counts = np.ndarray  # (I, K) int64: confusion (C * C) and boundary counts (10 * C) of each image
 Tried = dict[CrfConfig | None, Counts]
@@ -34,7 +34,7 @@ Change = tuple[float, float, float]  # change, low end, high end
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the CRF (None: without) and its figures over some images."""
+    """One setting of the CRF (None: no CRF) and its scores over some images."""
 
     crf: CrfConfig | None
     miou: float
@@ -43,16 +43,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search over one half of the images found."""
+    """Result of a search over one half of the images."""
 
     settings: list[Setting]  # all that were tried, best first
     shared: CrfConfig  # the best of those that treat all classes alike
-    weighted: CrfConfig | None  # the same with weights of classes, where they gain on these images
+    weighted: CrfConfig | None  # the same with class weights, if they improve it on these images
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A setting on the images that the search did not see; intervals are 95 %, by image, of the change from no CRF."""
+    """A setting on images that the search did not see, with its change from no CRF: 95 % intervals, resampled by image."""
 
     setting: Setting
     change: dict[str, Change]  # miou, class_accuracy, boundary_iou
@@ -66,9 +66,9 @@ class Judged:
 
 
 def halves(items: Sequence[Item]) -> tuple[list[int], list[int], str]:
-    """Places of the items to search on and of those to judge on, and what was dealt out: sequences or images.
+    """Return indices of the items to search on and of those to judge on, and what was split: sequences or images.
 
-    Frames of one sequence look alike, so a sequence stays whole where the items are of six or more.
+    Frames of one sequence look alike, so sequences are kept whole if there are six or more.
 
     Raises:
         UserError: there are fewer than two items.
@@ -88,17 +88,17 @@ def halves(items: Sequence[Item]) -> tuple[list[int], list[int], str]:
 
 
 def count(label: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:
-    """The row of one image in `Counts`, of its label and the mask that a setting gives, both (H, W) uint8."""
+    """Return the row of one image in `Counts`, from its label and the mask of a setting, both (H, W) uint8."""
     confusion = count_confusion(label, mask, num_classes)
     return np.concatenate([confusion.ravel(), count_boundary(label, mask, num_classes, (BOUNDARY_PX,)).ravel()])
 
 
 def search(own: CrfConfig | None, evaluate: Evaluate, classes: Sequence[str]) -> Found:
-    """Coarse to fine over w1, sigma_alpha and sigma_beta, then a weight for each class, one class after the other.
+    """Search coarse to fine over w1, sigma_alpha and sigma_beta, then for a weight of each class, one after the other.
 
     Args:
-        own: a setting that is tried too, in the exact mode as all are, and gives the number of steps.
-        evaluate: counts over the images of the search.
+        own: a setting to try too, in the exact mode like all others; it sets the number of steps.
+        evaluate: returns counts over the images to search on.
     """
     own = own and own.model_copy(update={"mode": "exact"})
     steps = own.iterations if own is not None and own.iterations else STEPS
@@ -113,15 +113,15 @@ def search(own: CrfConfig | None, evaluate: Evaluate, classes: Sequence[str]) ->
 
 
 def _weigh(best: CrfConfig, tried: Tried, evaluate: Evaluate, classes: Sequence[str]) -> CrfConfig:
-    """The setting after one pass over the classes, those first that it costs most; what was tried is added to `tried`."""
+    """Improve a setting by a weight for each class, those first that it harms most; add all counts to `tried`."""
     before, after = (class_iou(_sum(tried[crf], len(classes))) for crf in (None, best))
-    for index in np.argsort(after - before, kind="stable"):  # NaN, of classes that are not there, is last
+    for index in np.argsort(after - before, kind="stable"):  # NaN, of absent classes, is last
         if np.isnan(after[index]):
             break
         own = best.class_weights.get(classes[index], 1.0)
         several = [_with_weight(best, classes[index], weight) for weight in CLASS_WEIGHTS if weight != own]
         tried |= evaluate([crf for crf in several if crf not in tried])
-        best = max([best, *several], key=lambda crf: _miou(tried[crf], classes))  # the first of equals
+        best = max([best, *several], key=lambda crf: _miou(tried[crf], classes))  # ties: the first
     return best
 
 
@@ -140,7 +140,7 @@ def _grid(steps: int, values: dict[str, list[float]]) -> list[CrfConfig]:
 
 
 def _around(steps: int, best: CrfConfig) -> list[CrfConfig]:
-    """The settings half a coarse step from the best one, in every direction."""
+    """Return the settings half a coarse step from the best one, in every direction."""
     values = {}
     for name, (low, high) in RANGES.items():
         half, middle = (high - low) / 4, getattr(best, name)
@@ -161,13 +161,13 @@ def _sum(counts: Counts, num_classes: int) -> np.ndarray:
 
 
 def setting_of(crf: CrfConfig | None, counts: Counts, num_classes: int) -> Setting:
-    """A setting with its figures over all images of the counts."""
+    """Return a setting with its scores over all images of the counts."""
     confusion = _sum(counts, num_classes)
     return Setting(crf, mean_iou(confusion), mean_accuracy(confusion))
 
 
 def judge(crf: CrfConfig | None, tried: Tried, classes: Sequence[str]) -> Judged:
-    """A setting beside none, over images that the search did not see: both have counts in `tried`."""
+    """Compare a setting with no CRF on images that the search did not see; `tried` has the counts of both."""
     num_classes = len(classes)
 
     def changes(sums: np.ndarray) -> np.ndarray:
@@ -189,10 +189,10 @@ def judge(crf: CrfConfig | None, tried: Tried, classes: Sequence[str]) -> Judged
 
 
 def judge_all(found: Found, evaluate: Evaluate, classes: Sequence[str]) -> tuple[Judged, Judged, Judged | None]:
-    """No CRF, the shared setting and the one with class weights (None where the search found none).
+    """Judge no CRF, the shared setting and the one with class weights (None if the search found none).
 
     Args:
-        evaluate: counts over the images that the search did not see.
+        evaluate: returns counts over images that the search did not see.
     """
     tried = evaluate([None, found.shared, *([found.weighted] if found.weighted else [])])
     weighted = judge(found.weighted, tried, classes) if found.weighted else None
@@ -209,5 +209,5 @@ def _figures(sums: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def chosen(judged: Sequence[Judged]) -> CrfConfig | None:
-    """The last that helps, of judgements in the order of their freedom; None where none does."""
+    """Return the last setting that helps, or None; `judged` has those with fewer free parameters first."""
     return next((one.setting.crf for one in reversed(judged) if one.helps), None)

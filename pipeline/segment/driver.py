@@ -1,4 +1,4 @@
-"""A corpus in, one Parquet row an image out: shards are answered by actors of Ray, or by processes here if they are few."""
+"""Segment a corpus into one Parquet row per image: Ray actors answer its shards, or local processes if images are few."""
 
 import contextlib
 import json
@@ -34,11 +34,11 @@ class Segmented:
     run: str
     rows: int
     rejects: dict[str, int]  # by reason
-    answered_now: int  # images of this start; the others were committed before
+    answered_now: int  # images answered by this start; the others were committed before
     images_per_s: float
     engine: str = "torch"
-    labelled: bool = True  # at least one image of the plan has a label
-    had_finished: bool = False  # before this start, which did nothing
+    labelled: bool = True  # whether any image of the plan has a label
+    had_finished: bool = False  # whether it was finished before this start, which then did nothing
 
 
 def segment(
@@ -49,7 +49,7 @@ def segment(
     """Answer every image of a corpus; shards already committed to the run are skipped.
 
     Args:
-        local: processes that were started ahead, for a run that does without Ray.
+        local: worker processes that were started in advance; used if the run needs no Ray.
     Raises:
         UserError: corpus, checkpoint, output or machine do not fit the config, or too many images were rejected.
     """
@@ -112,10 +112,10 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local:
 def answered_by(
     workers: Workers, run: Run, pending: list[int], progress: Progress, on_progress: Callable[[Progress], None]
 ) -> None:
-    """Have the pending shards of a run answered, and note what workers say of each.
+    """Let workers answer the pending shards of a run; record each summary in `run` and `progress`.
 
     Raises:
-        UserError, ActorError: what ended one of them.
+        UserError, ActorError: the error that ended a worker.
     """
     warned = False
     with heard(workers, progress, on_progress) as add:
@@ -130,19 +130,19 @@ def answered_by(
 
 
 def identity(cfg: SegmentConfig, ready: Checkpoint) -> dict[str, Any]:
-    """What decides the bytes of a run's output; machine-side knobs (actors, batch size, GPUs) are not in it."""
+    """Return everything that decides the bytes of a run's output; actors, batch size and GPUs do not."""
     settings = cfg.model_dump(mode="json", include=run_keys(SegmentConfig))
     return {**settings, **ready.identity}
 
 
 @contextlib.contextmanager
 def _workers(cfg: SegmentConfig, run: Run, progress: Progress, local: LocalWorkers | None) -> Iterator[Workers]:
-    """What answers the images of a run that are left; processes that were started ahead end here if they are not needed."""
+    """Yield the workers for the remaining images of a run; end processes that were started in advance but are not needed."""
     with local or LocalWorkers() as processes:
         if local_workers.fits(cfg, progress.images - progress.done):
             processes.bound = bound_to(cfg, run)
             yield processes
             return
-    from pipeline.segment.on_ray import OnRay  # seconds of imports that small runs do without
+    from pipeline.segment.on_ray import OnRay  # its imports take seconds, which small runs save
 
     yield OnRay(cfg, run, progress)

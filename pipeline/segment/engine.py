@@ -1,4 +1,4 @@
-"""What a run is begun or resumed with: layout and engine, given, kept from its start, or found out before it is begun."""
+"""Determine the corpus layout and the engine of a run: from its config, from its record, or by trying before it begins."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -21,18 +21,18 @@ from pipeline.segment.checkpoints import with_quantised
 from pipeline.segment.core_turns import Turns
 from pipeline.segment.loading import Loaded, Loader
 
-FIRST = 3  # images that the engines are tried on
-LEAST_EQUAL = 0.9  # of the labels, in bf16 and int8: fewer are another network's
+FIRST = 3  # images on which engines are tried
+LEAST_EQUAL = 0.9  # least share of labels that bf16 and int8 must leave unchanged
 _log = logging.getLogger(__name__)
 
 
 def as_recorded(cfg: SegmentConfig) -> tuple[SegmentConfig, RunInfo | None]:
-    """The config with layout and engine of the run at its output, and that run's record; None where there is no run yet.
+    """Return the config with layout and engine of the run at its output, and that run's record (None: no run yet).
 
-    The layout is found out where neither config nor run names one.
+    The layout is detected if neither config nor run names one.
 
     Raises:
-        UserError: the config asks for another engine than the run's, whose rows come from one.
+        UserError: the config asks for another engine than the run's; all rows of a run must come from one.
     """
     recorded = describe(cfg.output) if run_exists(cfg.output) else None
     if cfg.corpus.layout is None:
@@ -50,26 +50,27 @@ def as_recorded(cfg: SegmentConfig) -> tuple[SegmentConfig, RunInfo | None]:
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a run begins with."""
+    """Config, networks and engine that a run begins with."""
 
-    cfg: SegmentConfig  # with its engine
-    ready: Checkpoint  # with the int8 network, where that computes
-    choice: Choice  # how the engine came about
+    cfg: SegmentConfig  # with the engine set
+    ready: Checkpoint  # with the int8 network, if the run computes in int8
+    choice: Choice  # how the engine was chosen
 
     def keep(self) -> None:
-        """Export the network once, for all actors of a run that is about to begin."""
+        """Export the network into the run's folder, once for all of its actors."""
         if self.cfg.engine in GRAPHS and not isinstance(self.ready.model, Exported):
             sha256 = self.ready.identity.get("quantised_sha256")
             keep_network(self.cfg.output, self.ready.quantised or onnx_of(self.ready.model), sha256)
 
 
 def with_engine(cfg: SegmentConfig, ready: Checkpoint, recorded: RunInfo | None) -> Beginning:
-    """An engine that works here and takes the network, and how it compares with torch where that was asked for.
+    """Choose an engine that works here and supports the network; compare it with torch for `auto`, bf16 and int8.
 
     Args:
-        cfg: as `fitted` and then `as_recorded` give it, with `recorded`: of the run that is gone on with.
+        cfg: as `fitted` and then `as_recorded` return it.
+        recorded: record of the run to be resumed, or None.
     Raises:
-        UserError: it is not installed, or does not take the network.
+        UserError: the engine is not installed, or does not support the network.
     """
     if ready.others and cfg.engine not in ("torch", "auto"):
         raise UserError(
@@ -93,11 +94,11 @@ def with_engine(cfg: SegmentConfig, ready: Checkpoint, recorded: RunInfo | None)
 
 
 def _reduced(cfg: SegmentConfig, engine: EngineName, ready: Checkpoint) -> Beginning:
-    """bf16 or int8, beside float32 on the first images; UserError where too few labels stay."""
+    """Compare bf16 or int8 with float32 on the first images; UserError if too few labels stay the same."""
     require_engine(engine)
     images, threads = _first_images(cfg, ready), cfg.cpus_per_actor
     if cfg.predict.precision == "int8":
-        require_engine("onnxruntime")  # its quantisation serves all engines
+        require_engine("onnxruntime")  # quantises for all engines
         if not images:
             raise UserError(
                 f"predict.precision int8 measures the network's ranges on the first {FIRST} images of the corpus, and none of "
@@ -119,7 +120,7 @@ def _reduced(cfg: SegmentConfig, engine: EngineName, ready: Checkpoint) -> Begin
 
 
 def _choice(cfg: SegmentConfig, ready: Checkpoint) -> Choice:
-    """Tried on this machine, with the threads of an actor."""
+    """Choose the engine by trying all on this machine, with the threads of an actor."""
     if ready.others:
         return Choice("torch", missing="an ensemble is computed by torch alone")
     images = _first_images(cfg, ready)
@@ -129,7 +130,7 @@ def _choice(cfg: SegmentConfig, ready: Checkpoint) -> Choice:
 
 
 def _first_images(cfg: SegmentConfig, ready: Checkpoint) -> list[np.ndarray]:
-    """Those of the first images that are predicted whole, read with the threads of an actor."""
+    """Return those of the first images that are predicted whole, read with the threads of an actor."""
     take_cores(cfg.cpus_per_actor)
     whole = cfg.model_copy(update={"predict": cfg.predict.model_copy(update={"reduced_decode": False})})
     load, images = Loader(whole, ready.label_space, Turns(1), ready.image), []

@@ -1,7 +1,6 @@
-"""How long a segmentation run will take, how large its output is and what it costs, before anything is written.
+"""Estimate how long a segmentation run will take, how large its output is and what it costs; nothing is written.
 
-Rates come from a finished run, from the caller, or from a few images that are answered on this machine; what follows from them
-is in sizing.py.
+Rates come from a finished run, from the caller, or from a few images answered on this machine; sizing.py computes the rest.
 """
 
 import random
@@ -31,27 +30,27 @@ from pipeline.segment.engine import as_recorded, with_engine
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.segment.sizing import MASK_BYTES, Rates, Sizing, objects_of, size
 
-OVERLAP = 0.9  # of a GPU's pace: its first and its last image of a shard are decoded and encoded beside nothing
-SAMPLE_PARTS = 64  # of a finished run, whose seconds are read
-# Images that are timed here, drawn from the whole corpus; one more is answered before them, for what happens once.
+OVERLAP = 0.9  # share of a GPU's rate: it idles while a shard's first image is decoded and the last is encoded
+SAMPLE_PARTS = 64  # most parts of a finished run whose seconds are read
+# Images to time, drawn from the whole corpus; one more is answered first, since the first image bears one-time costs.
 SAMPLE = 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images answered on this machine, with one actor's threads."""
+    """Figures of some images that were answered on this machine, with one actor's threads."""
 
     images: int
     seconds: dict[str, float]  # of all images together, by stage
     rejects: Counter[str]
-    memory_bytes: int  # the largest that this process was: what an actor takes beside Ray
+    memory_bytes: int  # peak of this process: what an actor takes, without Ray
     gpu_bytes: int  # 0 on a CPU
-    warning: str | None  # of pixels that do not reach the network as they should
+    warning: str | None  # that pixels do not reach the network as they should
 
 
 @dataclass
 class Listing:
-    """What the plan of a run holds, counted table by table, and a few of its items, drawn with equal chances."""
+    """Counts over the plan of a run, made table by table, and a few of its items, drawn with equal probability."""
 
     images: int = 0
     labelled: int = 0
@@ -63,11 +62,11 @@ class Listing:
 
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> "Listing":
-        """Of the tables of a plan."""
+        """Count the tables of a plan."""
         listing, draw = cls(), random.Random(0)
         for table in tables:
             for row in range(table.num_rows):
-                place = draw.randrange(listing.images + row + 1)  # of a reservoir (Vitter 1985, algorithm R)
+                place = draw.randrange(listing.images + row + 1)  # reservoir sampling (Vitter 1985, algorithm R)
                 if len(listing.some) <= SAMPLE:
                     listing.some += items_of(table.slice(row, 1))
                 elif place <= SAMPLE:
@@ -85,17 +84,17 @@ class Listing:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run before it is started."""
+    """Estimate of a run before it is started."""
 
     output: str
     listing: Listing | None  # None: the number of images was given
-    done: int | None  # images that an earlier start has answered; None: there is no run yet
+    done: int | None  # images that earlier starts have answered; None: there is no run yet
     pending_shards: int  # of the listing
     rates: Rates
-    sizing: Sizing | None  # of the images that are left; None: none is
-    sample: Sample | None  # None: the rates were given, or are another run's
+    sizing: Sizing | None  # of the remaining images; None: there are none
+    sample: Sample | None  # None: the rates were given, or come from another run
     warnings: tuple[str, ...]
-    engine: str  # and, of `auto`, how it came about
+    engine: str  # its name; for `auto`, also how it was chosen
 
 
 def estimate(
@@ -112,14 +111,14 @@ def estimate(
     """Plan a run and estimate it; nothing is written.
 
     Args:
-        like: a finished run whose rates hold here too.
+        like: a finished run whose rates are used.
         rate: images/s of one device; without it and `like`, a few images are answered on this machine.
-        mask_bytes: of one mask row, with `rate`.
-        images, image_bytes: stand for the corpus, which is not listed then.
-        devices: instead of the config's actors.
-        starting: also refuse what `segment` would refuse at its start.
+        mask_bytes: size of one mask row; used with `rate`.
+        images, image_bytes: number and size of images; the corpus is then not listed.
+        devices: number of devices, in place of the config's actors.
+        starting: also refuse whatever `segment` would refuse at its start.
     Raises:
-        UserError: arguments exclude each other, `like` is no finished run, or `segment` would refuse the config.
+        UserError: arguments exclude each other, `like` is not a finished run, or `segment` would refuse the config.
     """
     if like is not None and rate is not None:
         raise UserError("estimate: --like RUN and --rate IMAGES_PER_S both give the rate; leave out one of them")
@@ -165,10 +164,10 @@ def estimate(
 
 
 def measured(run: str) -> Rates:
-    """The rates of a finished run, from the seconds of some of its parts and the sizes of all.
+    """Return the rates of a finished run, from the seconds of some of its parts and the sizes of all.
 
     Raises:
-        UserError: the run is not finished, all of it was rejected, or a part is gone.
+        UserError: the run is not finished, all images were rejected, or a part is gone.
     """
     if (success := read_success(run)) is None:
         raise UserError(f"run {run} is not finished (no _SUCCESS.json); rates come from a finished run")
@@ -186,14 +185,14 @@ def measured(run: str) -> Rates:
 
 
 def working_s(seconds: dict[str, float], cfg: SegmentConfig) -> float:
-    """How long an actor takes, from the seconds of its stages (columns `seconds_*`).
+    """Return the seconds that an actor needs, from the seconds of its stages (columns `seconds_*`).
 
-    On a CPU the stages take turns on the actor's cores, network and CRF on all of them at once: their seconds add up. A GPU's
-    network runs beside the cores, which decode and encode; its CRF holds both. Seconds of decoding hold the wait for the store,
-    so that a slow store makes the answer too long, never too short.
+    On a CPU, the stages take turns on the actor's cores, network and CRF on all of them at once, so their seconds add up. On a
+    GPU, the network runs while the cores decode and encode; the CRF blocks both. Seconds of decoding include waiting for the
+    store, so a slow store makes the result too long, never too short.
     """
     cores = seconds["seconds_encode"]
-    if cfg.decode == "actor":  # else other nodes decode, and are taken to keep up
+    if cfg.decode == "actor":  # otherwise other nodes decode, and are assumed to keep up
         cores += seconds["seconds_decode"]
     cores, forward = cores / cfg.cpus_per_actor, seconds["seconds_forward"]
     if not cfg.gpus_per_actor:
@@ -202,7 +201,7 @@ def working_s(seconds: dict[str, float], cfg: SegmentConfig) -> float:
 
 
 def unlike(run: str, cfg: SegmentConfig) -> list[str]:
-    """Warnings: what was other in a run whose rate is used, among that which decides its pace."""
+    """Return warnings: which settings that affect speed differ in the run whose rate is used."""
     keys, before = pace_keys(SegmentConfig), describe(run).config
     now = cfg.model_dump(mode="json", include=keys)
     changed = differences({key: before[key] for key in keys & before.keys()}, now)
@@ -210,7 +209,7 @@ def unlike(run: str, cfg: SegmentConfig) -> list[str]:
 
 
 def _loaded(cfg: SegmentConfig) -> Checkpoint:
-    """The checkpoints, which give what the config asks to be counted."""
+    """Load the checkpoints, and check that the config's metrics fit their classes."""
     ready = load_checkpoints(cfg)
     check_metrics(dict(cfg.metrics), ready.label_space)
     return ready
@@ -219,10 +218,10 @@ def _loaded(cfg: SegmentConfig) -> Checkpoint:
 def _listed(
     cfg: SegmentConfig, ready: Checkpoint | None, recorded: RunInfo | None
 ) -> tuple[Listing, int | None, list[int]]:
-    """The plan that a start would make, or find; of a run that it would resume, images done; the pending shards.
+    """Return the counts of the new or recorded plan, the images done (None for a new run), and the pending shards.
 
     Raises:
-        UserError: the run that is there has other settings.
+        UserError: the run at the output has other settings.
     """
     if ready is None or recorded is None:
         listing = Listing.of(plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard))
@@ -233,10 +232,10 @@ def _listed(
 
 
 def _answer(cfg: SegmentConfig, ready: Checkpoint, items: list[Item]) -> tuple[Sample, Rates]:
-    """Some images answered and timed here, and the rates that follow."""
+    """Answer and time some images here; return their figures and the rates that follow."""
     take_cores(cfg.cpus_per_actor)
     segmenter = ShardSegmenter(ready, cfg)
-    segmenter.answer(items[:1])  # loops are compiled and memory is first touched here
+    segmenter.answer(items[:1])  # untimed: compiles kernels and touches memory for the first time
     timed = items[1:] or items
     started = time.perf_counter()
     masks, rejects = segmenter.answer(timed)
@@ -253,7 +252,7 @@ def _answer(cfg: SegmentConfig, ready: Checkpoint, items: list[Item]) -> tuple[S
 
 
 def _seconds(run: str, name: str) -> dict[str, float]:
-    """Seconds of each stage of one part; its other columns are not read."""
+    """Return the seconds of each stage of one part; reads only those columns."""
     filesystem, path = storage.arrow_filesystem(storage.join(run, name))
     try:
         with filesystem.open_input_file(path) as file:

@@ -1,4 +1,4 @@
-"""`maskmill extend`: a finished run answers what its archive has become since, as its next generation."""
+"""`maskmill extend`: answer what has changed in the archive of a finished run, as the run's next generation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from pipeline.segment.driver import Segmented, segment
 from pipeline.segment.local_workers import LocalWorkers
 from pipeline.segment.progress import Progress
 
-MOST_GONE = 0.5  # of the images: more are likelier an archive that is not mounted
+MOST_GONE = 0.5  # share of the images; if more are gone, the archive is probably not mounted
 
 
 @dataclass(frozen=True)
 class Extended:
-    """How an extension ended."""
+    """Result of an extension."""
 
     run: str
-    generation: int  # the newest
-    changes: Mapping[str, int]  # new, replaced, gone; all 0 where nothing differs
-    images: int  # of the archive
-    answered: Segmented | None  # what this start answered; None where there was nothing to answer
+    generation: int  # number of the newest
+    changes: Mapping[str, int]  # counts of new, replaced and gone images; all 0 if nothing differs
+    images: int  # in the archive
+    answered: Segmented | None  # what this start answered; None if there was nothing to answer
 
 
 def extend(
@@ -38,18 +38,18 @@ def extend(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     local: LocalWorkers | None = None,
 ) -> Extended:
-    """Answer the images that are new or replaced in the archive of a finished run, and withdraw the rows of what is gone.
+    """Answer the images that are new or replaced in the archive of a finished run, and withdraw rows of gone images.
 
-    The same command goes on with an extension that was broken off.
+    The same command resumes an extension that was interrupted.
 
     Args:
-        cfg: of the run at `cfg.output`; keys that decide masks must be the run's, those of the machine may differ.
-        retry_rejects: images that were rejected are answered again; of an extension that was broken off, its own.
-        accept_gone: go on though more than half of the images are gone.
-        local: processes that were started ahead, for few images, which do without Ray.
+        cfg: config of the run at `cfg.output`; keys that affect masks must equal the run's, machine settings may differ.
+        retry_rejects: answer rejected images again; in an extension to be resumed, only those that it rejected itself.
+        accept_gone: go on even if more than half of the images are gone.
+        local: worker processes that were started in advance; used if the images are few enough to need no Ray.
     Raises:
-        UserError: the run is not finished, another writes it, the archive does not fit the run, or too many of the images that
-            were answered now were rejected.
+        UserError: the run is not finished, another process writes it, the archive does not fit the run, or too many of the
+            images answered now were rejected.
     """
     uri = cfg.output
     with Lease(uri) as lease:
@@ -73,7 +73,7 @@ def extend(
 
 
 def changes_of(cfg: SegmentConfig) -> Changes:
-    """How the archive of a finished run differs from what the run has answered; nothing is written."""
+    """Return how the archive of a finished run differs from what the run has answered; writes nothing."""
     info, state, changes = describe(cfg.output), _finished(cfg.output), Changes()
     known = _known(cfg, info, state, retry_rejects=False)
     for _ in known.to_answer(scan_items(cfg.corpus, cfg.split), changes):
@@ -96,7 +96,7 @@ def _known(cfg: SegmentConfig, info: RunInfo, state: Success, retry_rejects: boo
 
 
 def _check_gone(cfg: SegmentConfig, accept_gone: bool, changes: Changes) -> None:
-    """UserError where so many images are gone that the archive is likelier out of reach."""
+    """Raise UserError if so many images are gone that the archive is probably out of reach."""
     gone = changes.count(GONE)
     known = changes.images - changes.count(NEW) + gone
     if not accept_gone and gone > MOST_GONE * known:
@@ -109,7 +109,7 @@ def _check_gone(cfg: SegmentConfig, accept_gone: bool, changes: Changes) -> None
 def _answer(
     cfg: SegmentConfig, made: Staged, on_progress: Callable[[Progress], None], local: LocalWorkers | None
 ) -> Segmented | None:
-    """Answer the images of a staged generation, as any run's; None where there are none."""
+    """Answer the images of a staged generation like those of any run; return None if there are none."""
     cfg = cfg.model_copy(update={"output": made.uri})
     if made.plan.num_images:
         return segment(cfg, on_progress, local)

@@ -1,4 +1,4 @@
-"""What ends a segmentation run, in an actor or in its cluster: a sentence, or a bug with its traceback."""
+"""Errors that end a segmentation run, in an actor or in the cluster: a message for the user, or a bug with its traceback."""
 
 import contextlib
 import json
@@ -14,21 +14,21 @@ from collections.abc import Iterator
 from pipeline.errors import UserError
 from pipeline.storage.retry import FULL
 
-# Ray's own key: a driver whose head is away for so long is ended by Ray, without an exception.
+# Ray's own setting: after so many seconds without the cluster's head, Ray ends the driver without an exception.
 RECONNECT_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", "60"))  # noqa: SIM112
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ActorError(Exception):
-    """A bug that an actor met; its traceback is a note."""
+    """A bug in an actor; its traceback is attached as a note."""
 
 
 @contextlib.contextmanager
 def explained(output: str) -> Iterator[None]:
-    """Turn what Ray, store or disk raise while a run is answered into the UserError that says what to do; others pass.
+    """Turn errors of Ray, store or disk into a UserError that says what to do, or an ActorError; other errors pass.
 
-    Where the head of the cluster is lost nothing is raised: the sentence is printed while there is time.
+    If the head of the cluster is lost, Ray raises nothing: the message is printed before Ray ends the process.
 
     Args:
         output: URI of the run.
@@ -51,10 +51,10 @@ def explained(output: str) -> Iterator[None]:
 
 
 def encode(output: str, error: Exception, where: str) -> str:
-    """What ended an actor, as text for its driver, which `raise_encoded` understands.
+    """Return the error that ended an actor as text for its driver, to be read by `raise_encoded`.
 
     Args:
-        where: what the actor was at, such as its shard.
+        where: what the actor was working on, such as its shard.
     """
     if (words := sentence(output, error)) is not None:
         return json.dumps({"sentence": words})
@@ -64,10 +64,10 @@ def encode(output: str, error: Exception, where: str) -> str:
 
 
 def raise_encoded(failure: str | None) -> None:
-    """Raise what ended an actor; nothing where nothing did.
+    """Raise the error that ended an actor; do nothing for None.
 
     Raises:
-        UserError: whoever runs the command can mend it.
+        UserError: the user can fix it.
         ActorError: a bug.
     """
     if failure is None:
@@ -81,7 +81,7 @@ def raise_encoded(failure: str | None) -> None:
 
 
 def _watch_head(output: str, over: threading.Event) -> None:
-    """Say so once when the head has not been reached for half of what Ray waits."""
+    """Print a message once the head has not been reached for half of `RECONNECT_S`."""
     heard = time.monotonic()
     while not over.wait(RECONNECT_S / 20):
         ray = sys.modules.get("ray")
@@ -102,7 +102,7 @@ def _watch_head(output: str, over: threading.Event) -> None:
 
 
 def sentence(output: str, error: BaseException) -> str | None:
-    """What ended a run and what to do about it; None for a bug."""
+    """Return what ended a run and what to do about it; None for a bug."""
     cause = _root(error)
     if isinstance(cause, UserError):
         return str(cause)
@@ -112,7 +112,7 @@ def sentence(output: str, error: BaseException) -> str | None:
         if isinstance(cause, PermissionError):
             return f"run {output}: access is refused ({cause}); check that its credentials may read the corpus and write it"
         return f"run {output}: {cause}; run the same command again, which does only what is missing"
-    words = _last_line(str(error))  # of a remote traceback the last line is the error
+    words = _last_line(str(error))  # the last line of a remote traceback is the error
     if any(os.strerror(number) in str(error) for number in FULL):
         return f"run {output}: a disk is full ({words}); free space and run the same command again"
     if cause is not None or _is_of_ray(error, "RayTaskError"):
@@ -124,16 +124,16 @@ def sentence(output: str, error: BaseException) -> str | None:
 
 
 def _is_of_ray(error: BaseException, name: str) -> bool:
-    """Whether it is of this type of `ray.exceptions`; runs that do without Ray do not import it."""
+    """Return whether an error is of this type of `ray.exceptions`, without importing Ray."""
     exceptions = sys.modules.get("ray.exceptions")
     return exceptions is not None and isinstance(error, getattr(exceptions, name))
 
 
 def _root(error: BaseException) -> BaseException | None:
-    """The error itself below Ray's wrappings of it, which may be of both types; None where Ray has no other than its own."""
+    """Return the error inside Ray's wrappers, which may be subclasses of its type; None if Ray wraps no other error."""
     cause: BaseException | None = error
     while cause is not None and type(cause).__module__.startswith("ray."):
-        # A remote exception holds the one that was raised there beside its own type.
+        # Ray's exception for a remote error keeps the original in `cause`.
         cause = getattr(cause, "cause", None) or cause.__cause__
     return cause
 

@@ -1,4 +1,4 @@
-"""What commands that learn from a config's labelled images share: the images, a task of Ray for some of them, the predictor."""
+"""Labelled images of a config, Ray tasks over them, and a predictor: shared by `calibrate` and `tune-crf`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,12 @@ from pipeline.predict import Predictor
 
 
 def labelled_images(cfg: SegmentConfig) -> list[Item]:
-    """The images of the config's split that have a label."""
+    """Return the images of the config's split that have a label."""
     return [item for item in list_items(cfg.corpus, cfg.split) if item.label is not None]
 
 
 def as_task(cfg: SegmentConfig, function: Callable[..., Any]) -> Any:
-    """A function as a task of Ray that has an actor's cores and GPUs, and is done again where its worker dies."""
+    """Turn a function into a Ray task with an actor's cores and GPUs, which is retried if its worker dies."""
     return ray.remote(
         num_cpus=cfg.cpus_per_actor,
         num_gpus=cfg.gpus_per_actor,
@@ -28,6 +28,6 @@ def as_task(cfg: SegmentConfig, function: Callable[..., Any]) -> Any:
 
 
 def predictor_of(cfg: SegmentConfig, ready: Checkpoint, settings: PredictConfig | None = None) -> Predictor:
-    """A predictor for the config's networks, inside such a task; `settings` stand in for `cfg.predict`."""
+    """Return a predictor for the config's networks, to be used inside such a task; `settings` replace `cfg.predict`."""
     device = "cuda" if cfg.gpus_per_actor > 0 else "cpu"
     return Predictor(ready.model, settings or cfg.predict, device, others=[other.model for other in ready.others])

@@ -1,4 +1,4 @@
-"""One image of the plan: read, decoded and checked beside its label, or one reason why not."""
+"""Load one image of the plan: read, decode and check it with its label, or reject it with a reason."""
 
 import time
 from collections.abc import Callable
@@ -34,15 +34,15 @@ NO_MEMORY = Reject(
 class Loaded(Sample):
     """One decoded image on its way through the model."""
 
-    confidence: np.ndarray | None = None  # (H, W) float32, where the run counts its histogram
+    confidence: np.ndarray | None = None  # (H, W) float32, highest probability; only if the run needs it
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Streamed:
-    """One image that is too large to be decoded whole: its bytes, and its label's.
+    """One image that is too large to be decoded whole: its bytes, and those of its label.
 
-    `image` is None where windows are read from where the file lies: of declared bands, outside of archives.
+    `image` is None if windows are read directly from the file: for declared bands, outside of archives.
     """
 
     item: Item
@@ -55,7 +55,7 @@ Load = Callable[[Item], Loaded | Streamed]
 
 
 class Loader:
-    """What a run asks of its images, and the turns in which they are decoded.
+    """Loads images as the config of a run requires.
 
     Args:
         declared: bands and range of the images; None = 8-bit pictures.
@@ -67,10 +67,10 @@ class Loader:
         self.cfg, self.space, self.turns, self.declared = cfg, space, turns, declared
 
     def __call__(self, item: Item) -> Loaded | Streamed:
-        """Read without a turn, since that is waiting; decode in one.
+        """Load one image: read without holding a core, since reading is mostly waiting; decode while holding one.
 
         Raises:
-            Reject: the image, its label or its instances cannot be had or do not fit each other.
+            Reject: the image, its label or its instances cannot be read or do not fit each other.
         """
         started = time.perf_counter()
         if (windows := self._in_windows(item)) is not None:
@@ -85,7 +85,7 @@ class Loader:
         return loaded
 
     def _in_windows(self, item: Item) -> Streamed | None:
-        """A large image of declared bands that is a file of its own: its pixels stay where they lie; else None."""
+        """Return an image to be read in windows, if it is a large file of declared bands outside of archives; else None."""
         limit = self.cfg.stream_above_pixels
         if self.declared is None or limit is None or item.image.member is not None:
             return None

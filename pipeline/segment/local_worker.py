@@ -1,4 +1,4 @@
-"""The process that `local_workers.py` starts: shards in, summaries out, through one pipe."""
+"""The process that `local_workers.py` starts: it receives shards and sends summaries through one pipe."""
 
 import os
 import threading
@@ -13,8 +13,8 @@ def main(handle: int) -> None:
     """Answer shards until the driver's end of the pipe is closed.
 
     Args:
-        handle: file descriptor of the pipe; the first message is the config of the run that is about to begin, or None where it
-            is not known, the second what `Segmenter` is bound to, each later one a shard.
+        handle: file descriptor of the pipe. The first message is the config of the run that is about to begin, or None if it is
+            not known; the second holds the arguments of `Segmenter`; each later one is a shard.
     """
     connection, inbox, lock = Connection(handle), SimpleQueue[Any](), threading.Lock()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
@@ -28,7 +28,7 @@ def main(handle: int) -> None:
 
     import pyarrow as pa
 
-    from pipeline.segment.actor import Segmenter, loaded_ahead  # what takes seconds: meanwhile the driver plans
+    from pipeline.segment.actor import Segmenter, loaded_ahead  # takes seconds, while the driver plans
 
     ahead = loaded_ahead(inbox.get())
     segmenter = Segmenter(**inbox.get(), send=send_count, ahead=ahead)

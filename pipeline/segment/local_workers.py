@@ -1,7 +1,7 @@
-"""Shards answered by processes of this machine, without Ray, whose start would be the longest part of a small run.
+"""Answer shards in processes of this machine, without Ray, whose start would take most of the time of a small run.
 
-Each process is a `Segmenter`, as an actor of Ray is, and what holds for one that dies holds here: its shard is given to a new
-one, whose `begin` tells it that the shard was begun before. They end with the driver.
+Each process is a `Segmenter`, like a Ray actor, and its death is handled alike: its shard is given to a new process, which
+learns from `Run.begin` that the shard was begun before. The processes end with the driver.
 """
 
 import contextlib
@@ -22,20 +22,19 @@ from pipeline.segment.shard_progress import Count
 if TYPE_CHECKING:
     from pipeline.config import SegmentConfig
 
-MOST_IMAGES = (
-    256  # from there on the start of Ray is a small part, and its scheduler, metrics and log files are worth it
-)
-DEATHS = 5  # of processes that had the same shard: the second would have found out which image is deadly
-_ENDS_WITHIN_S = 10.0  # a process that has closed its pipe
-# What a process runs; a program that calls `segment` is not imported again, as `multiprocessing` would.
+# In larger runs, the start of Ray takes a small part of the time, and its scheduler, metrics and log files are worth it.
+MOST_IMAGES = 256
+DEATHS = 5  # most processes that may die over one shard; from the second on, they find out which image is deadly
+_ENDS_WITHIN_S = 10.0  # seconds to wait for a process to exit after it has closed its pipe
+# Program of a process. Unlike `multiprocessing`, it does not import the caller's script again.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from pipeline.segment.local_worker import main; main({handle})"
 
 
 class LocalWorkers:
-    """The processes of one command; a context that ends them."""
+    """The processes of one command; they are ended when the context is left."""
 
     def __init__(self) -> None:
-        self.bound: dict[str, Any] = {}  # to a run, as `bound_to` gives it
+        self.bound: dict[str, Any] = {}  # arguments that bind the processes to a run, from `bound_to`
         self._workers: list[_Worker] = []
         self._counts: dict[str, Count] = {}
 
@@ -46,20 +45,20 @@ class LocalWorkers:
         self.close()
 
     def start_one(self, cfg: "SegmentConfig | None" = None) -> None:
-        """Start a process, which imports its libraries while the driver is still at other work.
+        """Start a process, which imports its libraries while the driver does other work.
 
         Args:
-            cfg: of the run that is about to begin, whose weights it loads then.
+            cfg: config of the run that is about to begin; if given, the process loads its weights too.
         """
         self._workers.append(_Worker(None if cfg is None else cfg.model_dump(mode="json")))
 
     def close(self) -> None:
-        """End all processes, whatever they are at."""
+        """End all processes at once, even if they are working."""
         while self._workers:
             self._workers.pop().end()
 
     def summaries(self, pending: list[int]) -> Iterator[dict[str, Any]]:
-        """The summary of each of these shards, as it is committed."""
+        """Yield the summary of each pending shard once it is committed."""
         waiting, died = deque(pending), Counter[int]()
         most = min(self.bound["payload"]["actors"], len(pending))
         PHASES.info("starting %d process%s, each loads the weights", most, "" if most == 1 else "es")
@@ -88,18 +87,18 @@ class LocalWorkers:
                     yield value
 
     def counts(self) -> dict[str, Count]:
-        """What each process is at."""
+        """Return the progress of each process."""
         return dict(self._counts)
 
     def forget(self) -> None:
-        """Nothing is left behind."""
+        """Do nothing: counts of an earlier command do not outlive it."""
 
     def waits_for(self) -> str:
-        """Nothing but the imports of the processes, which the phase says."""
+        """Return an empty text: `summaries` has already said that processes are starting."""
         return ""
 
     def _refuse(self, shard: int, deaths: int, how: str) -> None:
-        """UserError after so many deaths over one shard, each of which had found the deadly images before."""
+        """Raise UserError after `DEATHS` deaths over one shard: a deadly image alone would have been found before."""
         if deaths >= DEATHS:
             raise UserError(
                 f"run {self.bound['payload']['output']}: {deaths} processes died one after another over shard {shard} ({how}); "
@@ -109,13 +108,13 @@ class LocalWorkers:
 
 
 class _Worker:
-    """One process, and the driver's end of its pipe."""
+    """One process and the driver's end of its pipe."""
 
     def __init__(self, payload: dict[str, Any] | None) -> None:
         self.shard: int | None = None
-        self._told = False  # which run it works on
+        self._told = False  # whether it knows which run it works on
         self.connection, theirs = Pipe()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the process
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # its output; open as long as the process
         environment = worker_environment(0).get("env_vars", {})
         with theirs:
             program = _PROGRAM.format(path=sys.path, handle=theirs.fileno())
@@ -126,13 +125,13 @@ class _Worker:
                 stdout=self._said,
                 stderr=self._said,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for the driver, which ends it
+                start_new_session=True,  # Ctrl-C reaches only the driver, which ends the process
             )
         self.name = str(self._process.pid)
         self._send(payload)
 
     def give(self, shard: int, bound: dict[str, Any]) -> None:
-        """Let it answer a shard."""
+        """Let the process answer a shard."""
         self.shard = shard
         if not self._told:
             self._send(bound)
@@ -140,18 +139,18 @@ class _Worker:
         self._send(shard)
 
     def _send(self, message: Any) -> None:
-        with contextlib.suppress(OSError):  # it has died, which reading will tell
+        with contextlib.suppress(OSError):  # the process has died, as reading from it will show
             self.connection.send(message)
 
     def end(self) -> None:
-        """End it, whatever it is at."""
+        """End the process at once, even if it is working."""
         self.connection.close()
         self._process.kill()
         self._process.wait()
         self._said.close()
 
     def told(self) -> str:
-        """How it died, whose end of the pipe is closed: its exit code, and the last that it said."""
+        """Return how a process died that has closed its pipe: its exit code and the last line of its output."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_ENDS_WITHIN_S)
         code = self._process.poll()
@@ -167,10 +166,10 @@ def _that_speak(workers: list[_Worker]) -> list[_Worker]:
 
 
 def started_ahead(cfg: "SegmentConfig | None" = None) -> LocalWorkers:
-    """Processes of a run that is about to begin, the first of them started if the run may do without Ray.
+    """Return the processes for a run that is about to begin; the first is started if the run may do without Ray.
 
     Args:
-        cfg: None: not known yet.
+        cfg: config of the run; None if it is not known yet.
     """
     workers = LocalWorkers()
     if _alone() if cfg is None else _may_fit(cfg):
@@ -179,17 +178,17 @@ def started_ahead(cfg: "SegmentConfig | None" = None) -> LocalWorkers:
 
 
 def fits(cfg: "SegmentConfig", images: int) -> bool:
-    """Whether a run with so many images to answer does without Ray: a small one, on the CPUs of this machine."""
+    """Return whether a run with so many images to answer does without Ray: a small one, on the CPUs of this machine."""
     return _may_fit(cfg) and images <= MOST_IMAGES
 
 
 def _may_fit(cfg: "SegmentConfig") -> bool:
-    """As `fits`, while it is not known yet how many images there are."""
+    """Return the same as `fits` for a run whose number of images is not known yet."""
     fits_here = cfg.actors * cfg.cpus_per_actor <= (os.cpu_count() or 1)
     return _alone() and cfg.decode == "actor" and cfg.gpus_per_actor == 0 and fits_here
 
 
 def _alone() -> bool:
-    """Whether no Ray is to be used: none runs in this process, and no address of a cluster is given."""
+    """Return whether nobody asked for Ray: it does not run in this process, and no address of a cluster is given."""
     started = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    return sys.platform != "win32" and not started and not os.environ.get("RAY_ADDRESS")  # Windows hands no pipe on
+    return sys.platform != "win32" and not started and not os.environ.get("RAY_ADDRESS")  # Windows passes no pipe on

@@ -1,4 +1,4 @@
-"""Shards answered by a pool of Ray's actors: Ray Data spreads their numbers, its rows are the summaries that come back.
+"""Answer shards with a pool of Ray actors: Ray Data distributes the shard numbers and returns the summaries as rows.
 
 Counts within a shard go through the key-value store of Ray's head.
 """
@@ -26,13 +26,13 @@ from pipeline.segment.progress import Progress
 from pipeline.segment.shard_progress import Count
 from pipeline.segment.telemetry import SegmentationMetrics
 
-# Of an actor: each deadly image costs one, and spot machines more; with no bound, one that never comes up would be tried
-# for ever.
+# Most restarts of an actor: each deadly image costs one, and lost spot machines cost more. Without a limit, an actor that
+# never starts would be tried for ever.
 RESTARTS = 100
-# A shard is tried for as long as its actor may be restarted. A bound of its own would be used up in the seconds between
-# the death of a node and the cluster's notice of it, when every try finds nobody.
+# A shard is retried as long as its actor may be restarted. A limit of its own would be used up in the seconds between the
+# death of a node and its detection by the cluster, when every try fails.
 RETRIES = -1
-WAIT_S = 20.0  # without an actor, before the driver says what it waits for
+WAIT_S = 20.0  # seconds without an actor before the driver says what it waits for
 NAMESPACE = b"maskmill"
 
 
@@ -40,7 +40,7 @@ class OnRay:
     """The actors of a run, on the cluster that `connection.connect` joins or starts.
 
     Args:
-        progress: kept by whoever reads the summaries.
+        progress: kept up to date by the reader of the summaries.
     Raises:
         UserError: an actor does not fit into the cluster.
     """
@@ -52,7 +52,7 @@ class OnRay:
         self._since = time.monotonic()
 
     def summaries(self, pending: list[int]) -> Iterator[dict[str, Any]]:
-        """The summary of each of these shards, as it is committed; what was read before is told to Ray's metrics."""
+        """Yield the summary of each pending shard once it is committed; Ray's metrics are set after the caller has read it."""
         rows, metrics = self.dataset(pending).iter_rows(), SegmentationMetrics(self._cfg.output)
         metrics.begin(self._progress)
         for row in rows:
@@ -60,7 +60,7 @@ class OnRay:
             metrics.add(row, self._progress)
 
     def dataset(self, pending: list[int]) -> ray.data.Dataset:
-        """The stage chain: shard numbers -> summaries of committed shards."""
+        """Return the stage chain: shard numbers -> summaries of committed shards."""
         cfg = self._cfg
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -68,7 +68,7 @@ class OnRay:
             [{"shard": n} for n in pending], override_num_blocks=num_tasks(len(pending), cfg.actors)
         )
         bound = bound_to(cfg, self._run)
-        if cfg.decode == "tasks":  # on all nodes; not fused into the actor, since its restarts are set below
+        if cfg.decode == "tasks":  # on all nodes; not fused with the actors, since their restarts are set below
             shards = shards.map_batches(
                 decode,  # type: ignore[arg-type]  # its second argument comes from fn_kwargs
                 batch_size=1,
@@ -77,7 +77,7 @@ class OnRay:
                 num_cpus=1,
                 scheduling_strategy="SPREAD",
             )
-        # All actors start at once; where they could take the CPUs of decoding, Ray adds them one by one as it sees fit.
+        # All actors start at once, unless they could take the CPUs of decoding tasks: then Ray adds them one by one.
         actors = min(cfg.actors, len(pending))
         PHASES.info("starting %d actor%s, each loads the weights", actors, "" if actors == 1 else "s")
         # Ray Data has no named parameter for an actor's restarts yet, and warns of every other way to set them.
@@ -98,7 +98,7 @@ class OnRay:
         )
 
     def counts(self) -> dict[str, Count]:
-        """What each actor is at."""
+        """Return the progress of each actor."""
         found = dict[str, Count]()
         for key in internal_kv._internal_kv_list(self._prefix, namespace=NAMESPACE):
             if (value := internal_kv._internal_kv_get(key, namespace=NAMESPACE)) is not None:
@@ -106,11 +106,11 @@ class OnRay:
         return found
 
     def forget(self) -> None:
-        """Delete what actors have left."""
+        """Delete the counts that actors have sent."""
         internal_kv._internal_kv_del(self._prefix, del_by_prefix=True, namespace=NAMESPACE)
 
     def waits_for(self) -> str:
-        """What an actor waits for that no process was started for yet; empty in the first seconds."""
+        """Return what the start of the first actor waits for; empty in the first `WAIT_S` seconds."""
         if time.monotonic() - self._since <= WAIT_S:
             return ""
         free, cpus, gpus = ray.available_resources(), self._cfg.cpus_per_actor, self._cfg.gpus_per_actor
@@ -124,14 +124,14 @@ class OnRay:
 
 
 class Actor(Segmenter):
-    """A `Segmenter` whose counts are left at the head."""
+    """A `Segmenter` that sends its counts to Ray's head."""
 
     def __init__(self, payload: dict[str, Any], fingerprint: str, retried: dict[int, list[str]]) -> None:
         super().__init__(payload, fingerprint, retried, sender(fingerprint))
 
 
 def sender(fingerprint: str) -> Callable[[Count], None]:
-    """What an actor of this run leaves its counts with."""
+    """Return the function with which an actor of this run sends its counts."""
     key = f"{fingerprint}/{ray.get_runtime_context().get_actor_id()}"
 
     def send(count: Count) -> None:

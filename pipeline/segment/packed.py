@@ -1,4 +1,4 @@
-"""Decoded images of a shard as one Arrow row, to be decoded on other nodes than the model's; pixels travel as they lie."""
+"""Pack the decoded images of a shard into one Arrow row, so that other nodes than the model's can decode; pixels stay raw."""
 
 import json
 from concurrent.futures import Future
@@ -12,14 +12,14 @@ from pipeline.errors import Reject
 from pipeline.read_ahead import read_ahead
 from pipeline.segment.loading import Load, Loaded, Loader, Streamed
 
-# `outcomes` is JSON: image id -> what became of it, with the places of its arrays in `pixels`. 64-bit offsets, since the
-# pictures of one shard may be more than 2 GB.
+# `outcomes` is JSON: image id -> its image or reject, with the positions of its arrays in `pixels`. Offsets have 64 bits,
+# since the images of one shard may exceed 2 GB.
 FIELDS = [pa.field("shard", pa.int64()), pa.field("outcomes", pa.string()),
           pa.field("pixels", pa.large_list(pa.large_binary()))]  # fmt: skip
 
 
 def pack(shard: int, items: list[Item] | None, load: Loader | None = None, threads: int = 1) -> pa.Table:
-    """One row: each item's image, or why there is none; nulls for a shard that is not decoded here (`items` None)."""
+    """Return one row with each item's image or reject; `outcomes` is null if the shard is not decoded (`items` None)."""
     pixels: list[memoryview] = []
     outcomes = None
     if items is not None:
@@ -31,7 +31,7 @@ def pack(shard: int, items: list[Item] | None, load: Loader | None = None, threa
 
 
 def unpack(row: pa.Table) -> Load | None:
-    """What gives the images of a packed shard, without a copy; None where the shard was not decoded."""
+    """Return a function that gives the images of a packed shard without copying; None if the shard was not decoded."""
     if not row["outcomes"][0].is_valid:
         return None
     outcomes = json.loads(row["outcomes"][0].as_py())
@@ -54,7 +54,7 @@ def unpack(row: pa.Table) -> Load | None:
 
 
 def _described(loading: Future[Loaded | Streamed], pixels: list[memoryview]) -> dict[str, Any]:
-    """JSON of an image, or of why there is none; its arrays are added to `pixels`."""
+    """Return an image or its reject as JSON values; arrays are appended to `pixels`."""
     try:
         outcome = loading.result()
     except Reject as reject:
@@ -78,7 +78,7 @@ def _described(loading: Future[Loaded | Streamed], pixels: list[memoryview]) -> 
 
 
 def _place(array: np.ndarray | None, pixels: list[memoryview]) -> tuple[int, tuple[int, ...], str] | None:
-    """Index among `pixels`, shape and dtype."""
+    """Append an array to `pixels`; return its index there, its shape and dtype."""
     if array is None:
         return None
     pixels.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

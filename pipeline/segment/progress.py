@@ -1,4 +1,4 @@
-"""How far a segmentation run is, in its driver: committed shards, and what is answered of the others."""
+"""Progress of a segmentation run, as its driver sees it: committed shards, and images answered in other shards."""
 
 import contextlib
 import threading
@@ -16,33 +16,33 @@ POLL_S = 2.0
 
 
 class Workers(Protocol):
-    """What answers shards: actors of Ray, or processes of this machine."""
+    """Workers that answer shards: Ray actors, or processes of this machine."""
 
     def summaries(self, pending: list[int]) -> Iterator[dict[str, Any]]:
-        """The summary of each of these shards, as it is committed."""
+        """Yield the summary of each pending shard once it is committed."""
 
     def counts(self) -> Mapping[str, Count]:
-        """What each actor is at."""
+        """Return the progress of each worker."""
 
     def forget(self) -> None:
         """Delete the counts of an earlier command."""
 
     def waits_for(self) -> str:
-        """What is waited for while there is no actor yet."""
+        """Return what the start of the first worker waits for."""
 
 
 @dataclass
 class Progress:
-    """How far a run is; images of earlier starts count as done and not for the rate."""
+    """Progress of a run; images of earlier starts count as done, but not towards the rate."""
 
     images: int  # of the whole run
     done: int
     rejects: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
     answered_now: int = 0
-    first_answer: float | None = None
+    first_answer: float | None = None  # `time.monotonic` when the first worker began
     unfinished: int = 0  # images answered in shards that are not committed yet
-    unheard: int = 0  # images of committed shards whose summaries have not come yet
+    unheard: int = 0  # images of committed shards whose summaries have not arrived yet
 
     def add(self, row: dict[str, Any]) -> None:
         self.begin(row["began"])
@@ -53,12 +53,12 @@ class Progress:
             self.seconds[name] += row[name]
 
     def begin(self, moment: float) -> None:
-        """An actor began to work at a moment (`time.time`)."""
+        """Note when a worker began (`time.time`); only the first counts."""
         self.first_answer = self.first_answer or time.monotonic() - (time.time() - moment)
 
     @property
     def images_per_s(self) -> float:
-        """Since the first actor began to work; 0 before the first answer."""
+        """Rate since the first worker began; 0 before."""
         answered = self.answered_now + self.unheard + self.unfinished
         return answered / max(time.monotonic() - self.first_answer, 1e-3) if self.first_answer else 0.0
 
@@ -72,10 +72,10 @@ class Progress:
 def heard(
     workers: Workers, progress: Progress, on_progress: Callable[[Progress], None]
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """The side of the driver: add(row) for the summary of each committed shard; what is between them is added here.
+    """Keep `progress` up to date: a thread polls counts; call the yielded function with the summary of each committed shard.
 
     Args:
-        on_progress: called after each row, and while counts change, from another thread, never from two at once.
+        on_progress: called after each summary, and by that thread when counts change; never by two threads at once.
     """
     lock, over, listener = threading.Lock(), threading.Event(), _Listener(workers)
 
@@ -104,26 +104,24 @@ def heard(
 
 
 class _Listener:
-    """What the actors of a run have told."""
+    """Counts received from the workers of a run."""
 
     def __init__(self, workers: Workers) -> None:
-        self.heard: set[int] = set()  # shards whose summaries have come
+        self.heard: set[int] = set()  # shards whose summaries have arrived
         self._workers, self._counts = workers, dict[str, Count]()
-        self._committed, self._at_work = (
-            dict[int, int](),
-            dict[int, int](),
-        )  # shard -> images that are not heard of otherwise
+        # Shard -> images that are in no summary yet.
+        self._committed, self._at_work = dict[int, int](), dict[int, int]()
         self._waited_for, self._begun = "", False
-        self.forget()  # of an earlier command
+        self.forget()  # counts of an earlier command
 
     def pause_s(self) -> float:
-        """Between two rounds, each of which asks once for each actor."""
+        """Return the seconds between two polls; a poll costs one request per worker."""
         return max(POLL_S, 0.02 * len(self._counts))
 
     def read(self) -> bool:
-        """Ask for the newest counts; whether any has changed."""
+        """Fetch the newest counts; return whether any has changed."""
         found = dict[str, Count]()
-        with contextlib.suppress(Exception):  # as for those that send
+        with contextlib.suppress(Exception):  # failed reads are skipped, like failed sends
             found = dict(self._workers.counts())
         changed, self._counts = found != self._counts, found
         self._begun = self._begun or bool(self.heard) or any(one.images or one.committed for one in found.values())
@@ -132,7 +130,7 @@ class _Listener:
         return changed
 
     def count(self, progress: Progress) -> bool:
-        """Set what the driver has not heard of otherwise; whether there is any."""
+        """Set the images in `progress` that are in no summary yet; return whether there are any."""
         counts = self._counts.values()
         known = {shard: images for one in counts for shard, images in one.committed if shard not in self.heard}
         self._committed, self._at_work = (
@@ -149,13 +147,13 @@ class _Listener:
         return bool(self._committed or self._at_work)
 
     def hear(self, shard: int, progress: Progress) -> None:
-        """The summary of a shard has come: the same as `count`, without a look at every actor."""
+        """Take a shard out of those counts, since its summary has arrived; cheaper than `count`, which visits every worker."""
         self.heard.add(shard)
         progress.unheard -= self._committed.pop(shard, 0)
         progress.unfinished -= self._at_work.pop(shard, 0)
 
     def forget(self) -> None:
-        """Delete what actors have left."""
+        """Delete the counts that workers have sent."""
         with contextlib.suppress(Exception):
             self._workers.forget()
 

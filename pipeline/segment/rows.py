@@ -1,4 +1,4 @@
-"""The rows of a run's tables: what one answered image, or one rejected image, becomes."""
+"""Make the rows of a run's tables from answered and rejected images."""
 
 import time
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from pipeline.runs.schema import UNKNOWN_LABELLED, UNKNOWN_PIXELS
 from pipeline.segment.loading import Loaded
 
 Row = dict[str, object]
-UNSURE: Row = {"confidence": None, "entropy": None}  # of a network that says which class, and not how sure it is
+UNSURE: Row = {"confidence": None, "entropy": None}  # for a network that gives classes without scores
 
 
 def mask_columns(cfg: SegmentConfig, space: LabelSpace, declared: bool) -> pa.Schema:
-    """Of the mask rows that a run's workers make; `declared`: its images have declared bands."""
+    """Return the schema of mask rows as workers make them; `declared`: whether the images have declared bands."""
     confidence = PixelConfidence(cfg.confidence_map, cfg.unknown_below)
     return mask_schema(
         space.num_classes, dict(cfg.metrics), georeferenced=declared, regions=cfg.regions, confidence=confidence
@@ -38,7 +38,7 @@ def mask_columns(cfg: SegmentConfig, space: LabelSpace, declared: bool) -> pa.Sc
 
 
 def mask_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    """The rows as a table; their regions are Arrow arrays already."""
+    """Return the rows as a table; their regions are Arrow arrays already."""
     if REGIONS not in schema.names:
         return pa.Table.from_pylist(rows, schema=schema)
     place = schema.get_field_index(REGIONS)
@@ -50,7 +50,7 @@ def mask_table(rows: list[Row], schema: pa.Schema) -> pa.Table:
 def mask_row(
     loaded: Loaded, prediction: Prediction, raw: np.ndarray | None, space: LabelSpace, cfg: SegmentConfig
 ) -> Row:
-    """The row of one image; `raw` is its mask before the CRF, where there is one."""
+    """Return the row of one image; `raw` is its mask before the CRF, if there is one."""
     started = time.perf_counter()
     mask, num_classes, image_id = prediction.mask, space.num_classes, loaded.item.image_id
     kept = Kept.of(mask, prediction.confidence_map, void_of(loaded.image), cfg.unknown_below)
@@ -86,7 +86,7 @@ def mask_row(
 def _regions(
     stored: np.ndarray, confidence: np.ndarray | None, asked: RegionsConfig, georeference: str | None
 ) -> pa.StructArray:
-    """Of a mask as it is stored, with the mean of each one's confidence where it is known."""
+    """Return the regions of a mask as stored, each with its mean confidence if known."""
     found, polygons = find_regions(stored, asked.min_area, confidence), None
     if asked.polygons is not None:
         polygons = region_polygons(stored, found, asked.polygons, georeference)
@@ -95,17 +95,17 @@ def _regions(
 
 @dataclass(frozen=True)
 class Kept:
-    """What of a prediction is kept: of an image (H, W), or of some rows of it."""
+    """What is stored of a prediction, for an image (H, W) or some rows of it."""
 
     mask: np.ndarray  # (H, W) uint8, 255 where there is no data, or the class is unknown
     confidence: np.ndarray | None  # (H, W) uint8, 0 where there is no data
-    unknown: np.ndarray | None  # (H, W) bool: pixels with data whose class is unknown; None where none may be
+    unknown: np.ndarray | None  # (H, W) bool: pixels with data, but of unknown class; None without `unknown_below`
 
     @classmethod
     def of(
         cls, mask: np.ndarray, confidence: np.ndarray | None, void: np.ndarray | None, unknown_below: float | None
     ) -> "Kept":
-        """Of a prediction, where the image has no data, and the bound that config key `unknown_below` sets."""
+        """Make it of a prediction; `void`: pixels without data; `unknown_below`: the config key."""
         kept = without_void(mask, void)
         if confidence is None:
             return cls(kept, None, None)
@@ -118,22 +118,22 @@ class Kept:
 
     @property
     def probability(self) -> np.ndarray | None:
-        """(H, W) float32 of `confidence`."""
+        """`confidence` as probabilities, (H, W) float32."""
         return None if self.confidence is None else self.confidence.astype(np.float32) / LEVELS
 
     def known(self, label: np.ndarray) -> np.ndarray:
-        """A label (H, W) that is ignored where the mask is unknown: the rest is what is counted."""
+        """Return a label (H, W) with unknown pixels ignored, so that they are not counted."""
         return without_void(label, self.unknown)
 
     def count_unknown(self, label: np.ndarray | None, num_classes: int) -> tuple[int, np.ndarray | None]:
-        """Unknown pixels, and (C,) those of each class of a label (H, W) if there is one."""
+        """Return the number of unknown pixels, and (C,) by class of a label (H, W) if there is one."""
         assert self.unknown is not None
         labelled = None if label is None else count_ids(label[self.unknown][None])[:num_classes]
         return int(self.unknown.sum()), labelled
 
 
 def _confidence_columns(kept: Kept, loaded: Loaded, cfg: SegmentConfig, num_classes: int) -> Row:
-    """The map of confidence and the counts of unknown pixels, where they are asked for."""
+    """Return the confidence map and the counts of unknown pixels, as far as asked for."""
     columns: Row = {}
     if cfg.confidence_map:
         assert kept.confidence is not None
@@ -145,22 +145,22 @@ def _confidence_columns(kept: Kept, loaded: Loaded, cfg: SegmentConfig, num_clas
 
 
 def confidence_picture(encoded: bytes, item: Item) -> Row:
-    """The value of column `confidence_map`, beside that of `mask`."""
+    """Return the value of column `confidence_map`, of the same form as `mask`."""
     return {"bytes": encoded, "path": f"{item.image_id}.confidence.png"}
 
 
 def unknown_columns(pixels: int, labelled: np.ndarray | None) -> Row:
-    """Unknown pixels of the image, and (C,) those of each true class."""
+    """Return the columns for the unknown pixels of the image, and (C,) of each true class."""
     return {UNKNOWN_PIXELS: pixels, UNKNOWN_LABELLED: None if labelled is None else labelled.tolist()}
 
 
 def without_void(mask: np.ndarray, void: np.ndarray | None) -> np.ndarray:
-    """A mask with 255 where the image has no data."""
+    """Return a mask with 255 where the image has no data."""
     return mask if void is None else np.where(void, np.uint8(IGNORE), mask)
 
 
 def reject_row(item: Item, error: Reject) -> Row:
-    """The row of an image that cannot be answered."""
+    """Return the reject row of an image that cannot be answered."""
     return {
         "image_id": item.image_id,
         "uri": item.image.uri,
@@ -173,7 +173,7 @@ def reject_row(item: Item, error: Reject) -> Row:
 
 
 def confusion_columns(confusion: np.ndarray) -> Row:
-    """(C, C) counts and what follows from them alone."""
+    """Return the columns for (C, C) counts and for the scores that follow from them alone."""
     columns: Row = {"confusion": confusion.ravel().tolist()}
     if confusion.any():
         columns |= {"miou": mean_iou(confusion), "pixel_accuracy": pixel_accuracy(confusion)}
@@ -181,7 +181,7 @@ def confusion_columns(confusion: np.ndarray) -> Row:
 
 
 def identity_columns(item: Item) -> Row:
-    """Which image it is, and the groups that every run has; a run adds others from its plan when rows are committed."""
+    """Return the columns that identify an image, and its standard groups; other groups are added from the plan on commit."""
     return {
         "image_id": item.image_id,
         "uri": item.image.uri,

@@ -1,4 +1,4 @@
-"""A shard's images through the model: read and decoded ahead of it, encoded behind it; scores never leave this room."""
+"""Run a shard's images through the model; others are decoded ahead of it and encoded after it. Scores stay in the process."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -27,10 +27,10 @@ from pipeline.segment.loading import NO_MEMORY, NOT_FINITE, Load, Loaded, Loader
 from pipeline.segment.rows import UNSURE, Row, mask_columns, mask_row, mask_table, reject_row
 from pipeline.segment.streamed import streamed_row
 
-READERS = 2  # threads that read ahead of the model, beside those that decode
-AHEAD = 4  # decoded images that wait for the model, at most, where batches are not larger
+READERS = 2  # threads that read ahead of the model, in addition to those that decode
+AHEAD = 4  # most decoded images that wait for the model, unless batch size or cores need more
 
-Final = tuple[Prediction, np.ndarray | None]  # and the mask (H, W) before the CRF, where there is one
+Final = tuple[Prediction, np.ndarray | None]  # and the mask (H, W) before the CRF, if there is one
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ class ShardSegmenter:
     At most `cpus_per_actor` threads compute at any time (`Turns`); others wait for the store, or for a GPU.
 
     Args:
-        on_answered: called after each image, with a mask or without.
+        on_answered: called after each image, whether it has a mask or is rejected.
     """
 
     def __init__(
@@ -66,19 +66,19 @@ class ShardSegmenter:
             cfg.cpus_per_actor,
             engine,
             others=[other.model for other in checkpoint.others],
-            confidence_map=self.confidence.asked and cfg.crf is None,  # else it is the CRF's
+            confidence_map=self.confidence.asked and cfg.crf is None,  # with a CRF, the map is made after it
         )
         self.crf = CrfBatches(cfg, self.space.classes, device == "cuda", self.confidence.asked)
-        self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # images before the model, and rows behind it
+        self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # of images before the model, and of rows after it
         self._keep_confidence = "confidence" in needs(dict(cfg.metrics))
         self._keep_probs = cfg.crf is not None or self._keep_confidence
         self._cores_of_model = self.turns.all if device == "cpu" else nullcontext
 
     def answer(self, items: list[Item], load: Load | None = None) -> tuple[pa.Table, pa.Table]:
-        """Mask rows in the items' order, and reject rows: together one for each item.
+        """Return mask rows in the items' order, and reject rows: together one for each item.
 
         Args:
-            load: where decoded images come from; by default they are read and decoded here.
+            load: returns the decoded image of an item; by default it is read and decoded here.
         """
         masks: dict[str, Future[Row]] = {}  # image id -> its row, encoded or about to be
         rejects: list[Row] = []
@@ -97,7 +97,7 @@ class ShardSegmenter:
                             rejects.append(reject_row(loaded.item, final))
                             continue
                         masks[loaded.item.image_id] = encoders.submit(self._row, loaded, *final)
-                        if len(masks) > self._depth:  # what waits to be encoded is bounded
+                        if len(masks) > self._depth:  # bounds the rows that wait to be encoded
                             self._wait(list(masks.values())[-self._depth])
             rows = self._rows([item for item in items if item.image_id in masks], masks, rejects)
         return (
@@ -111,7 +111,7 @@ class ShardSegmenter:
         masks: dict[str, Future[Row]],
         rejects: list[Row],
     ) -> Iterator[tuple[Loaded, Tile]]:
-        """What is predicted as a whole image, with its pixels; rows of streamed images and of rejects are made on the way."""
+        """Yield images to be predicted whole; add rows of streamed images and of rejects to `masks` and `rejects`."""
         for item, future in loading:
             try:
                 loaded = self._result(future)
@@ -129,7 +129,7 @@ class ShardSegmenter:
             yield loaded, Tile(loaded.image, loaded.size)
 
     def _rows(self, items: list[Item], masks: dict[str, Future[Row]], rejects: list[Row]) -> list[Row]:
-        """Encoded rows in the items' order; those that cannot be encoded become rejects."""
+        """Return the encoded rows in the items' order; those that cannot be encoded become rejects."""
         rows = []
         for item in items:
             try:
@@ -139,7 +139,7 @@ class ShardSegmenter:
         return rows
 
     def _result(self, future: Future[T]) -> T:
-        """What another thread makes; the model's cores are lent until it is there."""
+        """Return the result of another thread; the model's cores are lent until it is there."""
         self._wait(future)
         return future.result()
 
@@ -149,7 +149,7 @@ class ShardSegmenter:
                 wait([future])
 
     def _finals(self, group: list[Answer]) -> Iterator[tuple[Loaded, Final | Reject]]:
-        """What is kept of each image of a group; Reject where its scores are not finite, or do not fit the memory."""
+        """Yield the final prediction of each image of a group; a Reject if scores are not finite or do not fit the memory."""
         with self.turns.all():
             sharpened = self.crf.sharpened(group)
         for (loaded, assembly), one in zip(group, sharpened, strict=True):
@@ -159,7 +159,7 @@ class ShardSegmenter:
                 yield loaded, reject
 
     def _final(self, loaded: Loaded, assembly: Assembly, sharpened: Sharpened | MemoryError | None) -> Final:
-        """The prediction of one image, and its mask (H, W) before the CRF where there is one; counts of confidence on the way.
+        """Return the prediction of one image, and its mask (H, W) before the CRF if there is one; sets `loaded.confidence`.
 
         Raises:
             Reject: its scores are not finite, or do not fit the memory.

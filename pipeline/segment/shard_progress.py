@@ -1,7 +1,7 @@
 """Progress within a shard: counts that actors send while they work; `progress.py` reads them.
 
-The summary of a shard comes once it is committed, which takes minutes where images are large. Meanwhile a thread of each actor
-sends one small value a second. No answer depends on it: what cannot be sent or read is left out.
+The summary of a shard comes once it is committed, which takes minutes if images are large. Meanwhile, a thread of each actor
+sends one small value per second. No answer depends on it: what cannot be sent or read is skipped.
 """
 
 import contextlib
@@ -11,26 +11,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 SEND_S = 1.0
-KEPT = 16  # committed shards of an actor that its counts name
+KEPT = 16  # most committed shards that an actor's count lists
 
 
 @dataclass(frozen=True)
 class Count:
-    """What one actor is at: images answered of a shard; `shard` is None before the first."""
+    """Progress of one actor: images answered of its shard; `shard` is None between shards."""
 
     shard: int | None = None
     images: int = 0
-    began: float = 0.0  # `time.time` of the shard's begin
-    committed: tuple[
-        tuple[int, int], ...
-    ] = ()  # the last shards before it with their images: their summaries may come later
+    began: float = 0.0  # `time.time` when the shard was begun
+    # The last committed shards with their numbers of images: their summaries may arrive later.
+    committed: tuple[tuple[int, int], ...] = ()
 
 
 class CountReporter:
-    """The side of the actor.
+    """Counts the images of an actor, and sends the count in a thread.
 
     Args:
-        send: what hands a count to the driver; None: nobody hears of it.
+        send: passes a count to the driver; None: nothing is sent.
     """
 
     def __init__(self, send: Callable[[Count], None] | None) -> None:
@@ -39,27 +38,27 @@ class CountReporter:
             threading.Thread(target=self._send_on, args=(send,), name="progress", daemon=True).start()
 
     def begin(self, shard: int) -> None:
-        """Work on a shard begins."""
+        """Note that work on a shard begins."""
         self._count = Count(shard, 0, time.time(), self._count.committed)
 
     def answered(self) -> None:
-        """One image more is through."""
+        """Note that one more image is answered."""
         self._count = replace(self._count, images=self._count.images + 1)
 
     def commit(self, shard: int, images: int) -> None:
-        """A shard is committed."""
+        """Note that a shard is committed."""
         self._count = Count(None, 0, self._count.began, (*self._count.committed, (shard, images))[-KEPT:])
 
     @property
     def count(self) -> Count:
-        """What the actor is at."""
+        """Current progress of the actor."""
         return self._count
 
     def _send_on(self, send: Callable[[Count], None]) -> None:
         sent: Count | None = None
         while True:
             if (count := self._count) is not sent:
-                with contextlib.suppress(Exception):  # Ray's types for a head that is away differ by version
+                with contextlib.suppress(Exception):  # Ray's exceptions for an unreachable head differ by version
                     send(count)
                     sent = count
             time.sleep(SEND_S)

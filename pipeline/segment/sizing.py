@@ -1,7 +1,7 @@
-"""Time, machines, requests, warnings and cost of a run, by arithmetic alone: from a number of images and the rates of a device.
+"""Compute time, machines, requests, warnings and cost of a run from a number of images and the rates of a device.
 
-Units: bytes, seconds unless a name says hours; prices in whatever currency they are given in. infra/docs/sizing.md has the
-formula and says which numbers below were measured, and which are assumed.
+Units: bytes; seconds unless a name says hours; prices in any one currency. infra/docs/sizing.md has the formula and says which
+of the numbers below were measured, and which are assumed.
 """
 
 from collections.abc import Iterator
@@ -19,32 +19,32 @@ from pipeline.runs.parts import THREADS
 from pipeline.runs.plan import PART_ROWS
 from pipeline.segment.actor import num_tasks
 
-STARTUP_S = 60.0  # Ray, actors, weights
-PLAN_S, PLAN_FILE_BYTES, PLAN_DISK_BYTES = 31e-6, 15, 600  # of an image: CPU, Parquet of plan/, SQLite below TMPDIR
+STARTUP_S = 60.0  # start of Ray and of actors, loading of weights
+PLAN_S, PLAN_FILE_BYTES, PLAN_DISK_BYTES = 31e-6, 15, 600  # per image: CPU, Parquet of plan/, SQLite below TMPDIR
 REQUEST_S, LIST_S = 0.02, 0.1  # one small request to a store; one page of a listing
-LISTED_S = 20e-6  # of an object that S3 lists: CPU of its client, beside PLAN_S
-COMMIT_S = 3 * REQUEST_S  # a shard's begin, part and end: one after the other, and the device waits
-FINISH_S = 0.04e-3  # of a part at the end of a run: CPU
-TASK_S, SHARD_S = 9e-3, 0.6e-3  # of Ray's driver (configs/LOG.md, Ray's tasks)
-S3_READS_S = 5500  # that S3 promises of one prefix
-SLOW_S = 1800.0  # without a sign of life: the alert of infra/watch
-MUCH_COMMITTING = 0.2  # of a device's time
+LISTED_S = 20e-6  # per object that S3 lists: CPU of its client, in addition to PLAN_S
+COMMIT_S = 3 * REQUEST_S  # begin, part and end of a shard: one after the other, while the device waits
+FINISH_S = 0.04e-3  # per part at the end of a run: CPU
+TASK_S, SHARD_S = 9e-3, 0.6e-3  # CPU of Ray's driver, per task and per shard (configs/LOG.md, Ray's tasks)
+S3_READS_S = 5500  # reads per second that S3 promises for one prefix
+SLOW_S = 1800.0  # seconds without progress after which infra/watch raises an alert
+MUCH_COMMITTING = 0.2  # share of a device's time above which commits raise a warning
 MANY_PARTS, MUCH_DISK_BYTES = 200_000, 10e9
-MASK_BYTES = 30e3  # of a row, where nothing tells it
+MASK_BYTES = 30e3  # assumed for a mask row if not given
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one device, and of one image."""
+    """Rate of one device, and bytes per image."""
 
     images_per_s: float
-    image_bytes: float  # read: image, and label where there is one
-    mask_bytes: float  # written: a row of a part
+    image_bytes: float  # read: image, and label if there is one
+    mask_bytes: float  # written: one row of a part
 
 
 @dataclass(frozen=True)
 class Prices:
-    """In one currency."""
+    """Prices, all in one currency."""
 
     device_hour: float = 0.0
     million_gets: float = 0.4
@@ -54,7 +54,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Sizing:
-    """What follows from a number of images and the rates."""
+    """Time, bytes, requests and warnings that follow from a number of images and rates."""
 
     images: int
     devices: int
@@ -73,13 +73,13 @@ class Sizing:
     warnings: tuple[str, ...]
 
     def cost(self, prices: Prices) -> float:
-        """Devices + requests + one month of the masks: the formula of infra/docs/sizing.md."""
+        """Return the cost of devices, requests and one month of storing the masks, as in infra/docs/sizing.md."""
         requests = self.gets / 1e6 * prices.million_gets + (self.puts + self.lists) / 1e3 * prices.thousand_puts
         return self.device_hours * prices.device_hour + requests + self.written_bytes / 1e9 * prices.gb_month
 
 
 def objects_of(cfg: SegmentConfig, images: int) -> int:
-    """How many objects a listing returns if there are so many images: an archive and a table are one object."""
+    """Return how many objects a listing of so many images returns; 0 for an archive or a table, which is one object."""
     if cfg.corpus.layout in ("manifest", "parquet") or cfg.corpus.images.endswith((".csv", ".parquet")):
         return 0
     uris = [uri for uri in (cfg.corpus.images, cfg.corpus.labels) if uri is not None]
@@ -87,12 +87,12 @@ def objects_of(cfg: SegmentConfig, images: int) -> int:
 
 
 def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: int) -> Sizing:
-    """Everything that follows from a config, a number of images and rates.
+    """Return everything that follows from a config, a number of images and rates.
 
     Args:
         listed: objects that a listing of the corpus returns; 0 for an archive, whose directory is one object.
     Raises:
-        UserError: a number that must be positive is not.
+        UserError: `images`, `devices` or the rate is not positive.
     """
     for name, value in (("images", images), ("images/s of a device", rates.images_per_s), ("devices", devices)):
         if value <= 0:
@@ -103,17 +103,17 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
     a_shard = min(a_shard, images)
     shards = ceil(images / a_shard)
     shard_s = a_shard / rates.images_per_s
-    driver_s = num_tasks(shards, devices) * TASK_S + shards * SHARD_S  # beside the devices
+    driver_s = num_tasks(shards, devices) * TASK_S + shards * SHARD_S  # in parallel with the devices
     work_s = max(ceil(shards / devices) * (shard_s + COMMIT_S), driver_s)
     corpus_pages, shard_pages = ceil(listed / storage.LIST_PAGE), ceil(shards / storage.LIST_PAGE)
     plan_parts = ceil(images / PART_ROWS)
     planning_s, listing_s = images * PLAN_S, _listing_s(corpus_pages, cfg.corpus.images)
-    if cfg.corpus.images.startswith("s3"):  # pages are waited for while those before are planned
+    if cfg.corpus.images.startswith("s3"):  # while a page is fetched, those before it are planned
         plan_s = max(listing_s, planning_s + listed * LISTED_S)
         listing_s = max(listing_s, listed * LISTED_S)
     else:
         plan_s = planning_s + listing_s
-    footers = 0 if cfg.regions is None else shards  # the driver knows the others: its actors tell it
+    footers = 0 if cfg.regions is None else shards  # without regions, actors tell the driver what footers say
     finish_s = footers * REQUEST_S / THREADS + _listing_s(shard_pages, cfg.output) + shards * FINISH_S
     hours = (plan_s + STARTUP_S + work_s + finish_s) / 3600
     renewals = ceil(hours * 3600 / RENEW_S)
@@ -139,12 +139,12 @@ def size(cfg: SegmentConfig, images: int, listed: int, rates: Rates, devices: in
 
 
 def _listing_s(pages: int, uri: str) -> float:
-    """How long the store lets a listing wait."""
+    """Return the seconds that a listing waits for the store."""
     return pages * LIST_S / (storage.LISTERS if uri.startswith("s3") else 1)
 
 
 def bytes_words(number: float) -> str:
-    """Three digits and a unit, for a person."""
+    """Format bytes with three digits and a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
@@ -153,7 +153,7 @@ def bytes_words(number: float) -> str:
 
 
 def time_words(hours: float) -> str:
-    """Seconds, minutes or hours, for a person."""
+    """Format hours as seconds, minutes or hours."""
     seconds = hours * 3600
     if seconds < 120:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -161,11 +161,11 @@ def time_words(hours: float) -> str:
 
 
 def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, listing_s: float) -> Iterator[str]:
-    """What will not go well, and what to do about it.
+    """Yield what will not go well, and what to do about it.
 
     Args:
-        shard_s: of one shard on its device, without its commit.
-        listing_s: of the corpus.
+        shard_s: seconds of one shard on its device, without its commit.
+        listing_s: seconds to list the corpus.
     """
     shards, devices, images_per_s = found.shards, found.devices, found.images * found.parts_per_s / found.shards
     commit_share = COMMIT_S / (shard_s + COMMIT_S)
@@ -179,7 +179,7 @@ def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, l
             f"a shard takes {time_words(shard_s / 3600)}: as much is lost with an actor that dies, and a run of few devices is "
             f"reported as stuck; set images_per_shard to {max(1, int(SLOW_S / 6 * rates.images_per_s))}"
         )
-    small = dict[str, int]()  # what small shards lead to -> so many images would do
+    small = dict[str, int]()  # problem of small shards -> images per shard that would avoid it
     if commit_share > MUCH_COMMITTING and shards >= 4 * devices:
         reason = f"a device waits {commit_share:.0%} of its time for the store to take its shards"
         small[reason] = ceil(10 * COMMIT_S * rates.images_per_s)
@@ -203,6 +203,6 @@ def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, l
 
 
 def _larger(cfg: SegmentConfig, images: int, rates: Rates) -> str:
-    """How to have so many images in a shard."""
+    """Return how to set the config so that a shard has this many images."""
     wanted = {"images_per_shard": images, "bytes_per_shard": ceil(images * rates.image_bytes)}
     return "set " + " and ".join(f"{key} to {value}" for key, value in wanted.items() if value > getattr(cfg, key))

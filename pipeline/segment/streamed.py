@@ -1,4 +1,4 @@
-"""An image too large to be decoded whole: strips of tiles through the model, the mask's PNG and all counts row by row."""
+"""Segment an image too large to be decoded whole: in strips of tiles, with the mask's PNG and all counts made row by row."""
 
 import time
 from contextlib import ExitStack
@@ -38,15 +38,15 @@ def streamed_row(
     space: LabelSpace,
     declared: ImageConfig | None = None,
 ) -> Row:
-    """The row of one streamed image.
+    """Return the row of one streamed image.
 
     In memory at once: the encoded label and mask, the encoded image if it lies in an archive or has no declared bands, two
-    strips of the image a tile high as it is stored, and scores of C x overlap x W.
+    strips of the image as stored, each a tile high, and scores of C x overlap x W.
 
     Args:
         declared: bands and range of the image; None = an 8-bit picture.
     Raises:
-        Reject: as a whole image's; a fault in the last row is found after all others were predicted.
+        Reject: as for a whole image; a fault in the last row is found only after all others were predicted.
     """
     item, started = streamed.item, time.perf_counter()
     stage = "decode"
@@ -93,12 +93,12 @@ def streamed_row(
         "confidence": assembly.confidence,
         "entropy": assembly.entropy,
         **streamed.seconds,
-        "seconds_forward": time.perf_counter() - started,  # decoding and encoding, which go with it, too
+        "seconds_forward": time.perf_counter() - started,  # includes decoding and encoding, which are interleaved
     }
 
 
 class _Tally:
-    """The PNGs of the mask and its confidence and all counts, as rows of the mask come in."""
+    """Builds the PNGs of mask and confidence, and all counts, as rows of the mask come in."""
 
     def __init__(self, size: tuple[int, int], num_classes: int, cfg: SegmentConfig) -> None:
         self._num_classes, self._top = num_classes, 0
@@ -114,7 +114,7 @@ class _Tally:
         return self._top, self._top + count
 
     def add(self, band: np.ndarray, kept: Kept, ids: np.ndarray | None) -> None:
-        """The next rows: (h, W) train ids of each pixel, what is kept of them, and the truth where there is one."""
+        """Add the next rows: (h, W) predicted train ids, what is kept of them, and the true ids if there is a label."""
         self.writer.add(kept.mask)
         if self.regions is not None:
             self.regions.add(kept.mask, kept.probability)
@@ -131,7 +131,7 @@ class _Tally:
         self._top += len(band)
 
     def confidence_columns(self, item: Item, labelled: bool) -> Row:
-        """Once all rows were added: the map and the counts of unknown pixels, where they are asked for."""
+        """Return the confidence map and the counts of unknown pixels, as far as asked for, once all rows are added."""
         columns: Row = {}
         if self._confidence is not None:
             columns[CONFIDENCE_MAP] = confidence_picture(self._confidence.finish(), item)
@@ -149,13 +149,13 @@ def _picture(streamed: Streamed, cfg: SegmentConfig, declared: ImageConfig | Non
 
 
 def _ids(label: bytes, cfg: SegmentConfig, space: LabelSpace, declared: ImageConfig | None) -> Strips | Windows:
-    """Ids by the library that the image is read by, so that one extra is enough; colours by libvips."""
+    """Open a label: ids with the library that reads the image, so that one extra is enough; colours with libvips."""
     ids = _holds_ids(label, cfg, space)
     return Windows(label, cfg.max_pixels, None) if ids and declared is not None else Strips(label, cfg.max_pixels, ids)
 
 
 def _holds_ids(label: bytes, cfg: SegmentConfig, space: LabelSpace) -> bool:
-    """Whether a label picture holds ids rather than colours, as `decode_label` has it; `Strips` refuses those of a palette."""
+    """Return whether a label picture holds ids, not colours, as in `decode_label`; `Strips` refuses those with a palette."""
     if not space.has_colours:
         return True
     return space.has_ids and open_header(label, cfg.max_pixels).mode in ("L", "P", "1", "I", "I;16")

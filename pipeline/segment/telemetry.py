@@ -1,6 +1,6 @@
-"""What dashboards and alerts see of a segmentation run: metrics that Ray exports to Prometheus, there with the prefix `ray_`.
+"""Metrics of a segmentation run for dashboards and alerts; Ray exports them to Prometheus, with the prefix `ray_`.
 
-They are set by the driver, once a shard, so that a run is one set of series however many workers it has.
+The driver sets them once per shard, so that a run is one set of series however many workers it has.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ RUN = ("run",)  # every series carries its run's URI
 
 
 class SegmentationMetrics:
-    """The series of one segmentation run."""
+    """The metrics of one segmentation run."""
 
     def __init__(self, run: str) -> None:
         self._run = {"run": run}
@@ -25,13 +25,13 @@ class SegmentationMetrics:
         self._seconds = Counter("maskmill_stage_seconds", "Seconds of all actors in one stage.", (*RUN, "stage"))
 
     def begin(self, progress: Progress) -> None:
-        """The run begins, or goes on."""
-        # Each time: a value set once may leave with the first export.
+        """Set the gauges when a run begins, and after each shard."""
+        # Each time: a value that is set once may be missing after the first export.
         self._planned.set(progress.images, self._run)
         self._done.set(progress.done, self._run)
 
     def add(self, row: dict[str, Any], progress: Progress) -> None:
-        """A shard was committed, which is in the progress already."""
+        """Count a committed shard; `progress` includes it already."""
         self.begin(progress)
         self._answered.inc(row["images"], self._run)
         for reason in row["rejects"]:

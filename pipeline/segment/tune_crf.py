@@ -3,7 +3,7 @@
 Settings are searched on one half of the images and judged on the other (`crf_search.py`).
 
 <output>/scores/*.npy      probs of each image, float16 (C, H, W)
-<output>/tune_crf.json     every setting with its figures on the first half, best first, and what the best are on the second
+<output>/tune_crf.json     every setting with its scores on the first half, best first, and the scores of the best on the second
 <output>/best.yaml         the segmentation config with the best settings, or without CRF where it does not help
 """
 
@@ -33,41 +33,41 @@ from pipeline.segment.checkpoints import fitted, load_checkpoints
 from pipeline.segment.crf_search import SEED, Judged, Setting, Tried, chosen, count, halves, judge_all, search
 from pipeline.segment.labelled_images import as_task, labelled_images, predictor_of
 
-FORMAT = 2  # of tune_crf.json; 1 had no halves: its figures were of the images that were searched
+FORMAT = 2  # of tune_crf.json; in format 1, scores were of the images that were searched, not split into halves
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What the search found, and what that is worth on the images that it did not see."""
+    """Result of the search, judged on images that it did not see."""
 
-    images: int  # of both halves
-    judged_on: int  # of the second
-    halves_of: str  # sequences or images: what was dealt out
+    images: int  # in both halves
+    judged_on: int  # images in the second half
+    halves_of: str  # what was split: sequences or images
     settings: list[Setting]  # all that were tried, on the first half, best first
     raw: Judged  # without CRF, on the second half
     shared: Judged  # the best setting that treats all classes alike
-    weighted: Judged | None  # with weights of classes, where they gained on the first half
+    weighted: Judged | None  # with class weights, if they improved it on the first half
 
     @property
     def judged(self) -> list[Judged]:
-        """The settings that were judged, in the order of their freedom."""
+        """The settings that were judged, those with fewer free parameters first."""
         return [self.shared, *([self.weighted] if self.weighted else [])]
 
     @property
     def crf(self) -> CrfConfig | None:
-        """What best.yaml has: of those judged the last that helps."""
+        """The CRF in best.yaml: the last of the judged settings that helps."""
         return chosen(self.judged)
 
 
 def tune_crf(
     cfg: SegmentConfig, num_images: int, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Tuned:
-    """Search coarse to fine over w1, sigma_alpha and sigma_beta, then the classes' weights; write what helps, or none.
+    """Search coarse to fine over w1, sigma_alpha and sigma_beta, then over class weights; write the best that helps, or none.
 
     Args:
-        cfg: a segmentation config; its own `crf`, where there is one, is tried too, and gives the number of steps.
-        num_images: labelled images of its split, drawn at random; DeepLab took 100. Half of them are searched on.
-        on_progress: called with (CRF runs done, all) of each round.
+        cfg: a segmentation config; its own `crf`, if any, is tried too, and sets the number of steps.
+        num_images: labelled images to draw at random from its split; DeepLab took 100. Half of them are searched on.
+        on_progress: called with (CRF runs done, total) of each round.
     Raises:
         UserError: fewer than two labelled images, or the cluster cannot hold a task.
     """
@@ -92,7 +92,7 @@ def tune_crf(
 
 
 def draw(cfg: SegmentConfig, number: int) -> list[Item]:
-    """That many labelled images of the split, at random, in its order."""
+    """Draw that many labelled images of the split at random; return them in its order."""
     items = labelled_images(cfg)
     if not items:
         raise UserError(
@@ -103,7 +103,7 @@ def draw(cfg: SegmentConfig, number: int) -> list[Item]:
 
 
 def _predict_all(payload: dict[str, Any], cfg: SegmentConfig, items: list[Item]) -> list[str]:
-    """URIs of the images' probs."""
+    """Predict and store the probs of all images; return their URIs."""
     uris = [storage.join(cfg.output, "scores", f"{index:05d}.npy") for index in range(len(items))]
     task = as_task(cfg, _predict)
     parts = np.array_split(np.arange(len(items)), max(1, cfg.actors))
@@ -129,7 +129,7 @@ def _evaluate(
     payload: dict[str, Any], cfg: SegmentConfig, items: list[Item], scores: list[str],
     settings: Sequence[CrfConfig | None], on_progress: Callable[[int, int], None],
 ) -> Tried:  # fmt: skip
-    """Counts of each setting over all images: a task an image, which reads its scores once."""
+    """Return the counts of each setting over all images; a task per image reads its scores once."""
     gpus = cfg.gpus_per_actor if cfg.crf_on == "device" else 0
     task = ray.remote(num_cpus=cfg.cpus_per_actor, num_gpus=gpus, max_retries=2)(_count)
     dumped = [None if crf is None else crf.model_dump() for crf in settings]
@@ -146,7 +146,7 @@ def _evaluate(
 
 
 def _count(payload: dict[str, Any], item: Item, uri: str, settings: Sequence[dict[str, Any] | None]) -> np.ndarray:
-    """(settings, K) counts of one image."""
+    """Return (settings, K) counts of one image."""
     cfg = parse(SegmentConfig, payload, where="segment config")
     space, declared = checkpoint.label_space_of(cfg.checkpoint), checkpoint.image_of(cfg.checkpoint)
     image, label = load_pair(item, space, cfg.max_pixels, declared)
@@ -171,5 +171,5 @@ def _write(cfg: SegmentConfig, tuned: Tuned) -> None:
 
 
 def _plain(value: object) -> object:
-    assert isinstance(value, CrfConfig)  # the only thing in a record that is no number, text, list or dict
+    assert isinstance(value, CrfConfig)  # the only value in a record that JSON does not know
     return value.model_dump()

@@ -1,4 +1,4 @@
-"""What a process loads at its first image, loaded before it."""
+"""Load in advance what a process would load at its first image."""
 
 import numpy as np
 
@@ -8,6 +8,6 @@ from pipeline.predict.upsample_argmax import enlarge_argmax
 
 
 def warm_up() -> None:
-    """Load the decoder, and Numba with the first kernel: half a second, where further kernels take 10 ms each."""
+    """Load the decoder, and Numba with a first kernel, which takes half a second; further kernels take 10 ms each."""
     decode_image(encode_mask(np.zeros((2, 2), np.uint8)), 4)
     enlarge_argmax(np.zeros((2, 2, 2), np.float32), (4, 4), (4, 4))
