@@ -1,4 +1,4 @@
-"""What every job takes: one YAML, overrides, and --check, which stops after the config was read."""
+"""Command line of every job: one YAML, overrides, and --check, which stops after reading the config."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ Config = TypeVar("Config", bound=Section)
 
 
 def main(description: str | None, schema: type[Config], work: Callable[[Config], int | None]) -> None:
-    """Read a job's command line and its config, do the work, and end with the exit code that it gives."""
+    """Read a job's command line and config, do the work, and exit with the code that it returns."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file, complete: one file is one run")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")

@@ -1,4 +1,4 @@
-"""Print the headline and the IoU table of the run that a segmentation YAML wrote, and write its report.
+"""Print the headline and the IoU table of a segmentation YAML's run, and write its report.
 
 ray job submit --working-dir . -- python -m jobs.evaluate configs/camvid/segment_deeplab_v3plus.yaml
 """

@@ -1,7 +1,7 @@
-"""Segment a corpus from one YAML; what `maskmill segment` does, as a Ray job's entry point.
+"""Segment a corpus from one YAML, as `maskmill segment` does; entry point of a Ray job.
 
 ray job submit --working-dir . -- python -m jobs.segment configs/camvid/segment_deeplab_v3plus.yaml
-Exit code 0: every image has a mask; 2: there are rejects; 1: failed.
+Exit code 0: every image has a mask; 2: some images were rejected; 1: failed.
 """
 
 from jobs.arguments import main

@@ -1,4 +1,4 @@
-"""Train a network from one YAML; what `maskmill train` does, as a Ray job's entry point.
+"""Train a network from one YAML, as `maskmill train` does; entry point of a Ray job.
 
 ray job submit --working-dir . -- python -m jobs.train configs/camvid/train_deeplab_v3plus.yaml
 """
