@@ -69,7 +69,8 @@ class ShardSegmenter:
             confidence_map=self.confidence.asked and cfg.crf is None,  # with a CRF, the map is made after it
         )
         self.crf = CrfBatches(cfg, self.space.classes, device == "cuda", self.confidence.asked)
-        self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)  # of images before the model, and of rows after it
+        # Most images that wait for the model, and most rows that wait to be encoded.
+        self._depth = max(AHEAD, 2 * cfg.batch_size, cfg.cpus_per_actor)
         self._keep_confidence = "confidence" in needs(dict(cfg.metrics))
         self._keep_probs = cfg.crf is not None or self._keep_confidence
         self._cores_of_model = self.turns.all if device == "cpu" else nullcontext
