@@ -1,4 +1,4 @@
-"""The output contract: rows, the ledger of a run, one writer at a time, and the proof that nothing is lost."""
+"""The output of a run: its rows, its ledger, the lease of its one writer, and the proof that nothing is lost."""
 
 from pipeline.runs.compaction import compact
 from pipeline.runs.engine_file import keep_network, kept_network

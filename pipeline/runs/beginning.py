@@ -1,4 +1,4 @@
-"""A new run: its plan, and the `run.json` that says what it is made of."""
+"""Begin a new run: write its plan, and the `run.json` that describes the run."""
 
 import sys
 from collections.abc import Iterable
@@ -29,15 +29,15 @@ def begin_run(
     """Write the plan of a run, then its `run.json`, unless another writer was first.
 
     Args:
-        identity: everything that decides the output bytes, but for the plan.
-        plan: tables as `plan_shards` gives them.
-        packages: of which the run records versions, beside `PACKAGES`.
+        identity: everything that decides the output bytes, except the plan.
+        plan: tables as `plan_shards` returns them.
+        packages: further packages, beside `PACKAGES`, whose versions are recorded.
     Raises:
-        UserError: a group is called like another column.
+        UserError: a group has the name of another column.
     """
     written = write_plan(uri, plan)
     if identity.get("regions"):
-        region_schema(Plan(uri, written).group_fields)  # their names are free
+        region_schema(Plan(uri, written).group_fields)  # raises if a group has the name of another column
     complete = {**identity, "plan_sha256": written.sha256}
     info = RunInfo(
         format=FORMAT,
@@ -55,6 +55,6 @@ def begin_run(
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python, of this code, which may have travelled with a job and be installed nowhere, and of packages."""
+    """Return the versions of Python, of this package (it may run without being installed), and of other packages."""
     known = {"python": sys.version.split()[0], "maskmill": __version__}
     return known | {name: version(name) for name in packages}

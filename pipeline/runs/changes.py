@@ -1,6 +1,6 @@
-"""What an archive has become since a run was planned: which images are new, replaced or gone.
+"""Compare an archive with the plan of a run: which images are new, replaced or gone.
 
-The plan is looked up in an unnamed SQLite database, which keeps it on disk where it is large: memory does not grow with it.
+The plan is held in an unnamed SQLite database, which spills to disk if it is large, so memory does not grow with it.
 """
 
 import sqlite3
@@ -16,23 +16,23 @@ from pipeline.runs.generations import CHANGES, GONE, NEW, REPLACED, generation_w
 from pipeline.runs.plan import Plan
 
 _CACHE_KB = 1 << 16
-_PLACES = ("uri", "member", "bytes", "crc32", "etag")  # what tells two files apart
+_PLACES = ("uri", "member", "bytes", "crc32", "etag")  # columns by which two files are told apart
 _COLUMNS = ["image_id", "shard", *_PLACES, *(f"label_{name}" for name in _PLACES)]  # of the plan
-_NAMED = 3  # images of a change that are named
+_NAMED = 3  # most images that a message names for each kind of change
 
 
 @dataclass
 class Changes:
-    """The images that differ, in the order in which they were found."""
+    """The images that differ from the plan, in the order in which they were found."""
 
-    rows: list[tuple[str, str, int | None, int | None]] = field(default_factory=list)  # as CHANGES
-    images: int = 0  # of the archive now
+    rows: list[tuple[str, str, int | None, int | None]] = field(default_factory=list)  # columns of CHANGES
+    images: int = 0  # in the archive now
 
     def count(self, change: str) -> int:
         return sum(1 for row in self.rows if row[1] == change)
 
     def words(self) -> str:
-        """`2 new (a, b), 1 replaced (c)`."""
+        """Return a summary such as `2 new (a, b), 1 replaced (c)`."""
         return ", ".join(self._words())
 
     def _words(self) -> Iterator[str]:
@@ -60,11 +60,11 @@ class Planned:
     ) -> None:
         """
         Args:
-            starts: of each generation, how many shards those before it have.
-            moments: of each generation, when it was planned, seconds since 1970.
-            again: images that count as replaced whatever their files are.
-            written: URI -> when the file was last written, seconds since 1970. Whatever lies in a file that was written after
-                it was planned, and has neither checksum nor etag, counts as replaced.
+            starts: for each generation, the number of shards in the generations before it.
+            moments: for each generation, when it was planned, in seconds since 1970.
+            again: ids of images that count as replaced, whatever their files are.
+            written: URI -> when the file was last written, in seconds since 1970. An image without checksum and etag counts as
+                replaced if its file was written after it was planned.
         """
         self._again, self._written, self._starts, self._moments = frozenset(again), written or {}, starts, moments
         self._db = sqlite3.connect("", isolation_level=None)
@@ -82,7 +82,7 @@ class Planned:
         self._seen = bytearray(number)
 
     def to_answer(self, items: Iterable[Item], changes: Changes) -> Iterator[Item]:
-        """Those items that are new or replaced; `changes` is told of them, and, once all were given, of what is gone."""
+        """Yield the new and replaced items; record them in `changes` and, after the last item, the images that are gone."""
         for item in items:
             changes.images += 1
             found = self._db.execute("select * from planned where image_id = ?", (item.image_id,)).fetchone()
@@ -100,7 +100,7 @@ class Planned:
                 changes.rows.append((image_id, GONE, *self._place(shard)))
 
     def _place(self, shard: int) -> tuple[int, int]:
-        """Generation, and shard of its plan."""
+        """Return the generation of a shard of the run, and the shard's number in that generation's plan."""
         generation = generation_with(self._starts, shard)
         return generation, shard - self._starts[generation - 1]
 
@@ -113,7 +113,7 @@ class Planned:
         return item.label is None or self._is_place(item.label, label, since)
 
     def _is_place(self, place: Place, known: tuple[object, ...], since: float) -> bool:
-        """Whether a file is the one that was planned, as far as the listings tell."""
+        """Return whether a file is the one that was planned, as far as listings tell."""
         uri, member, *figures = known
         if (place.uri, place.member) != (uri, member):
             return False
@@ -124,16 +124,16 @@ class Planned:
 
 
 def _rows(table: pa.Table, number: int) -> Iterator[tuple[object, ...]]:
-    nothing = [None] * table.num_rows  # the first plans have no etags
+    nothing = [None] * table.num_rows  # plans of early versions have no etags
     known = table.column_names
     columns = [table[name].to_pylist() if name in known else nothing for name in _COLUMNS]
     return ((number + row, *values) for row, values in enumerate(zip(*columns, strict=True)))
 
 
 def times_written(images: str, labels: str | None) -> dict[str, float]:
-    """URI -> when each file of a local corpus was last written, seconds since 1970.
+    """Return URI -> when each file of a local corpus was last written, in seconds since 1970.
 
-    A disk has no etags: a file of the same size could not be told from the one that was planned. On object stores etags tell.
+    A disk has no etags, so a file of the same size could not be told from the planned one. Object stores have etags.
     """
     found = {}
     for root in {images, labels or images}:

@@ -1,11 +1,11 @@
-"""A finished run, written again with few large parts, as a run of its own beside it.
+"""Copy a finished run into a run of its own, with few large parts.
 
 No store renames many objects at once, so parts are never replaced in place: whoever reads `masks/part-*.parquet` of either
-run at any moment sees that run's images once each. The copy holds the same rows in the same order, the same plan and
-fingerprint, and is finished by its own `_SUCCESS.json`; from then on readers can use it, and the first run can be deleted.
+run at any moment sees each image of that run once. The copy has the same rows in the same order, the same plan and the same
+fingerprint. Once its own `_SUCCESS.json` is written, readers can use it, and the first run can be deleted.
 
-The copy of a run with several generations has one: its plan is what the newest generation answers, with shards numbered
-anew, and so its fingerprint is another.
+The copy of a run with several generations has one: its plan holds what the newest generation answers, with shards renumbered,
+so its fingerprint differs.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,19 +38,19 @@ from pipeline.runs.regions import regions_metadata, regions_name, regions_table
 from pipeline.runs.schema import part_metadata
 from pipeline.runs.success import Finished, rejects_part, write_success
 
-PART_BYTES = 256_000_000  # parts come out between 0.67 and 1.5 of it, or the whole run in one
-GROUP_BYTES = 16_000_000  # of masks in a row group: what a reader holds at a time
+PART_BYTES = 256_000_000  # parts have 0.67 to 1.5 times this size, or the whole run is one part
+GROUP_BYTES = 16_000_000  # of masks in a row group, which a reader holds in memory
 
 
 def compact(
     run_uri: str, out: str, part_bytes: int = PART_BYTES, on_part: Callable[[int, int], None] = lambda done, parts: None
 ) -> Finished:
-    """Write a finished run's copy with large parts at `out`; again to go on after a kill. Memory holds one part.
+    """Write a copy of a finished run with large parts at `out`; call it again to resume. Memory holds one part.
 
     Args:
-        on_part: called with (parts done, all).
+        on_part: called with (parts done, total).
     Raises:
-        UserError: the run is not finished, or changed meanwhile; something else is at `out`.
+        UserError: the run is not finished, or changed meanwhile, or `out` holds something else.
     """
     source, state = Run.open(run_uri), grown(run_uri)
     made_from = CompactedFrom(uri=run_uri, success_sha256=_success(source))
@@ -71,8 +71,8 @@ def compact(
         if _success(source) != made_from.success_sha256:
             raise UserError(f"run {run_uri}: it was changed while it was compacted; delete {out} and compact it again")
         ended = read_success(run_uri)
-        assert ended is not None  # it is the same as before
-        moment = ended.finished  # of the run, not of its copy
+        assert ended is not None  # its hash has just been compared
+        moment = ended.finished  # when the run was finished, not its copy
         return write_success(
             out,
             copy.fingerprint,
@@ -87,7 +87,7 @@ def compact(
 
 
 def _success(source: Run) -> str:
-    """sha256 of the end of the run; UserError if it is not finished."""
+    """Return the sha256 of the run's `_SUCCESS.json`; UserError if the run is not finished."""
     sha256 = success_sha256(source.uri)
     if sha256 is not None and source.finished() is not None:
         return sha256
@@ -98,7 +98,7 @@ def _success(source: Run) -> str:
 
 
 def _describe(source: Run, state: Success | None, out: str, made_from: CompactedFrom) -> None:
-    """The copy's plan and run.json."""
+    """Write the copy's plan and run.json, unless they are there."""
     if not run_exists(out):
         info = describe(source.uri)
         if state is None:
@@ -119,12 +119,12 @@ def _with_plan(info: RunInfo, plan: PlanInfo) -> RunInfo:
 
 
 def _numbers(sizes: np.ndarray) -> np.ndarray:
-    """(num_shards,) int64: the number in the copy of each shard that has images left, by how many each has."""
+    """Return (num_shards,) int64: each shard's number in the copy, which drops shards that have no images left."""
     return np.cumsum(sizes > 0) - 1
 
 
 def _renumbered(plan: Plan) -> Iterator[pa.Table]:
-    """The tables of a plan of several generations with the shards of the copy."""
+    """Yield the tables of a plan of several generations, with the copy's shard numbers."""
     numbers = _numbers(plan.sizes())
     for table in plan.tables():
         if table.num_rows:
@@ -134,7 +134,7 @@ def _renumbered(plan: Plan) -> Iterator[pa.Table]:
 
 
 def _parts(source: Run, state: Success | None) -> list[Part]:
-    """The masks parts of a run, in order; of one with several generations with the shards of the copy."""
+    """Return the masks parts of a run, in order; if it has several generations, with the copy's shard numbers."""
     if state is None:
         return parts_of(source.uri, "masks")
     info = describe(source.uri)
@@ -147,12 +147,12 @@ def _parts(source: Run, state: Success | None) -> list[Part]:
 
 
 def _groups(parts: list[Part], part_bytes: int) -> Iterator[list[Part]]:
-    """Neighbouring parts that become one: as many groups as there are `part_bytes` in all, of about equal size."""
+    """Yield groups of neighbouring parts of about equal size, near `part_bytes`; each becomes one part."""
     total = sum(part.bytes for part in parts)
     wanted = total / max(1, round(total / part_bytes))
     group, before, taken = list[Part](), 0, 0.0
     for part in parts:
-        # The group ends where its end is nearest to its share, so that errors do not add up.
+        # A group ends where the total is nearest to a multiple of `wanted`, so that errors do not add up.
         if group and abs(before - taken - wanted) <= abs(before + part.bytes - taken - wanted):
             yield group
             group, taken = [], taken + wanted
@@ -163,7 +163,7 @@ def _groups(parts: list[Part], part_bytes: int) -> Iterator[list[Part]]:
 
 
 def _write(source: Run, copy: Run, group: list[Part]) -> None:
-    """One part of the copy: its rejects and regions first, since a masks part says that its shards are answered whole."""
+    """Write one part of the copy; its rejects and regions first, since a masks part means that its shards are complete."""
     first, last = group[0].first, group[-1].last
     out, metadata = copy.uri, part_metadata(copy.fingerprint, copy.label_space, first, last)
     writer, waiting, waiting_bytes, rejects = None, list[pa.Table](), 0, list[dict[str, Any]]()
@@ -171,7 +171,7 @@ def _write(source: Run, copy: Run, group: list[Part]) -> None:
     for number, part in enumerate(group):
         data = storage.read(part.uri)
         footer = footer_of(data, part.name)
-        if part.file is None:  # of several generations, each part has been compared with _SUCCESS.json
+        if part.file is None:  # with several generations, listed_parts has compared each part already
             footer.check(part, source.fingerprint)
         rejects += footer.rejects
         waiting.append(read_table(data))
@@ -196,7 +196,7 @@ def _write(source: Run, copy: Run, group: list[Part]) -> None:
 
 
 def _joined(tables: list[pa.Table], metadata: dict[str, str]) -> bytes:
-    """One regions part of several tables, a row group each."""
+    """Return the bytes of one regions part of several tables, with a row group for each."""
     described = [table.replace_schema_metadata(metadata).combine_chunks() for table in tables]
     writer = PartWriter(described[0].schema)
     for table in described:

@@ -1,7 +1,7 @@
 """`<run>/engine/`: the network of a run as ONNX, exported once by the driver and read by all its actors.
 
-A run of float32 does without it: an actor that finds none exports for itself. An int8 network is part of the run's identity: it
-is named by its hash, and no other will do.
+A float32 run can do without the file: an actor that finds none exports the network itself. An int8 network is part of the run's
+identity: its file is named by its hash, and nothing can replace it.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ _FP32 = "fp32"
 
 
 def keep_network(uri: str, onnx: bytes, sha256: str | None = None) -> None:
-    """Write it for the run at a URI; `sha256` of one that is part of the identity."""
+    """Write the network of the run at a URI; `sha256` is given if the network is part of the run's identity."""
     storage.put(_place(uri, sha256), onnx)
 
 
 def kept_network(uri: str, sha256: str | None = None) -> bytes | None:
-    """What was kept; None where there is none.
+    """Return the network that was kept for a run; None if there is none.
 
     Raises:
-        UserError: the one with this hash is gone, or is another file.
+        UserError: the network with this hash is gone, or its file was replaced.
     """
     try:
         onnx = storage.read(_place(uri, sha256))

@@ -1,7 +1,7 @@
-"""How a run gets a new generation: it is staged, answered as a run of its own, and published.
+"""Add a generation to a run: stage it, answer it as a run of its own, and publish it.
 
-Nothing that a reader of `_SUCCESS.json` sees changes before that file is replaced, in one write; every step may be repeated,
-so that the same command ends what a kill broke off. pipeline/runs/generations.py has the files.
+Readers of `_SUCCESS.json` see no change until that file is replaced, in one write. Every step can be repeated, so that the same
+command resumes after a kill. pipeline/runs/generations.py lists the files.
 """
 
 import hashlib
@@ -64,20 +64,20 @@ from pipeline.runs.plan import Plan, write_plan
 from pipeline.runs.regions import regions_part
 from pipeline.runs.schema import GROWN_FORMAT
 
-_THREADS = 4  # parts in memory at a time, as bytes
-WITHDRAWN = "maskmill.withdrawn"  # key of a part's metadata: JSON, the ids whose rows it no longer holds
+_THREADS = 4  # parts that are copied at a time, each held in memory as bytes
+WITHDRAWN = "maskmill.withdrawn"  # key of a part's metadata: JSON list of the ids whose rows were removed
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A generation that is being made."""
+    """A generation that is not published yet."""
 
     run_uri: str
     number: int
 
     @property
     def uri(self) -> str:
-        """Of the run that answers its images."""
+        """URI of the run that answers its images."""
         return folder(self.run_uri, self.number)
 
     @property
@@ -86,13 +86,13 @@ class Staged:
 
 
 def staged(uri: str, state: Success) -> Staged | None:
-    """The generation after a state that was begun and is not published; None where there is none."""
+    """Return the generation after a state if it was begun and is not published; else None."""
     found = Staged(uri, state.generation + 1)
     return found if run_exists(found.uri) else None
 
 
 def is_being_extended(uri: str) -> bool:
-    """Whether a finished run has a generation that was begun and is not published."""
+    """Return whether a finished run has a generation that was begun and is not published."""
     state = newest_state(uri)
     return state is not None and staged(uri, state) is not None
 
@@ -100,14 +100,14 @@ def is_being_extended(uri: str) -> bool:
 def planned(
     uri: str, info: RunInfo, state: Success, again: Iterable[str] = (), written: Mapping[str, float] | None = None
 ) -> Planned:
-    """What a run has planned up to a state, to be compared with its archive; the arguments are those of `Planned`."""
+    """Return the plan of a run as of a state, for comparison with its archive; `again` and `written` as in `Planned`."""
     infos = [info, *(describe(folder(uri, one.number)) for one in state.generations)]
-    moments = [datetime.fromisoformat(one.created).timestamp() + 1 for one in infos]  # it is kept in whole seconds
+    moments = [datetime.fromisoformat(one.created).timestamp() + 1 for one in infos]  # `created` has whole seconds
     return Planned(plan_of(uri, info, state), shard_starts(info, state.generations), moments, again, written)
 
 
 def rejected_ids(uri: str, info: RunInfo, state: Success) -> list[str]:
-    """The images that a run has rejects of."""
+    """Return the ids of a run's rejected images."""
     parts = listed_parts(uri, info, "rejects", state)
     return [image_id for part in parts for image_id in read_table(storage.read(part.uri), ["image_id"])[0].to_pylist()]
 
@@ -115,12 +115,12 @@ def rejected_ids(uri: str, info: RunInfo, state: Success) -> list[str]:
 def stage(
     uri: str, info: RunInfo, state: Success, known: Planned, items: Listing, check: Callable[[Changes], None]
 ) -> tuple[Staged | None, Changes]:
-    """Plan the next generation; without one where nothing differs.
+    """Plan the next generation; return None in its place if nothing differs.
 
     Args:
-        check: is called with the changes before anything counts, and may raise.
+        check: called with the changes before the generation is begun; may raise.
     Raises:
-        UserError: the archive has a group column that the run's rows have not.
+        UserError: the archive has a group column that the run's rows lack.
     """
     found, changes = Staged(uri, state.generation + 1), Changes()
     groups = Plan(uri, info.plan).group_fields
@@ -152,10 +152,10 @@ def stage(
 
 
 def publish(made: Staged, lease: Lease) -> Success:
-    """Make a generation that is answered whole the newest of its run; again to go on after a kill.
+    """Make a completely answered generation the newest of its run; call it again to resume after a kill.
 
     Raises:
-        UserError: its run is not finished, or a part is gone or another's.
+        UserError: the generation's run is not finished, or a part is gone or of another run.
     """
     uri, info = made.run_uri, describe(made.run_uri)
     answered = read_success(made.uri)
@@ -176,7 +176,7 @@ def publish(made: Staged, lease: Lease) -> Success:
 
 
 def tidy(uri: str, state: Success) -> None:
-    """Remove what the newest generation superseded, and what it was made in: `_SUCCESS.json` no longer speaks of it."""
+    """Remove superseded parts and the newest generation's working files; `_SUCCESS.json` refers to none of them."""
     if not state.generations:
         return
     before = parse_success(
@@ -201,7 +201,7 @@ def _state_before(made: Staged) -> tuple[Success, bytes]:
 
 
 def _copied(made: Staged, answered: Success) -> dict[str, PartEntry]:
-    """The parts of the generation, under the names that they have in the run."""
+    """Copy the generation's parts to their names in the run; return the entries by name."""
 
     def copy(name: str) -> tuple[str, PartEntry]:
         _, first, last, kind = parse_name(made.uri, name)
@@ -217,14 +217,14 @@ def _copied(made: Staged, answered: Success) -> dict[str, PartEntry]:
 
 @dataclass
 class _Kept:
-    """What a generation keeps of the one before."""
+    """Parts that a generation keeps of the one before."""
 
     entries: dict[str, PartEntry] = field(default_factory=dict)
     withdrawn_rejects: Counter[str] = field(default_factory=Counter)  # by reason
 
 
 def _without_withdrawn(made: Staged, info: RunInfo, before: Success, changes: pa.Table) -> _Kept:
-    """The parts of the state before, those with withdrawn rows written again without them."""
+    """Keep the parts of the state before; those with withdrawn rows are set aside, and written again without those rows."""
     uri, kept, ids_of = made.run_uri, _Kept(), _withdrawn(changes, info, before)
     numbers = sorted(ids_of)
     for part in parts_in(uri, info, before):
@@ -247,7 +247,7 @@ def _without_withdrawn(made: Staged, info: RunInfo, before: Success, changes: pa
 
 
 def _rewritten(info: RunInfo, part: Part, number: int, data: bytes, ids: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Name below the run and bytes of what is left of a part as of a generation; regions come with their masks."""
+    """Yield name in the run and bytes of what is left of a part in a generation; a masks part yields its regions part too."""
     if part.kind == "regions" or (rest := _without(data, part.kind, ids)) is None:
         return
     yield without_name(part.name, number), rest
@@ -257,7 +257,7 @@ def _rewritten(info: RunInfo, part: Part, number: int, data: bytes, ids: list[st
 
 
 def _withdrawn(changes: pa.Table, info: RunInfo, before: Success) -> dict[int, list[str]]:
-    """Shard, as the run numbers it -> its images whose rows the generation withdraws."""
+    """Return shard, as the run numbers it -> its images whose rows the generation withdraws."""
     old = changes.filter(pc.is_valid(changes["generation"]))
     starts, ids_of = shard_starts(info, before.generations), dict[int, list[str]]()
     for row in old.to_pylist():
@@ -266,12 +266,12 @@ def _withdrawn(changes: pa.Table, info: RunInfo, before: Success) -> dict[int, l
 
 
 def _within(numbers: list[int], part: Part) -> list[int]:
-    """Those of the sorted shards that a part answers."""
+    """Return those of the sorted shard numbers that a part answers."""
     return numbers[bisect_left(numbers, part.first) : bisect_right(numbers, part.last)]
 
 
 def _without(data: bytes, kind: str, ids: list[str]) -> bytes | None:
-    """A part's bytes without the rows of some images; None where none would be left."""
+    """Return a part's bytes without the rows of some images; None if no rows would be left."""
     file = pq.ParquetFile(pa.BufferReader(data))
     known = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
     told = [*json.loads(known.get(WITHDRAWN, "[]")), *sorted(ids)]
@@ -301,7 +301,7 @@ def _state(
     counts: Counter[str],
     previous: str,
 ) -> Success:
-    """The record of the new generation; `kept` is what stays of the one before, `counts` are of its changes."""
+    """Return the `_SUCCESS.json` of the new generation; `kept` has the parts, `counts` the number of each kind of change."""
     this = GenerationInfo(
         number=made.number,
         fingerprint=answered.fingerprint,
@@ -336,7 +336,7 @@ def _state(
 
 
 def _files(made: Staged, this: GenerationInfo) -> dict[str, str]:
-    """Name below the run -> sha256 of what says which images a generation answers, and which it withdraws."""
+    """Return name in the run -> sha256 of the files that say which images a generation answers and withdraws."""
     below = f"generations/{made.number:05d}"
     found = {f"{below}/{name}": sha256 for name, sha256 in files_of(made.uri, describe(made.uri)).items()}
     return {**found, f"{below}/changes.parquet": this.changes_sha256}

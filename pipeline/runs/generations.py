@@ -1,15 +1,15 @@
-"""A run over an archive that grows: numbered generations, of which `_SUCCESS.json` names the newest.
+"""A run over an archive that grows: numbered generations; `_SUCCESS.json` describes the newest.
 
 <run>/run.json, plan/            of the first generation; never changed
-<run>/generations/00002/         a run of its own that answers what is new or replaced: run.json, plan/, _SUCCESS.json, and
+<run>/generations/00002/         a run of its own that answers new and replaced images: run.json, plan/, _SUCCESS.json; and
                                  masks/, rejects/, attempts/ until its parts are published
 <run>/generations/00002/changes.parquet      each image that is new, replaced or gone, and which shard answered it before
-<run>/generations/00002/withdrawn/masks/...  parts that the generation superseded, as they were
-<run>/generations/00001.json     the `_SUCCESS.json` of each generation, kept
+<run>/generations/00002/withdrawn/masks/...  unchanged copies of the parts that the generation superseded
+<run>/generations/00001.json     a copy of the `_SUCCESS.json` of each generation
 <run>/masks/part-g00002-00000.parquet    shard 0 of generation 2
 <run>/masks/part-00042.g00002.parquet    shard 42 of the first generation without the rows that generation 2 withdrew
 
-Whoever reads the parts that `_SUCCESS.json` lists sees one generation, whole. pipeline/runs/extension.py makes a new one.
+The parts that `_SUCCESS.json` lists are one complete generation. pipeline/runs/extension.py makes a new one.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ CHANGES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("change", pa.string(), nullable=False),  # new, replaced or gone
-        pa.field("generation", pa.int32()),  # whose plan had the image; null for a new one
+        pa.field("generation", pa.int32()),  # the one whose plan had the image; null for a new image
         pa.field("shard", pa.int32()),  # of that plan
     ]
 )
@@ -59,26 +59,26 @@ _RESTORE = "restore the file from a copy"
 
 @dataclass(frozen=True)
 class Generation:
-    """One state of a run: the parts that hold its rows, and what it changed in the state before."""
+    """One state of a run: the parts that hold its rows, and its changes to the state before."""
 
     run_uri: str
     number: int
     finished: str  # ISO 8601
-    fingerprint: str  # of the rows that it answered
-    images: int  # of the archive
+    fingerprint: str  # of the rows that this generation answered
+    images: int  # in the archive
     rows: int
     rejects: int
     new: int
     replaced: int
     gone: int
-    parts: dict[str, PartEntry]  # of the whole run as of this generation, by name below it
+    parts: dict[str, PartEntry]  # of the whole run as of this generation, by name relative to it
 
     def uri(self, name: str) -> str:
-        """Where a part lies now: parts that a later generation superseded were moved."""
+        """Return where a part is now: parts that a later generation superseded were moved."""
         return storage.join(self.run_uri, self.name_now(name))
 
     def name_now(self, name: str) -> str:
-        """The same below the run."""
+        """Return the same, relative to the run."""
         if storage.exists(storage.join(self.run_uri, name)):
             return name
         for later in count(self.number + 1):
@@ -91,10 +91,10 @@ class Generation:
 
 
 def generations(uri: str) -> list[Generation]:
-    """Every generation of a finished run, the oldest first; one that was never extended has one.
+    """Return all generations of a finished run, the oldest first; a run that was never extended has one.
 
     Raises:
-        UserError: there is no run, it is not finished, or a kept state is gone or damaged.
+        UserError: there is no run, it is not finished, or the record of a generation is gone or damaged.
     """
     info, newest = describe(uri), read_success(uri)
     if newest is None:
@@ -115,27 +115,27 @@ def _generation(uri: str, info: RunInfo, state: Success) -> Generation:
 
 
 def folder(uri: str, number: int) -> str:
-    """Where a generation after the first is made, and what is kept of it."""
+    """Return the folder in which a generation after the first is made, and where its records stay."""
     return storage.join(uri, "generations", f"{number:05d}")
 
 
 def kept_uri(uri: str, number: int) -> str:
-    """Of the kept `_SUCCESS.json` of a generation."""
+    """Return the URI of the kept `_SUCCESS.json` of a generation."""
     return storage.join(uri, "generations", f"{number:05d}.json")
 
 
 def withdrawn_name(number: int, name: str) -> str:
-    """Below the run, of a part that a generation supersedes."""
+    """Return the name, relative to the run, to which a part is moved that a generation supersedes."""
     return f"generations/{number:05d}/withdrawn/{name}"
 
 
 def num_images(info: RunInfo, state: Success | None) -> int:
-    """Images of the archive as of a state of a run."""
+    """Return the number of images in the archive as of a state of a run."""
     return info.plan.images if state is None or not state.generations else state.generations[-1].images
 
 
 def newest_state(uri: str) -> Success | None:
-    """What the readers of a run go by: `_SUCCESS.json`, or the newest kept state where that is gone; None: not finished."""
+    """Return the state that readers use: `_SUCCESS.json`, or the newest kept copy if that is gone; None: not finished."""
     success = read_success(uri)
     if success is None and storage.exists(kept_uri(uri, 2)):
         number = 2
@@ -146,19 +146,19 @@ def newest_state(uri: str) -> Success | None:
 
 
 def grown(uri: str) -> Success | None:
-    """The newest state of a run with more generations than one; else None."""
+    """Return the newest state of a run if it has more than one generation; else None."""
     state = newest_state(uri)
     return state if state is not None and state.generations else None
 
 
 def refuse_grown(uri: str, command: str, instead: str) -> None:
-    """UserError where a run has several generations, which a command cannot take."""
+    """Raise UserError if a run has several generations, which a command does not support."""
     if state := grown(uri):
         raise UserError(f"run {uri} has {state.generation} generations, which {command} cannot take; {instead}")
 
 
 def state_of(uri: str, newest: Success, number: int) -> Success:
-    """The state of a run at one of its generations; UserError if it has no such one, or its kept state is gone."""
+    """Return the state of a run at one of its generations; UserError if there is no such generation, or its record is gone."""
     if not 1 <= number <= newest.generation:
         raise UserError(f"run {uri} has no generation {number}; it has 1 to {newest.generation}")
     return newest if number == newest.generation else _kept(uri, number)
@@ -174,7 +174,7 @@ def _kept(uri: str, number: int) -> Success:
 
 
 def read_changes(uri: str, number: int, entry: GenerationInfo | None = None) -> pa.Table:
-    """What a generation changed, as `CHANGES`; UserError if it is gone, or not what `_SUCCESS.json` says."""
+    """Return the changes of a generation, a table of `CHANGES`; UserError if gone, or not the file that `entry` names."""
     place = storage.join(folder(uri, number), "changes.parquet")
     try:
         data = storage.read(place)
@@ -186,9 +186,9 @@ def read_changes(uri: str, number: int, entry: GenerationInfo | None = None) -> 
 
 
 class GrownPlan(Plan):
-    """The plan of a run with several generations: those of all of them, one after the other, without what was withdrawn.
+    """The plan of a run with several generations: their plans one after the other, without withdrawn images.
 
-    Shards are numbered on from generation to generation, as `Part` numbers them.
+    Shard numbers continue from generation to generation, as in `Part`.
     """
 
     def __init__(self, uri: str, first: RunInfo, entries: tuple[GenerationInfo, ...]) -> None:
@@ -202,7 +202,7 @@ class GrownPlan(Plan):
 
     @cached_property
     def _withdrawn(self) -> list[pa.Array]:
-        """Of each generation's plan, the images whose rows a later one withdrew."""
+        """For each generation's plan, the images whose rows a later generation withdrew."""
         ids: list[list[str]] = [[] for _ in self._plans]
         for entry in self._entries:
             changes = read_changes(self._run_uri, entry.number, entry)
@@ -212,7 +212,7 @@ class GrownPlan(Plan):
         return [pa.array(those, pa.string()) for those in ids]
 
     def _live(self, place: int, table: pa.Table) -> pa.Table:
-        """The rows of a table of one plan that still count, with the run's numbers of its shards."""
+        """Return the rows of one plan's table that are not withdrawn, with the run's shard numbers."""
         if len(self._withdrawn[place]) and "image_id" in table.column_names:
             table = table.filter(pc.invert(pc.is_in(table["image_id"], self._withdrawn[place])))
         if "shard" in table.column_names and self._starts[place]:
@@ -236,7 +236,7 @@ class GrownPlan(Plan):
         return any(plan.has_labels() for plan in self._plans)
 
     def sizes(self) -> np.ndarray:
-        """(num_shards,) int64: images of each that still count."""
+        """Return (num_shards,) int64: the images of each shard that are not withdrawn."""
         sizes = np.zeros(self.num_shards, np.int64)
         for table in self.tables(["shard"]):
             np.add.at(sizes, table["shard"].to_numpy(), 1)
@@ -244,18 +244,18 @@ class GrownPlan(Plan):
 
 
 def plan_of(uri: str, info: RunInfo, state: Success | None) -> Plan:
-    """The plan of a run as of a state: every image that it answers."""
+    """Return the plan of a run as of a state: all images that it answers."""
     if state is None or not state.generations:
         return Plan(uri, info.plan)
     return GrownPlan(uri, info, state.generations)
 
 
 def listed_parts(uri: str, info: RunInfo, kind: str, state: Success | None) -> list[Part]:
-    """The parts of a kind, in the order of their shards, that a state of a run has; of a run with one generation, those that
-    are there. Footers are read.
+    """Return the parts of a kind in a state of a run, in the order of their shards; if the run was never extended, all parts
+    that exist. Reads their footers.
 
     Raises:
-        UserError: a part is another run's, or not the one that was committed.
+        UserError: a part belongs to another run, or is not the one that was committed.
     """
     if state is None or not (state.generations or storage.exists(kept_uri(uri, 1))):
         return checked_parts(uri, kind, info.fingerprint)
@@ -275,7 +275,7 @@ def listed_parts(uri: str, info: RunInfo, kind: str, state: Success | None) -> l
 
 
 def parts_in(uri: str, info: RunInfo, state: Success, kind: str | None = None) -> list[Part]:
-    """The parts that a state lists, of a kind or of all, in the order of their shards; none is opened."""
+    """Return the parts that a state lists, of one kind or of all, in the order of their shards, without opening them."""
     starts = shard_starts(info, state.generations)
     found = []
     for name, entry in state.parts.items():
@@ -287,7 +287,7 @@ def parts_in(uri: str, info: RunInfo, state: Success, kind: str | None = None) -
 
 
 def parse_name(uri: str, name: str) -> tuple[int, int, int, str]:
-    """Generation, first and last shard of its plan, and kind of a part by its name below the run."""
+    """Return a part's generation, first and last shard in that generation's plan, and kind, from its name in the run."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise UserError(f"run {uri}: _SUCCESS.json lists '{name}', which is no part's name; {_RESTORE}")
@@ -296,38 +296,38 @@ def parse_name(uri: str, name: str) -> tuple[int, int, int, str]:
 
 
 def committed_name(part: Part) -> str:
-    """The name of a part below the run when it was committed, wherever it lies now."""
+    """Return the name of a part in the run when it was committed, wherever it is now."""
     return part.name.rpartition("withdrawn/")[2]
 
 
 def generation_of(part: Part) -> int:
-    """The generation that answered the rows of a part."""
+    """Return the generation that answered the rows of a part."""
     return parse_name(part.run_uri, committed_name(part))[0]
 
 
 def published_name(kind: str, number: int, first: int, last: int) -> str:
-    """Below the run, of a part of a generation after the first."""
+    """Return the name in the run of a part of a generation after the first."""
     return f"{kind}/part-g{number:05d}-{part_name(first, last).removeprefix('part-')}"
 
 
 def without_name(name: str, number: int) -> str:
-    """Of a part as of a generation that withdrew some of its rows."""
+    """Return the new name of a part after a generation withdrew some of its rows."""
     stem = re.sub(r"(\.g\d{5})?\.parquet$", "", name)
     return f"{stem}.g{number:05d}.parquet"
 
 
 def shard_starts(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> list[int]:
-    """Of each generation, how many shards those before it have."""
+    """Return, for each generation, the number of shards in the generations before it."""
     return [0, *np.cumsum([info.plan.shards, *(one.shards for one in entries)]).tolist()][: 1 + len(entries)]
 
 
 def generation_with(starts: list[int], shard: int) -> int:
-    """The generation whose plan has a shard, as the run numbers it; `starts` as `shard_starts` gives them."""
+    """Return the generation whose plan has a shard, as the run numbers it; `starts` is the result of `shard_starts`."""
     return bisect_right(starts, shard)
 
 
 def fingerprints(info: RunInfo, entries: tuple[GenerationInfo, ...]) -> Mapping[int, str]:
-    """Generation -> fingerprint of the rows that it answered."""
+    """Return generation -> fingerprint of the rows that it answered."""
     return {1: info.fingerprint, **{one.number: one.fingerprint for one in entries}}
 
 
@@ -336,5 +336,5 @@ def _fingerprint(info: RunInfo, state: Success, part: Part) -> str:
 
 
 def state_bytes(uri: str) -> bytes:
-    """The `_SUCCESS.json` of a run, as it is."""
+    """Return the bytes of a run's `_SUCCESS.json`."""
     return storage.read(success_uri(uri))

@@ -1,4 +1,4 @@
-"""What binds a run to its checkpoints."""
+"""Check that a run's checkpoints are those that it was begun with."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ def check_checkpoints(uri: str, addresses: Sequence[str], current: dict[str, Any
     """Refuse a checkpoint that is no longer the one that a run was begun with.
 
     Args:
-        addresses: URIs of all members of the ensemble; of one checkpoint, its URI.
-        current: what of them decides masks, `weights_sha256` among it; of members after the first, below `members`.
+        addresses: URIs of all members of the ensemble, or of the only checkpoint.
+        current: the checkpoints' part of the identity, such as `weights_sha256`; members after the first are under `members`.
     Raises:
-        UserError: naming both hashes, and each other field that differs.
+        UserError: a checkpoint differs; the message has both hashes and each other field that differs.
     """
     identity = describe(uri).identity
     bound = {name: identity.get(name) for name in current}
@@ -33,7 +33,7 @@ def check_checkpoints(uri: str, addresses: Sequence[str], current: dict[str, Any
 
 
 def _each(identity: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What an identity says of each checkpoint."""
+    """Yield the identity of each checkpoint."""
     members = identity.get("members") or {}
     yield {name: value for name, value in identity.items() if name != "members"}
     yield from (members[number] for number in sorted(members, key=int))

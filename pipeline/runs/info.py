@@ -1,7 +1,7 @@
 """`run.json` and `_SUCCESS.json` as typed records: what a run is, what decides its output, and how it ended.
 
-Both are read and written here alone. A file that is damaged or was edited is a UserError that says what does not fit;
-`faults` of a record are what it says against itself, and `verify` holds the rest of it against the plan and the parts.
+Both are read and written only here. A damaged or edited file raises a UserError that says what is wrong. A record's `faults`
+lists its contradictions with itself; `verify` compares it with the plan and the parts.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.runs.schema import FORMAT, GROWN_FORMAT
 
-MAX_FAULTS = 4  # in one sentence
+MAX_FAULTS = 4  # most faults in one message
 
 
 def _with_time_zone(text: str) -> str:
@@ -41,14 +41,14 @@ class _Record(BaseModel):
 class PlanPart(_Record):
     """One file of a plan."""
 
-    name: str  # below the run
+    name: str  # relative to the run
     first_shard: Count
     rows: Count
     sha256: Sha256
 
 
 class PlanInfo(_Record):
-    """What run.json says of the plan; `sha256` is of the bytes of all parts, one after the other."""
+    """The plan in run.json; `sha256` is of the concatenated bytes of all parts."""
 
     images: Count
     shards: Count
@@ -57,12 +57,12 @@ class PlanInfo(_Record):
 
 
 class LabelSpaceInfo(_Record):
-    """The label space, spelt out for readers without this package; runs from before it was data hold no `section`."""
+    """The label space, written out for readers without this package; runs of early versions have no `section`."""
 
     name: str
     classes: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]
-    section: dict[str, Any] | None = None  # all of it
+    section: dict[str, Any] | None = None  # the complete label space
 
     @classmethod
     def of(cls, space: LabelSpace) -> "LabelSpaceInfo":
@@ -70,11 +70,11 @@ class LabelSpaceInfo(_Record):
 
     @property
     def space(self) -> LabelSpace:
-        """The space itself; UserError where it is damaged."""
+        """The label space; UserError if it is damaged."""
         return labels.from_section(self.section or self.name, where="run.json: label_space")
 
     def faults(self) -> Iterator[str]:
-        """What it says against itself."""
+        """Yield the contradictions of the record with itself."""
         try:
             space = self.space
         except UserError as error:
@@ -96,17 +96,16 @@ class RunInfo(_Record):
 
     format: int
     fingerprint: Sha256
-    identity: dict[str, Any]  # what the fingerprint is the hash of
+    identity: dict[str, Any]  # everything that decides the output; its hash is the fingerprint
     config: dict[str, Any]
     label_space: LabelSpaceInfo
     versions: dict[str, str]
     created: Moment
     plan: PlanInfo
     compacted_from: CompactedFrom | None = None
-    commit: str | None = (
-        None  # of the code that began it; None outside a repository, and of runs from before it was kept
-    )
-    machine: str | None = None  # that began it
+    # Of the code that began the run; None outside a repository, and for runs of early versions.
+    commit: str | None = None
+    machine: str | None = None  # that began the run
 
     @property
     def image(self) -> ImageConfig | None:
@@ -116,7 +115,7 @@ class RunInfo(_Record):
 
     @property
     def regions(self) -> RegionsConfig | None:
-        """What is asked of the table of regions; None = there is none."""
+        """Settings of the table of regions; None = there is none."""
         values = self.identity.get("regions")
         return None if values is None else parse(RegionsConfig, values, where="run.json: identity.regions")
 
@@ -165,7 +164,7 @@ class RunInfo(_Record):
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(strict=True))
 class PartEntry:
-    """What `_SUCCESS.json` says of one part; with slots, since there may be a million of them."""
+    """One part in `_SUCCESS.json`; with slots, since there may be a million of them."""
 
     bytes: Count
     rows: Count
@@ -173,21 +172,21 @@ class PartEntry:
 
     @property
     def json(self) -> str:
-        """As `_SUCCESS.json` has it."""
+        """The entry as text in `_SUCCESS.json`."""
         return json.dumps({"bytes": self.bytes, "rows": self.rows, "footer_sha256": self.footer_sha256})
 
 
 class GenerationInfo(_Record):
-    """What `_SUCCESS.json` says of one generation after the first: what it added to the run, and what it took away."""
+    """One generation after the first in `_SUCCESS.json`: what it added to the run and removed from it."""
 
     number: int = Field(ge=2)
     fingerprint: Sha256  # of the rows that it answered
     finished: Moment
-    images: Count  # of the archive, as of this generation
+    images: Count  # in the archive, as of this generation
     new: Count
     replaced: Count
     gone: Count
-    shards: Count  # that answer the new and the replaced images
+    shards: Count  # for the new and the replaced images
     changes_sha256: Sha256  # of its changes.parquet
 
 
@@ -201,16 +200,16 @@ class Success(_Record):
     rejects: Count
     rejects_by_reason: dict[str, Count]
     parts: dict[str, PartEntry]
-    regions: Count | None = None  # rows of the table of regions; None of runs without it
-    files: dict[str, Sha256] | None = None  # run.json and the plan, of all generations; None: of before it was kept
-    # Of the lines `<sha256>  <name>` of `files` and of the parts' footers, sorted by name.
+    regions: Count | None = None  # rows of the table of regions; None: the run has none
+    files: dict[str, Sha256] | None = None  # sha256 of run.json and plan of all generations; None: early version
+    # sha256 of the lines `<sha256>  <name>` of `files` and of the parts' footers, sorted by name.
     root_sha256: Sha256 | None = None
     generations: tuple[GenerationInfo, ...] = ()  # after the first: pipeline/runs/generations.py
     previous_sha256: Sha256 | None = None  # of the `_SUCCESS.json` of the generation before
 
     @property
     def generation(self) -> int:
-        """The newest."""
+        """Number of the newest generation."""
         return 1 + len(self.generations)
 
     def faults(self) -> list[str]:
@@ -234,7 +233,7 @@ class Success(_Record):
             yield "previous_sha256 must be there from the second generation on"
 
     def content(self) -> bytes:
-        """JSON with a line for each part."""
+        """Return the record as JSON, with one line per part."""
         absent = {name for name in ("regions", "files", "root_sha256") if getattr(self, name) is None}
         absent |= set() if self.generations else {"generations", "previous_sha256"}
         head = json.dumps(self.model_dump(exclude={"parts", *absent}))
@@ -245,7 +244,7 @@ class Success(_Record):
 
 
 class _Format(BaseModel):
-    """What is looked at first: the rest of a file of another format is not made into values."""
+    """The key that is parsed first: a file of another format is not parsed further."""
 
     format: Any
 
@@ -254,7 +253,7 @@ R = TypeVar("R", RunInfo, Success)
 
 
 def describe(uri: str) -> RunInfo:
-    """`run.json` of a run; UserError if there is no run, one of another format, or one whose run.json was edited."""
+    """Return `run.json` of a run; UserError if there is none, if it has another format, or if it was edited."""
     info = read_info(uri)
     if faults := info.faults():
         raise UserError(f"run {uri} is not what it was made as: {_first_faults(faults)}; restore the file from a copy")
@@ -262,7 +261,7 @@ def describe(uri: str) -> RunInfo:
 
 
 def read_info(uri: str) -> RunInfo:
-    """`run.json` of a run, whether or not it contradicts itself; UserError if there is none, or it cannot be read."""
+    """Return `run.json` of a run, even if it contradicts itself; UserError if there is none, or it cannot be read."""
     try:
         data = storage.read(_info_uri(uri))
     except (FileNotFoundError, NotADirectoryError):
@@ -271,7 +270,7 @@ def read_info(uri: str) -> RunInfo:
 
 
 def _below(uri: str) -> str:
-    """The runs in a local folder that is none itself."""
+    """Name runs inside a local folder that is not a run itself."""
     if "://" in uri:
         return ""
     runs = sorted(str(found.parent) for found in Path(uri).glob("*/run.json"))
@@ -279,7 +278,7 @@ def _below(uri: str) -> str:
 
 
 def run_exists(uri: str) -> bool:
-    """Whether a run was begun at a URI."""
+    """Return whether a run was begun at a URI."""
     return storage.exists(_info_uri(uri))
 
 
@@ -291,7 +290,7 @@ def create_info(uri: str, info: RunInfo) -> None:
 
 
 def read_success(uri: str) -> Success | None:
-    """`_SUCCESS.json` of a run; None for a run that is not finished; UserError if it cannot be read."""
+    """Return `_SUCCESS.json` of a run; None for a run that is not finished; UserError if it cannot be read."""
     try:
         data = storage.read(success_uri(uri))
     except FileNotFoundError:
@@ -300,12 +299,12 @@ def read_success(uri: str) -> Success | None:
 
 
 def parse_success(data: bytes, where: str, advice: str) -> Success:
-    """The record in the bytes of a `_SUCCESS.json`, today's or a kept one; UserError if they are no such record."""
+    """Return the record in the bytes of a `_SUCCESS.json`, current or kept; UserError if they are not such a record."""
     return _parsed(Success, data, where, advice)
 
 
 def success_sha256(uri: str) -> str | None:
-    """sha256 of a run's `_SUCCESS.json`; None for a run that is not finished."""
+    """Return the sha256 of a run's `_SUCCESS.json`; None for a run that is not finished."""
     try:
         return hashlib.sha256(storage.read(success_uri(uri))).hexdigest()
     except FileNotFoundError:
@@ -323,7 +322,7 @@ def delete_success(uri: str) -> None:
 
 
 def check_success(uri: str, success: Success, fingerprint: str) -> None:
-    """UserError if a `_SUCCESS.json` is another run's, or contradicts itself."""
+    """Raise UserError if a `_SUCCESS.json` belongs to another run, or contradicts itself."""
     faults = success.faults()
     if success.fingerprint != fingerprint:
         faults.append(f"_SUCCESS.json: its fingerprint is {success.fingerprint[:12]}, the run's is {fingerprint[:12]}")
@@ -332,9 +331,9 @@ def check_success(uri: str, success: Success, fingerprint: str) -> None:
 
 
 def root_of(files: dict[str, str], parts: dict[str, PartEntry]) -> str:
-    """The root of the hashes of a run: it speaks for `run.json`, the plan, and every byte of every part.
+    """Return the root hash of a run, which covers `run.json`, the plan, and every byte of every part.
 
-    A part is spoken for by its footer's sha256, and its footer holds the sha256 of what is before it.
+    A part is covered by its footer's sha256, since the footer holds the sha256 of everything before it.
     """
     root = hashlib.sha256()
     for name in sorted({*files, *parts}):
@@ -344,7 +343,7 @@ def root_of(files: dict[str, str], parts: dict[str, PartEntry]) -> str:
 
 
 def files_of(uri: str, info: RunInfo) -> dict[str, str]:
-    """Name below the run -> sha256 of `run.json` and of the plan's parts."""
+    """Return name in the run -> sha256, for `run.json` and the plan's parts."""
     return {
         "run.json": hashlib.sha256(storage.read(_info_uri(uri))).hexdigest(),
         **{part.name: part.sha256 for part in info.plan.parts},
@@ -352,12 +351,12 @@ def files_of(uri: str, info: RunInfo) -> dict[str, str]:
 
 
 def fingerprint_of(identity: dict[str, Any]) -> str:
-    """sha256 of everything that decides a run's output."""
+    """Return the sha256 of everything that decides a run's output."""
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
 def plan_name(number: int, sha256: str) -> str:
-    """Of a plan's part, below the run."""
+    """Return the name of a plan's part, relative to the run."""
     return f"plan/part-{number:05d}-{sha256[:8]}.parquet"
 
 
@@ -366,7 +365,7 @@ def _info_uri(uri: str) -> str:
 
 
 def success_uri(uri: str) -> str:
-    """Of the file that says that a run is finished."""
+    """Return the URI of a run's `_SUCCESS.json`, which says that the run is finished."""
     return storage.join(uri, "_SUCCESS.json")
 
 
@@ -380,7 +379,7 @@ def _first_faults(faults: list[str]) -> str:
 
 
 def _parsed(record: type[R], data: bytes, where: str, advice: str) -> R:
-    """The record of a file's bytes; UserError says what does not fit."""
+    """Parse the bytes of a file; UserError says what is wrong with them."""
     if not data.strip():
         raise UserError(f"{where} is empty; {advice}")
     try:

@@ -1,12 +1,12 @@
-"""One writer a run: a lease that is created exclusively, renewed while the writer lives, and expires if it dies.
+"""Allow one writer per run, by a lease that is created exclusively, renewed while the writer lives, and expires if it dies.
 
-Leases are numbered: `<run>/_lease/00000007.json` is the seventh, and the highest number is the one that holds. A dead one is
-taken over by creating the next number, which one writer alone can do; nothing is ever overwritten by another, so a writer
+Leases are numbered: `<run>/_lease/00000007.json` is the seventh, and the highest number is the valid one. A dead lease is
+taken over by creating the next number, which only one writer can do. No writer overwrites the lease of another, so a writer
 that was frozen and wakes up finds a higher number than its own and stops. The highest number is never removed.
 
-A lease is dead when it was given back, when its process is gone from this same machine, or `EXPIRES_S` after its last
-renewal plus `SKEW_S`, by which clocks of machines may differ. Clocks further apart can lead to two writers at once: work
-is then done twice, and nothing is damaged, for the first answer of a shard counts (pipeline/runs/ledger.py).
+A lease is dead if it was given back, if its process is gone and ran on this machine, or `EXPIRES_S` + `SKEW_S` after its last
+renewal; machines' clocks may differ by `SKEW_S`. If they differ more, there can be two writers at once: work is then done
+twice, but nothing is damaged, since the first answer of a shard counts (pipeline/runs/ledger.py).
 """
 
 import contextlib
@@ -26,12 +26,12 @@ from pipeline.errors import RunBusy, UserError
 EXPIRES_S = 60.0
 RENEW_S = 15.0
 SKEW_S = 30.0
-# Tokens of leases that this process has given back, whether or not the store could be told: a disk may be full.
+# Tokens of leases that this process has given back, even if that could not be stored, for example on a full disk.
 _ended: set[str] = set()
 
 
 class _Holder(BaseModel):
-    """What a lease file says."""
+    """Content of a lease file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,11 +43,11 @@ class _Holder(BaseModel):
 
 
 class Lease:
-    """`with Lease(run_uri) as lease:` holds the run; a second writer is refused meanwhile.
+    """`with Lease(run_uri) as lease:` holds the run; meanwhile other writers are refused.
 
     Raises:
-        RunBusy: on entering, another writer holds the run.
-        UserError: on entering, the newest lease is damaged, or the store cannot create exclusively.
+        RunBusy: on entering, if another writer holds the run.
+        UserError: on entering, if the newest lease is damaged, or the store cannot create files exclusively.
     """
 
     def __init__(self, run_uri: str) -> None:
@@ -63,7 +63,7 @@ class Lease:
             newest = max(numbers, default=0)
             holder = _read(self._run_uri, newest)
             if newest and holder is None:
-                continue  # a newer one came between the two calls
+                continue  # a newer lease replaced it between the two calls
             if holder is not None and _alive(holder):
                 raise RunBusy(
                     f"run {self._run_uri}: {_name(holder)} is writing it; wait for it to end, or stop it: its lease ends "
@@ -71,10 +71,10 @@ class Lease:
                 )
             self._number = newest + 1
             if not storage.create(_uri(self._run_uri, self._number), self._content(time.time() + EXPIRES_S)):
-                continue  # another was first
+                continue  # another writer was first
             if not self.lost():
                 break
-            storage.delete(_uri(self._run_uri, self._number))  # the listing was old, and so is this number
+            storage.delete(_uri(self._run_uri, self._number))  # the listing was outdated, so this number is too low
         for number in numbers:
             storage.delete(_uri(self._run_uri, number))
         self._renewal.start()
@@ -86,16 +86,16 @@ class Lease:
         self._stop.set()
         self._renewal.join()
         _ended.add(self._token)
-        with contextlib.suppress(OSError):  # of the store; it expires by itself
+        with contextlib.suppress(OSError):  # the store failed; the lease will expire
             if not self.lost():
                 storage.put(_uri(self._run_uri, self._number), self._content(expires=0.0))
 
     def lost(self) -> bool:
-        """Whether another writer has taken the run over."""
+        """Return whether another writer has taken over the run."""
         return max(_numbers(self._run_uri), default=0) > self._number
 
     def check(self) -> None:
-        """UserError if another writer has taken the run over; to be called before what cannot be repeated."""
+        """Raise RunBusy if another writer has taken over the run; call this before steps that cannot be repeated."""
         if self.lost():
             raise RunBusy(
                 f"run {self._run_uri}: this writer was silent for more than {EXPIRES_S:.0f} s and "
@@ -104,7 +104,7 @@ class Lease:
 
     @staticmethod
     def holder(run_uri: str) -> str | None:
-        """Who writes a run now, in words; None if nobody does."""
+        """Return the host and process that write a run now; None if none does."""
         holder = _read(run_uri, max(_numbers(run_uri), default=0))
         return _name(holder) if holder and _alive(holder) else None
 
@@ -131,7 +131,7 @@ def _numbers(run_uri: str) -> list[int]:
 
 
 def lease_faults(run_uri: str) -> list[str]:
-    """Lease files that cannot be read, each as a sentence."""
+    """Return a message for each lease file that cannot be read."""
     faults = []
     for number in sorted(_numbers(run_uri)):
         try:
@@ -142,7 +142,7 @@ def lease_faults(run_uri: str) -> list[str]:
 
 
 def _read(run_uri: str, number: int) -> _Holder | None:
-    """Who a lease names; None if it is gone. UserError: it is damaged, so that nobody can tell whether it holds."""
+    """Read a lease; None if it is gone; UserError if it is damaged, since nobody can then tell whether it is valid."""
     try:
         data = storage.read(_uri(run_uri, number))
     except FileNotFoundError:
@@ -165,11 +165,11 @@ def _name(holder: _Holder) -> str:
 
 
 def _machine() -> str:
-    """Where a process id means one process: containers share host names, but not the space of ids."""
+    """Identify the scope in which process ids are unique: containers may share a host name, but have their own ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return socket.gethostname()
 
 

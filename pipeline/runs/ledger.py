@@ -1,15 +1,15 @@
-"""The run ledger: which images a run must answer, which are answered, and by what.
+"""The run ledger: which images a run must answer, which are answered, and where the answers are.
 
-<uri>/run.json                 format, fingerprint and what it is made of, config, label space, versions, machine, plan's parts
+<uri>/run.json                 format, fingerprint and identity, config, label space, versions, machine, list of plan parts
 <uri>/plan/part-*.parquet      every image and its shard; never recomputed
-<uri>/_lease/*.json            who writes the run; the highest number holds
+<uri>/_lease/*.json            who writes the run; the highest number is valid
 <uri>/attempts/shard-*         exists while a worker answers the shard; left behind only by one that died
 <uri>/attempts/decode-*        exists while a task decodes the shard; left behind only by one that failed
 <uri>/attempts/retried-*       the images of a shard that were rejected and are tried again, until the run ends
-<uri>/attempts/checked-*       what footers of masks parts say that an earlier start has read, until the run ends
-<uri>/masks/part-*.parquet     one a shard, created once: the first answer of a shard counts, and is whole
-<uri>/rejects/part-*.parquet   where there are rejects; they stand in the footer of the masks part too, and follow from it
-<uri>/regions/part-*.parquet   where the config asks for them; they follow from the masks part too
+<uri>/attempts/checked-*       footers of masks parts that an earlier start has read, until the run ends
+<uri>/masks/part-*.parquet     one per shard, created once: the first answer of a shard counts, and is complete
+<uri>/rejects/part-*.parquet   only for shards with rejects; made from the footer of the masks part, which holds them too
+<uri>/regions/part-*.parquet   only if the config asks for regions; made from the masks part too
 <uri>/_SUCCESS.json            written last
 """
 
@@ -54,18 +54,18 @@ from pipeline.runs.success import Finished, finished, rejects_part, write_succes
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder."""
+    """One run and its folder."""
 
     uri: str
     fingerprint: str
     label_space: LabelSpace
     plan: Plan
     image: ImageConfig | None = None  # bands and range of the images, as the checkpoint declares them
-    has_regions: bool = False  # whether there is a table of regions
+    has_regions: bool = False  # whether the run has a table of regions
 
     @classmethod
     def open(cls, uri: str) -> "Run":
-        """The run at a URI; UserError if there is none."""
+        """Open the run at a URI; UserError if there is none."""
         return cls._of(uri, describe(uri))
 
     @classmethod
@@ -88,12 +88,12 @@ class Run:
 
         Args:
             identity: everything that decides the output bytes; two runs with equal identities are interchangeable.
-            config: the resolved config, kept for the reader.
-            make_plan: called only for a new run; tables as `plan_shards` gives them.
-            packages: of which the run records versions, beside those of every run.
+            config: the resolved config, recorded for the reader.
+            make_plan: called only for a new run; returns tables like `plan_shards`.
+            packages: further packages whose versions are recorded.
         Raises:
-            UserError: the run there has another identity; the message names each field that differs. Or a group of a new
-                run is called like another column.
+            UserError: the run there has another identity (the message names each field that differs), or a group of a new
+                run has the name of another column.
         """
         if not run_exists(uri):
             begin_run(uri, identity, config, space, make_plan(), packages)
@@ -101,7 +101,7 @@ class Run:
 
     @classmethod
     def resumed(cls, uri: str, identity: dict[str, Any]) -> "Run":
-        """The run at a URI; UserError if it has another identity: the message names each field that differs."""
+        """Open the run at a URI; UserError if it has another identity: the message names each field that differs."""
         info = describe(uri)
         recorded = info.identity
         wanted = json.loads(canonical({**identity, "plan_sha256": recorded["plan_sha256"]}))
@@ -114,7 +114,7 @@ class Run:
 
     @cached_property
     def checked(self) -> CheckedParts:
-        """What is known of the masks parts."""
+        """The masks parts whose footers were read."""
         return CheckedParts(self.uri, self._marks, self.fingerprint)
 
     @property
@@ -122,18 +122,18 @@ class Run:
         return self.plan.num_images
 
     def shard_items(self, shard: int) -> list[Item]:
-        """The items of one shard, in the plan's order."""
+        """Return the items of one shard, in the plan's order."""
         return items_of(self.plan.shard(shard))
 
     def shard_sizes(self) -> np.ndarray:
-        """(shards,) int64: images of each."""
+        """Return (shards,) int64: the number of images in each."""
         return self.plan.sizes()
 
     def pending(self) -> list[int]:
-        """Shards without an answer: a part is written whole or not at all. Reads the footers that no earlier start has kept.
+        """Return the shards without an answer; parts are written whole or not at all. Reads footers that no start has kept yet.
 
         Raises:
-            UserError: a part is another run's, or cannot be read.
+            UserError: a part belongs to another run, or cannot be read.
         """
         return self._without(self.checked.listed())
 
@@ -145,9 +145,9 @@ class Run:
         return pending
 
     def reopen(self, lease: Lease | None = None) -> None:
-        """Withdraw `_SUCCESS.json` before anything is redone: a run is finished or it is being written.
+        """Delete `_SUCCESS.json` before anything is redone: a run is either finished or being written.
 
-        Rejects and regions of pending shards go too: an earlier try withdrew them and was killed halfway.
+        Also delete rejects and regions of pending shards, which remain if an earlier withdrawal was killed halfway.
         """
         _check(lease)
         delete_success(self.uri)
@@ -159,34 +159,34 @@ class Run:
                 storage.delete(part.uri)
 
     def answered(self, shard: int) -> list[str] | None:
-        """Reasons of a shard's rejects; None while it has no answer."""
+        """Return the reasons of a shard's rejects; None while it has no answer."""
         footer = self._footer(shard)
         return None if footer is None else [row["error"] for row in footer.rejects]
 
     def begin(self, shard: int) -> bool:
-        """Say that work on a shard begins; False if an earlier attempt began and never ended, so that its worker died."""
+        """Mark that work on a shard begins; return False if an earlier attempt never ended, because its worker died."""
         moment = datetime.now(UTC).isoformat()
         return storage.create(self._attempt_uri(shard), moment.encode())
 
     def leave(self, shard: int) -> None:
-        """Say that work on a shard ended without an answer, and not by its worker's death."""
+        """Remove the mark of a shard: work ended without an answer, but its worker did not die."""
         storage.delete(self._attempt_uri(shard))
 
     def begin_decoding(self, shard: int) -> bool:
-        """Say that a task begins to decode a shard; False if an earlier one began and never ended."""
+        """Mark that a task begins to decode a shard; return False if an earlier task never ended."""
         return storage.create(self._mark_uri(f"decode-{shard:05d}"), b"decoding")
 
     def end_decoding(self, shard: int) -> None:
-        """Say that decoding a shard ended, or that it is no longer needed."""
+        """Remove that mark: decoding ended, or is no longer needed."""
         storage.delete(self._mark_uri(f"decode-{shard:05d}"))
 
     def commit(self, shard: int, masks: pa.Table, rejects: pa.Table) -> PartEntry | None:
-        """Write a shard's answer, unless there is one: the first counts, whoever else worked on it.
+        """Write a shard's answer, unless there is one already: the first counts, even if several workers answer the shard.
 
-        Regions are written by whoever is first; `finish` writes those that a kill left out.
+        The worker that is first also writes the regions; `finish` writes those that are missing after a kill.
 
         Returns:
-            For `checked.committed`: what the part says, if it is this one and has no rejects.
+            The part's entry, for `checked.committed`, if this answer was the first and has no rejects.
         """
         metadata = part_metadata(self.fingerprint, self.label_space, shard, shard)
         masks = self.plan.with_added_groups(shard, masks)
@@ -203,11 +203,11 @@ class Run:
         return entry_of(len(data), footer_of(data, uri)) if first and not rejects.num_rows else None
 
     def withdraw_rejects(self, lease: Lease | None = None) -> dict[int, int]:
-        """Make every shard with rejects pending again; returns shard -> its rejects. Its masks are made again too.
+        """Make every shard with rejects pending again, masks included; return shard -> its number of rejects.
 
-        Only for a run that nobody else writes: a writer that was frozen for longer than its lease, in the moment between
-        its last look at the lease and the removal of a part, would remove one that another has made meanwhile. (S3 can
-        compare the part's ETag as it removes it; a disk has no such call, and rejects of equal bytes have equal ETags.)
+        Nobody else may write the run meanwhile: a writer that was frozen for longer than its lease, between checking the
+        lease and deleting a part, would delete a part that another writer has made meanwhile. (S3 can compare ETags on
+        deletion; a disk cannot, and rejects of equal bytes have equal ETags.)
 
         Raises:
             UserError: the run is a compacted copy, whose parts hold many shards, or has several generations.
@@ -220,31 +220,31 @@ class Run:
         _check(lease)
         delete_success(self.uri)
         for mark in storage.list_files(self._marks):
-            if mark.path.startswith("shard-"):  # its worker may have died between its answer and the answer's rejects
+            if mark.path.startswith("shard-"):  # its worker may have died before it wrote the rejects
                 self._settle(int(mark.path.removeprefix("shard-")))
         num_rejects = {}
         for part in scan_parts(self.uri, "rejects"):
             ids = read_table(storage.read(part.uri), ["image_id"])["image_id"].to_pylist()
             num_rejects[part.first] = len(ids)
             mark_retried(self._marks, part.first, ids)
-            for kind in self._kinds:  # the rejects last: by them a second try finds the shard
+            for kind in self._kinds:  # rejects last: a repeated call finds the shard by them
                 _check(lease)
                 storage.delete(replace(part, kind=kind).uri)
         return num_rejects
 
     def retried(self) -> dict[int, list[str]]:
-        """Shard -> its images that were rejected and are tried again: they may have been mended since they were planned."""
+        """Return shard -> ids of rejected images to try again: their files may have been repaired since they were planned."""
         return retried_images(self._marks)
 
     def rejects(self) -> Counter[str]:
-        """Rejects so far, by reason."""
+        """Count the rejects so far, by reason."""
         reasons: Counter[str] = Counter()
         for part in scan_parts(self.uri, "rejects"):
             reasons.update(read_table(storage.read(part.uri), ["error"])["error"].to_pylist())
         return reasons
 
     def finished(self) -> Finished | None:
-        """What `_SUCCESS.json` says; None for a run that is not finished."""
+        """Return what `_SUCCESS.json` says; None for a run that is not finished."""
         return finished(self.uri, self.fingerprint)
 
     def finish(self, max_reject_rate: float, lease: Lease | None = None) -> Finished:
@@ -252,9 +252,8 @@ class Run:
         not read again.
 
         Raises:
-            UserError: shards are pending, badly answered, or answered by a part of another run; or more images were
-                rejected than `max_reject_rate` allows
-                (counts by reason).
+            UserError: shards are pending, incompletely answered, or answered by a part of another run; or more images were
+                rejected than `max_reject_rate` allows (the message counts them by reason).
         """
         parts = parts_of(self.uri, "masks")
         if pending := self._without(parts):
@@ -268,13 +267,13 @@ class Run:
         )  # fmt: skip
 
     def _settle(self, shard: int) -> None:
-        """Write the rejects of which the shard's committed part speaks."""
+        """Write the rejects part of a shard, from the footer of its committed masks part."""
         if (footer := self._footer(shard)) is not None and footer.rejects:
             name, data = rejects_part(self.fingerprint, self.label_space, shard, shard, footer.rejects)
             storage.put(storage.join(self.uri, name), data)
 
     def _footer(self, shard: int) -> Footer | None:
-        """What a shard's committed part says; None while there is none."""
+        """Return the footer of a shard's committed masks part; None while there is none."""
         part = Part(self.uri, "masks", 0, shard, shard)
         try:
             return read_footer(replace(part, bytes=storage.size(part.uri)), self.fingerprint)
@@ -283,7 +282,7 @@ class Run:
 
     @property
     def _kinds(self) -> tuple[str, ...]:
-        """Of parts, in the order in which those of a shard are withdrawn."""
+        """Kinds of parts, in the order in which a shard's parts are withdrawn."""
         return ("regions", "masks", "rejects") if self.has_regions else ("masks", "rejects")
 
     def _attempt_uri(self, shard: int) -> str:

@@ -1,4 +1,4 @@
-"""Where a run was begun: the code's commit and the machine, for the reader; neither decides its output."""
+"""Commit of the code and machine on which a run was begun: recorded for the reader, without effect on its output."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @cache
 def commit() -> str | None:
-    """The commit of the code that runs, with `+changes` where files differ from it; None outside a repository."""
+    """Return the commit of the running code, with `+changes` if files differ from it; None outside a repository."""
     folder = Path(__file__).parent
     try:
         if not _git(folder, "ls-files", "--", __file__):  # installed inside another project's repository
@@ -24,7 +24,7 @@ def commit() -> str | None:
 
 @cache
 def machine() -> str:
-    """Cores, processor, memory and GPUs of this machine in a few words; no name, no address."""
+    """Describe cores, processor, memory and GPUs of this machine in a few words, without its name or address."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     words = [f"{cores} cores of {_processor()}" if cores > 1 else f"one core of {_processor()}"]
     with contextlib.suppress(ValueError, OSError):
@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """The processor's name as Linux has it; elsewhere its architecture."""
+    """Return the processor's name as Linux reports it; elsewhere its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return " ".join(next(line.partition(":")[2] for line in lines if line.startswith("model name")).split())
@@ -44,7 +44,7 @@ def _processor() -> str:
 
 
 def _gpus() -> list[str]:
-    """Names of NVIDIA's GPUs as their driver lists them: asking CUDA would take some of their memory."""
+    """Return names of NVIDIA GPUs from their driver's files: asking CUDA would take some of the GPUs' memory."""
     try:
         texts = [file.read_text() for file in Path("/proc/driver/nvidia/gpus").glob("*/information")]
     except OSError:

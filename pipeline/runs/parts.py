@@ -1,7 +1,8 @@
 """The Parquet parts of a run: their names, their bytes, their footers.
 
-A part's footer holds the sha256 of everything before it, and the rejects of its shards: the masks part of a shard is its
-whole answer in one object. So a footer's own sha256 speaks for the part, and a run is proved whole from its footers.
+A part's footer holds the sha256 of everything before it; that of a masks part also holds its shards' rejects, so the masks part
+of a shard is its complete answer in one object. A footer's own sha256 thus covers the whole part, and a run can be proved
+complete from its footers.
 """
 
 import hashlib
@@ -21,8 +22,8 @@ from pipeline.read_ahead import read_ahead
 from pipeline.runs.schema import FINGERPRINT, PICTURE, REJECT_SCHEMA, SHARDS
 
 SHA256, REJECTS = "maskmill.sha256", "maskmill.rejects"
-KINDS = ("masks", "rejects", "regions")  # of parts; the last two follow from the first
-THREADS = 16  # requests for footers at a time
+KINDS = ("masks", "rejects", "regions")  # of parts; rejects and regions can be made from masks
+THREADS = 16  # footers that are requested at a time
 _NAME = re.compile(r"part-(\d{5,})(?:-(\d{5,}))?\.parquet")
 _TAIL_BYTES = 1 << 16  # holds the footer of any part but one with hundreds of rejects
 
@@ -34,15 +35,15 @@ class Part:
     run_uri: str
     kind: str  # one of KINDS
     bytes: int
-    first: int  # shard
-    last: int  # shard, itself included
-    file: str | None = None  # its name below the run where it is none of the first generation's: generations.py
-    before: int = 0  # shards of the generations before its own: `first` and `last` count them, its footer does not
-    stamp: str | float | None = field(default=None, compare=False)  # its etag, or else when it was stored, as listed
+    first: int  # number of the first shard
+    last: int  # number of the last shard, inclusive
+    file: str | None = None  # its name in the run if it is of a later generation: generations.py
+    before: int = 0  # shards of earlier generations: counted in `first` and `last`, but not in its footer
+    stamp: str | float | None = field(default=None, compare=False)  # its etag or, without one, when it was written
 
     @property
     def name(self) -> str:
-        """Below the run."""
+        """Name relative to the run."""
         return self.file or f"{self.kind}/{part_name(self.first, self.last)}"
 
     @property
@@ -51,13 +52,13 @@ class Part:
 
     @property
     def shards(self) -> str:
-        """As the footer has them."""
+        """Its shards as the footer has them."""
         return f"{self.first - self.before}-{self.last - self.before}"
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a part says of itself."""
+    """What the footer of a part says."""
 
     rows: int
     rejects: list[dict[str, Any]]
@@ -66,7 +67,7 @@ class Footer:
     metadata: dict[str, str]  # fingerprint, shards, format and label space: pipeline/runs/schema.py
 
     def check(self, part: Part, fingerprint: str) -> None:
-        """UserError if a file is no part of a run, or not the part that its name says."""
+        """Raise UserError if the footer is of another run, or of another part than `part`."""
         mine, said = self.metadata.get(FINGERPRINT, "none"), self.metadata.get(SHARDS)
         if mine != fingerprint:
             raise UserError(
@@ -81,19 +82,19 @@ class Footer:
 
 
 def part_name(first: int, last: int) -> str:
-    """`part-00042.parquet` of one shard, `part-00000-00499.parquet` of several."""
+    """Return the file name: `part-00042.parquet` for one shard, `part-00000-00499.parquet` for several."""
     return f"part-{first:05d}.parquet" if first == last else f"part-{first:05d}-{last:05d}.parquet"
 
 
 def scan_parts(run_uri: str, kind: str) -> Iterator[Part]:
-    """The parts of a kind that are there, as the store lists them; none is opened."""
+    """Yield the parts of a kind that exist, as the store lists them, without opening them."""
     for file in storage.scan(storage.join(run_uri, kind)):
         if part := part_at(run_uri, kind, file):
             yield part
 
 
 def part_at(run_uri: str, kind: str, file: storage.FileInfo) -> Part | None:
-    """The part that a file below the folder of a kind is by its name; None for any other file."""
+    """Return the part that a file in a kind's folder is by its name; None for any other file."""
     if not (match := _NAME.fullmatch(file.path)):
         return None
     first, stamp = int(match[1]), file.etag or file.modified
@@ -103,30 +104,30 @@ def part_at(run_uri: str, kind: str, file: storage.FileInfo) -> Part | None:
 
 
 def parts_of(run_uri: str, kind: str) -> list[Part]:
-    """The parts that are there, in the order of their shards."""
+    """Return the parts that exist, in the order of their shards."""
     return sorted(scan_parts(run_uri, kind), key=lambda part: part.first)
 
 
 class PartWriter:
-    """Parquet bytes, one row group a table; the same rows always give the same bytes."""
+    """Writes a Parquet file in memory, one row group per table; the same rows always give the same bytes."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._file = io.BytesIO()
-        # Pictures are compressed already, the rest is not.
+        # Only pictures are compressed already.
         compression = {leaf: "zstd" for field in schema for leaf in _leaves(field.type, field.name)}
         compression |= {f"{field.name}.bytes": "none" for field in schema if field.type == PICTURE}
         self._writer = pq.ParquetWriter(self._file, schema, compression=compression, store_schema=True)
 
     @property
     def num_bytes(self) -> int:
-        """So far."""
+        """Bytes written so far."""
         return self._file.tell()
 
     def add(self, table: pa.Table) -> None:
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
 
     def finish(self, rejects: list[dict[str, Any]] | None = None) -> bytes:
-        """The whole file, with the reject rows of its shards if it holds masks."""
+        """Return the whole file, with the reject rows of its shards if it holds masks."""
         footer = {SHA256: hashlib.sha256(self._file.getbuffer()).hexdigest()}
         self._writer.add_key_value_metadata(footer if rejects is None else {**footer, REJECTS: json.dumps(rejects)})
         self._writer.close()
@@ -134,7 +135,7 @@ class PartWriter:
 
 
 def write_part(table: pa.Table, metadata: dict[str, str], rejects: list[dict[str, Any]] | None = None) -> bytes:
-    """The bytes of a part of one row group; `metadata` is in its schema, where every reader shows it."""
+    """Return the bytes of a part with one row group; `metadata` goes into the schema, where every reader shows it."""
     described = table.replace_schema_metadata(metadata)
     writer = PartWriter(described.schema)
     writer.add(described)
@@ -142,16 +143,15 @@ def write_part(table: pa.Table, metadata: dict[str, str], rejects: list[dict[str
 
 
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The table of a part's bytes."""
+    """Return the table in a part's bytes."""
     return pq.read_table(io.BytesIO(data), columns=columns)
 
 
 def read_footer(part: Part, fingerprint: str) -> Footer:
-    """The footer of a part, in one ranged read.
+    """Read the footer of a part, usually in one ranged read.
 
     Raises:
-        UserError: the part is no whole Parquet file of a run, is of another run than that of the fingerprint, or another
-            part of it.
+        UserError: the file is not a complete Parquet file of a run, is of a run with another fingerprint, or is another part.
     """
     start = max(0, part.bytes - _TAIL_BYTES)
     tail = storage.read_range(part.uri, start, part.bytes - start)
@@ -163,12 +163,12 @@ def read_footer(part: Part, fingerprint: str) -> Footer:
 
 
 def checked_parts(run_uri: str, kind: str, fingerprint: str) -> list[Part]:
-    """The parts that are there, in the order of their shards; UserError for one of another run: footers are read for it."""
+    """Return the parts that exist, in the order of their shards; read their footers, with UserError for one of another run."""
     return [part for part, _ in read_footers(parts_of(run_uri, kind), fingerprint)]
 
 
 def read_footers(parts: Iterable[Part], fingerprint: str) -> Iterator[tuple[Part, Footer]]:
-    """Each part with its footer, without those that were deleted since they were listed; UserError for one of another run."""
+    """Yield each part with its footer, except those deleted since they were listed; UserError for one of another run."""
     for part, reading in read_ahead(lambda part: read_footer(part, fingerprint), parts, THREADS):
         try:
             footer = reading.result()
@@ -178,7 +178,7 @@ def read_footers(parts: Iterable[Part], fingerprint: str) -> Iterator[tuple[Part
 
 
 def footer_of(data: bytes, name: str) -> Footer:
-    """The footer at the end of some bytes; UserError if there is none."""
+    """Return the footer at the end of a part's bytes; UserError if there is none."""
     try:
         footer = data[max(0, len(data) - _footer_bytes(data)) :]
         parquet = pq.read_metadata(pa.BufferReader(footer))
@@ -194,7 +194,7 @@ def footer_of(data: bytes, name: str) -> Footer:
 
 
 def _are_rejects(rows: Any) -> bool:
-    """Whether they are rows of the reject table."""
+    """Return whether these are rows of the reject table."""
     kinds = {field.name: int if pa.types.is_integer(field.type) else str for field in REJECT_SCHEMA}
     return isinstance(rows, list) and all(
         isinstance(row, dict)
@@ -205,17 +205,17 @@ def _are_rejects(rows: Any) -> bool:
 
 
 def body_sha256(data: bytes) -> str:
-    """sha256 of a part's bytes before its footer: what the footer must say."""
+    """Return the sha256 of a part's bytes before its footer, to be compared with the footer."""
     return hashlib.sha256(memoryview(data)[: max(0, len(data) - _footer_bytes(data))]).hexdigest()
 
 
 def _footer_bytes(data: bytes) -> int:
-    """Metadata, its length in 4 bytes, and the magic `PAR1`."""
+    """Return the size of the footer: metadata, its length in 4 bytes, and the magic `PAR1`."""
     return int.from_bytes(data[-8:-4], "little") + 8 if data[-4:] == b"PAR1" else len(data)
 
 
 def _leaves(kind: pa.DataType, path: str) -> Iterator[str]:
-    """Parquet leaf paths of a column: lists and structs store their values further down."""
+    """Yield the Parquet leaf paths of a column; lists and structs store their values in nested columns."""
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         yield from _leaves(kind.value_type, f"{path}.list.element")
     elif pa.types.is_struct(kind):

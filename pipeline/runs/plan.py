@@ -1,7 +1,7 @@
-"""The plan of a run as it is stored: parts of bounded size, read a few thousand rows at a time.
+"""The stored plan of a run: parts of bounded size, read a few thousand rows at a time.
 
-<run>/plan/part-00000-<hash>.parquet, in the order of shards; no shard lies in two row groups. The hash is of the bytes, so
-that a writer that was overtaken cannot change a plan that another one made. run.json lists the parts that count.
+<run>/plan/part-00000-<hash>.parquet, in the order of shards; no shard lies in two row groups. The hash is of the file's bytes,
+so that a second writer cannot change a plan that the first one made. run.json lists the valid parts.
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from pipeline.runs.info import PlanInfo, PlanPart, plan_name
 from pipeline.runs.parts import PartWriter
 from pipeline.runs.schema import PixelConfidence, mask_schema
 
-PART_ROWS = 1 << 18  # about 5 MB; what an actor holds of the plan
+PART_ROWS = 1 << 18  # about 5 MB, which an actor holds in memory
 _LEFTOVER = re.compile(r"plan/part-\d{5}-([0-9a-f]{8})\.parquet")
 
 
 @dataclass
 class Proof:
-    """What the files of a plan hold, and what run.json says otherwise, each as a sentence."""
+    """Counts of a plan's files, and a message for each contradiction with run.json."""
 
     images: int = 0
     shards: int = 0
@@ -36,7 +36,7 @@ class Proof:
 
 
 class Plan:
-    """What a run must answer; reads only the parts that a question needs, and checks each against run.json."""
+    """The images that a run must answer; reads only the parts that a call needs, and checks their hashes against run.json."""
 
     def __init__(self, run_uri: str, info: PlanInfo) -> None:
         self._run_uri, self._info = run_uri, info
@@ -45,11 +45,11 @@ class Plan:
 
     @cached_property
     def group_fields(self) -> tuple[pa.Field, ...]:
-        """The columns of its groups."""
+        """Columns of the plan's groups."""
         return group_fields(self._open(self.parts[0]).schema_arrow) if self.parts else GROUP_FIELDS
 
     def with_added_groups(self, shard: int, masks: pa.Table) -> pa.Table:
-        """The mask rows of a shard with the groups that its layout adds to those that every run has."""
+        """Return the mask rows of a shard with the group columns that its layout adds to those of every run."""
         added = group_fields(self._open(self._part(shard)).schema_arrow)[len(GROUP_FIELDS) :]
         if not added:
             return masks
@@ -64,7 +64,7 @@ class Plan:
         return max((part for part in self.parts if part.first_shard <= shard), key=lambda part: part.first_shard)
 
     def shard(self, shard: int) -> pa.Table:
-        """The rows of one shard."""
+        """Return the rows of one shard."""
         part = self._part(shard)
         file = self._open(part)
         column = file.schema_arrow.get_field_index("shard")
@@ -78,14 +78,14 @@ class Plan:
         )
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """All rows, in order; whole shards, some thousand rows a table."""
+        """Yield all rows, in order, in tables of whole shards and some thousand rows."""
         for part in self.parts:
             file = self._open(part)
             for group in range(file.metadata.num_row_groups):
                 yield file.read_row_group(group, columns=columns)
 
     def has_labels(self) -> bool:
-        """Whether any image has a label; read from the statistics of the parts, up to the first that says so."""
+        """Return whether any image has a label, from the statistics of the parts up to the first with a label."""
         for part in self.parts:
             file = self._open(part)
             column = file.schema_arrow.get_field_index("label_uri")
@@ -96,7 +96,7 @@ class Plan:
         return False
 
     def sizes(self) -> np.ndarray:
-        """(num_shards,) int64: images of each shard."""
+        """Return (num_shards,) int64: the number of images in each shard."""
         sizes = np.zeros(self.num_shards, np.int64)
         for table in self.tables(["shard"]):
             shards, counts = np.unique(table["shard"].to_numpy(), return_counts=True)
@@ -111,10 +111,10 @@ class Plan:
         return sizes
 
     def prove(self) -> Proof:
-        """Read the whole plan: how many images and shards it has, and what does not fit run.json.
+        """Read the whole plan; count its images and shards, and compare it with run.json.
 
         Raises:
-            UserError: a part is gone, or not the one that the run was made with.
+            UserError: a part is gone, or is not the one that the run was made with.
         """
         proof, digest = Proof(), hashlib.sha256()
         for part in self.parts:
@@ -142,7 +142,7 @@ class Plan:
         return proof
 
     def rows_of(self, ids: list[str]) -> pa.Table:
-        """The rows of some images."""
+        """Return the rows of some images."""
         wanted = pa.array(ids, pa.string())
         tables = [table.filter(pc.is_in(table["image_id"], wanted)) for table in self.tables()]
         return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
@@ -163,7 +163,7 @@ class Plan:
 
 
 def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> PlanInfo:
-    """Store a plan; what run.json says of it. Memory holds one part."""
+    """Store a plan and return its entry for run.json. Memory holds one part."""
     digest, parts, images, shards = hashlib.sha256(), list[PlanPart](), 0, 0
     for first, last, rows, data in _files(tables):
         digest.update(data)
@@ -176,11 +176,11 @@ def write_plan(run_uri: str, tables: Iterable[pa.Table]) -> PlanInfo:
 
 
 def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
-    """First and last shard, rows and bytes of each part: it ends with the table that brings it to `PART_ROWS`."""
+    """Yield first and last shard, rows and bytes of each part, which ends with the table that brings it to `PART_ROWS`."""
     writer, first, last, rows = None, 0, 0, 0
     for table in tables:
         if writer is None:
-            # Their names are free.
+            # Raises if a group has the name of another column.
             mask_schema(1, groups=group_fields(table.schema), georeferenced=True, confidence=PixelConfidence(True, 1))
             writer, first, rows = PartWriter(table.schema), table["shard"][0].as_py(), 0
         writer.add(table)
@@ -193,6 +193,6 @@ def _files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def leftover(name: str, uri: str) -> bool:
-    """Whether a file is a plan's part, whole, of a start that was killed before its run.json: nothing reads it."""
+    """Return whether a file is a complete part of a plan, left by a start that was killed before it wrote run.json."""
     match = _LEFTOVER.fullmatch(name)
     return match is not None and hashlib.sha256(storage.read(uri)).hexdigest().startswith(match[1])

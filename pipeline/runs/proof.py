@@ -1,4 +1,4 @@
-"""The proof of a run, whatever it is: of one generation (verify.py) or of several (verify_generations.py)."""
+"""Verify a run of one generation (verify.py) or of several (verify_generations.py)."""
 
 from pipeline.runs.generations import newest_state
 from pipeline.runs.info import read_info
@@ -7,11 +7,11 @@ from pipeline.runs.verify_generations import verify_generations
 
 
 def verify(uri: str) -> Verification:
-    """Re-read every part of a run, of each of its generations, and count; a fault of the run is listed and not raised.
+    """Re-read every part of all generations of a run, and count; faults of the run are listed, not raised.
 
     Raises:
-        UserError: there is no run at the URI, its run.json cannot be read, or a plan, or what a later generation changed, is
-            gone or not the one that the run was made with.
+        UserError: there is no run at the URI, its run.json cannot be read, or a plan, or the changes of a later generation,
+            are gone or are not those that the run was made with.
     """
     info = read_info(uri)
     state = newest_state(uri)

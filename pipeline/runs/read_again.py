@@ -1,4 +1,4 @@
-"""One part of a run, read again: that it is the file that was committed, which images it answers, and its masks, decoded."""
+"""Re-read one part of a run: check that it is the committed file, collect the images that it answers, decode its masks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,22 +36,21 @@ from pipeline.runs.schema import (
     region_schema,
 )
 
-CONFIDENCE_COLUMNS = [CONFIDENCE_MAP, UNKNOWN_PIXELS, UNKNOWN_LABELLED]  # of runs that were asked for them
-MASK_COLUMNS = ["image_id", "height", "width", "mask", "pixels"]  # that a mask is proved by
+CONFIDENCE_COLUMNS = [CONFIDENCE_MAP, UNKNOWN_PIXELS, UNKNOWN_LABELLED]  # only in runs whose config asks for them
+MASK_COLUMNS = ["image_id", "height", "width", "mask", "pixels"]  # needed to check a mask
 
 
 @dataclass
 class Answer:
-    """One part, read again."""
+    """What was found in one part."""
 
     part: Part
     rows: int = 0
-    ids: list[pa.Array] = field(
-        default_factory=list
-    )  # of the images that it answers, as Arrow has them: a tenth of Python's
-    rejects: list[dict[str, Any]] | None = None  # of a rejects part its rows, of a masks part those that its footer has
-    regions: pa.Table | None = None  # of a regions part its rows, of a masks part those that follow from it
-    masks_sha256: str | None = None  # of a masks part's footer, or of that of which a regions part speaks
+    # Ids of the images that it answers; Arrow arrays take a tenth of the memory of Python strings.
+    ids: list[pa.Array] = field(default_factory=list)
+    rejects: list[dict[str, Any]] | None = None  # rows of a rejects part; of a masks part, those in its footer
+    regions: pa.Table | None = None  # rows of a regions part; of a masks part, those computed from it
+    masks_sha256: str | None = None  # of a masks part's footer; of a regions part, the one that it refers to
     problems: list[str] = field(default_factory=list)
 
 
@@ -59,17 +58,17 @@ class Answer:
 class Expected:
     """What every part of the run must agree with."""
 
-    fingerprints: tuple[str, ...]  # of run.json; two, where run.json contradicts itself
+    fingerprints: tuple[str, ...]  # of run.json; two if run.json contradicts itself
     space: LabelSpace
-    groups: tuple[pa.Field, ...]  # columns of the plan's groups
-    declared: bool  # whether images have declared bands: with a column of georeferences, and pixels without data
-    regions: RegionsConfig | None  # what is asked of the table of regions; None = there is none
-    entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: there is none that can be read
+    groups: tuple[pa.Field, ...]  # group columns of the plan
+    declared: bool  # images have declared bands: a georeference column, and maybe pixels without data
+    regions: RegionsConfig | None  # settings of the table of regions; None = there is none
+    entries: dict[str, PartEntry] | None  # of _SUCCESS.json; None: it is missing or cannot be read
     confidence: PixelConfidence = NOT_ASKED
 
 
 def read_again(part: Part, expected: Expected) -> Answer:
-    """One part: that it is the one that was committed, which images it answers, and its masks, decoded."""
+    """Check that a part is the committed file, collect the images that it answers, and decode and check its masks."""
     answer = Answer(part)
     try:
         data = storage.read(part.uri)
@@ -78,13 +77,13 @@ def read_again(part: Part, expected: Expected) -> Answer:
         _read_rows(pq.ParquetFile(pa.BufferReader(data)), footer, expected, answer)
     except UserError as error:
         answer.problems.append(str(error))
-    except (OSError, ValueError, pa.ArrowException) as error:  # the last two, of damaged metadata
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError and ArrowException: damaged metadata
         answer.problems.append(f"{part.name} cannot be read ({error}); delete it and run `segment` again")
     return answer
 
 
 def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: Expected) -> Iterator[str]:
-    """What a part's footer says otherwise than `_SUCCESS.json`, run.json and the part's own bytes."""
+    """Yield where a part's footer contradicts `_SUCCESS.json`, run.json or the part's own bytes."""
     entry = (expected.entries or {}).get(part.name)
     if expected.entries is not None and entry is None:
         yield f"{part.name} is not listed in _SUCCESS.json"
@@ -107,7 +106,7 @@ def _footer_faults(part: Part, footer: Footer, size: int, body: str, expected: E
 
 
 def _read_rows(file: pq.ParquetFile, footer: Footer, expected: Expected, answer: Answer) -> None:
-    """Every column of every row group; a few of them are looked at."""
+    """Read all columns of all row groups, so that damage is found; check those that prove masks, rejects and regions."""
     masks, name = answer.part.kind == "masks", answer.part.name
     schema = _schema(answer.part.kind, expected)
     asked_for = {name for metric in METRICS if not metric.in_every_part for name in metric.columns}
@@ -116,7 +115,7 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: Expected, answer:
         raise UserError(f"{name} has other columns than every part of a run; delete it and run `segment` again")
     rejects, regions = list[dict[str, Any]](), list[pa.Table]()
     for group in range(file.metadata.num_row_groups):
-        table = file.read_row_group(group, use_threads=False)  # the parts have threads of their own
+        table = file.read_row_group(group, use_threads=False)  # parts are read in several threads already
         answer.rows += table.num_rows
         if answer.part.kind == "regions":
             regions.append(table)
@@ -135,7 +134,7 @@ def _read_rows(file: pq.ParquetFile, footer: Footer, expected: Expected, answer:
 
 
 def _schema(kind: str, expected: Expected) -> pa.Schema:
-    """Of the parts of a kind, but for the columns of metrics that a run was asked for."""
+    """Return the schema of a kind's parts, without the columns of optional metrics."""
     match kind:
         case "masks":
             return mask_schema(
@@ -155,7 +154,7 @@ def _region_schema(expected: Expected) -> pa.Schema:
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:
-    """The same values: which dictionary they were written with tells nothing."""
+    """Return the table with dictionary columns decoded: equal values may be encoded by different dictionaries."""
     plain = [
         pa.field(field.name, field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
         for field in table.schema
@@ -185,16 +184,16 @@ def _check_masks(table: pa.Table, name: str, expected: Expected, answer: Answer)
 
 
 def _are_regions(told: pa.StructArray, found: Regions) -> bool:
-    """Whether they are those that were found; their confidence does not follow from the mask, and polygons are simplified."""
+    """Compare stored regions with those found in the mask, except confidence, which the mask does not give, and polygons."""
     columns = zip(REGION_FIELDS, told.flatten()[: len(REGION_FIELDS)], region_array(found).flatten(), strict=True)
     return all(field.name == "confidence" or mine.equals(other) for field, mine, other in columns)
 
 
 def _holds(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> bool:
-    """Whether a mask has the pixels that its row counts: of each class, unknown ones, and no others but those without data."""
+    """Return whether a mask has the pixels that its row counts: of each class, unknown, and without data; no others."""
     num_classes, unknown = expected.space.num_classes, row.get(UNKNOWN_PIXELS)
     found = count_ids(mask)
-    left = int(found[IGNORE]) - (unknown or 0)  # without data
+    left = int(found[IGNORE]) - (unknown or 0)  # pixels without data
     return (
         not found[num_classes:IGNORE].any()
         and found[:num_classes].tolist() == row["pixels"]
@@ -204,7 +203,7 @@ def _holds(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> bool:
 
 
 def _confidence_fault(mask: np.ndarray, row: dict[str, Any], expected: Expected) -> str | None:
-    """What is wrong with a row's map of confidence: the end of a sentence that begins with its name."""
+    """Return what is wrong with a row's confidence map, as the end of a sentence that starts with the map's name."""
     try:
         confidence = decode_mask((row[CONFIDENCE_MAP] or {}).get("bytes") or b"")
     except UserError as error:
@@ -212,7 +211,7 @@ def _confidence_fault(mask: np.ndarray, row: dict[str, Any], expected: Expected)
     if confidence.shape != mask.shape:
         return f" is {confidence.shape}, the mask {mask.shape}"
     below, ignored = expected.confidence.unknown_below, mask == IGNORE
-    # Pixels without data are 0; else the largest of C probabilities is 1/C at least, here to the level it was rounded to.
+    # Pixels without data are 0. Elsewhere, the largest of C probabilities is at least 1/C; + 1 allows for rounding to a level.
     if (confidence[~ignored].astype(int) + 1 < LEVELS / expected.space.num_classes).any():
         return f" has levels below those of a probability of 1/{expected.space.num_classes}, at pixels of a class"
     if below is None:
@@ -223,7 +222,7 @@ def _confidence_fault(mask: np.ndarray, row: dict[str, Any], expected: Expected)
 
 
 def _pixels(mask: np.ndarray, num_classes: int) -> list[int] | None:
-    """Pixels of each class; None where there are others."""
+    """Return the pixels of each class; None if there are pixels of no class."""
     try:
         counts: list[int] = count_confusion(mask, mask, num_classes).diagonal().tolist()
     except ValueError:

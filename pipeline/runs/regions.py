@@ -1,7 +1,8 @@
-"""The table of regions: one row a connected region of a mask (pipeline/imaging/regions.py), one part beside each masks part.
+"""The table of regions: one row per connected region of a mask (pipeline/imaging/regions.py), one part per masks part.
 
-It follows from the masks part, whose column `regions` holds the regions of each image: what a kill left out is written again
-from there, and the masks part stays a shard's whole answer in one object. A regions part says which masks part it follows from.
+It is made from the masks part, whose column `regions` holds the regions of each image. So a regions part that is missing after
+a kill can be written again, and the masks part stays a shard's complete answer in one object. The metadata of a regions part
+names its masks part.
 """
 
 import numpy as np
@@ -14,12 +15,12 @@ from pipeline.labels import LabelSpace
 from pipeline.runs.parts import Footer, Part, footer_of, read_table, write_part
 from pipeline.runs.schema import GEOREFERENCE, POLYGON, REGION_FIELDS, REGIONS, region_schema
 
-MASKS = "maskmill.masks"  # key of a regions part's metadata: sha256 of the footer of the masks part it follows from
+MASKS = "maskmill.masks"  # key of a regions part's metadata: sha256 of the footer of its masks part
 _PLAIN = pa.struct(REGION_FIELDS)  # without polygons
 
 
 def region_array(found: Regions, polygons: list[bytes] | None = None) -> pa.StructArray:
-    """The regions of one mask, as `region_type` has them."""
+    """Return the regions of one mask, of type `region_type`."""
     number = len(found.area)
     confidence = pa.nulls(number, pa.float32()) if found.confidence is None else found.confidence.astype(np.float32)
     columns = [found.class_id, found.area, *found.box.T, *found.centroid.T.astype(np.float32), confidence]
@@ -32,7 +33,7 @@ def region_array(found: Regions, polygons: list[bytes] | None = None) -> pa.Stru
 
 
 def with_regions(masks: pa.Table, regions: list[pa.StructArray], kind: pa.StructType = _PLAIN) -> pa.Table:
-    """Mask rows with their column of regions, one array of that type a row."""
+    """Append the column of regions to mask rows: one array of type `kind` per row."""
     offsets = np.cumsum([0, *map(len, regions)])
     values = pa.concat_arrays(regions) if regions else pa.array([], kind)
     column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=pa.list_(kind))
@@ -40,7 +41,7 @@ def with_regions(masks: pa.Table, regions: list[pa.StructArray], kind: pa.Struct
 
 
 def regions_table(masks: pa.Table, space: LabelSpace) -> pa.Table:
-    """The rows of `region_schema` for mask rows with regions, in their order."""
+    """Return the table of regions (`region_schema`) of mask rows with regions, in their order."""
     names = masks.schema.names
     groups = names[names.index("member") + 1 : names.index("height")]
     nested = masks[REGIONS].combine_chunks()
@@ -55,7 +56,7 @@ def regions_table(masks: pa.Table, space: LabelSpace) -> pa.Table:
 
 
 def regions_metadata(footer: Footer, tables: list[pa.Table]) -> dict[str, str]:
-    """Of the regions part beside a masks part of that footer and those rows: with polygons it is GeoParquet."""
+    """Return the metadata of a regions part, from the footer and rows of its masks part; with polygons, it is GeoParquet."""
     known = {**footer.metadata, MASKS: footer.sha256}
     if POLYGON.name not in {field.name for table in tables for field in table.schema.field(REGIONS).type.value_type}:
         return known
@@ -66,17 +67,17 @@ def regions_metadata(footer: Footer, tables: list[pa.Table]) -> dict[str, str]:
 
 
 def regions_part(space: LabelSpace, part: Part, masks: bytes) -> tuple[str, bytes]:
-    """Name below the run and bytes of the regions part that follows from a masks part of these bytes."""
+    """Return name in the run and bytes of the regions part that belongs to a masks part with these bytes."""
     table = read_table(masks)
     metadata = regions_metadata(footer_of(masks, part.name), [table])
     return regions_name(part), write_part(regions_table(table, space), metadata)
 
 
 def regions_name(part: Part) -> str:
-    """Below the run, of the regions part beside a masks part."""
+    """Return the name in the run of a masks part's regions part."""
     return f"regions/{part.name.rpartition('/')[2]}"
 
 
 def follows(footer: Footer, masks: Footer) -> bool:
-    """Whether a regions part is that of a masks part."""
+    """Return whether a regions part was made from a masks part."""
     return footer.metadata.get(MASKS) == masks.sha256

@@ -1,4 +1,4 @@
-"""The tables of a run: one mask row an image, one reject row a failed image, as plain Arrow types in one declared schema."""
+"""The tables of a run in declared schemas of plain Arrow types: a mask row per image, a reject row per failed image."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,10 +12,9 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.metrics.registry import METRICS, Settings
 
-FORMAT = 2  # 2: the plan in parts, rejects in the footers of masks
-GROWN_FORMAT = (
-    3  # of the `_SUCCESS.json` of a run with several generations, which code that knows only one would misread
-)
+FORMAT = 2  # since 2, the plan is in parts, and rejects are in the footers of masks
+# Of the `_SUCCESS.json` of a run with several generations, which code for single generations would misread.
+GROWN_FORMAT = 3
 FINGERPRINT, SHARDS = "maskmill.fingerprint", "maskmill.shards"  # keys of a part's metadata
 SECONDS = ("seconds_decode", "seconds_forward", "seconds_crf", "seconds_encode")
 
@@ -32,8 +31,8 @@ REJECT_SCHEMA = pa.schema(
 )
 
 
-GEOREFERENCE = "georeference"  # a column of runs whose checkpoint declares bands
-REGIONS = "regions"  # a column, and a second table, of runs whose config asks for them
+GEOREFERENCE = "georeference"  # column in runs whose checkpoint declares bands
+REGIONS = "regions"  # column and further table in runs whose config asks for regions
 REGION_FIELDS = (
     pa.field("class_id", pa.int32(), nullable=False),
     pa.field("area", pa.int64(), nullable=False),  # pixels
@@ -43,27 +42,27 @@ REGION_FIELDS = (
     pa.field("box_right", pa.int32(), nullable=False),
     pa.field("centroid_row", pa.float32(), nullable=False),  # mean of the pixels' row indices
     pa.field("centroid_col", pa.float32(), nullable=False),
-    pa.field("confidence", pa.float32()),  # mean of the highest probability; null where not known of each pixel
+    pa.field("confidence", pa.float32()),  # mean of the highest probability; null if not known for each pixel
 )
 POLYGON = pa.field("polygon", pa.binary(), nullable=False)  # WKB
 CONFIDENCE_MAP, UNKNOWN_PIXELS, UNKNOWN_LABELLED = "confidence_map", "unknown_pixels", "unknown_labelled"
-PICTURE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])  # as other tools open them
+PICTURE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])  # the form that other tools expect
 
 
 class PixelConfidence(NamedTuple):
-    """What a run was asked to say of the confidence of each pixel, by the keys of these names; each adds columns."""
+    """Config keys of these names, about the confidence of each pixel; each adds columns to the masks."""
 
     confidence_map: bool = False
     unknown_below: float | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "PixelConfidence":
-        """Of a run's config or identity."""
+        """Take them from a run's config or identity."""
         return cls(bool(values.get("confidence_map")), values.get("unknown_below"))
 
     @property
     def asked(self) -> bool:
-        """Whether anything is."""
+        """Whether either is set."""
         return self.confidence_map or self.unknown_below is not None
 
 
@@ -78,16 +77,16 @@ def mask_schema(
     regions: RegionsConfig | None = None,
     confidence: PixelConfidence = NOT_ASKED,
 ) -> pa.Schema:
-    """Columns of a mask row; counts are pixels, seconds are wall time of this image's share.
+    """Return the columns of a mask row; counts are pixels, seconds are this image's share of wall time.
 
     Args:
-        settings: config section `metrics`, which decides on columns of its own.
-        groups: the columns of groups, those that every run has first.
-        georeferenced: with the column of CRS and transform (pipeline/imaging/bands.py), null for images that have none.
-        regions: with the column of the mask's regions, as asked for; they are in the raster order of their first pixels.
-        confidence: with the columns of the confidence of each pixel that were asked for.
+        settings: config section `metrics`; metrics add columns of their own.
+        groups: group columns, those of every run first.
+        georeferenced: add the column of CRS and transform (pipeline/imaging/bands.py), null for images without.
+        regions: add the column of the mask's regions, in the raster order of their first pixels.
+        confidence: add the columns for the confidence of each pixel that were asked for.
     Raises:
-        UserError: a group is called like another column.
+        UserError: a group has the name of another column.
     """
     schema = pa.schema(
         [
@@ -101,9 +100,8 @@ def mask_schema(
             pa.field("mask", PICTURE),
             *([pa.field(CONFIDENCE_MAP, PICTURE)] if confidence.confidence_map else []),
             pa.field("pixels", pa.list_(pa.int64(), num_classes), nullable=False),  # of each class, predicted
-            pa.field(
-                "confusion", pa.list_(pa.int64())
-            ),  # C * C, row = truth, column = prediction; null without a label
+            # C * C, row = truth, column = prediction; null without a label
+            pa.field("confusion", pa.list_(pa.int64())),
             pa.field("confusion_raw", pa.list_(pa.int64())),  # the same before the CRF; null without CRF or label
             *(_unknown_fields() if confidence.unknown_below is not None else ()),
             *_metric_fields(settings or {}),
@@ -119,12 +117,12 @@ def mask_schema(
 
 
 def region_type(asked: RegionsConfig) -> pa.StructType:
-    """One region, as mask rows hold it."""
+    """Return the type of one region in a mask row."""
     return pa.struct([*REGION_FIELDS, *([POLYGON] if asked.polygons is not None else [])])
 
 
 def region_schema(groups: tuple[pa.Field, ...] = GROUP_FIELDS, polygons: bool = False) -> pa.Schema:
-    """Columns of the table of regions, one row a region; `groups` as those of `mask_schema`, and so refused."""
+    """Return the columns of the table of regions, one row per region; `groups`, and errors about them, as in `mask_schema`."""
     schema = pa.schema(
         [
             pa.field("image_id", pa.string(), nullable=False),
@@ -141,7 +139,7 @@ def region_schema(groups: tuple[pa.Field, ...] = GROUP_FIELDS, polygons: bool = 
 
 
 def _distinct(schema: pa.Schema, groups: tuple[pa.Field, ...], why: str) -> pa.Schema:
-    """The schema; UserError where a group is called like another column."""
+    """Return the schema; UserError if a group has the name of another column."""
     for group in groups:
         if schema.names.count(group.name) > 1:
             raise UserError(f"'{group.name}' cannot be a group, {why}; rename it")
@@ -149,12 +147,12 @@ def _distinct(schema: pa.Schema, groups: tuple[pa.Field, ...], why: str) -> pa.S
 
 
 def _unknown_fields() -> Iterator[pa.Field]:
-    yield pa.field(UNKNOWN_PIXELS, pa.int64(), nullable=False)  # of the image, that have data
+    yield pa.field(UNKNOWN_PIXELS, pa.int64(), nullable=False)  # pixels of the image, with data
     yield pa.field(UNKNOWN_LABELLED, pa.list_(pa.int64()))  # C, of each true class; null without a label
 
 
 def _metric_fields(settings: Settings) -> Iterator[pa.Field]:
-    """Counts that a run was asked for, flattened; null where not asked for or no label."""
+    """Yield columns of counts, flattened; null if not asked for, or without a label."""
     for metric in METRICS:
         setting = settings.get(metric.key)
         if setting or metric.in_every_part:
@@ -163,7 +161,7 @@ def _metric_fields(settings: Settings) -> Iterator[pa.Field]:
 
 
 def part_metadata(fingerprint: str, space: LabelSpace, first: int, last: int) -> dict[str, str]:
-    """What lets the part of some shards, `first` to `last`, explain itself, as Parquet key-value metadata."""
+    """Return the Parquet key-value metadata that describes the part of shards `first` to `last`."""
     label_space = {"name": space.name, "classes": space.classes, "colours": space.colours, "ids": space.stored_ids}
     return {
         "maskmill.format": str(FORMAT),

@@ -1,4 +1,4 @@
-"""How far a run is, without reading a mask."""
+"""Report the progress of a run, without reading a mask."""
 
 from dataclasses import dataclass
 
@@ -12,27 +12,27 @@ from pipeline.runs.success import still_finished
 
 @dataclass(frozen=True)
 class Status:
-    """What `maskmill status` tells, by the names of its JSON."""
+    """What `maskmill status` reports; field names are the keys of its JSON."""
 
     run: str
-    state: str  # finished, being written, not finished, or being extended: finished, and a next generation was begun
+    state: str  # finished, being written, not finished, or being extended (finished, with a next generation begun)
     writer: str | None
-    images: int  # of the archive, and of an extension that was begun
+    images: int  # of the newest generation, and of an extension that was begun
     answered: int
     shards: int
     pending_shards: int
-    rejects: dict[str, int]  # by reason, the most first
-    generation: int = 1  # the newest that is finished
-    new: int = 0  # images of that generation, and replaced and gone ones
+    rejects: dict[str, int]  # by reason, the most frequent first
+    generation: int = 1  # number of the newest that is finished
+    new: int = 0  # images new in that generation; below: replaced and gone ones
     replaced: int = 0
     gone: int = 0
 
 
 def status(uri: str) -> Status:
-    """How far the run at a URI is.
+    """Return the progress of the run at a URI.
 
     Raises:
-        UserError: there is no run, its `_SUCCESS.json` is damaged, or a part of an unfinished one is another run's.
+        UserError: there is no run, its `_SUCCESS.json` is damaged, or a part of an unfinished run belongs to another run.
     """
     state = newest_state(uri)
     if state is not None and (state.generations or staged(uri, state)):

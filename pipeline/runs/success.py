@@ -1,4 +1,4 @@
-"""`_SUCCESS.json`: the end of a run, from the footers of its parts."""
+"""Write `_SUCCESS.json`, which marks the end of a run, from the footers of its parts."""
 
 import contextlib
 from collections import Counter
@@ -37,21 +37,21 @@ class Finished:
     rows: int
     rejects: int
     rejects_by_reason: dict[str, int]
-    regions: int | None = None  # None: the run has no table of them
+    regions: int | None = None  # None: the run has no table of regions
 
 
 def finished(run_uri: str, fingerprint: str) -> Finished | None:
-    """What `_SUCCESS.json` says; None for a run that is not finished, or that has lost a part since.
+    """Return what `_SUCCESS.json` says; None for a run that is not finished, or that has lost a part since.
 
     Raises:
-        UserError: the file is damaged, contradicts itself, or is another run's.
+        UserError: the file is damaged, contradicts itself, or belongs to another run.
     """
     success = read_success(run_uri)
     return None if success is None else still_finished(run_uri, fingerprint, success)
 
 
 def still_finished(run_uri: str, fingerprint: str, success: Success) -> Finished | None:
-    """The same of a `_SUCCESS.json` that was read already."""
+    """Do the same with a `_SUCCESS.json` that was read already."""
     check_success(run_uri, success, fingerprint)
     kinds = KINDS if success.regions is not None else KINDS[:2]
     files = ((kind, file.path) for kind in kinds for file in storage.scan(storage.join(run_uri, kind)))
@@ -63,7 +63,7 @@ def still_finished(run_uri: str, fingerprint: str, success: Success) -> Finished
 def rejects_part(
     fingerprint: str, space: LabelSpace, first: int, last: int, rejects: list[dict[str, Any]]
 ) -> tuple[str, bytes]:
-    """Name below the run and bytes of the rejects part of some shards: they follow from their masks part."""
+    """Return name in the run and bytes of the rejects part of some shards; `rejects` come from their masks part."""
     table = pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA)
     return f"rejects/{part_name(first, last)}", write_part(table, part_metadata(fingerprint, space, first, last))
 
@@ -80,21 +80,21 @@ def write_success(
     regions: bool = False,
     known: Callable[[Part], PartEntry | None] = lambda part: None,
 ) -> Finished:
-    """Write `_SUCCESS.json`, after the rejects' parts were made to be those that the masks' footers speak of.
+    """Write `_SUCCESS.json`, after making the rejects parts agree with the footers of the masks parts.
 
     Args:
-        sizes: (shards,) images of each.
+        sizes: (shards,) number of images in each.
         moment: when the run ended, ISO 8601.
-        check: called before what cannot be repeated.
-        masks: the masks parts that are there, in the order of their shards.
-        regions: whether the run has a table of regions; its parts are made to be those that follow from the masks.
-        known: what the footer of a part without rejects says, where it need not be read for it.
+        check: called before steps that cannot be repeated.
+        masks: the existing masks parts, in the order of their shards.
+        regions: whether the run has a table of regions; its parts are made to agree with the masks too.
+        known: returns the entry of a part without rejects whose footer need not be read; else None.
     Raises:
-        UserError: a part is another run's or does not answer its shards, or more images were rejected than
+        UserError: a part belongs to another run or does not answer its shards, or more images were rejected than
             `max_reject_rate` allows.
     """
     rows, after, reasons, entries = 0, 0, Counter[str](), dict[str, PartEntry]()
-    stale = {part.first: part for part in scan_parts(run_uri, "rejects")}  # until their masks speak of them
+    stale = {part.first: part for part in scan_parts(run_uri, "rejects")}  # those left at the end are in no masks part
     written_regions = {part.name: part for part in scan_parts(run_uri, "regions")} if regions else {}
 
     def read(part: Part) -> tuple[PartEntry, list[dict[str, Any]], PartEntry | None]:
@@ -144,7 +144,7 @@ def write_success(
 def _regions_entry(
     fingerprint: str, space: LabelSpace, part: Part, footer: Footer, written: dict[str, Part]
 ) -> PartEntry:
-    """Of the regions part beside a masks part; it is written where it is missing, or follows from another answer."""
+    """Return the entry of a masks part's regions part; write that if it is missing, or was made from another masks part."""
     if found := written.get(regions_name(part)):
         with contextlib.suppress(UserError, FileNotFoundError):
             own = read_footer(found, fingerprint)

@@ -1,5 +1,5 @@
-"""Proof of a run's promise: every image of the plan once, as a mask or a reject, every part readable and whole, and every
-number of `run.json` and `_SUCCESS.json` that of the plan and the parts."""
+"""Verify a run: every image of the plan has one mask or one reject, every part is readable and complete, and the numbers in
+`run.json` and `_SUCCESS.json` are those of the plan and the parts."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
@@ -20,24 +20,24 @@ from pipeline.runs.plan import Plan, leftover
 from pipeline.runs.read_again import Answer, Expected, read_again
 from pipeline.runs.schema import PixelConfidence
 
-THREADS = 4  # parts in memory at a time, twice as many that wait
-PART_BYTES = 768_000_000  # in memory at a time: of the parts of compacted runs, two or three
-KEPT_PROBLEMS = 10_000  # further ones are counted
-TABLE_LOG = "_delta_log/"  # of `maskmill register --delta`; readers of a folder pass over names that begin so
+THREADS = 4  # parts that are read at a time; twice as many results wait
+PART_BYTES = 768_000_000  # bytes of parts in memory at a time: two or three parts of compacted runs
+KEPT_PROBLEMS = 10_000  # further ones are only counted
+TABLE_LOG = "_delta_log/"  # of `maskmill register --delta`; readers of a folder skip names with a leading underscore
 
 
 @dataclass
 class Verification:
-    """What was counted, and each fault as a sentence."""
+    """Counts of a run, and a message for each fault."""
 
-    images: int  # of the plan, as it was read
+    images: int  # in the plan, as read
     masks: int = 0
     rejects: int = 0
     problems: list[str] = field(default_factory=list)
     more_problems: int = 0  # beyond `KEPT_PROBLEMS`
 
     def add(self, problems: Iterable[str]) -> None:
-        """Faults: the first are kept, and all are counted."""
+        """Add faults: the first `KEPT_PROBLEMS` are kept, further ones are counted."""
         for problem in problems:
             if len(self.problems) < KEPT_PROBLEMS:
                 self.problems.append(problem)
@@ -50,14 +50,14 @@ class Verification:
 
 
 def verify_one(uri: str, info: RunInfo, success: Success | None) -> Verification:
-    """Re-read every part of a run with one generation and count; never raises for a fault of the run, but lists it.
+    """Re-read every part of a run with one generation, and count; faults of the run are listed, not raised.
 
-    Parts are read a few at a time; what is held of each is compared with the plan of its own shards and forgotten.
+    Parts are read a few at a time; each is compared with the plan of its shards and then dropped.
 
     Args:
-        success: its `_SUCCESS.json`; None where there is none.
+        success: its `_SUCCESS.json`; None if there is none.
     Raises:
-        UserError: its plan is not the one it was made with.
+        UserError: its plan is not the one that it was made with.
     """
     plan = Plan(uri, info.plan)
     proof = plan.prove()
@@ -66,7 +66,7 @@ def verify_one(uri: str, info: RunInfo, success: Success | None) -> Verification
     found.add([*info.faults(), *proof.problems, *aliens, *lease_faults(uri)])
     fingerprints = tuple(dict.fromkeys([info.fingerprint, fingerprint_of(info.identity)]))
     found.add(_record_faults(uri, info.created, fingerprints, parts, proof.shards, success))
-    # What was edited in run.json says more than its hash.
+    # A fault in run.json is more precise than the mismatch of its hash, so the latter is left out.
     named = any(problem.startswith("run.json") for problem in found.problems)
     found.add(fault for fault in file_faults(success, files_of(uri, info)) if not (named and " run.json is " in fault))
     entries = None if success is None else success.parts
@@ -85,7 +85,7 @@ def verify_one(uri: str, info: RunInfo, success: Success | None) -> Verification
             found.add(answer.problems)
         found.add(disagreements(answers))
         found.add(region_faults(answers))
-        shards = list(islice(planned, last + 1 - first))  # none for a part that the plan does not know
+        shards = list(islice(planned, last + 1 - first))  # none for parts beyond the plan
         found.add(unanswered(shards, answers, where=part_name(first, last)))
     if success is not None:
         found.add(miscounts(success, counted, reasons))
@@ -94,12 +94,12 @@ def verify_one(uri: str, info: RunInfo, success: Success | None) -> Verification
 
 
 def threads_for(parts: list[Part]) -> int:
-    """How many parts are read at a time, so that memory holds them."""
+    """Return how many parts to read at a time, so that they fit in memory."""
     return max(1, min(THREADS, PART_BYTES // max((part.bytes for part in parts), default=1)))
 
 
 def _listed(uri: str, plan: Plan) -> tuple[list[Part], list[str]]:
-    """The parts in the order of their shards, and a fault for each other file in their folders."""
+    """Return the parts in the order of their shards, and a fault for each other file in their folders."""
     parts, aliens, planned = list[Part](), list[str](), {part.name for part in plan.parts}
     for kind in (*KINDS, "plan"):
         strangers = list[str]()
@@ -116,7 +116,7 @@ def _listed(uri: str, plan: Plan) -> tuple[list[Part], list[str]]:
 
 
 def is_stranger(file: storage.FileInfo, name: str, known: Set[str]) -> bool:
-    """Whether a file in the folder of a kind or of the plan is none of a run's; `known`: names below the run."""
+    """Return whether a file in the folder of a kind or of the plan does not belong there; `known`: names in the run that do."""
     expected = name in known or file.path.startswith(TABLE_LOG) or storage.is_temporary(file.path)
     return not expected and not leftover(name, file.uri)
 
@@ -133,7 +133,7 @@ def _record_faults(
     num_shards: int,
     success: Success | None,
 ) -> Iterator[str]:
-    """What speaks against `_SUCCESS.json` before any part is read."""
+    """Yield faults of `_SUCCESS.json` that show before any part is read."""
     if success is None:
         covered = (part.last + 1 - max(part.first, before) for part, before in _after(parts))
         pending = num_shards - sum(max(0, shards) for shards in covered)
@@ -150,7 +150,7 @@ def _record_faults(
 
 
 def file_faults(success: Success | None, files: dict[str, str]) -> Iterator[str]:
-    """What `_SUCCESS.json` says otherwise of `run.json` and the plan than they are."""
+    """Yield files of `run.json` and plan whose sha256 differs from that in `_SUCCESS.json`."""
     said = files if success is None or success.files is None else success.files
     for name in sorted(said.keys() | files.keys()):
         if said.get(name) != files.get(name):
@@ -159,7 +159,7 @@ def file_faults(success: Success | None, files: dict[str, str]) -> Iterator[str]
 
 
 def _after(parts: list[Part]) -> Iterator[tuple[Part, int]]:
-    """Each masks part, and the shard up to which those before it answer."""
+    """Yield each masks part, and the shard up to which the parts before it answer (exclusive)."""
     before = 0
     for part in parts:
         if part.kind == "masks":
@@ -168,7 +168,7 @@ def _after(parts: list[Part]) -> Iterator[tuple[Part, int]]:
 
 
 def miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) -> Iterator[str]:
-    """What `_SUCCESS.json` counts otherwise than its parts, now that they were read."""
+    """Yield counts of `_SUCCESS.json` that differ from those of the parts as read."""
     for key, said, found in (
         ("rows", success.rows, counted["masks"]),
         ("regions", success.regions or 0, counted["regions"]),
@@ -180,7 +180,7 @@ def miscounts(success: Success, counted: Counter[str], reasons: Counter[str]) ->
 
 
 def unanswered(shards: list[pa.Array], answers: list[Answer], where: str) -> Iterator[str]:
-    """Images of some shards that are not answered once, and answers to images that are not theirs."""
+    """Yield images of some shards that are not answered exactly once, and answers to images of no such shard."""
     images = pa.chunked_array(shards, pa.string())
     answered = pa.chunked_array([ids for answer in answers for ids in answer.ids], pa.string())
     if answered.equals(images) and len(answered.unique()) == len(answered):
@@ -196,7 +196,7 @@ def unanswered(shards: list[pa.Array], answers: list[Answer], where: str) -> Ite
 
 
 def disagreements(answers: list[Answer]) -> Iterator[str]:
-    """Rejects parts that do not hold what the masks parts of the same shards say of them."""
+    """Yield rejects parts that differ from the rejects in the masks parts of the same shards."""
     masks_of = {answer.part.shards: answer for answer in answers if answer.part.kind == "masks"}
     for answer in answers:
         masks = masks_of.get(answer.part.shards)
@@ -207,7 +207,7 @@ def disagreements(answers: list[Answer]) -> Iterator[str]:
 
 
 def region_faults(answers: list[Answer]) -> Iterator[str]:
-    """Masks parts without a regions part of the same shards, and regions parts that do not follow from their masks."""
+    """Yield masks parts without a regions part, and regions parts that do not agree with their masks part."""
     regions_of = {answer.part.shards: answer for answer in answers if answer.part.kind == "regions"}
     for masks in answers:
         if masks.part.kind != "masks" or masks.regions is None:
@@ -225,7 +225,7 @@ def region_faults(answers: list[Answer]) -> Iterator[str]:
 
 
 def shards_of(plan: Plan) -> Iterator[pa.Array]:
-    """The image ids of each shard, in order."""
+    """Yield the image ids of each shard, in order."""
     for table in plan.tables(["image_id", "shard"]):
         ids, shards = table["image_id"].combine_chunks(), table["shard"].to_numpy()
         starts = np.flatnonzero(np.diff(shards, prepend=-1))
@@ -234,7 +234,7 @@ def shards_of(plan: Plan) -> Iterator[pa.Array]:
 
 
 def ranges(parts: list[Part], num_shards: int) -> Iterator[tuple[int, int, int]]:
-    """First shard, last shard and number of parts of each range that is answered together: its parts share shards."""
+    """Yield first shard, last shard and number of parts of each range of shards that is covered by overlapping parts."""
     first, last, num_parts = -1, -1, 0
     for part in parts:
         if part.first <= last:

@@ -1,7 +1,8 @@
-"""The proof of a run with several generations: each of them, as `verify` proves a run with one.
+"""Verify a run with several generations: each of them as verify.py does for a run with one.
 
-At every generation each image of the archive, as it was then, is answered once: by the plans, without what was withdrawn up to
-then. Parts that were superseded are read where they were put aside, and the states of `_SUCCESS.json` hold each other by hash.
+In every generation, each image that the archive had then is answered once: the images of all plans so far, without those
+withdrawn so far. Superseded parts are read where they were moved to. Each state of `_SUCCESS.json` holds the sha256 of the one
+before it.
 """
 
 import hashlib
@@ -54,23 +55,24 @@ from pipeline.runs.verify import (
 
 @dataclass
 class _Version:
-    """One part, and the generations of which it is a part."""
+    """One part, and the first and last generation that it belongs to."""
 
     part: Part
     entry: PartEntry
     since: int
-    until: int  # itself included
+    until: int  # inclusive
 
 
 @dataclass
 class _Proof:
-    """What the records of all generations say, and what does not fit."""
+    """Records of all generations, and the faults found."""
 
     uri: str
     first: RunInfo
     states: list[Success]
     plans: list[Plan] = field(default_factory=list)
-    withdrawn: dict[int, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))  # shard -> id, when
+    # Shard -> ids of its withdrawn images, each with the generation that withdrew it.
+    withdrawn: dict[int, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     found: Verification = field(default_factory=lambda: Verification(0))
 
     @property
@@ -79,11 +81,11 @@ class _Proof:
 
     @property
     def starts(self) -> list[int]:
-        """Of each generation, the number of its first shard."""
+        """For each generation, the number of its first shard."""
         return shard_starts(self.first, self.newest.generations)
 
     def origin(self, shard: int) -> int:
-        """The generation whose plan has a shard."""
+        """Return the generation whose plan has a shard."""
         return generation_with(self.starts, shard)
 
     @property
@@ -95,7 +97,7 @@ def verify_generations(uri: str, info: RunInfo, newest: Success) -> Verification
     """Re-read every part of every generation and count.
 
     Raises:
-        UserError: a kept state, a plan or the changes of a generation are gone or damaged.
+        UserError: the record, the plan or the changes of a generation are gone or damaged.
     """
     states = [state_of(uri, newest, number) for number in range(1, newest.generation + 1)]
     proof = _Proof(uri, info, states)
@@ -112,7 +114,7 @@ def verify_generations(uri: str, info: RunInfo, newest: Success) -> Verification
 
 
 def _chain(proof: _Proof) -> Iterator[str]:
-    """What the states say of each other."""
+    """Yield contradictions between the states."""
     for before, state in zip(proof.states, proof.states[1:], strict=False):
         name, number = f"generations/{before.generation:05d}.json", before.generation
         if hashlib.sha256(storage.read(kept_uri(proof.uri, number))).hexdigest() != state.previous_sha256:
@@ -125,7 +127,7 @@ def _chain(proof: _Proof) -> Iterator[str]:
 
 
 def _prove_plans(proof: _Proof) -> None:
-    """The plan and the changes of each generation."""
+    """Check the plan and the changes of each generation."""
     proof.plans.append(Plan(proof.uri, proof.first.plan))
     proof.found.add(proof.plans[0].prove().problems)
     for before, entry in zip(proof.states, proof.newest.generations, strict=False):
@@ -144,14 +146,14 @@ def _prove_plans(proof: _Proof) -> None:
 
 
 def _foreign(first: RunInfo, info: RunInfo) -> Iterator[str]:
-    """What decides the rows of a generation otherwise than those of the first."""
+    """Yield settings that affect rows and differ from those of the first generation."""
     one, other = ({**record.identity, "plan_sha256": None} for record in (first, info))
     for change in differences(one, other):
         yield f"its rows were made with other settings than those of the first generation: {change}"
 
 
 def _prove_changes(proof: _Proof, before: Success, number: int, plan: Plan) -> Iterator[str]:
-    """That a generation's changes are those of which `_SUCCESS.json` speaks, and of its plan; they are noted."""
+    """Compare a generation's changes with `_SUCCESS.json` and with its plan; record withdrawn images in `proof`."""
     entry = proof.newest.generations[number - 2]
     rows = read_changes(proof.uri, number, entry).to_pylist()
     counts = Counter(row["change"] for row in rows)
@@ -176,17 +178,17 @@ def _prove_changes(proof: _Proof, before: Success, number: int, plan: Plan) -> I
 
 
 def _files(proof: _Proof) -> dict[str, str]:
-    """Name below the run -> sha256 of `run.json`, plan and changes of all generations."""
+    """Return name in the run -> sha256, for `run.json`, plan and changes of all generations."""
     found = files_of(proof.uri, proof.first)
     for entry in proof.newest.generations:
         below, home = f"generations/{entry.number:05d}", folder(proof.uri, entry.number)
         found |= {f"{below}/{name}": sha256 for name, sha256 in files_of(home, read_info(home)).items()}
-        found[f"{below}/changes.parquet"] = entry.changes_sha256  # read_changes has compared it
+        found[f"{below}/changes.parquet"] = entry.changes_sha256  # read_changes has compared the file with it
     return found
 
 
 def _strangers(proof: _Proof) -> Iterator[str]:
-    """Files in the folders of parts that the newest generation does not list."""
+    """Yield files in the folders of parts that the newest generation does not list."""
     state = proof.newest
     expected = state.parts.keys() | {part.name for part in proof.plans[0].parts}
     superseded = {name for one in proof.states[:-1] for name in one.parts} - state.parts.keys()
@@ -210,7 +212,7 @@ def _strangers(proof: _Proof) -> Iterator[str]:
 
 
 def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
-    """Read every part of every generation once; rows of the newest generation by kind, and its rejects by reason."""
+    """Read every part of every generation once; count the newest generation's rows by kind, and its rejects by reason."""
     numbers = fingerprints(proof.first, proof.newest.generations)
     space, declared = proof.first.label_space.space, "image" in proof.first.identity
     groups, confidence = proof.plans[0].group_fields, PixelConfidence.of(proof.first.identity)
@@ -240,7 +242,7 @@ def _prove_parts(proof: _Proof) -> tuple[Counter[str], Counter[str]]:
 def _at_each_generation(
     proof: _Proof, first: int, shards: list[pa.Array], here: list[tuple[_Version, Answer]]
 ) -> Iterator[str]:
-    """That the images of some neighbouring shards are answered once at each generation that has them."""
+    """Yield images of some neighbouring shards that are not answered exactly once in each generation that has them."""
     planned = pa.chunked_array(shards, pa.string())
     gone = [pair for shard in range(first, first + len(shards)) for pair in proof.withdrawn.get(shard, [])]
     theirs = set(
@@ -264,7 +266,7 @@ def _at_each_generation(
 
 
 def _versions(proof: _Proof) -> list[_Version]:
-    """Every part of any generation, where it lies now, in the order of its shards."""
+    """Return all parts of all generations, at their present places, in the order of their shards."""
     found: dict[str, _Version] = {}
     for state in proof.states:
         for part in parts_in(proof.uri, proof.first, state):
