@@ -1,4 +1,4 @@
-"""The bad inputs: how each is made, and what becomes of it. tests/bad_inputs.md is this table as text.
+"""Every kind of bad input: how it is made, and its expected outcome. tests/bad_inputs.md is this table as text.
 
 `python -m tests.bad_inputs` prints it.
 """

@@ -1,4 +1,4 @@
-"""GeoTIFFs and PNGs of 16 bits, drawn for tests and benchmarks: four bands of 12 bits over a known piece of the earth."""
+"""Synthetic 16-bit GeoTIFFs and PNGs for tests and benchmarks: four bands of 12 bits at a known place on the earth."""
 
 import csv
 from pathlib import Path

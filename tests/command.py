@@ -1,7 +1,7 @@
-"""`maskmill` as a person runs it: a process of its own, whose words come through files.
+"""Run `maskmill` as a user does: in a process of its own, with its output captured in files.
 
-Most of the time of a short command goes to imports, so `maskmill` forks each command from one process that has done them;
-`tests/test_cli.py` compares that with a process started from nothing.
+A short command spends most of its time on imports, so `maskmill` forks each command from one process that has done them;
+`tests/test_cli.py` compares that with a process started from scratch.
 """
 
 import multiprocessing

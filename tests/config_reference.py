@@ -1,4 +1,4 @@
-"""Writes infra/docs/config.md, the reference of every config key, from the schemas: `python -m tests.config_reference`."""
+"""Write infra/docs/config.md, the reference of every config key, from the schemas: `python -m tests.config_reference`."""
 
 from pipeline.config.describe import KeyEntry, detail, overview
 from tests.doc_blocks import DOCS

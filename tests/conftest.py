@@ -1,4 +1,4 @@
-"""What tests share: one Ray, one S3 server, a small corpus, a small checkpoint."""
+"""Fixtures shared by tests: one Ray, one S3 server, a small corpus, a small checkpoint."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""An HTTP proxy before the S3 server that keeps what was asked: tests count requests and bytes, whatever client sends them."""
+"""An HTTP proxy in front of the S3 server that records requests and bytes, so that tests can count those of any client."""
 
 import http.client
 import threading

@@ -1,5 +1,5 @@
-"""The commit protocol with a death between every two of its steps on the store. No hook in the product: its steps are calls
-of `storage.put`, `create` and `delete`, and on a disk the rename or link at the end of each."""
+"""Kill the commit protocol between any two of its steps on the store. The product needs no hooks for this: the steps are calls
+of `storage.put`, `create` and `delete` and, on a disk, the rename or link at the end of each."""
 
 import contextlib
 import os

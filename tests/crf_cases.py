@@ -1,4 +1,4 @@
-"""What tests and measurements of the dense CRF share: settings, photographs, scores of a made-up network, the oracle."""
+"""Shared by tests and benchmarks of the dense CRF: settings, photographs, scores of a made-up network, reference results."""
 
 import io
 import zipfile

@@ -1,6 +1,6 @@
-"""The Triton kernels of the dense CRF without a GPU: interpreted on CPU tensors.
+"""Check the Triton kernels of the dense CRF without a GPU, interpreted on CPU tensors.
 
-`TRITON_INTERPRET=1 python -m tests.device_kernels` runs each step on small tables beside torch's and whole inferences too.
+`TRITON_INTERPRET=1 python -m tests.device_kernels` compares each step with torch's on small tables, and whole inferences too.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Small ONNX files, node by node, as other programs write them; what they compute by ONNX's reference."""
+"""Small ONNX files, built node by node as other programs write them, and their results by ONNX's reference evaluator."""
 
 from pathlib import Path
 

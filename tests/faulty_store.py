@@ -1,6 +1,6 @@
-"""A proxy in front of a real S3 server that misbehaves as networks and stores do, and remembers what was asked.
+"""A proxy in front of a real S3 server that misbehaves like networks and stores do, and records requests.
 
-Requests are passed on byte for byte, the Host header with them, so the clients' signatures stay good.
+Requests are passed on byte for byte, including the Host header, so the clients' signatures stay valid.
 """
 
 import asyncio

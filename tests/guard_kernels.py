@@ -1,4 +1,4 @@
-"""Each compiled kernel once more after it has run, between two calls of getppid: where valgrind begins its count anew.
+"""Run each compiled kernel a second time, between two calls of getppid, at which valgrind starts a new count.
 
 Prints each kernel's pixels and name.
 """

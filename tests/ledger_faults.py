@@ -1,6 +1,6 @@
-"""Faults planted into the text of the ledger, each of which the machine of test_ledger_machine.py must find.
+"""Plant faults in the source code of the ledger; the state machine of test_ledger_machine.py must find each of them.
 
-python -m pytest tests/ledger_faults.py    # outside the gate: a planted text follows every rewording of the ledger
+python -m pytest tests/ledger_faults.py    # not in the default tests: faults must be adapted when that code changes
 """
 
 import inspect

@@ -1,5 +1,5 @@
-"""What the commands of `maskmill` do to a run's ledger, without images, models and Ray: pipeline/segment/driver.py and
-pipeline/cli/__init__.py, one shard after the other."""
+"""Do to a run's ledger what the commands of `maskmill` do, without images, models and Ray: the steps of
+pipeline/segment/driver.py and pipeline/cli/__init__.py, one shard after the other."""
 
 from collections.abc import Callable, Collection
 

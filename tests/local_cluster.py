@@ -1,4 +1,4 @@
-"""A Ray cluster behind a token and an S3 store, all on this machine, as a client of a remote cluster meets them."""
+"""A Ray cluster that requires a token, and an S3 store, both on this machine, as seen by the client of a remote cluster."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""A Ray of one's own."""
+"""Start a Ray that serves this process alone."""
 
 import ray
 

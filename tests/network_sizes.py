@@ -1,4 +1,4 @@
-"""Writes pipeline/config/networks.json, what `maskmill models` lists, from the networks: `python -m tests.network_sizes`."""
+"""Write pipeline/config/networks.json, which `maskmill models` lists, from the networks: `python -m tests.network_sizes`."""
 
 import json
 from dataclasses import asdict

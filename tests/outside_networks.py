@@ -1,4 +1,4 @@
-"""Networks that are none of ours, small: architectures for transformers, and builders as a user writes them."""
+"""Small networks from outside this package: architectures of transformers, and builders as a user would write them."""
 
 import torch
 from torch import nn

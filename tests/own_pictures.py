@@ -1,4 +1,4 @@
-"""A small corpus of nobody's: shapes on textures in plain folders, with five classes of its own."""
+"""A small synthetic corpus in plain folders, like a user's own: shapes on textures, with five classes of its own."""
 
 from pathlib import Path
 

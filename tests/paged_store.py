@@ -1,4 +1,4 @@
-"""A store that lists page by page, for tests and benches: its keys, the order it has them in, and how long a page takes."""
+"""A simulated store that lists page by page, for tests and benchmarks, with given keys, order and time per page."""
 
 import threading
 import time

@@ -1,7 +1,7 @@
-"""DeepLab's TensorFlow releases, written from research/deeplab of github.com/tensorflow/models by the names of its variables.
+"""DeepLab's TensorFlow releases, reimplemented from research/deeplab of github.com/tensorflow/models by variable names.
 
-`Ops` are the few operations that it is made of, in torch, with TensorFlow's rules of padding and enlarging written out. Each
-variable is drawn when it is first used.
+`Ops` are the few operations that the network consists of, in torch, with TensorFlow's rules of padding and resizing written
+out. Each variable gets random values when it is first used.
 """
 
 import numpy as np

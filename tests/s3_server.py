@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) in a folder, that tests may kill and start again."""
+"""A real S3 server (SeaweedFS) in a folder, which tests may kill and start again."""
 
 import json
 import os

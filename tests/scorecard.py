@@ -1,7 +1,7 @@
-"""The scorecard of faults, bad inputs and security: which test answers which row, and how it went.
+"""The scorecard of faults, bad inputs and security: which test covers which row, and its result.
 
 `python -m tests.scorecard` (or `make scorecard`) runs exactly the tests that carry `@pytest.mark.scorecard(group, row)`, prints
-one line a row, and exits with 1 if a row fails or has no test. A row that could not be run here is told with its reason.
+one line a row, and exits with 1 if a row fails or has no test. A row that cannot be run here is printed with the reason.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A command in a terminal of its own, as a person sits before it: what it shows, and the keys that are pressed."""
+"""Run a command in a terminal of its own, as a user would: read what it shows, and press keys."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""Actors of a run, on a real Ray: bound to the run's model, and what becomes of errors of the code inside them."""
+"""Actors of a run on a real Ray: they are bound to the run's model, and errors of the code inside them are reported."""
 
 import json
 import os

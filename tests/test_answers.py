@@ -1,4 +1,4 @@
-"""What programs read from commands, and what `areas` and `show` tell: JSON, CSV, tables, pictures."""
+"""Output of commands for programs, and of `areas` and `show`: JSON, CSV, tables, pictures."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Data sets in the form that their publishers document, drawn small: found out, and read with ids, splits, groups, labels."""
+"""Small imitations of data sets as their publishers lay them out: detected, and read with ids, splits, groups and labels."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""Every kind of bad input, its documented outcome, and its neighbours as if it were not there: tests/bad_inputs.md."""
+"""Every kind of bad input has its documented outcome, and no effect on other images: tests/bad_inputs.md."""
 
 import io
 from pathlib import Path

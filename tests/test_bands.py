@@ -1,4 +1,4 @@
-"""Declared bands: what is read, what is refused, and that every room after decoding takes it."""
+"""Declared bands: what is read, what is refused, and that every package after decoding supports them."""
 
 import io
 import json

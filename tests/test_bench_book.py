@@ -1,4 +1,4 @@
-"""The book of measurements: ratios with their intervals, shares of limits, what is told as worse, and the page."""
+"""The book of measurements: ratios with their intervals, shares of limits, which rows are reported as worse, and the page."""
 
 import os
 import re

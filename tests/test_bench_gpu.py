@@ -1,4 +1,4 @@
-"""The chapter of a GPU's measurements runs as one command, on a CPU in small, and fails where something disagrees."""
+"""The chapter of GPU measurements runs as one command, here in small on a CPU, and fails if results disagree."""
 
 import pytest
 

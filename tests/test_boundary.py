@@ -1,4 +1,4 @@
-"""Boundary counts against the definitions, class by class, on masks small enough to do it slowly."""
+"""Boundary counts equal the definitions, computed slowly, class by class, on small masks."""
 
 import numpy as np
 import pytest

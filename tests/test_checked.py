@@ -1,4 +1,4 @@
-"""What a start and a finish of a run ask of the store grows with what is new, not with what was answered before."""
+"""Store requests at the start and the finish of a run grow with the new shards, not with those answered before."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A finished run counted again: against other labels by a map of classes, and with classes merged; integer for integer."""
+"""A finished run is counted again, exactly: against other labels through a map of classes, and with merged classes."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: exit codes and sentences, no tracebacks."""
+"""The command line as users see it: exit codes and messages, no tracebacks."""
 
 import os
 import subprocess

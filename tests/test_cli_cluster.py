@@ -1,4 +1,4 @@
-"""The cluster commands as a person meets their mistakes."""
+"""Messages of the cluster commands about users' mistakes."""
 
 import io
 

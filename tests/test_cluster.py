@@ -1,4 +1,4 @@
-"""A real head, real worker nodes and a real S3 server: submitted, stopped, killed, resumed, proven."""
+"""Runs on a real head, real worker nodes and a real S3 server: submitted, stopped, killed, resumed, verified."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""COCO: pictures of segments with their JSON, polygons and runs; each label is what COCO's own programs make of it."""
+"""COCO annotations (panoptic pictures with JSON, polygons, run lengths) give the labels that COCO's own programs give."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A finished run in few large parts: the same answers, and no moment in which a reader sees an image twice or not at all."""
+"""A finished run is compacted into few large parts with the same answers; readers see each image once at any moment."""
 
 import json
 import threading

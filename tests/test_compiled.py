@@ -1,4 +1,4 @@
-"""Compiled code is kept, but never that of other sources; and where it cannot be kept the package works all the same."""
+"""Compiled code is cached, and never used for changed sources; without a cache, the package still works."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The confidence of each pixel: the largest probability of an independent softmax, to half a level of 1/255."""
+"""The confidence of each pixel equals the largest probability of an independent softmax, within half a level of 1/255."""
 
 import numpy as np
 import pytest

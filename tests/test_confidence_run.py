@@ -1,4 +1,4 @@
-"""A run's maps of confidence and unknown pixels: written, proved, read and scored."""
+"""Confidence maps and unknown pixels of a run: written, verified, read and evaluated."""
 
 import io
 import json

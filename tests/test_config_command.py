@@ -1,4 +1,4 @@
-"""`maskmill config` tells of every key its type, default, unit and meaning, all read off the schema."""
+"""`maskmill config` prints type, default, unit and meaning of every key, all taken from the schema."""
 
 import io
 import re

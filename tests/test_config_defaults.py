@@ -1,4 +1,4 @@
-"""A config of a few keys is a whole run: every other key has a default, which is documented and kept with the run."""
+"""A config of a few keys is enough for a run: every other key has a default, which is documented and recorded with the run."""
 
 import hashlib
 from pathlib import Path

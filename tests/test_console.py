@@ -1,4 +1,4 @@
-"""What people read while a run goes on, at its end, and before it starts."""
+"""What users read before a run starts, while it runs, and at its end."""
 
 import io
 import os

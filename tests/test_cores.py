@@ -1,4 +1,4 @@
-"""A process that computes keeps what it frees: counted in page faults, not timed."""
+"""A process that computes keeps the memory that it frees: shown by counting page faults, not by timing."""
 
 import itertools
 import multiprocessing

@@ -1,4 +1,4 @@
-"""A kill between every two steps of the commit protocol, on a disk, where the run has a table of regions, and on S3."""
+"""A kill between any two steps of the commit protocol: on a disk, in a run with a table of regions, and on S3."""
 
 import uuid
 from functools import partial

@@ -1,4 +1,4 @@
-"""What a dense CRF must do whatever computes it: the CPU path and the device path, which runs on CPU tensors here."""
+"""Requirements of every implementation of the dense CRF: the CPU path, and the device path, here on CPU tensors."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images of one pass share the device path's batches, smaller ones where the memory ends, and get what they get alone."""
+"""Images of one pass share batches of the device path, smaller ones if memory runs out, with the same results as alone."""
 
 import logging
 

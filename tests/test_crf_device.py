@@ -1,4 +1,4 @@
-"""The device path: as exact as the CPU one; its Triton kernels interpreted, and run where there is a device."""
+"""The device path is as exact as the CPU path; its Triton kernels run interpreted, and on a device if there is one."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Energies and compatibilities of any size give an answer, widths near 0 a sentence, and so does what is no number at all."""
+"""Energies and compatibilities of any size give a result; widths near 0, and values that are not numbers, give a message."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The dense CRF's fast mode: how near it is to the exact one, and what it must do as the exact one does."""
+"""The dense CRF's fast mode: how close it is to the exact mode, and what both must do alike."""
 
 import io
 

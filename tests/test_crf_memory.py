@@ -1,6 +1,6 @@
-"""What the device path allocates, counted by torch's profiler on CPU tensors, stays below its model, and not far below.
+"""Memory that the device path allocates, by torch's profiler on CPU tensors, stays below its model's figure, but near it.
 
-Triton's kernels allocate nothing; what is around them does, and does so here without running them: `gpu_kernels.launches`.
+Triton's kernels allocate nothing; the code around them does, and runs here without them: `gpu_kernels.launches`.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""DenseCRF as an object: kernels, compatibilities, normalisations and unaries are those of pydensecrf."""
+"""The `DenseCRF` class: kernels, compatibilities, normalisations and unaries equal those of pydensecrf."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""The page on moving from pydensecrf does what it says."""
+"""The examples on the page about moving from pydensecrf work as described."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Several runs as one, and what changed from run to run without labels."""
+"""Several runs viewed as one, and changes from run to run, found without labels."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Engines: torch's labels, from whatever computes the network; a run keeps the one that it was begun with."""
+"""Every engine gives torch's labels, and a run keeps the engine that it was begun with."""
 
 import importlib.util
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The GPU's enlargement by torch, by Triton's interpreter in a process of its own, and on a device where there is one."""
+"""Enlargement for the GPU: by torch, by Triton's interpreter in a process of its own, and on a device if there is one."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What a run may change of its checkpoints: another output stride, and the mean over several of them."""
+"""Ways in which a run may use its checkpoints: another output stride, and the mean over several of them."""
 
 import io
 import json

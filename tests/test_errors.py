@@ -1,4 +1,4 @@
-"""Which errors are told as whose: the user's in a sentence, an image's as its reject, ours with the traceback."""
+"""Errors are reported by cause: the user's as a message, an image's as its reject, our own with the traceback."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, cell by cell, and what it shows are the run's numbers."""
+"""The notebook runs from top to bottom, cell by cell, and shows the run's numbers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An exported network gives the checkpoint's logits, from pixels, in any batch."""
+"""An exported network gives the checkpoint's logits from pixels, in batches of any size."""
 
 import importlib.util
 import io

@@ -1,4 +1,4 @@
-"""Exports for annotation tools, read back by those tools' own libraries where they are installed, and by others in any case."""
+"""Exports for annotation tools, read back by the tools' own libraries if installed, and always by other libraries."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A run over an archive that grows: what differs is found, answered once and published as a generation, whatever is killed."""
+"""A run over a growing archive: changes are found, answered once and published as a generation, even after kills."""
 
 import gzip
 import io

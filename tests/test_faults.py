@@ -1,4 +1,4 @@
-"""What a driver says when its cluster fails it: errors as Ray hands them over."""
+"""Messages of a driver whose cluster fails, made from errors as Ray raises them."""
 
 import errno
 

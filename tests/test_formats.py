@@ -1,4 +1,4 @@
-"""The promise for run formats: runs that earlier versions wrote are opened, proven and asked as they were."""
+"""Run formats stay compatible: runs that earlier versions wrote can be opened, verified and queried."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for three generations of GPUs, without one: registers, offsets, and what compiles anew."""
+"""The Triton kernels compiled for three generations of GPUs, without one: registers, offsets, and what needs recompiling."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a run may ask of the store, counted by a proxy and not timed. What it may copy is in test_guard_copies.py."""
+"""Limits on a run's requests to the store, counted by a proxy, not timed. Limits on copies are in test_guard_copies.py."""
 
 import json
 import os

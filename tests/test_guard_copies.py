@@ -1,4 +1,4 @@
-"""What a picture and its scores may cost in copies on their way through an actor, counted and not timed."""
+"""Limits on copies of an image and its scores on their way through an actor, counted, not timed."""
 
 import tracemalloc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How many instructions a row or a pixel may cost, counted and not timed: Python's by a trace, the machine's by valgrind."""
+"""Limits on instructions per row or pixel, counted, not timed: Python's by a trace, the machine's by valgrind."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""The house stays tidy: imports between packages and within each point one way, and each library lives in its rooms."""
+"""Structure of the code: imports between and within packages have no cycles, and each library is used only in its packages."""
 
 import ast
 from collections.abc import Iterable, Iterator

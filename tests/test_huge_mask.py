@@ -1,4 +1,4 @@
-"""A picture of more pixels than Pillow decodes by default goes the whole way: segmented, proved, read back, exported, shown."""
+"""An image with more pixels than Pillow decodes by default is segmented, verified, read back, exported and shown."""
 
 import json
 import zlib

@@ -1,4 +1,4 @@
-"""`import-weights` sees from a file which network it is of, and asks only for what is not in it."""
+"""`import-weights` finds out from a file which network it belongs to, and asks only for what the file does not say."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Exported files come in: ONNX, torch.export and TorchScript files become checkpoints that segment like any other."""
+"""Exported files (ONNX, torch.export, TorchScript) are imported as checkpoints that segment like any other."""
 
 import dataclasses
 import hashlib

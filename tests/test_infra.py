@@ -1,4 +1,4 @@
-"""Container, compose file, dashboard and alerts: pinned, without privileges, and about metrics that exist."""
+"""Container, compose file, dashboard and alerts: versions are pinned, privileges dropped, and metrics exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Ctrl-C before a real terminal, in each phase: one sentence, exit code 130, and nothing lost."""
+"""Ctrl-C in a real terminal, in each phase: one message, exit code 130, and nothing lost."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""kill -9 of the driver and of a worker at random steps: the run ends, with the loss of every step as if nothing had been."""
+"""kill -9 of the driver and of a worker at random steps: training ends with the same loss at every step as undisturbed."""
 
 import json
 import os

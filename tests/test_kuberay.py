@@ -1,6 +1,6 @@
-"""A dry run of infra/kuberay: kustomize puts every overlay together, and what comes out obeys the schema.
+"""A dry run of infra/kuberay: kustomize builds every overlay, and the result obeys the schema.
 
-KUBERAY_CRDS=FOLDER pytest tests/test_kuberay.py    also holds it to the operator's own ray.io_*.yaml in that folder
+KUBERAY_CRDS=FOLDER pytest tests/test_kuberay.py    also checks it against the operator's own ray.io_*.yaml in that folder
 """
 
 import os

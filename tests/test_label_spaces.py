@@ -1,4 +1,4 @@
-"""Label spaces as data: built in, as a file, inline; ids and colours to train ids; what is refused and why."""
+"""Label spaces as data: built in, from a file or inline; mapping ids and colours to train ids; what is refused and why."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A layout is one object: a planted one, with groups of its own, goes from the listing to the answers of a run."""
+"""A corpus layout is one object: a layout made for the test, with groups of its own, works from the listing to a run's rows."""
 
 import re
 

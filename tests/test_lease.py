@@ -1,4 +1,4 @@
-"""One writer at a time: refused, taken over, given back, and a writer that was frozen meanwhile."""
+"""One writer at a time: leases that are refused, taken over and given back, and a writer that was frozen meanwhile."""
 
 import errno
 import json

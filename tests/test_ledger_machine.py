@@ -1,8 +1,8 @@
-"""The commit protocol under every interleaving that hypothesis thinks of: drivers and workers that die, freeze, are
-overtaken, lose replies, do tasks twice and disagree about which images can be read; parts are lost, rejects are retried, and
-the run is compacted. After each step on the store the run is compared with a model of it.
+"""The commit protocol under interleavings that hypothesis generates: drivers and workers die, freeze, are overtaken, lose
+replies, do tasks twice and disagree about which images can be read; parts are lost, rejects are retried, and the run is
+compacted. After each step on the store, the run is compared with a model of it.
 
-What the machine is worth is seen by planting faults in the ledger: tests/ledger_faults.py, outside the gate.
+Faults planted in the ledger show what this state machine can find: tests/ledger_faults.py, not in the default tests.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The lineage against facts: classifiers as dense predictors, FCN's offsets, atrous identities, published sizes."""
+"""Published architectures against known facts: classifiers as dense predictors, FCN's offsets, atrous identities, sizes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A listing by many listers finds what one lister finds, whatever the keys and the store's order, and asks little more."""
+"""A listing by many listers finds what one lister finds, for any keys and any order of the store, with few more requests."""
 
 import random
 import signal

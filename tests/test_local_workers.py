@@ -1,4 +1,4 @@
-"""Small runs do without Ray: processes of this machine answer their shards, and one that dies costs nothing."""
+"""Small runs do without Ray: processes of this machine answer their shards, and nothing is lost if one dies."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The loop of one worker, run in this process: going on, recipes, stages' parts, faults."""
+"""The training loop of one worker, run in this process: resuming, recipes, parts of the loop, faults."""
 
 import json
 import re

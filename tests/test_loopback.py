@@ -1,4 +1,4 @@
-"""Who can reach the Ray that a command starts inside itself: nobody from another machine, and no other user by its token."""
+"""Who can reach the Ray that a command starts: nobody on another machine, and no other user, since it needs a token."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The commonest mistakes before a real command: each is one sentence that says what to do."""
+"""The most common mistakes with real commands: each gives one message that says what to do."""
 
 import importlib.util
 import os

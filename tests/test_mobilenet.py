@@ -1,4 +1,4 @@
-"""MobileNetV3 is torchvision's to the last bit, and needs no torchvision, which is a fifth of a small network's memory."""
+"""MobileNetV3 equals torchvision's to the last bit, without torchvision, which would be a fifth of a small network's memory."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""One contract for all networks, and what they are made of."""
+"""The contract that all networks obey, and their building blocks."""
 
 import warnings
 from typing import get_args

@@ -1,4 +1,4 @@
-"""A metric is its own file and a line in the list: config, parts, headline, report and verification follow."""
+"""A new metric takes one file and one line in the list: config, parts, headline, report and verification follow from them."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What to label next: the least certain images, few alike, as a list that is a corpus."""
+"""What to label next: the least certain images, few of them alike, in a list that can be used as a corpus."""
 
 import io
 import itertools

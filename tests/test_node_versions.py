@@ -1,4 +1,4 @@
-"""Nodes whose packages are not the driver's: one sentence that names node, package and both versions."""
+"""Nodes with other package versions than the driver: one message that names node, package and both versions."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Networks from outside: as their own libraries compute them, the user's code and its hash, and what is wrong with it."""
+"""Networks from outside: they compute what their own libraries compute; users' code, its hash, and errors in it."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""A deadly image among others: each child really dies, by a signal."""
+"""An image that kills its process, among others: each child process really dies, by a signal."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Tiles, blends, mixed sizes and too little memory: the same answer as of one image at once."""
+"""Tiles, blending, mixed sizes and too little memory give the same answer as one whole image at a time."""
 
 import logging
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What a terminal would obey never reaches it raw: through real commands, and for what rich draws."""
+"""Control characters in data never reach a terminal raw, neither from real commands nor from what rich draws."""
 
 import os
 import subprocess

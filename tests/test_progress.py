@@ -1,4 +1,4 @@
-"""How far a run is between two committed shards: what actors tell over Ray, and what their driver makes of it."""
+"""Progress between two committed shards: what actors send over Ray, and how their driver reports it."""
 
 import time
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The lines of the guide that prove a run without this package: they pass on whole runs, and find what was tampered with."""
+"""The guide's lines that verify a run without this package pass on complete runs, and find tampering."""
 
 import hashlib
 import json

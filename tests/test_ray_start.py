@@ -1,4 +1,4 @@
-"""Ray that does not come up: one sentence, and the machine named as the reason."""
+"""If Ray does not start, one message names the machine as the reason."""
 
 import os
 import signal

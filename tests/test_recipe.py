@@ -1,4 +1,4 @@
-"""Losses, class balance, parameter groups, rates, averaged weights: numbers by hand or from the definition."""
+"""Losses, class balance, parameter groups, rates and averaged weights equal numbers by hand or from the definition."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""`predict.reduced_decode`: JPEGs decoded at a part of their size, masks of the whole size made in one step."""
+"""`predict.reduced_decode`: JPEGs are decoded at a fraction of their size, and masks of the full size are made in one step."""
 
 import io
 

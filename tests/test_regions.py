@@ -1,4 +1,4 @@
-"""The table of regions: equal to scipy's regions, following from the masks, and proved with them."""
+"""The table of regions: equal to scipy's regions, made from the masks, and verified with them."""
 
 import json
 import sys

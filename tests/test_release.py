@@ -1,4 +1,4 @@
-"""A release file is taken wherever a checkpoint is, has its weights to the byte, and says what is wrong with a bad one."""
+"""A release file works wherever a checkpoint does, has the same weights to the byte, and is refused with a reason if bad."""
 
 import json
 from pathlib import Path

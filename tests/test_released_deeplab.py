@@ -1,4 +1,4 @@
-"""DeepLab's TensorFlow releases come in: their variables give the logits of the network that they were stored by."""
+"""DeepLab's TensorFlow releases are imported: their variables give the logits of the network that stored them."""
 
 import numpy as np
 import pytest

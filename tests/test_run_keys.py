@@ -1,4 +1,4 @@
-"""What each key of a config decides is said once, in its declaration; four places read it."""
+"""What each config key affects is declared once, with the key; four places read it."""
 
 import json
 from types import SimpleNamespace

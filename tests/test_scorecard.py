@@ -1,4 +1,4 @@
-"""Every row of the scorecard has a test, and the printed card says what became of it."""
+"""Every row of the scorecard has a test, and the printed scorecard shows its result."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The security checks of the scorecard that no room's own test answers; the others carry its mark where they stand."""
+"""Security checks of the scorecard that no package's own test covers; the others are marked in those tests."""
 
 import ast
 import os

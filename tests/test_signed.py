@@ -1,4 +1,4 @@
-"""Web addresses with passwords and signatures: what is secret stays in the manifest, and the files are read all the same."""
+"""Web addresses with passwords and signatures: secrets stay in the manifest, and the files can be read."""
 
 import base64
 import csv

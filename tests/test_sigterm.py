@@ -1,4 +1,4 @@
-"""SIGTERM, as Kubernetes and job servers send it: it ends a real command as Ctrl-C does, and the next start goes on at once."""
+"""SIGTERM, as Kubernetes and job servers send it, ends a real command like Ctrl-C, and the next start resumes at once."""
 
 import os
 import re

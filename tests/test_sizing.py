@@ -1,4 +1,4 @@
-"""`maskmill estimate`: what is counted equals hand arithmetic, what is measured comes from a run's own parts."""
+"""`maskmill estimate`: computed numbers equal arithmetic by hand, and measured rates come from a run's own parts."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The batch script for Slurm, run as Slurm runs it: SLURM_* set, `srun` and `scontrol` played, Ray and the command real."""
+"""The batch script for Slurm, run as Slurm runs it: SLURM_* set, `srun` and `scontrol` simulated, Ray and the command real."""
 
 import contextlib
 import os

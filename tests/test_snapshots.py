@@ -1,4 +1,4 @@
-"""Snapshots are whole or do not count."""
+"""Training snapshots are either complete or ignored."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which images are for training and which for validation where the archive does not say it, and what is refused."""
+"""Which images are for training and which for validation if the archive does not say, and what is refused."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A run on each store that can create an object exclusively, and none on one that cannot."""
+"""Runs work on each store that can create an object exclusively, and are refused on one that cannot."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What travels to a cluster, under which id, and which clusters are refused; the real cluster is in test_cluster.py."""
+"""What is sent to a cluster, under which id, and which clusters are refused; test_cluster.py tests a real cluster."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""Published weights: their layouts here are built from the releases' naming, with random values."""
+"""Import of published weights; the files are made here, with the names of the releases and random values."""
 
 import argparse
 import hashlib

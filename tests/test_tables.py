@@ -1,4 +1,4 @@
-"""A run as Iceberg and Delta tables: what other programs read there is what `open_run` says, one snapshot a generation."""
+"""A run as Iceberg and Delta tables: other programs read there what `open_run` gives, with one snapshot per generation."""
 
 import contextlib
 import gc

@@ -1,4 +1,4 @@
-"""Temperature scaling: confidences are torch's softmax of the divided logits, the fit is SciPy's and torch's own."""
+"""Temperature scaling: confidences equal torch's softmax of the divided logits, and the fit equals SciPy's and torch's."""
 
 import copy
 import dataclasses

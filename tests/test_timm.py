@@ -1,4 +1,4 @@
-"""Encoders of timm below our decoders: their maps and weights are timm's, and what does not fit is said."""
+"""Encoders of timm with our decoders: their feature maps and weights equal timm's, and what does not fit is reported."""
 
 import sys
 

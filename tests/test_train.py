@@ -1,4 +1,4 @@
-"""Ray Train for real, on two CPU workers, small enough for a minute."""
+"""Training on a real Ray Train with two CPU workers, small enough for a minute."""
 
 import json
 from importlib.metadata import version

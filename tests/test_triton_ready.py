@@ -1,6 +1,6 @@
-"""Without a C compiler the GPU's work is done by torch's operations, after one warning.
+"""Without a C compiler, torch's operations do the GPU's work, after one warning.
 
-In processes of their own, whose PATH and CC lead to a compiler or to none. They are told that there is a CUDA device; the code
+Tests run in processes of their own, whose PATH and CC lead to a compiler or to none. A CUDA device is only simulated; the code
 that looks for a compiler, and fails or compiles, is Triton's own.
 """
 

@@ -1,4 +1,4 @@
-"""A search over config keys, for real on Ray Tune, and what is refused before it starts."""
+"""A search over config keys on a real Ray Tune, and what is refused before it starts."""
 
 import math
 

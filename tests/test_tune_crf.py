@@ -1,4 +1,4 @@
-"""The search for CRF settings: on real Ray tasks, and its parts on a scene and on counts whose answer is known."""
+"""The search for CRF settings: on real Ray tasks, and its parts on a scene and on counts with known answers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a run says of itself is proved: parts of other runs, edited numbers, damaged files, alien files, single bytes."""
+"""`verify` finds parts of other runs, edited numbers, damaged files, foreign files and single changed bytes."""
 
 import copy
 import hashlib

@@ -1,4 +1,4 @@
-"""A dry run of infra/vm: Ray's own validator reads the launcher's YAML; the plans of one machine agree with the others'."""
+"""A dry run of infra/vm: Ray's own validator reads the launcher's YAML; tokens, spot machines and the SkyPilot task are checked."""
 
 import os
 from pathlib import Path

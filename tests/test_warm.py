@@ -1,4 +1,4 @@
-"""`maskmill warm` in a process of its own: after it, neither a run nor its scores compile anything."""
+"""`maskmill warm` in a process of its own: after it, neither a run nor its evaluation compiles anything."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What `pip install` brings: both distributions hold the whole package, and work where there is no checkout."""
+"""What `pip install` installs: both distributions hold the whole package, and work without a checkout."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Networks of random weights whose masks hold several classes: untrained, they call all of an image by one name."""
+"""Networks with random weights whose masks hold several classes; other untrained networks predict one class everywhere."""
 
 import numpy as np
 import torch

@@ -1,5 +1,5 @@
-"""Writers of a run that take turns: each works in a thread of its own and stops before every step on the store, until it is
-told to go on, to die there, or to do the step twice, as a client does whose reply was lost."""
+"""Writers of a run that take turns: each works in a thread of its own and pauses before every step on the store, until it is
+told to go on, to die there, or to do the step twice, like a client that lost the reply."""
 
 import threading
 from collections.abc import Callable

@@ -2,9 +2,9 @@
 
 python -m tests.bench [CHAPTER ...] [--record]    sized for under 15 minutes on 2 quiet cores
 
-Chapters run in a short form here; the long form of each is python -m tests.bench.CHAPTER. One that breaks or passes its budget
-is said at the end, and the others go on. Ratios are held against those of earlier runs on the same kind of machine; where a
-row looks worse, its chapter is measured again, and what is worse both times is told.
+Chapters run in a short form here; the long form of each is python -m tests.bench.CHAPTER. If one breaks or exceeds its time,
+the others go on, and it is named at the end. Ratios are compared with those of earlier runs on the same kind of machine; if a
+row looks worse, its chapter is measured again, and rows that are worse both times are reported.
 Exit codes: 0, 1 (a chapter broke), 3 (a row is worse than it was).
 """
 

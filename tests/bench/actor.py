@@ -1,4 +1,4 @@
-"""One actor beside a bare loop of the same decode, model and encode with the same cores, in one process, interleaved.
+"""One actor compared with a bare loop of the same decode, model and encode on the same cores, interleaved in one process.
 
 python -m tests.bench.actor [--cores 1] [--images 12] [--rounds 3] [--engine openvino] [--network lraspp]
 

@@ -1,4 +1,4 @@
-"""Confusion counts of 1024x2048x19 by several programs, one after another in each round, so that the ratios travel.
+"""Confusion counts of 1024x2048x19 by several programs, one after another in each round, so that ratios hold on other machines.
 
 python -m tests.bench.counts [rounds]    half a minute on 2 cores; torchmetrics is shown where it is installed
 

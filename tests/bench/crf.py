@@ -1,9 +1,9 @@
 """The dense CRF beside pydensecrf, in one run: seconds, memory, agreement. `python -m tests.bench.crf [--parts] [CASE ...]`.
 
-The modes take turns on the same image, so that a busy machine slows all, and the smallest time of each counts; the general
-path and the device path on CPU tensors, there for their agreement and not for speed, run once. A ratio is one of wall time; "a
-core" is that of processor time on one thread, which other jobs disturb least. Peak memory is the growth of the resident set of
-a child that runs one inference, beyond imports, the image, and what each takes: probabilities, or energies for pydensecrf.
+The modes take turns on the same image, so that a busy machine slows all, and the smallest time of each counts. The general path
+and the device path on CPU tensors run once, to show agreement, not speed. Ratios are of wall time; "a core" is the ratio of
+processor time on one thread, which other jobs disturb least. Peak memory is the growth of the resident set of a child process
+that runs one inference, beyond imports, the image and its input: probabilities, or energies for pydensecrf.
 `tests.bench.crf_fidelity` measures agreement over photographs, `tests.bench.gpu_crf` a CUDA device.
 """
 

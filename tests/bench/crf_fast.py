@@ -1,8 +1,8 @@
 """The fast mode of the dense CRF beside the exact one. `python -m tests.bench.crf_fast CHECKPOINT [--images N] [--size H W]`.
 
-CamVid validation photographs, evenly over the split, with the scores of a trained network. With --size both are enlarged, the
-scores bilinearly, as a network's last layer does; eight more classes, which the network finds nowhere, make 19. Both modes take
-turns, and the least processor time of each on one thread counts. Boundary IoU is that of the counts of all images.
+CamVid validation photographs, spread evenly over the split, with the scores of a trained network. With --size, both are
+enlarged, the scores bilinearly as in a network's last layer, and eight classes that the network never predicts are added to
+make 19. The modes take turns, and the least processor time of each on one thread counts. Boundary IoU is of summed counts.
 """
 
 import argparse

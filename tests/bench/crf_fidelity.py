@@ -1,8 +1,8 @@
-"""How near the dense CRF and pydensecrf are to each other and to float64: `python -m tests.bench.crf_fidelity [--every N]`.
+"""How close the dense CRF and pydensecrf are to each other and to float64: `python -m tests.bench.crf_fidelity [--every N]`.
 
 Both get the same energies of CamVid's validation photographs, for three kinds of scores: smooth ones, as a trained network
-gives them, a coarse guess with noise in blocks, and noise alone, of each pixel. float64 is the same lattice, on which pixels
-are placed in float32, with all sums, the blur and the softmax in float64.
+gives them, a coarse guess with noise in blocks, and independent noise at each pixel. The float64 reference has the same
+lattice, with pixels placed in float32, and all sums, the blur and the softmax in float64.
 """
 
 import argparse

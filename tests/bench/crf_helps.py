@@ -1,8 +1,8 @@
 """Which networks the dense CRF helps: `python -m tests.bench.crf_helps CORPUS CHECKPOINT... [--strides 8 16] [--scales 0.5 1]`.
 
-CORPUS is `corpus.images` of a segmentation config, such as camvid_trainval.zip. For each network, stride and scale: scores
-once, the search of `maskmill tune-crf` on half of the images, and its verdict on the other half, by class, with paired
-intervals by image. All in one process; a scale below 1 predicts the image smaller and enlarges its scores.
+CORPUS is `corpus.images` of a segmentation config, such as camvid_trainval.zip. For each network, stride and scale, it
+computes scores once, searches settings on half of the images like `maskmill tune-crf`, and judges them on the other half, by
+class, with paired intervals by image. All in one process; a scale below 1 predicts the image smaller and enlarges its scores.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 python -m tests.bench.data_wait [network ...]    minutes on 2 cores; what is measured is read from each run's metrics.jsonl
 
-A CPU's step is long, so the loader alone is measured too: views a second of 1 and of 2 reading threads say how fast a
+A step is long on a CPU, so the loader alone is measured too: its views per second with 1 and 2 reading threads show how fast a
 step may become before it waits.
 """
 

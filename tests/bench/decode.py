@@ -2,7 +2,7 @@
 
 python -m tests.bench.decode [rounds]    half a minute; pip install 'maskmill[bench]' for all the rows
 
-Only ours and Pillow's refuse a cut file among those that are asked here; the last column says what each made of one.
+Of the decoders compared here, only ours and Pillow refuse a truncated file; the last column says what each makes of one.
 """
 
 import importlib.util

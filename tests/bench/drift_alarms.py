@@ -1,4 +1,4 @@
-"""How often `drift` is wrong where nothing changed, and how often right where something did, over CamVid's labels as masks.
+"""How often `drift` raises a false alarm, and how often it finds a real change, with CamVid's labels as masks.
 
 python -m tests.bench.drift_alarms [camvid_trainval.zip] [trials]    two minutes on one core
 

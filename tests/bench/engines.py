@@ -1,4 +1,4 @@
-"""Engines beside torch. `python -m tests.bench.engines [--networks ...] [--engines ...] [--divide 2] [--threads 1] ...`.
+"""Engines compared with torch. `python -m tests.bench.engines [--networks ...] [--engines ...] [--divide 2] [--threads 1] ...`.
 
 Each network and engine in a process of its own, on synthetic street scenes: CPU seconds of a forward pass and of a whole
 prediction (normalised, enlarged, argmax), start-up until the first mask, the largest resident memory, labels equal to torch's.

@@ -1,4 +1,4 @@
-"""A run of N images is extended by N / 1000 new ones, of which as many replaced and gone as there are thousands.
+"""A run of N images is extended: N / 1000 images are new, N / 100,000 replaced and N / 100,000 gone.
 
 python -m tests.bench.extend [IMAGES ...]    a million images: five minutes on 2 cores, most of it to write the run
 

@@ -1,4 +1,4 @@
-"""What a folder of masks holds, of what it should: `tests.bench.faults` counts every side's output alike."""
+"""Count which of the expected masks a folder holds: `tests.bench.faults` counts every side's output alike."""
 
 import io
 import json

@@ -1,6 +1,6 @@
-"""The sides of `tests.bench.faults`: Maskmill, and what users of Ray Data and of Daft write, as documented.
+"""The sides of `tests.bench.faults`: Maskmill, and programs as users of Ray Data and of Daft write them by the documentation.
 
-`python -m tests.bench.fault_sides SIDE PLAY` answers one play's images in this process; what it says is the user's to read.
+`python -m tests.bench.fault_sides SIDE PLAY` answers one play's images in this process; its output is what a user would read.
 All sides decode PNGs, run tests.bench.fault_step with one worker of one CPU, and write eight images at a time to Parquet on S3.
 """
 

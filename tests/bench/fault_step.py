@@ -1,6 +1,6 @@
-"""What every side of `tests.bench.faults` computes: one small network, which writes down each image that it is given.
+"""What every side of `tests.bench.faults` computes: one small network, which records each image that it is given.
 
-An image carries its number in its first pixels, and there too whether it kills whoever computes it. This file imports torch and
+An image's first pixels hold its number, and whether it kills the process that computes it. This file imports torch and
 numpy alone, since it is also the user's code of Maskmill's checkpoint.
 """
 

@@ -1,11 +1,11 @@
-"""Faults of a night, played against Maskmill, plain Ray Data, Ray Data with its checkpoints and Daft with its own.
+"""Faults in a nightly run, simulated for Maskmill, plain Ray Data, Ray Data with its checkpoints and Daft with its own.
 
 python -m tests.bench.faults [--seeds 1] [--daft FOLDER]    about half an hour on 2 busy cores for one seed
 
 Every side computes the same small network over the same images of a real S3 store behind a proxy, eight images a commit, one
 worker. A fault strikes the first start at a random moment; a start that did not end with 0 is started again, at most twice,
 without the fault (a deadly image stays in the corpus). What counts is the output after the last start.
-Daft is played where `--daft` names a folder with it, which wants an older Ray than this package:
+Daft takes part if `--daft` names a folder with it, since it needs an older Ray than this package:
 pip install --target FOLDER --no-deps daft==0.7.26 deltalake==1.6.6 ray==2.59.0
 """
 

@@ -1,11 +1,11 @@
-"""The chapter of measurements of one GPU: one process, no Ray, each part against its floor and against what it must equal.
+"""Measurements of one GPU in one process, without Ray; each part is compared with its lower bound and its expected result.
 
 python -m tests.bench.gpu [--minutes 10] [--networks N]    the whole chapter on the GPU of this machine
 python -m tests.bench.gpu --tiny                           shows in a minute on a CPU that it runs
 
-Compiled kernels, the tests of a GPU, forward, enlargement, CRF and the whole segmenter. Floors: operations of the network
+Parts: compiled kernels, GPU tests, forward, enlargement, CRF, the whole segmenter. Lower bounds: operations of the network
 (torch's flop counter, two for a multiplication and an addition) over the rate of a bf16 matrix product; bytes that must move
-over the rate of a copy. Ends with an error where something disagrees; what had no time or lacks a library is named.
+over the rate of a copy. Ends with an error if results disagree; names parts that had no time or lack a library.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The parts of a chapter of measurements: each is begun in time or left out by name, and what disagrees fails the whole."""
+"""Run the parts of a chapter of measurements: parts without enough time left are named, and a disagreement fails the whole."""
 
 import time
 import traceback

@@ -1,9 +1,9 @@
 """The dense CRF on a CUDA device: ms an image, bytes and their floor, memory, agreement. `python -m tests.bench.gpu_crf`.
 
-Needs nothing but the package and a device: without the CamVid photographs it draws scenes. The floor is what must pass through
-the device's memory if every gather finds its rows in a cache: each table is read once and written once a use. `--device cpu`
-runs the torch operations instead, to count bytes where no device is. What disagrees ends it with an error: labels and
-probabilities with the CPU path's, bits with those of a second run and of the other images of a batch, memory with its model.
+Needs nothing but the package and a device: without the CamVid photographs it draws scenes. The floor is the traffic to
+the device's memory if every gather finds its rows in a cache: each table is read once and written once per use. `--device cpu`
+runs the torch operations instead, to count bytes without a device. It ends with an error if labels and probabilities disagree
+with the CPU path, bits with a second run or another image of the batch, or memory with its model.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Every Triton kernel compiled for GPUs that need not be here: registers, spills, shared memory.
+"""Every Triton kernel compiled for GPUs that need not be present: registers, spills, shared memory.
 
 python -m tests.bench.gpu_kernels [--classes N ...] [--capabilities 80 90 100]    half a minute of one core
 
-Compiled is what the pipeline's own functions launch, with the constants, types and alignments of their arguments, by the ptxas
-that comes with Triton. Spilled is what a thread keeps in local memory because it has too few registers.
+Kernels are compiled as the pipeline's functions launch them, with the constants, types and alignments of their arguments, by
+the ptxas that comes with Triton. Spills are what a thread keeps in local memory because it has too few registers.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""One actor's segmenter on one device, without Ray, beside its predictor alone: a part of `tests.bench.gpu`."""
+"""One actor's segmenter on one device, without Ray, compared with its predictor alone: a part of `tests.bench.gpu`."""
 
 import statistics
 import tempfile

@@ -1,10 +1,10 @@
-"""Ratios of earlier runs of the book, and whether a row of this one is worse than they were.
+"""Compare a run of the book with the ratios of earlier runs, to find rows that became worse.
 
-The file has a line of JSON a run, row and peer. It holds ratios and never times, and a row is compared with runs on the same
-kind of machine alone. Where ours became slower, its ratios to all peers fall together; where one falls alone, that peer
-changed. So the change of a row is the median over its peers, of several the steadier half, of the ratio beside the median of
-the newest runs. A row is worse where that is more than 10 % below, upper end of the interval and all, or more than the row's
-own noise where that is larger: three standard deviations of the earlier runs' changes, from their median absolute deviation.
+The file has one line of JSON per run, row and peer. It holds ratios, never times, and a row is only compared with runs on the
+same kind of machine. If ours became slower, its ratios to all peers fall together; if one ratio falls alone, that peer changed.
+So the change of a row is the median over its peers (of several, the steadier half) of the ratio divided by the median of the
+newest runs. A row is worse if even the upper end of the change's interval is more than 10 % below 1, or more than the row's own
+noise if that is larger: three standard deviations of earlier changes, from their median absolute deviation.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""The lineage on one corpus: same photographs, same views, same augmentation, random weights; accuracy over cost.
+"""Published architectures on one corpus: same photographs, views and augmentation, random weights; accuracy over cost.
 
 python -m tests.bench.lineage CAMVID [network ...]            trains, segments and prints each; hours on 2 cores
 python -m tests.bench.lineage CAMVID --plot lineage.svg       the table of what is there already, and its plot
 
-CAMVID is the folder or zip of the SegNet tutorial's CamVid. What was trained already is read, not trained again, so that
-several processes can share the networks out. Every step is a command of its own (`maskmill train`, `segment`), whose config
-lies in runs/lineage. No network sees ImageNet weights here, which those of the papers all did but U-Net and the hourglass.
+CAMVID is the folder or zip of the SegNet tutorial's CamVid. Networks that are trained already are not trained again, so
+that several processes can share the work. Every step is a command of its own (`maskmill train`, `segment`), with its config in
+runs/lineage. No network starts from ImageNet weights here; in the papers, all but U-Net and the hourglass did.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Listing a prefix, by one lister and by many, where the store takes 0.1 s a page of 1000 objects.
 
-python -m tests.bench.listing clock [objects]    five minutes for 100000000: a clock that is moved by the pages alone
+python -m tests.bench.listing clock [objects]    five minutes for 100000000: simulated time, which only pages advance
 python -m tests.bench.listing s3 [objects]       four minutes for 1000000: a server of its own, asked by the S3 client
 
-`clock` has the listers' own decisions, made one after the other, and no client. `s3` has threads, the client and the network;
-its processor time is what a listing costs. Both make up their keys as they are asked for.
+`clock` runs the listers' own decisions one after the other, without a client. `s3` uses threads, the client and the network;
+its processor time is the cost of a listing. Both generate keys as they are requested.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What this machine is, and the most that it moves and computes. `python -m tests.bench.machine [--json]`: five seconds.
+"""Describe this machine and measure its peak memory and compute rates. `python -m tests.bench.machine [--json]`: five seconds.
 
 The limits of the book's rows: a copy as in STREAM (bytes read and bytes written), over more than the caches hold, and a
 product of float32 matrices, each on one thread and on all cores at once.

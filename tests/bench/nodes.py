@@ -7,9 +7,9 @@ python -m tests.bench.nodes driver 1 [actors]   the same on one node, at 1, 4, 1
 A forward that sleeps stands for a device, so that four nodes fit on one machine; reading, decoding, encoding and committing
 are real. Each point is a process of its own that starts so many Ray nodes, the actors spread over them.
 
-For the driver alone, actors do nothing but sleep and say what real ones say, so that sixteen of them fit on two cores: what
-spreads the shards, waits for them and counts them is the product's. The driver also costs something for each second that it
-waits; so its time is told for a shard and for a second.
+To measure the driver alone, actors only sleep and return what real ones return, so that sixteen of them fit on two cores; the
+code that distributes shards, waits for them and counts them is the product's. The driver also takes time for each second that
+it waits, so its time is given per shard and per second.
 """
 
 import json

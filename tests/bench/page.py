@@ -1,4 +1,4 @@
-"""The book as one HTML file: the tables with a plot in each row; no script, and nothing that is asked from elsewhere."""
+"""The book as one HTML file: the tables with a plot in each row, without scripts or external resources."""
 
 import ast
 import json

@@ -1,7 +1,7 @@
-"""What a run of very many rows costs to finish, to look at and to prove: processor time and memory of each image.
+"""Cost of finishing, inspecting and verifying a run of very many rows: processor time and memory per image.
 
 python -m tests.bench.proof [IMAGES ...] [--shard N] [--keep FOLDER]    three minutes on 2 cores for 1000000
-python -m tests.bench.proof --records PARTS    what `verify` holds of so many parts for as long as it reads them
+python -m tests.bench.proof --records PARTS    memory that `verify` keeps for so many parts while it reads them
 
 The run is a real one: plan, `run.json` and Parquet parts on this disk, written by the product's own writer (110 bytes an
 image), every image with an id of its own and a mask of 16x32, one of 64. Parts are written past `commit`, without its waits

@@ -1,7 +1,7 @@
 """Questions over a run of a million rows: seconds, peak memory, and the same group-by in DuckDB and Polars.
 
 python -m tests.bench.queries [rows] [parts]    half a minute on 2 cores; writes about 600 MB below a temporary folder
-python -m tests.bench.queries 300000 75 3       only what other programs are asked too, three rounds
+python -m tests.bench.queries 300000 75 3       only the questions that other programs answer too, three rounds
 python -m tests.bench.queries 32000 2000        the same for many small parts, where the cost is that of opening them
 
 Counts are drawn (street-like: a third of the 361 cells), masks are empty: no question here reads one. Eight drawn parts are

@@ -1,4 +1,4 @@
-"""Regions of a 1024x2048 mask and of one that is never whole, beside scipy and cc3d; questions to a table of a million regions.
+"""Regions of a 1024x2048 mask, and of a mask in strips, compared with scipy and cc3d; queries to a table of a million regions.
 
 python -m tests.bench.regions [rounds] [rows]    half a minute; pip install connected-components-3d for its row
 """

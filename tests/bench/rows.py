@@ -1,6 +1,6 @@
-"""Rows of the book: what was measured, ours, each peer's, the ratio of both, and what the machine itself allows.
+"""Rows of the book: what was measured, our figure, each peer's, their ratio, and the limit of the machine.
 
-A chapter calls `record`; where the book runs it, the row goes into the file that the book names, and else nowhere.
+A chapter calls `record`; if the book runs the chapter, the row goes into the book's file, otherwise nowhere.
 """
 
 import json

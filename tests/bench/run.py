@@ -6,7 +6,7 @@ The corpus comes in chunks, and each side answers a chunk in a process of its ow
 machine slows all sides alike. Rates are after start-up: from the first image's reading to the committed end. The bare loops
 have the same reader, decoder, network and encoder and read the zip from the local disk: what they lack is Ray, the ledger and
 the store.
-`maskmill, fastest engine` is the same run with `engine: auto`, which is held against the bare loops of torch and of the same
+`maskmill, fastest engine` is the same run with `engine: auto`, which is compared with the bare loops of torch and of the same
 engine.
 The peers (torchvision's network with the same weights, Pillow) answer the first `--peers` images of each chunk.
 """

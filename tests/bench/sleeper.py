@@ -1,4 +1,4 @@
-"""An actor that sleeps where a real one answers a shard, and says what that says; it imports no torch, so that many fit."""
+"""An actor that sleeps instead of answering shards, and returns such summaries; it imports no torch, so that many fit."""
 
 import json
 import time

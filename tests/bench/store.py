@@ -1,4 +1,4 @@
-"""A bucket on a real S3 server for the length of a measurement."""
+"""A bucket on a real S3 server for the duration of a measurement."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Ways to do one thing, run in turn so that a busy machine slows all of them alike, and the table of what they took."""
+"""Run several ways to do one thing in turn, so that a busy machine slows all alike, and print a table of their times."""
 
 import resource
 import statistics

@@ -1,4 +1,4 @@
-"""The method before convolutional networks beside them: a classifier on each window alone, the whole image at once.
+"""Classifying each window alone, as before convolutional networks, compared with computing the whole image at once.
 
 python -m tests.bench.windows [rounds] [network ...]    two minutes on 2 cores
 
