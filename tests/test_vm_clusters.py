@@ -1,4 +1,4 @@
-"""A dry run of infra/vm: Ray's own validator reads the launcher's YAML; tokens, spot machines and the SkyPilot task are checked."""
+"""A dry run of infra/vm: Ray's own validator reads the launcher's YAML; checks of tokens, spot machines, SkyPilot."""
 
 import os
 from pathlib import Path
