@@ -37,7 +37,7 @@ class Part:
     bytes: int
     first: int  # number of the first shard
     last: int  # number of the last shard, inclusive
-    file: str | None = None  # its name in the run if it is of a later generation: generations.py
+    file: str | None = None  # its name in the run if it differs from the usual one: generations.py
     before: int = 0  # shards of earlier generations: counted in `first` and `last`, but not in its footer
     stamp: str | float | None = field(default=None, compare=False)  # its etag or, without one, when it was written
 

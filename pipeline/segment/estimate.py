@@ -45,7 +45,7 @@ class Sample:
     rejects: Counter[str]
     memory_bytes: int  # peak of this process: what an actor takes, without Ray
     gpu_bytes: int  # 0 on a CPU
-    warning: str | None  # that pixels do not reach the network as they should
+    warning: str | None  # says that pixels do not reach the network as they should
 
 
 @dataclass

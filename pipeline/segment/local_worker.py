@@ -41,5 +41,5 @@ def _receive(connection: Connection, inbox: "SimpleQueue[Any]") -> None:
     while True:
         try:
             inbox.put(connection.recv())
-        except (EOFError, OSError):  # the driver has ended, in whatever way
+        except (EOFError, OSError):  # the driver has ended, for whatever reason
             os._exit(0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # In larger runs, the start of Ray takes a small part of the time, and its scheduler, metrics and log files are worth it.
 MOST_IMAGES = 256
-DEATHS = 5  # most processes that may die over one shard; from the second on, they find out which image is deadly
+DEATHS = 5  # processes that may die over one shard; already the second would have found a deadly image
 _ENDS_WITHIN_S = 10.0  # seconds to wait for a process to exit after it has closed its pipe
 # Program of a process. Unlike `multiprocessing`, it does not import the caller's script again.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from pipeline.segment.local_worker import main; main({handle})"

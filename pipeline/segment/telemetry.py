@@ -26,7 +26,7 @@ class SegmentationMetrics:
 
     def begin(self, progress: Progress) -> None:
         """Set the gauges when a run begins, and after each shard."""
-        # Each time: a value that is set once may be missing after the first export.
+        # Each time: a value that is set once may disappear after the first export.
         self._planned.set(progress.images, self._run)
         self._done.set(progress.done, self._run)
 
