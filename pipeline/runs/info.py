@@ -120,7 +120,7 @@ class RunInfo(_Record):
         return None if values is None else parse(RegionsConfig, values, where="run.json: identity.regions")
 
     def faults(self) -> list[str]:
-        """What the record says against itself, each as a sentence."""
+        """Return the contradictions of the record with itself, each as a sentence."""
         return [f"run.json: {fault}" for fault in self._faults()]
 
     def _faults(self) -> Iterator[str]:
@@ -213,7 +213,7 @@ class Success(_Record):
         return 1 + len(self.generations)
 
     def faults(self) -> list[str]:
-        """What the record says against itself, each as a sentence."""
+        """Return the contradictions of the record with itself, each as a sentence."""
         return [f"_SUCCESS.json: {fault}" for fault in self._faults()]
 
     def _faults(self) -> Iterator[str]:

@@ -3,8 +3,8 @@
 python -m tests.bench.gpu [--minutes 10] [--networks N]    the whole chapter on the GPU of this machine
 python -m tests.bench.gpu --tiny                           shows in a minute on a CPU that it runs
 
-Parts: compiled kernels, GPU tests, forward, enlargement, CRF, the whole segmenter. Lower bounds: operations of the network
-(torch's flop counter, two for a multiplication and an addition) over the rate of a bf16 matrix product; bytes that must move
+Parts: compiled kernels, GPU tests, forward, enlargement, CRF, the whole segmenter. Lower bounds (floors): operations of the
+network (torch's flop counter, two for a multiplication and an addition) over the rate of a bf16 matrix product; bytes to move
 over the rate of a copy. Ends with an error if results disagree; names parts that had no time or lack a library.
 """
 
