@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipeline.cli import cli_output
+from pipeline.cli.arguments import LabelsGlob
 from pipeline.cli.cli_output import Csv, Json
 from pipeline.errors import UserError, nearest
 from pipeline.interrupts import keeping
@@ -45,9 +46,7 @@ def evaluate(
         typer.Option(help="Label space of the labels, if it is not the run's: a built-in name, or a YAML file."),
     ] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the labels; detected if not given.")] = None,
-    labels_glob: Annotated[
-        str | None, typer.Option(help="For layout pairs: which files are labels, such as labels/**/*.png")
-    ] = None,
+    labels_glob: LabelsGlob = None,
     merge: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=CLASS+CLASS", help="Merge classes into one, e.g. vehicle=car+truck+bus."),

@@ -8,6 +8,9 @@ if TYPE_CHECKING:  # so that `maskmill --help` imports no configs, which take ha
     from pipeline.config import SegmentConfig, TrainConfig
 
 Config = Annotated[str, typer.Argument(help="YAML file; `maskmill init` writes one, `maskmill config` lists its keys.")]
+LabelsGlob = Annotated[
+    str | None, typer.Option(help="For layout pairs: which files are labels, such as labels/**/*.png")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the config; may be given again."),

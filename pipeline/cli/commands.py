@@ -19,6 +19,7 @@ from pipeline.cli import register as cli_register
 from pipeline.cli import runs as cli_runs
 from pipeline.cli import training as cli_training
 from pipeline.cli import warm as cli_warm
+from pipeline.cli.arguments import LabelsGlob
 from pipeline.cli.cli_output import Csv, Json
 from pipeline.errors import UserError
 from pipeline.interrupts import keeping
@@ -89,9 +90,7 @@ def check(
     images_glob: Annotated[
         str | None, typer.Option(help="For layout pairs: which files are images, such as images/**/*.jpg")
     ] = None,
-    labels_glob: Annotated[
-        str | None, typer.Option(help="For layout pairs: which files are labels, such as labels/**/*.png")
-    ] = None,
+    labels_glob: LabelsGlob = None,
     label_space: Annotated[
         str | None,
         typer.Option(help="Check the labels against this label space: a built-in name, or a YAML file of classes."),

@@ -140,7 +140,10 @@ def pack(job: Job, folder: Path) -> int:
     for name, source in job.checkpoints.items():
         (folder / travelling.CHECKPOINTS).mkdir(exist_ok=True)
         copy = folder / travelling.CHECKPOINTS / name
-        shutil.copytree(source, copy) if source.is_dir() else shutil.copyfile(source, copy)
+        if source.is_dir():
+            shutil.copytree(source, copy)
+        else:
+            shutil.copyfile(source, copy)
     (folder / "config.yaml").write_text(yaml.safe_dump(job.config, sort_keys=False))
     sizes = {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
     if sum(sizes.values()) > MAX_BYTES:

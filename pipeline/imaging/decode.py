@@ -51,7 +51,11 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
 
 def decode_oriented(data: bytes, max_pixels: int) -> tuple[np.ndarray, int]:
     """Return the result of `decode_image` and the EXIF orientation 1..8 that was applied; 1 means stored upright."""
-    picture = open_header(data, max_pixels)
+    return _decoded(open_header(data, max_pixels), data)
+
+
+def _decoded(picture: Image.Image, data: bytes) -> tuple[np.ndarray, int]:
+    """Return what `decode_oriented` does, of a picture whose header was read."""
     require_8_bits(picture)
     pixels = _by_torchcodec(picture, data)
     if pixels is not None:
@@ -73,7 +77,7 @@ def decode_reduced(data: bytes, max_pixels: int, scale: float) -> tuple[np.ndarr
     picture = open_header(data, max_pixels)
     divisor = next((n for n in _JPEG_DIVISORS if scale * n <= 1), 1)
     if picture.format != "JPEG" or divisor == 1:
-        pixels, orientation = decode_oriented(data, max_pixels)
+        pixels, orientation = _decoded(picture, data)
         return pixels, orientation, (pixels.shape[0], pixels.shape[1])
     width, height = picture.size
     picture.draft(None, (max(1, width // divisor), max(1, height // divisor)))

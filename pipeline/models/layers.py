@@ -21,6 +21,12 @@ class SameConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
+def round_to_8(channels: float) -> int:
+    """Round to a multiple of 8, but never down by more than a tenth, as the releases of MobileNet and EfficientNet do."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
     """Convolution that keeps the size, batch norm, ReLU."""
     padding = dilation * (kernel - 1) // 2

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from pipeline.models.layers import SameConv2d, set_output_stride
+from pipeline.models.layers import SameConv2d, round_to_8, set_output_stride
 
 LiteName = Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
@@ -61,7 +61,7 @@ class EfficientNetLite(nn.Module):
             if 0 < stage < len(_STAGES) - 1:
                 repeats = math.ceil(repeats * deeper)
             for index in range(repeats):
-                out = _rounded(channels * wider)
+                out = round_to_8(channels * wider)
                 blocks.append(InvertedResidual(width, out, kernel, stride if index == 0 else 1, expansion))
                 width = out
             ends.append((len(blocks) - 1, width))
@@ -79,9 +79,3 @@ class EfficientNetLite(nn.Module):
             if index in self.last_of:
                 maps.append(x)
         return [*maps, x]
-
-
-def _rounded(channels: float) -> int:
-    """Round to a multiple of 8, but never down by more than a tenth, as the release does."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.models.layers import dilate, set_output_stride
+from pipeline.models.layers import dilate, round_to_8, set_output_stride
 
 FINE, COARSE = 4, 16  # layers whose maps are used: the end of stride 8, and the last
 V2_FINE = 3  # MobileNetV2's last layer at stride 4
@@ -92,18 +92,12 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        squeezed = _divisible_by_8(channels // 4)
+        squeezed = round_to_8(channels // 4)
         self.fc1, self.fc2 = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         factors = F.hardsigmoid(self.fc2(F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1)))))
         return factors * x
-
-
-def _divisible_by_8(channels: int) -> int:
-    """The nearest multiple of 8, the next one where that takes a tenth away: the reference's rule."""
-    nearest = max(8, (channels + 4) // 8 * 8)
-    return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
 def _layer(
