@@ -1,7 +1,9 @@
 """Published architectures on one corpus: same photographs, views and augmentation, random weights; accuracy over cost.
 
 python -m tests.bench.lineage CAMVID [network ...]            trains, segments and prints each; hours on 2 cores
-python -m tests.bench.lineage CAMVID --plot lineage.svg       the table of what is there already, and its plot
+python -m tests.bench.lineage CAMVID --precision bf16         the same with bfloat16 in training: twice as fast where the processor has it
+python -m tests.bench.lineage CAMVID --record                 times what is there anew, side by side, and keeps it in configs/lineage.jsonl
+python -m tests.bench.lineage CAMVID --plot infra/lineage.svg the table of configs/lineage.jsonl and its plot; trains nothing
 
 CAMVID is the folder or zip of the SegNet tutorial's CamVid. Networks that are trained already are not trained again, so
 that several processes can share the work. Every step is a command of its own (`maskmill train`, `segment`), with its config in
@@ -26,6 +28,7 @@ from pipeline.config import PredictConfig, SegmentConfig, TrainConfig, parse, pa
 from pipeline.predict import Predictor
 
 FOLDER = Path("runs/lineage")
+RECORDED = Path("configs/lineage.jsonl")
 CROP, EPOCHS, BATCH, SCALE = (128, 128), 10, 4, 0.5
 HEIGHT, WIDTH, CLASSES = 360, 480, 11
 
@@ -52,11 +55,8 @@ NETWORKS: dict[str, tuple[dict[str, Any], float, str | None]] = {
     "FCN-8s": (VGG | {"stride": 8}, 0.0003, "FCN-16s"),
     "DeconvNet": ({"name": "deconvnet"}, 0.0003, None),
 }  # fmt: skip
-LONGER = {
-    "FCN-16s": 2,
-    "FCN-8s": 2,
-    "FCN-32s": 6,
-}  # epochs: the three together have as many views as each of the others
+# Epochs: FCN's three together have as many views as each of the others, DeconvNet's larger views as many pixels.
+FEWER = {"FCN-32s": 6, "FCN-16s": 2, "FCN-8s": 2, "DeconvNet": 3}
 
 
 def folder_of(network: str) -> Path:
@@ -68,18 +68,18 @@ def scale_of(network: str) -> float:
     return 1.0 if network == "DeconvNet" else SCALE
 
 
-def train_config(network: str, corpus: str) -> TrainConfig:
+def train_config(network: str, corpus: str, precision: str = "fp32") -> TrainConfig:
     model, lr, before = NETWORKS[network]
     values = {
         "corpus": {"images": corpus, "layout": "camvid"},
         "label_space": "camvid11",
         "model": model, "weights": "random", "output": str(folder_of(network) / "model"),
-        "epochs": LONGER.get(network, EPOCHS), "batch_size": BATCH,
+        "epochs": FEWER.get(network, EPOCHS), "batch_size": BATCH,
         "augment": {"crop": (224, 224) if network == "DeconvNet" else CROP, "colour": 0.3,
                     "scale": [0.7 * scale_of(network), 1.4 * scale_of(network)]},
         "optimizer": {"name": "adamw", "lr": lr, "backbone_lr_factor": 1, "warmup_steps": 50, "clip_norm": 10},
         "loss": {"terms": [{"name": "cross_entropy", "class_weights": "sqrt_inverse"}]},
-        "validate_every": 100, "workers": 1, "cpus_per_worker": 1,
+        "validate_every": 100, "workers": 1, "cpus_per_worker": 1, "precision": precision,
     }  # fmt: skip
     if before:
         values["start_from"] = str(folder_of(before) / "model" / "best")
@@ -105,20 +105,20 @@ def run(command: str, cfg: TrainConfig | SegmentConfig, path: Path) -> float:
     return (time.monotonic() - started) / 60
 
 
-def answer(network: str, corpus: str) -> dict[str, Any]:
+def trained_row(network: str, corpus: str, precision: str) -> dict[str, Any]:
     """The row of one network; trained and segmented where it is not yet."""
     folder = folder_of(network)
     kept = folder / "row.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    minutes = run("train", train_config(network, corpus), folder / "train.yaml")
+    cfg = train_config(network, corpus, precision)
+    minutes = run("train", cfg, folder / "train.yaml")
     run("segment", segment_config(network, corpus), folder / "segment.yaml")
     view = open_run(str(folder / "run"))
     summary, intervals = view.summary(), view.intervals()
-    model = models.build(parse_model(NETWORKS[network][0], where=network), CLASSES)
-    cfg = train_config(network, corpus)
+    model = new_model(network)
     row = {
-        "network": network, "parameters": sum(p.numel() for p in model.parameters()),
+        "network": network, "parameters": sum(p.numel() for p in model.parameters()), "precision": precision,
         "views": cfg.epochs * (367 // BATCH) * BATCH, "minutes": minutes, "seconds": seconds_an_image(model, scale_of(network)),
         "miou": summary["miou"], "pixel_accuracy": summary["pixel_accuracy"],
         "low": float(intervals.loc["miou", "low"]), "high": float(intervals.loc["miou", "high"]),
@@ -126,6 +126,34 @@ def answer(network: str, corpus: str) -> dict[str, Any]:
     }  # fmt: skip
     kept.write_text(json.dumps(row))
     return row
+
+
+def new_model(network: str) -> models.Network:
+    return models.build(parse_model(NETWORKS[network][0], where=network), CLASSES)
+
+
+def record() -> None:
+    """Keep the rows in configs/, in the order of NETWORKS, each with its time measured now: one machine, one process."""
+    rows = recorded_rows()
+    for network in NETWORKS:
+        kept = folder_of(network) / "row.json"
+        if kept.exists():
+            rows[network] = json.loads(kept.read_text())
+    for network, row in rows.items():
+        row["seconds"] = round(seconds_an_image(new_model(network), scale_of(network)), 4)
+    lines = [json.dumps(_rounded(rows[network])) for network in NETWORKS if network in rows]
+    RECORDED.write_text("\n".join(lines) + "\n")
+
+
+def recorded_rows() -> dict[str, dict[str, Any]]:
+    lines = RECORDED.read_text().splitlines() if RECORDED.exists() else []
+    return {row["network"]: row for row in map(json.loads, lines)}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def seconds_an_image(model: models.Network, scale: float) -> float:
@@ -170,18 +198,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus")
     parser.add_argument("networks", nargs="*")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--plot")
     args = parser.parse_args()
-    there = [network for network in NETWORKS if (folder_of(network) / "row.json").exists()]
+    if args.record:
+        record()
     print(
         "| network | M parameters | views | minutes | s/image | mIoU (95 %) | pixel accuracy |\n" + "| --- " * 7 + "|"
     )
-    rows = []
-    for network in args.networks or (there if args.plot else NETWORKS):
-        rows.append(answer(network, args.corpus))
-        print_row(rows[-1])
-    if args.plot:
-        plot(rows, args.plot)
+    if args.record or args.plot:
+        rows = recorded_rows().values()
+        for row in rows:
+            print_row(row)
+        if args.plot:
+            plot(list(rows), args.plot)
+        return
+    for network in args.networks or NETWORKS:
+        print_row(trained_row(network, args.corpus, args.precision))
 
 
 if __name__ == "__main__":
