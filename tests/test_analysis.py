@@ -485,7 +485,7 @@ def test_counts_that_a_run_did_not_keep_are_named_with_the_key_that_keeps_them(v
         view.boundary()
     with pytest.raises(ValueError, match=r"set metrics\.calibration_bins"):
         view.calibration()
-    with pytest.raises(ValueError, match="'masks' is no count column; choose one of pixels, confusion"):
+    with pytest.raises(ValueError, match="'masks' is not a count column; choose one of pixels, confusion"):
         view.counts("masks")
 
 

@@ -242,8 +242,8 @@ def test_the_command_prints_what_the_counts_say(city_run, camvid_labels, labelle
 
 
 BAD_MAPS = [
-    ({"classes": {"lorry": ["truck"]}}, "'lorry' is no class of the labels' camvid11: sky, building"),
-    ({"classes": {"car": ["lorry"]}}, "car: 'lorry' is no class of the run's cityscapes19: road, sidewalk"),
+    ({"classes": {"lorry": ["truck"]}}, "'lorry' is not a class of the labels' camvid11: sky, building"),
+    ({"classes": {"car": ["lorry"]}}, "car: 'lorry' is not a class of the run's cityscapes19: road, sidewalk"),
     ({"classes": {"car": ["car"], "pole": ["pole", "car"]}}, "'car' is mapped to both 'car' and 'pole'"),
     ({"classes": {"car": ["car", "car"]}}, "'car' is mapped to both 'car' and 'car'"),
 ]
@@ -285,7 +285,7 @@ def test_labels_that_do_not_fit_are_told_in_one_sentence(city_run, tmp_path):
 
 
 BAD_MERGES = [
-    ({"vehicle": ["car", "lorry"]}, "merge vehicle: 'lorry' is no class of camvid11: sky, building"),
+    ({"vehicle": ["car", "lorry"]}, "merge vehicle: 'lorry' is not a class of camvid11: sky, building"),
     ({"a": ["car"], "b": ["car", "road"]}, "merge b: 'car' is in 'a' too"),
     ({"a": ["car", "car"]}, "merge a: 'car' is in 'a' too"),
     ({"sky": ["car", "road"]}, "merge sky: there is a class 'sky' that is not merged"),

@@ -493,7 +493,7 @@ def test_a_parquet_footer_that_lies_about_rows_costs_no_memory_and_gives_no_wron
 
 def test_a_manifest_with_a_name_that_no_file_has_is_refused(tmp_path):
     pq.write_table(pa.table({"image": ["a\0.png"]}), tmp_path / "m.parquet")
-    with pytest.raises(UserError, match="is no name of a file"):
+    with pytest.raises(UserError, match="is not a file name"):
         list_items(CorpusConfig(images=str(tmp_path / "m.parquet"), layout="manifest"), None)
 
 

@@ -251,7 +251,7 @@ def test_a_kernel_of_no_weight_may_have_any_width():
         (lambda crf: crf.add_gaussian(3, "3"), "compatibility is <U1; it must be real numbers"),
         (lambda crf: crf.add_gaussian(3, 3j), "compatibility is complex128"),
         (lambda crf: crf.add_gaussian(3, None), "compatibility is object"),
-        (lambda crf: crf.add_gaussian(3, [[1], [2, 3]]), "compatibility is no array"),
+        (lambda crf: crf.add_gaussian(3, [[1], [2, 3]]), "compatibility is not an array"),
         (lambda crf: crf.add_gaussian(3, 1e31), r"compatibility reaches 1e\+31; at most 1e\+30"),
         (lambda crf: crf.add_kernel([[1.0]] * 20, 3), "features are of type list"),
         (lambda crf: crf.add_kernel(np.zeros((20, 2), complex), 3), "features are complex128"),

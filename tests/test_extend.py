@@ -384,7 +384,7 @@ def test_an_inventory_report_stands_for_the_listing_of_a_bucket(s3, kind, monkey
 @pytest.mark.parametrize(
     ("manifest", "said"),
     [
-        (b"{}", "is no manifest.json of an S3 Inventory report"),
+        (b"{}", "is not the manifest.json of an S3 Inventory report"),
         (b'{"fileFormat": "CSV", "files": [{"key": "gone"}], "fileSchema": "Bucket", "destinationBucket": "BUCKET"}',
          "it names s3://.*/gone, which is not there"),
     ],

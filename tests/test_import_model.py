@@ -327,7 +327,7 @@ def test_tensors_beside_the_file_are_taken_in(images, tmp_path):
     for tensor in proto.graph.initializer:
         tensor.external_data[0].value = "../net.onnx"
     onnx.save(proto, apart)
-    with pytest.raises(UserError, match=r"keeps tensors in '\.\./net\.onnx', which is no file of its own folder"):
+    with pytest.raises(UserError, match=r"keeps tensors in '\.\./net\.onnx', which is not a file in its own folder"):
         imported(apart, tmp_path / "outside")
     # The same in a checkpoint that somebody made by hand.
     description = json.loads((tmp_path / "in" / "checkpoint.json").read_text())

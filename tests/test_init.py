@@ -237,7 +237,7 @@ def bad_input(folder, case):
         case "too few pixels allowed":
             return ["init", start, *apart(folder), "--max-pixels", "0"], "Invalid value for '--max-pixels'"
         case "bands without a range":
-            return ["init", start, *apart(folder), "--bands", "1"], "--bands and --range go together"
+            return ["init", start, *apart(folder), "--bands", "1"], "--bands and --range belong together"
         case "bands that are no numbers":
             return [
                 "init",

@@ -254,7 +254,7 @@ BAD = [
      r"classes 'a' and 'b' have one colour, \(1, 2, 3\); give them different ones"),
     ({"classes": [f"c{i}" for i in range(255)]}, "255 classes: masks hold one byte a pixel, .* there can be 254 at most"),
     ({"classes": [{"name": "a", "values": 1}, "b"]}, "class 'b' has no values, and other classes have"),
-    ({"classes": ["a"], "categories": {"all": ["a", "b"]}}, "category 'all' has 'b', which is no class; choose one of a"),
+    ({"classes": ["a"], "categories": {"all": ["a", "b"]}}, "category 'all' has 'b', which is not a class; choose one of a"),
     ({"classes": ["sky", "ground"], "name": "camvid11"},
      'is the name of a built-in label space, .*class 1 "building", now "ground"'),
     ({"classes": ["a", 7]}, r"label_space\.classes\.1\.name: found 7; it must be text"),

@@ -77,7 +77,7 @@ TWELVE = [
     ("evaluate start/runs", "run {}/start/runs: no run.json there; give the output of `maskmill segment`, such as "
                             "{}/start/runs/segment"),
     ("areas start/runs/segment --by cty", "cannot group by 'cty'; the group columns are .*; did you mean 'city'?"),
-    ("evaluate start/runs/segment --merge all=sky+rod", "merge all: 'rod' is no class of camvid11: .*; did you mean 'road'?"),
+    ("evaluate start/runs/segment --merge all=sky+rod", "merge all: 'rod' is not a class of camvid11: .*did you mean 'road'?"),
     ("show start/runs/segment val/z --output z.png", "run {}/.* has no image 'val/z'; its ids are like 'val/a', .*"),
     ("show start/runs/segment val/a --of errors --output z.png",
      "image 'val/a' has no label to show its errors by; choose prediction"),

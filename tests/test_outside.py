@@ -233,7 +233,7 @@ def test_a_network_that_cannot_be_used_is_refused_in_a_sentence(values, sentence
         ({"name": "smp", "encoder": "resnet1"}, r"Wrong encoder name `resnet1`"),
         (
             {"name": "transformers", "config": "x", "architecture": {"model_type": "bert"}},
-            r"model_type bert is no semantic segmentation; known are .*mask2former.*segformer",
+            r"model_type bert is not a semantic segmentation network; known are .*mask2former.*segformer",
         ),
         (
             {"name": "transformers", "config": "x", "architecture": ONEFORMER},

@@ -174,7 +174,7 @@ def test_scores_that_a_metric_asks_for_have_the_whole_size(tmp_path):
         ({"predict": {"scales": [0.5, 0.25], "reduced_decode": True}}, "one scale below 1"),
         ({"predict": {"reduced_decode": True}}, "one scale below 1"),
         ({"predict": HALF | {"tile": [64, 64]}}, "predict.tile"),
-        ({"predict": HALF, "crf": {}}, "crf do not go together"),
+        ({"predict": HALF, "crf": {}}, "crf cannot be combined"),
     ],
 )
 def test_what_needs_all_pixels_is_refused(changes, words):

@@ -44,7 +44,7 @@ def test_a_search_trains_each_point_and_writes_the_best_config(ray_session, scen
     ("axes", "sentence"),
     [
         ({"optimizer.rate": {"grid": [1]}}, r"space: optimizer\.rate: unknown key; known keys here: name, lr"),
-        ({"optimiser.lr": {"grid": [1]}}, r"optimiser\.lr: optimiser is no section of the config"),
+        ({"optimiser.lr": {"grid": [1]}}, r"optimiser\.lr: optimiser is not a section of the config"),
         ({"epochs": {"choice": [0]}}, "epochs: found 0"),
     ],
 )

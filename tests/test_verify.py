@@ -242,7 +242,7 @@ def test_an_alien_file_is_a_fault(run, name):
     (run / name).parent.mkdir(exist_ok=True)
     shutil.copy(run / "masks/part-00001.parquet", run / name)
     assert [problem for problem in told(run) if name in problem] == [
-        f"{name} is no file of this run; move it away, readers of the folder would read it"
+        f"{name} is not a file of this run; move it away, readers of the folder would read it"
     ]
 
 

@@ -84,5 +84,7 @@ def _copied(item: Item, uri: str) -> str:
 
 def _cell(value: object) -> object:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.6f}"  # always with a point, so that the column is no group
+        return (
+            "" if pd.isna(value) else f"{value:.6f}"
+        )  # always with a point, so that the column is not taken for a group
     return "" if value is None or value is pd.NA else value

@@ -100,7 +100,7 @@ def _group_of(space: LabelSpace, groups: Mapping[str, Sequence[str]]) -> dict[st
         for member in members:
             if member not in space.classes:
                 raise UserError(
-                    f"merge {name}: '{member}' is no class of {space.name}: {', '.join(space.classes)}"
+                    f"merge {name}: '{member}' is not a class of {space.name}: {', '.join(space.classes)}"
                     f"{nearest(member, space.classes)}"
                 )
             if member in group_of:

@@ -182,7 +182,7 @@ class RunCounts:
                     raise UserError(f"run {self.uri}: every pixel has a class; set unknown_below in a new run's config")
                 return 1 if column == "unknown_pixels" else num_classes
         known = ", ".join(["pixels", "confusion", "confusion_raw", "unknown_pixels", "unknown_labelled", *METRIC_OF])
-        raise UserError(f"'{column}' is no count column; choose one of {known}")
+        raise UserError(f"'{column}' is not a count column; choose one of {known}")
 
     def has_raw(self) -> bool:
         """Whether the run kept the counts from before a CRF."""

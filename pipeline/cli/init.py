@@ -96,7 +96,7 @@ def _image(bands: str | None, value_range: str | None) -> "ImageConfig | None":
     if bands is None and value_range is None:
         return None
     if bands is None or value_range is None:
-        raise UserError("init: --bands and --range go together, such as --bands 4,3,2 --range 0,4095; give both")
+        raise UserError("init: --bands and --range belong together, such as --bands 4,3,2 --range 0,4095; give both")
     from pipeline.config import ImageConfig, parse
     from pipeline.config.loading import value_of
 

@@ -22,7 +22,7 @@ def show(console: Console, run: str, image_id: str, of: str, output: str | None)
     """Print the overlay of an image with its legend, or write it to a file.
 
     Raises:
-        UserError: there is neither terminal nor file, the file's suffix is no picture format, or the image cannot be shown.
+        UserError: there is neither terminal nor file, the file's suffix is not a picture format, or the image cannot be shown.
     """
     form = None
     if output is not None:

@@ -50,7 +50,7 @@ class ClassMap(Section):
         """
         if unknown := [name for name in self.classes if name not in truth.classes]:
             raise UserError(
-                f"{where}: '{unknown[0]}' is no class of the labels' {truth.name}: {', '.join(truth.classes)}"
+                f"{where}: '{unknown[0]}' is not a class of the labels' {truth.name}: {', '.join(truth.classes)}"
                 f"{nearest(unknown[0], truth.classes)}"
             )
         masks, labels = (np.full(256, IGNORE, np.uint8) for _ in range(2))
@@ -61,7 +61,7 @@ class ClassMap(Section):
             for member in members:
                 if member not in model.classes:
                     raise UserError(
-                        f"{where}: {name}: '{member}' is no class of the run's {model.name}: {', '.join(model.classes)}"
+                        f"{where}: {name}: '{member}' is not a class of the run's {model.name}: {', '.join(model.classes)}"
                         f"{nearest(member, model.classes)}"
                     )
                 if member in owner:

@@ -88,7 +88,7 @@ class PredictConfig(Section):
             )
         if self.reduced_decode and self.tile is not None:
             raise UserError(
-                "predict.reduced_decode and predict.tile do not go together: tiles are of the picture's own pixels; leave one "
+                "predict.reduced_decode and predict.tile cannot be combined: tiles are of the picture's own pixels; leave one "
                 "of them out"
             )
         return self
@@ -230,7 +230,7 @@ class SegmentConfig(Section):
     def _reduced_fits(self) -> "SegmentConfig":
         if self.predict.reduced_decode and self.crf is not None:
             raise UserError(
-                "predict.reduced_decode and crf do not go together: the CRF compares the colours of all pixels, which are not "
+                "predict.reduced_decode and crf cannot be combined: the CRF compares the colours of all pixels, which are not "
                 "decoded; leave one of them out"
             )
         return self

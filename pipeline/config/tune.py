@@ -77,6 +77,6 @@ def with_values(cfg: TrainConfig, values: dict[str, Any], where: str) -> TrainCo
         for parent in parents:
             branch = branch.get(parent) if isinstance(branch, dict) else None
         if not isinstance(branch, dict):
-            raise UserError(f"{where}: {key}: {'.'.join(parents)} is no section of the config; use keys as in --set")
+            raise UserError(f"{where}: {key}: {'.'.join(parents)} is not a section of the config; use keys as in --set")
         branch[leaf] = value
     return parse(TrainConfig, tree, where=where)

@@ -77,7 +77,7 @@ def _tables(inventory: str) -> Iterator[pa.Table]:
         raise UserError(f"corpus.inventory {inventory}: there is no such file; check the path or the bucket") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"corpus.inventory {inventory} is no manifest.json of an S3 Inventory report; give that file's URI"
+            f"corpus.inventory {inventory} is not the manifest.json of an S3 Inventory report; give that file's URI"
         ) from None
     for key in files:
         uri = f"{home}/{key}"

@@ -25,7 +25,7 @@ def resolved(uri: str, manifest: str) -> str:
     shown = storage.without_secrets(uri)
     what = f"manifest {manifest}: '{shown}'"
     if "\0" in uri:
-        raise UserError(f"manifest {manifest}: {shown!r} is no name of a file; write the manifest again")
+        raise UserError(f"manifest {manifest}: {shown!r} is not a file name; write the manifest again")
     if MADE in uri:
         raise UserError(f"{what} contains '{MADE}', which is reserved for generated labels; name the file itself")
     if "::" in uri:

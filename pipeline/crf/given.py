@@ -65,7 +65,7 @@ def compat_of(given: ArrayLike, num_classes: int) -> np.ndarray:
     try:
         array = np.asarray(given)
     except ValueError as error:
-        raise UserError(f"dense CRF: the compatibility is no array: {error}") from error
+        raise UserError(f"dense CRF: the compatibility is not an array: {error}") from error
     if array.dtype.kind not in "biuf":
         raise UserError(f"dense CRF: the compatibility is {array.dtype}; it must be real numbers")
     if array.shape not in ((), (num_classes,), (num_classes, num_classes)):

@@ -81,7 +81,7 @@ class DenseCRF:
         """Return a CRF with a label map (H, W): the label has probability `certainty`, the other classes share the rest.
 
         Args:
-            unsure: label of pixels whose class is unknown. With 0, classes are numbered from 1; other values are no class.
+            unsure: label of pixels whose class is unknown. With 0, classes are numbered from 1; other values are not classes.
         """
         labels = np.asarray(labels)
         if labels.ndim != 2 or labels.dtype.kind not in "iu":

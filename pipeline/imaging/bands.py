@@ -320,12 +320,12 @@ def _check_bands(dataset: Any, declared: ImageConfig) -> None:
             raise Reject(
                 "decode",
                 "unsupported_mode",
-                f"band {band} holds places in a palette, which are no levels; convert the image to grey or RGB",
+                f"band {band} holds palette indices, not levels; convert the image to grey or RGB",
             )
         dtype = np.dtype(dataset.dtypes[band - 1])
         if dtype.kind not in _PURE_DIGITS:
             raise Reject(
-                "decode", "unsupported_mode", f"band {band} is {dtype}, which are no levels; convert the image"
+                "decode", "unsupported_mode", f"band {band} is {dtype}, not levels; convert the image"
             )
         least, most, words = _limits(dataset, band, dtype)
         if high > most or low < least:

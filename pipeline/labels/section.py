@@ -170,7 +170,7 @@ def _indices(category: str, members: Iterable[str], names: list[str]) -> tuple[i
     for member in members:
         if member not in names:
             raise UserError(
-                f"category '{category}' has '{member}', which is no class; choose one of {', '.join(names)}"
+                f"category '{category}' has '{member}', which is not a class; choose one of {', '.join(names)}"
             )
     return tuple(names.index(member) for member in members)
 

@@ -135,7 +135,7 @@ def _mean_pixels(space: LabelSpace) -> np.ndarray:
 
 
 def _classes_of(ids: np.ndarray, space: LabelSpace) -> np.ndarray:
-    """Return the class of each id, (len(ids),); -1 for ids that are no instance or are ignored."""
+    """Return the class of each id, (len(ids),); -1 for ids that are not an instance or are ignored."""
     stored = {stored_id: index for index, stored_id in enumerate(space.stored_ids)}
     classes = np.full(len(ids), -1)
     for place, instance in enumerate(ids.tolist()):

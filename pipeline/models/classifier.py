@@ -112,7 +112,7 @@ class MergedOutputs(nn.Module):
 def _merge(cfg: ClassifierConfig, num_classes: int) -> tuple[nn.Module, int]:
     """Return the module from the last layer's outputs to classes, and the number of outputs."""
     if (cfg.merged is None) != (cfg.outputs is None):
-        raise UserError("classifier: outputs and merged go together: give both, or none of them")
+        raise UserError("classifier: outputs and merged belong together: give both or neither")
     if cfg.merged is None or cfg.outputs is None:
         return nn.Identity(), num_classes
     if len(cfg.merged) != num_classes:

@@ -122,7 +122,9 @@ class HuggingFace(Outside):
         auto = transformers.AutoModelForSemanticSegmentation
         if type(config) not in auto._model_mapping:
             known = ", ".join(sorted({key.model_type for key in auto._model_mapping} | set(QUERIES)))
-            raise UserError(f"{self.title}: model_type {kind} is no semantic segmentation; known are {known}")
+            raise UserError(
+                f"{self.title}: model_type {kind} is not a semantic segmentation network; known are {known}"
+            )
         return auto, config
 
     @classmethod

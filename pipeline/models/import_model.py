@@ -191,7 +191,7 @@ class _Trial:
     def _at_any_size(self, cfg: ExportedConfig, scores: Scores | None) -> ExportedConfig:
         """Return the config with the smallest step and the smallest size that work."""
         for step in STEPS:
-            odd = PROBE_PX // step | 1  # an odd multiple of a step is no multiple of a larger step
+            odd = PROBE_PX // step | 1  # an odd multiple of a step is not a multiple of a larger step
             size = (odd * step, (odd + 2) * step)
             try:
                 found = self._understood(cfg, size, scores)

@@ -66,7 +66,7 @@ def taken_in(data: bytes, uri: str) -> bytes:
 def _read_beside(uri: str, name: str) -> bytes:
     if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise UserError(
-            f"{uri}: it keeps tensors in '{name}', which is no file of its own folder; export it as one file "
+            f"{uri}: it keeps tensors in '{name}', which is not a file in its own folder; export it as one file "
             "(external_data=False)"
         )
     beside = storage.join(storage.absolute(uri).rpartition("/")[0], name)

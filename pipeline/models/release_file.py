@@ -117,7 +117,7 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
         raise ValueError("no header")
     header = json.loads(data[_LENGTH:start])
     if not isinstance(header, dict):
-        raise ValueError("the header is no object")
+        raise ValueError("the header is not a JSON object")
     return header, start
 
 

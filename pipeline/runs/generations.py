@@ -290,7 +290,7 @@ def parse_name(uri: str, name: str) -> tuple[int, int, int, str]:
     """Return a part's generation, first and last shard in that generation's plan, and kind, from its name in the run."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UserError(f"run {uri}: _SUCCESS.json lists '{name}', which is no part's name; {_RESTORE}")
+        raise UserError(f"run {uri}: _SUCCESS.json lists '{name}', which is not the name of a part; {_RESTORE}")
     first = int(match[3])
     return int(match[2] or 1), first, int(match[4] or first), match[1]
 

@@ -188,7 +188,7 @@ def footer_of(data: bytes, name: str) -> Footer:
         raise UserError(f"{name} cannot be read ({error}); delete it and run `segment` again") from None
     body = metadata.pop(SHA256, None)
     if body is None or not _are_rejects(rejects):
-        raise UserError(f"{name} is no part of a run, or its footer is damaged; delete it and run `segment` again")
+        raise UserError(f"{name} is not a part of a run, or its footer is damaged; delete it and run `segment` again")
     described = {key: value for key, value in metadata.items() if key.startswith("maskmill.")}
     return Footer(parquet.num_rows, rejects, body, hashlib.sha256(footer).hexdigest(), described)
 

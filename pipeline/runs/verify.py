@@ -122,7 +122,7 @@ def is_stranger(file: storage.FileInfo, name: str, known: Set[str]) -> bool:
 
 
 def stranger_fault(name: str) -> str:
-    return f"{name} is no file of this run; move it away, readers of the folder would read it"
+    return f"{name} is not a file of this run; move it away, readers of the folder would read it"
 
 
 def _record_faults(

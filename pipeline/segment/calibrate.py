@@ -179,7 +179,7 @@ def _sample(predictor: OfTemperature, item: Item, image: np.ndarray, label: np.n
     rows, columns = np.unravel_index(chosen, label.shape)
     logits = predictor(1).logits_at(image, rows, columns)
     if not np.isfinite(logits).all():
-        raise UserError(f"image {item.image_id}: the network gives scores that are no numbers; leave the image out")
+        raise UserError(f"image {item.image_id}: the network gives scores that are not numbers; leave the image out")
     return LabelledPixels(logits, label[rows, columns], len(labelled))
 
 

@@ -124,7 +124,7 @@ def estimate(
         raise UserError("estimate: --like RUN and --rate IMAGES_PER_S both give the rate; leave out one of them")
     if (images is None) != (image_bytes is None):
         raise UserError(
-            "estimate: --images and --image-kb stand for the corpus, so they go together; leave out both to list it"
+            "estimate: --images and --image-kb stand for the corpus, so both are needed; leave out both to list it"
         )
     rates = measured(storage.absolute(like)) if like is not None else None
     if rate is not None:

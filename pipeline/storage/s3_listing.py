@@ -29,7 +29,7 @@ def _parsed(body: bytes) -> tuple[list[tuple[str, int, str | None, float | None]
     page = ElementTree.fromstring(body)
     space, name, _ = page.tag.rpartition("ListBucketResult")
     if not name:
-        raise ValueError(f"<{page.tag}> is no listing")
+        raise ValueError(f"<{page.tag}> is not a listing")
     key, size, etag, modified = (f"{space}{name}" for name in ("Key", "Size", "ETag", "LastModified"))
     encoded = page.findtext(f"{space}EncodingType") == "url"
     found = []

@@ -1,9 +1,9 @@
 """Published architectures on one corpus: same photographs, views and augmentation, random weights; accuracy over cost.
 
-python -m tests.bench.lineage CAMVID [network ...]            trains, segments and prints each; hours on 2 cores
-python -m tests.bench.lineage CAMVID --precision bf16         the same with bfloat16 in training: twice as fast where the processor has it
-python -m tests.bench.lineage CAMVID --record                 times what is there anew, side by side, and keeps it in configs/lineage.jsonl
-python -m tests.bench.lineage CAMVID --plot infra/lineage.svg the table of configs/lineage.jsonl and its plot; trains nothing
+python -m tests.bench.lineage CAMVID [network ...]      trains, segments and prints each; hours on 2 cores
+    --precision bf16                                    trains in bfloat16: twice as fast where the processor has it
+python -m tests.bench.lineage CAMVID --record           times what is trained side by side; keeps configs/lineage.jsonl
+python -m tests.bench.lineage CAMVID --plot FILE.svg    the table of configs/lineage.jsonl and its plot; trains nothing
 
 CAMVID is the folder or zip of the SegNet tutorial's CamVid. Networks that are trained already are not trained again, so
 that several processes can share the work. Every step is a command of its own (`maskmill train`, `segment`), with its config in

@@ -12,7 +12,7 @@ from pipeline.imaging.mask_png import encode_mask
 def write(answers: Answers, out: str) -> Exported:
     """Write `data/<image>`, `labels/<image id>.png` and `mask_targets.json`.
 
-    FiftyOne draws no pixel of value 0, so class k is stored as k + 1, and 0 is no data. `mask_targets.json` names the values,
+    FiftyOne draws no pixel of value 0, so class k is stored as k + 1; 0 means no data. `mask_targets.json` names the values,
     for `dataset.default_mask_targets`.
 
     Source: https://docs.voxel51.com/user_guide/import_datasets.html, ImageSegmentationDirectory.

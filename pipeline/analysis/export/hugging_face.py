@@ -105,6 +105,6 @@ def _card(answers: Answers, split: str) -> str:
     return (
         "---\ntask_categories:\n- image-segmentation\nconfigs:\n- config_name: default\n  data_files:\n"
         f"  - split: {split}\n    path: data/{split}-*.parquet\n---\n\n"
-        "`label` holds the masks that a network predicted, not labels that people drew; 255 is no data.\n\n"
+        "`label` holds the masks that a network predicted, not labels that people drew; 255 means no data.\n\n"
         f"| value | class |\n| --- | --- |\n{classes}\n"
     )

@@ -103,7 +103,7 @@ class CocoFile:
 
 
 def _elements(text: str) -> Iterator[tuple[str, Any, int, int]]:
-    """Yield (key, element, start, end) of every element of a JSON object's top-level lists; ValueError if it is no object."""
+    """Yield (key, element, start, end) of every element of the lists in a JSON object; ValueError if it is not an object."""
     decode, at = json.JSONDecoder().raw_decode, _after(text, 0, "{")
     while text[at : at + 1] != "}":
         key, at = decode(text, at)

@@ -94,7 +94,7 @@ def _locate(uri: str) -> tuple[int, int, int, int, bytes]:
     tail = storage.read_range(uri, tail_start, size - tail_start) if size else b""
     at = tail.rfind(b"PK\5\6")
     if at < 0 or at + _END.size > len(tail):
-        raise BadZipFile("there is no end of a central directory; the file is no zip, or cut short")
+        raise BadZipFile("there is no end of a central directory; the file is not a zip, or is cut short")
     _, _, _, _, entries, length, offset, _ = _END.unpack_from(tail, at)
     locator = at - _END64_LOCATOR.size
     if tail[max(0, locator) : locator + 4] == b"PK\6\7":

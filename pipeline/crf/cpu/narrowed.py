@@ -75,7 +75,7 @@ def _rows_of(rows, kept, before):  # type: ignore[no-untyped-def]
             length += 1
         if length > first and (rows[i] < 0 or not kept[row]):
             if length == first + 1:
-                length = first  # a single row is no chain
+                length = first  # a single row is not a chain
             else:
                 left[length - 1] = ~left[length - 1]
             first = length
