@@ -324,9 +324,7 @@ def _check_bands(dataset: Any, declared: ImageConfig) -> None:
             )
         dtype = np.dtype(dataset.dtypes[band - 1])
         if dtype.kind not in _PURE_DIGITS:
-            raise Reject(
-                "decode", "unsupported_mode", f"band {band} is {dtype}, not levels; convert the image"
-            )
+            raise Reject("decode", "unsupported_mode", f"band {band} is {dtype}, not levels; convert the image")
         least, most, words = _limits(dataset, band, dtype)
         if high > most or low < least:
             raise Reject(
