@@ -194,6 +194,14 @@ def test_a_package_over_the_limit_is_refused_and_names_the_largest_file(config, 
         submit.pack(submit.prepare("segment", config, None), folder)
 
 
+def test_a_checkpoint_over_the_limit_is_refused_before_it_is_read(config, tmp_path):
+    file = tmp_path / "large.safetensors"
+    with file.open("wb") as data:
+        data.truncate(submit.MAX_BYTES + 1)  # takes no space
+    with pytest.raises(UserError, match=r"large\.safetensors is 100 MB, and a job takes at most 100 MB along; copy it"):
+        submit.prepare("segment", config, [f"ensemble=[{file}]"])
+
+
 @pytest.mark.scorecard("security", 1)
 def test_a_cluster_without_a_token_is_refused():
     with server(200) as address, pytest.raises(ValueError, match=r"answers without a token.*--insecure"):

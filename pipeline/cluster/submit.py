@@ -150,8 +150,8 @@ def pack(job: Job, folder: Path) -> int:
         largest = max(sizes, key=lambda file: sizes[file])
         raise UserError(
             f"the package is {sum(sizes.values()) / 1e6:.0f} MB and the job server takes {MAX_BYTES / 1e6:.0f}; "
-            f"the largest file is {largest.relative_to(folder)}: move data out of {PACKAGE} and the code into the store, and a "
-            "large checkpoint"
+            f"the largest file is {largest.relative_to(folder)}: move data out of {PACKAGE}, the code folder and the "
+            "checkpoint into the store"
         )
     return sum(sizes.values())
 
@@ -178,6 +178,9 @@ def _checkpoints_of(values: dict[str, Any]) -> dict[str, Path]:
     """Return the local checkpoints that a config names, by their names in the job, and put those names into the config.
 
     A name begins with a hash of the checkpoint's files, so that other weights give the job another digest.
+
+    Raises:
+        UserError: a checkpoint is too large to be sent.
     """
     found: dict[str, Path] = {}
 
@@ -185,8 +188,15 @@ def _checkpoints_of(values: dict[str, Any]) -> dict[str, Path]:
         path = Path(uri)
         if not (path.is_file() or (path / "checkpoint.json").is_file()):
             return uri
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        size = sum(file.stat().st_size for file in files)
+        if size > MAX_BYTES:
+            raise UserError(
+                f"checkpoint {uri} is {size / 1e6:.0f} MB, and a job takes at most {MAX_BYTES / 1e6:.0f} MB along; copy it to "
+                "the store and name it there (s3://...), or make one smaller file of it with `maskmill release`"
+            )
         total = hashlib.sha256()
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        for file in files:
             with file.open("rb") as data:
                 total.update(hashlib.file_digest(data, "sha256").digest())
         name = f"{total.hexdigest()[:12]}-{path.name}"
