@@ -57,6 +57,12 @@ NETWORKS: dict[str, tuple[dict[str, Any], float, str | None]] = {
 }  # fmt: skip
 # Epochs: FCN's three together have as many views as each of the others, DeconvNet's larger views as many pixels.
 FEWER = {"FCN-32s": 6, "FCN-16s": 2, "FCN-8s": 2, "DeconvNet": 3}
+COARSE = {
+    "FCN-32s",
+    "DeepLab v1",
+    "DeepLab v2 VGG16",
+    "DeepLabv3 R50",
+}  # nothing finer than stride 8 to 32 reaches their scores
 
 
 def folder_of(network: str) -> Path:
@@ -96,13 +102,10 @@ def segment_config(network: str, corpus: str) -> SegmentConfig:
     return parse(SegmentConfig, values, where=network)
 
 
-def run(command: str, cfg: TrainConfig | SegmentConfig, path: Path) -> float:
-    """Minutes that the command took."""
+def run(command: str, cfg: TrainConfig | SegmentConfig, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False))
-    started = time.monotonic()
     subprocess.run([sys.executable, "-m", f"jobs.{command}", str(path)], check=True, stdout=subprocess.DEVNULL)
-    return (time.monotonic() - started) / 60
 
 
 def trained_row(network: str, corpus: str, precision: str) -> dict[str, Any]:
@@ -112,14 +115,14 @@ def trained_row(network: str, corpus: str, precision: str) -> dict[str, Any]:
     if kept.exists():
         return json.loads(kept.read_text())
     cfg = train_config(network, corpus, precision)
-    minutes = run("train", cfg, folder / "train.yaml")
+    run("train", cfg, folder / "train.yaml")
     run("segment", segment_config(network, corpus), folder / "segment.yaml")
     view = open_run(str(folder / "run"))
     summary, intervals = view.summary(), view.intervals()
     model = new_model(network)
     row = {
         "network": network, "parameters": sum(p.numel() for p in model.parameters()), "precision": precision,
-        "views": cfg.epochs * (367 // BATCH) * BATCH, "minutes": minutes, "seconds": seconds_an_image(model, scale_of(network)),
+        "views": cfg.epochs * (367 // BATCH) * BATCH, "seconds": seconds_an_image(model, scale_of(network)),
         "miou": summary["miou"], "pixel_accuracy": summary["pixel_accuracy"],
         "low": float(intervals.loc["miou", "low"]), "high": float(intervals.loc["miou", "high"]),
         "class_iou": view.iou().iloc[0][list(view.space.classes)].to_dict(),
@@ -171,26 +174,41 @@ def seconds_an_image(model: models.Network, scale: float) -> float:
 
 def print_row(row: dict[str, Any]) -> None:
     print(
-        f"| {row['network']} | {row['parameters'] / 1e6:.2f} | {row['views']} | {row['minutes']:.0f} | {row['seconds']:.2f} | "
+        f"| {row['network']} | {row['parameters'] / 1e6:.2f} | {row['views']} | {row['seconds']:.2f} | "
         f"{100 * row['miou']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f}) | {100 * row['pixel_accuracy']:.1f} |",
         flush=True,
     )
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:
-    """mIoU over seconds an image, with intervals; the area of a dot grows with the number of parameters."""
+    """mIoU over seconds an image, with intervals; in colour whether coarse scores are only enlarged, or refined by skips."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
+    for name, colour, coarse in (
+        ("skips or a decoder", "tab:blue", False),
+        ("coarse scores, enlarged", "tab:orange", True),
+    ):
+        chosen = [row for row in rows if (row["network"] in COARSE) == coarse]
+        x, y = [row["seconds"] for row in chosen], np.array([100 * row["miou"] for row in chosen])
+        spread = [y - [100 * row["low"] for row in chosen], [100 * row["high"] for row in chosen] - y]
+        axes.errorbar(x, y, yerr=spread, fmt="o", color=colour, markersize=7, elinewidth=1, label=name)
+    middle = np.median([row["seconds"] for row in rows])
     for row in rows:
-        x, y = row["seconds"], 100 * row["miou"]
-        axes.plot([x, x], [100 * row["low"], 100 * row["high"]], color="0.7", linewidth=1, zorder=1)
-        axes.scatter([x], [y], s=8 * row["parameters"] ** 0.5 / 100, color="tab:blue", alpha=0.8, zorder=2)
-        axes.annotate(row["network"], (x, y), xytext=(7, 3), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="processor seconds an image of 360x480, one thread", ylabel="mIoU on CamVid val, %")
+        left = row["seconds"] > 2 * middle
+        label = f"{row['network']} ({row['parameters'] / 1e6:.3g} M)"
+        axes.annotate(
+            label, (row["seconds"], 100 * row["miou"]), xytext=(-7 if left else 7, 4), textcoords="offset points",
+            fontsize=8, ha="right" if left else "left",
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="processor seconds per image of 360x480, one thread", ylabel="mIoU on CamVid val, %")
+    ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.93")
+    axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)
 
 
@@ -204,9 +222,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.record:
         record()
-    print(
-        "| network | M parameters | views | minutes | s/image | mIoU (95 %) | pixel accuracy |\n" + "| --- " * 7 + "|"
-    )
+    print("| network | M parameters | views | s/image | mIoU (95 %) | pixel accuracy |\n" + "| --- " * 6 + "|")
     if args.record or args.plot:
         rows = recorded_rows().values()
         for row in rows:
