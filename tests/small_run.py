@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,8 @@ from PIL import Image
 from pipeline import labels, storage
 from pipeline.config import MetricsConfig, RegionsConfig, SegmentConfig
 from pipeline.corpus import Item, Place, plan_shards
+from pipeline.corpus.groups import GROUP_FIELDS, added_field
+from pipeline.corpus.listing import Listing
 from pipeline.imaging.mask_png import encode_mask
 from pipeline.imaging.polygons import region_polygons
 from pipeline.imaging.regions import find_regions
@@ -41,6 +43,7 @@ class Drawn:
     entropy: float = 0.1
     reason: str = "truncated"
     orientation: int = 1  # EXIF, of the image; mask and label are drawn as the corpus stores them
+    groups: Mapping[str, int | str] = field(default_factory=dict)  # further group columns, the same for all images
 
 
 def ids(drawing: str) -> np.ndarray:
@@ -77,12 +80,13 @@ def make_run(
         }
     )  # fmt: skip
     items = [_item(corpus, index, one) for index, one in enumerate(drawn)]
+    further = [added_field(name, type(value)) for name, value in drawn[0].groups.items()]
     run = Run.open_or_create(
         uri,
         {key: value for key, value in cfg.model_dump(mode="json").items() if key in ("crf", "regions")},
         cfg.model_dump(mode="json"),
         space,
-        lambda: plan_shards(items, images_per_shard),
+        lambda: plan_shards(Listing(iter(items), (*GROUP_FIELDS, *further)), images_per_shard),
     )
     for shard in run.pending():
         here = list(zip(items, drawn, strict=True))[shard * images_per_shard : (shard + 1) * images_per_shard]
@@ -123,6 +127,7 @@ def _item(corpus: str, index: int, one: Drawn) -> Item:
         storage.put(place, file.getvalue())
         stored[kind] = Place(place, bytes=len(file.getvalue()))
     groups = {"split": "val", "city": one.city, "sequence": one.sequence, "frame": one.frame}
+    groups |= one.groups
     return Item(one.image_id, **stored, groups={name: value for name, value in groups.items() if value is not None})
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 from scipy import stats
 
 from pipeline import labels, storage
-from pipeline.analysis import open_generations, open_run, open_runs, write_report
+from pipeline.analysis import export, open_generations, open_run, open_runs, write_report
 from pipeline.analysis.drift import CHANGED, UNKNOWN
+from pipeline.errors import UserError
 from pipeline.metrics.bootstrap import interval, resample
 from pipeline.metrics.change import Ratios, changes, holm, quantile, two_sided
 from tests.command import maskmill
@@ -316,3 +317,42 @@ def test_a_camera_that_sees_less_road_is_found_in_camvid_and_an_unchanged_one_is
     found = open_runs(camvid_nights(tmp_path / "tilted", camvid, 5, tilted)).drift()
     road = found.table[found.table["class"] == "road"].iloc[0]
     assert road["verdict"] == CHANGED and road["change"] < -0.1
+
+
+def test_one_sample_against_many_of_one_night_is_unknown(tmp_path):
+    many = make_run(str(tmp_path / "many"), [Drawn(f"m{k}", "0012"[k % 2 :]) for k in range(6)])
+    runs = open_runs([many, make_run(str(tmp_path / "one"), [Drawn("q", "0011")])])
+    assert set(runs.drift().table["verdict"]) == {UNKNOWN}
+
+
+def test_a_group_named_twice_is_one(tmp_path):
+    drawn = {name: [Drawn(f"{name}{k}", "0123"[k:], city="x") for k in range(3)] for name in "ab"}
+    runs = open_runs([make_run(str(tmp_path / name), images) for name, images in drawn.items()])
+    assert runs.drift(by=["city", "city"]).table.equals(runs.drift(by=["city"]).table)
+
+
+def test_runs_whose_images_have_no_city_have_intervals_too(tmp_path):
+    drawn = [Drawn("a", "01", label="01", city="x"), Drawn("b", "11", label="01")]
+    runs = open_runs([make_run(str(tmp_path / name), drawn) for name in "xy"])
+    found = runs.intervals_by(["run", "city"])
+    assert found["images"].tolist() == [1, 1, 1, 1]
+    assert found["value"].tolist() == runs.iou(["run", "city"])["miou"].tolist()
+
+
+def test_numbers_and_texts_of_one_group_column_are_groups_side_by_side(tmp_path):
+    drawn = [Drawn("a", "01", label="01", groups={"night": night}) for night in (2, "2b")]
+    runs = open_runs([make_run(str(tmp_path / str(one.groups["night"])), [one]) for one in drawn])
+    assert list(runs.iou(["night"]).index) == [2, "2b"]
+
+
+def test_images_of_one_id_are_not_mistaken_by_the_other_side(tmp_path):
+    drawn = [Drawn("a", "01", label="01")]
+    one, *both = (make_run(str(tmp_path / name), drawn) for name in ("one", "x", "y"))
+    runs = open_runs(both)
+    for ask in (
+        lambda: open_run(one).compare(runs),
+        lambda: open_run(one).next(1, "disagreement", runs, labelled=True),
+        lambda: export(runs, "png", str(tmp_path / "out")),
+    ):
+        with pytest.raises(UserError, match="as two images of one id"):
+            ask()

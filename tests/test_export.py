@@ -17,6 +17,7 @@ from pipeline.config import CorpusConfig, SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
 from pipeline.imaging.mask_png import decode_mask
 from pipeline.labels import space
+from pipeline.labels.section import from_section
 from pipeline.runs import Run
 from pipeline.segment.shard import ShardSegmenter
 from tests.bad_inputs import pack, pack_table, picture, put
@@ -177,3 +178,10 @@ def test_what_cannot_be_exported_is_one_sentence(view, tmp_path):
         export(view, "gif", str(tmp_path))
     with pytest.raises(ValueError, match="is in camvid11; a Cityscapes submission needs cityscapes19"):
         export(view, "cityscapes", str(tmp_path))
+
+
+@pytest.mark.parametrize("classes", [2, 4, 5, 16, 17])
+def test_png_files_keep_pixels_without_a_class(tmp_path, classes):
+    own = from_section({"name": "own", "classes": [f"class {k}" for k in range(classes)]}, "test")
+    export(open_run(make_run(str(tmp_path / "run"), [Drawn("a", "0.")], space=own)), "png", str(tmp_path / "out"))
+    assert np.asarray(Image.open(tmp_path / "out/a.png")).tolist() == [[0, 255]]

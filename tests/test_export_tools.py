@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline import labels
 from pipeline.analysis import export, open_run
 from pipeline.analysis.export import hugging_face
 from pipeline.analysis.export.brush import encode_brush
@@ -401,3 +402,11 @@ def test_the_orientation_is_that_of_a_decoded_image(orientation, form):
     exif[0x0112] = orientation
     Image.new("RGB", (5, 3)).save(file, form, exif=exif)
     assert stored_orientation(file.getvalue(), 100) == decode_oriented(file.getvalue(), 100)[1] == orientation
+
+
+@pytest.mark.parametrize("name", ["ade20k150", "cityscapes34", "mapillary124"])
+def test_classes_of_one_colour_come_back_from_cvat(tmp_path, name):
+    run = open_run(make_run(str(tmp_path / "run"), [Drawn("a", "01")], space=labels.space(name)))
+    export(run, "cvat", str(tmp_path / "out"))
+    found = read_label_space(str(tmp_path / "out/classes.yaml"), where="test")
+    assert found.classes == run.space.classes and len(set(found.colours)) == run.space.num_classes

@@ -19,6 +19,8 @@ from pipeline.analysis.report.figures import throughput
 from pipeline.analysis.report.gallery import ERRORS
 from pipeline.analysis.report.header import facts_of, span
 from pipeline.analysis.report.picks import pick
+from pipeline.cli import answers
+from pipeline.errors import UserError
 from pipeline.imaging.colours import IGNORED, WRONG, safe_colours
 from pipeline.imaging.regions import region_sizes
 from tests.browser import browser, needs_chromium
@@ -654,3 +656,15 @@ def test_regions_are_those_of_scipy():
         expected = np.bincount(regions.ravel())[1:]
         assert sorted(sizes[ids_of == index].tolist()) == sorted(expected.tolist()) and count > 5
     assert set(ids_of.tolist()) == {0, 1}
+
+
+def test_a_group_called_class_is_not_taken_for_a_class(tmp_path):
+    drawn = [
+        Drawn("a", "01", label="01", groups={"class": "indoor"}),
+        Drawn("b", "11", label="11", groups={"class": "outdoor"}),
+    ]
+    uri = make_run(str(tmp_path / "run"), drawn)
+    page = Path(write_report(uri)).read_text()
+    assert 'data-class="0">sky<' in page and ">indoor<" in page
+    with pytest.raises(UserError, match="the rows have a column of that name"):
+        answers.areas(open_run(uri), ["class"])

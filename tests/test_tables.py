@@ -580,3 +580,9 @@ def test_a_rest_catalog_keeps_one_snapshot_of_two_that_register_at_once(s3, s3_p
     assert [snapshots_of_table(one) for one in tables] == [["1"], ["1"]]
     assert tables[0].location() == "s3://warehouse/maskmill/night"
     assert answers_in_duckdb(*(one.scan().to_arrow() for one in tables)) == answers_of(run)
+
+
+def test_delta_refuses_columns_that_differ_only_in_case(tmp_path):
+    run = make_run(str(tmp_path / "run"), [Drawn("a", "01", groups={"Width": 3})])
+    with pytest.raises(UserError, match="cannot tell its columns 'Width' and 'width' apart"):
+        register_delta(run)

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from pipeline.analysis import card
 from pipeline.analysis.doubles import shared_image
 from pipeline.analysis.drift import ALIKE, LAST, LEAST, Asked, Drift, find_drift
-from pipeline.analysis.intervals import Comparison
 from pipeline.analysis.pictures import Pictures
 from pipeline.analysis.run_view import RunView, open_run
 from pipeline.analysis.sums import Sums, batches
@@ -185,10 +184,10 @@ class RunsView(RunView):
         for name, member in self.members.items():
             found = member.intervals_by(inner, seed)
             for key, row in zip(found.index, found.to_dict("records"), strict=True):
-                parts = () if not inner else key if isinstance(key, tuple) else (key,)
+                parts = _group_of(key) if inner else ()
                 rows[(*parts[:place], name, *parts[place:])] = row
         index = self.iou(by).index
-        table = pd.DataFrame([rows[key if isinstance(key, tuple) else (key,)] for key in index], index=index)
+        table = pd.DataFrame([rows[_group_of(key)] for key in index], index=index)
         return table.astype({"images": np.int64})
 
     def frame(self, columns: Sequence[str] | None = None) -> "dd.DataFrame":
@@ -220,18 +219,6 @@ class RunsView(RunView):
         found = [member.worst(n, by).assign(**{RUN: name}) for name, member in self.members.items()]
         return pd.concat(found).sort_values([by, "image_id"]).head(n).reset_index(drop=True)
 
-    def next(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
-        """See `RunView.next`."""
-        self.check_ids()
-        return super().next(*args, **kwargs)
-
-    def compare(self, other: RunView, seed: int = 0) -> Comparison:
-        """See `RunView.compare`."""
-        for view in (self, other):
-            if isinstance(view, RunsView):
-                view.check_ids()
-        return super().compare(other, seed)
-
     def drift(
         self, last: int = LAST, by: Sequence[str] = (), alike: Sequence[str] = ALIKE, least: float = LEAST
     ) -> Drift:
@@ -249,7 +236,7 @@ class RunsView(RunView):
         Raises:
             UserError: there is only one run, or some run lacks a column.
         """
-        asked = Asked(last, tuple(by), tuple(alike), least)
+        asked = Asked(last, tuple(dict.fromkeys(by)), tuple(alike), least)
         asked.check(self.groups[1:])
         return find_drift(list(self.members), list(self.members.values()), asked)
 
@@ -339,6 +326,11 @@ class RunsView(RunView):
 
     def _of(self, change: Callable[[RunView], RunView]) -> "RunsView":
         return of_members({name: change(member) for name, member in self.members.items()})
+
+
+def _group_of(key: object) -> tuple[object, ...]:
+    """Return the values of a row of an index by groups; an index of several columns has NaN for no value, other ones None."""
+    return tuple(None if pd.isna(value) else value for value in (key if isinstance(key, tuple) else (key,)))
 
 
 def _common(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

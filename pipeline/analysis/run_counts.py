@@ -127,7 +127,7 @@ class RunCounts:
                     f"cannot group by '{name}'; the group columns are {', '.join(self.groups)}{nearest(name, self.groups)}"
                 )
         cells, sums = self.cells(column), self.sums(column, by)
-        keys = sorted(sums, key=lambda key: [(value is None, value) for value in key])
+        keys = sorted(sums, key=lambda key: [(value is None, isinstance(value, str), value) for value in key])
         if by:
             index = _index(keys, by)
         else:

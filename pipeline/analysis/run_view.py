@@ -131,6 +131,8 @@ class RunView(RunCounts):
         Raises:
             UserError: the label spaces differ, or the runs have no labelled image in common.
         """
+        for view in (self, other):
+            view.check_ids()
         return compare_runs(self, other, seed)
 
     def areas(self, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -197,7 +199,9 @@ class RunView(RunCounts):
         Raises:
             UserError: no image is left to choose, or the arguments do not fit the runs.
         """
+        self.check_ids()
         if beside is not None:
+            beside.check_ids()
             self.need_masks()
             beside.need_masks()
         return choose_next(self, Wanted(n, by, tuple(groups), labelled, frozenset(skip)), beside)
@@ -268,6 +272,9 @@ class RunView(RunCounts):
         """Return image id -> image, mask and label, upright, read again from the corpus's location; in the order of `ids`."""
         self.need_masks()
         return pictures_of(self, ids)
+
+    def check_ids(self) -> None:
+        """Raise UserError if two images of the view have one id; those of a single run never do."""
 
     def need_masks(self) -> None:
         """Raise UserError if the view has only counts."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.analysis.intervals import SCORES, Comparison, excludes_zero
 from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # checks and estimates import torch, which takes seconds
     from pipeline.analysis import Drift
@@ -84,6 +85,11 @@ def group_scores(view: RunView, by: Sequence[str]) -> Iterator[Row]:
 
 def areas(view: RunView, by: Sequence[str] = (), only: Sequence[str] = ()) -> list[Row]:
     """Return predicted pixels and share of each class (or of `only` some), by group; in each group the largest first."""
+    for name in by:
+        if name in ("images", "class", "pixels", "share"):
+            raise UserError(
+                f"areas cannot be grouped by '{name}' here: the rows have a column of that name; use open_run in Python"
+            )
     rows = []
     for key, counts in view.areas(by).iterrows():
         keys = key if isinstance(key, tuple) else (key,)

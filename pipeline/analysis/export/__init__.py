@@ -46,4 +46,5 @@ def export(view: RunView, form: str, out: str, ids: Collection[str] | None = Non
     if form not in FORMATS:
         raise UserError(f"cannot export as '{form}'; choose one of {', '.join(FORMATS)}{nearest(form, FORMATS)}")
     view.need_masks()
+    view.check_ids()  # files are named after ids
     return FORMATS[form](Answers(view, ids), storage.absolute(out))

@@ -10,7 +10,8 @@ from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported, Shown, regions_by_class
 from pipeline.analysis.export.coco import box_of
 from pipeline.analysis.export.rle import encode_rle
-from pipeline.labels import LabelSpace
+from pipeline.labels import Colour, LabelSpace
+from pipeline.labels.colours import with_fresh
 
 _BLACK = (0, 0, 0)
 
@@ -62,13 +63,19 @@ def _meta(space: LabelSpace) -> ElementTree.Element:
 
 
 def _labels(space: LabelSpace) -> list[tuple[str, str]]:
-    colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in space.colours)
+    colours = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in _colours(space))
     return list(zip(space.classes, colours, strict=True))
+
+
+def _colours(space: LabelSpace) -> list[Colour]:
+    """Return a colour for each class that no other has, since the pictures that CVAT exports hold nothing else."""
+    own = [None if colour in space.colours[:index] else colour for index, colour in enumerate(space.colours)]
+    return with_fresh([*own, _BLACK])[:-1]
 
 
 def _colour_space(space: LabelSpace) -> dict[str, Any]:
     classes = [
-        {"name": name, "colour": list(colour)} for name, colour in zip(space.classes, space.colours, strict=True)
+        {"name": name, "colour": list(colour)} for name, colour in zip(space.classes, _colours(space), strict=True)
     ]
     nothing = [] if _BLACK in space.colours else [list(_BLACK)]
     return {"classes": classes, "colour_labels": True, "ignore_colours": nothing}

@@ -133,7 +133,7 @@ def _pair_name(pair: dict[str, Any]) -> str:
 
 def _choice(choice: Choice, places: dict[str, int]) -> dict[str, Any]:
     images = {kind: " ".join(str(places[image_id]) for image_id in ids) for kind, ids in choice.images.items()}
-    return {"heading": choice.heading, "name": choice.name, **images}
+    return {"heading": choice.heading, "name": choice.name, "class_id": choice.class_id, **images}
 
 
 def _words(view: RunView, picks: Picks, image_id: str, labelled: bool) -> str:

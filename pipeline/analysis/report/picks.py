@@ -26,6 +26,7 @@ class Choice:
     heading: str  # of the list that it is in: "", "class", a group column, "confusion"
     name: str
     images: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    class_id: int | None = None  # of a choice by class; a group column may be called `class` too
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def pick(view: RunView, num: int, labelled: bool, pairs: Sequence[tuple[str, str
     shown = (image_id for choice in (whole, *confusions) for kind in KINDS for image_id in choice.images[kind])
     ids = list(dict.fromkeys(shown))
     deeper = [
-        (Choice("class", name), _kinds(rows, rows[index]))
+        (Choice("class", name, class_id=index), _kinds(rows, rows[index]))
         for index, name in enumerate(view.space.classes)
         if rows[index].notna().any()
     ]

@@ -53,11 +53,25 @@ def register_delta(run_uri: str) -> list[Registered]:
     run_uri = storage.absolute(run_uri)
     refuse_signs(run_uri, "%", "deltalake")
     try:
-        return [_register(kind) for kind in kinds_of(run_uri)]
+        kinds = list(kinds_of(run_uri))
+        for kind in kinds:
+            _refuse_alike(kind)
+        return [_register(kind) for kind in kinds]
     except (DeltaError, OSError) as error:
         raise UserError(
             f"run {run_uri}: no Delta table can be written there ({first_line(error)}); fix that and run the same again"
         ) from error
+
+
+def _refuse_alike(kind: Kind) -> None:
+    """Raise UserError if two columns differ only in case, which Delta does not tell apart."""
+    seen: dict[str, str] = {}
+    for name in kind.schema().names:
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise UserError(
+                f"run {kind.run_uri}: Delta cannot tell its columns '{other}' and '{name}' apart; rename the group column in a "
+                "new run, or register it with --iceberg"
+            )
 
 
 def _register(kind: Kind) -> Registered:
