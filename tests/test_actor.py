@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.runs import REJECT_SCHEMA, SECONDS, Run, verify
 from pipeline.segment import failures
-from pipeline.segment.actor import Segmenter, decode
+from pipeline.segment.actor import Segmenter, bound_to, decode
 from pipeline.segment.crash_isolation import isolate_errors
 from pipeline.segment.driver import identity, segment
 from pipeline.segment.packed import unpack
@@ -277,6 +277,27 @@ def test_an_error_on_every_image_ends_the_run_at_once_with_its_traceback_and_rej
     done = maskmill(tmp_path, values(corpus, best, output, images_per_shard=4))
     assert done.returncode == 0, done.stderr
     assert rows(output) == unbroken
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_on_all_images_blames_none_that_others_can_answer(corpus, best, tmp_path):
+    """As one in which every call to the GPU fails after a first error."""
+    cfg = config(corpus, best, tmp_path / "run", images_per_shard=2, predict={"scales": [1.0]})
+    ready = checkpoint.load(str(best))
+    run = Run.open_or_create(
+        cfg.output, identity(cfg, ready), cfg.model_dump(mode="json"), ready.label_space,
+        lambda: plan_shards(list_items(cfg.corpus, None), 2)
+    )  # fmt: skip
+    worker, calls = Segmenter(**bound_to(cfg, run)), []
+
+    def broken(items, load=None):
+        calls.append(len(items))
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    worker.segmenter.answer = broken
+    told = [worker(pa.table({"shard": [shard]})).to_pylist()[0] for shard in (0, 1)]
+    assert [(one["images"], one["rejects"], one["ended"]) for one in told] == [(2, [], None)] * 2
+    assert calls == [2, 1, 1]  # in the first shard alone
 
 
 def answering(bad, error, calls):

@@ -7,6 +7,8 @@ import os
 import shutil
 import time
 import uuid
+import zipfile
+from pathlib import Path
 from urllib.parse import quote_plus
 
 import numpy as np
@@ -214,10 +216,60 @@ def test_a_compacted_copy_has_the_newest_generation_as_its_first_and_grows_too(a
     assert verify(copy).problems == []
 
 
+def test_a_compacted_copy_of_a_run_that_grew_finds_nothing_changed(archive):
+    time.sleep(2.1)  # the clocks of stores and of this machine may differ by that
+    archive.add("c/000", 50)
+    time.sleep(2.1)
+    extend(archive)
+    copy = f"{archive.run}-compact"
+    compact(archive.run, copy)
+    archive.run = copy
+    assert changes_of(archive).rows == []
+
+
 def test_a_file_of_the_same_size_is_told_by_the_time_when_it_was_written(archive):
     path = f"{archive.images}/b/004.png"
     os.utime(path, (time.time() + 5, time.time() + 5))
     assert [row[:2] for row in changes_of(archive).rows] == [("b/004", "replaced")]
+
+
+@pytest.mark.parametrize("scheme", ["file://", "memory://"])
+def test_stores_without_etags_are_asked_for_the_time_too(scheme, tmp_path):
+    archive = Archive(f"{scheme}{tmp_path}", 2)
+    archive.run = f"{tmp_path}/run"
+    segment(archive)
+    assert changes_of(archive).rows == []
+    time.sleep(2.1)
+    storage.put(f"{archive.images}/b/001.png", storage.read(f"{archive.images}/b/001.png"))
+    assert [row[:2] for row in changes_of(archive).rows] == [("b/001", "replaced")]
+
+
+def test_nothing_beside_an_archive_is_listed(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("b/000.png", b"")
+    assert list(times_written(f"{tmp_path}/a.zip", None)) == [f"{tmp_path}/a.zip"]
+
+
+def test_an_extension_cut_off_before_it_was_published_is_forgotten_when_rejects_are_withdrawn(archive):
+    archive.change()
+    names = []
+    shutil.copytree(archive.run, f"{archive.run}-copy")
+    with dying(archive.run, None, names):
+        extend(archive)
+    shutil.rmtree(archive.run)
+    shutil.move(f"{archive.run}-copy", archive.run)
+    with pytest.raises(Killed), dying(archive.run, names.index("put _SUCCESS.json"), []):
+        extend(archive)
+    with Lease(archive.run) as held:
+        assert Run.open(archive.run).withdraw_rejects(held) == {1: 1, 2: 1}
+    assert newest_state(archive.run) is None
+    run = Run.open(archive.run)
+    _answer(run, ())
+    with Lease(archive.run) as held:
+        run.finish(1, held)
+    assert extend(archive).generation == 2
+    assert verify(archive.run).problems == []
 
 
 CONFIG = {"crf": None, "images_per_shard": 16, "max_reject_rate": 0.1, "actors": 1, "cpus_per_actor": 1}
@@ -286,6 +338,11 @@ def test_of_500_images_exactly_the_53_are_answered_and_counts_equal_those_of_a_r
     assert (proved.returncode, proved.stdout) == (0, "548 images planned: 548 masks, 0 rejects, 0 faults\n")
     again = maskmill("extend", cfg.output)
     assert "2: nothing has changed in the archive" in again.stdout, again.stderr
+    storage.delete(f"{cfg.output}/_SUCCESS.json")
+    assert "_SUCCESS.json is gone; `maskmill resume" in maskmill("verify", cfg.output).stdout
+    Path(root, "loop").symlink_to("loop")  # the archive cannot be listed any more, and nothing of the run needs it
+    assert maskmill("resume", cfg.output).returncode == 0
+    assert maskmill("verify", cfg.output).returncode == 0
 
 
 def _yaml(cfg):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import storage
+from pipeline.errors import StoreRefused
 from pipeline.runs import Lease, lease
 
 
@@ -48,6 +49,29 @@ def test_a_second_writer_is_refused_while_the_first_lives(run_uri, holder):
         pass
     assert leases(run_uri) == ["00000004.json"]
     assert Lease.holder(run_uri) == f"{holder.get('host', 'elsewhere')} (process {holder.get('pid', 1)})"
+
+
+def test_refused_credentials_end_neither_the_renewal_nor_hide_the_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    put, tries = storage.put, []
+
+    def refused_once(uri, data):
+        tries.append(uri)
+        if len(tries) == 1:
+            raise StoreRefused("the credentials have expired")
+        put(uri, data)
+
+    def refused(uri, data):
+        raise StoreRefused("the credentials have expired")
+
+    with pytest.raises(KeyboardInterrupt), Lease(str(tmp_path)):
+        monkeypatch.setattr(storage, "put", refused_once)
+        end = time.monotonic() + 20
+        while len(tries) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        monkeypatch.setattr(storage, "put", refused)
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

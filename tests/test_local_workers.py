@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.corpus import plan_shards, scan_items
 from pipeline.runs import Run, verify
+from pipeline.segment import local_workers
 from pipeline.segment.actor import Segmenter, bound_to, loaded_ahead
 from pipeline.segment.driver import identity, segment
 from pipeline.segment.local_workers import MOST_IMAGES, fits
@@ -176,3 +177,17 @@ def test_which_runs_do_without_ray(scenes, tmp_path, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert not fits(cfg, 1)
+
+
+def test_the_children_of_a_process_end_with_it(monkeypatch):
+    """In which it looks for an image that kills its process, for as long as the shard takes."""
+    program = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+    monkeypatch.setattr(local_workers, "_PROGRAM", program)
+    worker, end = local_workers._Worker(None), time.monotonic() + 20
+    while not (told := os.pread(worker._said.fileno(), 100, 0).strip()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    worker.end()
+    while "sleep" in title(int(told)):
+        assert time.monotonic() < end
+        time.sleep(0.01)

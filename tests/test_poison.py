@@ -3,6 +3,7 @@
 import os
 import signal
 from functools import partial
+from multiprocessing.connection import Connection
 
 import pyarrow as pa
 import pytest
@@ -68,6 +69,22 @@ def test_the_reject_says_how_its_worker_died(tmp_path):
     _, rejects = isolate_crashes(partial(make, ("a",), tmp_path / "log"), items("a"), SCHEMA)
     (row,) = rejects.to_pylist()
     assert row["stage"] == "worker" and "signal SIGKILL" in row["message"] and "retry-rejects" in row["message"]
+
+
+def answering_half():
+    """An answerer whose process is killed while half of its answer is in the pipe."""
+
+    def half(self, data):
+        os.write(self._handle, bytes(data)[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Connection._send = half
+    return lambda items: (pa.table({"image_id": ["a"]}, schema=SCHEMA), REJECT_SCHEMA.empty_table())
+
+
+def test_a_child_that_dies_in_the_middle_of_its_answer_has_not_answered():
+    masks, rejects = isolate_crashes(answering_half, items("a"), SCHEMA)
+    assert (masks.num_rows, rejects["error"].to_pylist()) == (0, ["worker_crash"])
 
 
 @pytest.mark.slow

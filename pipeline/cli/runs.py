@@ -234,5 +234,5 @@ def _changes_since(cfg: "SegmentConfig") -> str:
     recorded = _config_of(cfg.output, cfg.output)  # in which the layout is resolved
     try:
         return changes_of(recorded.model_copy(update={"output": cfg.output})).words()
-    except UserError:  # the archive may be gone for good; the run stays valid
+    except (UserError, OSError):  # the archive may be gone for good, or out of reach; the run stays valid
         return ""

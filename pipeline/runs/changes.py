@@ -18,6 +18,7 @@ from pipeline.runs.plan import Plan
 _CACHE_KB = 1 << 16
 _PLACES = ("uri", "member", "bytes", "crc32", "etag")  # columns by which two files are told apart
 _COLUMNS = ["image_id", "shard", *_PLACES, *(f"label_{name}" for name in _PLACES)]  # of the plan
+_WITH_ETAGS = ("s3://", "s3a://", "http://", "https://")  # or without a listing
 _NAMED = 3  # most images that a message names for each kind of change
 
 
@@ -131,16 +132,17 @@ def _rows(table: pa.Table, number: int) -> Iterator[tuple[object, ...]]:
 
 
 def times_written(images: str, labels: str | None) -> dict[str, float]:
-    """Return URI -> when each file of a local corpus was last written, in seconds since 1970.
+    """Return URI -> when each file of a corpus without etags was last written, in seconds since 1970.
 
-    A disk has no etags, so a file of the same size could not be told from the planned one. Object stores have etags.
+    Listings of disks, of Google's and of Azure's stores have no etags, so a file of the same size could not be told from the
+    planned one.
     """
-    found = {}
+    found = dict[str, float]()
     for root in {images, labels or images}:
-        if "://" in root:
+        if root.startswith(_WITH_ETAGS):
             continue
-        parent = root if storage.is_dir(root) else root.rpartition("/")[0]
-        for file in storage.scan(parent):
-            if parent == root or file.uri == root:
-                found[file.uri] = file.modified or 0.0
+        if storage.is_dir(root):
+            found |= {file.uri: file.modified or 0.0 for file in storage.scan(root)}
+        elif storage.is_file(root):  # an archive or a table; what lies beside it is not listed
+            found[root] = storage.modified(root) or 0.0
     return found

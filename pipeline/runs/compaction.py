@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.runs.generations import grown, listed_parts, plan_of
+from pipeline.runs.generations import folder, grown, listed_parts, plan_of
 from pipeline.runs.info import (
     CompactedFrom,
     PlanInfo,
@@ -105,7 +105,11 @@ def _describe(source: Run, state: Success | None, out: str, made_from: Compacted
             for part in source.plan.parts:
                 storage.put(storage.join(out, part.name), storage.read(storage.join(source.uri, part.name)))
         else:
-            info = _with_plan(info, write_plan(out, _renumbered(plan_of(source.uri, info, state))))
+            planned = describe(
+                folder(source.uri, state.generation)
+            ).created  # files written later are not those answered
+            made = write_plan(out, _renumbered(plan_of(source.uri, info, state)))
+            info = _with_plan(info, made).model_copy(update={"created": planned})
         create_info(out, info.model_copy(update={"compacted_from": made_from}))
     if describe(out).compacted_from != made_from:
         raise UserError(

@@ -162,7 +162,7 @@ def publish(made: Staged, lease: Lease) -> Success:
     if answered is None:
         raise UserError(f"run {made.uri} is not finished; run the same command again")
     before, data = _state_before(made)
-    storage.create(kept_uri(uri, made.number - 1), data)
+    storage.put(kept_uri(uri, made.number - 1), data)
     changes = read_changes(uri, made.number)
     kept = _without_withdrawn(made, info, before, changes)
     kept.entries.update(_copied(made, answered))

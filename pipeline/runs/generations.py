@@ -145,6 +145,14 @@ def newest_state(uri: str) -> Success | None:
     return success
 
 
+def forget_unpublished(uri: str) -> None:
+    """Delete the state that an extension left which was killed just before it was published; the run has one generation.
+
+    Without `_SUCCESS.json`, which is about to be deleted, `newest_state` would take it for the run's.
+    """
+    storage.delete(kept_uri(uri, 2))
+
+
 def grown(uri: str) -> Success | None:
     """Return the newest state of a run if it has more than one generation; else None."""
     state = newest_state(uri)

@@ -316,6 +316,12 @@ def put_success(uri: str, success: Success) -> None:
     storage.put(success_uri(uri), success.content())
 
 
+def restore_success(uri: str, state: Success) -> None:
+    """Write `_SUCCESS.json` again, if it is gone, from its newest kept copy; only the run's writer may call it."""
+    if not storage.exists(success_uri(uri)):
+        put_success(uri, state)
+
+
 def delete_success(uri: str) -> None:
     """Remove `_SUCCESS.json`: the run is being written again."""
     storage.delete(success_uri(uri))

@@ -21,13 +21,14 @@ from types import TracebackType
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import storage
-from pipeline.errors import RunBusy, UserError
+from pipeline.errors import RunBusy, StoreRefused, UserError
 
 EXPIRES_S = 60.0
 RENEW_S = 15.0
 SKEW_S = 30.0
 # Tokens of leases that this process has given back, even if that could not be stored, for example on a full disk.
 _ended: set[str] = set()
+_FAILURES = (OSError, StoreRefused)  # of the store; credentials may be renewed before the lease has expired
 
 
 class _Holder(BaseModel):
@@ -86,7 +87,7 @@ class Lease:
         self._stop.set()
         self._renewal.join()
         _ended.add(self._token)
-        with contextlib.suppress(OSError):  # the store failed; the lease will expire
+        with contextlib.suppress(*_FAILURES):  # the lease will expire
             if not self.lost():
                 storage.put(_uri(self._run_uri, self._number), self._content(expires=0.0))
 
@@ -110,7 +111,7 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            with contextlib.suppress(OSError):  # the next renewal may reach the store again
+            with contextlib.suppress(*_FAILURES):  # the next renewal may reach the store again
                 if self.lost():
                     return
                 storage.put(_uri(self._run_uri, self._number), self._content(time.time() + EXPIRES_S))

@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSpace
 from pipeline.runs.beginning import begin_run
 from pipeline.runs.checked import CheckedParts, entry_of
-from pipeline.runs.generations import refuse_grown
+from pipeline.runs.generations import forget_unpublished, refuse_grown
 from pipeline.runs.info import PartEntry, RunInfo, delete_success, describe, run_exists
 from pipeline.runs.lease import Lease
 from pipeline.runs.parts import (
@@ -150,6 +150,7 @@ class Run:
         Also delete rejects and regions of pending shards, which remain if an earlier withdrawal was killed halfway.
         """
         _check(lease)
+        forget_unpublished(self.uri)
         delete_success(self.uri)
         following = [part for kind in self._kinds if kind != "masks" for part in scan_parts(self.uri, kind)]
         pending = set(self._without(scan_parts(self.uri, "masks"))) if following else set()
@@ -218,6 +219,7 @@ class Run:
                 f"run {self.uri}: it is a compacted copy; retry the rejects of {source.uri}, then compact that again"
             )
         _check(lease)
+        forget_unpublished(self.uri)
         delete_success(self.uri)
         for mark in storage.list_files(self._marks):
             if mark.path.startswith("shard-"):  # its worker may have died before it wrote the rejects

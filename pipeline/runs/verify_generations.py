@@ -32,7 +32,7 @@ from pipeline.runs.generations import (
     state_of,
     withdrawn_name,
 )
-from pipeline.runs.info import PartEntry, RunInfo, Success, files_of, read_info
+from pipeline.runs.info import PartEntry, RunInfo, Success, files_of, read_info, success_uri
 from pipeline.runs.lease import lease_faults
 from pipeline.runs.parts import Part
 from pipeline.runs.plan import Plan
@@ -122,6 +122,9 @@ def _chain(proof: _Proof) -> Iterator[str]:
         if state.generations[:-1] != before.generations:
             yield f"the state of generation {state.generation} has other generations before it than {name}"
     newest = proof.newest.generation
+    if not storage.exists(success_uri(proof.uri)):
+        yield f"_SUCCESS.json is gone; `maskmill resume {proof.uri}` writes it again"
+        return
     if storage.read(kept_uri(proof.uri, newest)) != proof.newest.content():
         yield f"_SUCCESS.json is not generations/{newest:05d}.json; restore it from there"
 

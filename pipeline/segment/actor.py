@@ -56,6 +56,9 @@ class Segmenter:
         self.resuming = True  # until the first shard without an answer: an interrupted task begins with answered ones
         self.failure: str | None = None  # encoded error that ended the run; remaining shards are skipped
         self.reporter = CountReporter(send)
+        self.at_fault = (
+            False  # whether this process failed on images that others could answer: it answers no more itself
+        )
         self.told = False  # whether a warning about the first images' pixel values was passed on
 
     @cached_property
@@ -92,11 +95,16 @@ class Segmenter:
         self.resuming = False
         self.reporter.begin(shard)
         load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
-        first_try = self.run.begin(shard)
+        here = self.run.begin(shard) and load is not None and not self.at_fault
         with self._leaving(shard):
             # If an earlier worker died on the shard, or decoding failed, one of its images may kill the process: use children.
-            masks, rejects = self._answer_here(items, load) if first_try and load else self._answer_in_children(items)
-            if rejects["error"].to_pylist() == [WORKER_ERROR] * len(items):
+            masks, rejects = self._answer_here(items, load) if here else self._answer_in_children(items)
+            if here and _all_failed(
+                rejects, items
+            ):  # maybe for this process alone, as all CUDA calls after a first error
+                masks, rejects = self._answer_in_children(items)
+                self.at_fault = not _all_failed(rejects, items)
+            if _all_failed(rejects, items):
                 self._check_others(shard, items)
         part = self.run.commit(shard, masks, rejects)
         self.reporter.commit(shard, len(items))
@@ -117,7 +125,7 @@ class Segmenter:
                 self.run.leave(shard)
             raise
 
-    def _answer_here(self, items: list[Item], load: Load) -> Tables:
+    def _answer_here(self, items: list[Item], load: Load | None) -> Tables:
         return isolate_errors(partial(self.segmenter.answer, load=load), items, self._schema)
 
     def _answer_in_children(self, items: list[Item]) -> Tables:
@@ -211,6 +219,10 @@ def _answer_of_child(payload: dict[str, Any]) -> Answer:
     ready = load_bound(cfg)
     schema = mask_columns(cfg, ready.label_space, ready.image is not None)
     return partial(isolate_errors, ShardSegmenter(ready, cfg).answer, schema=schema)
+
+
+def _all_failed(rejects: pa.Table, items: list[Item]) -> bool:
+    return rejects["error"].to_pylist() == [WORKER_ERROR] * len(items)
 
 
 def _items(run: Run, shard: int, retried: dict[int, list[str]]) -> list[Item]:

@@ -88,7 +88,7 @@ def _in_child(make: Callable[[], Answer], items: list[Item]) -> Tables | str:
     sender.close()  # the parent's copy: once the child's closes too, recv raises
     try:
         answer: Any = receiver.recv()
-    except EOFError:
+    except (EOFError, OSError):  # it died before it answered, or in the middle of its answer
         answer = None
     child.join()
     if isinstance(answer, BaseException):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import storage
 from pipeline.cluster.phases import PHASES
 from pipeline.config import SegmentConfig, run_keys
 from pipeline.corpus import plan_shards, scan_items
@@ -16,6 +17,7 @@ from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict.engines import PACKAGES
 from pipeline.runs import Lease, PartEntry, Run, grown
+from pipeline.runs.info import restore_success, success_uri
 from pipeline.segment import failures, local_workers
 from pipeline.segment.actor import bound_to
 from pipeline.segment.checkpoints import fitted, load_checkpoints
@@ -73,6 +75,9 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local:
     cfg, ready = begins.cfg, begins.ready
     if recorded is not None and (state := grown(cfg.output)):
         whole = Run.resumed(cfg.output, identity(cfg, ready))
+        if not storage.exists(success_uri(cfg.output)):
+            with Lease(cfg.output):
+                restore_success(cfg.output, state)
         reasons, labelled = state.rejects_by_reason, whole.plan.has_labels()
         return Segmented(cfg.output, state.rows, dict(reasons), 0, 0.0, cfg.engine, labelled, had_finished=True)
     with Lease(cfg.output) as lease:

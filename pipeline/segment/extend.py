@@ -12,7 +12,7 @@ from pipeline.runs import Lease, Run, RunInfo, describe, newest_state
 from pipeline.runs.changes import Changes, Planned, times_written
 from pipeline.runs.extension import Staged, planned, publish, rejected_ids, stage, staged, tidy
 from pipeline.runs.generations import GONE, NEW, REPLACED
-from pipeline.runs.info import Success
+from pipeline.runs.info import Success, restore_success
 from pipeline.segment.driver import Segmented, segment
 from pipeline.segment.local_workers import LocalWorkers
 from pipeline.segment.progress import Progress
@@ -54,6 +54,7 @@ def extend(
     uri = cfg.output
     with Lease(uri) as lease:
         info, state = describe(uri), _finished(uri)
+        restore_success(uri, state)
         tidy(uri, state)
         if (made := staged(uri, state)) is not None:
             if retry_rejects:

@@ -1,6 +1,7 @@
 """The process that `local_workers.py` starts: it receives shards and sends summaries through one pipe."""
 
 import os
+import signal
 import threading
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -42,4 +43,4 @@ def _receive(connection: Connection, inbox: "SimpleQueue[Any]") -> None:
         try:
             inbox.put(connection.recv())
         except (EOFError, OSError):  # the driver has ended, for whatever reason
-            os._exit(0)
+            os.killpg(0, signal.SIGKILL)  # this process, which leads its group, and its children

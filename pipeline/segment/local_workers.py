@@ -6,6 +6,7 @@ learns from `Run.begin` that the shard was begun before. The processes end with 
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -143,9 +144,10 @@ class _Worker:
             self.connection.send(message)
 
     def end(self) -> None:
-        """End the process at once, even if it is working."""
+        """End the process at once, even if it is working, with the children in which it isolates crashes."""
         self.connection.close()
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._said.close()
 

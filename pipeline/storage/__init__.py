@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LISTERS", "LIST_PAGE", "Changed", "FileInfo", "absolute", "arrow_filesystem", "create", "delete", "exists", "is_dir",
-    "is_file", "is_temporary", "join", "list_files", "put", "read", "read_json", "read_range", "require_exclusive_create",
-    "scan", "size", "without_secrets",
+    "is_file", "is_temporary", "join", "list_files", "modified", "put", "read", "read_json", "read_range",
+    "require_exclusive_create", "scan", "size", "without_secrets",
 ]  # fmt: skip
 
 
@@ -104,6 +104,12 @@ def size(uri: str) -> int:
     """Return the size of an object in bytes; FileNotFoundError if there is none."""
     store, path = _store(uri)
     return store.size(path)
+
+
+def modified(uri: str) -> float | None:
+    """Return when an object was last written, in seconds since 1970; None if the store does not say."""
+    store, path = _store(uri)
+    return store.modified(path)
 
 
 def list_files(uri: str) -> list[FileInfo]:

@@ -44,6 +44,10 @@ class Disk:
         return Path(path).stat().st_size
 
     @retried
+    def modified(self, path: str) -> float | None:
+        return Path(path).stat().st_mtime
+
+    @retried
     def read(self, path: str, etag: str | None) -> bytes:
         return Path(path).read_bytes()
 

@@ -76,6 +76,10 @@ class FsspecStore:
         return int(self._fs.info(path)["size"])
 
     @retried
+    def modified(self, path: str) -> float | None:
+        return _modified(self._fs.info(path))
+
+    @retried
     def read(self, path: str, etag: str | None) -> bytes:
         return self._fs.cat_file(path)
 

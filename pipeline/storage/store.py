@@ -42,6 +42,9 @@ class Store(Protocol):
 
     def size(self, path: str) -> int: ...
 
+    def modified(self, path: str) -> float | None:
+        """Return when the object was last written, in seconds since 1970; None if the store does not say."""
+
     def read(self, path: str, etag: str | None) -> bytes:
         """Read the whole object in one request; Changed if `etag` is given and differs. Stores without ETags ignore it."""
 
