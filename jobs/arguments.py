@@ -5,7 +5,10 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from pipeline import interrupts
+from pipeline.cli import run
 from pipeline.config import Section, load
+from pipeline.storage import retry
 
 Config = TypeVar("Config", bound=Section)
 
@@ -17,6 +20,13 @@ def main(description: str | None, schema: type[Config], work: Callable[[Config],
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")
     parser.add_argument("--check", action="store_true", help="read the config and stop")
     arguments = parser.parse_args()
+    interrupts.listen()  # SIGTERM gives the run's lease back, as in the `maskmill` command
+    code = run(lambda: _do(arguments, schema, work), debug=False)
+    interrupts.end()
+    sys.exit(code)
+
+
+def _do(arguments: argparse.Namespace, schema: type[Config], work: Callable[[Config], int | None]) -> int | None:
+    retry.start()
     cfg = load(schema, arguments.config, arguments.overrides)
-    if not arguments.check:
-        sys.exit(work(cfg))
+    return None if arguments.check else work(cfg)

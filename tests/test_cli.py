@@ -229,3 +229,11 @@ def test_the_shell_completes_commands(tmp_path):
     environment = os.environ | {"HOME": str(tmp_path)}
     done = subprocess.run(["bash", "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.endswith("code 0\n") and (tmp_path / ".bash_completions" / "maskmill.sh").is_file(), done.stderr
+
+
+def test_a_job_says_a_mistake_in_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.train", "missing.yaml"], capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: config missing.yaml does not exist")

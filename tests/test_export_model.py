@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import labels, models
+from pipeline.config import ImageConfig, parse_model
 from pipeline.models import checkpoint
 from pipeline.models import export as export_model
 
@@ -58,3 +60,11 @@ def test_logits_that_differ_are_refused(tiny_checkpoint, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="nothing was written"):
         export_model.export(tiny_checkpoint, "torch_export", str(tmp_path / "x"), 64, 64)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_input_of_a_network_for_bands_is_told(tmp_path):
+    cfg = parse_model({"name": "unet", "channels": 4, "depth": 2}, where="test")
+    image = ImageConfig(bands=(1, 2, 3, 4), range=(0, 4095))
+    checkpoint.save(str(tmp_path / "b"), models.build(cfg, 11, bands=4), cfg, labels.space("camvid11"), {}, image)
+    done = export_model.export(str(tmp_path / "b"), "torch_export", str(tmp_path / "b.pt2"), 32, 32)
+    assert done.takes == "float32 (N, 4, 32, 32)"

@@ -497,3 +497,14 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, mon
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"needs the package onnxruntime.* pip install 'maskmill\[onnxruntime\]'"):
         import_model(file, AS_THEY_ARE, SPACE, str(tmp_path / "in"))
+
+
+def test_a_mask_of_true_and_false_is_class_ids(tmp_path):
+    class Binary(torch.nn.Module):
+        def forward(self, x):
+            return x[:, 0] > 0.5
+
+    torch.jit.script(Binary()).save(str(tmp_path / "net.ts"))
+    two = labels.from_section({"classes": ["a", "b"]}, where="test")
+    import_model(str(tmp_path / "net.ts"), dataclasses.replace(AS_THEY_ARE, trust=True), two, str(tmp_path / "out"))
+    assert checkpoint.load(str(tmp_path / "out"), "trusted").model_config.scores == "ids"

@@ -29,6 +29,16 @@ def alone(scenes, output, **changes):
     return config(scenes, output, **({"workers": 1} | changes))
 
 
+def test_a_run_does_not_go_on_with_other_images(scenes, tmp_path, monkeypatch):
+    cfg = alone(scenes, tmp_path / "run")
+    run_folder.bind_images(cfg)
+    run_folder.bind_images(cfg)
+    every = run_folder.labelled
+    monkeypatch.setattr(run_folder, "labelled", lambda cfg, split: every(cfg, split)[:-1])
+    with pytest.raises(UserError, match=r"labelled images, and had .* when this training began"):
+        run_folder.bind_images(cfg)
+
+
 GOLDEN = {
     "unet": QUICK,
     "unet-losses": QUICK | {

@@ -15,7 +15,9 @@ from pipeline.cluster import jobs, submit
 from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models.release import release
+from pipeline.train import run_folder
 from tests.cluster_configs import segment_values
+from tests.small_train import config as config_of_training
 
 
 @pytest.fixture
@@ -83,9 +85,29 @@ def test_a_checkpoint_of_this_machine_travels(config, tmp_path, tiny_checkpoint)
 
 def test_what_travelled_is_found_where_a_node_unpacked_it(tmp_path, monkeypatch, tiny_checkpoint):
     """The driver's address of it means nothing on another node."""
-    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoints" / "abc-best")
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoints" / "0123456789ab-best")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert checkpoint.load("/another/node/checkpoints/abc-best").sha256 == checkpoint.load(tiny_checkpoint).sha256
+    assert (
+        checkpoint.load("/another/node/checkpoints/0123456789ab-best").sha256 == checkpoint.load(tiny_checkpoint).sha256
+    )
+
+
+def test_a_checkpoint_that_is_missing_is_not_replaced_by_one_of_its_name(tmp_path, monkeypatch, tiny_checkpoint):
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoints" / "best")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"no checkpoint\.json there"):
+        checkpoint.load("/runs/typo/best")
+
+
+def test_a_training_goes_on_in_a_job_that_was_unpacked_elsewhere(tmp_path, scenes):
+    for place in ("one", "two"):
+        run_folder.claim(
+            config_of_training(scenes, tmp_path / "out", start_from=f"/ray/{place}/checkpoints/0123456789ab-best")
+        )
+    with pytest.raises(UserError, match="start_from"):
+        run_folder.claim(
+            config_of_training(scenes, tmp_path / "out", start_from="/ray/two/checkpoints/ba9876543210-best")
+        )
 
 
 def test_the_start_of_a_training_travels(tmp_path, tiny_checkpoint):

@@ -9,9 +9,11 @@ import torch
 from pipeline import storage
 from pipeline.config import FIGURES, AugmentConfig
 from pipeline.corpus import list_items
+from pipeline.errors import RunBusy
 from pipeline.labels import space
 from pipeline.models import Network, checkpoint
 from pipeline.predict import Predictor
+from pipeline.runs import Lease
 from pipeline.train.data import epoch_batches, steps_per_epoch
 from pipeline.train.driver import train
 from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
@@ -228,3 +230,9 @@ def test_unreadable_weights_are_explained(tiny_checkpoint, tmp_path, spoil, sent
 def test_a_file_that_is_no_safetensors_is_explained(tiny_checkpoint):
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         checkpoint.load_weights(checkpoint.load(tiny_checkpoint).model, b"garbage" * 9, where="checkpoint x")
+
+
+def test_a_second_training_of_one_output_is_refused(scenes, tmp_path):
+    cfg = config(scenes, tmp_path / "run")
+    with Lease(cfg.output), pytest.raises(RunBusy, match="is writing it"):
+        train(cfg)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pipeline.cli.tables import print_trials
 from pipeline.config import TrainConfig, TuneConfig, load, parse, with_values
+from pipeline.errors import UserError
 from pipeline.train.metrics_log import read_records
 from pipeline.train.tune import tune
 from tests.small_train import config
@@ -76,3 +77,11 @@ def test_values_are_set_at_their_path(scenes, tmp_path):
     cfg = with_values(config(scenes, tmp_path), {"augment.colour": 1, "epochs": 7}, where="x")
     assert (cfg.augment.colour, cfg.epochs, cfg.augment.flip) == (1, 7, True)
     assert yaml.safe_load(yaml.safe_dump(cfg.model_dump(mode="json"))) == cfg.model_dump(mode="json")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_search_without_a_trained_trial_writes_no_best_config(ray_session, scenes, tmp_path):
+    with pytest.raises(UserError, match=r"none of the 1 trials could be trained, the first because: .*no split"):
+        tune(config(scenes, tmp_path, train_split="trian", **SMALL), space(**{"optimizer.lr": {"grid": [1e-3]}}))
+    assert not (tmp_path / "best.yaml").exists()

@@ -43,7 +43,7 @@ def export_model(
 
     done = run(storage.absolute(checkpoint), form.value, storage.absolute(out), height, width, code)
     console.print(
-        f"{done.uri}: {done.bytes / 1e6:.1f} MB, uint8 (N, 3, {height}, {width}) -> logits; largest difference "
+        f"{done.uri}: {done.bytes / 1e6:.1f} MB, {done.takes} -> logits; largest difference "
         f"{done.difference:.1g} of the largest logit",
         soft_wrap=True,
     )

@@ -188,7 +188,7 @@ def _checkpoints_of(values: dict[str, Any]) -> dict[str, Path]:
         path = Path(uri)
         if not (path.is_file() or (path / "checkpoint.json").is_file()):
             return uri
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         size = sum(file.stat().st_size for file in files)
         if size > MAX_BYTES:
             raise UserError(

@@ -33,6 +33,7 @@ TOLERANCE = 1e-3  # allowed difference of a logit, relative to the largest one
 class Exported:
     uri: str
     bytes: int
+    takes: str  # type and shape of its input
     difference: float  # largest difference over the logits of two images, relative to the largest logit
 
 
@@ -138,7 +139,8 @@ def export(uri: str, form: Format, out: str, height: int, width: int, code: str 
             "nothing was written: try the other format, or another version of torch"
         )
     storage.put(out, data)
-    return Exported(out, len(data), difference)
+    takes = f"{'uint8' if ready.image is None else 'float32'} (N, {bands}, {height}, {width})"
+    return Exported(out, len(data), takes, difference)
 
 
 def _to_torch_export(pixels: Pixels, image: torch.Tensor) -> tuple[bytes, torch.Tensor]:

@@ -280,6 +280,7 @@ class _Trial:
                 f"{self.where}: its network fails on an image of {size[0]}x{size[1]} pixels ({words(error)}); if it takes one "
                 "size alone, give --input-size HxW"
             ) from error
+        found = found.byte() if found.dtype == torch.bool else found  # class ids of a comparison
         if not torch.isfinite(found.float()).all():
             raise UserError(
                 f"{self.where}: its output for a noise image contains NaN or infinity; check that --mean and --std are those "

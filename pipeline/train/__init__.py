@@ -15,6 +15,7 @@ telemetry.py    metrics that Ray exports
 tune.py         Ray Tune over any key of the config
 
 <output>/config.json       the resolved config
+<output>/images.json       number and hash of the labelled images of both splits
 <output>/environment.json  for each start: versions of the packages, commit of the code, machine
 <output>/metrics.jsonl     the loss of every step; one record for every few steps, and one per validation
 <output>/best, last        checkpoints of the best and of the newest validation

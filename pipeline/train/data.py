@@ -36,6 +36,9 @@ class EpochOrder:
         self._order = np.random.default_rng([seed, epoch]).permutation(num_items)
         self._share, self._counts = class_uniform, counts
         assert not class_uniform or (counts is not None and len(counts) == num_items)
+        self._classes = (
+            np.flatnonzero(counts.any(axis=0)) if class_uniform and counts is not None else np.array([], int)
+        )
 
     def __getitem__(self, place: int) -> tuple[int, int | None]:
         """Return (index of the item, class that the crop must contain)."""
@@ -44,10 +47,9 @@ class EpochOrder:
             return index, None
         assert self._counts is not None
         rng = np.random.default_rng([self.seed, self.epoch, place, 1])
-        classes = np.flatnonzero(self._counts.any(axis=0))
-        if rng.random() >= self._share or not len(classes):
+        if rng.random() >= self._share or not len(self._classes):
             return index, None
-        wanted = int(rng.choice(classes))
+        wanted = int(rng.choice(self._classes))
         return int(rng.choice(np.flatnonzero(self._counts[:, wanted]))), wanted
 
 

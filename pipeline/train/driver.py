@@ -20,6 +20,7 @@ from pipeline.crf.given import class_weights_of
 from pipeline.imaging.bands import require_rasterio
 from pipeline.models import checkpoint, published_file
 from pipeline.models.python_code import code_of
+from pipeline.runs import Lease
 from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
 from pipeline.train.loop import run_worker
 from pipeline.train.metrics_log import Record, following
@@ -54,6 +55,13 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
     if not run_folder.is_finished(cfg):
         phase("looking at the first labels")
         label_check.look_at_labels(stages[0])
+    with Lease(cfg.output):  # a second training would remove this one's snapshots
+        info = _train(cfg, stages, on_record)
+    return Trained(storage.join(cfg.output, "best"), info["epoch"], info["miou"], time.monotonic() - started)
+
+
+def _train(cfg: TrainConfig, stages: list[TrainConfig], on_record: Callable[[Record], None]) -> dict[str, Any]:
+    """Train the stages that are not finished, and return how the best checkpoint was trained."""
     run_folder.claim(cfg)
     connection.connect()
     connection.require(
@@ -65,12 +73,11 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
         for number, stage in enumerate(stages, start=1):
             name = f"{number}/{len(stages)}" if len(stages) > 1 else None
             if not run_folder.is_finished(stage):
-                phase("starting %d worker%s", cfg.workers, "" if cfg.workers == 1 else "s")
+                PHASES.info("starting %d worker%s", cfg.workers, "" if cfg.workers == 1 else "s")
                 _run_stage(stage, _telling((on_record, track, watched.add), name))
     if cfg.stages:
         run_folder.publish(stages[-1].output, cfg.output)
-    info = run_folder.finish(cfg)
-    return Trained(storage.join(cfg.output, "best"), info["epoch"], info["miou"], time.monotonic() - started)
+    return run_folder.finish(cfg)
 
 
 def _with_networks(cfg: TrainConfig) -> TrainConfig:
@@ -120,6 +127,7 @@ def _check_weights(cfg: TrainConfig) -> None:
 
 def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:
     run_folder.claim(cfg)
+    run_folder.bind_images(cfg)
     run_folder.count_labels(cfg)
     trainer = ray.train.torch.TorchTrainer(
         _worker,

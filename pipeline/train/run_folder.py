@@ -1,5 +1,6 @@
 """Files beside the checkpoints of a run: config, environment, label counts, and the marker that it is finished."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -11,7 +12,7 @@ import numpy as np
 import ray
 
 from pipeline import __version__, storage
-from pipeline.config import TrainConfig, differences, machine_keys, stage_configs
+from pipeline.config import TrainConfig, differences, machine_keys, stage_configs, travelling
 from pipeline.corpus import Item
 from pipeline.corpus.detect import settled
 from pipeline.errors import UserError
@@ -70,11 +71,40 @@ def claim(cfg: TrainConfig) -> None:
     if not storage.create(uri, json.dumps(wanted, indent=2).encode()):
         found = storage.read_json(uri)
         may_change = machine_keys(TrainConfig) | {f"model.{name}" for name in cfg.model.addresses}
+        for values in (found, wanted):
+            _name_uploads(values)
         changed = [line for line in differences(found, wanted) if line.split(":")[0] not in may_change]
         if changed:
             raise UserError(
                 f"{cfg.output} holds a training run of another config: {'; '.join(changed)}; "
                 "choose another output, or restore the config to continue that run"
+            )
+
+
+def _name_uploads(values: dict[str, Any]) -> None:
+    """Name uploaded checkpoints as the job's config does, since Ray unpacks each job's files in another folder."""
+    for section in (values, *values.get("stages", ())):
+        if name := travelling.uploaded(section.get("start_from") or ""):
+            section["start_from"] = f"{travelling.CHECKPOINTS}/{name}"
+
+
+def bind_images(cfg: TrainConfig) -> None:
+    """Write images.json, or check that the splits have the same labelled images as when the run began.
+
+    Steps are counted in epochs of the first images, so a run cannot go on with others.
+    """
+    uri, wanted = storage.join(cfg.output, "images.json"), {}
+    for split in (cfg.train_split, cfg.val_split):
+        ids = [item.image_id for item in labelled(cfg, split)]
+        wanted[split] = {"images": len(ids), "sha256": hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()}
+    if storage.create(uri, json.dumps(wanted, indent=2).encode()):
+        return
+    found = storage.read_json(uri)
+    for split, now in wanted.items():
+        if found.get(split) != now:
+            raise UserError(
+                f"{cfg.output}: split '{split}' has {now['images']} labelled images, and had {found[split]['images']} (others, "
+                "if the numbers are equal) when this training began; choose another output, or restore the images to go on"
             )
 
 

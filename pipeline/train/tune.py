@@ -82,6 +82,8 @@ def tune(
     fields = Trial.__dataclass_fields__
     trials = [Trial(**{name: metrics[name] for name in fields}) for metrics in results]
     trials.sort(key=lambda trial: -math.inf if math.isnan(trial.value) else trial.value, reverse=True)
+    if trials[0].error:
+        raise UserError(f"none of the {len(trials)} trials could be trained, the first because: {trials[0].error}")
     best = with_values(cfg, trials[0].values | {"output": storage.join(cfg.output, "best")}, where="best trial")
     text = yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False)
     storage.put(storage.join(cfg.output, "best.yaml"), text.encode())
