@@ -515,3 +515,29 @@ def test_an_archive_is_read_in_a_store_as_on_a_disk(tmp_path, s3, name):
     wanted = {image: (groups, None if truth is None else [truth]) for image, (groups, truth) in wanted.items()}
     for uri in (f"{s3}/archives/{name}", f"{s3}/archives/{name}.zip"):
         assert found_in(uri) == (name, wanted)
+
+
+def test_a_zip_may_have_65535_members(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("a.png", b"")
+        for number in range(65534):
+            file.writestr(f"{number}.txt", "")
+    assert len(list_items(CorpusConfig(images=str(tmp_path / "a.zip")), None)) == 1
+
+
+def test_lists_of_vocs_other_tasks_are_no_splits(tmp_path):
+    for name in "abcd":
+        for path, data in ((f"JPEGImages/{name}.jpg", b""), (f"SegmentationClassAug/{name}.png", b"")):
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            if name != "c" or "JPEG" in path:
+                (tmp_path / path).write_bytes(data)
+    for name, text in (("Segmentation/trainaug", "a\nd\n"), ("Segmentation/val", "b\n"), ("Main/val", "b\nc\nd\n")):
+        (tmp_path / f"ImageSets/{name}.txt").parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / f"ImageSets/{name}.txt").write_text(text)
+    items = list_items(CorpusConfig(images=str(tmp_path), layout="voc_aug"), None)
+    assert {item.image_id: item.groups.get("split") for item in items} == {
+        "a": "train",
+        "b": "val",
+        "c": None,
+        "d": "train",
+    }

@@ -10,7 +10,9 @@ from PIL import Image
 
 from pipeline.analysis import open_run
 from pipeline.analysis.merging import Merging, parse_merges
-from pipeline.config import ClassMap, parse, read_class_map
+from pipeline.config import ClassMap, CorpusConfig, parse, read_class_map
+from pipeline.corpus import list_items
+from pipeline.corpus.later import find_labels
 from pipeline.errors import UserError
 from pipeline.labels import space
 from tests.command import maskmill
@@ -309,3 +311,19 @@ def test_merges_are_read_from_words():
             parse_merges([text])
     with pytest.raises(UserError, match="'a' is given twice"):
         parse_merges(["a=car", "a=bus"])
+
+
+def test_later_labels_may_be_named_by_a_glob(tmp_path):
+    for name, data in (
+        ("photos/a.png", png(np.zeros((8, 8, 3), np.uint8))),
+        ("truth/a_mask.png", png(np.zeros((8, 8), np.uint8))),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(data)
+    cfg = CorpusConfig(images=str(tmp_path / "photos"), layout="folder")
+    items, truth = list_items(cfg, None), str(tmp_path / "truth")
+    for layout in ("pairs", None):
+        (found,) = find_labels(cfg, items, truth, layout, "*_mask.png").items()
+        assert found.label.uri.endswith("a_mask.png")
+    with pytest.raises(UserError, match="layout 'pairs' needs a glob of the labels"):
+        find_labels(cfg, items, truth, "pairs", None)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -17,6 +18,8 @@ from pipeline.corpus.detect import find_layout
 from pipeline.corpus.readers import coco
 from pipeline.corpus.samples import load
 from pipeline.errors import Reject, UserError
+from pipeline.runs.changes import Changes, Planned, times_written
+from pipeline.runs.plan import Plan, write_plan
 from tests.test_archives import JPEG, write, zipped
 
 SIZE = (40, 60)  # height, width
@@ -353,3 +356,44 @@ def test_coco_is_trained_on_segmented_and_counted_pixel_for_pixel(tmp_path, ray_
         for category, name in ((1, "person"), (3, "car"), (44, "bottle"), (184, "tree-merged"), (200, "rug-merged")):
             assert labelled[space.classes.index(name)] == (truth[row["image_id"]] == category).sum()
         assert labelled.sum() == (truth[row["image_id"]] != 0).sum()
+
+
+def described(tmp_path, size=None, category=1):
+    (tmp_path / "p").mkdir(exist_ok=True)
+    (tmp_path / "p/a.png").write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
+    one = {"id": 1, "file_name": "a.png"} | (size or {})
+    drawn = {"id": 1, "image_id": 1, "category_id": category, "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]]}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [one], "annotations": [drawn]}))
+    return CorpusConfig(images=str(tmp_path / "p"), labels=str(tmp_path / "a.json"), layout="coco_json")
+
+
+def test_a_coco_image_without_a_size_is_rejected(tmp_path):
+    (item,) = list_items(described(tmp_path), None)
+    with pytest.raises(Reject, match="the JSON gives the image no height and width"):
+        load(item, None, 100)
+
+
+@pytest.mark.parametrize("category", [-1, 65536])
+def test_a_coco_category_that_no_label_picture_can_hold_is_refused(tmp_path, category):
+    with pytest.raises(UserError, match=f"category_id {category}; ids of classes are 0..65535"):
+        list_items(described(tmp_path, {"height": 8, "width": 8}, category), None)
+
+
+def test_a_changed_json_of_a_folder_replaces_its_labels(tmp_path):
+    cfg = described(tmp_path, {"height": 8, "width": 8})
+    for name in (tmp_path / "p/a.png", tmp_path / "a.json"):
+        os.utime(name, (1000, 1000))
+    plan = Plan(str(tmp_path / "run"), write_plan(str(tmp_path / "run"), plan_shards(scan_items(cfg, None), 8)))
+
+    def changed():
+        changes = Changes()
+        list(
+            Planned(plan, [0], [2000.0], written=times_written(cfg.images, cfg.labels)).to_answer(
+                scan_items(cfg, None), changes
+            )
+        )
+        return changes.words()
+
+    assert changed() == ""
+    os.utime(tmp_path / "a.json", (3000, 3000))
+    assert changed() == "1 replaced (a)"

@@ -66,6 +66,10 @@ def _candidates(cfg: CorpusConfig, uri: str, layout: str | None, glob: str | Non
     own = LAYOUTS.get(cfg.layout or "")
     if layout in _TABLES or (layout is None and uri.endswith((".csv", ".parquet"))):
         yield CorpusConfig(images=uri, layout=layout or "manifest")
+    elif cfg.layout != "pairs" and (layout == "pairs" or (layout is None and glob)):
+        if glob is None:
+            raise UserError("layout 'pairs' needs a glob of the labels, e.g. --labels-glob '**/*_mask.png'")
+        yield cfg.model_copy(update=plain | {"layout": "pairs", "image_glob": "**", "label_glob": glob})
     elif layout is not None and layout != cfg.layout:
         yield cfg.model_copy(update=plain | {"layout": layout})
     elif own is not None and own.name not in _TABLES:

@@ -47,16 +47,20 @@ def read_cell(place: Place) -> bytes:
         Reject: `empty`, the cell is empty; `corrupt`, the file cannot be read.
     """
     value = cell(place.uri, place.member or "", place.offset or 0)
-    if not value or isinstance(value, str):
+    if not value or not isinstance(value, bytes):
         where = f"{place.uri} row {place.offset} column '{place.member}'"
-        raise Reject("read", "empty", f"{where}: no bytes; write the file again with them, or without the row")
+        raise Reject("read", "empty", f"{where}: no bytes; write the file again with them in this row")
     return value
 
 
-def cell(uri: str, column: str, row: int) -> bytes | str | None:
-    """Return the value of one cell, for a struct its field `bytes`; Reject as in `read_cell`."""
+def cell(uri: str, column: str, row: int, part: str = "bytes") -> bytes | str | int | None:
+    """Return the value of one cell, of a struct that of one field; None if the column or field is not there.
+
+    Raises:
+        Reject: as in `read_cell`.
+    """
     try:
-        return _row_groups.cell(uri, column, row)
+        return _row_groups.cell(uri, column, row, part)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, UnicodeDecodeError, MemoryError, OSError) as error:
@@ -71,22 +75,26 @@ class _RowGroups:
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def cell(self, uri: str, column: str, row: int) -> bytes | str | None:
+    def cell(self, uri: str, column: str, row: int, part: str) -> bytes | str | int | None:
         held = self._local.__dict__.setdefault("held", {})
-        found = held.get(column)
+        found = held.get((column, part))
         if found is None or found[0] != uri or not found[1] <= row < found[1] + len(found[2]):
-            found = held[column] = uri, *self._read(uri, column, row)
+            found = held[column, part] = uri, *self._read(uri, column, row, part)
         value = found[2][row - found[1]].as_py()
-        return value["bytes"] if isinstance(value, dict) else value
+        return value[part] if isinstance(value, dict) else value
 
-    def _read(self, uri: str, column: str, row: int) -> tuple[int, pa.ChunkedArray]:
+    def _read(self, uri: str, column: str, row: int, part: str) -> tuple[int, pa.ChunkedArray | pa.Array]:
         file = open_parquet(uri)
         start = 0
         for group in range(file.metadata.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if row < start + count:
-                is_struct = pa.types.is_struct(file.schema_arrow.field(column).type)
-                values = file.read_row_group(group, columns=[f"{column}.bytes" if is_struct else column])[column]
+                place = file.schema_arrow.get_field_index(column)
+                kind = file.schema_arrow.field(place).type if place >= 0 else pa.null()
+                is_struct = pa.types.is_struct(kind)
+                if place < 0 or (is_struct and kind.get_field_index(part) < 0):
+                    return start, pa.nulls(count)
+                values = file.read_row_group(group, columns=[f"{column}.{part}" if is_struct else column])[column]
                 if len(values) != count:
                     raise pa.ArrowInvalid(f"row group {group} has {len(values)} rows, its footer says {count}")
                 return start, values

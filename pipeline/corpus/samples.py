@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.config import ImageConfig
 from pipeline.corpus import Item, read
 from pipeline.corpus.readers.siblings import instances_of
+from pipeline.corpus.readers.tables import check_row
 from pipeline.errors import Reject, UserError
 from pipeline.imaging.bands import decode_bands, decode_picture, void_of
 from pipeline.imaging.decode import decode_label, decode_reduced, upright
@@ -53,6 +54,7 @@ def fetch(item: Item, instances: bool = False) -> Encoded:
     """
     with _at("read"):
         image = read(item.image)
+        check_row(item)
     label = fetch_label(item)
     if label is None or item.label is None or not instances:
         return Encoded(image, label)

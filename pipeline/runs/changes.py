@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.corpus import Item
 from pipeline.corpus.item import Place
+from pipeline.corpus.readers.coco import sources_of
 from pipeline.runs.generations import CHANGES, GONE, NEW, REPLACED, generation_with
 from pipeline.runs.plan import Plan
 
@@ -121,7 +122,9 @@ class Planned:
         now = (place.bytes, place.crc32, place.etag)
         if any(one != other for one, other in zip(now, figures, strict=True) if one and other):
             return False
-        return bool(place.crc32 or place.etag) or self._written.get(place.uri, 0.0) < since
+        if place.crc32 or place.etag:
+            return True
+        return all(self._written.get(source, 0.0) < since for source in sources_of(place.uri))
 
 
 def _rows(table: pa.Table, number: int) -> Iterator[tuple[object, ...]]:

@@ -15,7 +15,8 @@ LAYOUT = Layout(
     "voc_aug",
     patterns=_PATTERNS,
     key=key,
-    lists=re.compile(r"(?:^|/)(?P<split>train(?=_?aug)|val(?=\.))(?:_?aug)?\.txt$"),
+    # Main/, Layout/ and Action/ beside Segmentation/ have a val.txt of other tasks.
+    lists=re.compile(r"(?:^|(?<!Main)(?<!Layout)(?<!Action)/)(?P<split>train(?=_?aug)|val(?=\.))(?:_?aug)?\.txt$"),
     label_space="voc21",
     guessed=True,
     source=f"{SOURCE}, with SegmentationClassAug of the Semantic Boundaries Dataset",

@@ -23,6 +23,7 @@ from PIL import Image
 from pipeline.corpus.item import MADE, Place
 from pipeline.corpus.readers.siblings import members_of
 from pipeline.errors import Reject, UserError
+from pipeline.labels.label_space import MAX_VALUE
 
 Read = Callable[[Place], bytes]
 _MARK = re.compile(r"(?P<uri>.*)#(?P<kind>coco_panoptic|coco_json)=(?P<value>.*)", re.S)
@@ -45,6 +46,17 @@ def drawn_place(description: Place, image: int | str) -> Place:
 def is_coco(place: Place) -> bool:
     """Whether a place is a label that a JSON describes."""
     return MADE in place.uri and _MARK.fullmatch(place.uri) is not None
+
+
+def sources_of(uri: str) -> tuple[str, ...]:
+    """Return the URIs of the files that a label is made from; any other URI alone."""
+    if MADE not in uri or (parts := _MARK.fullmatch(uri)) is None:
+        return (uri,)
+    if parts["kind"] == "coco_json":
+        return (parts["uri"],)
+    json_uri = parts["value"].partition("|")[2]
+    archived = _ARCHIVED.fullmatch(json_uri)
+    return parts["uri"], archived["uri"] if archived else json_uri
 
 
 def read_coco(place: Place, read: Read) -> bytes:
@@ -88,6 +100,10 @@ class CocoFile:
                 self._spans.setdefault(str(of), array("q")).extend((start, end))
                 for part in value.get("segments_info", (value,)):
                     category = int(part["category_id"])
+                    if not 0 <= category <= MAX_VALUE:
+                        raise ValueError(f"category_id {category}; ids of classes are 0..{MAX_VALUE}")
+                    if "segments_info" in value and not 0 <= part["id"] < 1 << 24:
+                        raise ValueError(f"segment {part['id']}; ids of segments are 0..{(1 << 24) - 1}")
                     self.has_zero |= category == 0
                     self.is_deep |= category >= _CROWD
 
@@ -188,6 +204,10 @@ def _drawn(described: CocoFile, image: str, where: str) -> np.ndarray:
     if image not in described.images:
         raise Reject("label", "not_found", f"{where}: the JSON describes no image {image}")
     _, height, width = described.images[image]
+    if height < 1 or width < 1:
+        raise Reject(
+            "label", "corrupt", f"{where}: the JSON gives the image no height and width; export it again with them"
+        )
     canvas = np.full((height, width), described.nothing, np.uint16 if described.is_deep else np.uint8)
     shapes: list[tuple[bool, int, int, Any]] = []
     for one in described.annotations(image):

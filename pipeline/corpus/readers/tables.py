@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -13,13 +14,14 @@ from pipeline.corpus.columns import check_columns, groups_of, id_of
 from pipeline.corpus.groups import GROUPS
 from pipeline.corpus.inventory import quoted
 from pipeline.corpus.item import Item, Place
-from pipeline.corpus.parquet import checked_rows, is_damage, open_parquet
+from pipeline.corpus.parquet import cell, checked_rows, is_damage, open_parquet
 from pipeline.corpus.reach import resolved
 from pipeline.corpus.signed import place_of
-from pipeline.errors import UserError
+from pipeline.errors import Reject, UserError
 from pipeline.storage.range_file import RangeFile
 
 _BATCH_ROWS = 4096
+_WHOLE = r"^-?(0|[1-9]\d{0,17})$"  # a number of 64 bits; 001 is text
 
 
 def manifest_items(uri: str) -> Iterator[Item]:
@@ -59,7 +61,8 @@ def _with_figures(image: Place, row: dict[str, Any]) -> Place:
 def parquet_items(uris: list[str]) -> Iterator[Item]:
     """Yield the items of Parquet files with a column `image` (binary, or a struct with `bytes` and `path`) and maybe `label`.
 
-    The id is the column `image_id`, else the struct's path without its suffix, else <file>/<row>. Image bytes are not read.
+    The id is the column `image_id`, else the struct's path without its suffix, else <file>/<row>. A row whose label is null has
+    none. Image bytes are not read; labels are, unless they are structs with a path, since only the values tell which are null.
 
     Raises:
         UserError: not Parquet or damaged, no such column, or a column of a wrong type.
@@ -73,6 +76,26 @@ def parquet_items(uris: list[str]) -> Iterator[Item]:
             raise UserError(f"corpus {uri}: not a readable Parquet file ({error}); write it again") from None
 
 
+def check_row(item: Item) -> None:
+    """Raise Reject if an image's row of a Parquet file now names another image, as when the file was written again.
+
+    Rows are compared by the column `image_id`, else by the image's path; without these, rows have no name.
+    """
+    place = item.image
+    if place.member != "image" or place.offset is None or not place.uri.endswith(".parquet"):
+        return
+    path = cell(place.uri, "image", place.offset, "path")
+    known = path.rsplit(".", 1)[0] if isinstance(path, str) and path else None
+    named = id_of({"image_id": cell(place.uri, "image_id", place.offset)}) or known
+    if named not in (None, item.image_id):
+        raise Reject(
+            "read",
+            "source_changed",
+            f"{place.uri} row {place.offset}: it is image '{named}' now; write the file again with all rows in their places, "
+            "or plan the run anew",
+        )
+
+
 def _parquet_items(uri: str) -> Iterator[Item]:
     file = open_parquet(uri)
     found = check_columns(file.schema_arrow, uri, "parquet")
@@ -84,18 +107,57 @@ def _parquet_items(uri: str) -> Iterator[Item]:
     for group in range(file.metadata.num_row_groups):
         count = file.metadata.row_group(group).num_rows
         rows = file.read_row_group(group, columns=columns).to_pylist() if columns else ({} for _ in range(count))
+        labels = _labelled(file, group) if "label" in found else [False] * count
         end = row_number + count
-        for row in rows:
+        for row, labelled in zip(rows, labels, strict=True):
             path = (row.get("image") or {}).get("path")
             yield Item(
                 image_id=id_of(row) or (path and path.rsplit(".", 1)[0]) or f"{stem}/{row_number:08d}",
                 image=Place(uri, "image", row_number),
-                label=Place(uri, "label", row_number) if "label" in found else None,
+                label=Place(uri, "label", row_number) if labelled else None,
                 groups=groups_of(row, uri),
             )
             row_number += 1
         if row_number != end:
             raise pa.ArrowInvalid(f"row group {group} has not the {count} rows that its footer says")
+
+
+def _further_types(uri: str, known: dict[str, pa.DataType]) -> dict[str, pa.DataType]:
+    """Return the types of a CSV's further columns that begin with whole numbers or nothing, whose first block may mislead.
+
+    Such a column has whole numbers if all its values are, without leading zeros; else text.
+    """
+    with _open_csv(uri, known) as reader:
+        names = reader.schema.names
+        further = [field for field in reader.schema if field.name not in known and names.count(field.name) == 1]
+    doubtful = [field.name for field in further if pa.types.is_integer(field.type) or pa.types.is_null(field.type)]
+    if not doubtful:
+        return {}
+    numbers, filled = set(doubtful), set[str]()
+    with _open_csv(uri, known | dict.fromkeys(doubtful, pa.string())) as reader:
+        for batch in reader:
+            for name in doubtful:
+                values = batch[name].drop_null()
+                filled |= {name} if len(values) else set()
+                if name in numbers and pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() is False:
+                    numbers.remove(name)
+    return {name: pa.int64() if name in numbers else pa.string() for name in filled}
+
+
+def _open_csv(uri: str, types: dict[str, pa.DataType]) -> pyarrow.csv.CSVStreamingReader:
+    return pyarrow.csv.open_csv(
+        pa.PythonFile(RangeFile(uri), mode="r"),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True),
+    )
+
+
+def _labelled(file: pq.ParquetFile, group: int) -> list[bool]:
+    """Return which rows of a row group have a label; of structs with a path, only the paths are read."""
+    kind = file.schema_arrow.field("label").type
+    has_path = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    column = file.read_row_group(group, columns=["label.path" if has_path else "label"])["label"]
+    there: list[bool] = column.is_valid().to_pylist()
+    return there
 
 
 def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
@@ -109,10 +171,8 @@ def _manifest_rows(uri: str) -> Iterator[list[dict[str, Any]]]:
             return
         strings = dict.fromkeys(("image", "label", "image_id", "etag", *GROUPS), pa.string())
         strings |= {"frame": pa.int32(), "bytes": pa.int64()}
-        with pyarrow.csv.open_csv(
-            pa.PythonFile(RangeFile(uri), mode="r"),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=strings, strings_can_be_null=True),
-        ) as reader:
+        strings |= _further_types(uri, strings)
+        with _open_csv(uri, strings) as reader:
             wanted = check_columns(reader.schema, uri, "manifest")
             yield from (batch.select(wanted).to_pylist() for batch in reader)
     except FileNotFoundError:

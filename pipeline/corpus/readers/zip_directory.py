@@ -19,7 +19,7 @@ LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # 4.3.7
 _TAIL_BYTES = 1 << 18  # holds the longest comment, and the whole directory of a small zip
 _BLOCK_BYTES = 1 << 20
 _UTF8 = 0x800  # 4.4.4, bit 11
-_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF  # the value is in the zip64 extra field instead, 4.5.3
+_FULL32 = 0xFFFFFFFF  # the value is in the zip64 extra field instead, 4.5.3
 
 
 def read_directory(uri: str) -> Iterator[tuple[str, Place]]:
@@ -95,13 +95,13 @@ def _locate(uri: str) -> tuple[int, int, int, int, bytes]:
     at = tail.rfind(b"PK\5\6")
     if at < 0 or at + _END.size > len(tail):
         raise BadZipFile("there is no end of a central directory; the file is not a zip, or is cut short")
-    _, _, _, _, entries, length, offset, _ = _END.unpack_from(tail, at)
+    _, _, _, _, _, length, offset, _ = _END.unpack_from(tail, at)
     locator = at - _END64_LOCATOR.size
     if tail[max(0, locator) : locator + 4] == b"PK\6\7":
         _, _, wide_at, _ = _END64_LOCATOR.unpack_from(tail, locator)
         at = _wide_end(tail, tail_start, locator, wide_at)
         *_, length, offset = _END64.unpack_from(tail, at)
-    elif _FULL32 in (length, offset) or entries == _FULL16:
+    elif _FULL32 in (length, offset):  # 65535 entries may be as many: writers need zip64 only for more
         raise BadZipFile("its zip64 end of the central directory is missing")
     start = tail_start + at - length
     if start < 0 or start < offset:
