@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from pipeline import storage
 from pipeline.analysis import open_run
+from pipeline.cli.runs import resume
+from pipeline.errors import UserError
 from pipeline.runs import Lease, Run, compact, verify
 from tests.command import maskmill
 from tests.small_run import Drawn, make_run
@@ -134,3 +137,24 @@ def test_the_command_says_where_the_copy_is(run):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"18 masks, 2 rejects: {run}-compact"
     assert maskmill("verify", f"{run}-compact").returncode == 0
+
+
+def test_a_run_goes_on_where_it_lies_now_and_a_begun_copy_only_by_compacting(run, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr("pipeline.cli.runs.run_segmentation", lambda cfg: begun.append(cfg.output) or 0)
+    moved = make_run(str(tmp_path / "first"), DRAWN, finish=False)
+    Path(moved).rename(tmp_path / "second")
+    with pytest.raises(typer.Exit):
+        resume(str(tmp_path / "second"))
+    assert begun == [str(tmp_path / "second")]
+    copy = f"{run}-copy"
+    compact(run, copy, part_bytes=1)
+    Path(copy, "_SUCCESS.json").unlink()
+    with pytest.raises(typer.Exit):  # nothing is missing but its end
+        resume(copy)
+    next(Path(copy, "masks").iterdir()).unlink()
+    with pytest.raises(
+        UserError, match=f"a compacted copy that is not finished; to go on: maskmill compact {run} --out {copy}"
+    ):
+        resume(copy)
+    assert begun == [str(tmp_path / "second"), copy]

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.next_steps import after_training
 from pipeline.config import (
     CorpusConfig,
     SegmentConfig,
@@ -14,6 +15,7 @@ from pipeline.config import (
     stage_configs,
     with_values,
 )
+from pipeline.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SEGMENT = """
@@ -242,3 +244,11 @@ def test_a_stage_that_is_not_legal_is_named(stages, sentence):
 def test_training_keys_that_do_not_fit_each_other_are_told(override, sentence):
     with pytest.raises(ValueError, match=sentence):
         load(TrainConfig, CAMVID, [override])
+
+
+def test_an_impossible_date_is_text_after_set_and_refused_with_a_sentence_in_a_file(segment_yaml, tmp_path):
+    assert load(SegmentConfig, segment_yaml, ["split=2024-13-01"]).split == "2024-13-01"
+    (tmp_path / "bad.yaml").write_text(SEGMENT + "split: 2024-13-01\n")
+    with pytest.raises(UserError, match=r"bad\.yaml: not valid YAML: month must be in 1\.\.12"):
+        load(SegmentConfig, str(tmp_path / "bad.yaml"))
+    assert after_training(str(tmp_path / "train.yaml"), "/model/best").startswith("maskmill init")

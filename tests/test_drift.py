@@ -356,3 +356,14 @@ def test_images_of_one_id_are_not_mistaken_by_the_other_side(tmp_path):
     ):
         with pytest.raises(UserError, match="as two images of one id"):
             ask()
+
+
+def test_the_table_shows_groups_as_they_are_and_too_few_images_are_not_called_unchanged(tmp_path):
+    runs = [
+        make_run(str(tmp_path / name), [Drawn("a", "01", city="[a]"), Drawn("b", "01")]) for name in ("[mon]", "[tue]")
+    ]
+    done = maskmill("drift", *runs, "--by", "city")
+    assert done.returncode == 0, done.stderr
+    assert "[tue] against [mon]" in done.stdout and "│ [a] " in done.stdout and "\\" not in done.stdout
+    assert "│ none " in done.stdout and "nothing changed" not in done.stdout
+    assert "[tue]: too few images to tell whether anything changed" in done.stdout

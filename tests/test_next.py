@@ -21,6 +21,7 @@ from pipeline.imaging.mask_png import encode_mask
 from pipeline.runs import REJECT_SCHEMA, Run, mask_schema
 from tests.command import maskmill
 from tests.small_run import SPACE, Drawn, make_run
+from tests.terminal import Terminal
 
 DRAWN = (
     Drawn("a", "0000", label="0001", entropy=0.9, confidence=0.1),
@@ -233,3 +234,14 @@ def test_the_command_writes_the_list_and_says_what_comes_next(view, tmp_path):
     assert "1 image to label next, by entropy" in more.stdout
     wrong = maskmill("next", view.uri, "--output", str(tmp_path / "next.txt"))
     assert wrong.returncode == 1 and "is a CSV; give it a name that ends with .csv" in wrong.stderr
+
+
+def test_ids_are_shown_whole_and_as_they_are_in_a_narrow_terminal(tmp_path):
+    image_id = "leftImg8bit/val/frankfurt/frankfurt_000000_000294_[left]Img8bit"
+    drawn = [Drawn(image_id, "01", city="[a]", sequence="1", entropy=0.5), Drawn("b", "01", city="x")]
+    with Terminal("next", make_run(str(tmp_path / "run"), drawn), environment={"COLUMNS": "60"}) as terminal:
+        assert terminal.ended(60) == 0
+    lines = [line.split("│") for line in terminal.text.splitlines() if "│" in line]
+    assert image_id in "".join(cells[1].strip() for cells in lines)
+    assert [cells[2].strip() for cells in lines if cells[4].strip()] == ["[a]", "x"]
+    assert [cells[3].strip() for cells in lines if cells[4].strip()] == ["1", "none"]

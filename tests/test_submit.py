@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -253,3 +254,20 @@ def test_the_plain_line_is_one_shell_command(config):
     line = submit.plain_line(job, "http://host:8265", job.id)
     assert line.startswith(f"ray job submit --address http://host:8265 --submission-id {job.id} --working-dir . ")
     assert line.endswith("--set 'split=a b'")
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_server_that_is_no_dashboard_is_told_so(insecure):
+    with (
+        server(404) as address,
+        pytest.raises(UserError, match="answers with HTTP status 404, so it is not the dashboard"),
+    ):
+        jobs.connect(address, insecure)
+    with socket.create_server(("127.0.0.1", 0)) as redis:
+        thread = threading.Thread(target=lambda: redis.accept()[0].sendall(b"-ERR wrong number of arguments\r\n"))
+        thread.start()
+        with pytest.raises(UserError, match="it does not speak HTTP as a dashboard does"):
+            jobs.connect(f"http://127.0.0.1:{redis.getsockname()[1]}", insecure)
+        thread.join()
+    with pytest.raises(UserError, match="nonnumeric port: 'PORT'"):
+        jobs.connect("http://127.0.0.1:PORT", insecure)

@@ -257,7 +257,7 @@ def report(
     run: RunUri,
     beside: Annotated[str | None, typer.Option(help="A second run to show beside this one.")] = None,
     num_worst: Annotated[
-        int, typer.Option("--worst", help="Number of images to show of each kind: worst, typical and random.")
+        int, typer.Option("--worst", min=0, help="Number of images to show of each kind: worst, typical and random.")
     ] = 8,
     earlier: Annotated[
         list[str] | None,

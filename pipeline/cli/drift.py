@@ -61,7 +61,8 @@ def drift(
                 markup=False,
             )
         if not len(found.changed):
-            console.print(f"{found.newest}: nothing changed", style="bold", markup=False)
+            words = "nothing changed" if found.comparisons else "too few images to tell whether anything changed"
+            console.print(f"{found.newest}: {words}", style="bold", markup=False)
     if len(found.changed):
         raise typer.Exit(2)
 
@@ -105,16 +106,16 @@ def method(found: "Drift") -> str:
 
 
 def _table(found: "Drift") -> "Table":
-    from rich.markup import escape
     from rich.table import Table
 
     from pipeline.analysis.drift import CHANGED, cells
+    from pipeline.cli.printing import group_word
 
     names = found.earlier[0] if len(found.earlier) == 1 else f"{found.earlier[0]} to {found.earlier[-1]}"
-    title = escape(f"{found.newest} against {names}, percent and nats")
+    title = f"{found.newest} against {names}, percent and nats"
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in (*found.asked.by, ""):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for heading in ("before", "after", "change", "95 % interval", "p"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
@@ -125,6 +126,6 @@ def _table(found: "Drift") -> "Table":
             table.add_section()
         words = cells(row)
         style = "bold" if row["verdict"] == CHANGED else None
-        table.add_row(*(escape(str(value)) for value in (*group, *words)), style=style)
+        table.add_row(*map(group_word, group), *words, style=style)
         before = group
     return table

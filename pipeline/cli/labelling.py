@@ -69,17 +69,17 @@ def choose(
 
 
 def _print(view: "RunView", chosen: "DataFrame", by: str) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from pipeline.cli.console import console, hint
+    from pipeline.cli.printing import group_word
 
     columns = [name for name in chosen.columns if chosen[name].notna().any()]
     table = Table(title=f"{_number(chosen)} to label next, by {by}", title_justify="left")
     for name in columns:
-        table.add_column(name, justify="right" if name == by else "left")
+        table.add_column(name, justify="right" if name == by else "left", overflow="fold")  # ids are copied: never cut
     for row in chosen[columns].to_dict("records"):
-        table.add_row(*(f"{value:.4f}" if name == by else escape(str(value)) for name, value in row.items()))
+        table.add_row(*(f"{value:.4f}" if name == by else group_word(value) for name, value in row.items()))
     console.print(table)
     hint(f"the same with --output FILE.csv, for `maskmill export {shlex.quote(view.uri)} --ids FILE.csv`")
 

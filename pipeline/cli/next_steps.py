@@ -27,7 +27,7 @@ def _configs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for file in sorted(folder.glob("*.yaml")):
         try:
             values = yaml.safe_load(file.read_bytes().decode())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):  # not a config of ours
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):  # not a config of ours
             continue
         if isinstance(values, dict):
             yield file, values

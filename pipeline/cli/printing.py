@@ -18,6 +18,11 @@ def clean(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def group_word(value: object) -> str:
+    """Return the value of a group column as tables show it; `none` for no value, which pandas also has as NaN."""
+    return "none" if value is None or value != value else str(value)
+
+
 class Clean(io.TextIOBase):
     """A text stream that cleans what is written. Rich bypasses it, to write its own codes; its console cleans its input."""
 

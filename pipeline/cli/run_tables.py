@@ -9,6 +9,7 @@ from rich.table import Table
 from pipeline.analysis.intervals import SCORES, Comparison, excludes_zero
 from pipeline.analysis.run_counts import ALL
 from pipeline.analysis.run_view import RunView
+from pipeline.cli.printing import group_word
 from pipeline.errors import UserError
 from pipeline.metrics.metric import percent
 from pipeline.metrics.registry import chosen
@@ -74,10 +75,10 @@ def areas_table(view: RunView, by: Sequence[str] = ()) -> Table:
         return table
     table = Table(title="Predicted pixels by group, percent", title_justify="left", header_style="bold")
     for name in (*by, "images", "largest classes"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for (key, row), images in zip(shares.iterrows(), counts["images"], strict=True):
         largest = row.sort_values(ascending=False, kind="stable").iloc[:3]
-        keys = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
+        keys = [group_word(part) for part in (key if isinstance(key, tuple) else (key,))]
         table.add_row(
             *keys, str(images), ", ".join(f"{name} {percent(share)}" for name, share in largest.items() if share)
         )
@@ -92,14 +93,14 @@ def pixels_table(rows: Sequence[dict[str, Any]], by: Sequence[str]) -> Table:
     """
     table = Table(title="Predicted pixels", title_justify="left", header_style="bold")
     for name in (*by, *(["images"] if by else []), "class"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for heading in ("pixels", "share, %"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for row in rows:
         if not row["pixels"]:
             continue
-        group = [str(row[name]) for name in by]
+        group = [group_word(row[name]) for name in by]
         if before not in (None, group):
             table.add_section()
         head = [*group, str(row["images"])] if by else []

@@ -58,9 +58,8 @@ def resume(run: RunUri) -> None:
 
     uri = storage.absolute(run)
     cfg = _config_of(uri, run)
-    if is_being_extended(uri):
-        raise typer.Exit(run_extension(cfg.model_copy(update={"output": uri})))
-    raise typer.Exit(run_segmentation(cfg))
+    _refuse_begun_copy(uri, run)
+    raise typer.Exit(run_extension(cfg) if is_being_extended(uri) else run_segmentation(cfg))
 
 
 def extend(
@@ -220,11 +219,20 @@ def run_segmentation(cfg: "SegmentConfig") -> int:
 
 
 def _config_of(uri: str, run: str) -> "SegmentConfig":
-    """Return the config that a run was written with; `run` is the name that the user gave, for messages."""
+    """Return the config that a run was written with, and where it is now; `run` is its name as given, for messages."""
     from pipeline.config import SegmentConfig, parse
     from pipeline.runs import describe
 
-    return parse(SegmentConfig, describe(uri).config, where=f"{run}/run.json")
+    return parse(SegmentConfig, {**describe(uri).config, "output": uri}, where=f"{run}/run.json")
+
+
+def _refuse_begun_copy(uri: str, run: str) -> None:
+    """Raise UserError for a copy that `compact` has not finished: its images are answered already, in the first run."""
+    from pipeline.runs import Run, describe
+
+    if (source := describe(uri).compacted_from) and Run.open(uri).pending():
+        again = f"maskmill compact {shlex.quote(source.uri)} --out {shlex.quote(run)}"
+        raise UserError(f"run {run}: it is a compacted copy that is not finished; to go on: {again}")
 
 
 def _changes_since(cfg: "SegmentConfig") -> str:
@@ -233,6 +241,6 @@ def _changes_since(cfg: "SegmentConfig") -> str:
 
     recorded = _config_of(cfg.output, cfg.output)  # in which the layout is resolved
     try:
-        return changes_of(recorded.model_copy(update={"output": cfg.output})).words()
+        return changes_of(recorded).words()
     except (UserError, OSError):  # the archive may be gone for good, or out of reach; the run stays valid
         return ""

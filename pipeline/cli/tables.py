@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cli.printing import group_word
+
 if TYPE_CHECKING:  # a table of numbers needs neither torch nor Ray, which take seconds to import
     import pandas as pd
 
@@ -54,11 +56,11 @@ def print_groups(console: Console, iou: "pd.DataFrame") -> None:
     """Print mIoU and pixel accuracy by group, percent."""
     table = Table(header_style="bold")
     for name in iou.index.names:
-        table.add_column(str(name))
+        table.add_column(str(name), overflow="fold")
     for heading in ("images", "mIoU", "pixel accuracy"):
         table.add_column(heading, justify="right")
     for key, row in iou.iterrows():
-        keys = [str(part) for part in (key if isinstance(key, tuple) else (key,))]
+        keys = [group_word(part) for part in (key if isinstance(key, tuple) else (key,))]
         table.add_row(*keys, str(int(row["images"])), f"{100 * row['miou']:.2f}", f"{100 * row['pixel_accuracy']:.2f}")
     console.print(table)
 

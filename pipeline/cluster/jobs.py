@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import os
 import re
@@ -43,6 +44,11 @@ def connect(address: str, insecure: bool = False) -> "JobSubmissionClient":
     headers = {}
     if status in (401, 403):
         headers["Authorization"] = f"Bearer {_token(address)}"
+    elif status != 200:
+        raise UserError(
+            f"{address} answers with HTTP status {status}, so it is not the dashboard of a Ray cluster; give that of the "
+            "head's port 8265"
+        )
     elif not insecure:
         raise UserError(
             f"{address} answers without a token, so whoever reaches it can run any code there (CVE-2023-48022); "
@@ -134,6 +140,11 @@ def _status_without_token(address: str) -> int:
     except OSError as error:
         raise UserError(
             f"{address}: no answer ({getattr(error, 'reason', error)}); is the cluster up, and its port 8265 reachable?"
+        ) from None
+    except (http.client.HTTPException, ValueError) as error:  # another protocol, as on port 6379, or no port number
+        raise UserError(
+            f"{address}: it does not speak HTTP as a dashboard does ({' '.join(str(error).split()) or type(error).__name__}); "
+            "give the address of the head's port 8265"
         ) from None
 
 

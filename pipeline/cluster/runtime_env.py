@@ -23,7 +23,7 @@ def read(path: str) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"--runtime-env {path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UserError(f"--runtime-env {path}: expected a mapping with keys among {', '.join(KEYS)}")

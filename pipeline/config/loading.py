@@ -126,7 +126,7 @@ def value_of(text: str, as_text: bool = False) -> Any:
     """Parse the value of an override as YAML; return the text itself if it is not YAML, or if the key holds text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: an impossible date, such as 2024-13-01
         return text
     return text if as_text and value is not None and not isinstance(value, str) else value
 

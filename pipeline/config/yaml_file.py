@@ -54,7 +54,7 @@ def parse_yaml(data: bytes, where: str) -> YamlFile:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         words = ": ".join(" ".join(text.split()) for text in (error.context, error.problem) if text)
         raise UserError(f"{where}{line}: not valid YAML: {words}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2024-13-01
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
