@@ -19,18 +19,21 @@ from pipeline import storage
 from pipeline.analysis import export, open_run
 from pipeline.analysis.report import write_report
 from pipeline.config import SegmentConfig, parse
-from pipeline.corpus import list_items, plan_shards
+from pipeline.corpus import Item, Place, list_items, plan_shards
 from pipeline.corpus.samples import load_pair
 from pipeline.crf import dense_crf
 from pipeline.errors import UserError
 from pipeline.imaging.decode import as_stored
 from pipeline.imaging.mask_png import decode_mask, encode_mask
 from pipeline.labels import IGNORE, space
+from pipeline.metrics.instances import SHARE
 from pipeline.models import checkpoint
-from pipeline.predict import Predictor
+from pipeline.predict import Prediction, Predictor
 from pipeline.runs import Run, verify
 from pipeline.segment.driver import identity, segment
 from pipeline.segment.extend import extend
+from pipeline.segment.loading import Loaded
+from pipeline.segment.rows import mask_row
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.synthetic.scenes import write_corpus
 from tests.chaos.nodes import children, title
@@ -149,6 +152,19 @@ def test_scores_are_over_the_known_pixels_and_the_unknown_ones_are_counted(run, 
     assert sum(view.unknown(by=["city"])["pixels"]) == row["pixels"]
     everything = sum(np.array(one["confusion"]).sum() for one in before.values())
     assert confusion.sum() + unknown.sum() == everything
+
+
+def test_things_are_counted_over_the_known_pixels_too():
+    cfg = config("/unused", "/unused", metrics={"instances": True}, **ASKED)
+    car = space("cityscapes19").classes.index("car")
+    mask, sure = np.full((8, 8), car, np.uint8), np.full((8, 8), 255, np.uint8)
+    sure[:5] = 0  # all of one car, and a quarter of the other
+    things = np.where(np.arange(8)[:, None] < 4, 26001, 26002) * np.ones((1, 8), np.int32)
+    image = np.zeros((8, 8, 3), np.uint8)
+    loaded = Loaded(Item("a", Place("a.png")), image, mask, orientation=1, instances=things)
+    row = mask_row(loaded, Prediction(mask, 1.0, 0.0, sure), None, space("cityscapes19"), cfg)
+    assert sum(row["confusion"]) == 24 and row["unknown_pixels"] == 40
+    assert np.reshape(row["instances"], (19, 6))[car].tolist() == [1, 24, 24, SHARE, 24, SHARE]
 
 
 def test_the_proof_covers_the_map_and_the_unknown_pixels(run):

@@ -15,6 +15,7 @@ from pipeline.cluster import connection
 from pipeline.cluster.phases import PHASES
 from pipeline.config import SegmentConfig, parse
 from pipeline.corpus import list_items, plan_shards
+from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.runs import SECONDS, Run
 from pipeline.segment.driver import Progress, Segmented, identity
@@ -160,6 +161,17 @@ def test_a_dry_run_takes_another_runs_rates(scenes, tiny_checkpoint, tmp_path):
     assert found.sample is None
     assert found.rates.images_per_s == pytest.approx(1)  # one core: a quarter, a half and a quarter of a second
     assert not storage.exists(str(tmp_path / "run"))
+
+
+def test_a_dry_run_refuses_a_package_that_the_run_would_lack(scenes, tiny_checkpoint, tmp_path, monkeypatch):
+    def missing():
+        raise UserError("polygons of regions need shapely")
+
+    like = make_run(str(tmp_path / "like"), [Drawn("a", "01")])
+    monkeypatch.setattr("pipeline.segment.driver.require_shapely", missing)
+    cfg = config(scenes, tiny_checkpoint, str(tmp_path / "run"), regions={"polygons": 0})
+    with pytest.raises(UserError, match="need shapely"):
+        estimate(cfg, like=like, starting=True)
 
 
 def test_a_dry_run_of_a_begun_run_tells_what_is_left_and_refuses_other_settings(scenes, tiny_checkpoint, tmp_path):

@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.runs import Lease, Run, compact, describe, extension, generations, lease, newest_state, verify
 from pipeline.runs.changes import Changes, times_written
 from pipeline.runs.extension import planned, publish, rejected_ids, stage, staged, tidy
+from pipeline.segment import estimate
 from pipeline.segment.driver import segment as segment_corpus
 from pipeline.segment.extend import extend as extend_run
 from tests.command import maskmill
@@ -467,3 +468,16 @@ def test_a_manifest_tells_a_replaced_file_by_size_and_etag(tmp_path):
         one, other = (item.image for item in manifest_items(f"{tmp_path}/{name}"))
         assert (one.bytes, one.etag) == (10, '"abc"')
         assert (other.bytes, other.etag) == (20, None)  # a disk has none
+
+
+def test_a_dry_run_of_an_extended_run_counts_its_newest_images_as_done(tmp_path, monkeypatch):
+    archive = Archive(str(tmp_path), 8)
+    segment(archive)
+    for number in range(3):  # the whole first shard
+        archive.add(f"b/{number:03d}", 90 + number)
+    archive.change()
+    extend(archive)
+    cfg = parse(SegmentConfig, {"corpus": archive.cfg, "checkpoint": "unused", "output": archive.run}, where="test")
+    monkeypatch.setattr(estimate, "identity", lambda cfg, ready: IDENTITY)
+    listing, done, pending = estimate._listed(cfg, object(), describe(archive.run))
+    assert (listing.images, done, pending) == (9, 9, [])

@@ -72,3 +72,11 @@ def test_a_declared_range_that_is_far_from_the_images(factor, words):
     levels[:8] = np.nan  # no data
     found = warning(*IMAGENET, levels, declared=True)
     assert (found is None) if words is None else (words in found and "set image.range" in found)
+
+
+def test_images_without_data_say_nothing_about_the_network():
+    nothing = np.full(SCENE.shape, np.nan, np.float32)
+    assert warning(*IMAGENET, nothing, nothing, declared=True) is None
+    nothing[:8] = SCENE[:8]  # with the rest at 0 the standard deviation would be small
+    assert warning(*IMAGENET, nothing, declared=True) is None
+    assert "divide those of 0..255" in warning((123.675,) * 3, (58.395,) * 3, nothing, declared=True)

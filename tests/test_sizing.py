@@ -89,6 +89,12 @@ def test_what_will_not_go_well_is_said_and_its_advice_mends_it(case, words):
         assert warnings() == ()
 
 
+@pytest.mark.parametrize(("images", "devices", "per_shard"), [(10, 1, 16), (3, 2, 1)])
+def test_nothing_is_advised_where_no_device_waits_or_no_shard_can_be_smaller(images, devices, per_shard):
+    cfg = config(images_per_shard=per_shard)
+    assert sizing.size(cfg, images, 0, sizing.Rates(10, 1e5, 25e3), devices).warnings == ()
+
+
 def test_many_list_s3_at_once_and_one_another_store():
     """20 000 pages of 0.1 s, 32 at a time; the client takes 20 us an object meanwhile."""
     rates = sizing.Rates(10, 1e5, 25e3)

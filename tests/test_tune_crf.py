@@ -16,8 +16,8 @@ from pipeline.metrics.iou import mean_iou
 from pipeline.models import checkpoint
 from pipeline.predict import Predictor
 from pipeline.segment.checkpoints import load_checkpoints
-from pipeline.segment.crf_search import CLASS_WEIGHTS, RANGES, chosen, halves, judge, search
-from pipeline.segment.tune_crf import tune_crf
+from pipeline.segment.crf_search import CLASS_WEIGHTS, RANGES, Setting, chosen, count, halves, judge, search
+from pipeline.segment.tune_crf import Tuned, _write, tune_crf
 
 
 @pytest.mark.slow
@@ -164,7 +164,43 @@ def test_the_verdict_follows_the_paired_interval():
     assert (chosen([better, worse]), chosen([worse, better]), chosen([worse, equal])) == (crf, crf, None)
 
 
+def test_own_weights_of_classes_are_no_setting_that_treats_all_alike():
+    own = CrfConfig(class_weights={"a": 1.5})
+
+    def evaluate(settings):
+        return {crf: counts_of(40 if crf and crf.class_weights.get("a") == 1.5 else 30) for crf in settings}
+
+    found = search(own, evaluate, ("a", "b"))
+    assert found.settings[0].crf == own and found.weighted == own
+    assert not found.shared.class_weights
+
+
 def test_the_ranges_are_deeplabs():
     """arXiv:1606.00915, section 4.1."""
     assert RANGES == {"colour_weight": (3, 6), "colour_px": (30, 100), "colour_levels": (3, 6)}
     assert 1 in CLASS_WEIGHTS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"predict": {"scales": [0.5], "reduced_decode": True}},
+        {"predict": {"tile": [64, 64]}, "stream_above_pixels": 10_000},
+    ],
+    ids=["reduced_decode", "stream_above_pixels"],
+)
+def test_a_config_that_no_crf_fits_is_refused_before_the_search(changes, tmp_path):
+    values = {"corpus": {"images": "/nowhere"}, "checkpoint": "/nowhere", "output": str(tmp_path)} | changes
+    with pytest.raises(ValueError, match=r"^tune-crf, which adds crf to the config.* crf"):
+        tune_crf(parse(SegmentConfig, values, where="test"), 10)
+
+
+def test_a_class_that_no_image_has_is_null_in_the_record(tmp_path):
+    values = {"corpus": {"images": "/nowhere"}, "checkpoint": "/nowhere", "output": str(tmp_path)}
+    label, crf = np.zeros((8, 8), np.uint8), CrfConfig()
+    counts = count(label, label, len(CLASSES))[None]
+    judged = judge(crf, {None: counts, crf: counts}, CLASSES)
+    tuned = Tuned(2, 1, "images", [Setting(crf, 1, 1)], judged, judged, None)
+    _write(parse(SegmentConfig, values, where="test"), tuned)
+    record = json.loads(storage.read(str(tmp_path / "tune_crf.json")), parse_constant=pytest.fail)
+    assert list(record["shared"]["class_iou"].values()) == [1, *[None] * (len(CLASSES) - 1)]

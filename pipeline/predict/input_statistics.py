@@ -44,9 +44,12 @@ class InputStatistics:
         seen = f"in the first {len(self._pixels)} images"
         if self.declared and (wrong := _range_words(pixels)):
             return f"{wrong} {seen}; set image.range to the values that are black and white, and train again"
-        x = self.model.normalise(torch.from_numpy(pixels.T[None, :, :, None]))[0]
+        known = pixels[~np.isnan(pixels).any(axis=1)]  # elsewhere there is no data, and the network sees 0
+        if not len(known):
+            return None
+        x = self.model.normalise(torch.from_numpy(known.T[None, :, :, None]))[0]
         std, mean = float(x.var(dim=1, correction=0).mean().sqrt()), float(x.mean())  # std within a band
-        blank = float(np.nanmax(pixels)) == float(np.nanmin(pixels))
+        blank = known.max() == known.min()
         if blank or (std >= FLAT and abs(mean) <= FAR * std):
             return None
         levels = [tuple(round(value, 3) for value in values) for values in (self.model.mean, self.model.std)]

@@ -25,7 +25,7 @@ from pipeline.metrics.temperature import LabelledPixels, fit_temperature
 from pipeline.models.checkpoint import Checkpoint
 from pipeline.predict import Predictor
 from pipeline.segment.checkpoints import fitted, load_checkpoints
-from pipeline.segment.labelled_images import as_task, labelled_images, predictor_of
+from pipeline.segment.labelled_images import as_task, labelled_images, of_split, predictor_of
 
 BINS = 15  # bins of the expected calibration error: Guo et al. 2017, section 5
 PIXELS = 20_000  # most pixels of an image that the fit uses
@@ -120,8 +120,8 @@ def _draw(cfg: SegmentConfig, number: int) -> list[Item]:
     chosen = [items[index] for index in np.random.default_rng(SEED).permutation(len(items))[:number]]
     if len(chosen) < 2:
         raise UserError(
-            f"corpus {cfg.corpus.images}: {len(chosen)} labelled images of split '{cfg.split}' are chosen, and a temperature "
-            "needs two: one to fit it, one to judge it; name another split"
+            f"corpus {cfg.corpus.images}: {len(chosen)} labelled images{of_split(cfg)} are chosen, and a temperature needs "
+            "two: one to fit it, one to judge it; name another split, or a corpus with labels"
         )
     return chosen
 

@@ -107,7 +107,8 @@ def search(own: CrfConfig | None, evaluate: Evaluate, classes: Sequence[str]) ->
     best = _best(tried, classes)
     tried |= evaluate([crf for crf in _around(steps, best) if crf not in tried])
     shared = _best(tried, classes)
-    weighted = _weigh(shared, tried, evaluate, classes)
+    starts = [shared, *([own] if own is not None and own.class_weights else [])]
+    weighted = _weigh(max(starts, key=lambda crf: _miou(tried[crf], classes)), tried, evaluate, classes)
     settings = [setting_of(crf, counts, len(classes)) for crf, counts in tried.items()]
     return Found(sorted(settings, key=lambda one: -one.miou), shared, None if weighted == shared else weighted)
 
@@ -149,7 +150,9 @@ def _around(steps: int, best: CrfConfig) -> list[CrfConfig]:
 
 
 def _best(tried: Tried, classes: Sequence[str]) -> CrfConfig:
-    return max((crf for crf in tried if crf is not None), key=lambda crf: _miou(tried[crf], classes))
+    """Return the best setting that treats all classes alike."""
+    alike = (crf for crf in tried if crf is not None and not crf.class_weights)
+    return max(alike, key=lambda crf: _miou(tried[crf], classes))
 
 
 def _miou(counts: Counts, classes: Sequence[str]) -> float:

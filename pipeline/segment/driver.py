@@ -62,11 +62,7 @@ def segment(
 def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local: LocalWorkers | None) -> Segmented:
     PHASE("loading weights from %s", cfg.checkpoint)
     ready = load_checkpoints(cfg)
-    check_metrics(dict(cfg.metrics), ready.label_space)
-    if ready.image is not None:
-        require_rasterio()
-    if cfg.regions is not None and cfg.regions.polygons is not None:
-        require_shapely()
+    check_able(cfg, ready)
     PHASE("looking at the corpus")
     cfg, recorded = as_recorded(fitted(cfg, ready))
     if recorded is None and cfg.engine != "torch":
@@ -112,6 +108,15 @@ def _segment(cfg: SegmentConfig, on_progress: Callable[[Progress], None], local:
         run.plan.has_labels(),
         had_finished=before is not None,
     )
+
+
+def check_able(cfg: SegmentConfig, ready: Checkpoint) -> None:
+    """Raise UserError if a metric does not support the classes, or a package that the run needs is missing."""
+    check_metrics(dict(cfg.metrics), ready.label_space)
+    if ready.image is not None:
+        require_rasterio()
+    if cfg.regions is not None and cfg.regions.polygons is not None:
+        require_shapely()
 
 
 def answered_by(

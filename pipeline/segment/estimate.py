@@ -21,11 +21,10 @@ from pipeline.cluster.worker_env import take_cores
 from pipeline.config import SegmentConfig, differences, pace_keys, parse
 from pipeline.corpus import Item, items_of, plan_shards, scan_items
 from pipeline.errors import UserError
-from pipeline.metrics.registry import check_metrics
 from pipeline.models.checkpoint import Checkpoint
-from pipeline.runs import SECONDS, Run, RunInfo, describe, read_success, run_exists
+from pipeline.runs import SECONDS, Run, RunInfo, describe, grown, plan_of, read_success, run_exists
 from pipeline.segment.checkpoints import fitted, load_checkpoints, with_quantised
-from pipeline.segment.driver import identity
+from pipeline.segment.driver import check_able, identity
 from pipeline.segment.engine import as_recorded, with_engine
 from pipeline.segment.shard import ShardSegmenter
 from pipeline.segment.sizing import MASK_BYTES, Rates, Sizing, objects_of, size
@@ -150,7 +149,8 @@ def estimate(
     pending: list[int] = []
     if images is None or image_bytes is None:
         listing, done, pending = _listed(cfg, ready, recorded)
-        images, image_bytes = sum(listing.shard_images[shard] for shard in pending), listing.bytes / listing.images
+        images = sum(listing.shard_images[shard] for shard in pending)
+        image_bytes = listing.bytes / max(1, listing.images)
         objects = 0 if done is not None or cfg.corpus.layout in ("manifest", "parquet") else listing.objects
         if ready is not None and rates is None and pending:
             sample, rates = _answer(cfg, ready, listing.some)
@@ -209,9 +209,9 @@ def unlike(run: str, cfg: SegmentConfig) -> list[str]:
 
 
 def _loaded(cfg: SegmentConfig) -> Checkpoint:
-    """Load the checkpoints, and check that the config's metrics fit their classes."""
+    """Load the checkpoints, and check as `segment` does that a run is possible with them here."""
     ready = load_checkpoints(cfg)
-    check_metrics(dict(cfg.metrics), ready.label_space)
+    check_able(cfg, ready)
     return ready
 
 
@@ -227,6 +227,9 @@ def _listed(
         listing = Listing.of(plan_shards(scan_items(cfg.corpus, cfg.split), cfg.images_per_shard, cfg.bytes_per_shard))
         return listing, None, list(listing.shard_images)
     run = Run.resumed(cfg.output, identity(cfg, ready))
+    if (state := grown(cfg.output)) is not None:  # an extended run is finished, and its first plan is not all of it
+        listing = Listing.of(plan_of(cfg.output, recorded, state).tables())
+        return listing, listing.images, []
     listing, pending = Listing.of(run.plan.tables()), run.pending()
     return listing, listing.images - sum(listing.shard_images[shard] for shard in pending), pending
 

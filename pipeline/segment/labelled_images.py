@@ -17,6 +17,11 @@ def labelled_images(cfg: SegmentConfig) -> list[Item]:
     return [item for item in list_items(cfg.corpus, cfg.split) if item.label is not None]
 
 
+def of_split(cfg: SegmentConfig) -> str:
+    """Return ` of split 'NAME'`, for messages; empty if the config names none."""
+    return "" if cfg.split is None else f" of split '{cfg.split}'"
+
+
 def as_task(cfg: SegmentConfig, function: Callable[..., Any]) -> Any:
     """Turn a function into a Ray task with an actor's cores and GPUs, which is retried if its worker dies."""
     return ray.remote(

@@ -62,7 +62,7 @@ def mask_row(
         counts |= confusion_columns(count_confusion(label, mask, num_classes))
         if raw is not None:
             counts["confusion_raw"] = count_confusion(label, raw, num_classes).ravel().tolist()
-        image = LabelledImage(space, label, mask, raw, loaded.instances, loaded.confidence)
+        image = LabelledImage(space, label, mask, raw, kept.known_instances(loaded.instances), loaded.confidence)
         counts |= chosen_counts(dict(cfg.metrics), image)
     if cfg.regions is not None:
         sure = loaded.confidence if loaded.confidence is not None else kept.probability
@@ -124,6 +124,10 @@ class Kept:
     def known(self, label: np.ndarray) -> np.ndarray:
         """Return a label (H, W) with unknown pixels ignored, so that they are not counted."""
         return without_void(label, self.unknown)
+
+    def known_instances(self, instances: np.ndarray | None) -> np.ndarray | None:
+        """Return instanceIds (H, W) with 0, which is no instance, where the mask has no class; None if there are none."""
+        return None if instances is None else np.where(self.mask == IGNORE, 0, instances)
 
     def count_unknown(self, label: np.ndarray | None, num_classes: int) -> tuple[int, np.ndarray | None]:
         """Return the number of unknown pixels, and (C,) by class of a label (H, W) if there is one."""

@@ -169,7 +169,7 @@ def _warnings(cfg: SegmentConfig, found: Sizing, rates: Rates, shard_s: float, l
     """
     shards, devices, images_per_s = found.shards, found.devices, found.images * found.parts_per_s / found.shards
     commit_share = COMMIT_S / (shard_s + COMMIT_S)
-    if shards < 4 * devices:
+    if devices > 1 and shards < min(4 * devices, found.images):  # a shard of one image cannot be made smaller
         yield (
             f"{shards} shards for {devices} devices: the last ones wait for the slowest; set images_per_shard to "
             f"{max(1, found.images // (8 * devices))}"

@@ -9,6 +9,7 @@ Settings are searched on one half of the images and judged on the other (`crf_se
 
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,7 +32,7 @@ from pipeline.imaging.bands import as_picture
 from pipeline.models import checkpoint
 from pipeline.segment.checkpoints import fitted, load_checkpoints
 from pipeline.segment.crf_search import SEED, Judged, Setting, Tried, chosen, count, halves, judge_all, search
-from pipeline.segment.labelled_images import as_task, labelled_images, predictor_of
+from pipeline.segment.labelled_images import as_task, labelled_images, of_split, predictor_of
 
 FORMAT = 2  # of tune_crf.json; in format 1, scores were of the images that were searched, not split into halves
 
@@ -69,8 +70,9 @@ def tune_crf(
         num_images: labelled images to draw at random from its split; DeepLab took 100. Half of them are searched on.
         on_progress: called with (CRF runs done, total) of each round.
     Raises:
-        UserError: fewer than two labelled images, or the cluster cannot hold a task.
+        UserError: fewer than two labelled images, no CRF fits the config, or the cluster cannot hold a task.
     """
+    _with_crf(cfg, CrfConfig())
     ready = load_checkpoints(cfg)
     cfg = fitted(cfg, ready, needed_by="tune-crf")
     items = draw(cfg, num_images)
@@ -95,9 +97,7 @@ def draw(cfg: SegmentConfig, number: int) -> list[Item]:
     """Draw that many labelled images of the split at random; return them in its order."""
     items = labelled_images(cfg)
     if not items:
-        raise UserError(
-            f"corpus {cfg.corpus.images}: no image of split '{cfg.split}' has a label, which the search needs"
-        )
+        raise UserError(f"corpus {cfg.corpus.images}: no image{of_split(cfg)} has a label, which the search needs")
     chosen = np.random.default_rng(SEED).permutation(len(items))[:number]
     return [items[index] for index in sorted(chosen)]
 
@@ -164,12 +164,27 @@ def _count(payload: dict[str, Any], item: Item, uri: str, settings: Sequence[dic
 
 
 def _write(cfg: SegmentConfig, tuned: Tuned) -> None:
-    values = cfg.model_dump(mode="json") | {"crf": None if tuned.crf is None else tuned.crf.model_dump()}
+    values = _with_crf(cfg, tuned.crf).model_dump(mode="json")
     storage.put(storage.join(cfg.output, "best.yaml"), yaml.safe_dump(values, sort_keys=False).encode())
-    record = {"format": FORMAT, **asdict(tuned), "crf": tuned.crf}
-    storage.put(storage.join(cfg.output, "tune_crf.json"), json.dumps(record, indent=2, default=_plain).encode())
+    record = _plain({"format": FORMAT, **asdict(tuned), "crf": tuned.crf})
+    storage.put(storage.join(cfg.output, "tune_crf.json"), json.dumps(record, indent=2, allow_nan=False).encode())
 
 
-def _plain(value: object) -> object:
-    assert isinstance(value, CrfConfig)  # the only value in a record that JSON does not know
-    return value.model_dump()
+def _with_crf(cfg: SegmentConfig, crf: CrfConfig | None) -> SegmentConfig:
+    """Return the config with another CRF; UserError if a CRF does not fit its other keys."""
+    values = cfg.model_dump(mode="json") | {"crf": None if crf is None else crf.model_dump()}
+    return parse(SegmentConfig, values, where="tune-crf, which adds crf to the config")
+
+
+def _plain(value: Any) -> Any:
+    """Return a record as JSON values: None for NaN, as in the scores of a class that no image has."""
+    match value:
+        case CrfConfig():
+            return value.model_dump()
+        case dict():
+            return {key: _plain(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case float() if math.isnan(value):
+            return None
+    return value
