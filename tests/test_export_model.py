@@ -9,6 +9,7 @@ import torch
 
 from pipeline import labels, models
 from pipeline.config import ImageConfig, parse_model
+from pipeline.errors import UserError
 from pipeline.models import checkpoint
 from pipeline.models import export as export_model
 
@@ -68,3 +69,21 @@ def test_the_input_of_a_network_for_bands_is_told(tmp_path):
     checkpoint.save(str(tmp_path / "b"), models.build(cfg, 11, bands=4), cfg, labels.space("camvid11"), {}, image)
     done = export_model.export(str(tmp_path / "b"), "torch_export", str(tmp_path / "b.pt2"), 32, 32)
     assert done.takes == "float32 (N, 4, 32, 32)"
+
+
+@pytest.mark.parametrize("form", ["torch_export", "onnx"])
+def test_a_network_that_cannot_be_exported_is_told(tmp_path, form):
+    lines = "from torch import nn", "class Net(nn.Conv2d):", "    def __init__(self, num_classes):"
+    lines += (
+        "        super().__init__(3, num_classes, 1)",
+        "    def forward(self, x):",
+        "        y = super().forward(x)",
+    )
+    lines += ("        return y * 2 if y.sum() > 0 else y",)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/branching.py").write_text("\n".join(lines))
+    cfg = parse_model({"name": "python", "build": "branching:Net", "path": str(tmp_path / "code")}, where="test")
+    space = labels.space("camvid11")
+    checkpoint.save(str(tmp_path / "net"), models.build(cfg, space.num_classes), cfg, space, {})
+    with pytest.raises(UserError, match=rf"its network does not export to {form}: .*; nothing was written"):
+        export_model.export(str(tmp_path / "net"), form, str(tmp_path / "out"), 64, 96, str(tmp_path / "code"))

@@ -508,3 +508,9 @@ def test_a_mask_of_true_and_false_is_class_ids(tmp_path):
     two = labels.from_section({"classes": ["a", "b"]}, where="test")
     import_model(str(tmp_path / "net.ts"), dataclasses.replace(AS_THEY_ARE, trust=True), two, str(tmp_path / "out"))
     assert checkpoint.load(str(tmp_path / "out"), "trusted").model_config.scores == "ids"
+
+
+def test_sizes_that_a_program_writes_as_minus_one_are_open(tmp_path):
+    file = write(tmp_path / "net.onnx", shape=(-1, 3, -1, -1))
+    model = imported(file, tmp_path / "in", AS_THEY_ARE)
+    assert (model.tile, model.cfg.batch) == (None, None)

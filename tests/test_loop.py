@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ from pipeline.models import Network, checkpoint
 from pipeline.models.cpp_compiler import has_cpp_compiler
 from pipeline.train import curves, failures, label_check, run_folder
 from pipeline.train.data import EpochOrder, epoch_batches
-from pipeline.train.metrics_log import MetricsLog, figure, read_records
+from pipeline.train.metrics_log import MetricsLog, figure, following, read_records
+from pipeline.train.validate import require_truth
 from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
 
 
@@ -349,3 +352,32 @@ def test_a_bad_label_is_told_while_labels_are_counted(scenes, tmp_path):
     stored = np.concatenate([decode_label(read(item.label), 10**6).ravel() for item in items])
     values, pixels = np.unique(stored[(stored > 20) & (stored < 255)], return_counts=True)
     assert foreign.pixels == {str(value): count for value, count in zip(values, pixels, strict=True)}
+
+
+def test_a_store_that_fails_for_a_moment_does_not_end_the_telling(tmp_path, monkeypatch):
+    log, told, failures_left = MetricsLog(str(tmp_path)), [], [2]
+
+    def reading(uri):
+        if failures_left[0] and threading.current_thread() is not threading.main_thread():
+            failures_left[0] -= 1
+            raise ConnectionResetError("for a moment")
+        return read_records(uri)
+
+    monkeypatch.setattr("pipeline.train.metrics_log.read_records", reading)
+    with following(log.uri, told.append):
+        log.start(0)
+        time.sleep(2.5)
+    assert [record["kind"] for record in told] == ["start"]
+
+
+def test_a_best_score_of_a_class_that_no_validation_label_has_is_refused(scenes, tmp_path):
+    cfg = alone(scenes, tmp_path, best_by="iou.train")
+    confusion = np.zeros((19, 19), np.int64)
+    confusion[0, 0] = confusion[0, cfg.label_space.space.classes.index("train")] = 5
+    with pytest.raises(
+        UserError, match=r"best_by: iou\.train: no label of val_split 'val' has a pixel of train; choose an"
+    ):
+        require_truth(cfg, confusion)
+    require_truth(cfg.model_copy(update={"best_by": "iou.road"}), confusion)
+    with pytest.raises(UserError, match="has a pixel of a class; choose a val_split"):
+        require_truth(cfg.model_copy(update={"best_by": "miou"}), 0 * confusion)

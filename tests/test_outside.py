@@ -92,6 +92,34 @@ def test_a_segformer_gives_the_logits_of_transformers_and_its_checkpoint_needs_t
     assert "config" not in again.identity["model"]
 
 
+@pytest.mark.parametrize("architecture", [DPT, UPERNET], ids=lambda values: values["model_type"])
+def test_a_network_of_transformers_takes_four_bands(architecture):
+    cfg = parse_model({"name": "transformers", "config": "x", "architecture": architecture}, where="test")
+    network = models.build(cfg, CLASSES, bands=4).eval()
+    side = max(network.legal_size(64, 64))
+    assert network(torch.zeros(1, 4, side, side))[-1].shape == (1, CLASSES, side, side)
+
+
+def test_weights_in_several_files_come_from_a_store_too(folder, monkeypatch):
+    import transformers
+
+    network = transformers.SegformerForSemanticSegmentation.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    network.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    found = built({"name": "transformers", "config": f"file://{folder}"}, pretrained=True)
+    for name, value in network.state_dict().items():
+        assert torch.equal(found.net.state_dict()[name], value), name
+
+
+def test_weights_in_a_pickle_alone_are_refused_instead_of_random_ones(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    for place in (folder, f"file://{folder}"):
+        with pytest.raises(UserError, match=r"its weights are pytorch_model\.bin, a pickle, .*save_pretrained"):
+            built({"name": "transformers", "config": str(place)}, pretrained=True)
+    built({"name": "transformers", "config": str(folder)})
+
+
 def test_the_weights_of_other_classes_come_without_their_head(folder, capfd):
     cfg = parse_model({"name": "transformers", "config": str(folder)}, where="test")
     capfd.readouterr()

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from pipeline import storage
-from pipeline.config import FIGURES, AugmentConfig
+from pipeline.config import FIGURES, AugmentConfig, stage_configs
 from pipeline.corpus import list_items
-from pipeline.errors import RunBusy
+from pipeline.errors import RunBusy, UserError
 from pipeline.labels import space
 from pipeline.models import Network, checkpoint
 from pipeline.predict import Predictor
 from pipeline.runs import Lease
+from pipeline.train import driver
 from pipeline.train.data import epoch_batches, steps_per_epoch
 from pipeline.train.driver import train
 from tests.small_train import NETWORK, QUICK, config, counts_of_segment, curve, figures_of, train_alone
@@ -236,3 +237,21 @@ def test_a_second_training_of_one_output_is_refused(scenes, tmp_path):
     cfg = config(scenes, tmp_path / "run")
     with Lease(cfg.output), pytest.raises(RunBusy, match="is writing it"):
         train(cfg)
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"),
+    [
+        ({"start_from": "{missing}"}, "no checkpoint.json there"),
+        ({"start_from": None, "weights": "{missing}.pth"}, "no such file"),
+        ({"model": {"name": "unet", "channels": 4}}, "UNet cannot start from these weights: no tensor of its backbone"),
+    ],
+)
+def test_a_later_stage_that_cannot_start_is_refused_before_the_first(scenes, tmp_path, stage, sentence):
+    stage = {
+        key: value.replace("{missing}", str(tmp_path / "no")) if isinstance(value, str) else value
+        for key, value in stage.items()
+    }
+    cfg = config(scenes, tmp_path / "run", stages=[{"epochs": 1}, stage])
+    with pytest.raises(UserError, match=sentence):
+        driver._check(cfg, stage_configs(cfg))

@@ -7,10 +7,12 @@ import yaml
 from rich.console import Console
 
 from pipeline.cli.tables import print_trials
-from pipeline.config import TrainConfig, TuneConfig, load, parse, with_values
+from pipeline.config import TrainConfig, TuneConfig, load, open_tree, parse, with_values
 from pipeline.errors import UserError
+from pipeline.runs import Lease
+from pipeline.train.driver import Trained
 from pipeline.train.metrics_log import read_records
-from pipeline.train.tune import tune
+from pipeline.train.tune import _trial, tune
 from tests.small_train import config
 
 SMALL = {"workers": 1, "epochs": 1, "augment": {"crop": [32, 32], "scale": [1, 1], "flip": False, "colour": 0}}
@@ -85,3 +87,22 @@ def test_a_search_without_a_trained_trial_writes_no_best_config(ray_session, sce
     with pytest.raises(UserError, match=r"none of the 1 trials could be trained, the first because: .*no split"):
         tune(config(scenes, tmp_path, train_split="trian", **SMALL), space(**{"optimizer.lr": {"grid": [1e-3]}}))
     assert not (tmp_path / "best.yaml").exists()
+
+
+def test_a_trial_waits_for_another_of_the_same_values(scenes, tmp_path, monkeypatch):
+    cfg = config(scenes, tmp_path, **SMALL)
+    held, told = [], []
+
+    def trained(trial):
+        if not held:  # the other trial is at it, for a moment
+            held.append(Lease(trial.output))
+            held[0].__enter__()
+        with Lease(trial.output):
+            return Trained(f"{trial.output}/best", 1, 0.5, 1.0)
+
+    monkeypatch.setattr("pipeline.train.tune.train", trained)
+    monkeypatch.setattr("pipeline.train.tune._best", lambda trial: 0.75)
+    monkeypatch.setattr("pipeline.train.tune.time.sleep", lambda seconds: held[0].__exit__(None, None, None))
+    monkeypatch.setattr("ray.tune.report", told.append)
+    _trial({"optimizer.lr": 1e-3}, open_tree(cfg))
+    assert [(row["error"], row["value"], row["miou"]) for row in told] == [(None, 0.75, 0.5)]

@@ -20,6 +20,7 @@ from pipeline.models.outside import Outside
 from pipeline.models.weights import (
     check_encoder,
     fit_bands,
+    matching,
     published_config,
     published_weights,
     start_from,
@@ -35,6 +36,7 @@ __all__ = [
     "check_encoder",
     "fit_bands",
     "input_bands",
+    "matching",
     "network_class",
     "place_on_pixels",
     "published_config",

@@ -43,6 +43,7 @@ def widen(network: Network, bands: int, inflate: bool) -> None:
     for conv in (_first_convolution(network), *network.further_inputs()):
         assert conv.in_channels == RGB, "a network is widened once"
         conv.in_channels, conv.weight = bands, nn.Parameter(_widened(conv, bands, inflate))
+    network.expect_bands(bands)
     network.mean, network.std = ((sum(levels) / RGB,) * bands for levels in (network.mean, network.std))
 
 

@@ -69,6 +69,9 @@ class Network(nn.Module):
         """Return the convolutions on the image itself, apart from the first one of the encoder."""
         return []
 
+    def expect_bands(self, bands: int) -> None:
+        """Prepare for images of so many bands, apart from the convolutions on them, which `bands.widen` replaces."""
+
     def shards(self) -> list[nn.Module]:
         """Return the parts whose parameters FSDP gathers separately; the rest is gathered together."""
         return [self.backbone]

@@ -114,8 +114,8 @@ def export(uri: str, form: Format, out: str, height: int, width: int, code: str 
     """Write the checkpoint at `uri` for images of height x width pixels; `code` as in `checkpoint.load`.
 
     Raises:
-        UserError: there is no checkpoint, its network does not accept that size, a package is missing, or the file's logits
-            differ from the checkpoint's.
+        UserError: there is no checkpoint, its network does not accept that size or cannot be exported, a package is missing,
+            or the file's logits differ from the checkpoint's.
     """
     if form == "onnx":
         _require_onnx()
@@ -131,7 +131,16 @@ def export(uri: str, form: Format, out: str, height: int, width: int, code: str 
     image = image if ready.image is None else image.float()
     with torch.no_grad():
         expected = pixels(image)
-        data, found = _to_onnx(pixels, image) if form == "onnx" else _to_torch_export(pixels, image)
+        try:
+            with _quiet():
+                data, found = _to_onnx(pixels, image) if form == "onnx" else _to_torch_export(pixels, image)
+        except Exception as error:  # torch's exporters raise errors of many kinds
+            if isinstance(error, MemoryError):
+                raise
+            raise UserError(
+                f"{uri}: its network does not export to {form}: {_cause(error)}; nothing was written: try the other format, or "
+                "let its forward not branch on values of the image"
+            ) from error
     difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference <= TOLERANCE:
         raise UserError(

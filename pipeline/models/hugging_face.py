@@ -14,11 +14,14 @@ from torch import nn
 from pipeline import storage
 from pipeline.config.models import TransformersConfig
 from pipeline.errors import UserError
+from pipeline.models.bands import RGB
 from pipeline.models.outside import Outside, package, words
 
 QUERIES = ("maskformer", "mask2former", "oneformer")  # model types that output classes and masks of queries
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
-FILES = ("config.json", "preprocessor_config.json", "model.safetensors", *TOKENIZER)
+_INDEX = "model.safetensors.index.json"  # names the files of weights that lie in several
+_PICKLE = "pytorch_model.bin"
+FILES = ("config.json", "preprocessor_config.json", "model.safetensors", _INDEX, *TOKENIZER)
 TASK = "the task is semantic"  # OneFormer's task prompt (arXiv:2211.06220, section 3.1)
 _TOKENS = "task_tokens"  # our key for its tokens in the architecture, so that a checkpoint needs no tokenizer
 # Keys of config.json that are left out, since the label space and the run determine them.
@@ -64,6 +67,11 @@ class HuggingFace(Outside):
         package("transformers", "transformers").utils.logging.disable_progress_bar()  # training has its own
         folder = _folder(self.cfg.config)
         if Path(folder).is_dir() and not any(Path(folder).glob("*.safetensors")):
+            if (Path(folder) / _PICKLE).exists():
+                raise UserError(
+                    f"{self.title}: its weights are {_PICKLE}, a pickle, which can run code and is not read; save them as "
+                    "model.safetensors with save_pretrained, or set weights: random"
+                )
             return
         try:
             with torch.device("cpu"):
@@ -84,6 +92,13 @@ class HuggingFace(Outside):
         found = self.net(pixel_values=x, **task)
         classes, masks = found.class_queries_logits, found.masks_queries_logits
         return combine_queries(classes, masks, x.shape[-2:], enlarge_first=self.kind == "mask2former")
+
+    def expect_bands(self, bands: int) -> None:
+        """Let the embeddings of patches, which compare an image with its number of channels, take `bands` of them."""
+        module: Any
+        for module in self.net.modules():
+            if getattr(module, "num_channels", None) == RGB:
+                module.num_channels = bands
 
     def shards(self) -> list[nn.Module]:
         """Return no parts: transformers finds an encoder's maps by class names, which FSDP changes for parts."""
@@ -206,7 +221,13 @@ def _folder(config: str) -> str:
 def _copied(uri: str) -> "tempfile.TemporaryDirectory[str]":
     """Return a local copy of a folder in a store, kept as long as this process lives."""
     folder = tempfile.TemporaryDirectory(prefix="maskmill-")
+    place = Path(folder.name)
     for name in FILES:
         if storage.exists(storage.join(uri, name)):
-            (Path(folder.name) / name).write_bytes(storage.read(storage.join(uri, name)))
+            (place / name).write_bytes(storage.read(storage.join(uri, name)))
+    if (place / _INDEX).exists():
+        for name in sorted(set(json.loads((place / _INDEX).read_text())["weight_map"].values())):
+            (place / Path(name).name).write_bytes(storage.read(storage.join(uri, name)))
+    if storage.exists(storage.join(uri, _PICKLE)):
+        (place / _PICKLE).touch()  # it is not read
     return folder

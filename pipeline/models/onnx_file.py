@@ -83,11 +83,14 @@ def inputs(proto: Any) -> list[Any]:
 
 
 def shape_of(port: Any) -> tuple[int | None, ...] | None:
-    """Return the sizes of an input, with None for each that is open; None if even the number of dimensions is open."""
+    """Return the sizes of an input, with None for each that is open, which some programs write as -1 or 0.
+
+    None if even the number of dimensions is open.
+    """
     kind = port.type.tensor_type
     if not kind.HasField("shape"):
         return None
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
 
 
 def dtype_of(port: Any) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from pipeline import storage
 from pipeline.errors import UserError
@@ -129,11 +130,13 @@ def _joined(header: dict[str, Any], tensors: bytes) -> bytes:
 
 
 def halved(weights: bytes) -> bytes:
-    """Return the weights with matrices and kernels as float16. Vectors, such as statistics, and tensors with values that
-    float16 cannot represent keep their precision."""
+    """Return the weights with matrices and kernels as float16. Vectors, such as statistics, integers, and tensors with values
+    that float16 cannot represent keep their precision."""
     state = safetensors.torch.load(weights)
     for name, tensor in state.items():
+        if tensor.ndim < 2 or not tensor.is_floating_point() or tensor.dtype.itemsize <= torch.half.itemsize:
+            continue
         half = tensor.half()
-        if tensor.ndim > 1 and tensor.dtype.itemsize > half.dtype.itemsize and bool(half.isfinite().all()):
+        if half.isfinite().all():
             state[name] = half
     return safetensors.torch.save(state)

@@ -115,6 +115,13 @@ def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[lis
     Raises:
         UserError: no tensor of the backbone matches.
     """
+    own, fits = network.state_dict(), matching(network, state)
+    network.load_state_dict({**own, **fits})
+    return sorted(fits), sorted(own.keys() - fits.keys())
+
+
+def matching(network: Network, state: Mapping[str, torch.Tensor]) -> State:
+    """Return the tensors of `state` whose name and shape match one of the network's; UserError if none is of its backbone."""
     own = network.state_dict()
     fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     encoder = {id(value) for value in network.backbone.state_dict(keep_vars=True).values()}
@@ -123,8 +130,7 @@ def start_from(network: Network, state: Mapping[str, torch.Tensor]) -> tuple[lis
             f"{type(network).__name__} cannot start from these weights: no tensor of its backbone is among their "
             f"{len(state)} by name and shape; give a checkpoint of the same backbone"
         )
-    network.load_state_dict({**own, **fits})
-    return sorted(fits), sorted(own.keys() - fits.keys())
+    return fits
 
 
 def fit_bands(network: Network, start: Network) -> None:

@@ -18,7 +18,7 @@ from pipeline.cluster.worker_env import worker_environment
 from pipeline.config import TrainConfig, parse, stage_configs
 from pipeline.crf.given import class_weights_of
 from pipeline.imaging.bands import require_rasterio
-from pipeline.models import checkpoint, published_file
+from pipeline.models import Network, checkpoint, published_file
 from pipeline.models.python_code import code_of
 from pipeline.runs import Lease
 from pipeline.train import curves, failures, label_check, mlflow, run_folder, telemetry, tensorboard
@@ -99,7 +99,8 @@ def _with_networks(cfg: TrainConfig) -> TrainConfig:
 
 def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
     """Raise the errors that can be detected before a cluster is started."""
-    for stage in stages:
+    before: Network | None = None  # of the previous stage
+    for number, stage in enumerate(stages):
         run_folder.require_splits(stage)
         if stage.validate_crf is not None:
             class_weights_of(stage.validate_crf.class_weights, stage.label_space.space.classes)
@@ -107,16 +108,31 @@ def _check(cfg: TrainConfig, stages: list[TrainConfig]) -> None:
             bands = 3 if stage.image is None else len(stage.image.bands)
             network = models.build(stage.model, stage.label_space.space.num_classes, bands=bands)
             network.check_size(torch.zeros(1, 3, *stage.augment.crop))
-    if stages[0].weights not in ("imagenet", "random") and stages[0].start_from is None:
-        _check_weights(stages[0])
+        if not run_folder.is_finished(stage):
+            _check_start(stage, network, before if number and _continues(stage, stages[number - 1]) else None)
+        before = network
     if cfg.image is not None:
         require_rasterio()
-    if stages[0].start_from:
-        models.fit_bands(network, checkpoint.load(stages[0].start_from, code_of(stages[0].model)).model)
     if cfg.tensorboard:
         tensorboard.require_tensorboard()
     if cfg.mlflow:
         mlflow.require_mlflow()
+
+
+def _continues(stage: TrainConfig, previous: TrainConfig) -> bool:
+    return stage.start_from == storage.join(previous.output, "best")
+
+
+def _check_start(cfg: TrainConfig, network: Network, before: Network | None) -> None:
+    """Raise UserError if a stage's network cannot start from its weights: those of the stage `before`, or those it names."""
+    if before is None and cfg.start_from is not None:
+        before = checkpoint.load(cfg.start_from, code_of(cfg.model)).model
+        models.fit_bands(network, before)
+    if before is not None:
+        models.check_encoder(network, before)
+        models.matching(network, before.state_dict())
+    elif cfg.weights not in ("imagenet", "random"):
+        _check_weights(cfg)
 
 
 def _check_weights(cfg: TrainConfig) -> None:

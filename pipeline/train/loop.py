@@ -22,7 +22,7 @@ from pipeline.train import failures, label_check, run_folder, state, tensorboard
 from pipeline.train.data import Batch, EpochOrder, epoch_batches, steps_per_epoch
 from pipeline.train.learner import Learner, StepResult
 from pipeline.train.metrics_log import MetricsLog
-from pipeline.train.validate import example_masks, validate
+from pipeline.train.validate import example_masks, require_truth, validate
 
 
 def run_worker(
@@ -61,6 +61,8 @@ def run_worker(
             if (epoch + 1) % cfg.validate_every == 0 or epoch + 1 == cfg.epochs:
                 network = learner.resting()
                 confusion = validate(network, cfg, data.val_items, rank, world_size)
+                if position.best is None:
+                    require_truth(cfg, confusion)
                 validation = log.validation(position.step, epoch + 1, confusion, data.space.classes)
                 position.miou = validation["miou"]
                 if rank == 0:

@@ -9,13 +9,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 
 from pipeline import storage
-from pipeline.errors import UserError
+from pipeline.errors import StoreRefused, UserError
 from pipeline.metrics.iou import class_iou, summary_scores
 
 Record = dict[str, Any]  # one line of metrics.jsonl
@@ -119,16 +119,18 @@ def loss_curve(records: Sequence[Record]) -> list[float]:
 @contextmanager
 def following(uri: str, on_record: Callable[[Record], None]) -> Iterator[None]:
     """Pass each new line of metrics.jsonl to `on_record` while the block runs."""
-    stop = threading.Event()
+    stop, told = threading.Event(), read_records(uri)
 
     def follow() -> None:
-        seen = len(read_records(uri))
+        nonlocal told
         while True:
             last_round = stop.wait(1.0)
-            records = read_records(uri)
-            for record in records[seen:]:
+            records = told
+            with suppress(OSError, StoreRefused):  # the next round may reach the store again
+                records = read_records(uri)
+            for record in records[len(told) :]:
                 on_record(record)
-            seen = len(records)  # fewer than before if a restart continued from an earlier step
+            told = records  # fewer than before if a restart continued from an earlier step
             if last_round:
                 return
 

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,12 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from pipeline import storage
 from pipeline.cluster import connection
 from pipeline.config import AxisConfig, TrainConfig, TuneConfig, canonical, open_tree, stage_configs, with_values
-from pipeline.errors import UserError
-from pipeline.train.driver import train
+from pipeline.errors import RunBusy, UserError
+from pipeline.runs import Lease
+from pipeline.train.driver import Trained, train
 from pipeline.train.metrics_log import figure, read_records
+
+_LOOK_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,21 @@ def _trial(values: dict[str, Any], payload: dict[str, Any]) -> None:
     row |= {"value": math.nan, "miou": math.nan, "seconds": 0.0}
     try:
         cfg = with_values(TrainConfig.model_validate(payload), values | {"output": output}, where="trial")
-        trained = train(cfg)
+        trained = _train_once(cfg)
         row |= {"value": _best(cfg), "miou": trained.miou, "seconds": trained.seconds}
     except UserError as error:  # such as a loss that diverges: a result of the search, not its end
         row["error"] = str(error)
     ray.tune.report(row)
+
+
+def _train_once(cfg: TrainConfig) -> Trained:
+    """Train a trial; while another trial that drew the same values trains it, wait, and then take its result."""
+    while True:
+        try:
+            return train(cfg)
+        except RunBusy:
+            while Lease.holder(cfg.output) is not None:
+                time.sleep(_LOOK_AGAIN_S)
 
 
 def _best(cfg: TrainConfig) -> float:

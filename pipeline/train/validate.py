@@ -10,6 +10,7 @@ from pipeline.config import PredictConfig, TrainConfig
 from pipeline.corpus import Item
 from pipeline.corpus.samples import load_pair
 from pipeline.crf import dense_crf
+from pipeline.errors import UserError
 from pipeline.imaging.bands import as_picture
 from pipeline.labels import LabelSpace
 from pipeline.metrics.confusion import count_confusion
@@ -39,6 +40,19 @@ def validate(network: Network, cfg: TrainConfig, items: list[Item], rank: int, w
         torch.distributed.all_reduce(total)
         confusion = total.cpu().numpy()
     return confusion
+
+
+def require_truth(cfg: TrainConfig, confusion: np.ndarray) -> None:
+    """Raise UserError if no validation label has a pixel that `best_by` is about: it tells no checkpoints apart."""
+    name = cfg.best_by.removeprefix("iou.")
+    of_class = name != cfg.best_by
+    truth = confusion[cfg.label_space.space.classes.index(name)] if of_class else confusion
+    if not truth.any():
+        choices = f"{'another score, or ' if of_class else ''}a val_split whose labels have some"
+        raise UserError(
+            f"best_by: {cfg.best_by}: no label of val_split '{cfg.val_split}' has a pixel of "
+            f"{name if of_class else 'a class'}; choose {choices}, and another output"
+        )
 
 
 def example_masks(
