@@ -282,6 +282,28 @@ def test_a_tar_member_costs_one_ranged_read_and_listing_skips_the_images(tmp_pat
     assert reads == [2_000_000] * 5
 
 
+def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path):
+    """tar stores a file with several names once, and its other names as links; one that leads out of the tar is rejected."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind, target in (
+            ("./in/one.jpg", tarfile.REGTYPE, ""),
+            ("./in/hard.jpg", tarfile.LNKTYPE, "./in/one.jpg"),
+            ("./to/soft.jpg", tarfile.SYMTYPE, "../in/hard.jpg"),
+            ("./to/out.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+            ("./to/folder.jpg", tarfile.SYMTYPE, "../in"),
+            ("./to/self.jpg", tarfile.SYMTYPE, "self.jpg"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname, info.size = kind, target, 3 if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(b"one"))
+    members = list_tar(str(tmp_path / "a.tar"))
+    assert list(members) == ["in/hard.jpg", "in/one.jpg", "to/out.jpg", "to/self.jpg", "to/soft.jpg"]
+    assert [read(members[name]) for name in ("in/hard.jpg", "in/one.jpg", "to/soft.jpg")] == [b"one"] * 3
+    for name in ("to/out.jpg", "to/self.jpg"):
+        with pytest.raises(Reject, match="a place or a size that the archive does not have"):
+            read(members[name])
+
+
 def test_webdataset_shards_pair_by_key(tmp_path):
     for shard in range(2):
         members = {f"{shard}{n}.{suffix}": suffix.encode() for n in range(3) for suffix in ("jpg", "seg.png", "json")}

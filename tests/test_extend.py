@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import tarfile
 import time
 import uuid
 import zipfile
@@ -437,6 +438,58 @@ def test_an_inventory_report_stands_for_the_listing_of_a_bucket(s3, kind, monkey
 
     monkeypatch.setattr(storage, "scan", scan)
     assert list(scan_items(report, None)) == listed
+
+
+def _tar(members):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def test_an_inventory_opens_tars_as_a_listing_does_and_may_come_from_any_partition_of_aws(s3):
+    root = f"{s3}/{uuid.uuid4().hex}"
+    storage.put(f"{root}/train-0000.tar", _tar({"0.png": b"one", "1.png": b"two"}))
+    storage.put(f"{root}/2.png", b"three")
+    cfg = CorpusConfig(images=root, layout="folder")
+    uri = inventory_of(s3, "CSV")
+    storage.put(uri, storage.read(uri).replace(b"arn:aws:", b"arn:aws-us-gov:"))
+    listed = list(scan_items(cfg, None))
+    assert [item.image_id for item in listed] == ["2", "train-0000/0", "train-0000/1"]
+    assert list(scan_items(cfg.model_copy(update={"inventory": uri}), None)) == listed
+    alone = CorpusConfig(images=f"{root}/train-0000.tar", layout="folder", inventory=uri)
+    assert [item.image_id for item in scan_items(alone, None)] == ["0", "1"]
+
+
+def _parquet(value):
+    data = io.BytesIO()
+    pq.write_table(pa.table({"image": [value], "image_id": ["a"]}), data, compression="none")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "layout"),
+    [
+        ("a.tar", lambda value: _tar({"a.png": value}), "folder"),
+        ("tars/a.tar", lambda value: _tar({"a.png": value}), "folder"),
+        ("a.parquet", _parquet, "parquet"),
+        ("tables/a.parquet", _parquet, "parquet"),
+    ],
+)
+def test_an_archive_on_s3_that_was_replaced_by_one_of_the_same_size_is_noticed(s3, name, made, layout):
+    archive = Archive(f"{s3}/{uuid.uuid4().hex}", 0)
+    uri = f"{archive.images}/{name}"
+    archive.images = uri if "/" not in name else uri.rpartition("/")[0]
+    archive.cfg = CorpusConfig(images=archive.images, layout=layout)
+    storage.put(uri, made(b"before"))
+    segment(archive)
+    assert changes_of(archive).rows == []
+    assert len(made(b"before")) == len(made(b"behind"))
+    storage.put(uri, made(b"behind"))
+    assert [row[1] for row in changes_of(archive).rows] == ["replaced"]
 
 
 @pytest.mark.parametrize(

@@ -344,3 +344,20 @@ def test_up_to_8_bits_are_read_in_every_mode(kind, mode):
 def test_bytes_of_a_message_stand_in_single_quotes_as_python_writes_them(data):
     assert quoted(data) == repr(data)[1:]
     assert quoted(data + b"'q") == quoted(data)[:-1] + "'q'"
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_tiff_label_with_an_orientation_of_its_own_is_returned_as_stored(colours):
+    """That of its image counts, and is applied later; Pillow applies a TIFF's own while it decodes."""
+    stored = np.arange(24 * (3 if colours else 1), dtype=np.uint8).reshape((4, 6, 3) if colours else (4, 6))
+    for orientation in range(1, 9):
+        file = io.BytesIO()
+        Image.fromarray(stored).save(file, "TIFF", tiffinfo={0x0112: orientation})
+        assert np.array_equal(decode_label(file.getvalue(), LIMIT, colours=colours), stored)
+
+
+def test_a_grey_label_with_a_transparent_value_is_read_in_strips():
+    stored = (np.arange(64, dtype=np.uint8) % 3).reshape(8, 8)
+    file = io.BytesIO()
+    Image.fromarray(stored).save(file, "PNG", transparency=0)
+    assert np.array_equal(Strips(file.getvalue(), LIMIT, ids=True).rows(0, 8), stored)

@@ -15,6 +15,7 @@ from pipeline.corpus import list_items
 from pipeline.corpus.pairing import pair
 from pipeline.corpus.propose_splits import propose_splits
 from pipeline.corpus.samples import load_pair
+from pipeline.errors import UserError
 from pipeline.synthetic.scenes import write_corpus
 from tests.command import maskmill
 from tests.own_pictures import _COLOURS, IGNORE, draw, scene
@@ -297,3 +298,21 @@ def test_a_training_says_which_config_comes_next(tmp_path):
     )
     (tmp_path / "masks.yaml").write_text("checkpoint: /model/best/")
     assert after_training(str(tmp_path / "train.yaml"), "/model/best") == f"maskmill segment {tmp_path}/masks.yaml"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "said"),
+    [
+        ("png", r"say which are which: --images-glob '\*\*/\*\.jpg' --labels-glob '\*\*/\*_mask\.png'"),
+        ("jpg", "move the labels into a folder of their own"),
+    ],
+)
+def test_labels_in_the_folder_of_their_images_are_not_taken_for_images(tmp_path, suffix, said):
+    for number in range(3):
+        for name in (f"{number}.jpg", f"{number}_mask.{suffix}"):
+            Image.new("L", (8, 8), number).save(tmp_path / name)
+    with pytest.raises(UserError, match=rf"'0_mask\.{suffix}' looks like the label of '0\.jpg'; {said}"):
+        pair(str(tmp_path), None)
+    for number in range(3):
+        (tmp_path / f"{number}_mask.{suffix}").unlink()
+    assert pair(str(tmp_path), None).layout == "folder"

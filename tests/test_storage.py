@@ -45,6 +45,7 @@ def test_what_is_put_can_be_read_whole_and_in_ranges(prefix):
     assert storage.read(uri) == b"0123456789"
     assert storage.read_range(uri, 3, 4) == b"3456"
     assert storage.read_range(uri, 8, 100) == b"89"
+    assert storage.read_range(uri, 10, 5) == storage.read_range(uri, 50, 5) == storage.read_range(uri, 3, 0) == b""
     assert storage.size(uri) == 10
     storage.put(uri, b"new")
     assert storage.read(uri) == b"new"

@@ -1,15 +1,21 @@
 """Runs work on each store that can create an object exclusively, and are refused on one that cannot."""
 
+import http.server
 import subprocess
 import sys
+import threading
 import uuid
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipeline import storage
+from pipeline.config import CorpusConfig
+from pipeline.corpus import list_items
 from pipeline.errors import UserError
 from pipeline.runs import Lease, verify
+from pipeline.storage import retry
 from tests.ledger_play import rejecting, segment
 
 STARTED = """
@@ -79,3 +85,41 @@ def test_a_store_whose_client_is_missing_names_what_installs_it(scheme, extra, p
     assert f"{scheme}:// needs a package that is not installed here (pip install 'maskmill[{extra}]')" in done.stdout, (
         done
     )
+
+
+@pytest.mark.parametrize(
+    ("says_size", "sentence"),
+    [
+        (
+            True,
+            "its server sends the whole file where a part of it is asked for, so it cannot be read in parts; copy it",
+        ),
+        (False, "its server does not say how many bytes it has, so it cannot be read in parts; copy it"),
+    ],
+)
+def test_a_web_server_that_does_not_serve_parts_of_files_is_told(tmp_path, says_size, sentence):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", bytes(1 << 19))
+    data = (tmp_path / "a.zip").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            if says_size:
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/a.zip"
+        with pytest.raises(storage.NoRanges, match=sentence) as error:
+            list_items(CorpusConfig(images=uri, layout="folder"), None)
+        server.shutdown()
+    assert retry.sentence(error.value).endswith("copy it to a disk or an object store")

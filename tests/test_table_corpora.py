@@ -72,3 +72,15 @@ def test_all_values_of_a_csv_decide_whether_a_column_holds_numbers(tmp_path, val
     (tmp_path / "m.csv").write_text("image,camera\n" + rows)
     found = list_items(CorpusConfig(images=str(tmp_path / "m.csv")), None)[-1]
     assert found.groups == {"camera": values[-1] if kind == "text" else int(values[-1])}
+
+
+def test_a_folder_called_parquet_is_read_as_the_files_in_it(tmp_path):
+    """As Spark and Dask write a table."""
+    folder = tmp_path / "table.parquet"
+    folder.mkdir()
+    for number in range(2):
+        pq.write_table(pa.table({"image": [IMAGE], "image_id": [f"i{number}"]}), folder / f"part.{number}.parquet")
+    (folder / "_SUCCESS").touch()
+    items = list_items(CorpusConfig(images=str(folder)), None)
+    assert [item.image_id for item in items] == ["i0", "i1"]
+    assert fetch(items[1]).image == IMAGE

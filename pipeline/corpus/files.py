@@ -1,5 +1,6 @@
 """Listing of every file of a prefix or an archive, with its place."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,14 +22,14 @@ def list_files(uri: str) -> dict[str, Place]:
 def scan_files(uri: str, inventory: str | None = None) -> Iterator[tuple[str, Place]]:
     """Yield (path, place) of every file of a prefix, a zip or a tar, unsorted, without hidden files and folders.
 
-    With an inventory (corpus/inventory.py) the prefix itself is not listed. The members of tars below a prefix (WebDataset
+    With an inventory (corpus/inventory.py) a prefix itself is not listed. The members of tars below a prefix (WebDataset
     shards) are listed too; their paths begin with the tar's path without its suffix. If the URI is a JSON file, it is the only
     file.
 
     Raises:
         UserError: there is no file, or a file's name is not UTF-8.
     """
-    for path, place in scan_inventory(inventory, uri) if inventory else _scan(uri):
+    for path, place in _scan(uri, inventory):
         if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
             raise UserError(
                 f"corpus {uri}: the file name {path.encode(errors='surrogateescape')!r} is not UTF-8; rename it"
@@ -41,24 +42,37 @@ def scan_files(uri: str, inventory: str | None = None) -> Iterator[tuple[str, Pl
             yield path, place
 
 
-def _scan(uri: str) -> Iterator[tuple[str, Place]]:
+def _scan(uri: str, inventory: str | None) -> Iterator[tuple[str, Place]]:
     if is_zip(uri):
         yield from scan_zip(uri)
     elif is_tar(uri):
-        yield from scan_tar(uri)
+        yield from scan_tar(uri, _etag(uri))
     elif uri.endswith(".json") and storage.is_file(uri):
-        yield uri.rsplit("/", 1)[-1], Place(uri)
+        yield uri.rsplit("/", 1)[-1], Place(uri, etag=storage.etag(uri))
     else:
-        file = None
-        for file in storage.scan(uri):
-            if is_tar(file.path):
-                yield from ((f"{file.path[: -len('.tar')]}/{path}", place) for path, place in scan_tar(file.uri))
+        for path, place in scan_inventory(inventory, uri) if inventory else _listed(uri):
+            if is_tar(path):
+                members = scan_tar(place.uri, place.etag)
+                yield from ((f"{path[: -len('.tar')]}/{member}", found) for member, found in members)
             else:
-                yield file.path, Place(file.uri, bytes=file.bytes, etag=file.etag)
-        if file is None:
-            raise UserError(
-                f"corpus {uri}: there is no file; check the path or the bucket and its credentials{_beside(uri)}"
-            )
+                yield path, place
+
+
+def _etag(uri: str) -> str | None:
+    """Return the ETag of a tar; None if it is not there, which reading it will say."""
+    with contextlib.suppress(FileNotFoundError):
+        return storage.etag(uri)
+    return None
+
+
+def _listed(uri: str) -> Iterator[tuple[str, Place]]:
+    file = None
+    for file in storage.scan(uri):
+        yield file.path, Place(file.uri, bytes=file.bytes, etag=file.etag)
+    if file is None:
+        raise UserError(
+            f"corpus {uri}: there is no file; check the path or the bucket and its credentials{_beside(uri)}"
+        )
 
 
 def _beside(uri: str) -> str:

@@ -72,7 +72,7 @@ def _tables(inventory: str) -> Iterator[pa.Table]:
         manifest = json.loads(storage.read(inventory))
         kind, files = manifest["fileFormat"], [file["key"] for file in manifest["files"]]
         schema = [name.strip() for name in manifest["fileSchema"].split(",")] if kind == "CSV" else []
-        home = f"s3://{manifest['destinationBucket'].removeprefix('arn:aws:s3:::')}"
+        home = f"s3://{manifest['destinationBucket'].rpartition(':')[2]}"
     except FileNotFoundError:
         raise UserError(f"corpus.inventory {inventory}: there is no such file; check the path or the bucket") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -22,7 +22,7 @@ class Place:
     offset: int | None = None
     bytes: int = 0  # size as stored (compressed, in a zip); 0 = unknown until it is read
     crc32: int | None = None  # of the member's uncompressed bytes
-    etag: str | None = None  # of a whole object, if the store has ETags
+    etag: str | None = None  # of the whole object (not a zip, whose members have checksums), if the store has ETags
 
     @property
     def values(self) -> tuple[str, str | None, int | None, int, int | None, str | None]:

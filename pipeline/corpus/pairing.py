@@ -32,6 +32,7 @@ def pair(images: str, labels: str | None) -> CorpusConfig:
         found = find_layout(cfg).cfg
         if found.layout == "folder":
             _check_folders(found.images)
+            _check_names(found.images)
         return found
     try:
         found = find_layout(cfg).cfg
@@ -84,3 +85,27 @@ def _check_folders(uri: str) -> None:
             f"{storage.join(uri, others[0])} --labels {storage.join(uri, labels[0])}, or name what are images: --images-glob "
             f"'{others[0]}/**'"
         )
+
+
+def _check_names(uri: str) -> None:
+    """Raise UserError if labels such as photo_mask.png lie beside their images, and would be taken for images."""
+    paths = [PurePosixPath(path) for path in _pictures(uri)]
+    known, compared = set(paths), paths[:: max(1, len(paths) // _MOST_COMPARED)]
+    found: dict[tuple[str, str, str, str], list[PurePosixPath]] = {}
+    for image in compared:
+        for label in paths:
+            before, has, behind = label.stem.partition(image.stem)
+            if has and image.parent == label.parent and (_LABELS.search(before) or _LABELS.search(behind)):
+                found.setdefault((image.suffix, before, behind, label.suffix), [image, label])
+    for (image_suffix, before, behind, label_suffix), (image, label) in found.items():
+        with_label = sum(one.with_name(f"{before}{one.stem}{behind}{label_suffix}") in known for one in compared)
+        if 4 * with_label < len(compared):
+            continue
+        advice = (
+            "move the labels into a folder of their own, and give it with --labels; or, if all are images, say so: "
+            f"--images-glob '**/*{image_suffix}'"
+        )
+        if image_suffix != label_suffix:
+            globs = f"--images-glob '**/*{image_suffix}' --labels-glob '**/{before}*{behind}{label_suffix}'"
+            advice = f"say which are which: {globs}, or name the images alone: --images-glob '**/*{image_suffix}'"
+        raise UserError(f"images {uri}: '{label}' looks like the label of '{image}'; {advice}")

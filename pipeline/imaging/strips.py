@@ -109,4 +109,6 @@ def _region(data: bytes, ids: bool):  # type: ignore[no-untyped-def]  # libvips'
     if not ids:
         image = image.colourspace("srgb")
         image = image.extract_band(0, n=3) if image.bands > 3 else image
+    elif image.bands > 1:  # grey with a transparent value
+        image = image.extract_band(0)
     return pyvips.Region.new(image.cast("uchar"))

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.storage.disk import Disk, is_temporary
-from pipeline.storage.store import LIST_PAGE, LISTERS, Changed, Store
+from pipeline.storage.store import LIST_PAGE, LISTERS, Changed, NoRanges, Store
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
 __all__ = [
-    "LISTERS", "LIST_PAGE", "Changed", "FileInfo", "absolute", "arrow_filesystem", "create", "delete", "exists", "is_dir",
-    "is_file", "is_temporary", "join", "list_files", "modified", "put", "read", "read_json", "read_range",
-    "require_exclusive_create", "scan", "size", "without_secrets",
+    "LISTERS", "LIST_PAGE", "Changed", "FileInfo", "NoRanges", "absolute", "arrow_filesystem", "create", "delete", "etag",
+    "exists", "is_dir", "is_file", "is_temporary", "join", "list_files", "modified", "put", "read", "read_json",
+    "read_range", "require_exclusive_create", "scan", "size", "without_secrets",
 ]  # fmt: skip
 
 
@@ -110,6 +110,12 @@ def modified(uri: str) -> float | None:
     """Return when an object was last written, in seconds since 1970; None if the store does not say."""
     store, path = _store(uri)
     return store.modified(path)
+
+
+def etag(uri: str) -> str | None:
+    """Return an object's ETag, as listings have it; None if the store has none; FileNotFoundError if there is no object."""
+    store, path = _store(uri)
+    return store.etag(path)
 
 
 def list_files(uri: str) -> list[FileInfo]:

@@ -47,6 +47,9 @@ class Disk:
     def modified(self, path: str) -> float | None:
         return Path(path).stat().st_mtime
 
+    def etag(self, path: str) -> str | None:
+        return None
+
     @retried
     def read(self, path: str, etag: str | None) -> bytes:
         return Path(path).read_bytes()

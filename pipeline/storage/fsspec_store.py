@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 
 from pipeline.errors import UserError
-from pipeline.storage.retry import retried
-from pipeline.storage.store import Listed
+from pipeline.storage.retry import is_past_end, retried
+from pipeline.storage.store import Listed, NoRanges
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -73,11 +73,17 @@ class FsspecStore:
 
     @retried
     def size(self, path: str) -> int:
-        return int(self._fs.info(path)["size"])
+        found = self._fs.info(path)["size"]
+        if found is None:  # of a page that a web server makes up as it sends it
+            raise _no_ranges(path, "does not say how many bytes it has")
+        return int(found)
 
     @retried
     def modified(self, path: str) -> float | None:
         return _modified(self._fs.info(path))
+
+    def etag(self, path: str) -> str | None:
+        return None
 
     @retried
     def read(self, path: str, etag: str | None) -> bytes:
@@ -85,7 +91,17 @@ class FsspecStore:
 
     @retried
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        return self._fs.cat_file(path, start=offset, end=offset + length)
+        if length <= 0:
+            return b""
+        try:
+            data = self._fs.cat_file(path, start=offset, end=offset + length)
+        except Exception as error:
+            if is_past_end(error):
+                return b""
+            raise
+        if len(data) > length:
+            raise _no_ranges(path, "sends the whole file where a part of it is asked for")
+        return data
 
     @retried
     def put(self, path: str, data: bytes) -> None:
@@ -112,6 +128,11 @@ class FsspecStore:
         import pyarrow.fs
 
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs))
+
+
+def _no_ranges(path: str, why: str) -> NoRanges:
+    shown = path.partition("?")[0]  # a query may hold a signature
+    return NoRanges(f"{shown}: its server {why}, so it cannot be read in parts; copy it to a disk or an object store")
 
 
 def _modified(info: dict[str, Any]) -> float | None:

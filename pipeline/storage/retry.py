@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline.errors import StoreRefused
+from pipeline.storage.store import NoRanges
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 GIVE_UP_S = 90.0  # after the first failure; a store that is being restarted is back by then
@@ -104,6 +105,8 @@ def _raise_unless_transient(error: Exception) -> None:
 
 def sentence(error: OSError) -> str:
     """Return a message that says what a disk or a store refused, and what to do about it."""
+    if isinstance(error, NoRanges):
+        return str(error)
     words = f"{error.strerror}: {error.filename}" if error.strerror and error.filename else str(error)
     what = (words.strip().splitlines() or [type(error).__name__])[0]
     if error.errno in FULL:
@@ -118,6 +121,12 @@ def sentence(error: OSError) -> str:
 def s3_code(error: BaseException) -> str:
     """Return S3's code of an error; empty for other errors."""
     return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def is_past_end(error: BaseException) -> bool:
+    """Whether a store refuses a range because the object ends before it."""
+    codes = [getattr(error, name, 0) for name in ("code", "status_code")]  # of Google and Azure
+    return s3_code(error) == "InvalidRange" or 416 in (_status(error), *codes)
 
 
 def _response(error: BaseException) -> dict[str, Any]:

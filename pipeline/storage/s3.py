@@ -50,13 +50,17 @@ class S3(FsspecStore):
     def exclusive_create(self) -> bool:
         return True
 
+    @retried
+    def etag(self, path: str) -> str | None:
+        return self._fs.info(path).get("ETag") or None
+
     def read(self, path: str, etag: str | None) -> bytes:
         if (data := self.fetch(path, etag)) is not None:
             return data
         return self._read_plain(path) if etag is None else self._read_listed(path, etag)
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        data = self.fetch(path, span=(offset, offset + length))
+        data = self.fetch(path, span=(offset, offset + length)) if length > 0 else b""
         return super().read_range(path, offset, length) if data is None else data
 
     def create(self, path: str, data: bytes) -> bool:

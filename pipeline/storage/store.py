@@ -14,6 +14,10 @@ class Changed(OSError):
     """An object has changed since it was listed."""
 
 
+class NoRanges(OSError):
+    """A web server does not serve parts of its files; the message says what to do instead."""
+
+
 class Listed(NamedTuple):
     """One object of a listing."""
 
@@ -44,6 +48,9 @@ class Store(Protocol):
 
     def modified(self, path: str) -> float | None:
         """Return when the object was last written, in seconds since 1970; None if the store does not say."""
+
+    def etag(self, path: str) -> str | None:
+        """Return the object's ETag, as a listing has it; None if the store has none."""
 
     def read(self, path: str, etag: str | None) -> bytes:
         """Read the whole object in one request; Changed if `etag` is given and differs. Stores without ETags ignore it."""

@@ -11,8 +11,9 @@ from pipeline.corpus.readers.tables import parquet_items
 
 def _rows(cfg: CorpusConfig) -> Iterator[Item]:
     uri = cfg.images
-    files = [uri] if uri.endswith(".parquet") else [file.uri for file in storage.list_files(uri)]
-    return parquet_items([file for file in files if file.endswith(".parquet")])
+    if uri.endswith(".parquet") and not storage.is_dir(uri):
+        return parquet_items([(uri, storage.etag(uri))])
+    return parquet_items((file.uri, file.etag) for file in storage.list_files(uri) if file.uri.endswith(".parquet"))
 
 
 LAYOUT = Layout("parquet", rows=_rows, keeps_order=True)

@@ -1,6 +1,6 @@
 """Corpora in the form of tables: a manifest of URIs (CSV or Parquet), or Parquet files with the image bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -58,18 +58,20 @@ def _with_figures(image: Place, row: dict[str, Any]) -> Place:
     return replace(image, bytes=row.get("bytes") or 0, etag=etag)
 
 
-def parquet_items(uris: list[str]) -> Iterator[Item]:
+def parquet_items(files: Iterable[tuple[str, str | None]]) -> Iterator[Item]:
     """Yield the items of Parquet files with a column `image` (binary, or a struct with `bytes` and `path`) and maybe `label`.
 
     The id is the column `image_id`, else the struct's path without its suffix, else <file>/<row>. A row whose label is null has
     none. Image bytes are not read; labels are, unless they are structs with a path, since only the values tell which are null.
 
+    Args:
+        files: URI and ETag of each file.
     Raises:
         UserError: not Parquet or damaged, no such column, or a column of a wrong type.
     """
-    for uri in uris:
+    for uri, etag in files:
         try:
-            yield from _parquet_items(uri)
+            yield from _parquet_items(uri, etag)
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             if not is_damage(error):
                 raise
@@ -96,7 +98,7 @@ def check_row(item: Item) -> None:
         )
 
 
-def _parquet_items(uri: str) -> Iterator[Item]:
+def _parquet_items(uri: str, etag: str | None) -> Iterator[Item]:
     file = open_parquet(uri)
     found = check_columns(file.schema_arrow, uri, "parquet")
     wanted = [name for name in found if name not in ("image", "label")]
@@ -113,8 +115,8 @@ def _parquet_items(uri: str) -> Iterator[Item]:
             path = (row.get("image") or {}).get("path")
             yield Item(
                 image_id=id_of(row) or (path and path.rsplit(".", 1)[0]) or f"{stem}/{row_number:08d}",
-                image=Place(uri, "image", row_number),
-                label=Place(uri, "label", row_number) if labelled else None,
+                image=Place(uri, "image", row_number, etag=etag),
+                label=Place(uri, "label", row_number, etag=etag) if labelled else None,
                 groups=groups_of(row, uri),
             )
             row_number += 1

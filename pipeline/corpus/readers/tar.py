@@ -1,5 +1,6 @@
 """Reading tars in place: list the members' offsets once, then make one ranged read per member. WebDataset shards are tars."""
 
+import posixpath
 import tarfile
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from pipeline.errors import Reject, UserError
 from pipeline.storage.range_file import RangeFile
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_MOST_LINKS = 8  # links to links that are followed, which could form a cycle
 _MOST_HEADER_BYTES = 1 << 24  # limit for the long name and extended attributes of one member
 
 
@@ -38,14 +40,55 @@ def list_tar(uri: str) -> dict[str, Place]:
     return unique(uri, scan_tar(uri))
 
 
-def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
-    """Yield (path, place) of every file in a tar, in its order; reads the headers and skips the images.
+def scan_tar(uri: str, etag: str | None = None) -> Iterator[tuple[str, Place]]:
+    """Yield (path, place) of every file in a tar, in its order, then of its links; reads the headers and skips the images.
 
-    If a header gives a wrong size for its member, the next header cannot be found, and the tar is refused.
+    If a header gives a wrong size for its member, the next header cannot be found, and the tar is refused. A link has the place
+    of the file that it leads to, or no offset if that is not in the tar.
 
+    Args:
+        etag: ETag of the tar, which all places get.
     Raises:
         UserError: no such tar, a damaged or truncated one, or one with members that lead out of it.
     """
+    links = dict[str, str]()  # name -> that of its file
+    for info in _headers(uri):
+        if not (info.isreg() or info.islnk() or info.issym()):
+            continue
+        name = checked_name(uri, info.name.removeprefix("./"))
+        if not info.isreg():
+            beside = posixpath.dirname(name) if info.issym() else ""
+            links[name] = posixpath.normpath(posixpath.join(beside, info.linkname))
+        else:
+            yield name, _place(uri, name, info, etag)
+    if links:
+        yield from _linked(uri, links, etag)
+
+
+def _linked(uri: str, links: dict[str, str], etag: str | None) -> Iterator[tuple[str, Place]]:
+    """Yield (path, place) of links; those to folders are left out, as on a disk."""
+    wanted, files, folders = set(links.values()), dict[str, tarfile.TarInfo](), set[str]()
+    for info in _headers(uri):
+        name = posixpath.normpath(info.name)
+        folders |= {name} if info.isdir() else {posixpath.dirname(name)}
+        if info.isreg() and name in wanted:
+            files[name] = info
+    for name, target in links.items():
+        for _ in range(_MOST_LINKS):
+            target = links.get(target, target)
+        if target in files:
+            yield name, _place(uri, name, files[target], etag)
+        elif target not in folders:
+            yield name, Place(uri, name, etag=etag)
+
+
+def _place(uri: str, name: str, info: tarfile.TarInfo, etag: str | None) -> Place:
+    """Return a member's place; the stored bytes of a sparse member differ from its file's, and images are never sparse."""
+    return Place(uri, name, etag=etag) if info.issparse() else Place(uri, name, info.offset_data, info.size, etag=etag)
+
+
+def _headers(uri: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the header of every member; UserError if the tar is not there or not readable."""
     before = None
     try:
         file = _HeaderFile(uri)
@@ -55,11 +98,8 @@ def scan_tar(uri: str) -> Iterator[tuple[str, Place]]:
                     before = info.name
                     raise tarfile.ReadError(f"its header says {info.size} bytes, and the tar has {file.size}")
                 archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header
-                if not info.isreg():
-                    continue
-                before = checked_name(uri, info.name.removeprefix("./"))
-                # The stored bytes of a sparse member differ from its file's; images are not stored as sparse members.
-                yield before, Place(uri, before) if info.issparse() else Place(uri, before, info.offset_data, info.size)
+                before = info.name.removeprefix("./")
+                yield info
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile mistakes a damaged header for the end
                 raise tarfile.ReadError(f"no header at byte {archive.offset}")
