@@ -57,12 +57,16 @@ NETWORKS: dict[str, tuple[dict[str, Any], float, str | None]] = {
 }  # fmt: skip
 # Epochs: FCN's three together have as many views as each of the others, DeconvNet's larger views as many pixels.
 FEWER = {"FCN-32s": 6, "FCN-16s": 2, "FCN-8s": 2, "DeconvNet": 3}
-COARSE = {
-    "FCN-32s",
-    "DeepLab v1",
-    "DeepLab v2 VGG16",
-    "DeepLabv3 R50",
-}  # nothing finer than stride 8 to 32 reaches their scores
+# Networks to whose scores nothing finer than stride 8 to 32 is added.
+COARSE = ("FCN-32s", "DeepLab v1", "DeepLab v2 VGG16", "DeepLabv3 R50")
+# Of labels in the plot that others would cover, points from their dots.
+PLACES = {
+    "FCN-32s": (-7, -11),
+    "FCN-16s": (-7, 2),
+    "FCN-8s": (-7, 15),
+    "DeepLabv3+ Lite0": (7, -10),
+    "DeconvNet": (-7, 4),
+}
 
 
 def folder_of(network: str) -> Path:
@@ -194,13 +198,12 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
         x, y = [row["seconds"] for row in chosen], np.array([100 * row["miou"] for row in chosen])
         spread = [y - [100 * row["low"] for row in chosen], [100 * row["high"] for row in chosen] - y]
         axes.errorbar(x, y, yerr=spread, fmt="o", color=colour, markersize=7, elinewidth=1, label=name)
-    middle = np.median([row["seconds"] for row in rows])
     for row in rows:
-        left = row["seconds"] > 2 * middle
-        label = f"{row['network']} ({row['parameters'] / 1e6:.3g} M)"
+        name = row["network"]
+        label, place = f"{name} ({row['parameters'] / 1e6:.3g} M)", PLACES.get(name, (7, 4))
         axes.annotate(
-            label, (row["seconds"], 100 * row["miou"]), xytext=(-7 if left else 7, 4), textcoords="offset points",
-            fontsize=8, ha="right" if left else "left",
+            label, (row["seconds"], 100 * row["miou"]), xytext=place, textcoords="offset points", fontsize=8,
+            ha="right" if place[0] < 0 else "left",
         )  # fmt: skip
     axes.set(xscale="log", xlabel="processor seconds per image of 360x480, one thread", ylabel="mIoU on CamVid val, %")
     ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
