@@ -84,7 +84,5 @@ def _copied(item: Item, uri: str) -> str:
 
 def _cell(value: object) -> object:
     if isinstance(value, float):
-        return (
-            "" if pd.isna(value) else f"{value:.6f}"
-        )  # always with a point, so that the column is not taken for a group
+        return "" if pd.isna(value) else f"{value:.6f}"  # always with a point: whole numbers would be a group column
     return "" if value is None or value is pd.NA else value

@@ -26,6 +26,15 @@ def colourise(mask: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
     return picture
 
 
+def palette_of(colours: Sequence[Colour]) -> list[int]:
+    """Return the 3 x 256 levels of a PNG's palette; ids beyond the colours are black.
+
+    With a shorter palette Pillow stores ids in fewer bits, where 255 would become 15, 3 or 1, and viewers show ids beyond it in
+    any colour.
+    """
+    return [level for colour in colours for level in colour] + [0, 0, 0] * (256 - len(colours))
+
+
 def blend(image: np.ndarray, mask: np.ndarray, colours: Sequence[Colour], alpha: float) -> np.ndarray:
     """Return the image (H, W, 3) uint8 blended with class colours; alpha 0 is the image alone, 1 the colours alone."""
     mixed = image * (1 - alpha) + colourise(mask, colours) * alpha

@@ -113,13 +113,11 @@ def decode_label(data: bytes, max_pixels: int, ids: bool = True, colours: bool =
     turned = orientation_tag(picture) if picture.format == "TIFF" else 1  # Pillow applies it while decoding
     if picture.mode in ("L", "P", "1", *_BIT_DEPTH_16[:4]) and (ids or not colours):
         stored = np.asarray(_load(picture, data))
-        stored = stored if stored.dtype == np.uint8 else stored.astype(np.int32)
-        return stored if turned == 1 else as_stored(stored, turned)
+        return as_stored(stored if stored.dtype == np.uint8 else stored.astype(np.int32), turned)
     if not colours:
         raise _not_indexed(picture)
     require_8_bits(picture)
-    stored = np.asarray(_load(picture, data).convert("RGB"))
-    return stored if turned == 1 else as_stored(stored, turned)
+    return as_stored(np.asarray(_load(picture, data).convert("RGB")), turned)
 
 
 def _not_indexed(picture: Image.Image) -> Reject:

@@ -90,9 +90,9 @@ def report(name: str, cfg: SegmentConfig, number: int, steps: int) -> None:
     }
     only_offsets = judge(CrfConfig(), counts, classes)
     print(f"\n{name}: mIoU {100 * without.setting.miou:.2f} without, {time.monotonic() - began:.0f} s", flush=True)
-    for one in judged:
-        print(f"  {line(one)}", flush=True)
-    print(f"  {line(only_offsets).replace('with CRF', 'without CRF, with class offsets')}", flush=True)
+    for one, words in zip(judged, ("with CRF", "with class weights"), strict=False):
+        print(f"  {line(one, words)}", flush=True)
+    print(f"  {line(only_offsets, 'without CRF, with class offsets')}", flush=True)
     for label in classes:
         changes = [one.class_change[label] for one in [*judged, only_offsets]]
         cells = ", ".join(f"{100 * c:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})" for c, low, high in changes)
@@ -101,10 +101,8 @@ def report(name: str, cfg: SegmentConfig, number: int, steps: int) -> None:
     print(f"  kept: {'none' if kept is None else kept.model_dump_json()}", flush=True)
 
 
-def line(one: Judged) -> str:
+def line(one: Judged, words: str) -> str:
     """mIoU with a setting, and the changes of mIoU and boundary IoU."""
-    crf = one.setting.crf
-    words = "with class weights" if crf is not None and crf.class_weights else "with CRF"
     parts = [
         f"{key} {100 * change:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
         for key, (change, low, high) in one.change.items()

@@ -4,14 +4,13 @@ from PIL import Image
 
 from pipeline import storage
 from pipeline.analysis.export.base import Answers, Exported, place_in, png_of
+from pipeline.imaging.colours import palette_of
 from pipeline.imaging.mask_png import decode_mask
 
 
 def write(answers: Answers, out: str) -> Exported:
     """Write `<image id>.png` of train ids; UserError if an image's id leads out of the folder."""
-    colours = answers.space.colours
-    # All 256 entries: with a shorter palette Pillow stores ids in too few bits, and 255 would become 15, 3 or 1.
-    palette = [level for colour in colours for level in colour] + [0, 0, 0] * (256 - len(colours))
+    palette = palette_of(answers.space.colours)
     written = 0
     for image_id, data in answers.masks():
         picture = Image.fromarray(decode_mask(data)).convert("P")

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.analysis.pictures import Pictures
 from pipeline.analysis.run_view import RunView
 from pipeline.analysis.sums import batches
-from pipeline.imaging.colours import IGNORED, WRONG, safe_colours
+from pipeline.imaging.colours import IGNORED, WRONG, palette_of, safe_colours
 from pipeline.labels import IGNORE, Colour, LabelSpace
 
 THUMBNAIL_PX = 360  # width
@@ -100,8 +100,7 @@ def _layers(mask: np.ndarray, colours: dict[str, Sequence[Colour]], size: tuple[
 def _layer(ids: np.ndarray, colours: Sequence[Colour], size: tuple[int, int], clear: int) -> str:
     """Return a palette PNG of ids; the id `clear` is transparent."""
     picture = Image.fromarray(ids).resize(size, Image.Resampling.NEAREST).convert("P")
-    # All 256 entries: viewers show ids beyond a shorter palette in any colour, and Pillow stores them in too few bits.
-    picture.putpalette([level for colour in colours for level in colour] + [0, 0, 0] * (256 - len(colours)))
+    picture.putpalette(palette_of(colours))
     file = io.BytesIO()
     alpha = bytes(0 if index == clear else 255 for index in range(256))
     picture.save(file, format="PNG", optimize=True, transparency=alpha)
