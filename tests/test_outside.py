@@ -92,6 +92,45 @@ def test_a_segformer_gives_the_logits_of_transformers_and_its_checkpoint_needs_t
     assert "config" not in again.identity["model"]
 
 
+MOBILEVIT = {"model_type": "mobilevit", "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64]}
+PROCESSORS = [
+    (MOBILEVIT | {"image_size": 64, "aspp_out_channels": 16}, "MobileViTImageProcessor", {}),
+    (MOBILEVIT | {"image_size": 64, "aspp_out_channels": 16}, "MobileViTImageProcessor", {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3]}),
+    (SEGFORMER, "SegformerImageProcessor", {"do_normalize": False}),
+    (SEGFORMER, "SegformerImageProcessor", {"do_rescale": False}),
+    (SEGFORMER, "BeitImageProcessor", {"rescale_factor": 1 / 127.5}),
+    (SEGFORMER, "BeitImageProcessor", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("whole_file", [True, False])
+@pytest.mark.parametrize(("architecture", "processor", "keys"), PROCESSORS)
+def test_images_are_prepared_as_the_networks_own_processor_prepares_them(
+    architecture, processor, keys, whole_file, tmp_path
+):
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(**architecture | {"num_labels": CLASSES})
+    theirs = transformers.AutoModelForSemanticSegmentation.from_config(config).eval()
+    theirs.save_pretrained(tmp_path)
+    prepare = getattr(transformers, processor)(**keys)
+    prepare.save_pretrained(tmp_path)
+    if not whole_file:  # older releases name the class, and what differs from it
+        written = {"feature_extractor_type": processor.replace("ImageProcessor", "FeatureExtractor"), **keys}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    prepared = prepare(image, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    network, given = built({"name": "transformers", "config": str(tmp_path)}, pretrained=True).eval(), []
+    network.net.register_forward_pre_hook(lambda _, __, named: given.append(named["pixel_values"]), with_kwargs=True)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (network.mean, network.std))
+    with torch.no_grad():
+        logits = network(((image / 255 - mean) / std)[None])[-1]
+        expected = F.interpolate(theirs(pixel_values=prepared).logits, (64, 64), mode="bilinear", align_corners=False)
+    assert torch.allclose(given[0], prepared, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", [DPT, UPERNET], ids=lambda values: values["model_type"])
 def test_a_network_of_transformers_takes_four_bands(architecture):
     cfg = parse_model({"name": "transformers", "config": "x", "architecture": architecture}, where="test")

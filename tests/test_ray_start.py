@@ -1,4 +1,4 @@
-"""If Ray does not start, one message names the machine as the reason."""
+"""A Ray that does not start names the machine as the reason; one that did start outlives signals to its driver, and ends with it."""
 
 import os
 import signal
@@ -44,3 +44,31 @@ def test_a_ray_that_does_not_start_in_time_is_told_in_a_sentence():
     assert frozen and process.returncode == 1, said
     assert "Traceback" not in said
     assert "error: Ray did not start on this machine" in said
+
+
+# In a process of its own: which processes a signal to this one's group reaches, and what a thread may do while it exits.
+STARTED = """
+import atexit, os, sys
+
+@atexit.register  # before Ray's own: it runs after Ray was shut down
+def use():
+    try:
+        ray.put(1)
+    except Exception as error:
+        print(type(error).__name__)
+
+import ray
+from pipeline.cluster.connection import connect
+from tests.chaos.nodes import children, title
+
+connect()
+print([title(pid) for pid in children(os.getpid()) if os.getpgid(pid) == os.getpgrp()])
+print(sum("raylet" in title(pid) for pid in children(os.getpid())) > 0)
+sys.stdout.flush()
+"""
+
+
+def test_a_signal_to_the_drivers_group_spares_rays_processes_and_no_ray_starts_while_it_exits():
+    """Without its raylet, Ray ends a driver at once with exit code 1; a thread of Ray Data may call Ray after its end."""
+    done = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, timeout=200)
+    assert done.stdout.splitlines() == ["[]", "True", "RaySystemError"], done.stdout + done.stderr

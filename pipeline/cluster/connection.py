@@ -1,6 +1,8 @@
 """Connect to Ray: start it on this machine, or join a running cluster; callers need not know which."""
 
+import atexit
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants, services
 
 from pipeline import interrupts
 from pipeline.cluster import node_versions
@@ -27,6 +29,7 @@ def connect() -> None:
     """Join the Ray cluster at `RAY_ADDRESS`, which Ray sets in jobs; if it is unset or `local`, start Ray on this machine."""
     if ray.is_initialized():
         return
+    atexit.register(_stay_ended)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a batch job on a closed network has nobody to report to
     # Ray's own notices (token mode, actor restarts) would break up the live progress line; its log files keep them all.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -87,6 +90,11 @@ def _start() -> None:
     # Ray's processes listen only on loopback if that is their node's address. Ray replaces a loopback address, except where
     # it does not support clusters (Windows, macOS); nothing else depends on this switch, which has no public name.
     ray_constants.ENABLE_RAY_CLUSTER, clusters = False, ray_constants.ENABLE_RAY_CLUSTER
+    # A SIGTERM to this process group, as from job servers, must not end Ray's processes before this one: without them Ray's
+    # C++ ends this process at once, with exit code 1 and before the run's lease is given back.
+    popen = services.ConsolePopen
+    if os.name == "posix":
+        services.ConsolePopen = functools.partial(popen, process_group=0)
     try:
         # "local": without an address Ray would join any Ray that `ray start` left running on this machine, whoever owns it.
         ray.init(
@@ -104,7 +112,12 @@ def _start() -> None:
             "the same command again"
         ) from error
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = clusters, popen
+
+
+def _stay_ended() -> None:
+    """Keep Ray from starting again while this process exits: a thread of Ray Data that calls it then would start a new one."""
+    auto_init_hook.enable_auto_connect = False
 
 
 def _keep_token_private() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -24,8 +25,10 @@ _PICKLE = "pytorch_model.bin"
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors", _INDEX, *TOKENIZER)
 TASK = "the task is semantic"  # OneFormer's task prompt (arXiv:2211.06220, section 3.1)
 _TOKENS = "task_tokens"  # our key for its tokens in the architecture, so that a checkpoint needs no tokenizer
+_BGR = "flip_channel_order"  # our key: whether the network takes blue, green, red, as MobileViT does
 # Keys of config.json that are left out, since the label space and the run determine them.
 _OURS = ("id2label", "label2id", "num_labels", "dtype", "torch_dtype", "transformers_version")
+_Triple = tuple[float, float, float]
 _SMALLEST = 1e-6  # score of a class that no query claims
 
 
@@ -45,8 +48,8 @@ class HuggingFace(Outside):
     def make(self, cfg: TransformersConfig) -> nn.Module:
         self.cfg = settled = self.settle(cfg)
         self.title = f"model transformers {cfg.config}"
-        if settled.mean and settled.std:
-            self.mean, self.std = settled.mean, settled.std
+        self.mean, self.std = settled.mean or self.mean, settled.std or self.std
+        self.bgr = bool((settled.architecture or {}).get(_BGR))
         auto, config = self._auto()
         self.kind, self.queries = config.model_type, config.model_type in QUERIES
         if self.kind == "oneformer":
@@ -86,6 +89,8 @@ class HuggingFace(Outside):
         self.net.train()
 
     def outputs(self, x: torch.Tensor) -> Any:
+        if self.bgr and x.shape[1] == RGB:
+            x = x.flip(1)
         if not self.queries:
             return self.net(pixel_values=x).logits
         task = {"task_inputs": self.task.expand(len(x), -1)} if self.kind == "oneformer" else {}
@@ -121,7 +126,7 @@ class HuggingFace(Outside):
         """Return the network's class in transformers, and its config for our classes."""
         transformers = package("transformers", "transformers")
         whole = copy.deepcopy(self.cfg.architecture or {})  # transformers modifies the sections that it gets
-        raw = {key: value for key, value in whole.items() if key not in (*_OURS, _TOKENS)}
+        raw = {key: value for key, value in whole.items() if key not in (*_OURS, _TOKENS, _BGR)}
         kind = raw.get("model_type")
         if kind not in transformers.CONFIG_MAPPING:
             raise UserError(
@@ -155,9 +160,11 @@ class HuggingFace(Outside):
                 f"model.config {cfg.config}: no config.json of transformers is found there ({words(error)}); give a folder "
                 "that holds one, or a name on the Hugging Face hub that this machine reaches"
             ) from error
-        seen = json.loads(Path(file).read_text()) if file else {}
-        mean, std = cfg.mean or _triple(seen.get("image_mean")), cfg.std or _triple(seen.get("image_std"))
+        mean, std, bgr = _preparation(json.loads(Path(file).read_text())) if file else (None, None, False)
+        mean, std = cfg.mean or mean, cfg.std or std
         kept = {key: value for key, value in raw.items() if key not in _OURS}
+        if bgr:
+            kept[_BGR] = True
         if kept.get("model_type") == "oneformer":
             kept[_TOKENS] = _tokens_of_task(cfg.config, kept.get("task_seq_len", 77))
         return cfg.model_copy(update={"architecture": kept, "mean": mean, "std": std})
@@ -204,7 +211,32 @@ def _file(folder: str, name: str) -> str | None:
     return found
 
 
-def _triple(values: Any) -> tuple[float, float, float] | None:
+def _preparation(file: dict[str, Any]) -> tuple[_Triple | None, _Triple | None, bool]:
+    """Return mean and std of pixel values in [0, 1], and whether the network takes BGR, from a preprocessor_config.json.
+
+    Keys that the file lacks have the values of the class that it names. Values that are not scaled to [0, 1], or by another
+    factor, or not normalised, are expressed by another mean and std.
+    """
+    name = file.get("image_processor_type") or file.get("feature_extractor_type") or ""
+    known = getattr(package("transformers", "transformers"), name.replace("FeatureExtractor", "ImageProcessor"), None)
+
+    def value(key: str, otherwise: Any = None) -> Any:
+        return file[key] if key in file else getattr(known, key, otherwise)
+
+    bgr = bool(value("do_flip_channel_order"))  # only MobileViT's processor does, which never normalises
+    mean, std = _triple(value("image_mean")), _triple(value("image_std"))
+    if bgr or not value("do_normalize", otherwise=True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    factor = value("rescale_factor", otherwise=1 / 255) if value("do_rescale", otherwise=True) else 1.0
+    scale = 1.0 if math.isclose(255 * factor, 1) else 255 * factor
+    return _scaled(mean, 1 / scale), _scaled(std, 1 / scale), bgr
+
+
+def _scaled(values: _Triple | None, factor: float) -> _Triple | None:
+    return values and (values[0] * factor, values[1] * factor, values[2] * factor)
+
+
+def _triple(values: Any) -> _Triple | None:
     """Return mean or std from the value in a preprocessor_config.json: three numbers, or one for all bands."""
     if values is None:
         return None
