@@ -46,7 +46,7 @@ def refused(data: bytes, declared: ImageConfig = GREY, max_pixels: int = 10**6) 
         ({"bands": [1], "range": [5, 5]}, r"image.range: \[5, 5\] has no width; give \[low, high\]"),
         ({"bands": [1], "range": [9, 5]}, "has no width"),
         ({"bands": [1, 2], "range": [[0, 1], [3, 3]]}, r"\[3, 3\] has no width"),
-        ({"bands": [1], "range": [0, float("nan")]}, "has no width"),
+        ({"bands": [1], "range": [0, float("nan")]}, "found nan; it must be a finite number"),
         ({"bands": [1, 2, 3], "range": [[0, 1], [0, 2]]}, "image.range has 2 pairs, and image.bands names 3 bands"),
         ({"bands": [], "range": [0, 1]}, "it needs at least 1"),
         ({"bands": [0], "range": [0, 1]}, "it must be 1 or more"),

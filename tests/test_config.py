@@ -48,6 +48,8 @@ def test_overrides_reach_nested_keys(segment_yaml):
         ("crf.iteration=3", r"crf\.iteration: unknown key; known keys here: iterations, smooth_weight"),
         ("crf.iteration=3", r"mode; did you mean 'iterations'\?$"),
         ("actors=0", r"actors: found 0; it must be 1 or more"),
+        ("crf.colour_px=.inf", r"crf\.colour_px: found inf; it must be a finite number"),
+        ("max_reject_rate=.nan", r"max_reject_rate: found nan; it must be"),
         ("corpus.splits={}", r"corpus\.splits: splits are given by lists, .*, or by fractions"),
         ("corpus.splits={lists: {a: b.txt}, fractions: {a: 1}}", "give one of the three"),
         ("corpus.splits={lists: {a: b.txt}, by: city}", "splits by lists have no `by` and no `seed`"),

@@ -38,7 +38,7 @@ EngineName = Literal["torch", "compile", "onnxruntime", "openvino", "tensorrt"]
 class Section(BaseModel):
     """Part of a config. The string below each key documents it, and begins with the key's unit in brackets if it has one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

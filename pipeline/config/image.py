@@ -1,6 +1,5 @@
 """How to read images that are not 8-bit RGB."""
 
-import math
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -34,7 +33,7 @@ class ImageConfig(Section):
                 "[low, high] for all bands, or one for each"
             )
         for low, high in self.spans:
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            if low >= high:
                 raise UserError(
                     f"image.range: [{low:g}, {high:g}] has no width; give [low, high], the stored values that are black and "
                     "white, with low below high"

@@ -267,8 +267,10 @@ def _allowed(kind: str, words: str, context: dict[str, Any]) -> str:
     match kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float"):
         case "int":
             return "it must be a whole number"
-        case "float" | "finite_number":
+        case "float":
             return "it must be a number"
+        case "finite_number":
+            return "it must be a finite number"
         case "bool":
             return "it must be true or false"
         case "string":

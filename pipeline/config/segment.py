@@ -27,7 +27,7 @@ class CrfConfig(Section):
     """[pixels] Standard deviation of the distance, in the appearance term."""
     colour_levels: float = Field(3, gt=0)
     """[8-bit levels] Standard deviation of the colour, in the appearance term."""
-    class_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = added_later({})
+    class_weights: dict[str, Annotated[float, Field(ge=0)]] = added_later({})
     """Factors of what both terms say for a class, by its name, such as `{pole: 1.5}`: above 1 a class is kept and grows,
     which thin ones may need; below 1 it gives way to its neighbours; with 0 nothing but the network speaks for it. Classes that
     are not named have 1."""
