@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from PIL import Image
 
 from pipeline import labels, models, storage
 from pipeline.analysis import open_run
-from pipeline.config import SegmentConfig, TrainConfig, parse, parse_model, read_label_space
+from pipeline.config import SegmentConfig, TrainConfig, parse, parse_model, read_label_space, stage_configs
 from pipeline.corpus import list_items, plan_shards
 from pipeline.corpus.check import check_corpus, guess_corpus
 from pipeline.corpus.samples import decode_ids
@@ -457,7 +458,20 @@ def test_training_looks_at_labels_first_and_names_all_that_the_space_lacks(forei
     cfg = small_train.config(("x", "y"), tmp_path / "out", label_space="camvid11")
     cfg = cfg.model_copy(update={"corpus": guess_corpus(str(foreign)).cfg})
     with pytest.raises(UserError, match=LACKS):
-        label_check.look_at_labels(cfg)
+        label_check.look_at_labels([cfg])
+
+
+def test_training_looks_at_the_labels_of_its_later_stages_too(foreign, tmp_path):
+    clean = shutil.copytree(foreign, tmp_path / "clean")
+    for label in clean.glob("labels/*/*.png"):
+        label.write_bytes(picture(np.zeros((2, 2), np.uint8)))
+    whole, first = (guess_corpus(str(folder)).cfg for folder in (foreign, clean))
+    stages = [{"epochs": 1}, {"corpus": whole.model_dump(mode="json", exclude_unset=True)}]
+    cfg = small_train.config(("x", "y"), tmp_path / "out", label_space="camvid11", stages=stages)
+    stages = stage_configs(cfg.model_copy(update={"corpus": first}))
+    label_check.look_at_labels(stages[:1])
+    with pytest.raises(UserError, match=LACKS):
+        label_check.look_at_labels(stages)
 
 
 def test_the_lists_travel_in_a_wheel(tmp_path):

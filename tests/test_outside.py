@@ -92,15 +92,18 @@ def test_a_segformer_gives_the_logits_of_transformers_and_its_checkpoint_needs_t
     assert "config" not in again.identity["model"]
 
 
-MOBILEVIT = {"model_type": "mobilevit", "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64]}
+MOBILEVIT = {
+    "model_type": "mobilevit", "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64],
+    "image_size": 64, "aspp_out_channels": 16,
+}  # fmt: skip
 PROCESSORS = [
-    (MOBILEVIT | {"image_size": 64, "aspp_out_channels": 16}, "MobileViTImageProcessor", {}),
-    (MOBILEVIT | {"image_size": 64, "aspp_out_channels": 16}, "MobileViTImageProcessor", {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3]}),
+    (MOBILEVIT, "MobileViTImageProcessor", {}),
+    (MOBILEVIT, "MobileViTImageProcessor", {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3]}),
     (SEGFORMER, "SegformerImageProcessor", {"do_normalize": False}),
     (SEGFORMER, "SegformerImageProcessor", {"do_rescale": False}),
     (SEGFORMER, "BeitImageProcessor", {"rescale_factor": 1 / 127.5}),
     (SEGFORMER, "BeitImageProcessor", {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("whole_file", [True, False])

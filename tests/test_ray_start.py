@@ -1,4 +1,4 @@
-"""A Ray that does not start names the machine as the reason; one that did start outlives signals to its driver, and ends with it."""
+"""A Ray that does not start names the machine as the reason; one that did outlives signals to its driver, and ends with it."""
 
 import os
 import signal

@@ -1,5 +1,6 @@
 """The driver of a training run: checks, stages, a Ray trainer for each, and the explanation of failures."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def train(cfg: TrainConfig, on_record: Callable[[Record], None] = lambda record:
     _check(cfg, stages)
     if not run_folder.is_finished(cfg):
         phase("looking at the first labels")
-        label_check.look_at_labels(stages[0])
+        label_check.look_at_labels([stage for stage in stages if not run_folder.is_finished(stage)])
     with Lease(cfg.output):  # a second training would remove this one's snapshots
         info = _train(cfg, stages, on_record)
     return Trained(storage.join(cfg.output, "best"), info["epoch"], info["miou"], time.monotonic() - started)
@@ -163,7 +164,8 @@ def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:
         except TrainingFailedError as error:
             raise failures.explained(cfg, error) from error
         finally:
-            curves.draw(metrics, storage.join(cfg.output, "curves.png"))
+            with contextlib.suppress(OSError):  # a picture must not hide the error above, nor cost a training that is done
+                curves.draw(metrics, storage.join(cfg.output, "curves.png"))
     run_folder.finish(cfg)
 
 

@@ -1,6 +1,7 @@
 """The labelled images of a split, and a check that their labels belong to the declared label space."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from pipeline.config import TrainConfig
 from pipeline.corpus import Item, list_items
@@ -23,19 +24,25 @@ def labelled(cfg: TrainConfig, split: str) -> list[Item]:
     return items
 
 
-def look_at_labels(cfg: TrainConfig) -> None:
-    """Check some labels of each split, evenly spaced, against the label space, before a cluster is started.
+def look_at_labels(stages: Iterable[TrainConfig]) -> None:
+    """Check some labels of each split of each stage, evenly spaced, against its label space, before a cluster is started.
 
     Raises:
         UserError: labels have values that the label space lacks; the message names all of them.
     """
-    foreign = ForeignValues()
-    for split in (cfg.train_split, cfg.val_split):
-        items = labelled(cfg, split)
-        chosen = [items[place] for place in sorted({i * len(items) // LOOKED_AT for i in range(LOOKED_AT)})]
-        for item, look in read_ahead(lambda item: _foreign_of(item, cfg), chosen, _THREADS):
-            foreign.add(item.image_id, look.result())
-    refuse_foreign(cfg, [foreign])
+    looked_at = set[tuple[str, str, str]]()
+    for cfg in stages:
+        foreign = ForeignValues()
+        for split in (cfg.train_split, cfg.val_split):
+            what = cfg.corpus.model_dump_json(), split, cfg.label_space.model_dump_json()
+            if what in looked_at:
+                continue
+            looked_at.add(what)
+            items = labelled(cfg, split)
+            chosen = [items[place] for place in sorted({i * len(items) // LOOKED_AT for i in range(LOOKED_AT)})]
+            for item, look in read_ahead(partial(_foreign_of, cfg=cfg), chosen, _THREADS):
+                foreign.add(item.image_id, look.result())
+        refuse_foreign(cfg, [foreign])
 
 
 def refuse_foreign(cfg: TrainConfig, found: Iterable[ForeignValues]) -> None:
