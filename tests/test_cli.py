@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline import __version__
 from pipeline.synthetic.scenes import write_corpus
@@ -76,6 +78,20 @@ def test_check_lists_bad_files_by_reason_and_exits_with_2(tmp_path):
     for words in ("bad: 1 empty", "bad: 1 truncated", "val/dunmere/dunmere_000000_000000: the file is empty",
                   "labels without an image: 1"):  # fmt: skip
         assert words in done.stdout
+
+
+def test_check_reads_16_bits_where_their_range_is_declared(tmp_path):
+    for name in "ab":
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / f"{name}.png")
+    done = maskmill("check", str(tmp_path))
+    assert done.returncode == 2
+    assert "next: check it with --bands and --range" in done.stdout
+    done = maskmill("check", str(tmp_path), "--bands", "1", "--range", "0,4095")
+    assert done.returncode == 0, done.stderr
+    assert "8x8 (2)" in done.stdout
+    assert "--bands 1 --range 0,4095 writes configs for it" in done.stdout
+    done = maskmill("check", str(tmp_path), "--bands", "1")
+    assert "error: check: --bands and --range belong together" in done.stderr
 
 
 def test_an_unknown_layout_says_what_was_tried(tmp_path):

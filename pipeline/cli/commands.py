@@ -19,7 +19,7 @@ from pipeline.cli import register as cli_register
 from pipeline.cli import runs as cli_runs
 from pipeline.cli import training as cli_training
 from pipeline.cli import warm as cli_warm
-from pipeline.cli.arguments import LabelsGlob
+from pipeline.cli.arguments import Bands, LabelsGlob, ValueRange, declared_image
 from pipeline.cli.cli_output import Csv, Json
 from pipeline.errors import UserError
 from pipeline.interrupts import keeping
@@ -96,6 +96,8 @@ def check(
         typer.Option(help="Check the labels against this label space: a built-in name, or a YAML file of classes."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Check only this split.")] = None,
+    bands: Bands = None,
+    value_range: ValueRange = None,
     max_pixels: Annotated[int, typer.Option(help="Images of more pixels count as bad.")] = 50_000_000,
     as_json: Json = False,
     as_csv: Csv = False,
@@ -110,7 +112,7 @@ def check(
     from pipeline.corpus.check import check_corpus, guess_corpus
     from pipeline.corpus.detect import Found
 
-    form = chosen_form(as_json, as_csv)
+    form, image = chosen_form(as_json, as_csv), declared_image(bands, value_range, "check")
     if layout is None and images_glob is None:
         found = guess_corpus(uri, labels)
     else:
@@ -120,7 +122,7 @@ def check(
         )
     space = read_label_space(label_space, where="--label-space") if label_space else None
     with counting("checking") as on_progress:
-        report = check_corpus(found.cfg, split, space, max_pixels, on_progress)
+        report = check_corpus(found.cfg, split, space, max_pixels, on_progress, image)
     if form:
         from pipeline.cli import answers
 
@@ -129,9 +131,14 @@ def check(
     else:
         print_check(console, found, report)
     if report.bad:
+        if "unsupported_mode" in report.bad and image is None and not form:
+            hint("check it with --bands and --range, which say what images of more than 8 bits or other bands mean")
         raise typer.Exit(2)
     if layout is None:
-        told = {"images": uri, "labels": labels, "images-glob": images_glob, "labels-glob": labels_glob}
+        told = {
+            "images": uri, "labels": labels, "images-glob": images_glob, "labels-glob": labels_glob, "bands": bands,
+            "range": value_range,
+        }  # fmt: skip
         options = " ".join(f"--{name} {shlex.quote(value)}" for name, value in told.items() if value)
         hint(f"maskmill init DIR {options} writes configs for it")
 

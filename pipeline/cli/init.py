@@ -10,6 +10,7 @@ import typer
 
 from pipeline import storage
 from pipeline.cli import cli_output
+from pipeline.cli.arguments import Bands, ValueRange, declared_image
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # the survey of a corpus imports torch, which takes seconds
@@ -33,15 +34,8 @@ def init(
     labels_glob: Annotated[
         str | None, typer.Option(help="Which files are labels, such as labels/**/*_mask.png")
     ] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(
-            help="For images of more than 8 bits or three bands: the bands to use, e.g. 4,3,2. Needs --range."
-        ),
-    ] = None,
-    value_range: Annotated[
-        str | None, typer.Option("--range", help="With --bands: the values that become black and white, e.g. 0,4095.")
-    ] = None,
+    bands: Bands = None,
+    value_range: ValueRange = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(help="A trained network or release file to segment with, instead of the one to be trained."),
@@ -57,7 +51,7 @@ def init(
     from pipeline.corpus.propose_splits import propose_splits
     from pipeline.corpus.survey import survey
 
-    target, image = _target(folder), _image(bands, value_range)
+    target, image = _target(folder), declared_image(bands, value_range, "init")
     cfg = _corpus(images, labels, images_glob, labels_glob)
     with counting("looking at the corpus") as on_progress:
         found = survey(cfg, max_pixels, image, on_progress)
@@ -89,19 +83,6 @@ def _target(folder: str) -> Path:
                 "another folder"
             )
     return target
-
-
-def _image(bands: str | None, value_range: str | None) -> "ImageConfig | None":
-    """Parse --bands and --range, which say what the images' values mean; UserError if one is missing or no list of numbers."""
-    if bands is None and value_range is None:
-        return None
-    if bands is None or value_range is None:
-        raise UserError("init: --bands and --range belong together, such as --bands 4,3,2 --range 0,4095; give both")
-    from pipeline.config import ImageConfig, parse
-    from pipeline.config.loading import value_of
-
-    values = {"bands": value_of(f"[{bands}]"), "range": value_of(f"[{value_range}]")}
-    return parse(ImageConfig, values, where="init, --bands and --range")
 
 
 def _corpus(images: str, labels: str | None, images_glob: str | None, labels_glob: str | None) -> "CorpusConfig":
@@ -197,7 +178,7 @@ def _notes(splits: "Splits | None", found: "Survey", machine: "Machine") -> dict
 def _write(target: Path, files: dict[str, str]) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        with (target / name).open("x") as file:
+        with (target / name).open("x", encoding="utf-8") as file:
             file.write(text)
 
 

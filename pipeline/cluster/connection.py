@@ -93,8 +93,8 @@ def _start() -> None:
     # A SIGTERM to this process group, as from job servers, must not end Ray's processes before this one: without them Ray's
     # C++ ends this process at once, with exit code 1 and before the run's lease is given back.
     popen = services.ConsolePopen
-    if os.name == "posix":
-        services.ConsolePopen = functools.partial(popen, process_group=0)
+    own_group = popen if os.name == "nt" else functools.partial(popen, process_group=0)
+    services.ConsolePopen = own_group  # type: ignore[misc,assignment]
     try:
         # "local": without an address Ray would join any Ray that `ray start` left running on this machine, whoever owns it.
         ray.init(
@@ -112,7 +112,8 @@ def _start() -> None:
             "the same command again"
         ) from error
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = clusters, popen
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 def _stay_ended() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline import labels
-from pipeline.config import CorpusConfig, parse
+from pipeline.config import CorpusConfig, ImageConfig, parse
 from pipeline.corpus import Item, list_items, unmatched_labels
 from pipeline.corpus.detect import Found, find_layout, settled
 from pipeline.corpus.layouts import layout_of
@@ -55,12 +55,14 @@ def check_corpus(
     space: LabelSpace | None,
     max_pixels: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    declared: ImageConfig | None = None,
 ) -> CorpusReport:
     """Read and decode every image and label of a split.
 
     Args:
         space: label space against which ids are checked; None uses the layout's own, if it has one.
         on_progress: called with (checked, total).
+        declared: bands and range of the images; None = 8-bit pictures.
     Raises:
         UserError: nothing is there, or nothing matches the layout.
     """
@@ -79,7 +81,7 @@ def check_corpus(
         pixels=np.zeros(space.num_classes if space else 0, np.int64),
     )
     started = time.perf_counter()
-    for item, look in read_ahead(lambda item: _look(item, space, max_pixels), items, THREADS):
+    for item, look in read_ahead(lambda item: _look(item, space, max_pixels, declared), items, THREADS):
         found = look.result()
         report.checked += 1
         if isinstance(found, Reject):
@@ -95,11 +97,13 @@ def check_corpus(
     return report
 
 
-def _look(item: Item, space: LabelSpace | None, max_pixels: int) -> Reject | tuple[tuple[int, int], np.ndarray]:
+def _look(
+    item: Item, space: LabelSpace | None, max_pixels: int, declared: ImageConfig | None
+) -> Reject | tuple[tuple[int, int], np.ndarray]:
     """Return (size, labelled pixels of each class) of a valid pair, or the reject that says what is wrong with it."""
     pixels = np.zeros(space.num_classes if space else 0, np.int64)
     try:
-        sample = load(item, space, max_pixels)
+        sample = load(item, space, max_pixels, declared=declared)
     except Reject as error:
         return error
     if space is not None and sample.label is not None:

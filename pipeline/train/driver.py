@@ -164,7 +164,9 @@ def _run_stage(cfg: TrainConfig, on_record: Callable[[Record], None]) -> None:
         except TrainingFailedError as error:
             raise failures.explained(cfg, error) from error
         finally:
-            with contextlib.suppress(OSError):  # a picture must not hide the error above, nor cost a training that is done
+            with contextlib.suppress(
+                OSError
+            ):  # a picture must not hide the error above, nor cost a training that is done
                 curves.draw(metrics, storage.join(cfg.output, "curves.png"))
     run_folder.finish(cfg)
 
