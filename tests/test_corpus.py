@@ -340,6 +340,14 @@ def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path):
         list_items(CorpusConfig(images=str(tmp_path / "a.tar.gz"), layout="camvid"), None)
 
 
+def test_a_compressed_tar_beside_its_unpacked_pictures_is_left_out_and_alone_refused(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a\.tar\.gz: a compressed tar cannot be read in place"):
+        list_items(CorpusConfig(images=str(tmp_path), layout="folder"), None)
+    (tmp_path / "b.png").write_bytes(b"x")
+    assert [item.image_id for item in list_items(CorpusConfig(images=str(tmp_path), layout="folder"), None)] == ["b"]
+
+
 def test_a_truncated_tar_member_has_a_reason(tmp_path):
     uri = make_tar(tmp_path / "a.tar", {"a.jpg": b"x" * 6000})
     (place,) = list_tar(uri).values()

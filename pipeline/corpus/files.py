@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.corpus.inventory import scan_inventory
 from pipeline.corpus.item import MADE, Place
-from pipeline.corpus.readers.tar import is_tar, scan_tar
+from pipeline.corpus.readers.tar import compressed_tar, is_compressed_tar, is_tar, scan_tar
 from pipeline.corpus.readers.zip import is_zip, scan_zip
 from pipeline.errors import UserError, nearest
 
@@ -23,11 +23,11 @@ def scan_files(uri: str, inventory: str | None = None) -> Iterator[tuple[str, Pl
     """Yield (path, place) of every file of a prefix, a zip or a tar, unsorted, without hidden files and folders.
 
     With an inventory (corpus/inventory.py) a prefix itself is not listed. The members of tars below a prefix (WebDataset
-    shards) are listed too; their paths begin with the tar's path without its suffix. If the URI is a JSON file, it is the only
-    file.
+    shards) are listed too; their paths begin with the tar's path without its suffix. Compressed tars below a prefix are left out.
+    If the URI is a JSON file, it is the only file.
 
     Raises:
-        UserError: there is no file, or a file's name is not UTF-8.
+        UserError: there is no file, or nothing but compressed tars, or a file's name is not UTF-8.
     """
     for path, place in _scan(uri, inventory):
         if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
@@ -50,12 +50,19 @@ def _scan(uri: str, inventory: str | None) -> Iterator[tuple[str, Place]]:
     elif uri.endswith(".json") and storage.is_file(uri):
         yield uri.rsplit("/", 1)[-1], Place(uri, etag=storage.etag(uri))
     else:
+        compressed, others = "", 0
         for path, place in scan_inventory(inventory, uri) if inventory else _listed(uri):
+            if is_compressed_tar(path):  # what was unpacked from it may lie beside it
+                compressed = place.uri
+                continue
+            others += 1
             if is_tar(path):
                 members = scan_tar(place.uri, place.etag)
                 yield from ((f"{path[: -len('.tar')]}/{member}", found) for member, found in members)
             else:
                 yield path, place
+        if compressed and not others:
+            raise compressed_tar(compressed)
 
 
 def _etag(uri: str) -> str | None:

@@ -24,14 +24,23 @@ class _HeaderFile(RangeFile):
         return super().read(length)
 
 
+def is_compressed_tar(uri: str) -> bool:
+    """Whether a URI is a tar that cannot be read in place."""
+    return uri.lower().endswith(_COMPRESSED)
+
+
+def compressed_tar(uri: str) -> UserError:
+    return UserError(f"corpus {uri}: a compressed tar cannot be read in place; store it as a plain .tar or a .zip")
+
+
 def is_tar(uri: str) -> bool:
     """Whether a URI is a plain tar.
 
     Raises:
         UserError: the tar is compressed, so its members cannot be read without everything before them.
     """
-    if uri.lower().endswith(_COMPRESSED):
-        raise UserError(f"corpus {uri}: a compressed tar cannot be read in place; store it as a plain .tar or a .zip")
+    if is_compressed_tar(uri):
+        raise compressed_tar(uri)
     return uri.lower().endswith(".tar")
 
 
