@@ -23,8 +23,8 @@ def scan_files(uri: str, inventory: str | None = None) -> Iterator[tuple[str, Pl
     """Yield (path, place) of every file of a prefix, a zip or a tar, unsorted, without hidden files and folders.
 
     With an inventory (corpus/inventory.py) a prefix itself is not listed. The members of tars below a prefix (WebDataset
-    shards) are listed too; their paths begin with the tar's path without its suffix. Compressed tars below a prefix are left out.
-    If the URI is a JSON file, it is the only file.
+    shards) are listed too; their paths begin with the tar's path without its suffix. Compressed tars below a prefix are left
+    out. If the URI is a JSON file, it is the only file.
 
     Raises:
         UserError: there is no file, or nothing but compressed tars, or a file's name is not UTF-8.
