@@ -60,7 +60,8 @@ def content(uri):
 
 
 @pytest.mark.scorecard("fault", 19)
-@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.long)])
 def test_after_a_kill_at_any_step_the_same_command_ends_as_if_nothing_had_been(store, request, tmp_path, monkeypatch):
     if store == "folder":
         asked = IDENTITY | {"regions": {"min_area": 1}}

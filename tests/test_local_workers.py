@@ -63,7 +63,8 @@ def on_ray(ray_session, scenes, tiny_checkpoint, tmp_path_factory):
     return rows(cfg.output, WITHOUT_SECONDS)
 
 
-@pytest.mark.parametrize("actors", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("actors", [1, 2])
 def test_the_rows_are_those_of_a_run_on_ray_which_is_not_imported(on_ray, scenes, tiny_checkpoint, tmp_path, actors):
     cfg = config(*scenes, tiny_checkpoint, tmp_path / "run", actors=actors)
     assert Driver(cfg, tmp_path).answer() == [14, {}, 14, False]

@@ -169,6 +169,7 @@ def test_compile_without_a_compiler_is_told_before_the_first_step(scenes, tmp_pa
         train_alone(alone(scenes, tmp_path, compile=True))
 
 
+@pytest.mark.slow
 def test_the_recipe_still_gives_the_losses_of_the_golden_file(ray_session, scenes, tmp_path):
     """`losses.json` changes with a reason in the commit alone; write it anew from the list that the failure shows."""
     golden = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())

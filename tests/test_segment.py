@@ -119,6 +119,7 @@ def test_machine_side_knobs_may_change_between_starts(run):
     assert segment(run.model_copy(update={"actors": 1, "batch_size": 1, "cpus_per_actor": 2})).answered_now == 0
 
 
+@pytest.mark.slow
 def test_after_a_deleted_part_only_its_shard_is_redone_with_the_same_answer(run):
     before = rows(run.output, WITHOUT_SECONDS)
     untouched = {path: path.stat().st_mtime_ns for path in _parts(run) if path.name != "part-00002.parquet"}
@@ -241,6 +242,7 @@ def test_retried_rejects_are_answered_once_they_are_mended(ray_session, scenes, 
     assert list((tmp_path / "run/rejects").glob("*.parquet")) == []
 
 
+@pytest.mark.slow
 def test_bad_files_become_rejects_with_reasons_and_their_neighbours_are_unharmed(
     ray_session, tiny_checkpoint, tmp_path
 ):
