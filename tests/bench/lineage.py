@@ -61,9 +61,9 @@ FEWER = {"FCN-32s": 6, "FCN-16s": 2, "FCN-8s": 2, "DeconvNet": 3}
 COARSE = ("FCN-32s", "DeepLab v1", "DeepLab v2 VGG16", "DeepLabv3 R50")
 # Of labels in the plot that others would cover, points from their dots.
 PLACES = {
-    "FCN-32s": (-7, -11),
-    "FCN-16s": (-7, 2),
-    "FCN-8s": (-7, 15),
+    "FCN-32s": (8, -13),
+    "FCN-16s": (18, -1),
+    "FCN-8s": (8, 11),
     "DeepLabv3+ Lite0": (7, -10),
     "DeconvNet": (-7, 4),
 }
