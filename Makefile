@@ -9,7 +9,7 @@ RECORD ?= # `make bench RECORD=1` keeps the ratios in configs/bench_history.json
 
 help:
 	@echo "make demo       make a small corpus, train, segment it, and report (about 3 minutes on 2 cores, once installed)"
-	@echo "make test       install and run the fast tests (5 to 6 minutes on 2 cores, once installed)"
+	@echo "make test       install and run the fast tests (about 5 minutes on 2 cores, once installed)"
 	@echo "make check      the one gate: lint, types, make test, the slow tests and the scorecard, one seed each (half an hour)"
 	@echo "make scorecard  32 faults, 61 bad inputs, 14 security checks: one line each (a quarter of an hour, three seeds each)"
 	@echo "make bench      the book: measurements beside peers and limits, as one page (sized for under 15 minutes on 2 quiet cores)"
