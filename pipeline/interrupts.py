@@ -5,19 +5,22 @@ A thread reads the signals from a wakeup pipe, whatever handler is installed. As
 KeyboardInterrupt is raised again every `REPEAT_S`. SIGTERM, which Kubernetes and job servers send, ends a command as Ctrl-C
 does.
 
-Two things are not interrupted: an import, where torch's C++ would abort the process with its own stack trace, and the release
-of logging's lock after a fork, where Python would print the exception and drop it. KeyboardInterrupt is held back until they
-end, for at most `HOLD_S`, or until a second Ctrl-C.
+Two things are not interrupted: an import, where torch's C++ would abort the process with its own stack trace, and logging's
+taking and releasing its lock around a fork, where the lock would stay locked. KeyboardInterrupt is held back until they end,
+for at most `HOLD_S`, or until a second Ctrl-C. Where Python itself prints an exception and drops it, as in `__del__`,
+KeyboardInterrupt is raised again at once instead.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from pipeline.errors import Stopped
 
@@ -43,6 +46,7 @@ def listen() -> None:
     for number in SIGNALS:
         signal.signal(number, _stop)
     signal.signal(signal.SIGALRM, _again)
+    sys.unraisablehook = functools.partial(_dropped, sys.unraisablehook)
     _listening = True
 
 
@@ -136,10 +140,20 @@ def _again(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def _dropped(otherwise: Callable[[Any], Any], dropped: Any) -> None:
+    """Raise KeyboardInterrupt once more, by the listening thread's next tick, where Python drops it (`sys.unraisablehook`)."""
+    global _held_until
+    if isinstance(dropped.exc_value, KeyboardInterrupt) and not _ended.is_set():
+        _held_until = time.monotonic()
+    else:
+        otherwise(dropped)
+
+
 def _not_now(frame: FrameType | None) -> bool:
-    """Whether this frame or one of its callers is importing a module or releasing logging's lock."""
+    """Whether this frame or one of its callers is importing a module, or taking or releasing logging's lock."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "_releaseLock":
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib") or code.co_name in ("_acquireLock", "_releaseLock"):
             return True
         frame = frame.f_back
     return False

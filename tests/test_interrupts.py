@@ -190,6 +190,32 @@ except KeyboardInterrupt:
 """
 
 
+DROPS = """
+import time
+from pipeline import interrupts
+interrupts.REPEAT_S = 15
+interrupts.listen()
+class Slow:
+    def __del__(self):
+        time.sleep(30)
+try:
+    print("ready", flush=True)
+    Slow()
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_a_signal_in_a_finaliser_is_raised_again_at_once():
+    """Python prints an exception raised there and drops it."""
+    process = subprocess.Popen([sys.executable, "-c", DROPS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=10) == ("stopped\n", "")
+
+
 def test_a_signal_in_a_fork_is_not_lost_in_the_callbacks_of_logging():
     """Whatever is raised in them, Python prints and drops."""
     for tenth in range(10):
