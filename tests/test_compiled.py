@@ -18,7 +18,7 @@ SOFTMAX = """
 import numpy as np
 from pipeline.crf.cpu.mean_field import softmax
 rows = np.array([0, -5, -5, -5, -5, -5, -5, -5], np.float32)
-softmax(rows, 1, (0, 1), (0,), 1)
+softmax(rows, 1, (0, 1), (0,), np.array([[0, 8]]), 1)
 print(rows[1])
 """
 IGNORED = ("labels/label_space.py", "IGNORE = 255", "IGNORE = 7")

@@ -159,3 +159,14 @@ def test_halving_colours_and_their_width_leaves_the_labels():
         crf.add_bilateral(colours, px=(30, 15), levels=levels, compat=3)
         labels.append(crf.inference(4).argmax(0))
     assert (labels[0] == labels[1]).all()
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 50])
+def test_a_number_that_is_unfit_is_found_wherever_it_stands(size):
+    for value in (np.nan, np.inf, -np.inf, -1e-3):
+        for place in range(size):
+            probs = np.full((1, 1, size), 0.5, np.float32)
+            probs[..., place] = value
+            with pytest.raises(ValueError, match="probs hold NaN, infinity or negative values"):
+                DenseCRF.from_probs(probs).inference(1, num_threads=2)
+    DenseCRF.from_probs(np.zeros((1, 1, size), np.float32)).inference(1)

@@ -428,6 +428,18 @@ def test_the_encoder_learns_at_its_own_rate_and_can_be_frozen(scenes, tmp_path):
     assert learnt == ["net.head.weight", "net.head.bias"]
 
 
+def test_the_configs_mean_counts_before_that_of_the_checkpoint_that_training_starts_from(scenes, tmp_path):
+    model = {"name": "python", "build": "tests.outside_networks:build"}
+    first = parse_model(model | {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}, where="test")
+    checkpoint.save(str(tmp_path / "first"), models.build(first, CLASSES), first, SPACE, {})
+    for given, expected in (({}, (0.1, 0.2, 0.3)), ({"mean": (0.7, 0.8, 0.9)}, (0.7, 0.8, 0.9))):
+        cfg = small_train.config(
+            scenes, tmp_path / "run", model=model | given, workers=1, start_from=str(tmp_path / "first")
+        )
+        network = Learner(cfg, CLASSES, None, 0, 1, torch.device("cpu")).network
+        assert (network.mean, network.std) == (expected, (0.4, 0.5, 0.6))
+
+
 @pytest.mark.slow
 def test_an_engine_that_fails_on_a_network_says_so_and_names_torch():
     """The graph of UPerNet's pooling is exported and cannot be run: `engine: auto` passes over it by this error."""

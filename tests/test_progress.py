@@ -23,12 +23,15 @@ def row(shard, images):
 def test_an_actor_counts_images_and_keeps_its_last_shards_in_mind():
     reporter = CountReporter(None)  # nobody hears of it
     for shard in range(20):
-        reporter.begin(shard)
+        reporter.begin(shard, 1)
         reporter.answered()
         reporter.commit(shard, 1)
-    reporter.begin(20)
+    reporter.begin(20, 2)
     reporter.answered()
     assert (reporter.count.shard, reporter.count.images) == (20, 1)
+    for _ in range(2):  # the shard fails, and child processes answer it from the beginning
+        reporter.answered()
+    assert reporter.count.images == 2
     assert reporter.count.committed == tuple((shard, 1) for shard in range(4, 20))
 
 
@@ -56,7 +59,7 @@ def test_a_driver_hears_of_images_within_a_shard(ray_session, scenes, tiny_check
             self.reporter = CountReporter(sender("within"))
 
         def work(self):
-            self.reporter.begin(7)
+            self.reporter.begin(7, 4)
             for _ in range(3):
                 self.reporter.answered()
 

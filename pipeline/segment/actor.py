@@ -93,7 +93,7 @@ class Segmenter:
         if self.resuming and (reasons := self.run.answered(shard)) is not None:
             return _summary(shard, len(items), reasons, {}, began)
         self.resuming = False
-        self.reporter.begin(shard)
+        self.reporter.begin(shard, len(items))
         load = unpack(row) if self.cfg.decode == "tasks" else segmenter.load
         here = self.run.begin(shard) and load is not None and not self.at_fault
         with self._leaving(shard):

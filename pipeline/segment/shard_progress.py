@@ -33,17 +33,17 @@ class CountReporter:
     """
 
     def __init__(self, send: Callable[[Count], None] | None) -> None:
-        self._count = Count()
+        self._count, self._images = Count(), 0
         if send is not None:
             threading.Thread(target=self._send_on, args=(send,), name="progress", daemon=True).start()
 
-    def begin(self, shard: int) -> None:
-        """Note that work on a shard begins."""
-        self._count = Count(shard, 0, time.time(), self._count.committed)
+    def begin(self, shard: int, images: int) -> None:
+        """Note that work on a shard of so many images begins."""
+        self._count, self._images = Count(shard, 0, time.time(), self._count.committed), images
 
     def answered(self) -> None:
-        """Note that one more image is answered."""
-        self._count = replace(self._count, images=self._count.images + 1)
+        """Note that one more image is answered; after a failure, images of the shard may be answered once more."""
+        self._count = replace(self._count, images=min(self._images, self._count.images + 1))
 
     def commit(self, shard: int, images: int) -> None:
         """Note that a shard is committed."""

@@ -8,6 +8,7 @@ import torch
 
 from pipeline import models
 from pipeline.config import TrainConfig
+from pipeline.config.models import OutsideConfig
 from pipeline.models import Network, checkpoint, published_file
 from pipeline.models.published_file import State
 from pipeline.models.python_code import code_of
@@ -52,7 +53,12 @@ class Learner:
             models.check_encoder(self.network, start.model)
             models.fit_bands(self.network, start.model)
             models.start_from(self.network, start.model.state_dict())
-            self.network.mean, self.network.std = start.model.mean, start.model.std  # as in the training of its encoder
+            # As in the training of its encoder, unless the config says otherwise.
+            given = cfg.model if isinstance(cfg.model, OutsideConfig) else None
+            if given is None or given.mean is None:
+                self.network.mean = start.model.mean
+            if given is None or given.std is None:
+                self.network.std = start.model.std
         for part in held_still(self.network, cfg.freeze_backbone, cfg.freeze_all_but_head):
             part.requires_grad_(False)
         self.ema = Ema(self.network, cfg.ema) if cfg.ema is not None else None

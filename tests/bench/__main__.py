@@ -39,7 +39,7 @@ BOOK: dict[str, tuple[list[str], float]] = {
     "memory": (["--images", "40", "200"], 1.5),
     "nodes": (["4", "32"], 3),
     "faults": (["--faults", "driver killed", "--sides", "maskmill segment", "Ray Data, checkpoints"], 4),
-    "run": (["--chunks", "2", "--images", "32", "--peers", "5", "--sides", "maskmill, fastest engine", "bare loop",
+    "run": (["--chunks", "2", "--images", "24", "--peers", "5", "--sides", "maskmill, fastest engine", "bare loop",
              "torchvision loop", "plain Ray Data"], 6),
     "gpu": (["--networks", "3"], 4),
 }  # fmt: skip

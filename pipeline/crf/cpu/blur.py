@@ -109,19 +109,19 @@ def _spread_ghosts(values, num_rows, quads, groups, pairs, start, stop):  # type
             store_row(values, num_rows, ghost, quads, g, load_row(values, num_rows, master, quads, g))
 
 
-def blur_sums(sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
+def blur_sums(team: Team, sums: np.ndarray, sweeps: Sequence[Sweep], ghosts: np.ndarray) -> None:
     """Apply the same blur, in place, to one number per row (R,)."""
     np.add.at(sums, ghosts[:, 1], sums[ghosts[:, 0]])
     for sweep in sweeps:
-        _blur_numbers(sums, sweep.rows)
+        team.run(_blur_numbers, [(sums, sweep.rows, *part) for part in sweep.parts])
     sums[ghosts[:, 0]] = sums[ghosts[:, 1]]
 
 
 @compiled()
-def _blur_numbers(values, rows):  # type: ignore[no-untyped-def]
+def _blur_numbers(values, rows, start, stop):  # type: ignore[no-untyped-def]
     half = np.float32(0.5)
     before = np.float32(0)
-    for i in range(len(rows) - 1):
+    for i in range(start, stop):
         row = rows[i] if rows[i] >= 0 else ~rows[i]
         value = values[row]
         after = np.float32(0)

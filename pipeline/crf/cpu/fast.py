@@ -133,5 +133,5 @@ def _rescore(  # type: ignore[no-untyped-def]
                 padding = load_row(never, 1, 0, quads, g)
                 store_row(scores, num_points, at + i, quads, g, add(subtract(logarithm, message), padding))
                 store_row(rows, RUN, i, quads, g, add(logarithm, padding))
-        softmax(rows, RUN, quads, groups, run)
+        softmax(rows, RUN, quads, groups, columns, run)
         scatter(rows, RUN, weight, vertex, corners, quads, groups, new, num_rows, at, run, counts)

@@ -153,7 +153,7 @@ def _close(marginals: np.ndarray, order: np.ndarray, result: np.ndarray, start: 
 def _softmax(scores: np.ndarray) -> np.ndarray:
     layout = Layout.in_groups(scores.shape[1], LANES)
     table = layout.pack(scores)
-    softmax(table, len(scores), layout.quads, layout.groups, len(scores))
+    softmax(table, len(scores), layout.quads, layout.groups, layout.columns(), len(scores))
     return layout.unpack(table)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.crf.cpu.blur import Sweep, blur_sums, respond
-from pipeline.crf.cpu.neighbours import chains, distinct, link, weave
+from pipeline.crf.cpu.neighbours import BEHIND, chains, distinct, link, weave
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.cpu.vertices import CHUNK, number_band
 from pipeline.errors import UserError
@@ -33,6 +33,7 @@ MOST_AXES = max(d for d in range(1, _KEY_BITS) if d.bit_length() + 4 * d - 1 <= 
 _MOST_REACH = 2.0**20
 _WOVEN_AXES = 3  # axes blurred together: half of an RGB image's, so that components fit a core's L2 cache
 _WOVEN_ROWS = 1 << 13  # most rows of a component that is blurred along several axes together
+_SHARED_KEYS = 1 << 15  # from this many keys on, threads share them
 _EMPTY = np.empty(0, np.int32)
 
 
@@ -88,8 +89,7 @@ def build_lattice(
     starts = np.cumsum([0, *counts.ravel()])  # first row of each band, kernel by kernel
     offset, num_rows = starts[:-1].reshape(counts.shape), int(starts[-1])
     keys = [np.concatenate([keys for keys, _, _ in kernel]) for kernel in mine]
-    orders = team.run(np.argsort, [(one,) for one in keys])
-    merged = team.run(distinct, list(zip(keys, orders, strict=True)))
+    merged = _merged(team, keys)
     neighbours = [
         # In memory order: `weave` reads all axes of one vertex, `chains` one axis of all vertices.
         team.empty(len(one), 2 * size, dtype=np.int32)
@@ -112,7 +112,7 @@ def build_lattice(
         for b in range(len(bands))
     ]
     sums = np.concatenate([sums for kernel in mine for _, sums, _ in kernel])
-    blur_sums(sums, sweeps, ghosts)
+    blur_sums(team, sums, sweeps, ghosts)
     response = team.empty(len(features), num_points)
     alphas = np.array([alpha(size) for size in corners])
     team.run(
@@ -120,6 +120,38 @@ def build_lattice(
         [(vertex, weight, columns, offset[:, b].copy(), sums, alphas, *bands[b], response) for b in range(len(bands))],
     )
     return Lattice(vertex, weight, corners, response, sweeps, ghosts, fresh, bands, num_rows)
+
+
+def _merged(team: Team, keys: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return, per kernel: the distinct keys, ascending, and BEHIND; the lowest number of each; every number's representative.
+
+    Threads share the keys by their size, so that equal keys fall to one thread.
+    """
+    masters = [np.empty(len(one), np.int32) for one in keys]
+    shares = []
+    for one in keys:
+        parts = team.num_threads if len(one) >= _SHARED_KEYS else 1
+        sample = np.sort(one[:: max(1, len(one) >> 12)])
+        cuts = [int(sample[len(sample) * part // parts]) for part in range(1, parts)]
+        shares.append(list(pairwise([0, *cuts, int(BEHIND)])))
+    tasks = [(one, master, *share) for one, master, own in zip(keys, masters, shares, strict=True) for share in own]
+    found = iter(team.run(_merge, tasks))
+    merged = []
+    for own, master in zip(shares, masters, strict=True):
+        parts_of_one = [next(found) for _ in own]
+        distinct_keys = np.concatenate([part for part, _ in parts_of_one] + [np.array([BEHIND])])
+        merged.append((distinct_keys, np.concatenate([first for _, first in parts_of_one]), master))
+    return merged
+
+
+def _merge(keys: np.ndarray, master: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """Apply `distinct` to the numbers whose keys are in low..high."""
+    if low == 0 and high == BEHIND:
+        found, first = distinct(keys, np.argsort(keys), master)
+    else:
+        numbers = np.flatnonzero((keys >= low) & (keys < high))
+        found, first = distinct(keys, numbers[np.argsort(keys[numbers])], master)
+    return found, first
 
 
 def _sweeps(team: Team, neighbours: Sequence[np.ndarray], bases: Sequence[int], most_woven: int) -> list[Sweep]:

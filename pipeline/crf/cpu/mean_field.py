@@ -28,6 +28,7 @@ from pipeline.crf.cpu.simd import (
     multiply,
     multiply_add,
     one_over_sum,
+    smaller,
     subtract,
     transpose,
 )
@@ -42,6 +43,7 @@ FAR = np.float32(256)
 LEAST = np.float32(1e-5)  # given probabilities are clipped to it, so that energies are finite
 TINY = np.float32(2.0**-60)  # smaller marginals become 0: denormal numbers would make a step several times slower
 RUN = TILE_PX[1]  # most adjacent pixels processed together: a row of a tile
+_SIXTEEN, _FOUR = (0, 1, 2, 3), (0,)  # as `quads` of `load_row`: vectors of 16 and of 4 numbers
 
 
 def padded_weights(class_weights: np.ndarray, layout: Layout) -> np.ndarray:
@@ -134,16 +136,28 @@ def _fold(weight, columns, response, factors, symmetric, start, stop):  # type: 
 def non_finite(team: Team, values: np.ndarray, at_least: float) -> bool:
     """Return whether any number is NaN, infinite or below `at_least`."""
     flat = values.reshape(-1)
-    tasks = [(flat, np.float32(at_least), *band) for band in team.bands(len(flat))]
-    return any(team.run(_count_unfit, tasks))
+    return any(team.run(_is_unfit, [(flat, np.float32(at_least), *band) for band in team.bands(len(flat))]))
 
 
 @compiled()
-def _count_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
-    count = 0
-    for i in range(start, stop):
-        count += not (values[i] >= least and np.abs(values[i]) < np.float32(np.inf))
-    return count
+def _is_unfit(values, least, start, stop):  # type: ignore[no-untyped-def]
+    part, whole = values[start:stop], (stop - start) // 16
+    # A product with 0 is 0 for finite numbers and NaN for others; so is a sum of such products.
+    products = zero = spread_row(np.float32(0), _SIXTEEN)
+    lowest = spread_row(np.float32(np.inf), _SIXTEEN)
+    for i in range(whole):
+        value = load_row(part, 1, i, _SIXTEEN, 0)
+        products = multiply_add(value, zero, products)
+        lowest = smaller(lowest, value)
+    rest = np.empty(32, np.float32)
+    store_row(rest, 1, 0, _SIXTEEN, 0, products)
+    store_row(rest, 1, 1, _SIXTEEN, 0, lowest)
+    unfit = False
+    for i in range(16):
+        unfit |= not (rest[i] == 0 and rest[16 + i] >= least)
+    for i in range(16 * whole, len(part)):
+        unfit |= not (part[i] >= least and np.abs(part[i]) < np.float32(np.inf))
+    return unfit
 
 
 @compiled()
@@ -188,7 +202,7 @@ def _pass(  # type: ignore[no-untyped-def]
                     RUN,
                     factors,
                 )
-            softmax(rows, RUN, quads, groups, run)
+            softmax(rows, RUN, quads, groups, columns, run)
             if written:
                 for c in range(len(columns)):
                     column, lanes = columns[c]
@@ -204,9 +218,14 @@ def _pass(  # type: ignore[no-untyped-def]
 
 @compiled()
 def score(planes, are_probs, floor, columns, scores, num_points, at, run, quads, groups, rows, never):  # type: ignore[no-untyped-def]
-    """Write the scores (negative energies) of `run` pixels, given as planes by class, to `scores` and `rows`."""
-    least, zero = spread_row(floor, quads), spread_row(np.float32(0), quads)
-    far, minus_far = spread_row(FAR, quads), spread_row(-FAR, quads)
+    """Write the scores (negative energies) of `run` pixels, given as planes by class, to `scores` and `rows`.
+
+    The planes are overwritten.
+    """
+    zero, far, minus_far = spread_row(np.float32(0), quads), spread_row(FAR, quads), spread_row(-FAR, quads)
+    if are_probs:
+        for c in range(len(never)):
+            _take_logs(planes[c * RUN : (c + 1) * RUN], floor, run)
     for c in range(len(columns)):
         column, lanes = columns[c]
         for i in range(0, run, LANES):
@@ -216,7 +235,7 @@ def score(planes, are_probs, floor, columns, scores, num_points, at, run, quads,
     for i in range(run):
         for g in range(len(groups)):
             value = load_row(rows, RUN, i, quads, g)
-            one = log(larger(value, least)) if are_probs else subtract(zero, value)
+            one = value if are_probs else subtract(zero, value)
             store_row(rows, RUN, i, quads, g, add(one, load_row(never, 1, 0, quads, g)))
         if not are_probs:
             best = load_row(rows, RUN, i, quads, 0)
@@ -229,6 +248,14 @@ def score(planes, are_probs, floor, columns, scores, num_points, at, run, quads,
                 store_row(rows, RUN, i, quads, g, subtract(load_row(rows, RUN, i, quads, g), moved))
         for g in range(len(groups)):
             store_row(scores, num_points, at + i, quads, g, load_row(rows, RUN, i, quads, g))
+
+
+@compiled()
+def _take_logs(values, floor, count):  # type: ignore[no-untyped-def]
+    """Replace the first `count` numbers, and those up to a whole vector, by the logarithms of what is at least `floor`."""
+    least = spread_row(floor, _SIXTEEN)
+    for i in range((count + 15) // 16):
+        store_row(values, 1, i, _SIXTEEN, 0, log(larger(load_row(values, 1, i, _SIXTEEN, 0), least)))
 
 
 @compiled()
@@ -252,7 +279,7 @@ def gather(  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def softmax(rows, room, quads, groups, run):  # type: ignore[no-untyped-def]
+def softmax(rows, room, quads, groups, columns, run):  # type: ignore[no-untyped-def]
     """Apply softmax, in place, to the first `run` rows of a table of `room` rows."""
     tiny = spread_row(TINY, quads)
     for i in range(run):
@@ -260,15 +287,29 @@ def softmax(rows, room, quads, groups, run):  # type: ignore[no-untyped-def]
         for g in range(1, len(groups)):
             top = larger(top, load_row(rows, room, i, quads, g))
         top = max_of_lanes(top)
+        for g in range(len(groups)):
+            store_row(rows, room, i, quads, g, subtract(load_row(rows, room, i, quads, g), top))
+    for c in range(len(columns)):
+        column, lanes = columns[c]
+        _take_exps(rows[column * room : column * room + run * lanes])
+    for i in range(run):
         total = spread_row(np.float32(0), quads)
         for g in range(len(groups)):
-            raised = exp(subtract(load_row(rows, room, i, quads, g), top))
-            store_row(rows, room, i, quads, g, raised)
-            total = add(total, raised)
+            total = add(total, load_row(rows, room, i, quads, g))
         scale = one_over_sum(total)
         for g in range(len(groups)):
             share = multiply(load_row(rows, room, i, quads, g), scale)
             store_row(rows, room, i, quads, g, keep_if_above(share, tiny))
+
+
+@compiled()
+def _take_exps(values):  # type: ignore[no-untyped-def]
+    """Replace numbers by their exponentials; their count is a multiple of 4. Short vectors of several rows fill a long one."""
+    whole = len(values) // 16
+    for i in range(whole):
+        store_row(values, 1, i, _SIXTEEN, 0, exp(load_row(values, 1, i, _SIXTEEN, 0)))
+    for i in range(4 * whole, len(values) // 4):
+        store_row(values, 1, i, _FOUR, 0, exp(load_row(values, 1, i, _FOUR, 0)))
 
 
 @compiled()

@@ -10,22 +10,23 @@ from pipeline.compiled import compiled
 from pipeline.crf.cpu.simd import element, prefetch
 
 _NONE = -1
-_BEHIND = np.int64(2**63 - 1)  # larger than any key
+BEHIND = np.int64(2**63 - 1)  # larger than any key
 
 
 @compiled()
-def distinct(keys, order):  # type: ignore[no-untyped-def]
-    """Find the distinct keys, given the key of each number and the order that sorts the keys.
+def distinct(keys, order, master):  # type: ignore[no-untyped-def]
+    """Find the distinct keys among some numbers, given the key of each number and the order that sorts these numbers' keys.
 
+    Args:
+        master: (numbers,) int32, into which the representative of each of these numbers is written.
     Returns:
-        the distinct keys, ascending, then one larger than all; the lowest number of each; the representative of every number.
+        the distinct keys, ascending, and the lowest number of each.
     """
-    found, first = np.empty(len(keys) + 1, np.int64), np.empty(len(keys), np.int32)
-    master = np.empty(len(keys), np.int32)
+    found, first = np.empty(len(order), np.int64), np.empty(len(order), np.int32)
     count = at = 0
-    while at < len(keys):
+    while at < len(order):
         key, lowest, end = keys[order[at]], order[at], at + 1
-        while end < len(keys) and keys[order[end]] == key:
+        while end < len(order) and keys[order[end]] == key:
             lowest = min(lowest, order[end])
             end += 1
         for i in range(at, end):
@@ -33,13 +34,14 @@ def distinct(keys, order):  # type: ignore[no-untyped-def]
         found[count], first[count] = key, lowest
         count += 1
         at = end
-    found[count] = _BEHIND
-    return found[: count + 1], first[:count], master
+    return found[:count], first[:count]
 
 
 @compiled()
 def link(found, first, units, axis, neighbours):  # type: ignore[no-untyped-def]
     """Write the neighbours along one axis to (numbers, 2 * axes) int32: the one behind, the one ahead, -1 if there is none.
+
+    `found` holds the distinct keys, ascending, and at the end BEHIND; `first` the lowest number of each key.
 
     Along axis j a neighbour's coordinates differ by d on j and by -1 on all others. So the wanted keys ascend with the keys,
     separately for remainder 0 and for the others: two positions advance through the keys, and no search is needed.

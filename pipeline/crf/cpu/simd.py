@@ -16,8 +16,12 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 8  # float32 numbers of one vector
 
-_F32, _F64 = ir.FloatType(), ir.DoubleType()
+_F32 = ir.FloatType()
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_LOG = (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+    2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
 
@@ -85,7 +89,7 @@ def _fill(like: Any, value: float, kind: Any = _F32) -> ir.Constant:
 def _call(builder: Any, name: str, *values: Any) -> Any:
     """Call the LLVM intrinsic of this name on vectors."""
     kind = values[0].type
-    full_name = f"llvm.{name}.v{kind.count}{'f32' if kind.element is _F32 else 'f64'}"
+    full_name = f"llvm.{name}.v{kind.count}f32"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(values)), full_name)
     return builder.call(function, values)
 
@@ -262,21 +266,20 @@ def _exp(builder: Any, x: Any) -> Any:
 
 
 def _log(builder: Any, x: Any) -> Any:
-    double, whole = ir.VectorType(_F64, x.type.count), ir.VectorType(_I64, x.type.count)
-    bits = builder.bitcast(builder.fpext(x, double), whole)
+    whole = ir.VectorType(_I32, x.type.count)
+    bits = builder.bitcast(x, whole)
     # Subtract the bits of sqrt(1/2) before taking the exponent, so that the mantissa is in [sqrt(1/2), sqrt(2)).
-    moved = builder.sub(bits, _fill(x, 0x3FE6A09E667F3BCD, _I64))
-    exponent = builder.ashr(moved, _fill(x, 52, _I64))
-    mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, _fill(x, 52, _I64))), double)
-    one = _fill(x, 1.0, _F64)
-    s = builder.fdiv(builder.fsub(mantissa, one), builder.fadd(mantissa, one))
-    square = builder.fmul(s, s)
-    series = _fill(x, 2 / 15, _F64)
-    for odd in (13, 11, 9, 7, 5, 3, 1):
-        series = _call(builder, "fmuladd", series, square, _fill(x, 2 / odd, _F64))
-    power = builder.sitofp(builder.trunc(exponent, ir.VectorType(_I32, x.type.count)), double)
-    total = _call(builder, "fmuladd", power, _fill(x, float(np.log(2)), _F64), builder.fmul(series, s))
-    return builder.fptrunc(total, x.type)
+    exponent = builder.ashr(builder.sub(bits, _fill(x, 0x3F3504F3, _I32)), _fill(x, 23, _I32))
+    mantissa = builder.bitcast(builder.sub(bits, builder.shl(exponent, _fill(x, 23, _I32))), x.type)
+    rest, power = builder.fsub(mantissa, _fill(x, 1.0)), builder.sitofp(exponent, x.type)
+    square = builder.fmul(rest, rest)
+    series = _fill(x, float(np.float32(_LOG[0])))
+    for coefficient in _LOG[1:]:
+        series = _call(builder, "fmuladd", series, rest, _fill(x, float(np.float32(coefficient))))
+    series = builder.fmul(builder.fmul(series, rest), square)
+    series = _call(builder, "fmuladd", power, _fill(x, float(np.float32(-2.12194440e-4))), series)
+    series = _call(builder, "fmuladd", square, _fill(x, -0.5), series)
+    return _call(builder, "fmuladd", power, _fill(x, 0.693359375), builder.fadd(rest, series))
 
 
 add = _operation(2, lambda b, x, y: b.fadd(x, y), "x + y")
@@ -284,6 +287,7 @@ subtract = _operation(2, lambda b, x, y: b.fsub(x, y), "x - y")
 multiply = _operation(2, lambda b, x, y: b.fmul(x, y), "x * y")
 multiply_add = _operation(3, lambda b, x, y, z: _call(b, "fmuladd", x, y, z), "x * y + z, rounded once if it can be")
 larger = _operation(2, _larger, "the larger of two, by lane")
+smaller = _operation(2, lambda b, x, y: b.select(b.fcmp_ordered("<", y, x), y, x), "the smaller of two, by lane")
 nearest = _operation(1, lambda b, x: _call(b, "rint", x), "the nearest whole number, halves to even")
 is_less = _operation(
     2, lambda b, x, y: b.uitofp(b.fcmp_ordered("<", x, y), x.type), "1 in the lanes where x < y, 0 in the others"
@@ -296,4 +300,4 @@ one_over_sum = _over_lanes(
     lambda b, x, y: b.fadd(x, y), "1 / the sum of the lanes, in all lanes", lambda b, x: b.fdiv(_F32(1.0), x)
 )
 exp = _operation(1, _exp, "exp(x) for x <= 0, at least exp(-80): relative error about 1e-7 (Cephes' polynomial)")
-log = _operation(1, _log, "log(x) of positive normal numbers, rounded from float64")
+log = _operation(1, _log, "log(x) of positive normal numbers: relative error about 1e-7 (Cephes' polynomial)")
