@@ -12,7 +12,7 @@ help:
 	@echo "make test       install and run the fast tests (about 5 minutes on 2 cores, once installed)"
 	@echo "make check      the one gate: lint, types, make test, the slow tests and the scorecard, one seed each (half an hour)"
 	@echo "make scorecard  32 faults, 61 bad inputs, 14 security checks: one line each (a quarter of an hour, three seeds each)"
-	@echo "make bench      the book: measurements beside peers and limits, as one page (sized for under 15 minutes on 2 quiet cores)"
+	@echo "make bench      the book: measurements beside peers and limits, as one page (14 minutes on 2 quiet cores)"
 	@echo "make bench-run  a whole segmentation on S3 beside plain loops (10 minutes on 2 quiet cores)"
 	@echo "make bench-crf  the dense CRF beside pydensecrf: time, memory, agreement (some minutes; needs the CamVid photographs)"
 	@echo "make lock       resolve infra/requirements.lock anew"

@@ -1,5 +1,6 @@
 """The dense CRF as a class: a unary, any number of kernels, and inference."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
@@ -10,8 +11,8 @@ from numpy.typing import ArrayLike
 from pipeline.crf.cpu.fast import fast_mean_field
 from pipeline.crf.cpu.features import image_features, ordered_features, tile_order
 from pipeline.crf.cpu.general import general_mean_field
-from pipeline.crf.cpu.lattice import Lattice, build_lattice, check_reach
-from pipeline.crf.cpu.mean_field import fold_kernels, mean_field, non_finite
+from pipeline.crf.cpu.lattice import build_lattice, check_reach
+from pipeline.crf.cpu.mean_field import mean_field, non_finite
 from pipeline.crf.cpu.points import join
 from pipeline.crf.cpu.threads import Team
 from pipeline.crf.given import (
@@ -204,8 +205,7 @@ class DenseCRF:
             unary = team, self._source, self._are_probs, order
             placed = [kernel.place(team, order) for kernel in kernels]
             if kernels and all(kernel.is_fused for kernel in kernels):
-                lattice = build_lattice(team, placed, len(order))
-                self._fold(team, lattice, kernels)
+                lattice = build_lattice(team, placed, len(order), fold=_fold(kernels))
                 marginals = mean_field(*unary, lattice, iterations, self._class_weights)
             else:
                 lattices = [build_lattice(team, [features], len(order)) for features in placed]
@@ -229,15 +229,9 @@ class DenseCRF:
             points.features(team, image, kernel.px, kernel.levels)
             for image, kernel in zip(images, kernels, strict=True)
         ]
-        lattice = build_lattice(team, placed, len(points), most_woven=0, counts=counts)
-        self._fold(team, lattice, kernels)
+        lattice = build_lattice(team, placed, len(points), most_woven=0, counts=counts, fold=_fold(kernels))
         settled = fast_mean_field(team, source, self._are_probs, lattice, counts, iterations, self._class_weights)
         return points.spread(team, settled)
-
-    @staticmethod
-    def _fold(team: Team, lattice: Lattice, kernels: list[_Kernel]) -> None:
-        weights = [float(kernel.compat) for kernel in kernels]
-        fold_kernels(team, lattice, weights, [kernel.normalisation == "symmetric" for kernel in kernels])
 
     def check(self) -> None:
         """Raise UserError if the unary holds NaN, infinity or negative probabilities; `inference` does so too."""
@@ -251,6 +245,10 @@ class DenseCRF:
                 if self._are_probs
                 else "dense CRF: energies hold NaN or infinity"
             )
+
+
+def _fold(kernels: Sequence[_Kernel]) -> list[tuple[float, bool]]:
+    return [(float(kernel.compat), kernel.normalisation == "symmetric") for kernel in kernels]
 
 
 def _checked(normalisation: Normalisation) -> Normalisation:

@@ -132,8 +132,13 @@ def _blur_numbers(values, rows, start, stop):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def respond(vertex, weight, columns, offset, sums, alphas, start, stop, response):  # type: ignore[no-untyped-def]
-    """Write K 1 of pixels start..stop, and turn the band's vertex numbers into lattice rows by adding `offset`."""
+def respond(  # type: ignore[no-untyped-def]
+    vertex, weight, columns, offset, sums, alphas, factors, symmetric, response, start, stop
+):
+    """Write K 1 of pixels start..stop, and turn the band's vertex numbers into lattice rows by adding `offset`.
+
+    Unless `factors`, one per kernel, are None: multiply the weights by them and, where `symmetric`, by the root of 1 / K 1.
+    """
     for p in range(start, stop):
         for k in range(len(alphas)):
             total = np.float32(0)
@@ -142,3 +147,7 @@ def respond(vertex, weight, columns, offset, sums, alphas, start, stop, response
                 vertex[p, j] = row
                 total += weight[p, j] * sums[row] * alphas[k]
             response[k, p] = total
+            if factors is not None:  # if they are None, the branch is not compiled
+                norm = 1 / np.sqrt(np.float64(total) + 1e-20) if symmetric[k] else 1.0
+                for j in range(columns[k], columns[k + 1]):
+                    weight[p, j] *= np.float32(norm * factors[k])

@@ -42,7 +42,9 @@ class Lattice:
     """The vertices of one or several kernels in one table of rows."""
 
     vertex: np.ndarray  # (P, n) int32: the row of each corner of a pixel
-    weight: np.ndarray  # (P, n) float32: barycentric, sums to 1 over the corners of one kernel
+    weight: (
+        np.ndarray
+    )  # (P, n) float32: barycentric, sums to 1 over the corners of one kernel, times factors: `build_lattice`
     corners: list[int]  # d + 1 for each kernel
     response: np.ndarray  # (kernels, P) float32: K 1, the sum of the kernel over all pixels
     sweeps: list[Sweep]  # the passes of the blur, in order
@@ -59,7 +61,7 @@ def alpha(corners: int) -> np.float32:
 
 def build_lattice(
     team: Team, features: Sequence[np.ndarray], num_points: int, most_woven: int = _WOVEN_ROWS,
-    counts: np.ndarray | None = None,
+    counts: np.ndarray | None = None, fold: Sequence[tuple[float, bool]] | None = None,
 ) -> Lattice:  # fmt: skip
     """Return the lattice of pixels with these features, one array per kernel.
 
@@ -69,6 +71,8 @@ def build_lattice(
         most_woven: largest component, in rows, that is blurred along several axes together; 0: one axis per sweep. The result
             is the same. Lattices of up to four times as many rows are always blurred axis by axis.
         counts: (P,) float32, number of pixels that each point represents in K 1; None: 1.
+        fold: weight of each kernel, and whether its normalisation is symmetric. If given, the weights of the pixels, which act
+            before and after the blur, include the roots of kernel weight, blur factor and normalisation.
     Raises:
         UserError: features reach or span more of the lattice than float32 or a key can distinguish (widths far too small).
     """
@@ -115,10 +119,12 @@ def build_lattice(
     blur_sums(team, sums, sweeps, ghosts)
     response = team.empty(len(features), num_points)
     alphas = np.array([alpha(size) for size in corners])
-    team.run(
-        respond,
-        [(vertex, weight, columns, offset[:, b].copy(), sums, alphas, *bands[b], response) for b in range(len(bands))],
-    )
+    factors = symmetric = None
+    if fold is not None:
+        factors = np.sqrt([kernel_weight * alpha(size) for (kernel_weight, _), size in zip(fold, corners, strict=True)])
+        symmetric = np.array([is_symmetric for _, is_symmetric in fold])
+    common = (sums, alphas, factors, symmetric, response)
+    team.run(respond, [(vertex, weight, columns, offset[:, b].copy(), *common, *bands[b]) for b in range(len(bands))])
     return Lattice(vertex, weight, corners, response, sweeps, ghosts, fresh, bands, num_rows)
 
 

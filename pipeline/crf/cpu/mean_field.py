@@ -7,14 +7,12 @@ marginals to the rows of the next step; P x C temporaries never exist. Pixels an
 as rows of tables (`tables`).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from pipeline.compiled import compiled
 from pipeline.crf.cpu.blur import blur
 from pipeline.crf.cpu.features import TILE_PX
-from pipeline.crf.cpu.lattice import Lattice, alpha
+from pipeline.crf.cpu.lattice import Lattice
 from pipeline.crf.cpu.simd import (
     LANES,
     add,
@@ -56,7 +54,7 @@ class Field:
     """State of the inference: the scores of the points, and the values at the vertices of the lattice.
 
     Args:
-        lattice: its weights include the factors of the kernels, see `fold_kernels`.
+        lattice: its weights include the factors of the kernels, see `fold` of `build_lattice`.
         class_weights: (C,) float32 factors of the message for each class; None: 1, without a multiplication.
         counts: (P,) float32, number of pixels that each point represents; None: 1, without a multiplication.
     """
@@ -112,25 +110,6 @@ def mean_field(
         last = step == iterations
         field.step(source, are_probs, order, result, first=step == 0, last=last, written=last)
     return result
-
-
-def fold_kernels(team: Team, lattice: Lattice, weights: Sequence[float], symmetric: Sequence[bool]) -> None:
-    """Multiply the weights, which act before and after the blur, by the roots of kernel weight, blur factor, normalisation."""
-    factors = np.sqrt([weight * alpha(corners) for weight, corners in zip(weights, lattice.corners, strict=True)])
-    columns = np.cumsum([0, *lattice.corners])
-    team.run(
-        _fold,
-        [(lattice.weight, columns, lattice.response, factors, np.array(symmetric), *band) for band in lattice.bands],
-    )
-
-
-@compiled()
-def _fold(weight, columns, response, factors, symmetric, start, stop):  # type: ignore[no-untyped-def]
-    for k in range(len(factors)):
-        for p in range(start, stop):
-            norm = 1 / np.sqrt(np.float64(response[k, p]) + 1e-20) if symmetric[k] else 1.0
-            for j in range(columns[k], columns[k + 1]):
-                weight[p, j] *= np.float32(norm * factors[k])
 
 
 def non_finite(team: Team, values: np.ndarray, at_least: float) -> bool:

@@ -36,7 +36,7 @@ class DeviceLattice:
     """The vertices of all kernels and images in one table of rows."""
 
     vertex: torch.Tensor  # (N * P, n) int32: the row of each corner of a pixel
-    weight: torch.Tensor  # (N * P, n) float32: barycentric, with factors as in `cpu.mean_field.fold_kernels`
+    weight: torch.Tensor  # (N * P, n) float32: barycentric, with factors as in `cpu.lattice.build_lattice`
     pieces: Sums  # sums of pixels into pieces of at most PIECE entries
     rows: Sums  # sums of pieces into rows
     neighbours: list[torch.Tensor]  # per axis, in order: (2, R) int32, the rows one step ahead and one behind, or -1
