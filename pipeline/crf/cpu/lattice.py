@@ -42,9 +42,7 @@ class Lattice:
     """The vertices of one or several kernels in one table of rows."""
 
     vertex: np.ndarray  # (P, n) int32: the row of each corner of a pixel
-    weight: (
-        np.ndarray
-    )  # (P, n) float32: barycentric, sums to 1 over the corners of one kernel, times factors: `build_lattice`
+    weight: np.ndarray  # (P, n) float32: barycentric, sums to 1 over the corners of a kernel; times factors if folded
     corners: list[int]  # d + 1 for each kernel
     response: np.ndarray  # (kernels, P) float32: K 1, the sum of the kernel over all pixels
     sweeps: list[Sweep]  # the passes of the blur, in order
