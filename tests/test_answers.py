@@ -43,6 +43,7 @@ def rows(*arguments, **how):
     return list(csv.DictReader(io.StringIO(asked(*arguments, "--csv", **how))))
 
 
+@pytest.mark.slow
 def test_scores_for_programs_are_the_numbers_of_the_run(run):
     found, view = document("evaluate", run, "--by", "city"), open_run(run)
     assert {name: found[name] for name in ("run", "label_space", "images", "labelled")} == {
@@ -65,6 +66,7 @@ def test_scores_for_programs_are_the_numbers_of_the_run(run):
     ]
 
 
+@pytest.mark.slow
 def test_areas_are_counted_by_group_without_labels(tmp_path):
     run = make_run(str(tmp_path / "run"), [Drawn("a", "0012", city="x"), Drawn("b", "3333/3300", city="y")])
     found = {(row["city"], row["class"]): row for row in document("areas", run, "--by", "city")["rows"]}

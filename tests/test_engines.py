@@ -191,6 +191,7 @@ def test_a_machine_without_tensorrt_is_told():
         build_engine("tensorrt", network(SMALL), 1)
 
 
+@pytest.mark.slow
 @needs_engines
 def test_bfloat16_takes_a_processor_that_has_it(unet):
     import openvino
